@@ -1,0 +1,1 @@
+"""A fleet in one command: embedded PostgreSQL, simulated agents, live picture."""

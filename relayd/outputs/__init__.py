@@ -1,0 +1,1 @@
+"""Where accepted files go: the database, or the upstream policy server."""

@@ -1,0 +1,1 @@
+"""Run logs as pure functions of bytes: names, archives, signatures, reports. No I/O, no Trio."""

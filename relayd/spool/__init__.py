@@ -1,0 +1,1 @@
+"""The spool: what arrives, what is in flight, what leaves and how."""
