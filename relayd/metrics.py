@@ -1,0 +1,143 @@
+"""Every metric of relayd, in one place.
+
+Names, labels and units are an interface: dashboards and alerts of an installed Rudder read them.
+`docs/metrics.md` is their table for operators.
+"""
+
+from typing import Final
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+)
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+
+from relayd.errors import Reason
+
+#: `Content-Type` of what `Metrics.render` gives.
+CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
+
+#: Stages that can put a file off, and modes of the spool watch: closed sets, hence bounded labels.
+RETRY_STAGES: Final = ("examine", "database")
+WATCH_MODES: Final = ("inotify", "poll")
+
+#: Upper bounds. A run log takes milliseconds, or as long as a database that is away.
+_DURATIONS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60, 300)
+#: 1 KiB to 64 MiB, as uploaded (an ordinary run log has some KiB, the cap is 50 MiB).
+_SIZES: Final = tuple(1024 * 4**power for power in range(9))
+_LAGS: Final = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5)
+
+
+class Metrics:
+    """All metrics of one service, in a registry of its own.
+
+    Two services in one process (as in tests) do not share a number. Every label value of a closed
+    set exists at 0 from the start, so that `rate()` sees the first event.
+
+    Attributes:
+        reports: run logs by outcome `status`: invalid, ok, error, forward_ok, forward_error.
+        inventories: inventories by outcome `status`: forward_ok, forward_error.
+        managed_nodes: nodes whose policy server is this one.
+        sub_nodes: nodes in the nodes list, whoever their policy server is.
+        processing_seconds: seconds from taking up a run log to the end of its output.
+        report_bytes: bytes of a run log as uploaded.
+        refused: files moved to `failed` by `reason`, one of `relayd.errors.Reason`.
+        retried: files put off by `stage`.
+        reports_rows: rows inserted.
+        duplicates: run logs that were in the database already.
+        spool_files: files waiting in the spool.
+        spool_oldest_seconds: age of the oldest of them in seconds.
+        in_flight: files taken up and not disposed of yet.
+        queue: fill of the channel in front of `stage`.
+        watch_overflows: inotify queue overflows.
+        watch_mode: 1 for the `mode` in use: inotify or poll.
+        event_loop_lag_seconds: how late the event loop woke up, in seconds.
+        log_dropped: log lines dropped as their reader was too slow.
+        peer_authentication_disabled: 1 when certificates of peers are not verified.
+        database_up: 1 when the last database operation reached its server.
+        certificate_expired: node certificates past their notAfter.
+    """
+
+    def __init__(self) -> None:
+        # Process-wide switch of the library; we have no use for its `_created` series anywhere.
+        disable_created_metrics()  # type: ignore[no-untyped-call]
+        self._registry = CollectorRegistry()
+        ProcessCollector(registry=self._registry)
+        self._make_outcomes()
+        self._make_nodes()
+        self._make_spool()
+        self._make_health()
+
+    def render(self) -> bytes:
+        """All metrics in Prometheus' text exposition format 0.0.4, to be sent as `CONTENT_TYPE`."""
+        return generate_latest(self._registry)
+
+    def _make_outcomes(self) -> None:
+        self.reports = self._counter("reports", "Run logs by outcome", "status")
+        for status in ("invalid", "ok", "error", "forward_ok", "forward_error"):
+            self.reports.labels(status)
+        self.inventories = self._counter("inventories", "Inventories by outcome", "status")
+        for status in ("forward_ok", "forward_error"):
+            self.inventories.labels(status)
+        self.refused = self._counter("refused", "Files moved to failed, by reason", "reason")
+        for reason in Reason:
+            self.refused.labels(reason.value)
+        self.retried = self._counter("retried", "Files put off, by stage", "stage")
+        for stage in RETRY_STAGES:
+            self.retried.labels(stage)
+        self.reports_rows = self._counter("reports_rows", "Rows inserted into the database")
+        self.duplicates = self._counter("duplicates", "Run logs already in the database")
+        self.processing_seconds = self._histogram(
+            "reports_processing_duration_seconds",
+            "Seconds from taking up a run log to the end of its output",
+            _DURATIONS,
+        )
+        self.report_bytes = self._histogram(
+            "reports_size_bytes", "Size of a run log as uploaded, in bytes", _SIZES
+        )
+
+    def _make_nodes(self) -> None:
+        self.managed_nodes = self._gauge(
+            "managed_nodes_total", "Nodes whose policy server is this one"
+        )
+        self.sub_nodes = self._gauge("sub_nodes_total", "Nodes in the nodes list")
+        self.certificate_expired = self._gauge(
+            "certificate_expired", "Node certificates past their notAfter date"
+        )
+        self.peer_authentication_disabled = self._gauge(
+            "peer_authentication_disabled", "1 when certificates of peers are not verified"
+        )
+
+    def _make_spool(self) -> None:
+        self.spool_files = self._gauge("spool_files", "Files waiting in the spool")
+        self.spool_oldest_seconds = self._gauge(
+            "spool_oldest_seconds", "Age of the oldest waiting file in seconds"
+        )
+        self.in_flight = self._gauge("in_flight", "Files taken up and not disposed of yet")
+        self.queue = self._gauge("queue", "Fill of the channel in front of a stage", "stage")
+        self.watch_overflows = self._counter("watch_overflows", "Overflows of the inotify queue")
+        self.watch_mode = self._gauge("watch_mode", "1 for the way the spool is watched", "mode")
+        for mode in WATCH_MODES:
+            self.watch_mode.labels(mode)
+
+    def _make_health(self) -> None:
+        self.database_up = self._gauge(
+            "database_up", "1 when the last database operation reached its server"
+        )
+        self.event_loop_lag_seconds = self._histogram(
+            "event_loop_lag_seconds", "How late the event loop woke up, in seconds", _LAGS
+        )
+        self.log_dropped = self._counter("log_dropped", "Log lines dropped, their reader too slow")
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(f"rudder_relayd_{name}", text, labels, registry=self._registry)
+
+    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
+        return Gauge(f"rudder_relayd_{name}", text, labels, registry=self._registry)
+
+    def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
+        return Histogram(f"rudder_relayd_{name}", text, registry=self._registry, buckets=buckets)
