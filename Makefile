@@ -1,0 +1,81 @@
+# Everything a developer or an operator on trial needs: `make demo`, `make test`.
+# Needs make and Python 3.11 or later; the rest comes from requirements.lock, hashes checked,
+# into .venv. ARGS are handed on: make test ARGS="-k parser -x", make demo ARGS="--nodes 50".
+
+PYTHON ?= python3
+ARGS ?=
+UV := 0.13.9
+
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help install demo test torture lint format faults faults-check bench lock clean
+
+help:  ## Show the targets
+	@sed -n 's/^\([a-z-]*\):.*##/  make \1 -/p' $(MAKEFILE_LIST)
+
+install: $(READY)  ## Make .venv from the lock, unless it is there and current
+
+# The editable install takes its build backend from the lock too: nothing unpinned is fetched.
+# `pip check` finds a lock that was not made again after the dependencies changed.
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "relayd needs Python 3.11 or later as $(PYTHON); name another: make PYTHON=python3.12" >&2; \
+	  exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	  echo "$(PYTHON) cannot make virtual environments; on Debian or Ubuntu: apt install python3-venv" >&2; \
+	  exit 1; }
+	@echo "Making $(VENV) from requirements.lock"
+	@$(PYTHON) -m venv --clear $(VENV)
+	@$(BIN)/python -m pip install --disable-pip-version-check --root-user-action=ignore \
+	  --require-hashes -r requirements.lock
+	@$(BIN)/python -m pip install --disable-pip-version-check --root-user-action=ignore \
+	  --no-deps --no-build-isolation -e .
+	@$(BIN)/python -m pip check
+	@touch $@
+
+demo: $(READY)  ## A fleet, a database and relayd on this machine, live in the terminal
+	@$(BIN)/relayd demo $(ARGS)
+
+test: $(READY)  ## The tests, long campaigns left out
+	@$(BIN)/python -m pytest -m "not torture" $(ARGS)
+
+torture: $(READY)  ## The long campaigns: crash points, fuzzing, faults under load
+	@$(BIN)/python -m pytest -m torture --timeout 0 $(ARGS)
+
+lint: $(READY)  ## Style, format and types
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+format: $(READY)  ## Put the sources in the house format
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+faults: $(READY)  ## Write docs/faults.md: which test proves which fault
+	@$(BIN)/python tools/faults.py
+
+faults-check: $(READY)  ## Fail on a fault without a test, or when docs/faults.md is stale
+	@$(BIN)/python tools/faults.py --check
+
+bench: $(READY)  ## Speed, against a floor and a limit measured in the same run
+	@$(BIN)/python -m benchmarks $(ARGS)
+
+# Versions that are in the lock stay; ARGS=--upgrade moves them all.
+lock:  ## Make requirements.lock again, for Python 3.11 and later
+	@$(PYTHON) -m venv build/lock
+	@build/lock/bin/python -m pip install -q --disable-pip-version-check uv==$(UV)
+	@$(PYTHON) -c 'import tomllib; \
+	  requires = tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"]; \
+	  print(*requires, "editables", sep="\n")' > build/lock/build.in
+	@build/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	  --no-emit-index-url --no-emit-find-links --extra demo --extra dev \
+	  --custom-compile-command "make lock" $(ARGS) \
+	  pyproject.toml build/lock/build.in --output-file requirements.lock
+
+clean:  ## Remove what make and the tools made
+	@rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
+	@find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +
