@@ -1,0 +1,89 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TOOL = Path(__file__).parents[3] / "tools" / "faults.py"
+
+ROWS = """
+[[group]]
+title = "Spool"
+later = ["S3"]
+[group.rows]
+S1 = "the first"
+S2 = "the second"
+S3 = "not built yet"
+[[group]]
+title = "Field failures"
+history = true
+[group.rows]
+1 = "happened once"
+"""
+
+TESTS = """
+import pytest
+
+@pytest.mark.fault("S1")
+@pytest.mark.history(1)
+def test_first(): ...
+
+@pytest.mark.parametrize("case", [
+    pytest.param(1, marks=pytest.mark.fault("S2")),
+    pytest.param(2, marks=pytest.mark.fault("S2")),
+    3,
+])
+def test_second(case): ...
+"""
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "tests" / "faults.toml").write_text(ROWS)
+    (tmp_path / "tests" / "test_sample.py").write_text(TESTS)
+    return tmp_path
+
+
+def faults(repository: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, TOOL, "--root", repository, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_table_names_the_tests_of_each_row(repository: Path) -> None:
+    """The page lists, for each row, the tests and how many of their parameters name it."""
+    assert faults(repository).returncode == 0
+    page = (repository / "docs" / "faults.md").read_text()
+    assert "| S1 | the first | [test_first](../tests/test_sample.py) |" in page
+    assert "| S2 | the second | 2 x [test_second](../tests/test_sample.py) |" in page
+    assert "| S3 | not built yet | *later* |" in page
+    assert "| H1 | happened once | [test_first](../tests/test_sample.py) |" in page
+
+
+def test_check_accepts_a_table_that_is_current(repository: Path) -> None:
+    """The check passes right after the table was written."""
+    faults(repository)
+    assert faults(repository, "--check").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "complaint"),
+    [
+        ('fault("S1")', 'fault("S3")', "no test proves S1: the first"),
+        ('fault("S1")', 'fault("S1", "X9")', "test_first names X9"),
+        ("def test_first", "def test_renamed", "docs/faults.md is stale"),
+        ("import pytest", "import nothing_of_that_name", "nothing_of_that_name"),
+    ],
+)
+def test_check_fails(repository: Path, old: str, new: str, complaint: str) -> None:
+    """The check fails, and says why, on a gap, an orphan, a stale table or a broken test file."""
+    faults(repository)
+    sample = repository / "tests" / "test_sample.py"
+    sample.write_text(TESTS.replace(old, new, 1))
+    done = faults(repository, "--check")
+    assert done.returncode == 1
+    assert complaint in done.stdout + done.stderr
