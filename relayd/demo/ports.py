@@ -1,0 +1,35 @@
+"""Free TCP ports for servers that are started, stopped and started again."""
+
+import random
+import socket
+from pathlib import Path
+
+_EPHEMERAL = Path("/proc/sys/net/ipv4/ip_local_port_range")
+_LOWEST = 10_000
+
+
+def free_port(host: str = "127.0.0.1") -> int:
+    """A TCP port of `host` that nobody listens on now, outside the kernel's ephemeral range.
+
+    A port out of the ephemeral range (`ip(7)`, ip_local_port_range) would be a trap: while the
+    server is down, a client that keeps dialling it can be given that very port as its own end,
+    connect to itself, and keep the server from coming back.
+    """
+    candidates = list(range(_LOWEST, _first_ephemeral()))
+    for port in random.sample(candidates, k=min(200, len(candidates))):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((host, port))
+            except OSError:
+                continue
+            return port
+    raise OSError(f"no free TCP port on {host} between {_LOWEST} and {_first_ephemeral()}")
+
+
+def _first_ephemeral() -> int:
+    try:
+        first = int(_EPHEMERAL.read_text().split()[0])
+    except (OSError, ValueError):
+        return 32_768
+    return first if first > _LOWEST + 1_000 else 32_768
