@@ -76,7 +76,7 @@ class Reason(StrEnum):
     EXPIRED = "expired"
 
 
-class Refused(msgspec.Struct, frozen=True, tag=True):
+class Refused(msgspec.Struct, frozen=True, array_like=True, tag=True):
     """This file will never pass.
 
     Attributes:
@@ -92,7 +92,7 @@ class Refused(msgspec.Struct, frozen=True, tag=True):
     maybe_unfinished: bool = False
 
 
-class Retry(msgspec.Struct, frozen=True, tag=True):
+class Retry(msgspec.Struct, frozen=True, array_like=True, tag=True):
     """The world is not ready for this file; it stays in the spool and is tried again later."""
 
     detail: str

@@ -1,0 +1,145 @@
+"""Reading, verifying and parsing run logs: synchronous, without Trio, the same in every process."""
+
+import errno
+import os
+import stat
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+
+from relayd.errors import Reason, Refused, Retry
+from relayd.runlog.archive import unpack
+from relayd.runlog.model import NodeCertificate, RunLog, Verified
+from relayd.runlog.parser import parse
+from relayd.runlog.smime import verify
+
+#: One call stops early when its results hold this many bytes, so that a batch of huge run logs
+#: does not gather in memory: at most this, and one run log more.
+RESULT_BYTES: Final = 4 * 2**20
+
+_OPEN: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+#: open(2): a symbolic link; a socket, or a FIFO without a peer.
+_NOT_REGULAR: Final = frozenset({errno.ELOOP, errno.ENXIO})
+
+
+class Job(msgspec.Struct, frozen=True, array_like=True):
+    """One file to look at.
+
+    Attributes:
+        name: base name in the watched directory.
+        archive: "gz", "zip" or "".
+        node_id: the node that the name tells.
+        certificates: those of this node.
+    """
+
+    name: str
+    archive: str
+    node_id: str
+    certificates: tuple[NodeCertificate, ...]
+
+
+class Gone(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """Someone else took the file: nothing to do."""
+
+
+class Examined(msgspec.Struct, frozen=True, array_like=True):
+    """What was found.
+
+    Attributes:
+        identity: device, inode, mtime in nanoseconds and size of what was read; None when
+            nothing could be opened.
+        result: the run log, or why there is none.
+    """
+
+    identity: tuple[int, int, int, int] | None
+    result: RunLog | Refused | Retry | Gone
+
+
+class Setup(msgspec.Struct, frozen=True):
+    """What all jobs have in common.
+
+    Attributes:
+        directory: the watched directory.
+        max_size: cap on the decompressed size of a run log, bytes.
+        skip_event_types: event types that are not inserted.
+    """
+
+    directory: str
+    max_size: int
+    skip_event_types: frozenset[str]
+
+
+def examine(setup: Setup, jobs: Sequence[Job]) -> list[Examined]:
+    """Examines files in order.
+
+    Returns:
+        One result for each of the first jobs; fewer than jobs when `RESULT_BYTES` was reached,
+        never none.
+    """
+    results: list[Examined] = []
+    size = 0
+    for job in jobs:
+        examined = examine_one(setup, job)
+        results.append(examined)
+        if isinstance(examined.result, RunLog):
+            size += len(examined.result.copy)
+            if size >= RESULT_BYTES:
+                break
+    return results
+
+
+def examine_one(setup: Setup, job: Job) -> Examined:
+    """Reads, unpacks, verifies and parses one file; what is wrong with it is in the result."""
+    try:
+        descriptor = os.open(f"{setup.directory}/{job.name}", _OPEN)
+    except OSError as error:
+        return Examined(None, _cannot_open(error))
+    try:
+        status = os.fstat(descriptor)
+        identity = (status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size)
+        return Examined(identity, _judge(setup, job, descriptor, status))
+    except OSError as error:
+        return Examined(None, Retry(f"cannot be read: {error.strerror}"))
+    finally:
+        os.close(descriptor)
+
+
+def _cannot_open(error: OSError) -> Refused | Retry | Gone:
+    if isinstance(error, FileNotFoundError):
+        return Gone()
+    if error.errno in _NOT_REGULAR:
+        return Refused(Reason.NOT_A_FILE, "not a regular file")
+    return Retry(f"cannot be opened: {error.strerror}")
+
+
+def _judge(
+    setup: Setup, job: Job, descriptor: int, status: os.stat_result
+) -> RunLog | Refused | Retry:
+    if not stat.S_ISREG(status.st_mode):
+        return Refused(Reason.NOT_A_FILE, "not a regular file")
+    if status.st_size > setup.max_size:
+        return Refused(
+            Reason.TOO_LARGE, f"{status.st_size} bytes, at most {setup.max_size} are read"
+        )
+    message = unpack(_read(descriptor, status.st_size), job.archive, setup.max_size)
+    if isinstance(message, Refused):
+        return message
+    verified = verify(message, job.certificates)
+    if not isinstance(verified, Verified):
+        return verified
+    return parse(verified.content, job.node_id, setup.skip_event_types)
+
+
+def _read(descriptor: int, size: int) -> bytes:
+    """All bytes up to the size that fstat told; a file cut meanwhile ends earlier."""
+    data = os.read(descriptor, size)
+    if len(data) == size or not data:
+        return data
+    parts = [data]
+    left = size - len(data)
+    while left and (data := os.read(descriptor, left)):
+        parts.append(data)
+        left -= len(data)
+    return b"".join(parts)

@@ -1,0 +1,370 @@
+"""Run logs into PostgreSQL: whole or not at all, once, in order, many in one transaction.
+
+asyncpg lives on asyncio; everything that touches it stays in this module, and every public method
+crosses the bridge (trio-asyncio) once. The calling task must run inside
+`trio_asyncio.open_loop()`.
+"""
+
+import asyncio
+import hashlib
+import socket
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from typing import Any, Final
+
+import asyncpg
+import msgspec
+import trio_asyncio
+
+from relayd.errors import DatabaseError, Reason, Refused
+from relayd.logs import get_logger
+from relayd.outputs import statements as sql
+from relayd.outputs.sqlstate import kind_of
+from relayd.runlog.copytext import read_columns
+from relayd.runlog.model import COLUMNS, RunLog
+
+log = get_logger("database")
+
+CONNECT_TIMEOUT_S: Final = 5.0
+#: One statement, and one transaction of ordinary size, may take this long.
+STATEMENT_TIMEOUT_S: Final = 30.0
+LOCK_TIMEOUT_S: Final = 10.0
+#: A slow server is given this much more time for each MiB of a batch.
+SECONDS_PER_MIB: Final = 1.0
+PROBE_TIMEOUT_S: Final = 2.0
+#: Unacknowledged bytes are given up after this time, so that a vanished server is noticed.
+TCP_USER_TIMEOUT_MS: Final = 30_000
+
+
+class Stored(msgspec.Struct, frozen=True):
+    """A run log that is in the database.
+
+    Attributes:
+        rows: rows that this call inserted, 0 for a duplicate or an empty one.
+        duplicate: it was there already.
+        missing: rows of this duplicate that are not stored (a longer version of the same run).
+    """
+
+    rows: int
+    duplicate: bool = False
+    missing: int = 0
+
+
+Outcome = Stored | Refused
+
+
+class Database:
+    """The connection that writes, and short ones that look.
+
+    One connection writes: a reader that follows "id > last seen" then never misses a row, because
+    ids are committed in the order in which they were drawn.
+    """
+
+    def __init__(self, parameters: Mapping[str, Any]) -> None:
+        """Remembers how to connect; nothing is opened yet.
+
+        Args:
+            parameters: keyword arguments of `asyncpg.connect`, the password among them.
+        """
+        self._parameters = dict(parameters)
+        self._writer: asyncpg.Connection | None = None
+
+    def reconfigure(self, parameters: Mapping[str, Any]) -> None:
+        """Other parameters, a new password for example, serve from the next connection on."""
+        self._parameters = dict(parameters)
+
+    async def write(self, batch: Sequence[RunLog]) -> list[Outcome]:
+        """Commits a batch; a run log that the server refuses does not harm the others.
+
+        Args:
+            batch: run logs, in the order in which their rows shall get their ids.
+
+        Returns:
+            What became of each, in the order of `batch`. All of it is committed.
+
+        Raises:
+            DatabaseError: transient or operator kind: nothing is known to be stored, the whole
+                batch shall be written again (what was stored is then found to be a duplicate).
+        """
+        result: list[Outcome] = await trio_asyncio.aio_as_trio(self._write)(batch)
+        return result
+
+    async def probe(self) -> None:
+        """Asks a connection of its own whether relayd could work here now.
+
+        Raises:
+            DatabaseError: it could not; the text says why and never holds a password.
+        """
+        await trio_asyncio.aio_as_trio(self._probe)()
+
+    async def aclose(self) -> None:
+        """Closes the writing connection, at once if the server does not answer."""
+        await trio_asyncio.aio_as_trio(self._close)()
+
+    async def _write(self, batch: Sequence[RunLog]) -> list[Outcome]:
+        outcomes: dict[int, Outcome] = {}
+        for part in _rounds(batch):
+            await self._write_part(batch, part, outcomes)
+        return [outcomes[index] for index in range(len(batch))]
+
+    async def _write_part(
+        self, batch: Sequence[RunLog], part: list[int], outcomes: dict[int, Outcome]
+    ) -> None:
+        """Writes some run logs of a batch, by halves where one of them is refused."""
+        try:
+            stored = await self._transaction([batch[index] for index in part])
+        except DatabaseError as error:
+            if error.kind != "permanent":
+                raise
+            if len(part) == 1:
+                detail = f"the database refused it: {error} (SQLSTATE {error.sqlstate})"
+                outcomes[part[0]] = Refused(Reason.DATABASE, detail)
+                return
+            half = len(part) // 2
+            await self._write_part(batch, part[:half], outcomes)
+            await self._write_part(batch, part[half:], outcomes)
+        else:
+            outcomes.update(zip(part, stored, strict=True))
+
+    async def _transaction(self, run_logs: Sequence[RunLog]) -> list[Stored]:
+        size = sum(len(run_log.copy) for run_log in run_logs)
+        allowed = STATEMENT_TIMEOUT_S + SECONDS_PER_MIB * size / 2**20
+        try:
+            async with asyncio.timeout(allowed):
+                connection = await self._connected()
+                async with connection.transaction():
+                    if allowed > STATEMENT_TIMEOUT_S * 1.5:
+                        await connection.execute(
+                            "SELECT set_config('statement_timeout', $1, true)", f"{allowed:.0f}s"
+                        )
+                    return await _store(connection, run_logs)
+        except _FAULTS as error:
+            fault = _explain(error)
+            if fault.kind != "permanent":
+                self._drop()
+            raise fault from error
+        except BaseException:
+            # Cancelled in the middle: what the server makes of it is unknown, the next attempt
+            # finds out on a fresh connection.
+            self._drop()
+            raise
+
+    async def _connected(self) -> asyncpg.Connection:
+        if self._writer is None or self._writer.is_closed():
+            self._writer = None
+            connection = await self._connect()
+            try:
+                await _check(connection)
+            except BaseException:
+                connection.terminate()
+                raise
+            self._writer = connection
+            log.info("connected", **_where(self._parameters))
+        return self._writer
+
+    async def _connect(self) -> asyncpg.Connection:
+        settings = {
+            "application_name": "relayd",
+            "statement_timeout": f"{STATEMENT_TIMEOUT_S:.0f}s",
+            "lock_timeout": f"{LOCK_TIMEOUT_S:.0f}s",
+            "idle_in_transaction_session_timeout": f"{2 * STATEMENT_TIMEOUT_S:.0f}s",
+        } | dict(self._parameters.get("server_settings", {}))
+        arguments = {"timeout": CONNECT_TIMEOUT_S, **self._parameters, "server_settings": settings}
+        connection = await asyncpg.connect(**arguments)
+        _bound_silence(connection)
+        return connection
+
+    async def _probe(self) -> None:
+        connection: asyncpg.Connection | None = None
+        try:
+            async with asyncio.timeout(PROBE_TIMEOUT_S):
+                connection = await self._connect()
+                await _check(connection)
+        except _FAULTS as error:
+            raise _explain(error) from error
+        finally:
+            if connection is not None:
+                connection.terminate()
+
+    def _drop(self) -> None:
+        if self._writer is not None:
+            self._writer.terminate()
+            self._writer = None
+
+    async def _close(self) -> None:
+        writer, self._writer = self._writer, None
+        if writer is None:
+            return
+        try:
+            await writer.close(timeout=1.0)
+        except _FAULTS:
+            writer.terminate()
+
+
+#: What asyncpg raises when the server, the network or the data are at fault.
+_FAULTS: Final = (
+    OSError,
+    TimeoutError,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+)
+
+
+def _explain(error: BaseException) -> DatabaseError:
+    """The error as ours. asyncpg hides the first cause in the context when a COPY breaks."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, asyncpg.PostgresError):
+        cause = cause.__cause__ or cause.__context__
+    if isinstance(cause, asyncpg.PostgresError):
+        state = getattr(cause, "sqlstate", None) or ""
+        # Only the primary message: the server's DETAIL shows the data.
+        text = " ".join(str(getattr(cause, "message", None) or cause).split())[:200]
+        if not state:
+            return DatabaseError(text or type(cause).__name__, "transient")
+        return DatabaseError(text, kind_of(state), state)
+    if isinstance(error, TimeoutError):
+        return DatabaseError("the database did not answer in time", "transient")
+    return DatabaseError(" ".join(str(error).split())[:200] or type(error).__name__, "transient")
+
+
+def _where(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: parameters[key] for key in ("host", "port", "database") if key in parameters}
+
+
+def _bound_silence(connection: asyncpg.Connection) -> None:
+    """Lets the kernel give up on a peer that acknowledges nothing (tcp(7))."""
+    transport = connection._transport  # noqa: SLF001 - asyncpg has no public way to its socket
+    peer = transport.get_extra_info("socket")
+    if peer is not None and peer.family in (socket.AF_INET, socket.AF_INET6):
+        peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, TCP_USER_TIMEOUT_MS)
+
+
+async def _check(connection: asyncpg.Connection) -> None:
+    """Raises when tables, columns or rights are not those that relayd needs."""
+    for statement in sql.SCHEMA:
+        await connection.execute(statement)
+    row = await connection.fetchrow(sql.RIGHTS)
+    missing = [name for name, there in row.items() if not there]
+    if "writable" in missing:
+        raise asyncpg.ReadOnlySQLTransactionError("the database is read-only (a standby?)")
+    if missing:
+        raise asyncpg.InsufficientPrivilegeError(
+            f"the account lacks SELECT, INSERT or USAGE on: {', '.join(missing)}"
+        )
+
+
+def _rounds(batch: Sequence[RunLog]) -> Iterable[list[int]]:
+    """Splits a batch so that one run (node and START) stands in a transaction at most once.
+
+    Two versions of one run in a single transaction would not see each other in the duplicate
+    check.
+    """
+    rounds: list[list[int]] = []
+    seen: dict[tuple[str, str], int] = {}
+    for index, run_log in enumerate(batch):
+        run = (run_log.node_id, run_log.start)
+        turn = seen.get(run, 0)
+        seen[run] = turn + 1
+        if turn == len(rounds):
+            rounds.append([])
+        rounds[turn].append(index)
+    return rounds
+
+
+def _lock_key(run_log: RunLog) -> int:
+    """The advisory lock of a run: the same number in every relayd that writes here."""
+    digest = hashlib.blake2b(f"{run_log.node_id}\0{run_log.start}".encode(), digest_size=8)
+    return int.from_bytes(digest.digest(), "big", signed=True)
+
+
+async def _store(connection: asyncpg.Connection, run_logs: Sequence[RunLog]) -> list[Stored]:
+    """Stores run logs of different runs inside the open transaction."""
+    await connection.fetchval(sql.LOCK, sorted({_lock_key(run_log) for run_log in run_logs}))
+    there = await _already_stored(connection, run_logs)
+    fresh = [
+        run_log for index, run_log in enumerate(run_logs) if run_log.rows and index not in there
+    ]
+    if fresh:
+        await _insert(connection, fresh)
+    return [_stored(run_log, there.get(index)) for index, run_log in enumerate(run_logs)]
+
+
+def _stored(run_log: RunLog, rows_there: int | None) -> Stored:
+    if rows_there is None:
+        return Stored(run_log.rows)
+    return Stored(0, duplicate=True, missing=max(0, run_log.rows - rows_there))
+
+
+async def _already_stored(
+    connection: asyncpg.Connection, run_logs: Sequence[RunLog]
+) -> dict[int, int]:
+    """Which run logs are there: index → number of rows that the run has in the database.
+
+    The first report decides. Where it is of a type that is not inserted, the first one that is
+    inserted decides too.
+    """
+    owners: list[int] = []
+    probes: list[tuple[str, ...]] = []
+    for index, run_log in enumerate(run_logs):
+        if not run_log.rows:
+            continue
+        owners.append(index)
+        probes.append(run_log.first)
+        if run_log.rows != run_log.reports:
+            owners.append(index)
+            probes.append(read_columns(run_log.copy[: run_log.copy.index(b"\n")]))
+    if not probes:
+        return {}
+    columns = [list(column) for column in zip(*probes, strict=True)]
+    found = await connection.fetch(sql.STORED, *columns)
+    return {owners[row["number"] - 1]: row["rows"] for row in found}
+
+
+async def _insert(connection: asyncpg.Connection, run_logs: Sequence[RunLog]) -> None:
+    before = await connection.fetchval(sql.NEXT_ID)
+    await connection.copy_to_table(
+        "ruddersysevents", source=_copy_source(run_logs), columns=COLUMNS
+    )
+    complete = [run_log for run_log in run_logs if run_log.complete]
+    if not complete:
+        return
+    last = await connection.fetchval(sql.LAST_ID)
+    if last - before == sum(run_log.rows for run_log in run_logs):
+        ids = _count_on(run_logs, before + 1)
+    else:
+        ids = await _ask_first_ids(connection, complete, before)
+    await connection.execute(
+        sql.EXECUTIONS,
+        [run_log.node_id for run_log in complete],
+        [run_log.start for run_log in complete],
+        [run_log.config_id for run_log in complete],
+        ids,
+    )
+
+
+async def _copy_source(run_logs: Sequence[RunLog]) -> AsyncIterator[bytes]:
+    for run_log in run_logs:
+        yield run_log.copy
+
+
+def _count_on(run_logs: Sequence[RunLog], first: int) -> list[int]:
+    ids = []
+    for run_log in run_logs:
+        if run_log.complete:
+            ids.append(first)
+        first += run_log.rows
+    return ids
+
+
+async def _ask_first_ids(
+    connection: asyncpg.Connection, run_logs: Sequence[RunLog], before: int
+) -> list[int]:
+    """Ids when another session drew from the sequence meanwhile: no longer one range."""
+    rows = await connection.fetch(
+        sql.FIRST_IDS,
+        [run_log.node_id for run_log in run_logs],
+        [run_log.start for run_log in run_logs],
+        before,
+    )
+    ids = {row["number"]: row["id"] for row in rows}
+    return [ids[number] for number in range(1, len(run_logs) + 1)]

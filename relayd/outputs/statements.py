@@ -1,0 +1,71 @@
+"""The SQL that relayd speaks, and nothing else: SELECT and INSERT on two tables, USAGE on one
+sequence. Tables and indexes belong to Rudder's web application.
+"""
+
+from typing import Final
+
+from relayd.runlog.model import COLUMNS
+
+#: Writers of the same run queue up here until the first of them has committed. Keys come sorted,
+#: so that two writers with several runs in common cannot deadlock.
+LOCK: Final = "SELECT count(pg_advisory_xact_lock(key)) FROM unnest($1::bigint[]) AS key"
+
+_MATCHES: Final = """
+    r.nodeid = w.nodeid AND r.executiontimestamp = w.executiontimestamp
+    AND (r.executiondate, r.directiveid, r.ruleid, r.reportid, r.component, r.keyvalue,
+         r.eventtype, r.msg, r.policy)
+        IS NOT DISTINCT FROM
+        (w.executiondate, w.directiveid, w.ruleid, w.reportid, w.component, w.keyvalue,
+         w.eventtype, w.msg, w.policy)
+"""
+
+#: Which of these reports are stored already, and how many rows their runs have. LATERAL with a
+#: LIMIT keeps the planner on one index probe for each report, on a table never analysed too.
+STORED: Final = f"""
+SELECT w.number::int AS number,
+       (SELECT count(*) FROM ruddersysevents AS r
+         WHERE r.nodeid = w.nodeid AND r.executiontimestamp = w.executiontimestamp) AS rows
+FROM unnest($1::text[]::timestamptz[], $2::text[], $3::text[], $4::text[], $5::text[],
+            $6::text[], $7::text[], $8::text[], $9::text[], $10::text[],
+            $11::text[]::timestamptz[])
+     WITH ORDINALITY AS w({", ".join(COLUMNS)}, number)
+CROSS JOIN LATERAL (SELECT 1 FROM ruddersysevents AS r WHERE {_MATCHES} LIMIT 1) AS found
+"""  # noqa: S608 - column names of our own
+
+NEXT_ID: Final = "SELECT nextval('serial')"
+
+LAST_ID: Final = "SELECT currval('serial')"
+
+#: First row of each run log of a batch whose ids turned out not to be one range.
+FIRST_IDS: Final = """
+SELECT w.number::int AS number, found.id AS id
+FROM unnest($1::text[], $2::text[]::timestamptz[]) WITH ORDINALITY AS w(nodeid, start, number)
+CROSS JOIN LATERAL (
+    SELECT r.id FROM ruddersysevents AS r
+    WHERE r.nodeid = w.nodeid AND r.executiontimestamp = w.start AND r.id > $3
+    ORDER BY r.id LIMIT 1
+) AS found
+"""
+
+#: An execution that is there already is left alone.
+EXECUTIONS: Final = """
+INSERT INTO reportsexecution (nodeid, date, nodeconfigid, insertionid)
+SELECT * FROM unnest($1::text[], $2::text[]::timestamptz[], $3::text[], $4::bigint[])
+ON CONFLICT (nodeid, date) DO NOTHING
+"""
+
+#: One row that says which of relayd's needs are not met. Reads no table.
+RIGHTS: Final = """
+SELECT has_table_privilege('ruddersysevents', 'SELECT') AND
+       has_table_privilege('ruddersysevents', 'INSERT') AS reports,
+       has_table_privilege('reportsexecution', 'SELECT') AND
+       has_table_privilege('reportsexecution', 'INSERT') AS executions,
+       has_sequence_privilege('serial', 'USAGE') AS sequence,
+       current_setting('transaction_read_only') = 'off' AS writable
+"""
+
+#: Fails with the column's name when the tables are not those that relayd knows.
+SCHEMA: Final = (
+    f"SELECT id, {', '.join(COLUMNS)} FROM ruddersysevents LIMIT 0",  # noqa: S608 - our own names
+    "SELECT nodeid, date, nodeconfigid, insertionid FROM reportsexecution LIMIT 0",
+)

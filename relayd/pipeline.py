@@ -1,0 +1,332 @@
+"""The way of a run log on the root server, wired in one place:
+
+    watcher ─▶ examine ×lanes ─▶ write ─▶ dispose
+                      └───── refused ─────▲
+
+Each arrow is a bounded channel: a slow database slows the watcher and fills no memory. What
+travels is a `Ticket`, one for each file in flight. A stage receives, works, sends, and ends when
+its source does; only `dispose` touches files, and only after what `write` says is committed.
+
+Memory at worst: ARRIVALS names; for each lane, the writer and the disposal one batch, each at
+most `RESULT_BYTES` and one run log of rows.
+"""
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from functools import partial
+from typing import Any, Final, TypeVar
+
+import msgspec
+import trio
+
+from relayd.errors import DatabaseError, Reason, Refused, Retry
+from relayd.examine.job import Examined, Gone, Job
+from relayd.examine.pool import Examiner
+from relayd.logs import get_logger
+from relayd.metrics import Metrics
+from relayd.nodes import Nodes
+from relayd.outputs.database import Database, Outcome, Stored
+from relayd.runlog.filename import parse_name
+from relayd.runlog.model import RunLog
+from relayd.spool.watcher import Arrival
+
+log = get_logger("examine")
+database_log = get_logger("database")
+
+#: Names waiting between the watcher and the examination: two full batches, some 30 KB.
+ARRIVALS: Final = 256
+#: Files in one examination call and, about, in one transaction.
+BATCH: Final = 128
+#: How long a batch waits for company. Bounds what it adds to a lone file's latency.
+GATHER_S: Final = 0.01
+#: Delays between attempts while the database is away, and while someone must act.
+TRANSIENT_DELAYS_S: Final = (0.2, 0.5, 1.0, 2.0, 4.0)
+OPERATOR_DELAYS_S: Final = (1.0, 5.0, 15.0, 60.0)
+#: A batch that fails this often while the server answers is written run log by run log.
+ATTEMPTS_TOGETHER: Final = 3
+
+T = TypeVar("T")
+
+
+class Ticket:
+    """One file in flight: what is known of it, gained stage by stage.
+
+    Attributes:
+        name: base name in the watched directory.
+        atomic: it arrived by rename, so it is whole.
+        taken: when it was taken up, seconds of Trio's clock.
+        node_id: the node of its name, "" when that could not be read.
+        run_date: the date-time of its name, likewise.
+        identity: device, inode, mtime in ns, size of what was read; None when nothing was.
+        verdict: what shall become of it.
+    """
+
+    __slots__ = ("atomic", "identity", "name", "node_id", "run_date", "taken", "verdict")
+
+    def __init__(self, arrival: Arrival, taken: float) -> None:
+        self.name = arrival.name
+        self.atomic = arrival.atomic
+        self.taken = taken
+        self.node_id = ""
+        self.run_date = ""
+        self.identity: tuple[int, int, int, int] | None = None
+        self.verdict: Verdict = Gone()
+
+
+class ToWrite(msgspec.Struct, frozen=True):
+    """Examined and good: these run logs await their transaction, tickets in the same order."""
+
+    tickets: list[Ticket]
+    run_logs: list[RunLog]
+
+
+Verdict = Stored | Refused | Retry | Gone
+
+
+async def gather(
+    source: trio.MemoryReceiveChannel[T], most: int, linger_s: float
+) -> AsyncIterator[list[T]]:
+    """Batches of what a channel holds: at least one item, at most `most`, waiting little."""
+    async for first in source:
+        batch = [first]
+        _take_ready(source, batch, most)
+        if len(batch) < most and linger_s:
+            await trio.sleep(linger_s)
+            _take_ready(source, batch, most)
+        yield batch
+
+
+def _take_ready(source: trio.MemoryReceiveChannel[T], batch: list[T], most: int) -> None:
+    try:
+        while len(batch) < most:
+            batch.append(source.receive_nowait())
+    except (trio.WouldBlock, trio.EndOfChannel):
+        pass
+
+
+def admit(ticket: Ticket, nodes: Nodes) -> Job | Refused:
+    """What the name of a file decides: whose it is and with which certificates to verify it."""
+    name = parse_name(ticket.name)
+    if isinstance(name, Refused):
+        return name
+    ticket.node_id = name.node_id
+    ticket.run_date = name.timestamp
+    if nodes.get(name.node_id) is None:
+        return Refused(Reason.UNKNOWN_NODE, f"node {name.node_id!r} is not in the nodes list")
+    certificates = nodes.certificates(name.node_id)
+    if not certificates:
+        return Refused(Reason.NO_CERTIFICATE, f"no certificate is known of node {name.node_id!r}")
+    return Job(ticket.name, name.archive, name.node_id, certificates)
+
+
+async def run_examine(
+    examiner: Examiner,
+    nodes: Callable[[], Nodes],
+    arrivals: trio.MemoryReceiveChannel[Arrival],
+    to_write: trio.MemorySendChannel[ToWrite],
+    to_dispose: trio.MemorySendChannel[list[Ticket]],
+) -> None:
+    """Turns names into run logs; ends with its source. Owns its three channel ends."""
+    with arrivals, to_write, to_dispose:
+        async for batch in gather(arrivals, BATCH, GATHER_S):
+            now = trio.current_time()
+            tickets = [Ticket(arrival, now) for arrival in batch]
+            jobs, admitted, refused = _admit_all(tickets, nodes())
+            if refused:
+                await to_dispose.send(refused)
+            while jobs:
+                results = await examiner.examine(jobs)
+                good, bad = _sort(admitted, results)
+                if bad:
+                    await to_dispose.send(bad)
+                if good.tickets:
+                    await to_write.send(good)
+                del jobs[: len(results)], admitted[: len(results)]
+
+
+def _admit_all(
+    tickets: Sequence[Ticket], nodes: Nodes
+) -> tuple[list[Job], list[Ticket], list[Ticket]]:
+    jobs: list[Job] = []
+    admitted: list[Ticket] = []
+    refused: list[Ticket] = []
+    for ticket in tickets:
+        decision = admit(ticket, nodes)
+        if isinstance(decision, Job):
+            jobs.append(decision)
+            admitted.append(ticket)
+        else:
+            ticket.verdict = decision
+            refused.append(ticket)
+    return jobs, admitted, refused
+
+
+def _sort(
+    tickets: Sequence[Ticket], results: Sequence[Examined]
+) -> tuple[ToWrite, list[Ticket]]:
+    """Parts the good from what goes straight to disposal."""
+    good = ToWrite([], [])
+    bad: list[Ticket] = []
+    for ticket, examined in zip(tickets, results, strict=False):
+        ticket.identity = examined.identity
+        if isinstance(examined.result, RunLog):
+            _report_warnings(ticket, examined.result)
+            good.tickets.append(ticket)
+            good.run_logs.append(examined.result)
+        else:
+            ticket.verdict = examined.result
+            bad.append(ticket)
+    return good, bad
+
+
+def _report_warnings(ticket: Ticket, run_log: RunLog) -> None:
+    if run_log.warnings:
+        log.warning(
+            "run log has flaws",
+            node=ticket.node_id,
+            file=ticket.name,
+            run_date=ticket.run_date,
+            flaws=len(run_log.warnings),
+            detail=run_log.warnings[0],
+        )
+        for warning in run_log.warnings[1:]:
+            log.debug("flaw", node=ticket.node_id, file=ticket.name, detail=warning)
+
+
+class Writer:
+    """The write stage: commits batches, and waits with them while the database is away."""
+
+    def __init__(self, database: Database, metrics: Metrics) -> None:
+        self._database = database
+        self._metrics = metrics
+        self._wake = trio.Event()
+        self._stopping = False
+        self.trouble: DatabaseError | None = None
+
+    def wake(self) -> None:
+        """Ends a waiting time now: something changed that may have mended the database."""
+        self._wake.set()
+        self._wake = trio.Event()
+
+    def stop(self) -> None:
+        """From now on nothing waits for a database: what cannot be written stays in the spool."""
+        self._stopping = True
+        self.wake()
+
+    async def run(
+        self,
+        source: trio.MemoryReceiveChannel[ToWrite],
+        to_dispose: trio.MemorySendChannel[list[Ticket]],
+    ) -> None:
+        """Writes what arrives; ends with its source. Owns both channel ends."""
+        with source, to_dispose:
+            async for first in source:
+                parts = [first]
+                _take_ready(source, parts, 2)
+                tickets = [ticket for part in parts for ticket in part.tickets]
+                run_logs = [run_log for part in parts for run_log in part.run_logs]
+                for ticket, verdict in zip(tickets, await self.write(run_logs), strict=True):
+                    ticket.verdict = verdict
+                await to_dispose.send(tickets)
+
+    async def write(self, run_logs: Sequence[RunLog]) -> Sequence[Outcome | Retry]:
+        """Writes one batch, however long it takes, unless relayd stops."""
+        attempt = 0
+        while True:
+            try:
+                outcomes = await self._database.write(run_logs)
+            except DatabaseError as error:
+                attempt += 1
+                self._note(error, attempt)
+                if self._stopping:
+                    return [Retry(str(error))] * len(run_logs)
+                if attempt >= ATTEMPTS_TOGETHER and await self._server_is_well():
+                    return await self._write_apart(run_logs)
+                await self._wait(error, attempt)
+            else:
+                self._recovered()
+                return outcomes
+
+    async def _write_apart(self, run_logs: Sequence[RunLog]) -> list[Outcome | Retry]:
+        """One by one: a run log that the server cannot take now does not hold up the others."""
+        verdicts: list[Outcome | Retry] = []
+        for run_log in run_logs:
+            try:
+                verdicts += await self._database.write([run_log])
+            except DatabaseError as error:
+                verdicts.append(Retry(str(error)))
+        return verdicts
+
+    async def _server_is_well(self) -> bool:
+        try:
+            await self._database.probe()
+        except DatabaseError:
+            return False
+        return True
+
+    async def _wait(self, error: DatabaseError, attempt: int) -> None:
+        delays = OPERATOR_DELAYS_S if error.kind == "operator" else TRANSIENT_DELAYS_S
+        wake = self._wake
+        with trio.move_on_after(delays[min(attempt, len(delays)) - 1]):
+            await wake.wait()
+
+    def _note(self, error: DatabaseError, attempt: int) -> None:
+        self._metrics.database_up.set(0)
+        self._metrics.retried.labels("database").inc()
+        if self.trouble is None or str(self.trouble) != str(error):
+            database_log.error(
+                "database cannot take run logs, they wait",
+                detail=str(error),
+                kind=error.kind,
+                sqlstate=error.sqlstate,
+            )
+        else:
+            database_log.debug("database still cannot take run logs", attempt=attempt)
+        self.trouble = error
+
+    def _recovered(self) -> None:
+        self._metrics.database_up.set(1)
+        if self.trouble is not None:
+            database_log.info("database takes run logs again")
+            self.trouble = None
+
+
+async def run_reporting(
+    watch: Callable[..., Any],
+    examiner: Examiner,
+    nodes: Callable[[], Nodes],
+    writer: Writer,
+    dispose: Callable[[trio.MemoryReceiveChannel[list[Ticket]]], Any],
+    metrics: Metrics,
+    *,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Runs the pipeline until its watcher ends and all that it took up is disposed of.
+
+    Args:
+        watch: started with its send channel; reports when it watches.
+        examiner: examines files.
+        nodes: gives the nodes in force.
+        writer: the write stage.
+        dispose: the dispose stage, called with its receive channel.
+        metrics: gets the fill of the channels.
+        task_status: started once the spool is watched.
+    """
+    arrivals_in, arrivals = trio.open_memory_channel[Arrival](ARRIVALS)
+    write_in, write_out = trio.open_memory_channel[ToWrite](0)
+    dispose_in, dispose_out = trio.open_memory_channel[list[Ticket]](0)
+    metrics.queue.labels("examine").set_function(
+        lambda: arrivals.statistics().current_buffer_used
+    )
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(dispose, dispose_out, name="dispose")
+        nursery.start_soon(writer.run, write_out, dispose_in.clone(), name="write")
+        for lane in range(examiner.lanes):
+            stage = partial(
+                run_examine, examiner, nodes, arrivals.clone(), write_in.clone(), dispose_in.clone()
+            )
+            nursery.start_soon(stage, name=f"examine {lane}")
+        arrivals.close()
+        write_in.close()
+        dispose_in.close()
+        await nursery.start(watch, arrivals_in, name="watch")
+        task_status.started()

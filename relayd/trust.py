@@ -1,0 +1,109 @@
+"""The nodes in force: loaded aside, put in place in one step, kept when a new version is broken."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from relayd.errors import NodesError
+from relayd.logs import get_logger
+from relayd.metrics import Metrics
+from relayd.nodes import Loaded, Nodes, load_nodes
+
+log = get_logger("nodes")
+
+#: How soon a nodes list that is missing or broken is looked at again.
+RETRY_DELAYS_S: Final = (1.0, 2.0, 5.0, 10.0)
+
+
+class Trust:
+    """Owner of the current `Nodes`.
+
+    Attributes:
+        nodes: the nodes in force; none before `ready`.
+        ready: set once a nodes list was loaded. Before that, no file may be judged.
+        trouble: why the last load failed, None when it did not.
+    """
+
+    def __init__(
+        self, list_file: Path, certs_file: Path, my_id: str, metrics: Metrics
+    ) -> None:
+        self._list_file = list_file
+        self._certs_file = certs_file
+        self._my_id = my_id
+        self._metrics = metrics
+        self._lock = trio.Lock()
+        self._failed = trio.Event()
+        self.nodes = Nodes(my_id)
+        self.ready = trio.Event()
+        self.trouble: str | None = None
+
+    async def load(self) -> None:
+        """Loads both files and puts them in force, or leaves everything as it was.
+
+        Raises:
+            NodesError: a file is broken, or the nodes list is not there.
+        """
+        async with self._lock:
+            try:
+                loaded = await trio.to_thread.run_sync(self._load)
+            except NodesError as error:
+                self._note_trouble(str(error))
+                raise
+            self._put_in_force(loaded)
+
+    def _load(self) -> Loaded:
+        loaded = load_nodes(self._list_file, self._certs_file, self._my_id)
+        if loaded.list_missing:
+            raise NodesError(f"nodes list {self._list_file} is not there")
+        return loaded
+
+    def _note_trouble(self, trouble: str) -> None:
+        if trouble != self.trouble:
+            kept = "the former nodes stay in force" if self.ready.is_set() else "files wait"
+            log.error(f"nodes cannot be loaded, {kept}", detail=trouble)
+        self.trouble = trouble
+        self._failed.set()
+
+    def _put_in_force(self, loaded: Loaded) -> None:
+        self.nodes = loaded.nodes
+        self.trouble = None
+        self._failed = trio.Event()
+        for warning in loaded.warnings:
+            log.warning("nodes", detail=warning)
+        self._metrics.managed_nodes.set(self.nodes.managed_nodes)
+        self._metrics.sub_nodes.set(self.nodes.sub_nodes)
+        self._count_expired()
+        log.info(
+            "nodes loaded", nodes=self.nodes.sub_nodes, neighbours=self.nodes.managed_nodes
+        )
+        self.ready.set()
+
+    def _count_expired(self) -> None:
+        expired = self.nodes.expired_certificates(time.time())
+        self._metrics.certificate_expired.set(expired)
+        if expired:
+            log.warning("node certificates are past their end and trusted all the same",
+                        certificates=expired)
+
+    async def run(self, loaded: Callable[[], None]) -> None:
+        """Tries again, with growing delays, whenever a load has failed; runs for ever.
+
+        Args:
+            loaded: called after each attempt of its own that went well.
+        """
+        while True:
+            await self._failed.wait()
+            attempt = 0
+            while self.trouble is not None:
+                await trio.sleep(RETRY_DELAYS_S[min(attempt, len(RETRY_DELAYS_S) - 1)])
+                attempt += 1
+                if self.trouble is None:
+                    break
+                try:
+                    await self.load()
+                except NodesError:
+                    continue
+                loaded()
