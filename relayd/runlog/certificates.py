@@ -1,0 +1,145 @@
+"""Agent certificates (X.509, RFC 5280): what is needed to know a node and to verify its signatures.
+
+Trust is by pinning, so nothing of a certificate is verified here: neither its own signature nor
+its dates nor any chain.
+"""
+
+import calendar
+from typing import Final
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ec import (
+    SECP256R1,
+    SECP384R1,
+    SECP521R1,
+    EllipticCurvePublicKey,
+)
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+from cryptography.hazmat.primitives.serialization import load_der_public_key
+
+from relayd.runlog import der
+from relayd.runlog.model import NodeCertificate
+
+NodeKey = RSAPublicKey | EllipticCurvePublicKey | Ed25519PublicKey
+
+MIN_RSA_BITS: Final = 2048
+#: Agents made by CFEngine's old key generator have 35; 3 is the one that forgeries live on.
+MIN_RSA_EXPONENT: Final = 17
+
+_RSA_ENCRYPTION: Final = bytes.fromhex("06092a864886f70d010101")
+_CURVES: Final = (SECP256R1, SECP384R1, SECP521R1)
+
+#: 0.9.2342.19200300.100.1.1, userId (RFC 4519, 2.39).
+_USER_ID: Final = bytes.fromhex("060a0992268993f22c640101")
+#: Codecs of the string types that DirectoryString and its relatives allow (X.680 tags).
+_STRINGS: Final = {
+    0x0C: "utf-8",
+    0x13: "ascii",
+    0x14: "latin-1",
+    0x16: "ascii",
+    0x1E: "utf-16-be",
+}
+
+#: UTCTime has two digits for the year: 50 to 99 are of the 20th century (RFC 5280, 4.1.2.5.1).
+_CENTURY_TURN: Final = b"50"
+_TIME_LENGTH: Final = len(b"YYYYMMDDhhmmssZ")
+
+
+def read_certificate(data: bytes) -> tuple[str | None, NodeCertificate, int]:
+    """Read one certificate.
+
+    Args:
+        data: DER of the certificate, nothing after it.
+
+    Returns:
+        The node id (the first UID of the subject, None when there is none), what verifies the
+        node's signatures, and the end of validity in seconds since 1970 (UTC).
+
+    Raises:
+        ValueError: not a certificate, or its key is weak or of an unknown kind; one line.
+    """
+    start = der.last(data, 0, der.SEQUENCE, len(data))
+    at, end = der.content(data, start, der.SEQUENCE, len(data))
+    if data[at] == der.CONTEXT_0:
+        at = der.content(data, at, der.CONTEXT_0, end)[1]
+    serial_at, (_, at) = at, der.content(data, at, der.INTEGER, end)
+    serial = data[serial_at:at]
+    issuer_at = der.content(data, at, der.SEQUENCE, end)[1]
+    validity_at = der.content(data, issuer_at, der.SEQUENCE, end)[1]
+    validity, subject_at = der.content(data, validity_at, der.SEQUENCE, end)
+    subject, key_at = der.content(data, subject_at, der.SEQUENCE, end)
+    spki = data[key_at : der.content(data, key_at, der.SEQUENCE, end)[1]]
+    load_public_key(spki)
+    sid = der.encode(der.SEQUENCE, data[issuer_at:validity_at], serial)
+    not_after = _not_after(data, validity, subject_at)
+    return _user_id(data, subject, key_at), NodeCertificate(sid, spki), not_after
+
+
+def load_public_key(spki: bytes) -> NodeKey:
+    """Return the public key of a DER SubjectPublicKeyInfo.
+
+    Raises:
+        ValueError: not a key, RSA shorter than 2048 bits or with a tiny exponent, a curve other
+            than P-256, P-384 and P-521, or another kind of key (RSA for PSS only included);
+            one line.
+    """
+    try:
+        key = load_der_public_key(spki)
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise ValueError("the public key cannot be read") from error
+    match key:
+        case RSAPublicKey():
+            _check_rsa(key, spki)
+            return key
+        case EllipticCurvePublicKey() if isinstance(key.curve, _CURVES):
+            return key
+        case Ed25519PublicKey():
+            return key
+        case _:
+            raise ValueError("the key is neither RSA nor ECDSA (P-256, P-384, P-521) nor Ed25519")
+
+
+def _check_rsa(key: RSAPublicKey, spki: bytes) -> None:
+    algorithm = der.content(spki, 0, der.SEQUENCE, len(spki))[0]
+    algorithm = der.content(spki, algorithm, der.SEQUENCE, len(spki))[0]
+    if not spki.startswith(_RSA_ENCRYPTION, algorithm):
+        raise ValueError("the RSA key is restricted to PSS, which S/MIME of agents never uses")
+    if key.key_size < MIN_RSA_BITS:
+        raise ValueError(f"the RSA key has {key.key_size} bits, at least {MIN_RSA_BITS} are needed")
+    exponent = key.public_numbers().e
+    if exponent < MIN_RSA_EXPONENT:
+        raise ValueError(f"the RSA key has the exponent {exponent}, which is too small")
+
+
+def _user_id(data: bytes, at: int, end: int) -> str | None:
+    """Return the first UID of the Name (RFC 5280, 4.1.2.4) whose content is `data[at:end]`."""
+    while at < end:
+        attribute, at = der.content(data, at, der.SET, end)
+        while attribute < at:
+            oid, attribute = der.content(data, attribute, der.SEQUENCE, at)
+            if data.startswith(_USER_ID, oid):
+                return _string(data, oid + len(_USER_ID), attribute) or None
+    return None
+
+
+def _string(data: bytes, at: int, end: int) -> str:
+    codec = _STRINGS.get(data[at])
+    if codec is None:
+        raise der.DerError(f"the UID is not a text, but has tag {data[at]:#04x}")
+    return data[der.last(data, at, data[at], end) : end].decode(codec)
+
+
+def _not_after(data: bytes, validity: int, end: int) -> int:
+    """Return the second Time of a Validity (RFC 5280, 4.1.2.5) in seconds since 1970."""
+    at = der.content(data, validity, data[validity], end)[1]
+    start = der.last(data, at, data[at], end)
+    text = data[start:end]
+    if data[at] == der.UTC_TIME:
+        text = (b"19" if text >= _CENTURY_TURN else b"20") + text
+    elif data[at] != der.GENERALIZED_TIME:
+        raise der.DerError(f"the end of validity is not a time, but has tag {data[at]:#04x}")
+    if not (len(text) == _TIME_LENGTH and text[:-1].isdigit() and text.endswith(b"Z")):
+        raise ValueError("the end of validity is not YYYYMMDDhhmmssZ")
+    month, day, hour, minute, second = (int(text[i : i + 2]) for i in range(4, 14, 2))
+    return calendar.timegm((int(text[:4]), month, day, hour, minute, second))

@@ -1,0 +1,78 @@
+"""Just enough DER (ITU-T X.690) to walk a certificate and a CMS signature, without copying them.
+
+The walk follows the grammar it expects, so its depth is fixed by the code that calls it and not
+by the data. What the grammar does not name stays a run of bytes that is never looked into.
+"""
+
+from typing import Final
+
+INTEGER: Final = 0x02
+BIT_STRING: Final = 0x03
+OCTET_STRING: Final = 0x04
+OBJECT_IDENTIFIER: Final = 0x06
+UTC_TIME: Final = 0x17
+GENERALIZED_TIME: Final = 0x18
+SEQUENCE: Final = 0x30
+SET: Final = 0x31
+CONTEXT_0: Final = 0xA0
+CONTEXT_1: Final = 0xA1
+
+_LONG_FORM: Final = 0x80
+_MAX_LENGTH_OCTETS: Final = 4
+
+
+class DerError(ValueError):
+    """The bytes are not the DER that was expected; the text says where and why, in one line."""
+
+
+def content(data: bytes, at: int, tag: int, end: int) -> tuple[int, int]:
+    """Return where the content of the element at `at` starts and stops.
+
+    Args:
+        data: the whole encoding.
+        at: offset of the element's tag.
+        tag: the tag octet it must have.
+        end: offset that the element must not pass.
+
+    Raises:
+        DerError: another tag, an indefinite, overlong or not minimal length, or not enough bytes.
+    """
+    if at + 2 > end:
+        raise DerError(f"ends before the element expected at byte {at}")
+    if data[at] != tag:
+        raise DerError(f"tag {data[at]:#04x} instead of {tag:#04x} at byte {at}")
+    start = at + 2
+    length = data[at + 1]
+    if length >= _LONG_FORM:
+        octets = length - _LONG_FORM
+        if not 1 <= octets <= _MAX_LENGTH_OCTETS:
+            raise DerError(f"indefinite or oversized length at byte {at}")
+        start += octets
+        length = int.from_bytes(data[at + 2 : start], "big")
+        if length < _LONG_FORM or length >> 8 * (octets - 1) == 0:
+            raise DerError(f"length longer than needed at byte {at}")
+    stop = start + length
+    if stop > end:
+        raise DerError(f"element at byte {at} is longer than what holds it")
+    return start, stop
+
+
+def last(data: bytes, at: int, tag: int, end: int) -> int:
+    """Return where the content of the element at `at` starts; it must stop exactly at `end`.
+
+    Raises:
+        DerError: as `content`, or something follows the element.
+    """
+    start, stop = content(data, at, tag, end)
+    if stop != end:
+        raise DerError(f"{end - stop} bytes too many at byte {stop}")
+    return start
+
+
+def encode(tag: int, *contents: bytes) -> bytes:
+    """Return the DER element with this tag octet whose content is the given pieces, joined."""
+    body = b"".join(contents)
+    if len(body) < _LONG_FORM:
+        return bytes((tag, len(body))) + body
+    length = len(body).to_bytes((len(body).bit_length() + 7) // 8, "big")
+    return bytes((tag, _LONG_FORM | len(length))) + length + body
