@@ -5,26 +5,24 @@ node id to `hostname`, `policy-server` and `key-hash`, and the certificates file
 one after the other, whose subject `UID` is the node id. `load_nodes` reads both into an immutable
 `Nodes`, which the owner puts in the place of the former one in one step.
 
-Loading runs in a thread beside the event loop. No single C call parses a whole file, so the
-loading thread can give up the interpreter lock every few milliseconds however large the fleet is,
-and the certificates file, the larger one by far, is never in memory as a whole.
+Loading runs in a thread beside the event loop: it takes both files apart in small steps, so that
+the loop goes on however large the fleet is, and never has one of them in memory as a whole.
 """
 
 import binascii
-import bisect
 import hashlib
 import hmac
 import re
-from array import array
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Final, Literal
+from typing import Final, TextIO
 
 import msgspec
 
 from relayd.errors import NodesError
-from relayd.nodes_files import members, pem_blocks
+from relayd.nodes_certificates import CertificateStore
+from relayd.nodes_files import in_small_steps, members, pem_blocks
 from relayd.runlog.model import NodeCertificate
 
 #: Longest chain of policy servers that is followed (the bound of `rudder-relayd`).
@@ -33,11 +31,8 @@ MAX_LEVELS: Final = 20
 #: Warnings of one load that are told one by one; the others are only counted.
 MAX_WARNINGS: Final = 20
 
-#: Largest nodes list, in bytes: a million nodes. It is decoded in memory.
-MAX_LIST_SIZE: Final = 256 * 1024 * 1024
-
 #: Bytes of the certificates file that are read at once.
-_READ_SIZE: Final = 64 * 1024
+_READ_SIZE: Final = 256 * 1024
 
 _KEY_HASH: Final = re.compile(r"(sha256|sha512)(?::([0-9A-Fa-f]+)|//([0-9A-Za-z+/]+={0,2}))")
 _DIGEST_SIZES: Final = {"sha256": 32, "sha512": 64}
@@ -51,7 +46,7 @@ class KeyHash(msgspec.Struct, frozen=True, gc=False):
         digest: 32 or 64 bytes.
     """
 
-    algorithm: Literal["sha256", "sha512"]
+    algorithm: str
     digest: bytes
 
     def matches(self, spki_der: bytes) -> bool:
@@ -89,27 +84,24 @@ class Nodes:
         sub_nodes: number of all nodes in the list.
     """
 
-    __slots__ = ("_certificates", "_nodes", "_not_after", "managed_nodes", "my_id", "sub_nodes")
+    __slots__ = ("_certificates", "_nodes", "managed_nodes", "my_id", "sub_nodes")
 
     def __init__(
         self,
         my_id: str,
         nodes: Mapping[str, Node] | None = None,
-        certificates: Mapping[str, tuple[NodeCertificate, ...]] | None = None,
-        not_after: list[int] | None = None,
+        certificates: CertificateStore | None = None,
     ) -> None:
         """Takes over what it is given, without copying; without arguments no node is known.
 
         Args:
             my_id: the node id of this policy server.
             nodes: nodes by id.
-            certificates: those of each known node, by its id.
-            not_after: ends of validity of all certificates, unix time in seconds, in any order.
+            certificates: those of known nodes.
         """
         self.my_id = my_id
         self._nodes: Mapping[str, Node] = nodes or {}
-        self._certificates: Mapping[str, tuple[NodeCertificate, ...]] = certificates or {}
-        self._not_after = array("q", sorted(not_after or ()))
+        self._certificates = certificates or CertificateStore()
         self.sub_nodes = len(self._nodes)
         self.managed_nodes = sum(node.policy_server == my_id for node in self._nodes.values())
 
@@ -119,7 +111,7 @@ class Nodes:
 
     def certificates(self, node_id: str) -> tuple[NodeCertificate, ...]:
         """Gives the certificates of a node, in the order of the file; none when unknown."""
-        return self._certificates.get(node_id, ())
+        return self._certificates.get(node_id)
 
     def is_neighbour(self, node_id: str) -> bool:
         """Tells whether a node reports to this policy server."""
@@ -178,7 +170,7 @@ class Nodes:
         Args:
             now: unix time in seconds.
         """
-        return bisect.bisect_left(self._not_after, now)
+        return self._certificates.expired(now)
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,10 +206,8 @@ def load_nodes(list_file: Path, certs_file: Path, my_id: str) -> Loaded:
     """
     warnings = _Warnings()
     nodes = _load_list(list_file, warnings)
-    trusted = _load_certificates(certs_file, nodes or {}, warnings)
-    return Loaded(
-        Nodes(my_id, nodes, trusted.by_node, trusted.not_after), warnings.lines(), nodes is None
-    )
+    certificates = _load_certificates(certs_file, nodes or {}, warnings)
+    return Loaded(Nodes(my_id, nodes, certificates), warnings.lines(), list_missing=nodes is None)
 
 
 def parse_key_hash(text: object) -> KeyHash | None:
@@ -248,14 +238,6 @@ class _Entry(msgspec.Struct, rename="kebab"):
     key_hash: object = None
 
 
-@dataclass(slots=True)
-class _Trusted:
-    """Certificates of known nodes, while they are read."""
-
-    by_node: dict[str, tuple[NodeCertificate, ...]] = field(default_factory=dict)
-    not_after: list[int] = field(default_factory=list)
-
-
 class _Warnings:
     """The first few warnings and the number of all."""
 
@@ -276,8 +258,10 @@ class _Warnings:
 def _load_list(path: Path, warnings: _Warnings) -> dict[str, Node] | None:
     """Reads the nodes list; None when there is none."""
     try:
-        text = _read_text(path)
-        return None if text is None else _read_entries(path, text, warnings)
+        with path.open(encoding="utf-8", newline="") as file:
+            return _read_entries(path, file, warnings)
+    except FileNotFoundError:
+        return None
     except OSError as error:
         raise NodesError(f"{path}: cannot be read: {error.strerror}") from error
     except RecursionError as error:
@@ -286,21 +270,10 @@ def _load_list(path: Path, warnings: _Warnings) -> dict[str, Node] | None:
         raise NodesError(f"{path}: {error}") from error
 
 
-def _read_text(path: Path) -> str | None:
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_LIST_SIZE + 1)
-    except FileNotFoundError:
-        return None
-    if len(data) > MAX_LIST_SIZE:
-        raise ValueError(f"larger than {MAX_LIST_SIZE} bytes")
-    return data.decode()
-
-
-def _read_entries(path: Path, text: str, warnings: _Warnings) -> dict[str, Node]:
+def _read_entries(path: Path, file: TextIO, warnings: _Warnings) -> dict[str, Node]:
     nodes: dict[str, Node] = {}
     names: dict[str, str] = {}
-    for node_id, value in members(text):
+    for node_id, value in in_small_steps(members(file)):
         if node_id in nodes:
             raise ValueError(f"node {_quoted(node_id)} is listed twice")
         try:
@@ -319,46 +292,39 @@ def _read_entry(node_id: str, value: object, names: dict[str, str]) -> Node:
     return Node(node_id, entry.hostname, policy_server, parse_key_hash(entry.key_hash))
 
 
-def _load_certificates(path: Path, nodes: Mapping[str, Node], warnings: _Warnings) -> _Trusted:
+def _load_certificates(
+    path: Path, nodes: Mapping[str, Node], warnings: _Warnings
+) -> CertificateStore:
+    store = CertificateStore()
     try:
         with path.open("rb", buffering=_READ_SIZE) as file:
-            return _read_certificates(path, file, nodes, warnings)
+            for line, block in in_small_steps(pem_blocks(file)):
+                try:
+                    _trust(store, block, nodes)
+                except ValueError as error:
+                    warnings.add(f"{path}: line {line}: certificate skipped: {error}")
     except FileNotFoundError:
-        return _Trusted()
+        return store
     except OSError as error:
         raise NodesError(f"{path}: cannot be read: {error.strerror}") from error
     except ValueError as error:
         raise NodesError(f"{path}: {error}") from error
+    return store
 
 
-def _read_certificates(
-    path: Path, file: BinaryIO, nodes: Mapping[str, Node], warnings: _Warnings
-) -> _Trusted:
-    trusted = _Trusted()
-    for line, block in pem_blocks(file):
-        try:
-            _trust(trusted, block, nodes)
-        except ValueError as error:
-            warnings.add(f"{path}: line {line}: certificate skipped: {error}")
-    return trusted
-
-
-def _trust(trusted: _Trusted, block: bytes | str, nodes: Mapping[str, Node]) -> None:
+def _trust(store: CertificateStore, block: bytes | str, nodes: Mapping[str, Node]) -> None:
     """Adds one certificate; raises ValueError when it cannot vouch for a node."""
-    if isinstance(block, str):
-        raise ValueError(block)  # noqa: TRY004 - a fault of the file, not of the caller
     from relayd.runlog.certificates import read_certificate
 
+    if isinstance(block, str):
+        raise ValueError(block)  # noqa: TRY004 - a fault of the file, not of the caller
     node_id, certificate, not_after = read_certificate(block)
     if node_id is None:
         raise ValueError("its subject has no UID")
     node = nodes.get(node_id)
     if node is None:
         raise ValueError(f"node {_quoted(node_id)} is not in the nodes list")
-    others = trusted.by_node.get(node_id, ())
-    if certificate not in others:
-        trusted.by_node[node.id] = (*others, certificate)
-        trusted.not_after.append(not_after)
+    store.add(node.id, certificate, not_after)
 
 
 def _from_base64(text: str) -> bytes:
