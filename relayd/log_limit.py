@@ -1,0 +1,87 @@
+"""A bound on how often one event is logged."""
+
+import threading
+from typing import Final, NamedTuple
+
+#: Lines of one event per window.
+BURST: Final = 10
+WINDOW_S: Final = 1.0
+#: Different events remembered at once; they are constants in the code, but what other
+#: libraries log may differ from line to line.
+_MAX_EVENTS: Final = 1024
+
+
+class Key(NamedTuple):
+    """What counts as the same event."""
+
+    level: str
+    component: str
+    event: str
+
+
+class _Window:
+    __slots__ = ("admitted", "ends", "suppressed")
+
+    def __init__(self, ends: float) -> None:
+        self.ends = ends
+        self.admitted = 0
+        self.suppressed = 0
+
+
+class RateLimit:
+    """Admits `BURST` lines of each event per window and counts the others.
+
+    Used from any thread. The lock is re-entrant: a finaliser may log while it is held.
+    """
+
+    def __init__(self) -> None:
+        self._windows: dict[Key, _Window] = {}
+        self._over: dict[Key, int] = {}
+        self._lock = threading.RLock()
+
+    def admit(self, key: Key, now: float) -> tuple[bool, bool]:
+        """Count one line.
+
+        Args:
+            key: the event.
+            now: seconds of a monotonic clock.
+
+        Returns:
+            Whether to log it, and whether it is the first of its window that is not.
+        """
+        with self._lock:
+            window = self._windows.get(key)
+            if window is None or now >= window.ends:
+                window = self._open(key, now)
+            if window.admitted < BURST:
+                window.admitted += 1
+                return True, False
+            window.suppressed += 1
+            return False, window.suppressed == 1
+
+    def due(self, now: float) -> list[tuple[Key, int]]:
+        """Return, once, how many lines of which event were left out in windows that ended."""
+        with self._lock:
+            for key in [key for key, window in self._windows.items() if now >= window.ends]:
+                self._close(key)
+            due, self._over = list(self._over.items()), {}
+        return due
+
+    def next_due(self) -> float | None:
+        """Return when `due` will have something to tell, None while nothing is left out."""
+        with self._lock:
+            ends = [window.ends for window in self._windows.values() if window.suppressed]
+            return 0.0 if self._over else min(ends, default=None)
+
+    def _open(self, key: Key, now: float) -> _Window:
+        self._close(key)
+        if len(self._windows) >= _MAX_EVENTS:
+            for other in list(self._windows):
+                self._close(other)
+        window = self._windows[key] = _Window(now + WINDOW_S)
+        return window
+
+    def _close(self, key: Key) -> None:
+        window = self._windows.pop(key, None)
+        if window is not None and window.suppressed:
+            self._over[key] = self._over.get(key, 0) + window.suppressed
