@@ -104,7 +104,7 @@ def text_of(signed: bytes) -> bytes:
 
 def add_text_header(text: bytes) -> bytes:
     """Return the first part in canonical form for this text: the inverse of `text_of`."""
-    return _TEXT_HEADER + canonical(text + b"\n")
+    return _TEXT_HEADER + canonical(text)
 
 
 def canonical(part: bytes) -> bytes:
