@@ -12,18 +12,18 @@ _RENAME_NOREPLACE: Final = 1
 
 
 def inotify_init1(flags: int) -> int:
-    """Open an inotify instance, see inotify_init1(2); raises OSError."""
+    """Open an inotify instance (inotify(7)); raises OSError."""
     return _checked(_LIBC.inotify_init1(flags))
 
 
 def inotify_add_watch(fd: int, path: Path, mask: int) -> int:
-    """Watch a path and return the watch descriptor, see inotify_add_watch(2); raises OSError."""
+    """Watch a path and return its watch descriptor (inotify(7)); raises OSError."""
     raw = os.fsencode(path)
     return _checked(_LIBC.inotify_add_watch(fd, raw, ctypes.c_uint32(mask)), path)
 
 
 def inotify_rm_watch(fd: int, wd: int) -> None:
-    """Remove a watch, see inotify_rm_watch(2); raises OSError."""
+    """Remove a watch (inotify(7)); raises OSError."""
     _checked(_LIBC.inotify_rm_watch(fd, wd))
 
 

@@ -32,7 +32,7 @@ def is_ours(name: str, extensions: Container[str]) -> bool:
     return not name.startswith(".") and name.rpartition(".")[2] in extensions
 
 
-def oldest(  # noqa: PLR0913  a plain function of six facts, called in one place
+def oldest(
     directory: Path,
     extensions: Container[str],
     *,

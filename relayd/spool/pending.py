@@ -24,6 +24,11 @@ REMEMBERED: Final = 10_000
 class Pending:
     """The names in flight and the names that wait for another attempt.
 
+    Attributes:
+        remembered: how many names may wait at most.
+        news: rung when the next due time may have become an earlier one, and by the one that
+            feeds the pipeline with what else there is.
+
     Args:
         remembered: how many names may wait at most.
         jitter: source of the spread of delays; one with a seed makes them repeatable.
@@ -33,7 +38,7 @@ class Pending:
         self, *, remembered: int = REMEMBERED, jitter: random.Random | None = None
     ) -> None:
         self.remembered = remembered
-        #: A name could not be remembered since the last `take_spilled`.
+        self.news = Wake()
         self._spilled = False
         self._jitter = jitter or random.Random()  # noqa: S311  spreads load, keeps no secret
         self._in_flight: dict[str, bool] = {}
@@ -41,7 +46,6 @@ class Pending:
         self._due: dict[str, float] = {}
         self._heap: list[tuple[float, int, str]] = []
         self._order = count()
-        self._rearranged = Wake()
         self._idle = trio.Event()
         self._idle.set()
 
@@ -128,27 +132,20 @@ class Pending:
         """Take at most `limit` names whose time has come, the longest due first."""
         now = trio.current_time()
         names: list[str] = []
-        while len(names) < limit and (when := self.next_due()) is not None and when <= now:
+        while len(names) < limit and self.next_due() <= now:
             name = heapq.heappop(self._heap)[2]
             del self._due[name]
             names.append(name)
         return names
 
-    def next_due(self) -> float | None:
-        """Trio time at which the next waiting name becomes due; None when nothing waits."""
+    def next_due(self) -> float:
+        """Trio time at which the next waiting name becomes due; infinite when nothing waits."""
         while self._heap:
             when, _, name = self._heap[0]
             if self._due.get(name) == when:
                 return when
             heapq.heappop(self._heap)
-        return None
-
-    async def wait_due(self) -> None:
-        """Return when a waiting name is due. Only one task may wait."""
-        while (when := self.next_due()) is None or when > trio.current_time():
-            with trio.move_on_at(when if when is not None else float("inf")):
-                await self._rearranged.wait()
-        await trio.lowlevel.checkpoint()
+        return float("inf")
 
     async def drained(self) -> None:
         """Return when nothing is in flight."""
@@ -167,4 +164,4 @@ class Pending:
         if len(self._heap) > 2 * len(self._due) + 64:
             self._heap = [(t, next(self._order), n) for n, t in self._due.items()]
             heapq.heapify(self._heap)
-        self._rearranged.set()
+        self.news.set()
