@@ -1,0 +1,63 @@
+"""Lines of PostgreSQL's COPY text format, as the manual describes it (COPY, "Text Format")."""
+
+import io
+import re
+from collections.abc import Iterator
+from typing import Final
+
+from relayd.runlog.model import Report
+
+_ESCAPE: Final = re.compile(rb"\\(.)", re.DOTALL)
+_SPECIAL: Final = {b"b": b"\b", b"f": b"\f", b"n": b"\n", b"r": b"\r", b"t": b"\t", b"v": b"\v"}
+
+
+def escape(field: bytes) -> bytes:
+    """Writes one field so that no byte of it can end the field or the line."""
+    return (
+        field.replace(b"\\", b"\\\\")
+        .replace(b"\t", b"\\t")
+        .replace(b"\n", b"\\n")
+        .replace(b"\r", b"\\r")
+    )
+
+
+def unescape(field: bytes) -> bytes:
+    """Reads one field that `escape` wrote, or PostgreSQL's COPY TO, NULL excepted."""
+    if b"\\" not in field:
+        return field
+    return _ESCAPE.sub(lambda match: _SPECIAL.get(match[1], match[1]), field)
+
+
+def copy_line(columns: tuple[str, ...]) -> str:
+    """One row, its columns in order, ended by a newline."""
+    return "\t".join(escape(column.encode()).decode() for column in columns) + "\n"
+
+
+def read_columns(line: bytes) -> tuple[str, ...]:
+    """The columns of one row, with or without its newline."""
+    return tuple(unescape(field).decode() for field in line.rstrip(b"\n").split(b"\t"))
+
+
+def read_copy(copy: bytes) -> Iterator[Report]:
+    """The rows of `RunLog.copy` as objects, one at a time.
+
+    Args:
+        copy: rows with the columns `model.COLUMNS`, UTF-8, each ended by a newline.
+    """
+    for line in io.BytesIO(copy):
+        date, node, directive, rule, report, component, key, event, message, policy, start = (
+            read_columns(line)
+        )
+        yield Report(
+            start_datetime=start,
+            rule_id=rule,
+            directive_id=directive,
+            component=component,
+            key_value=key,
+            event_type=event,
+            msg=message,
+            policy=policy,
+            node_id=node,
+            execution_datetime=date,
+            report_id=report,
+        )

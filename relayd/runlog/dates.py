@@ -1,0 +1,77 @@
+"""Dates of run logs, as agents write them, brought into one form that PostgreSQL always accepts."""
+
+import re
+from datetime import datetime, timedelta
+from typing import Final
+
+#: RFC 3339, 5.6, without the blank between date and time that it tolerates: here a blank ends
+#: the date.
+RFC_3339: Final = re.compile(
+    rb"(\d{4}-\d\d-\d\d)[Tt](\d\d:\d\d:)(\d\d)(\.\d+)?(?:[Zz]|([+-])(\d\d):(\d\d))"
+)
+
+#: The start date of a run as it stands in each of its reports.
+START: Final = re.compile(rb"(\d{4}-\d\d-\d\d) (\d\d:\d\d:)(\d\d)() ?([+-])(\d\d):(\d\d)")
+
+#: What RFC 3339 allows for an offset is a little less than a day ...
+_MAX_OFFSET: Final = timedelta(hours=24)
+#: ... and what PostgreSQL reads is a little less than this (MAX_TZDISP_HOUR in its sources).
+_POSTGRESQL_OFFSET: Final = timedelta(hours=16)
+
+
+def read_date(text: bytes) -> bytes | None:
+    """Reads an RFC 3339 date-time, see `normal_form`; None when it is none."""
+    match = RFC_3339.fullmatch(text)
+    return match and normal_form(match)
+
+
+def read_start(text: bytes) -> bytes | None:
+    """Reads `YYYY-MM-DD HH:MM:SS+ZZ:ZZ` (or with a blank before the offset), as `read_date`."""
+    match = START.fullmatch(text)
+    return match and normal_form(match)
+
+
+def instant(date: bytes) -> datetime:
+    """The point in time that a date in normal form stands for."""
+    return datetime.fromisoformat(date.decode())
+
+
+def normal_form(match: re.Match[bytes]) -> bytes | None:
+    """The date as `2018-08-24T15:55:01+00:00`, with up to six digits of a second if it had some.
+
+    A leap second is the instant that follows it, which is how PostgreSQL and its clients count.
+    Digits beyond the microsecond are cut. An offset that PostgreSQL does not read is brought to
+    UTC. A year has four digits and is not 0000, before and after any of this.
+
+    Args:
+        match: of `RFC_3339` or `START`.
+
+    Returns:
+        None when there is no such day, time or offset.
+    """
+    day, minute, second, fraction, sign, *offset = match.groups()
+    leap = second == b"60"
+    try:
+        moment = datetime.fromisoformat(f"{day.decode()}T{minute.decode()}00")
+        moment += timedelta(seconds=int(second))
+        east = _offset(sign, *offset) if sign else timedelta()
+        if abs(east) >= _POSTGRESQL_OFFSET:
+            moment, east = moment - east, timedelta()
+    except (ValueError, OverflowError):
+        return None
+    if int(second) > 59 and not leap:
+        return None
+    tail = (fraction or b"")[:7]
+    return moment.isoformat().encode() + tail + _offset_text(east)
+
+
+def _offset(sign: bytes, hours: bytes, minutes: bytes) -> timedelta:
+    offset = timedelta(hours=int(hours), minutes=int(minutes))
+    if int(minutes) > 59 or offset >= _MAX_OFFSET:
+        raise ValueError("not an offset")
+    return -offset if sign == b"-" else offset
+
+
+def _offset_text(east: timedelta) -> bytes:
+    minutes = int(abs(east).total_seconds()) // 60
+    return b"%c%02d:%02d" % (b"-" if east < timedelta() else b"+", minutes // 60, minutes % 60)
