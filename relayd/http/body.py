@@ -1,0 +1,128 @@
+"""Request bodies with a limit and back-pressure, and answers that end unbroken.
+
+Quart 0.22 with Quart-Trio 0.12 buffers whatever arrives, checks a limit only against what is
+buffered at the moment, ends a body that is cut off by the limit as if it were complete, and is
+cancelled by Hypercorn in the middle of its last message. These classes replace the parts that do.
+"""
+
+from collections.abc import Generator
+from typing import Any, Final, cast
+
+import trio
+from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, ASGISendEvent
+from quart_trio.asgi import TrioASGIHTTPConnection
+from quart_trio.wrappers.request import TrioBody, TrioRequest
+from werkzeug.exceptions import RequestEntityTooLarge
+
+#: Bytes of a body that may wait for its handler; then the client has to.
+HIGH_WATER: Final = 1024 * 1024
+#: The last message of an answer must not be interrupted, but must end: a write has its own
+#: deadline, this one is for what the book-keeping around it might wait for.
+LAST_SEND_S: Final = 30.0
+
+
+class Body(TrioBody):
+    """A request body, iterated over (bounded memory) or awaited as a whole (at most its limit)."""
+
+    def __init__(self, expected_content_length: int | None, max_content_length: int | None) -> None:
+        super().__init__(expected_content_length, max_content_length)
+        self._received = 0
+        self._unwanted = False
+        self._wanted_whole = False
+        self._drained = trio.Event()
+
+    def append(self, data: bytes) -> None:
+        """Takes what has arrived, unless nobody wants it any more or it is over the limit."""
+        self._received += len(data)
+        limit = self._max_content_length
+        if limit is not None and self._received > limit and self._must_raise is None:
+            self._must_raise = RequestEntityTooLarge()
+            self._data.clear()
+            self.set_complete()
+        if self._must_raise is None and not self._unwanted:
+            super().append(data)
+
+    def discard(self) -> None:
+        """Drops what is there and what will come: the answer is complete."""
+        self._unwanted = True
+        self._data.clear()
+        self._wake()
+
+    async def room(self) -> None:
+        """Waits until the handler has taken so much that more may come."""
+        while len(self._data) > HIGH_WATER and not self._unbounded():
+            await self._drained.wait()
+
+    def _unbounded(self) -> bool:
+        return self._wanted_whole or self._unwanted or self._must_raise is not None
+
+    def _wake(self) -> None:
+        self._drained.set()
+        self._drained = trio.Event()
+
+    async def __anext__(self) -> bytes:
+        try:
+            return await super().__anext__()
+        except StopAsyncIteration:
+            # The limit was passed while we waited: stock code takes that for the end.
+            if self._must_raise is not None:
+                raise self._must_raise from None
+            raise
+        finally:
+            self._wake()
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        self._wanted_whole = True
+        self._wake()
+        return super().__await__()
+
+
+class Request(TrioRequest):
+    """A request whose body is bounded."""
+
+    body_class = Body
+    body: Body
+
+
+class HTTPConnection(TrioASGIHTTPConnection):
+    """One request and its answer."""
+
+    async def __call__(self, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+        """Ends when the answer is sent or the client is gone."""
+        request = cast("Request", self._create_request_from_scope(send))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_receive_body, nursery, request.body, receive)
+            nursery.start_soon(self.handle_request, nursery, request, _unbroken(request.body, send))
+
+
+async def _receive_body(nursery: trio.Nursery, body: Body, receive: ASGIReceiveCallable) -> None:
+    """Passes the body on as fast as its handler takes it; a disconnect ends the request."""
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            break
+        if message["type"] == "http.request":
+            body.append(message.get("body", b""))
+            if not message.get("more_body", False):
+                body.set_complete()
+            await body.room()
+    nursery.cancel_scope.cancel()
+
+
+def _unbroken(body: Body, send: ASGISendCallable) -> ASGISendCallable:
+    """`send`, whose last message is not cut off.
+
+    Inside it Hypercorn tells us that the request is over, which cancels this very task while
+    Hypercorn recycles or closes the connection. What is left of the body is dropped first, as
+    Hypercorn has to get rid of it before it can say so.
+    """
+
+    async def send_whole(message: ASGISendEvent) -> None:
+        if message["type"] != "http.response.body" or message.get("more_body", False):
+            await send(message)
+            return
+        body.discard()
+        with trio.move_on_after(LAST_SEND_S, shield=True):
+            await send(message)
+
+    return send_whole

@@ -1,0 +1,141 @@
+"""Sockets to accept clients on, from a `listen` address."""
+
+import errno
+import os
+import socket
+import stat
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from relayd.config import Listen
+from relayd.errors import StartError
+from relayd.logs import get_logger
+
+log = get_logger("api")
+
+#: Clients that may wait for accept(2); more of them get no answer to their SYN for a while.
+BACKLOG: Final = 1024
+SOCKET_MODE: Final = 0o660
+
+#: One of the addresses of a name may be of a family this machine does not have.
+_NOT_HERE: Final = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
+
+
+async def open_listeners(listen: Listen) -> list[trio.SocketListener]:
+    """Binds every address of `listen`.
+
+    The host may be a name: each of its addresses that this machine has is bound. A Unix socket
+    gets mode 0660, before anyone can connect; one that a killed process left is replaced.
+
+    Raises:
+        StartError: it cannot be bound; the text says which address and why.
+    """
+    if listen.path:
+        return [_listener(_bind_unix(listen.path))]
+    addresses = await _resolve(listen)
+    sockets: list[socket.socket] = []
+    try:
+        for family, address in addresses:
+            sock = _bind_tcp(family, address, listen, alone=len(addresses) == 1)
+            if sock is not None:
+                sockets.append(sock)
+    except StartError:
+        for sock in sockets:
+            sock.close()
+        raise
+    if not sockets:
+        raise StartError(f"cannot listen on {listen}: no such address on this machine")
+    return [_listener(sock) for sock in sockets]
+
+
+def url_of(listener: trio.SocketListener) -> str:
+    """The address of a listener: `http://host:port` or `unix:/path`."""
+    family, address = listener.socket.family, listener.socket.getsockname()
+    if family == socket.AF_UNIX:
+        return f"unix:{address}"
+    host = f"[{address[0]}]" if family == socket.AF_INET6 else address[0]
+    return f"http://{host}:{address[1]}"
+
+
+def remove_socket(listener: trio.SocketListener) -> None:
+    """Removes the file of a Unix socket; does nothing for TCP or if it is gone."""
+    if listener.socket.family == socket.AF_UNIX:
+        with suppress(FileNotFoundError):
+            Path(listener.socket.getsockname()).unlink()
+
+
+async def _resolve(listen: Listen) -> list[tuple[int, tuple[str, int]]]:
+    try:
+        found = await trio.socket.getaddrinfo(
+            listen.host, listen.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+    except OSError as error:
+        raise StartError(f"cannot listen on {listen}: {error.strerror or error}") from None
+    pairs = ((int(family), (str(address[0]), int(address[1]))) for family, *_, address in found)
+    return list(dict.fromkeys(pairs))
+
+
+def _bind_tcp(
+    family: int, address: tuple[str, int], listen: Listen, *, alone: bool
+) -> socket.socket | None:
+    """A bound socket, or None when the address is one of several and not of this machine."""
+    try:
+        sock = socket.socket(family, socket.SOCK_STREAM)
+    except OSError as error:
+        if error.errno in _NOT_HERE:
+            return None
+        raise StartError(f"cannot listen on {listen}: {error.strerror}") from None
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6 and not alone:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.bind(address)
+        sock.listen(BACKLOG)
+    except OSError as error:
+        sock.close()
+        if error.errno in _NOT_HERE and not alone:
+            log.info("address not on this machine", listen=str(listen), address=address[0])
+            return None
+        raise StartError(f"cannot listen on {listen}: {error.strerror}") from None
+    return sock
+
+
+def _bind_unix(path: str) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        _remove_stale(path)
+        sock.bind(path)
+        os.chmod(path, SOCKET_MODE)  # noqa: PTH101 - nobody can connect before listen()
+        sock.listen(BACKLOG)
+    except OSError as error:
+        sock.close()
+        raise StartError(f"cannot listen on unix:{path}: {error.strerror}") from None
+    except StartError:
+        sock.close()
+        raise
+    return sock
+
+
+def _remove_stale(path: str) -> None:
+    """Removes a socket that nobody listens on any more, and nothing else."""
+    try:
+        mode = Path(path).lstat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise StartError(f"cannot listen on unix:{path}: there is a file that is no socket")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            Path(path).unlink()
+            return
+    raise StartError(f"cannot listen on unix:{path}: another process listens there")
+
+
+def _listener(sock: socket.socket) -> trio.SocketListener:
+    sock.setblocking(False)
+    return trio.SocketListener(trio.socket.from_stdlib_socket(sock))
