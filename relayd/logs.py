@@ -159,7 +159,7 @@ def get_logger(component: str, *, limited: bool = True) -> Logger:
 
 
 def configure(settings: LoggingSettings, *, stream_fd: int = 1, json: bool | None = None) -> None:
-    """Apply `logging.conf`; lines logged from now on follow it.
+    """Apply `logging.conf`; lines logged from now on follow it. Its warnings are logged.
 
     Args:
         settings: levels, filter and format.
@@ -180,6 +180,8 @@ def configure(settings: LoggingSettings, *, stream_fd: int = 1, json: bool | Non
     if _state.writer is not None:
         _state.writer.fd = stream_fd
         logging.getLogger().setLevel(levels.floor)
+    for warning in settings.warnings:
+        get_logger("config").warning("logging configuration", detail=warning)
 
 
 @contextmanager
