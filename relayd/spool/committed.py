@@ -1,0 +1,42 @@
+"""Files that are done but cannot be removed: they must not be processed again."""
+
+from collections import OrderedDict
+from typing import Final
+
+from relayd.logs import get_logger
+from relayd.spool.identity import Identity
+
+log = get_logger("disposal")
+
+#: About 400 bytes each. Beyond it the oldest are forgotten; the database refuses duplicates.
+_REMEMBERED: Final = 10_000
+
+
+class Committed:
+    """Remembers by name and identity what was committed and is still in the spool."""
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[str, Identity] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def holds(self, name: str, known: Identity) -> bool:
+        """Whether this very file was committed already: only its removal is left to do."""
+        return self._known.get(name) == known
+
+    def remember(self, name: str, known: Identity, detail: str) -> None:
+        """A committed file could not be removed; said once until all of them are."""
+        if not self._known:
+            log.error(
+                "committed file cannot be removed, keeping its name", file=name, detail=detail
+            )
+        self._known[name] = known
+        self._known.move_to_end(name)
+        if len(self._known) > _REMEMBERED:
+            self._known.popitem(last=False)
+
+    def forget(self, name: str) -> None:
+        """The file is gone or was replaced."""
+        if self._known.pop(name, None) is not None and not self._known:
+            log.info("committed files can be removed again")

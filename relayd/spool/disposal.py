@@ -1,0 +1,149 @@
+"""The only code that removes or moves spool files.
+
+The functions block and are meant for one thread call for a whole batch; `Disposal` makes that
+call and remembers what could not be removed.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import msgspec
+import trio
+
+from relayd.errors import Refused, Retry
+from relayd.spool.committed import Committed
+from relayd.spool.identity import Identity, identity, identity_at
+from relayd.spool.quarantine import quarantine, requeue
+from relayd.spool.reasons import ReasonRecord
+
+__all__ = [
+    "Disposal",
+    "Identity",
+    "ReasonRecord",
+    "Rejected",
+    "Removal",
+    "identity",
+    "quarantine",
+    "remove",
+    "requeue",
+]
+
+Removal = Literal["removed", "changed", "gone"]
+T = TypeVar("T")
+
+
+def remove(directory: Path, name: str, known: Identity) -> Removal:
+    """Remove a file whose rows are committed, or that the upstream has.
+
+    The kernel has no call that unlinks a file only if it is a certain one, so a newer file that
+    takes the name between two adjacent system calls (microseconds) would be missed.
+
+    Args:
+        directory: the watched directory.
+        name: base name.
+        known: identity of what was read.
+
+    Returns:
+        "removed"; "changed" when the name holds a newer file, which stays; "gone" when it holds
+        none.
+
+    Raises:
+        OSError: the world is not ready (EACCES, EROFS, EIO, …); the file is still there.
+    """
+    path = directory / name
+    try:
+        if identity_at(path) != known:
+            return "changed"
+        path.unlink()
+    except FileNotFoundError:
+        return "gone"
+    return "removed"
+
+
+class Rejected(msgspec.Struct, frozen=True):
+    """A refused file and what its reason file shall tell, as the arguments of `quarantine`."""
+
+    name: str
+    known: Identity | None
+    refused: Refused
+    node_id: str
+    trust: str
+
+
+class Disposal:
+    """Disposes of batches of files of one watched directory, one batch at a time in a thread.
+
+    A thread call that has begun runs to its end, also when it is cancelled, so no file is left
+    half moved.
+
+    Attributes:
+        committed: files that are done but could not be removed. The pipeline asks `holds` before
+            it processes a file and, if so, only calls `remove` again.
+    """
+
+    def __init__(self, incoming: Path, failed: Path) -> None:
+        self.committed = Committed()
+        self._incoming = incoming
+        self._failed = failed
+        self._limiter = trio.CapacityLimiter(1)
+
+    async def remove(self, files: Sequence[tuple[str, Identity]]) -> list[Removal | Retry]:
+        """Remove committed files, see the function `remove`.
+
+        Returns:
+            For each file what was found, or `Retry` when it could not be removed. Such a file is
+            remembered as committed.
+        """
+        results = await self._in_thread(
+            [partial(remove, self._incoming, name, known) for name, known in files]
+        )
+        for (name, known), result in zip(files, results, strict=True):
+            if isinstance(result, Retry):
+                self.committed.remember(name, known, result.detail)
+            else:
+                self.committed.forget(name)
+        return results
+
+    async def quarantine(
+        self, files: Sequence[Rejected]
+    ) -> list[Path | Literal["changed", "gone"] | Retry]:
+        """Move refused files to `failed`, see the function `quarantine`.
+
+        Returns:
+            For each file where it is now or what was found, or `Retry` when it could not be
+            moved and is still in the spool.
+        """
+        return await self._in_thread([partial(self._quarantine_one, file) for file in files])
+
+    def _quarantine_one(self, file: Rejected) -> Path | Literal["changed", "gone"]:
+        return quarantine(
+            self._incoming,
+            self._failed,
+            file.name,
+            file.known,
+            file.refused,
+            node_id=file.node_id,
+            trust=file.trust,
+        )
+
+    async def requeue(self, wanted: Callable[[ReasonRecord], bool]) -> int:
+        """Move refused files back, see the function `requeue`; `wanted` runs in a thread."""
+        move = partial(requeue, self._failed, self._incoming, wanted)
+        return await trio.to_thread.run_sync(move, limiter=self._limiter)
+
+    async def _in_thread(self, actions: Sequence[Callable[[], T]]) -> list[T | Retry]:
+        return await trio.to_thread.run_sync(
+            lambda: list(_attempts(actions)), limiter=self._limiter
+        )
+
+
+def _attempts(actions: Sequence[Callable[[], T]]) -> Iterator[T | Retry]:
+    """Each result, or why the world is not ready: one file does not hold up the others."""
+    for action in actions:
+        try:
+            yield action()
+        except OSError as error:
+            place = f" ({error.filename})" if error.filename else ""
+            yield Retry(f"{error.strerror}{place}")

@@ -1,0 +1,87 @@
+"""Moving one directory entry, whatever its type, within a filesystem or to another one."""
+
+import contextlib
+import errno
+import os
+import shutil
+import stat
+from itertools import count
+from pathlib import Path
+from typing import Final
+
+from relayd.spool.identity import identity_at
+
+#: Names that relayd writes under until they are whole. The leading dot keeps listings away.
+TEMPORARY: Final = ".relayd.tmp."
+_numbers: Final = count()
+
+
+def temporary_path(directory: Path) -> Path:
+    """A path that nothing else in this process uses."""
+    return directory / f"{TEMPORARY}{os.getpid()}.{next(_numbers)}"
+
+
+def sync_directory(directory: Path) -> None:
+    """Make the names in a directory survive a power loss, see fsync(2); raises OSError."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def copy_entry(source: Path, directory: Path) -> Path:
+    """Copy an entry to a temporary name in a directory of another filesystem, durably.
+
+    Symbolic links are copied as links, FIFOs and sockets as empty ones of their kind.
+
+    Returns:
+        The temporary path, to be renamed by the caller.
+
+    Raises:
+        OSError: it could not be copied (EXDEV for a directory or a device); nothing is left.
+    """
+    target = temporary_path(directory)
+    try:
+        _copy(source, target)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            target.unlink()
+        raise
+    return target
+
+
+def _copy(source: Path, target: Path) -> None:
+    status = source.lstat()
+    if stat.S_ISREG(status.st_mode):
+        _copy_file(source, target)
+    elif stat.S_ISLNK(status.st_mode):
+        target.symlink_to(source.readlink())
+    elif stat.S_ISFIFO(status.st_mode) or stat.S_ISSOCK(status.st_mode):
+        os.mknod(target, status.st_mode)
+    else:
+        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), str(source), None, str(target))
+
+
+def _copy_file(source: Path, target: Path) -> None:
+    # Not blocking: between the look and the opening it may have become a FIFO.
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    with (
+        open(os.open(source, flags), "rb") as reading,  # noqa: PTH123  the flags matter
+        target.open("xb") as writing,
+    ):
+        status = os.fstat(reading.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise FileNotFoundError(errno.ENOENT, "replaced meanwhile", str(source))
+        shutil.copyfileobj(reading, writing)
+        writing.flush()
+        os.fchmod(writing.fileno(), stat.S_IMODE(status.st_mode) & 0o777)
+        os.utime(writing.fileno(), ns=(status.st_atime_ns, status.st_mtime_ns))
+        os.fsync(writing.fileno())
+
+
+def unlink_if_same(source: Path, copied: object) -> None:
+    """Remove what was copied, unless it was replaced or changed since."""
+    with contextlib.suppress(FileNotFoundError):
+        if identity_at(source) == copied:
+            source.unlink()
