@@ -1,0 +1,58 @@
+"""`python -m benchmarks`: measures everything and prints one table."""
+
+import argparse
+import os
+import platform
+import tempfile
+from pathlib import Path
+
+from benchmarks.corpus import Node, Sample, make_nodes, make_samples
+from benchmarks.daemon import run_daemon
+from benchmarks.measure import say
+from benchmarks.pure import measure_parser, measure_verification
+from benchmarks.table import Figure, show
+from benchmarks.whole import Bench, measure_load, measure_steady
+from relayd.demo.pgserver import Server
+
+
+def main() -> None:
+    """Measures what the command line asks for, progress on standard error."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5, help="rounds, medians are taken of")
+    parser.add_argument("--run-logs", type=int, default=3000, help="run logs in a round")
+    parser.add_argument("--steady", type=float, default=30, help="seconds at a steady pace")
+    parser.add_argument("--pure", action="store_true", help="parser and verification only")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="relayd-bench-") as scratch:
+        directory = Path(scratch)
+        directory.chmod(0o755)
+        nodes = make_nodes()
+        samples = make_samples(nodes, 1 if arguments.pure else arguments.run_logs)
+        figures = measure_parser(samples[0], arguments.rounds)
+        figures += measure_verification(samples[0], arguments.rounds, directory)
+        if not arguments.pure:
+            figures += _with_database(arguments, nodes, samples, directory)
+    show(_title(), figures)
+
+
+def _with_database(
+    arguments: argparse.Namespace, nodes: list[Node], samples: list[Sample], directory: Path
+) -> list[Figure]:
+    say("starting PostgreSQL")
+    server = Server(directory / "postgres")
+    try:
+        server.create()
+        with run_daemon(directory, nodes, server.rudder) as daemon:
+            bench = Bench(server, samples, directory, daemon)
+            figures = measure_load(bench, arguments.rounds)
+            return figures + measure_steady(bench, arguments.steady)
+    finally:
+        server.close()
+
+
+def _title() -> str:
+    return f"relayd on Python {platform.python_version()}, {os.cpu_count()} cores"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,147 @@
+"""Nodes, keys and signed run logs for all figures: real ones, made once per run.
+
+RSA-4096 keys take about a second each, so a few are made, kept below `build/` for the next run
+and shared by the nodes; each node has a certificate of its own. relayd keeps parsed keys by
+public key, so sharing saves it about 0.03 ms per run log that a fleet with distinct keys would
+cost when its nodes outnumber that cache.
+"""
+
+import hashlib
+import json
+import os
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Final
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
+from cryptography.x509.oid import NameOID
+
+from benchmarks.measure import say
+from relayd.demo.runlogs import make_runlog
+from relayd.demo.signing import Signer
+from relayd.runlog.certificates import read_certificate
+from relayd.runlog.model import NodeCertificate
+
+REPORTS: Final = 72
+KEY_BITS: Final = 4096
+KEYS: Final = 8
+NODES: Final = 200
+
+_KEPT_KEYS: Final = Path(__file__).parent.parent / "build" / "benchmark-keys"
+_FIRST_RUN: Final = datetime(2026, 3, 1, 6, 0, tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A simulated machine.
+
+    Attributes:
+        id: its node id.
+        certificate: self-signed, subject UID = id.
+        known: what relayd keeps of the certificate.
+        key: its private key.
+        signer: makes signed run logs.
+    """
+
+    id: str
+    certificate: x509.Certificate
+    known: NodeCertificate
+    key: rsa.RSAPrivateKey
+    signer: Signer
+
+    @property
+    def pem(self) -> bytes:
+        """The certificate as it stands in the certificates file."""
+        return self.certificate.public_bytes(Encoding.PEM)
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One run log: its file name, the node, the text that was signed, and the signed message."""
+
+    name: str
+    node: Node
+    text: bytes
+    message: bytes
+
+
+def make_nodes(count: int = NODES) -> list[Node]:
+    """Makes nodes with distinct certificates over `KEYS` keys."""
+    keys = _keys()
+    return [
+        _node(f"{number:08x}-5eed-4000-8000-be7c6a11ed00", keys[number % KEYS])
+        for number in range(count)
+    ]
+
+
+def make_samples(nodes: list[Node], count: int) -> list[Sample]:
+    """Makes run logs of different runs, the nodes in turn, five minutes between runs of a node."""
+    say(f"signing {count} run logs of {REPORTS} reports")
+    samples = []
+    for number in range(count):
+        node = nodes[number % len(nodes)]
+        start = _FIRST_RUN + timedelta(minutes=5 * (number // len(nodes)), seconds=number % 300)
+        text = make_runlog(node.id, start, reports=REPORTS)
+        name = f"{start.isoformat()}@{node.id}.log"
+        samples.append(Sample(name, node, text, node.signer.sign(text)))
+    return samples
+
+
+def write_nodes(nodes: list[Node], directory: Path) -> None:
+    """Writes `nodeslist.json` and `allnodescerts.pem` as a policy server does."""
+    everyone = {"root": {"hostname": "server.example.org", "policy-server": "root"}}
+    for number, node in enumerate(nodes):
+        everyone[node.id] = {
+            "hostname": f"node{number}.example.org",
+            "policy-server": "root",
+            "key-hash": f"sha256:{hashlib.sha256(node.known.spki).hexdigest()}",
+        }
+    (directory / "nodeslist.json").write_text(json.dumps(everyone))
+    (directory / "allnodescerts.pem").write_bytes(b"".join(node.pem for node in nodes))
+
+
+def _node(node_id: str, key: rsa.RSAPrivateKey) -> Node:
+    name = x509.Name([x509.NameAttribute(NameOID.USER_ID, node_id)])
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(_FIRST_RUN - timedelta(days=30))
+        .not_valid_after(_FIRST_RUN + timedelta(days=3650))
+        .sign(key, SHA256())
+    )
+    _, known, _ = read_certificate(certificate.public_bytes(Encoding.DER))
+    return Node(node_id, certificate, known, key, Signer(key, certificate))
+
+
+def _keys() -> list[rsa.RSAPrivateKey]:
+    _KEPT_KEYS.mkdir(parents=True, exist_ok=True, mode=0o700)
+    paths = [_KEPT_KEYS / f"{number}.pem" for number in range(KEYS)]
+    missing = [path for path in paths if not path.exists()]
+    if missing:
+        say(f"making {len(missing)} RSA-{KEY_BITS} keys, kept in {_KEPT_KEYS}")
+        with ProcessPoolExecutor() as pool:
+            list(pool.map(_make_key, missing))
+    keys = [load_pem_private_key(path.read_bytes(), None) for path in paths]
+    return [key for key in keys if isinstance(key, rsa.RSAPrivateKey)]
+
+
+def _make_key(path: Path) -> None:
+    key = rsa.generate_private_key(65537, KEY_BITS)
+    text = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    part = path.with_suffix(f".{os.getpid()}")
+    part.touch(mode=0o600)
+    part.write_bytes(text)
+    part.replace(path)

@@ -1,0 +1,198 @@
+"""relayd as its own process on a directory of its own, fed as the web server feeds it."""
+
+import http.client
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from benchmarks.corpus import Node, Sample, write_nodes
+from benchmarks.measure import children, cpu_seconds, peak_bytes
+from relayd.demo.pgserver import Connection
+from relayd.demo.ports import free_port
+
+_START_DEADLINE_S: Final = 30.0
+_STOP_DEADLINE_S: Final = 20.0
+_LAG: Final = "rudder_relayd_event_loop_lag_seconds_bucket"
+
+_MAIN_CONF: Final = """\
+[general]
+node_id = "root"
+nodes_list_file = "{directory}/nodeslist.json"
+nodes_certs_file = "{directory}/allnodescerts.pem"
+listen = "127.0.0.1:{port}"
+
+[processing.reporting]
+directory = "{directory}/reports"
+output = "database"
+
+[output.database]
+url = "{url}"
+password = '{password}'
+"""
+
+#: Upper bound of a histogram bucket in seconds → observations up to it, cumulated.
+Buckets = dict[float, float]
+
+
+class Daemon:
+    """A running relayd.
+
+    Attributes:
+        pid: its main process.
+        incoming: the directory into which run logs are uploaded.
+    """
+
+    def __init__(self, process: subprocess.Popen[bytes], directory: Path, port: int) -> None:
+        self._process = process
+        self._directory = directory
+        self._port = port
+        self.pid = process.pid
+        self.incoming = directory / "reports" / "incoming"
+
+    def upload(self, staged: Path, name: str) -> None:
+        """Makes a staged file appear as mod_dav does it: temporary name, then rename."""
+        part = self.incoming / f".davfs.tmp{name[:24]}"
+        os.link(staged, part)
+        part.rename(self.incoming / name)
+
+    def waiting(self) -> bool:
+        """Whether a file is left in the spool; one is removed only after its commit."""
+        with os.scandir(self.incoming) as entries:
+            return next(entries, None) is not None
+
+    def wait_until_empty(self, deadline_s: float = 300.0) -> None:
+        """Returns when the spool is empty.
+
+        Raises:
+            TimeoutError: it was not within the deadline.
+            RuntimeError: relayd has ended.
+        """
+        end = time.monotonic() + deadline_s
+        while self.waiting():
+            if self._process.poll() is not None:
+                raise RuntimeError(f"relayd ended with {self._process.returncode}: {self.log()}")
+            if time.monotonic() > end:
+                raise TimeoutError(f"the spool is not empty: {self.log()}")
+            time.sleep(0.002)
+
+    def workers(self) -> list[int]:
+        """Process ids of its worker processes."""
+        return children(self.pid)
+
+    def cpu(self) -> tuple[float, float]:
+        """CPU seconds so far of the main process and of all workers."""
+        return cpu_seconds(self.pid), sum(cpu_seconds(worker) for worker in self.workers())
+
+    def peaks(self) -> tuple[int, int]:
+        """Peak memory in bytes of the main process and of the largest worker."""
+        return peak_bytes(self.pid), max(map(peak_bytes, self.workers()), default=0)
+
+    def lags(self) -> Buckets:
+        """The event loop's lag so far, from its own metrics."""
+        return {
+            float(sample.labels["le"]): sample.value
+            for family in text_string_to_metric_families(self._metrics())
+            for sample in family.samples
+            if sample.name == _LAG
+        }
+
+    def log(self) -> str:
+        """The end of what it logged."""
+        return (self._directory / "relayd.log").read_text(errors="replace")[-2000:]
+
+    def _metrics(self) -> str:
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=10)
+        try:
+            connection.request("GET", "/metrics")
+            answer = connection.getresponse()
+            return answer.read().decode()
+        finally:
+            connection.close()
+
+    def wait_until_up(self) -> None:
+        """Returns when its API answers.
+
+        Raises:
+            RuntimeError: it ended or does not answer in time; the text is its log.
+        """
+        end = time.monotonic() + _START_DEADLINE_S
+        while True:
+            try:
+                self._metrics()
+            except OSError:
+                if self._process.poll() is not None or time.monotonic() > end:
+                    raise RuntimeError(f"relayd did not start: {self.log()}") from None
+                time.sleep(0.05)
+            else:
+                return
+
+
+@contextmanager
+def run_daemon(directory: Path, nodes: Sequence[Node], database: Connection) -> Iterator[Daemon]:
+    """Starts relayd on a real configuration; stops it and checks its exit code at the end."""
+    port = free_port()
+    (directory / "reports" / "incoming").mkdir(parents=True)
+    write_nodes(list(nodes), directory)
+    (directory / "logging.conf").write_text('[general]\nlevel = "info"\n')
+    configuration = directory / "main.conf"
+    configuration.touch(mode=0o600)
+    configuration.write_text(
+        _MAIN_CONF.format(
+            directory=directory, port=port, url=database.url, password=database.password
+        )
+    )
+    with (directory / "relayd.log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "relayd", "run", "-c", directory],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+        )
+    daemon = Daemon(process, directory, port)
+    try:
+        daemon.wait_until_up()
+        yield daemon
+        process.send_signal(signal.SIGTERM)
+        if code := process.wait(_STOP_DEADLINE_S):
+            raise RuntimeError(f"relayd ended with {code}: {daemon.log()}")
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+
+
+def stage(samples: Sequence[Sample], directory: Path) -> list[Path]:
+    """Writes samples beside the spool, from where they are linked into it again and again."""
+    directory.mkdir()
+    paths = []
+    for sample in samples:
+        path = directory / sample.name
+        path.write_bytes(sample.message)
+        paths.append(path)
+    return paths
+
+
+def quantile(before: Buckets, after: Buckets, part: float) -> float:
+    """A quantile of what was observed in between, linear within its bucket; seconds."""
+    counts = [(bound, after[bound] - before[bound]) for bound in sorted(after)]
+    wanted = counts[-1][1] * part
+    low, below = 0.0, 0.0
+    for bound, count in counts:
+        if count >= wanted and count > below:
+            return low + (bound - low) * (wanted - below) / (count - below)
+        low, below = bound, count
+    return low
+
+
+def highest(before: Buckets, after: Buckets) -> float:
+    """Upper bound of the highest bucket that something was observed in; seconds."""
+    total = max(after[bound] - before[bound] for bound in after)
+    return min(bound for bound in after if after[bound] - before[bound] >= total)

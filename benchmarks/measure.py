@@ -1,0 +1,78 @@
+"""Timing that survives a busy machine: contenders take turns, medians of ratios are compared."""
+
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Final
+
+#: A contender's name → its figure in each round, all in the same unit.
+Rounds = dict[str, list[float]]
+
+_CLOCK_TICK_S: Final = 0.01
+
+
+def say(text: str) -> None:
+    """Tells on standard error what is going on; the table alone goes to standard output."""
+    print(f"[{time.strftime('%H:%M:%S')}] {text}", file=sys.stderr, flush=True)
+
+
+def take_turns(contenders: Mapping[str, Callable[[], float]], rounds: int) -> Rounds:
+    """Runs every contender once per round, so that a slow minute hits all of them alike.
+
+    The order is turned round in every other round: whoever goes first never has it better.
+    """
+    figures: Rounds = {name: [] for name in contenders}
+    names = list(contenders)
+    for number in range(rounds):
+        for name in names if number % 2 == 0 else reversed(names):
+            figures[name].append(contenders[name]())
+        told = ", ".join(f"{name} {figures[name][-1]:.4g}" for name in names)
+        say(f"round {number + 1} of {rounds}: {told}")
+    return figures
+
+
+def median(figures: Rounds, name: str) -> float:
+    """The middle figure of one contender."""
+    return statistics.median(figures[name])
+
+
+def ratio(figures: Rounds, name: str, other: str) -> float:
+    """Median over the rounds of `name` divided by `other`, each pair from the same round."""
+    pairs = zip(figures[name], figures[other], strict=True)
+    return statistics.median(one / two for one, two in pairs)
+
+
+def seconds_per_call(call: Callable[[], object], budget_s: float = 0.3) -> float:
+    """Calls again and again for about `budget_s` and returns the mean duration of one call."""
+    calls = 0
+    begin = now = time.perf_counter()
+    while now - begin < budget_s:
+        call()
+        calls += 1
+        now = time.perf_counter()
+    return (now - begin) / calls
+
+
+def cpu_seconds(pid: int, *, with_ended_children: bool = False) -> float:
+    """CPU time that a process has used so far, user and system (proc_pid_stat(5))."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    used = int(fields[11]) + int(fields[12])
+    if with_ended_children:
+        used += int(fields[13]) + int(fields[14])
+    return used * _CLOCK_TICK_S
+
+
+def peak_bytes(pid: int) -> int:
+    """Most memory that a process has held at once (`VmHWM` of proc_pid_status(5))."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    raise ValueError(f"process {pid} has no memory")
+
+
+def children(pid: int) -> list[int]:
+    """Process ids of the direct children (proc_pid_task_children(5))."""
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return [int(child) for task in tasks for child in (task / "children").read_text().split()]

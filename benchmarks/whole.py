@@ -1,0 +1,278 @@
+"""Insertion and the whole path with a real PostgreSQL, next to psql and the naive pipeline."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import trio
+import trio_asyncio
+
+from benchmarks.corpus import Sample
+from benchmarks.daemon import Buckets, Daemon, highest, quantile, stage
+from benchmarks.measure import Rounds, children, cpu_seconds, median, ratio, say, take_turns
+from benchmarks.pure import parsed
+from benchmarks.table import Figure
+from relayd.demo.pgserver import Server
+from relayd.outputs.database import Database, Stored
+from relayd.runlog.model import COLUMNS, RunLog
+
+#: Run logs in one transaction, as relayd has them under backlog.
+BATCH: Final = 128
+#: The naive pipeline gets this share of the run logs: it is slow and its rate does not change.
+NAIVE_SHARE: Final = 8
+#: Run logs that are in the tables before anything is measured.
+SEED: Final = 400
+
+STEADY_RATE: Final = 167.0
+CORES: Final = 2
+
+
+@dataclass
+class Use:
+    """What one kind of load has used: CPU seconds by process, for so many run logs."""
+
+    run_logs: int = 0
+    main: float = 0.0
+    workers: float = 0.0
+    postgres: float = 0.0
+
+    def per_run_log_ms(self, seconds: float) -> float:
+        """Milliseconds for one run log."""
+        return seconds / self.run_logs * 1e3
+
+
+@dataclass
+class Bench:
+    """The server, the run logs and the daemon of a run.
+
+    Attributes:
+        server: an embedded PostgreSQL with default settings.
+        samples: the run logs of one round.
+        directory: scratch space on the spool's filesystem.
+        daemon: the running relayd.
+    """
+
+    server: Server
+    samples: Sequence[Sample]
+    directory: Path
+    daemon: Daemon
+    use: Use = field(default_factory=Use)
+
+    def prepare(self) -> None:
+        """Parses and stages the run logs, fills the seed tables."""
+        say("parsing and staging the run logs")
+        self.run_logs: list[RunLog] = [parsed(sample) for sample in self.samples]
+        self.staged = stage(self.samples, self.directory / "staged")
+        self.rows = self.directory / "rows.copy"
+        self.rows.write_bytes(b"".join(run_log.copy for run_log in self.run_logs))
+        self._seed()
+
+    def _seed(self) -> None:
+        seed = self.directory / "seed.copy"
+        lines = b"".join(run_log.copy for run_log in self.run_logs[:SEED])
+        # The same reports as of other nodes, so that nothing measured is a duplicate of them.
+        seed.write_bytes(lines.replace(b"-5eed-", b"-01d0-"))
+        self.server.psql(
+            "CREATE TABLE seed AS SELECT * FROM ruddersysevents WITH NO DATA;\n"
+            + _copy_from("seed", seed)
+        )
+
+    def reset(self) -> None:
+        """Gives every contender the same tables: some rows, analysed, a checkpoint done."""
+        columns = ", ".join(COLUMNS)
+        self.server.psql(
+            "TRUNCATE ruddersysevents, reportsexecution;\n"
+            f"INSERT INTO ruddersysevents ({columns}) SELECT {columns} FROM seed;\n"
+            "VACUUM ANALYZE ruddersysevents, reportsexecution; CHECKPOINT;"
+        )
+
+    def check(self, run_logs: int, rows: int) -> None:
+        """Fails when the tables do not hold exactly what was put in."""
+        found = self.server.psql(
+            "SELECT count(*) FROM ruddersysevents WHERE nodeid LIKE '%-5eed-%';\n"
+            "SELECT count(*) FROM reportsexecution;"
+        ).split()
+        if [int(count) for count in found] != [rows, run_logs]:
+            raise ValueError(f"expected {rows} rows of {run_logs} run logs, found {found}")
+
+    def postgres_cpu(self) -> float:
+        """CPU seconds of the server with all its processes, ended ones included."""
+        pid = self.server.pid
+        if pid is None:
+            raise RuntimeError("PostgreSQL has ended")
+        return cpu_seconds(pid, with_ended_children=True) + sum(map(cpu_seconds, children(pid)))
+
+    def copy(self) -> float:
+        """Run logs per second of one copy by psql of all rows into the same indexed table."""
+        self.reset()
+        begin = time.perf_counter()
+        self.server.psql(_copy_from("ruddersysevents", self.rows))
+        return len(self.samples) / (time.perf_counter() - begin)
+
+    def insertion(self) -> float:
+        """Run logs per second through relayd's database module, parsed beforehand."""
+        self.reset()
+        seconds = trio.run(_insert_all, dict(self.server.rudder.keywords()), self.run_logs)
+        self.check(len(self.samples), sum(run_log.rows for run_log in self.run_logs))
+        return len(self.samples) / seconds
+
+    def whole_path(self) -> float:
+        """Run logs per second from the spool to committed rows and an unlinked file."""
+        self.reset()
+        (main, workers), postgres = self.daemon.cpu(), self.postgres_cpu()
+        begin = time.perf_counter()
+        for sample, staged in zip(self.samples, self.staged, strict=True):
+            self.daemon.upload(staged, sample.name)
+        self.daemon.wait_until_empty()
+        seconds = time.perf_counter() - begin
+        now_main, now_workers = self.daemon.cpu()
+        self.use.run_logs += len(self.samples)
+        self.use.main += now_main - main
+        self.use.workers += now_workers - workers
+        self.use.postgres += self.postgres_cpu() - postgres
+        self.check(len(self.samples), sum(run_log.rows for run_log in self.run_logs))
+        return len(self.samples) / seconds
+
+    def naive(self) -> float:
+        """Run logs per second of the naive pipeline, in a process of its own."""
+        self.reset()
+        count = len(self.samples) // NAIVE_SHARE
+        spool = self.directory / "naive"
+        spool.mkdir(exist_ok=True)
+        for sample, staged in zip(self.samples[:count], self.staged[:count], strict=True):
+            os.link(staged, spool / sample.name)
+        certificates = self.directory / "allnodescerts.pem"
+        done = subprocess.run(
+            [sys.executable, "-m", "benchmarks.naive", spool, certificates],
+            input=json.dumps(self.server.rudder.keywords()),
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+        )
+        self.check(count, sum(run_log.rows for run_log in self.run_logs[:count]))
+        seconds: float = json.loads(done.stdout)["seconds"]
+        return count / seconds
+
+
+def measure_load(bench: Bench, rounds: int) -> list[Figure]:
+    """Rates, CPU, memory and lag under full load."""
+    bench.prepare()
+    say("warming up")
+    bench.whole_path()
+    bench.use = Use()
+    before = bench.daemon.lags()
+    figures = take_turns(
+        {
+            "copy": bench.copy,
+            "insertion": bench.insertion,
+            "whole path": bench.whole_path,
+            "naive": bench.naive,
+        },
+        rounds,
+    )
+    lag = (before, bench.daemon.lags())
+    return [*_rates(figures), *_cpu(bench.use), *_memory(bench.daemon), *_lag(*lag)]
+
+
+def measure_steady(bench: Bench, seconds: float) -> list[Figure]:
+    """CPU at the pace of 50,000 nodes with one run log each in five minutes."""
+    count = min(len(bench.samples), int(STEADY_RATE * seconds))
+    say(f"steady: {count} run logs at {STEADY_RATE:.0f}/s")
+    bench.reset()
+    (main, workers), postgres = bench.daemon.cpu(), bench.postgres_cpu()
+    begin = time.perf_counter()
+    for number in range(count):
+        time.sleep(max(0.0, begin + number / STEADY_RATE - time.perf_counter()))
+        bench.daemon.upload(bench.staged[number], bench.samples[number].name)
+    bench.daemon.wait_until_empty()
+    took = time.perf_counter() - begin
+    now_main, now_workers = bench.daemon.cpu()
+    ours = now_main - main + now_workers - workers
+    server = bench.postgres_cpu() - postgres
+    bench.check(count, sum(run_log.rows for run_log in bench.run_logs[:count]))
+    share = (ours + server) / took / CORES
+    return [
+        Figure(
+            f"{STEADY_RATE:.0f} run logs/s for {took:.0f} s: CPU of {CORES} cores",
+            f"{share:.1%}",
+            f"relayd {ours / took / CORES:.1%}, PostgreSQL {server / took / CORES:.1%}",
+            "",
+            "≤ 10 %",
+            share <= 0.1,
+        )
+    ]
+
+
+def _rates(figures: Rounds) -> list[Figure]:
+    to_copy = ratio(figures, "whole path", "copy")
+    to_naive = ratio(figures, "whole path", "naive")
+    whole = f"{median(figures, 'whole path'):.0f} run logs/s"
+    copy = f"`\\copy`: {median(figures, 'copy'):.0f} run logs/s"
+    inserted = f"{median(figures, 'insertion'):.0f} run logs/s"
+    share = f"{ratio(figures, 'insertion', 'copy'):.0%}"
+    naive = f"naive: {median(figures, 'naive'):.0f} run logs/s"
+    return [
+        Figure(f"insertion, {BATCH} run logs in a transaction", inserted, copy, share),
+        Figure(
+            "whole path, spool to commit and unlink",
+            whole,
+            copy,
+            f"{to_copy:.0%}",
+            "≥ 65 %",
+            to_copy >= 0.65,
+        ),
+        Figure("", whole, naive, f"{to_naive:.1f} x faster", "≥ 7 x", to_naive >= 7),
+    ]
+
+
+def _cpu(use: Use) -> list[Figure]:
+    parts = (("main", use.main), ("workers", use.workers), ("PostgreSQL", use.postgres))
+    told = ", ".join(f"{name} {use.per_run_log_ms(seconds):.2f}" for name, seconds in parts)
+    total = use.per_run_log_ms(use.main + use.workers + use.postgres)
+    return [Figure("CPU per run log", f"{total:.2f} ms", told)]
+
+
+def _memory(daemon: Daemon) -> list[Figure]:
+    main, worker = (size / 1e6 for size in daemon.peaks())
+    return [
+        Figure("peak memory, main", f"{main:.0f} MB", "", "", "≤ 90 MB", main <= 90),
+        Figure("peak memory, worker", f"{worker:.0f} MB", "", "", "≤ 60 MB", worker <= 60),
+    ]
+
+
+def _lag(before: Buckets, after: Buckets) -> list[Figure]:
+    p50, p99 = (quantile(before, after, part) * 1e3 for part in (0.5, 0.99))
+    return [
+        Figure(
+            "event-loop lag p99 in these rounds",
+            f"{p99:.1f} ms",
+            f"p50 {p50:.1f} ms, max ≤ {highest(before, after) * 1e3:.0f} ms",
+            "",
+            "< 10 ms",
+            p99 < 10,
+        )
+    ]
+
+
+def _copy_from(table: str, path: Path) -> str:
+    return f"\\copy {table} ({', '.join(COLUMNS)}) FROM '{path}'\n"
+
+
+async def _insert_all(parameters: dict[str, Any], run_logs: Sequence[RunLog]) -> float:
+    async with trio_asyncio.open_loop():
+        database = Database(parameters)
+        await database.probe()
+        begin = time.perf_counter()
+        for at in range(0, len(run_logs), BATCH):
+            outcomes = await database.write(run_logs[at : at + BATCH])
+            if not all(isinstance(outcome, Stored) for outcome in outcomes):
+                raise ValueError("the database refuses a run log of the benchmark")
+        seconds = time.perf_counter() - begin
+        await database.aclose()
+    return seconds
