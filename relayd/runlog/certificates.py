@@ -61,7 +61,7 @@ def read_certificate(data: bytes) -> tuple[str | None, NodeCertificate, int]:
     """
     start = der.last(data, 0, der.SEQUENCE, len(data))
     at, end = der.content(data, start, der.SEQUENCE, len(data))
-    if data[at] == der.CONTEXT_0:
+    if der.tag(data, at, end) == der.CONTEXT_0:
         at = der.content(data, at, der.CONTEXT_0, end)[1]
     serial_at, (_, at) = at, der.content(data, at, der.INTEGER, end)
     serial = data[serial_at:at]
@@ -124,21 +124,22 @@ def _user_id(data: bytes, at: int, end: int) -> str | None:
 
 
 def _string(data: bytes, at: int, end: int) -> str:
-    codec = _STRINGS.get(data[at])
+    tag = der.tag(data, at, end)
+    codec = _STRINGS.get(tag)
     if codec is None:
-        raise der.DerError(f"the UID is not a text, but has tag {data[at]:#04x}")
-    return data[der.last(data, at, data[at], end) : end].decode(codec)
+        raise der.DerError(f"the UID is not a text, but has tag {tag:#04x}")
+    return data[der.last(data, at, tag, end) : end].decode(codec)
 
 
 def _not_after(data: bytes, validity: int, end: int) -> int:
     """Return the second Time of a Validity (RFC 5280, 4.1.2.5) in seconds since 1970."""
-    at = der.content(data, validity, data[validity], end)[1]
-    start = der.last(data, at, data[at], end)
-    text = data[start:end]
-    if data[at] == der.UTC_TIME:
+    at = der.content(data, validity, der.tag(data, validity, end), end)[1]
+    tag = der.tag(data, at, end)
+    text = data[der.last(data, at, tag, end) : end]
+    if tag == der.UTC_TIME:
         text = (b"19" if text >= _CENTURY_TURN else b"20") + text
-    elif data[at] != der.GENERALIZED_TIME:
-        raise der.DerError(f"the end of validity is not a time, but has tag {data[at]:#04x}")
+    elif tag != der.GENERALIZED_TIME:
+        raise der.DerError(f"the end of validity is not a time, but has tag {tag:#04x}")
     if not (len(text) == _TIME_LENGTH and text[:-1].isdigit() and text.endswith(b"Z")):
         raise ValueError("the end of validity is not YYYYMMDDhhmmssZ")
     month, day, hour, minute, second = (int(text[i : i + 2]) for i in range(4, 14, 2))

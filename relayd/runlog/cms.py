@@ -65,8 +65,6 @@ _ATTRIBUTES: Final[dict[bytes, tuple[int, ...]]] = {
     SMIME_CAPABILITIES: (der.SEQUENCE,),
 }
 _OID_HEADER: Final = DATA[:2]
-_CERTIFICATES: Final = bytes((der.CONTEXT_0,))
-_SIGNED_ATTRIBUTES: Final = bytes((der.CONTEXT_0,))
 _SET: Final = bytes((der.SET,))
 
 
@@ -112,7 +110,7 @@ def read_signed_data(data: bytes) -> Signer:
     content_at, at = at, der.content(data, at, der.SEQUENCE, end)[1]
     if data[content_at:at] != DETACHED:
         raise DerError("the signed content is not id-data, or is enclosed in the signature")
-    if data.startswith(_CERTIFICATES, at):
+    if der.tag(data, at, end) == der.CONTEXT_0:
         at = _skip_certificates(data, at, end)
     at = der.last(data, at, der.SET, end)
     start, stop = der.content(data, at, der.SEQUENCE, end)
@@ -129,7 +127,7 @@ def _read_signer(data: bytes, at: int, end: int, digest: Digest) -> Signer:
     digest_at, at = at, der.content(data, at, der.SEQUENCE, end)[1]
     if _DIGESTS.get(data[digest_at:at]) != digest:
         raise DerError("the signer's digest algorithm is not the one announced")
-    if not data.startswith(_SIGNED_ATTRIBUTES, at):
+    if der.tag(data, at, end) != der.CONTEXT_0:
         raise DerError("no signed attributes")
     start, attributes_end = der.content(data, at, der.CONTEXT_0, end)
     message_digest = _message_digest(data, start, attributes_end)
@@ -152,9 +150,10 @@ def _message_digest(data: bytes, at: int, end: int) -> bytes:
         if tags is None or oid in values:
             raise DerError("an unknown or repeated signed attribute")
         value = der.last(data, start + len(oid), der.SET, at)
-        if value == at or data[value] not in tags:
+        tag = der.tag(data, value, at)
+        if tag not in tags:
             raise DerError("the value of a signed attribute has a wrong type")
-        values[oid] = data[der.last(data, value, data[value], at) : at]
+        values[oid] = data[der.last(data, value, tag, at) : at]
     if _OID_HEADER + values.get(CONTENT_TYPE, b"") != DATA:
         raise DerError("the signed content type is not id-data")
     if MESSAGE_DIGEST not in values:

@@ -25,13 +25,18 @@ class DerError(ValueError):
     """The bytes are not the DER that was expected; the text says where and why, in one line."""
 
 
-def content(data: bytes, at: int, tag: int, end: int) -> tuple[int, int]:
+def tag(data: bytes, at: int, end: int) -> int:
+    """Return the tag octet of the element at `at`, 0 (which no element has) when there is none."""
+    return data[at] if at < end else 0
+
+
+def content(data: bytes, at: int, expected: int, end: int) -> tuple[int, int]:
     """Return where the content of the element at `at` starts and stops.
 
     Args:
         data: the whole encoding.
         at: offset of the element's tag.
-        tag: the tag octet it must have.
+        expected: the tag octet it must have.
         end: offset that the element must not pass.
 
     Raises:
@@ -39,8 +44,8 @@ def content(data: bytes, at: int, tag: int, end: int) -> tuple[int, int]:
     """
     if at + 2 > end:
         raise DerError(f"ends before the element expected at byte {at}")
-    if data[at] != tag:
-        raise DerError(f"tag {data[at]:#04x} instead of {tag:#04x} at byte {at}")
+    if data[at] != expected:
+        raise DerError(f"tag {data[at]:#04x} instead of {expected:#04x} at byte {at}")
     start = at + 2
     length = data[at + 1]
     if length >= _LONG_FORM:
@@ -57,22 +62,22 @@ def content(data: bytes, at: int, tag: int, end: int) -> tuple[int, int]:
     return start, stop
 
 
-def last(data: bytes, at: int, tag: int, end: int) -> int:
+def last(data: bytes, at: int, expected: int, end: int) -> int:
     """Return where the content of the element at `at` starts; it must stop exactly at `end`.
 
     Raises:
         DerError: as `content`, or something follows the element.
     """
-    start, stop = content(data, at, tag, end)
+    start, stop = content(data, at, expected, end)
     if stop != end:
         raise DerError(f"{end - stop} bytes too many at byte {stop}")
     return start
 
 
-def encode(tag: int, *contents: bytes) -> bytes:
-    """Return the DER element with this tag octet whose content is the given pieces, joined."""
+def encode(octet: int, *contents: bytes) -> bytes:
+    """Return the DER element with this octet as tag whose content is the given pieces, joined."""
     body = b"".join(contents)
     if len(body) < _LONG_FORM:
-        return bytes((tag, len(body))) + body
+        return bytes((octet, len(body))) + body
     length = len(body).to_bytes((len(body).bit_length() + 7) // 8, "big")
-    return bytes((tag, _LONG_FORM | len(length))) + length + body
+    return bytes((octet, _LONG_FORM | len(length))) + length + body

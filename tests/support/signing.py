@@ -82,7 +82,7 @@ def make_key_and_cert(
         subject: another subject, also the issuer.
     """
     key = key or rsa_key(node_id, bits)
-    name = subject or x509.Name([x509.NameAttribute(NameOID.USER_ID, node_id)])
+    name = x509.Name([x509.NameAttribute(NameOID.USER_ID, node_id)]) if subject is None else subject
     algorithm = None if isinstance(key, ed25519.Ed25519PrivateKey) else hashes.SHA256()
     certificate = (
         x509.CertificateBuilder()
