@@ -1,0 +1,254 @@
+"""The play: server, keys, configuration, daemon, fleet, picture, and the books at the end."""
+
+import signal
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Final, Self
+
+import trio
+from rich.console import Console
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from relayd.demo.books import Ledger, balance, read_found
+from relayd.demo.daemon import Daemon, open_daemon
+from relayd.demo.fleet import Fleet, Pattern
+from relayd.demo.keys import cache_directory, obtain_keys
+from relayd.demo.observe import Snapshot, observe
+from relayd.demo.picture import Picture, summary
+from relayd.demo.ports import free_port
+from relayd.demo.postgres import Postgres, open_postgres
+from relayd.demo.upload import put
+from relayd.demo.workspace import Workspace
+from relayd.errors import RelaydError
+
+INTERRUPTED: Final = 130
+
+_LOOK_EVERY: Final = 1.0
+_LINE_EVERY: Final = 5
+_SETTLE_POLL: Final = 0.05
+#: A spool that does not shrink for so long, in seconds, is given up; its files count as left.
+_SETTLE_DEADLINE: Final = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the command line says.
+
+    Attributes:
+        nodes: number of nodes.
+        rate: run logs per second of the whole fleet; None: as fast as they can be made.
+        once: stop after so many uploads; None: go on until interrupted.
+        bad: share of uploads with something wrong or sent twice, 0 to 1.
+        key_bits: size of the nodes' RSA keys.
+        directory: where to write and leave everything; None: a temporary one, of which only
+            the logs remain.
+    """
+
+    nodes: int
+    rate: float | None
+    once: int | None
+    bad: float
+    key_bits: int
+    directory: Path | None
+
+
+def run(options: Options, console: Console) -> int:
+    """Runs the demo until it is done or interrupted.
+
+    Returns:
+        0 when the books balance, 1 when they do not, 130 when it was interrupted before there
+        was anything to count.
+
+    Raises:
+        RelaydError: something could not be started.
+    """
+    failures: list[RelaydError] = []
+    try:
+        return trio.run(partial(_supervise, options, console), strict_exception_groups=True)
+    except* RelaydError as group:
+        failures += _leaves(group)
+    raise failures[0]
+
+
+def _leaves(group: BaseExceptionGroup[RelaydError]) -> list[RelaydError]:
+    found: list[RelaydError] = []
+    for error in group.exceptions:
+        found += _leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
+    return found
+
+
+async def _supervise(options: Options, console: Console) -> int:
+    root = options.directory or Path(tempfile.mkdtemp(prefix="relayd-demo-"))
+    play = _Play(options, console, Workspace(root))
+    code = INTERRUPTED
+    async with trio.open_nursery() as nursery:
+        await nursery.start(play.run_signals, nursery.cancel_scope, name="signals")
+        code = await play.run()
+        nursery.cancel_scope.cancel()
+    if options.directory is None and code == 0:
+        play.workspace.remove_all_but_logs()
+    return code
+
+
+class _Play:
+    """One demo; its parts share the workspace, the ledger and the wish to stop."""
+
+    def __init__(self, options: Options, console: Console, workspace: Workspace) -> None:
+        self.workspace = workspace
+        self._options = options
+        self._console = console
+        self._ledger = Ledger()
+        self._stop = trio.Event()
+        self._playing = False
+
+    async def run_signals(
+        self, everything: trio.CancelScope, *, task_status: trio.TaskStatus[None]
+    ) -> None:
+        """The first signal ends the play in order, a second one (or one too early) at once."""
+        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
+            task_status.started()
+            async for _ in signals:
+                if self._stop.is_set() or not self._playing:
+                    everything.cancel()
+                self._stop.set()
+
+    async def run(self) -> int:
+        """Starts everything, plays, stops everything, prints the balance; the exit code."""
+        workspace = self.workspace
+        workspace.create()
+        async with open_postgres(workspace.postgres) as postgres:
+            fleet = await self._make_fleet()
+            fleet.write_lists(workspace.configuration)
+            port = free_port()
+            workspace.write_configuration(postgres.rudder, port)
+            async with open_daemon(workspace.configuration, port, workspace.log) as daemon:
+                last = await self._play(fleet, daemon, postgres)
+                await daemon.stop()
+            found = await trio.to_thread.run_sync(
+                read_found, postgres.server, workspace.incoming, workspace.failed
+            )
+        entries = balance(self._ledger, found, last.duplicates if last else None)
+        self._console.print(summary(entries, f"{self._ledger.sent} uploads"))
+        balanced = all(entry.balanced for entry in entries)
+        self._console.print("The books balance." if balanced else "The books do NOT balance.")
+        self._console.print(f"relayd's log: {workspace.log}", soft_wrap=True)
+        return 0 if balanced else 1
+
+    async def _make_fleet(self) -> Fleet:
+        options = self._options
+        # One key more than nodes in the list: somebody has to be unknown.
+        count = options.nodes + 1
+        with _KeyProgress(self._console, count, options.key_bits) as progress:
+            keys = await obtain_keys(count, options.key_bits, cache_directory(), progress.show)
+        spool = self.workspace.incoming
+        return await trio.to_thread.run_sync(Fleet, keys, spool, Pattern(options.bad))
+
+    async def _play(self, fleet: Fleet, daemon: Daemon, postgres: Postgres) -> Snapshot | None:
+        """Has the fleet upload until the end; what relayd says when it has dealt with all."""
+        self._playing = True
+        title = f"relayd demo: {len(fleet.nodes)} nodes"
+        picture = Picture(title, {node.node_id: node.hostname for node in fleet.nodes})
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(daemon.watch, name="watch")
+            nursery.start_soon(self._show, picture, daemon, postgres, name="picture")
+            await self._feed(fleet)
+            await self._settle()
+            nursery.cancel_scope.cancel()
+        return await observe(daemon, postgres.server)
+
+    async def _feed(self, fleet: Fleet) -> None:
+        """Uploads at the rate asked for; ends when enough is sent or a stop is asked for."""
+        period = 1 / self._options.rate if self._options.rate else 0.0
+        due = trio.current_time()
+        while self._ledger.sent != self._options.once and not self._stop.is_set():
+            with trio.move_on_at(due):
+                await self._stop.wait()
+                return
+            await trio.to_thread.run_sync(self._upload, fleet)
+            # After a hold-up, at most one second of uploads is made up for.
+            due = max(due + period, trio.current_time() - 1.0)
+
+    def _upload(self, fleet: Fleet) -> None:
+        upload = fleet.next_upload(datetime.now(UTC))
+        self._ledger.add(upload)
+        put(self.workspace.incoming, upload)
+
+    async def _settle(self) -> None:
+        """Waits until the spool is empty, as long as it shrinks."""
+        least, deadline = None, trio.current_time() + _SETTLE_DEADLINE
+        while left := await trio.to_thread.run_sync(_count, self.workspace.incoming):
+            if least is None or left < least:
+                least, deadline = left, trio.current_time() + _SETTLE_DEADLINE
+            if trio.current_time() > deadline:
+                return
+            await trio.sleep(_SETTLE_POLL)
+
+    async def _show(self, picture: Picture, daemon: Daemon, postgres: Postgres) -> None:
+        """Draws until cancelled."""
+        if not self._console.is_terminal:
+            await self._look(picture, daemon, postgres, partial(self._print_line, picture))
+            return
+        with Live(console=self._console, auto_refresh=False, transient=True) as live:
+
+            def draw(_: int) -> None:
+                live.update(picture.panel(), refresh=True)
+
+            await self._look(picture, daemon, postgres, draw)
+
+    def _print_line(self, picture: Picture, number: int) -> None:
+        if number % _LINE_EVERY == 0:
+            self._console.print(picture.line(), soft_wrap=True)
+
+    async def _look(
+        self, picture: Picture, daemon: Daemon, postgres: Postgres, draw: Callable[[int], None]
+    ) -> None:
+        number = 0
+        while True:
+            snapshot = await observe(daemon, postgres.server)
+            if snapshot is not None:
+                picture.add(snapshot, self._ledger.sent)
+                draw(number)
+                number += 1
+            await trio.sleep(_LOOK_EVERY)
+
+
+def _count(directory: Path) -> int:
+    return sum(1 for _ in directory.iterdir())
+
+
+class _KeyProgress:
+    """How many keys are made: a bar in a terminal, a few lines elsewhere."""
+
+    def __init__(self, console: Console, count: int, bits: int) -> None:
+        self._console, self._count = console, count
+        self._text = f"RSA-{bits} keys"
+        self._said = -1
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._task = self._bar.add_task(self._text, total=count)
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def show(self, ready: int) -> None:
+        """Tells how many are ready."""
+        self._bar.update(self._task, completed=ready)
+        quarter = 4 * ready // self._count
+        if not self._console.is_terminal and quarter > self._said:
+            self._console.print(f"{self._text}: {ready} of {self._count}")
+            self._said = quarter

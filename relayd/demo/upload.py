@@ -1,0 +1,63 @@
+"""One upload of a node, good or bad, and how a web server puts it into the spool."""
+
+import secrets
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final
+
+from relayd.errors import Reason
+
+
+class Kind(StrEnum):
+    """What is true or wrong about an upload."""
+
+    GOOD = "good"
+    REPLAYED = "replayed"
+    FORGED = "signed by another node"
+    ALTERED = "altered after signing"
+    TRUNCATED = "cut short"
+    STRANGER = "from an unknown node"
+    IMPOSTOR = "about another node"
+
+
+#: Why each kind of bad upload has to be refused.
+EXPECTED: Final = MappingProxyType(
+    {
+        Kind.FORGED: Reason.UNKNOWN_SIGNER,
+        Kind.ALTERED: Reason.SIGNATURE,
+        Kind.TRUNCATED: Reason.ARCHIVE,
+        Kind.STRANGER: Reason.UNKNOWN_NODE,
+        Kind.IMPOSTOR: Reason.NODE_MISMATCH,
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """A file on its way into the spool.
+
+    Attributes:
+        kind: what is true or wrong about it.
+        name: base name of the file.
+        body: its bytes.
+        node_id: the node that it claims to come from.
+        start: START of its reports, with whole seconds.
+        rows: rows of `ruddersysevents` that it is worth.
+    """
+
+    kind: Kind
+    name: str
+    body: bytes
+    node_id: str
+    start: datetime
+    rows: int
+
+
+def put(incoming: Path, upload: Upload) -> None:
+    """Writes the file as Apache's mod_dav does: under a temporary name, then renamed."""
+    scratch = incoming / f".davfs.tmp{secrets.token_hex(3)}"
+    scratch.write_bytes(upload.body)
+    scratch.rename(incoming / upload.name)

@@ -1,0 +1,94 @@
+"""The live picture, from relayd's real exposition format to a line of text."""
+
+import json
+
+from rich.console import Console
+
+from relayd.demo.books import Entry
+from relayd.demo.observe import Run, Snapshot, read_snapshot
+from relayd.demo.picture import Picture, sparkline, summary
+from relayd.errors import Reason
+from relayd.metrics import Metrics
+
+RUNS = "a,2026-05-04 03:02:01+00,20260504-1,2.5\n"
+
+
+def snapshot(time: float, accepted: int, rows: int, database: str = "success") -> Snapshot:
+    metrics = Metrics()
+    metrics.reports.labels("ok").inc(accepted)
+    metrics.reports_rows.inc(rows)
+    metrics.duplicates.inc(2)
+    metrics.refused.labels(Reason.SIGNATURE.value).inc(3)
+    metrics.spool_files.set(4)
+    metrics.spool_oldest_seconds.set(1.5)
+    metrics.in_flight.set(5)
+    state = {"status": database} if database == "success" else {"details": database, "status": "x"}
+    status = json.dumps({"data": {"database": state}}).encode()
+    return read_snapshot(time, metrics.render().decode(), status, RUNS)
+
+
+def text(renderable: object) -> str:
+    console = Console(width=110, record=True, file=None, quiet=False)
+    with console.capture() as capture:
+        console.print(renderable)
+    return capture.get()
+
+
+def test_snapshot_reads_what_relayd_exposes() -> None:
+    """Every figure of the picture is found under the name that relayd gives it."""
+    assert snapshot(7.0, 10, 720, "no answer") == Snapshot(
+        time=7.0,
+        accepted=10,
+        duplicates=2,
+        rows=720,
+        refused={"signature": 3},
+        waiting=4,
+        in_flight=5,
+        oldest=1.5,
+        database="no answer",
+        runs=(Run("a", "2026-05-04 03:02:01+00", "20260504-1", 2.5),),
+    )
+
+
+def test_line_tells_rates_queue_and_refusals() -> None:
+    """The plain line holds rates, queue with its age, and refusals with their reasons."""
+    picture = Picture("demo", {})
+    picture.add(snapshot(100.0, 10, 720), sent=20)
+    picture.add(snapshot(102.0, 30, 2160), sent=40)
+    assert picture.line() == (
+        "   2 s  sent 40  stored 30 (10.0/s)  rows 2160 (720/s)  queue 7 (oldest 1.5 s)"
+        "  refused 3 (signature 3)  database success"
+    )
+
+
+def test_rates_are_of_the_last_seconds() -> None:
+    """What happened long ago does not count in the rate of now."""
+    picture = Picture("demo", {})
+    for second in range(20):
+        picture.add(snapshot(float(second), 100 * min(second, 10), 0), sent=0)
+    assert "(0.0/s)" in picture.line()
+
+
+def test_panel_names_nodes_and_shows_the_database() -> None:
+    """The panel has the host names of the last runs and what is wrong with the database."""
+    picture = Picture("demo of 1 node", {"a": "web.example"})
+    picture.add(snapshot(1.0, 1, 72, "connection refused"), sent=9)
+    shown = text(picture.panel())
+    for part in ("demo of 1 node", "web.example", "2.5 s", "connection refused", "signature"):
+        assert part in shown
+
+
+def test_sparkline_scales_to_its_highest_value() -> None:
+    """The highest value is the highest bar; nothing is drawn when nothing happened."""
+    assert sparkline([0, 7, 14]) == "▁▄█" or sparkline([0, 7, 14]) == "▁▅█"
+    assert sparkline([0, 0]) == ""
+    assert sparkline([]) == ""
+
+
+def test_summary_marks_what_is_wrong() -> None:
+    """An entry that does not balance is marked, with both numbers."""
+    shown = text(summary([Entry("rows", 3, 3), Entry("lost", 0, 1)], "2 uploads"))
+    assert [line.split()[1:-1] for line in shown.splitlines() if "lost" in line] == [
+        ["lost", "│", "0", "│", "1", "│", "WRONG"]
+    ]
+    assert shown.count("ok") == 1

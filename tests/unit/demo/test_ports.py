@@ -1,0 +1,23 @@
+"""Ports for servers that come and go."""
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from relayd.demo import ports
+
+
+def test_port_is_free_and_not_ephemeral() -> None:
+    """The port can be listened on and is never one that the kernel gives to clients."""
+    port = ports.free_port()
+    low = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    assert 10_000 <= port < low
+    with socket.create_server(("127.0.0.1", port)):
+        assert ports.free_port() != port
+
+
+def test_an_unreadable_range_has_a_default(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Where the kernel does not tell its range, the usual one is taken."""
+    monkeypatch.setattr(ports, "_EPHEMERAL", tmp_path / "missing")
+    assert 10_000 <= ports.free_port() < 32_768
