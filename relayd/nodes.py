@@ -16,13 +16,15 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, TextIO
+from typing import BinaryIO, Final, TextIO
 
 import msgspec
 
 from relayd.errors import NodesError
 from relayd.nodes_certificates import CertificateStore
 from relayd.nodes_files import in_small_steps, members, pem_blocks
+from relayd.printable import printable
+from relayd.runlog.certificates import read_certificate
 from relayd.runlog.model import NodeCertificate
 
 #: Longest chain of policy servers that is followed (the bound of `rudder-relayd`).
@@ -101,7 +103,7 @@ class Nodes:
         """
         self.my_id = my_id
         self._nodes: Mapping[str, Node] = nodes or {}
-        self._certificates = certificates or CertificateStore()
+        self._certificates = CertificateStore() if certificates is None else certificates
         self.sub_nodes = len(self._nodes)
         self.managed_nodes = sum(node.policy_server == my_id for node in self._nodes.values())
 
@@ -112,6 +114,11 @@ class Nodes:
     def certificates(self, node_id: str) -> tuple[NodeCertificate, ...]:
         """Gives the certificates of a node, in the order of the file; none when unknown."""
         return self._certificates.get(node_id)
+
+    @property
+    def has_certificates(self) -> bool:
+        """Whether any node has a certificate."""
+        return bool(self._certificates)
 
     def is_neighbour(self, node_id: str) -> bool:
         """Tells whether a node reports to this policy server."""
@@ -132,18 +139,26 @@ class Nodes:
                 policy servers form a circle, or are more than `MAX_LEVELS`.
         """
         if node_id == self.my_id:
-            raise NodesError(f"node {node_id!r} is this policy server: there is no hop to it")
+            raise NodesError(
+                f"node {_quoted(node_id)} is this policy server: there is no hop to it"
+            )
         way = [node_id]
         while len(way) <= MAX_LEVELS:
             node = self._nodes.get(way[-1])
             if node is None:
-                raise NodesError(f"no way to node {node_id!r}: {way[-1]!r} is not in the list")
+                raise NodesError(
+                    f"no way to node {_quoted(node_id)}: {_quoted(way[-1])} is not in the list"
+                )
             if node.policy_server == self.my_id:
                 return node.id
             if node.policy_server in way:
-                raise NodesError(f"no way to node {node_id!r}: its policy servers form a circle")
+                raise NodesError(
+                    f"no way to node {_quoted(node_id)}: its policy servers form a circle"
+                )
             way.append(node.policy_server)
-        raise NodesError(f"no way to node {node_id!r}: more than {MAX_LEVELS} policy servers")
+        raise NodesError(
+            f"no way to node {_quoted(node_id)}: more than {MAX_LEVELS} policy servers"
+        )
 
     def trust_token(self, node_id: str) -> str:
         """Condenses whatever decides if a signature of this node is believed.
@@ -189,7 +204,9 @@ class Loaded:
     list_missing: bool
 
 
-def load_nodes(list_file: Path, certs_file: Path, my_id: str) -> Loaded:
+def load_nodes(
+    list_file: Path, certs_file: Path, my_id: str, former: Nodes | None = None
+) -> Loaded:
     """Reads nodes list and certificates; blocks, so it belongs in a thread.
 
     A file that does not exist counts as empty. An entry of the list or a certificate that cannot
@@ -199,6 +216,8 @@ def load_nodes(list_file: Path, certs_file: Path, my_id: str) -> Loaded:
         list_file: the nodes list, JSON in UTF-8.
         certs_file: PEM certificates (RFC 7468).
         my_id: the node id of this policy server.
+        former: the nodes in force. If they have certificates, a certificates file without a
+            single byte is one that is being written.
 
     Raises:
         NodesError: a file cannot be read, or is broken or cut off as a whole; the text names the
@@ -206,7 +225,10 @@ def load_nodes(list_file: Path, certs_file: Path, my_id: str) -> Loaded:
     """
     warnings = _Warnings()
     nodes = _load_list(list_file, warnings)
-    certificates = _load_certificates(certs_file, nodes or {}, warnings)
+    may_be_empty = former is None or not former.has_certificates
+    certificates = _load_certificates(certs_file, nodes or {}, warnings, may_be_empty)
+    if nodes and not certificates:
+        warnings.add(f"{certs_file}: no certificate of any node: no run log can be verified")
     return Loaded(Nodes(my_id, nodes, certificates), warnings.lines(), list_missing=nodes is None)
 
 
@@ -293,29 +315,41 @@ def _read_entry(node_id: str, value: object, names: dict[str, str]) -> Node:
 
 
 def _load_certificates(
-    path: Path, nodes: Mapping[str, Node], warnings: _Warnings
+    path: Path, nodes: Mapping[str, Node], warnings: _Warnings, may_be_empty: bool
 ) -> CertificateStore:
-    store = CertificateStore()
     try:
         with path.open("rb", buffering=_READ_SIZE) as file:
-            for line, block in in_small_steps(pem_blocks(file)):
-                try:
-                    _trust(store, block, nodes)
-                except ValueError as error:
-                    warnings.add(f"{path}: line {line}: certificate skipped: {error}")
+            store = _read_certificates(path, file, nodes, warnings)
+            if not may_be_empty:
+                _require_content(file)
+            return store
     except FileNotFoundError:
-        return store
+        return CertificateStore()
     except OSError as error:
         raise NodesError(f"{path}: cannot be read: {error.strerror}") from error
     except ValueError as error:
         raise NodesError(f"{path}: {error}") from error
+
+
+def _read_certificates(
+    path: Path, file: BinaryIO, nodes: Mapping[str, Node], warnings: _Warnings
+) -> CertificateStore:
+    store = CertificateStore()
+    for line, block in in_small_steps(pem_blocks(file)):
+        try:
+            _trust(store, block, nodes)
+        except ValueError as error:
+            warnings.add(f"{path}: line {line}: certificate skipped: {error}")
     return store
+
+
+def _require_content(file: BinaryIO) -> None:
+    if file.tell() == 0:
+        raise ValueError("line 1: cut off, it is empty")
 
 
 def _trust(store: CertificateStore, block: bytes | str, nodes: Mapping[str, Node]) -> None:
     """Adds one certificate; raises ValueError when it cannot vouch for a node."""
-    from relayd.runlog.certificates import read_certificate
-
     if isinstance(block, str):
         raise ValueError(block)  # noqa: TRY004 - a fault of the file, not of the caller
     node_id, certificate, not_after = read_certificate(block)
@@ -332,5 +366,5 @@ def _from_base64(text: str) -> bytes:
 
 
 def _quoted(text: str) -> str:
-    """Shows a name of unknown origin: short, control characters escaped."""
-    return ascii(text[:80])
+    """Shows a name of unknown origin."""
+    return f'"{printable(text, 80)}"'

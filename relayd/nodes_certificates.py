@@ -31,6 +31,9 @@ class CertificateStore:
         self._places: dict[str, int] = {}
         self._not_after = array("q")
 
+    def __len__(self) -> int:
+        return len(self._not_after)
+
     def add(self, node_id: str, certificate: NodeCertificate, not_after: int) -> None:
         """Adds a certificate after the others of its node; one that it has already is left out.
 

@@ -13,6 +13,8 @@ from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import BinaryIO, Final, TextIO, TypeVar
 
+from relayd.printable import printable
+
 T = TypeVar("T")
 
 _SPACE: Final = re.compile(r"[ \t\n\r]*")
@@ -101,7 +103,7 @@ def pem_blocks(file: BinaryIO) -> Iterator[tuple[int, bytes | str]]:
             begin, body = number, []
         elif body is None:
             if marker.startswith(b"-----BEGIN "):
-                yield number, f"unknown kind: {marker[:80].decode('latin-1')!a}"
+                yield number, f"unknown kind: {printable(marker.decode('latin-1'), 80)}"
         elif marker == _END:
             yield begin, _decode(body)
             body = None
@@ -128,7 +130,7 @@ def _without_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
     """Builds an object inside the document; which one of two values counts is nobody's guess."""
     value = dict(pairs)
     if len(value) != len(pairs):
-        raise ValueError(f"an object has a key twice: {ascii(pairs)[:200]}")
+        raise ValueError(f"an object has a key twice: {printable(str(pairs), 200)}")
     return value
 
 
