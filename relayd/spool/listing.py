@@ -87,7 +87,7 @@ class _Survey:
         exclude: Callable[[str], bool],
         now: float,
     ) -> Iterator[tuple[float, str]]:
-        for name, mtime in _scan(directory, extensions):
+        for name, mtime in scan(directory, extensions):
             self.total += 1
             if self.oldest is None or mtime < self.oldest:
                 self.oldest = mtime
@@ -96,7 +96,12 @@ class _Survey:
                 yield mtime, name
 
 
-def _scan(directory: Path, extensions: Container[str]) -> Iterator[tuple[str, float]]:
+def scan(directory: Path, extensions: Container[str]) -> Iterator[tuple[str, float]]:
+    """Stream name and modification time (Unix seconds) of all files that are ours.
+
+    Raises:
+        OSError: the directory cannot be read.
+    """
     with os.scandir(directory) as entries:
         for entry in entries:
             if not is_ours(entry.name, extensions):

@@ -1,0 +1,239 @@
+"""What keeps the spool from growing: old refused files and leftovers of others go.
+
+Nothing here removes a file that should have been processed: `overdue` only names those, and the
+pipeline decides.
+"""
+
+import heapq
+import os
+import stat
+import time
+from collections.abc import Awaitable, Callable, Container, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import trio
+
+from relayd.logs import get_logger
+from relayd.spool.clock import WallClock
+from relayd.spool.directories import ensure_directories, lock_spool
+from relayd.spool.listing import is_ours, scan
+from relayd.spool.reasons import SUFFIX, reason_path
+
+__all__ = [
+    "Housekeeping",
+    "Room",
+    "ensure_directories",
+    "lock_spool",
+    "overdue",
+    "run_cleanup",
+    "sweep",
+    "sweep_failed",
+    "sweep_leftovers",
+]
+
+log = get_logger("cleanup")
+
+#: Names that one look for overdue files returns at most: some 3 MB.
+OVERDUE_NAMES: Final = 10_000
+
+
+class Room(msgspec.Struct, frozen=True):
+    """A watched directory.
+
+    Attributes:
+        path: the directory.
+        extensions: of the files that are processed, without dot: never removed here.
+    """
+
+    path: Path
+    extensions: frozenset[str]
+
+
+class Housekeeping(msgspec.Struct, frozen=True):
+    """What is kept clean, and how.
+
+    Attributes:
+        rooms: watched directories.
+        failed: where their refused files are.
+        frequency: seconds between two sweeps.
+        retention: seconds that a file is left untouched before it goes.
+    """
+
+    rooms: tuple[Room, ...]
+    failed: Path
+    frequency: float
+    retention: float
+
+
+async def run_cleanup(
+    house: Housekeeping,
+    clock: WallClock,
+    *,
+    expire: Callable[[Room, Sequence[str]], Awaitable[None]] | None = None,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Sweep at once and then every `frequency` seconds. Ends when cancelled.
+
+    A directory that cannot be read is given up until the next sweep. While the clock is not
+    trusted nothing is removed.
+
+    Args:
+        house: what to keep clean.
+        clock: judges whether ages can be trusted.
+        expire: gets the names of files that were not processed within the retention.
+        task_status: started before the first sweep.
+    """
+    limiter = trio.CapacityLimiter(1)
+    task_status.started()
+    while True:
+        if clock.is_trusted():
+            expired = await trio.to_thread.run_sync(sweep, house, time.time(), limiter=limiter)
+            if expire is not None:
+                for room, names in expired:
+                    await expire(room, names)
+        else:
+            log.warning("the clock was set, nothing is removed for now", seconds=round(clock.jump))
+        await trio.sleep(house.frequency)
+
+
+def sweep(house: Housekeeping, now: float) -> list[tuple[Room, list[str]]]:
+    """Remove what is too old from all directories. Blocks: meant for a thread.
+
+    Returns:
+        The rooms that hold overdue files, with the names of these.
+    """
+    expired: list[tuple[Room, list[str]]] = []
+    with _given_up(house.failed):
+        sweep_failed(house.failed, house.retention, now)
+    for room in house.rooms:
+        with _given_up(room.path):
+            sweep_leftovers(room.path, room.extensions, house.retention, now)
+            if names := overdue(room.path, room.extensions, house.retention, now):
+                expired.append((room, names))
+    return expired
+
+
+@contextmanager
+def _given_up(directory: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        log.warning(
+            "directory cannot be cleaned for now", file=str(directory), detail=error.strerror
+        )
+
+
+def sweep_failed(failed: Path, retention: float, now: float) -> int:
+    """Remove refused files that are older than the retention, and their reasons with them.
+
+    A file with a reason counts from the moment it was refused, another one from its last
+    modification. Directories and symbolic links stay.
+
+    Args:
+        failed: where refused files are.
+        retention: seconds.
+        now: Unix time.
+
+    Returns:
+        How many files were removed, reasons not counted.
+
+    Raises:
+        OSError: the directory cannot be read. A file that cannot be removed is logged.
+    """
+    removed = size = 0
+    for path, status in _files(failed):
+        if path.name.endswith(SUFFIX):
+            _remove_orphan(path, status, now - retention)
+            continue
+        reason = reason_path(path)
+        since = _modified(reason)
+        if (status.st_mtime if since is None else since) < now - retention:
+            if _unlink(path):
+                removed += 1
+                size += status.st_size
+                _unlink(reason)
+    if removed:
+        log.info("old refused files removed", file=str(failed), files=removed, bytes=size)
+    return removed
+
+
+def _remove_orphan(reason: Path, status: os.stat_result, before: float) -> None:
+    """Remove an old reason whose file is gone: a crash came between the two."""
+    file = reason.with_name(reason.name.removesuffix(SUFFIX))
+    if status.st_mtime < before and not os.path.lexists(file):
+        _unlink(reason)
+
+
+def sweep_leftovers(
+    directory: Path, extensions: Container[str], retention: float, now: float
+) -> int:
+    """Remove old files of a watched directory that are not ours to process.
+
+    These are temporary files of the web server and files of other extensions. Directories and
+    symbolic links stay.
+
+    Args:
+        directory: a watched directory.
+        extensions: of the files that are processed, without dot.
+        retention: seconds since the last modification.
+        now: Unix time.
+
+    Returns:
+        How many files were removed.
+
+    Raises:
+        OSError: the directory cannot be read. A file that cannot be removed is logged.
+    """
+    removed = 0
+    for path, status in _files(directory):
+        if not is_ours(path.name, extensions) and status.st_mtime < now - retention:
+            removed += _unlink(path)
+    if removed:
+        log.info("leftovers removed", file=str(directory), files=removed)
+    return removed
+
+
+def overdue(directory: Path, extensions: Container[str], retention: float, now: float) -> list[str]:
+    """Files that should have been processed and are older than the retention, the oldest first.
+
+    Returns:
+        At most `OVERDUE_NAMES` names.
+
+    Raises:
+        OSError: the directory cannot be read.
+    """
+    old = ((mtime, name) for name, mtime in scan(directory, extensions) if mtime < now - retention)
+    return [name for _, name in heapq.nsmallest(OVERDUE_NAMES, old)]
+
+
+def _files(directory: Path) -> Iterator[tuple[Path, os.stat_result]]:
+    """Stream the regular files of a directory."""
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            try:
+                status = entry.stat(follow_symlinks=False)
+            except FileNotFoundError:
+                continue
+            if stat.S_ISREG(status.st_mode):
+                yield Path(entry.path), status
+
+
+def _unlink(path: Path) -> bool:
+    try:
+        path.unlink()
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        log.warning("old file cannot be removed", file=str(path), detail=error.strerror)
+        return False
+    return True
+
+
+def _modified(path: Path) -> float | None:
+    try:
+        return path.lstat().st_mtime
+    except FileNotFoundError:
+        return None
