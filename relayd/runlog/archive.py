@@ -38,7 +38,7 @@ class _Member(NamedTuple):
     offset: int
 
 
-class _Unreadable(Exception):
+class _UnreadableError(Exception):
     """The archive is not accepted, for the reason in the text."""
 
     def __init__(self, detail: str, *, unfinished: bool = False) -> None:
@@ -46,7 +46,7 @@ class _Unreadable(Exception):
         self.unfinished = unfinished
 
 
-class _TooLarge(Exception):
+class _TooLargeError(Exception):
     pass
 
 
@@ -69,9 +69,9 @@ def unpack(data: bytes, archive: str, max_size: int) -> bytes | Refused:
         return Refused(Reason.EMPTY, "empty file", maybe_unfinished=True)
     try:
         content = _read(data, archive, max_size)
-    except _TooLarge:
+    except _TooLargeError:
         return Refused(Reason.TOO_LARGE, f"more than {max_size} bytes when unpacked")
-    except _Unreadable as error:
+    except _UnreadableError as error:
         return Refused(Reason.ARCHIVE, str(error), maybe_unfinished=error.unfinished)
     return content or Refused(Reason.EMPTY, "empty archive member")
 
@@ -84,7 +84,7 @@ def _read(data: bytes, archive: str, max_size: int) -> bytes:
             return _first_member(data, max_size)
         case "":
             if len(data) > max_size:
-                raise _TooLarge
+                raise _TooLargeError
             return data
         case _:
             raise ValueError(f"unknown archive type {archive!r}")
@@ -100,13 +100,13 @@ def _inflate(data: bytes, wbits: int, max_size: int) -> bytes:
     try:
         content = stream.decompress(data, max_size + 1)
     except zlib.error as error:
-        raise _Unreadable(f"cannot be unpacked: {error}") from error
+        raise _UnreadableError(f"cannot be unpacked: {error}") from error
     if len(content) > max_size:
-        raise _TooLarge
+        raise _TooLargeError
     if not stream.eof:
-        raise _Unreadable("ends before its compressed data do", unfinished=True)
+        raise _UnreadableError("ends before its compressed data do", unfinished=True)
     if stream.unused_data:
-        raise _Unreadable(f"{len(stream.unused_data)} bytes behind its compressed data")
+        raise _UnreadableError(f"{len(stream.unused_data)} bytes behind its compressed data")
     return content
 
 
@@ -121,25 +121,25 @@ def _measure(data: bytes, wbits: int, max_size: int) -> None:
                 size += len(stream.decompress(piece, _PIECE))
                 piece = stream.unconsumed_tail
                 if size > max_size:
-                    raise _TooLarge
+                    raise _TooLargeError
     except zlib.error as error:
-        raise _Unreadable(f"cannot be unpacked: {error}") from error
+        raise _UnreadableError(f"cannot be unpacked: {error}") from error
 
 
 def _first_member(data: bytes, max_size: int) -> bytes:
     end_record, members = _central_directory(data)
     if not members:
-        raise _Unreadable("zip without a member")
+        raise _UnreadableError("zip without a member")
     member = members[0]
     start = _content_start(data, member)
     end = start + member.packed
     if end > end_record or any(member.offset <= other.offset < end for other in members[1:]):
-        raise _Unreadable("overlapping zip members")
+        raise _UnreadableError("overlapping zip members")
     if member.size > max_size:
-        raise _TooLarge
+        raise _TooLargeError
     content = _extract(data[start:end], member)
     if len(content) != member.size or zlib.crc32(content) != member.checksum:
-        raise _Unreadable("zip member has not the size or checksum it claims")
+        raise _UnreadableError("zip member has not the size or checksum it claims")
     return content
 
 
@@ -147,31 +147,32 @@ def _extract(packed: bytes, member: _Member) -> bytes:
     if member.method == _STORED:
         return packed
     if member.method != _DEFLATED:
-        raise _Unreadable(f"zip compression method {member.method}")
+        raise _UnreadableError(f"zip compression method {member.method}")
     try:
         return _inflate(packed, _RAW_DEFLATE, member.size)
-    except _TooLarge:
-        raise _Unreadable("zip member is larger than it claims") from None
-    except _Unreadable as error:
+    except _TooLargeError:
+        raise _UnreadableError("zip member is larger than it claims") from None
+    except _UnreadableError as error:
         # The archive is whole, so more of it will not come.
-        raise _Unreadable(f"zip member {error}") from error
+        raise _UnreadableError(f"zip member {error}") from error
 
 
 def _central_directory(data: bytes) -> tuple[int, list[_Member]]:
     """Where the central directory starts (nothing of a member is behind that) and its members."""
     end_record = _end_record(data)
-    _, _, _, _, count, size, start, _ = _END.unpack_from(data, end_record)
-    if start + size > end_record:
-        raise _Unreadable("zip directory beyond the end of the archive")
+    _, _, _, _, count, length, start, _ = _END.unpack_from(data, end_record)
+    if start + length > end_record:
+        raise _UnreadableError("zip directory beyond the end of the archive")
     members = []
     position = start
     for _ in range(count):
-        if position + _CENTRAL.size > start + size:
-            raise _Unreadable("zip directory cut short")
+        if position + _CENTRAL.size > start + length:
+            raise _UnreadableError("zip directory cut short")
         fields = _CENTRAL.unpack_from(data, position)
         if fields[0] != b"PK\x01\x02":
-            raise _Unreadable("broken zip directory")
-        members.append(_Member(fields[3], fields[4], *fields[7:10], fields[16]))
+            raise _UnreadableError("broken zip directory")
+        flags, method, checksum, packed, size, offset = (fields[i] for i in (3, 4, 7, 8, 9, 16))
+        members.append(_Member(flags, method, checksum, packed, size, offset))
         position += _CENTRAL.size + sum(fields[10:13])
     return start, members
 
@@ -186,16 +187,18 @@ def _end_record(data: bytes) -> int:
             return position
         position -= 1
     started = data.startswith(_LOCAL_SIGNATURE[: len(data)])
-    raise _Unreadable("zip without its directory" if started else "not a zip", unfinished=started)
+    raise _UnreadableError(
+        "zip without its directory" if started else "not a zip", unfinished=started
+    )
 
 
 def _content_start(data: bytes, member: _Member) -> int:
     if member.offset + _LOCAL.size > len(data):
-        raise _Unreadable("zip member beyond the end of the archive")
+        raise _UnreadableError("zip member beyond the end of the archive")
     fields = _LOCAL.unpack_from(data, member.offset)
     if fields[0] != _LOCAL_SIGNATURE or fields[3] != member.method:
-        raise _Unreadable("zip member is not where or what the directory says")
+        raise _UnreadableError("zip member is not where or what the directory says")
     if (fields[2] | member.flags) & _ENCRYPTED:
-        raise _Unreadable("encrypted zip")
+        raise _UnreadableError("encrypted zip")
     start: int = member.offset + _LOCAL.size + fields[9] + fields[10]
     return start

@@ -2,16 +2,22 @@
 
 import re
 from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import Final
 
 #: RFC 3339, 5.6, without the blank between date and time that it tolerates: here a blank ends
 #: the date.
-RFC_3339: Final = re.compile(
+_RFC_3339: Final = re.compile(
     rb"(\d{4}-\d\d-\d\d)[Tt](\d\d:\d\d:)(\d\d)(\.\d+)?(?:[Zz]|([+-])(\d\d):(\d\d))"
 )
 
 #: The start date of a run as it stands in each of its reports.
-START: Final = re.compile(rb"(\d{4}-\d\d-\d\d) (\d\d:\d\d:)(\d\d)() ?([+-])(\d\d):(\d\d)")
+_START: Final = re.compile(rb"(\d{4}-\d\d-\d\d) (\d\d:\d\d:)(\d\d)() ?([+-])(\d\d):(\d\d)")
+
+#: Length of `2018-08-24T15:55:01Z`; no date is shorter.
+SHORTEST_DATE: Final = 20
+#: Length of a date with nanoseconds. What is cached is bounded: dates of any length exist.
+_LONGEST_CACHED: Final = 35
 
 #: What RFC 3339 allows for an offset is a little less than a day ...
 _MAX_OFFSET: Final = timedelta(hours=24)
@@ -20,15 +26,24 @@ _POSTGRESQL_OFFSET: Final = timedelta(hours=16)
 
 
 def read_date(text: bytes) -> bytes | None:
-    """Reads an RFC 3339 date-time, see `normal_form`; None when it is none."""
-    match = RFC_3339.fullmatch(text)
-    return match and normal_form(match)
+    """Reads an RFC 3339 date-time, see `_normal_form`; None when it is none."""
+    return _read_short_date(text) if len(text) <= _LONGEST_CACHED else _read(_RFC_3339, text)
 
 
+@lru_cache(maxsize=4096)
+def _read_short_date(text: bytes) -> bytes | None:
+    return _read(_RFC_3339, text)
+
+
+@lru_cache(maxsize=64)
 def read_start(text: bytes) -> bytes | None:
     """Reads `YYYY-MM-DD HH:MM:SS+ZZ:ZZ` (or with a blank before the offset), as `read_date`."""
-    match = START.fullmatch(text)
-    return match and normal_form(match)
+    return _read(_START, text)
+
+
+def _read(form: re.Pattern[bytes], text: bytes) -> bytes | None:
+    match = form.fullmatch(text)
+    return match and _normal_form(match)
 
 
 def instant(date: bytes) -> datetime:
@@ -36,7 +51,7 @@ def instant(date: bytes) -> datetime:
     return datetime.fromisoformat(date.decode())
 
 
-def normal_form(match: re.Match[bytes]) -> bytes | None:
+def _normal_form(match: re.Match[bytes]) -> bytes | None:
     """The date as `2018-08-24T15:55:01+00:00`, with up to six digits of a second if it had some.
 
     A leap second is the instant that follows it, which is how PostgreSQL and its clients count.
@@ -44,7 +59,7 @@ def normal_form(match: re.Match[bytes]) -> bytes | None:
     UTC. A year has four digits and is not 0000, before and after any of this.
 
     Args:
-        match: of `RFC_3339` or `START`.
+        match: of `_RFC_3339` or `_START`.
 
     Returns:
         None when there is no such day, time or offset.

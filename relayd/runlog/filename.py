@@ -41,7 +41,7 @@ def parse_name(name: str) -> RunLogName | Refused:
         return _bad(name, "has characters that are not text")
     match = _DATE_FIRST.fullmatch(name) or _NODE_FIRST.fullmatch(name)
     if match is None:
-        return _bad(name, "is neither DATETIME@NODE.log nor NODE_DATETIME.log, with or without .gz")
+        return _bad(name, "is neither DATETIME@NODE.log nor NODE_DATETIME.log (.gz, .zip)")
     date = read_date((match["day"] + match["time"].replace("_", ":")).encode())
     if date is None:
         return _bad(name, "has a date that does not exist")

@@ -1,0 +1,268 @@
+"""From the entries of a run log to its rows: what belongs together, what is dropped, what is told."""
+
+from collections.abc import Iterator
+from typing import Final, NamedTuple
+
+from relayd.errors import Reason, Refused
+from relayd.printable import printable
+from relayd.runlog.copytext import escape, read_columns
+from relayd.runlog.dates import instant
+from relayd.runlog.model import COLUMNS, RunLog
+
+#: Lines of warning per run log, and characters of it in one of them.
+MAX_WARNINGS: Final = 20
+SHOWN: Final = 200
+#: UTF-8 of that many characters, and of one that shows that there are more.
+_SHOWN_BYTES: Final = 4 * (SHOWN + 1)
+
+#: Cap on what log entries can grow to, bytes: each becomes a row with the fields of a report, so
+#: a few megabytes of them beside one huge component would make terabytes.
+MAX_LOG_ROWS: Final = 256 * 2**20
+#: What a log entry takes until its report comes, besides its message; about, on a 64-bit CPython.
+_LOG_OVERHEAD: Final = 200
+
+_DATE: Final = COLUMNS.index("executiondate")
+_EVENT: Final = COLUMNS.index("eventtype")
+_MESSAGE: Final = COLUMNS.index("msg")
+
+
+class ReportFields(NamedTuple):
+    """The fields of a well-formed report, as they stand in it, START in normal form."""
+
+    policy: bytes
+    event_type: bytes
+    rule_id: bytes
+    directive_id: bytes
+    report_id: bytes
+    component: bytes
+    key_value: bytes
+    start: bytes
+    node_id: bytes
+    message: bytes
+
+
+class RefusalError(Exception):
+    """The run log is refused, however it goes on."""
+
+    def __init__(self, refused: Refused) -> None:
+        super().__init__(refused.detail)
+        self.refused = refused
+
+
+class Assembly:
+    """Collects the entries of one run log and makes its rows.
+
+    Rows are COPY lines without their newline.
+
+    Attributes:
+        rows: those that are inserted.
+        skipped: number of those that are not.
+        first: the first row, skipped or not.
+        last: row of the last report, skipped or not; log entries after it are copies of it.
+        start: START of the first report, in normal form, or empty.
+        config_id: key of the first control report of a start or an end.
+        complete: there is a control report of a start.
+    """
+
+    def __init__(self, node_id: str, skip: frozenset[str], nuls: int) -> None:
+        """Starts empty.
+
+        Args:
+            node_id: whose run log it is.
+            skip: event types whose rows are not kept.
+            nuls: how many NUL characters were removed from the text.
+        """
+        self.node_id = node_id
+        self.rows: list[bytes] = []
+        self.skipped = 0
+        self.first: bytes | None = None
+        self.last: bytes | None = None
+        self.start = b""
+        self.config_id: bytes | None = None
+        self.complete = False
+        self._node = node_id.encode(errors="surrogatepass")
+        self._nuls = nuls
+        self._skip = frozenset(name.encode(errors="surrogatepass") for name in skip)
+        self._logs: list[tuple[bytes, bytes, bytes]] = []
+        self._log_size = 0
+        self._faults: list[str] = []
+        self._fault_count = 0
+        self._noise = _Noted()
+        self._blank = True
+        self._other_start = _Noted()
+
+    @property
+    def logs_wait(self) -> bool:
+        """The next report comes after log entries."""
+        return bool(self._logs)
+
+    def report(self, date: bytes, fields: ReportFields) -> None:
+        """Adds a report, and before it the log entries that waited for it.
+
+        Raises:
+            RefusalError: it is about another node, or the log entries take too much memory.
+        """
+        if fields.node_id != self._node:
+            raise RefusalError(
+                Refused(Reason.NODE_MISMATCH, f"a report of node '{_shown(fields.node_id)}'")
+            )
+        if not (fields.rule_id and fields.directive_id and fields.component):
+            what = b"@@".join((fields.policy, fields.event_type, *fields[2:4], *fields[5:7]))
+            self._fault("report without rule, directive or component dropped", what)
+            return
+        self._note_start(fields.start)
+        self._note_control(fields)
+        self.last = _row(date, fields)
+        self._add_logs()
+        self._add(self.last, fields.event_type)
+
+    def log(self, date: bytes, event_type: bytes, message: bytes) -> None:
+        """Adds a log entry: it waits for the next report.
+
+        Raises:
+            RefusalError: the log entries take too much memory.
+        """
+        self._check_size(len(message) + _LOG_OVERHEAD)
+        self._logs.append((date, event_type, message))
+
+    def broken(self, text: bytes, fault: str) -> None:
+        """Notes an entry that opens as a report and is none."""
+        self._fault(f"broken report skipped ({fault})", text)
+
+    def noise(self, line: bytes) -> None:
+        """Notes a line before the first entry."""
+        self._noise.add(line)
+        self._blank = self._blank and not line.strip()
+
+    def finish(self) -> RunLog | Refused:
+        """Returns the run log; nothing can be added afterwards.
+
+        Raises:
+            RefusalError: the log entries take too much memory.
+        """
+        if self.last is None:
+            return Refused(Reason.NO_REPORT, self._why_no_report())
+        self._add_logs()
+        assert self.first is not None
+        warnings = tuple(self._warnings())
+        rows = self.rows
+        return RunLog(
+            node_id=self.node_id,
+            start=self.start.decode(),
+            config_id=None if self.config_id is None else self.config_id.decode(),
+            complete=self.complete,
+            reports=len(rows) + self.skipped,
+            rows=len(rows),
+            copy=b"\n".join((*rows, b"")),
+            first=read_columns(self.first),
+            warnings=warnings,
+        )
+
+    def _add(self, row: bytes, event_type: bytes) -> None:
+        if self.first is None:
+            self.first = row
+        if event_type in self._skip:
+            self.skipped += 1
+        else:
+            self.rows.append(row)
+
+    def _add_logs(self) -> None:
+        """Turns the log entries that wait into copies of the last report."""
+        if not self._logs:
+            return
+        assert self.last is not None
+        columns = self.last.split(b"\t")
+        self._check_size(len(self._logs) * (len(self.last) - len(columns[_MESSAGE])))
+        for date, event_type, message in self._logs:
+            columns[_DATE], columns[_EVENT], columns[_MESSAGE] = date, event_type, escape(message)
+            self._add(b"\t".join(columns), event_type)
+        self._logs.clear()
+
+    def _check_size(self, more: int) -> None:
+        self._log_size += more
+        if self._log_size > MAX_LOG_ROWS:
+            raise RefusalError(
+                Refused(
+                    Reason.TOO_LARGE, f"log entries take more than {MAX_LOG_ROWS} bytes as rows"
+                )
+            )
+
+    def _note_start(self, start: bytes) -> None:
+        if not self.start:
+            self.start = start
+        elif start != self.start and instant(start) != instant(self.start):
+            self._other_start.add(start)
+
+    def _note_control(self, fields: ReportFields) -> None:
+        if fields.event_type != b"control" or fields.component not in {b"start", b"end"}:
+            return
+        self.complete = self.complete or fields.component == b"start"
+        if self.config_id is None:
+            self.config_id = fields.key_value or b"None"
+
+    def _fault(self, fault: str, text: bytes) -> None:
+        self._fault_count += 1
+        if self._fault_count <= MAX_WARNINGS:
+            self._faults.append(f"{fault}: {_shown(text)}")
+
+    def _warnings(self) -> list[str]:
+        summaries = list(self._summaries())
+        warnings = [*summaries, *self._faults][:MAX_WARNINGS]
+        more = len(summaries) + self._fault_count - len(warnings)
+        return [*warnings, f"… and {more} more"] if more else warnings
+
+    def _summaries(self) -> Iterator[str]:
+        if self._nuls:
+            yield f"NUL characters removed: {self._nuls}"
+        if self._noise.count:
+            yield f"lines before the first entry skipped: {self._noise}"
+        if self._other_start.count:
+            yield f"reports with another start date than {self.start.decode()}: {self._other_start}"
+        if self.config_id is None:
+            yield "no configuration id: no control report of component start or end"
+
+    def _why_no_report(self) -> str:
+        if self._fault_count:
+            return f"no usable report, {self._fault_count} broken; {self._faults[0]}"
+        if self._logs:
+            return f"no report, only log entries: {len(self._logs)}"
+        if self._blank:
+            return "empty run log, as an agent in changes-only mode may send it"
+        return f"no report, only other lines: {self._noise}"
+
+
+class _Noted:
+    """Something that may come often: how often, and what it was the first time."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._first = b""
+
+    def add(self, what: bytes) -> None:
+        if not self.count:
+            self._first = what[:_SHOWN_BYTES]
+        self.count += 1
+
+    def __str__(self) -> str:
+        return f"{self.count}, the first: {_shown(self._first)}"
+
+
+def _shown(text: bytes) -> str:
+    return printable(text[:_SHOWN_BYTES].decode(errors="replace"), SHOWN)
+
+
+def _row(date: bytes, fields: ReportFields) -> bytes:
+    columns = (
+        date,
+        fields.node_id,
+        fields.directive_id,
+        fields.rule_id,
+        fields.report_id or b"0",
+        fields.component,
+        fields.key_value or b"None",
+        fields.event_type,
+        fields.message,
+        fields.policy,
+        fields.start,
+    )
+    return b"\t".join(map(escape, columns))
