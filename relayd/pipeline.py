@@ -11,9 +11,8 @@ Memory at worst: ARRIVALS names; for each lane, the writer and the disposal one 
 most `RESULT_BYTES` and one run log of rows.
 """
 
-from collections.abc import AsyncIterator, Callable, Sequence
-from functools import partial
-from typing import Any, Final, TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Final, TypeVar
 
 import msgspec
 import trio
@@ -24,9 +23,11 @@ from relayd.examine.pool import Examiner
 from relayd.logs import get_logger
 from relayd.metrics import Metrics
 from relayd.nodes import Nodes
-from relayd.outputs.database import Database, Outcome, Stored
+from relayd.outputs.database import Database
+from relayd.outputs.stored import Outcome, Stored
 from relayd.runlog.filename import parse_name
 from relayd.runlog.model import RunLog
+from relayd.spool.identity import Identity
 from relayd.spool.watcher import Arrival
 
 log = get_logger("examine")
@@ -56,11 +57,21 @@ class Ticket:
         taken: when it was taken up, seconds of Trio's clock.
         node_id: the node of its name, "" when that could not be read.
         run_date: the date-time of its name, likewise.
-        identity: device, inode, mtime in ns, size of what was read; None when nothing was.
+        identity: of what was read; None when nothing was.
+        settles_in: seconds after which it will not be held for unfinished any more.
         verdict: what shall become of it.
     """
 
-    __slots__ = ("atomic", "identity", "name", "node_id", "run_date", "taken", "verdict")
+    __slots__ = (
+        "atomic",
+        "identity",
+        "name",
+        "node_id",
+        "run_date",
+        "settles_in",
+        "taken",
+        "verdict",
+    )
 
     def __init__(self, arrival: Arrival, taken: float) -> None:
         self.name = arrival.name
@@ -68,7 +79,8 @@ class Ticket:
         self.taken = taken
         self.node_id = ""
         self.run_date = ""
-        self.identity: tuple[int, int, int, int] | None = None
+        self.identity: Identity | None = None
+        self.settles_in = 0.0
         self.verdict: Verdict = Gone()
 
 
@@ -121,6 +133,7 @@ def admit(ticket: Ticket, nodes: Nodes) -> Job | Refused:
 async def run_examine(
     examiner: Examiner,
     nodes: Callable[[], Nodes],
+    committed: Callable[[str, Identity], bool],
     arrivals: trio.MemoryReceiveChannel[Arrival],
     to_write: trio.MemorySendChannel[ToWrite],
     to_dispose: trio.MemorySendChannel[list[Ticket]],
@@ -135,9 +148,9 @@ async def run_examine(
                 await to_dispose.send(refused)
             while jobs:
                 results = await examiner.examine(jobs)
-                good, bad = _sort(admitted, results)
-                if bad:
-                    await to_dispose.send(bad)
+                good, others = _sort(admitted, results, committed)
+                if others:
+                    await to_dispose.send(others)
                 if good.tickets:
                     await to_write.send(good)
                 del jobs[: len(results)], admitted[: len(results)]
@@ -161,21 +174,26 @@ def _admit_all(
 
 
 def _sort(
-    tickets: Sequence[Ticket], results: Sequence[Examined]
+    tickets: Sequence[Ticket],
+    results: Sequence[Examined],
+    committed: Callable[[str, Identity], bool],
 ) -> tuple[ToWrite, list[Ticket]]:
-    """Parts the good from what goes straight to disposal."""
+    """Parts what must be written from what goes straight to disposal."""
     good = ToWrite([], [])
-    bad: list[Ticket] = []
+    others: list[Ticket] = []
     for ticket, examined in zip(tickets, results, strict=False):
         ticket.identity = examined.identity
-        if isinstance(examined.result, RunLog):
+        if examined.identity is not None and committed(ticket.name, examined.identity):
+            ticket.verdict = Stored(0, again=True)
+            others.append(ticket)
+        elif isinstance(examined.result, RunLog):
             _report_warnings(ticket, examined.result)
             good.tickets.append(ticket)
             good.run_logs.append(examined.result)
         else:
             ticket.verdict = examined.result
-            bad.append(ticket)
-    return good, bad
+            others.append(ticket)
+    return good, others
 
 
 def _report_warnings(ticket: Ticket, run_log: RunLog) -> None:
@@ -291,42 +309,34 @@ class Writer:
 
 
 async def run_reporting(
-    watch: Callable[..., Any],
-    examiner: Examiner,
-    nodes: Callable[[], Nodes],
-    writer: Writer,
-    dispose: Callable[[trio.MemoryReceiveChannel[list[Ticket]]], Any],
+    watch: Callable[..., Awaitable[None]],
+    examine: Callable[..., Awaitable[None]],
+    lanes: int,
+    write: Callable[..., Awaitable[None]],
+    dispose: Callable[..., Awaitable[None]],
     metrics: Metrics,
-    *,
-    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Runs the pipeline until its watcher ends and all that it took up is disposed of.
 
     Args:
-        watch: started with its send channel; reports when it watches.
-        examiner: examines files.
-        nodes: gives the nodes in force.
-        writer: the write stage.
-        dispose: the dispose stage, called with its receive channel.
-        metrics: gets the fill of the channels.
-        task_status: started once the spool is watched.
+        watch: the watcher; called with the channel for arrivals, which it owns.
+        examine: `run_examine`, called with its three channel ends, once for each lane.
+        lanes: how many files may be examined at once, in batches.
+        write: `Writer.run`, called with its two channel ends.
+        dispose: `Disposer.run`, called with its channel end.
+        metrics: gets the fill of the channel in front of the examination.
     """
     arrivals_in, arrivals = trio.open_memory_channel[Arrival](ARRIVALS)
     write_in, write_out = trio.open_memory_channel[ToWrite](0)
     dispose_in, dispose_out = trio.open_memory_channel[list[Ticket]](0)
     metrics.queue.labels("examine").set_function(
-        lambda: arrivals.statistics().current_buffer_used
+        lambda: arrivals_in.statistics().current_buffer_used
     )
     async with trio.open_nursery() as nursery:
+        nursery.start_soon(watch, arrivals_in, name="watch")
+        with arrivals, write_in, dispose_in:
+            for lane in range(lanes):
+                ends = arrivals.clone(), write_in.clone(), dispose_in.clone()
+                nursery.start_soon(examine, *ends, name=f"examine {lane}")
+            nursery.start_soon(write, write_out, dispose_in.clone(), name="write")
         nursery.start_soon(dispose, dispose_out, name="dispose")
-        nursery.start_soon(writer.run, write_out, dispose_in.clone(), name="write")
-        for lane in range(examiner.lanes):
-            stage = partial(
-                run_examine, examiner, nodes, arrivals.clone(), write_in.clone(), dispose_in.clone()
-            )
-            nursery.start_soon(stage, name=f"examine {lane}")
-        arrivals.close()
-        write_in.close()
-        dispose_in.close()
-        await nursery.start(watch, arrivals_in, name="watch")
-        task_status.started()

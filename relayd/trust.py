@@ -27,9 +27,7 @@ class Trust:
         trouble: why the last load failed, None when it did not.
     """
 
-    def __init__(
-        self, list_file: Path, certs_file: Path, my_id: str, metrics: Metrics
-    ) -> None:
+    def __init__(self, list_file: Path, certs_file: Path, my_id: str, metrics: Metrics) -> None:
         self._list_file = list_file
         self._certs_file = certs_file
         self._my_id = my_id
@@ -76,17 +74,17 @@ class Trust:
         self._metrics.managed_nodes.set(self.nodes.managed_nodes)
         self._metrics.sub_nodes.set(self.nodes.sub_nodes)
         self._count_expired()
-        log.info(
-            "nodes loaded", nodes=self.nodes.sub_nodes, neighbours=self.nodes.managed_nodes
-        )
+        log.info("nodes loaded", nodes=self.nodes.sub_nodes, neighbours=self.nodes.managed_nodes)
         self.ready.set()
 
     def _count_expired(self) -> None:
         expired = self.nodes.expired_certificates(time.time())
         self._metrics.certificate_expired.set(expired)
         if expired:
-            log.warning("node certificates are past their end and trusted all the same",
-                        certificates=expired)
+            log.warning(
+                "node certificates are past their end and trusted all the same",
+                certificates=expired,
+            )
 
     async def run(self, loaded: Callable[[], None]) -> None:
         """Tries again, with growing delays, whenever a load has failed; runs for ever.
@@ -97,13 +95,15 @@ class Trust:
         while True:
             await self._failed.wait()
             attempt = 0
-            while self.trouble is not None:
+            while self._failed.is_set():
                 await trio.sleep(RETRY_DELAYS_S[min(attempt, len(RETRY_DELAYS_S) - 1)])
                 attempt += 1
-                if self.trouble is None:
-                    break
-                try:
-                    await self.load()
-                except NodesError:
-                    continue
-                loaded()
+                if self._failed.is_set():
+                    await self._try_again(loaded)
+
+    async def _try_again(self, loaded: Callable[[], None]) -> None:
+        try:
+            await self.load()
+        except NodesError:
+            return
+        loaded()

@@ -13,6 +13,7 @@ from relayd.runlog.archive import unpack
 from relayd.runlog.model import NodeCertificate, RunLog, Verified
 from relayd.runlog.parser import parse
 from relayd.runlog.smime import verify
+from relayd.spool.identity import Identity, identity
 
 #: One call stops early when its results hold this many bytes, so that a batch of huge run logs
 #: does not gather in memory: at most this, and one run log more.
@@ -48,12 +49,11 @@ class Examined(msgspec.Struct, frozen=True, array_like=True):
     """What was found.
 
     Attributes:
-        identity: device, inode, mtime in nanoseconds and size of what was read; None when
-            nothing could be opened.
+        identity: of what was read; None when nothing could be opened.
         result: the run log, or why there is none.
     """
 
-    identity: tuple[int, int, int, int] | None
+    identity: Identity | None
     result: RunLog | Refused | Retry | Gone
 
 
@@ -98,8 +98,7 @@ def examine_one(setup: Setup, job: Job) -> Examined:
         return Examined(None, _cannot_open(error))
     try:
         status = os.fstat(descriptor)
-        identity = (status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size)
-        return Examined(identity, _judge(setup, job, descriptor, status))
+        return Examined(identity(status), _judge(setup, job, descriptor, status))
     except OSError as error:
         return Examined(None, Retry(f"cannot be read: {error.strerror}"))
     finally:

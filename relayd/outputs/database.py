@@ -12,17 +12,20 @@ from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import asyncpg
-import msgspec
 import trio_asyncio
 
 from relayd.errors import DatabaseError, Reason, Refused
 from relayd.logs import get_logger
 from relayd.outputs import statements as sql
 from relayd.outputs.sqlstate import kind_of
+from relayd.outputs.stored import Outcome, Stored
 from relayd.runlog.copytext import read_columns
 from relayd.runlog.model import COLUMNS, RunLog
 
 log = get_logger("database")
+
+#: asyncpg publishes no types of its own.
+Connection = Any
 
 CONNECT_TIMEOUT_S: Final = 5.0
 #: One statement, and one transaction of ordinary size, may take this long.
@@ -33,23 +36,6 @@ SECONDS_PER_MIB: Final = 1.0
 PROBE_TIMEOUT_S: Final = 2.0
 #: Unacknowledged bytes are given up after this time, so that a vanished server is noticed.
 TCP_USER_TIMEOUT_MS: Final = 30_000
-
-
-class Stored(msgspec.Struct, frozen=True):
-    """A run log that is in the database.
-
-    Attributes:
-        rows: rows that this call inserted, 0 for a duplicate or an empty one.
-        duplicate: it was there already.
-        missing: rows of this duplicate that are not stored (a longer version of the same run).
-    """
-
-    rows: int
-    duplicate: bool = False
-    missing: int = 0
-
-
-Outcome = Stored | Refused
 
 
 class Database:
@@ -66,7 +52,7 @@ class Database:
             parameters: keyword arguments of `asyncpg.connect`, the password among them.
         """
         self._parameters = dict(parameters)
-        self._writer: asyncpg.Connection | None = None
+        self._writer: Connection | None = None
 
     def reconfigure(self, parameters: Mapping[str, Any]) -> None:
         """Other parameters, a new password for example, serve from the next connection on."""
@@ -148,7 +134,7 @@ class Database:
             self._drop()
             raise
 
-    async def _connected(self) -> asyncpg.Connection:
+    async def _connected(self) -> Connection:
         if self._writer is None or self._writer.is_closed():
             self._writer = None
             connection = await self._connect()
@@ -161,7 +147,7 @@ class Database:
             log.info("connected", **_where(self._parameters))
         return self._writer
 
-    async def _connect(self) -> asyncpg.Connection:
+    async def _connect(self) -> Connection:
         settings = {
             "application_name": "relayd",
             "statement_timeout": f"{STATEMENT_TIMEOUT_S:.0f}s",
@@ -174,7 +160,7 @@ class Database:
         return connection
 
     async def _probe(self) -> None:
-        connection: asyncpg.Connection | None = None
+        connection: Connection | None = None
         try:
             async with asyncio.timeout(PROBE_TIMEOUT_S):
                 connection = await self._connect()
@@ -231,7 +217,7 @@ def _where(parameters: Mapping[str, Any]) -> dict[str, Any]:
     return {key: parameters[key] for key in ("host", "port", "database") if key in parameters}
 
 
-def _bound_silence(connection: asyncpg.Connection) -> None:
+def _bound_silence(connection: Connection) -> None:
     """Lets the kernel give up on a peer that acknowledges nothing (tcp(7))."""
     transport = connection._transport  # noqa: SLF001 - asyncpg has no public way to its socket
     peer = transport.get_extra_info("socket")
@@ -239,7 +225,7 @@ def _bound_silence(connection: asyncpg.Connection) -> None:
         peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, TCP_USER_TIMEOUT_MS)
 
 
-async def _check(connection: asyncpg.Connection) -> None:
+async def _check(connection: Connection) -> None:
     """Raises when tables, columns or rights are not those that relayd needs."""
     for statement in sql.SCHEMA:
         await connection.execute(statement)
@@ -277,7 +263,7 @@ def _lock_key(run_log: RunLog) -> int:
     return int.from_bytes(digest.digest(), "big", signed=True)
 
 
-async def _store(connection: asyncpg.Connection, run_logs: Sequence[RunLog]) -> list[Stored]:
+async def _store(connection: Connection, run_logs: Sequence[RunLog]) -> list[Stored]:
     """Stores run logs of different runs inside the open transaction."""
     await connection.fetchval(sql.LOCK, sorted({_lock_key(run_log) for run_log in run_logs}))
     there = await _already_stored(connection, run_logs)
@@ -296,7 +282,7 @@ def _stored(run_log: RunLog, rows_there: int | None) -> Stored:
 
 
 async def _already_stored(
-    connection: asyncpg.Connection, run_logs: Sequence[RunLog]
+    connection: Connection, run_logs: Sequence[RunLog]
 ) -> dict[int, int]:
     """Which run logs are there: index → number of rows that the run has in the database.
 
@@ -320,7 +306,7 @@ async def _already_stored(
     return {owners[row["number"] - 1]: row["rows"] for row in found}
 
 
-async def _insert(connection: asyncpg.Connection, run_logs: Sequence[RunLog]) -> None:
+async def _insert(connection: Connection, run_logs: Sequence[RunLog]) -> None:
     before = await connection.fetchval(sql.NEXT_ID)
     await connection.copy_to_table(
         "ruddersysevents", source=_copy_source(run_logs), columns=COLUMNS
@@ -357,7 +343,7 @@ def _count_on(run_logs: Sequence[RunLog], first: int) -> list[int]:
 
 
 async def _ask_first_ids(
-    connection: asyncpg.Connection, run_logs: Sequence[RunLog], before: int
+    connection: Connection, run_logs: Sequence[RunLog], before: int
 ) -> list[int]:
     """Ids when another session drew from the sequence meanwhile: no longer one range."""
     rows = await connection.fetch(

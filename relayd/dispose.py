@@ -1,0 +1,194 @@
+"""The dispose stage: what became of a file decides whether it is removed, moved or left.
+
+Files are touched by `relayd.spool.disposal`, a whole batch in one thread call; what was done is
+accounted for here: the table of names in flight, metrics, and one log line for each file that
+did not succeed.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Final, Literal
+
+import msgspec
+import trio
+
+from relayd.errors import Reason, Refused, Retry
+from relayd.logs import get_logger
+from relayd.metrics import Metrics
+from relayd.outputs.stored import Stored
+from relayd.pipeline import Ticket, Verdict
+from relayd.runlog.filename import queue_id
+from relayd.spool.disposal import Disposal, Rejected
+from relayd.spool.pending import Pending
+
+log = get_logger("disposal")
+
+#: Reasons that say that nothing is known of the node: Rudder's dashboards count them apart.
+_INVALID: Final = frozenset({Reason.BAD_NAME, Reason.UNKNOWN_NODE})
+
+Result = Literal["removed", "moved", "changed", "gone"] | Retry
+
+
+class Rules(msgspec.Struct, frozen=True):
+    """What the configuration says about files that do not succeed.
+
+    Attributes:
+        settle_s: a file written in place is not refused for being cut short before it has been
+            untouched for this long, seconds.
+        retention_s: a file that cannot be processed for longer than this is given up, seconds.
+    """
+
+    settle_s: float
+    retention_s: float
+
+
+class Disposer:
+    """The dispose stage of one watched directory."""
+
+    def __init__(
+        self,
+        disposal: Disposal,
+        pending: Pending,
+        rules: Rules,
+        metrics: Metrics,
+        trust_token: Callable[[str], str],
+    ) -> None:
+        self._disposal = disposal
+        self._pending = pending
+        self._rules = rules
+        self._metrics = metrics
+        self._trust_token = trust_token
+
+    async def run(self, source: trio.MemoryReceiveChannel[list[Ticket]]) -> None:
+        """Disposes of what arrives; ends with its source, which it owns."""
+        with source:
+            async for tickets in source:
+                await self.dispose(tickets)
+
+    async def dispose(self, tickets: Sequence[Ticket]) -> None:
+        """Disposes of one batch. Every ticket's name is released or put back."""
+        now = time.time()
+        removals: list[Ticket] = []
+        rejections: list[Ticket] = []
+        for ticket in tickets:
+            ticket.verdict = self._reconsider(ticket, now)
+            if isinstance(ticket.verdict, Stored):
+                removals.append(ticket)
+            elif isinstance(ticket.verdict, Refused):
+                rejections.append(ticket)
+            elif isinstance(ticket.verdict, Retry):
+                self._put_back(ticket, ticket.verdict)
+            else:
+                log.debug("file is gone", **describe(ticket))
+                self._pending.release(ticket.name)
+        if removals:
+            await self._remove(removals)
+        if rejections:
+            await self._reject(rejections)
+        self._metrics.in_flight.set(self._pending.in_flight)
+
+    def _reconsider(self, ticket: Ticket, now: float) -> Verdict:
+        """A refused file may still be being written; one put off for too long is given up."""
+        verdict = ticket.verdict
+        if isinstance(verdict, Refused) and verdict.maybe_unfinished and not ticket.atomic:
+            age = _age(ticket, now)
+            if age is not None and 0 <= age < self._rules.settle_s:
+                ticket.settles_in = self._rules.settle_s - age
+                return Retry(f"perhaps not finished yet: {verdict.detail}")
+        if isinstance(verdict, Retry):
+            age = _age(ticket, now)
+            if age is not None and age > self._rules.retention_s:
+                return Refused(Reason.EXPIRED, f"waited longer than allowed; {verdict.detail}")
+        return verdict
+
+    def _put_back(self, ticket: Ticket, retry: Retry) -> None:
+        self._metrics.retried.labels("examine").inc()
+        self._pending.retry(ticket.name, floor=ticket.settles_in)
+        log.warning("file stays, tried again later", detail=retry.detail, **describe(ticket))
+
+    async def _remove(self, tickets: Sequence[Ticket]) -> None:
+        files = [(t.name, t.identity) for t in tickets if t.identity is not None]
+        results = await self._disposal.remove(files)
+        now = trio.current_time()
+        for ticket, result in zip(tickets, results, strict=True):
+            if isinstance(result, Retry):
+                self._pending.retry(ticket.name)
+                log.debug("committed file stays", detail=result.detail, **describe(ticket))
+            else:
+                self._pending.release(ticket.name)
+            self._account(ticket, now)
+            if result == "changed":
+                self._look_again(ticket)
+
+    def _look_again(self, ticket: Ticket) -> None:
+        """The name holds a newer file; its event came while this one was in flight, or comes."""
+        if ticket.name not in self._pending and self._pending.claim(ticket.name):
+            self._pending.retry(ticket.name)
+        log.debug("a newer file has taken the name", **describe(ticket))
+
+    def _account(self, ticket: Ticket, now: float) -> None:
+        stored = ticket.verdict
+        if not isinstance(stored, Stored) or stored.again:
+            return
+        metrics = self._metrics
+        metrics.reports.labels("ok").inc()
+        metrics.reports_rows.inc(stored.rows)
+        metrics.processing_seconds.observe(now - ticket.taken)
+        if ticket.identity is not None:
+            metrics.report_bytes.observe(ticket.identity.size)
+        if stored.duplicate:
+            metrics.duplicates.inc()
+            log.info("run log is in the database already", **describe(ticket))
+        if stored.missing:
+            log.warning(
+                "a shorter version of this run is in the database, its rows are kept",
+                missing=stored.missing,
+                **describe(ticket),
+            )
+
+    async def _reject(self, tickets: Sequence[Ticket]) -> None:
+        files = [
+            Rejected(
+                name=ticket.name,
+                known=ticket.identity,
+                refused=ticket.verdict,
+                node_id=ticket.node_id,
+                trust=self._trust_token(ticket.node_id),
+            )
+            for ticket in tickets
+            if isinstance(ticket.verdict, Refused)
+        ]
+        results = await self._disposal.quarantine(files)
+        for ticket, file, result in zip(tickets, files, results, strict=True):
+            if isinstance(result, Retry):
+                self._put_back(ticket, Retry(f"cannot be moved to failed: {result.detail}"))
+                continue
+            self._pending.release(ticket.name)
+            if result == "changed":
+                self._look_again(ticket)
+            elif result != "gone":
+                self._note_refused(ticket, file.refused)
+
+    def _note_refused(self, ticket: Ticket, refused: Refused) -> None:
+        status = "invalid" if refused.reason in _INVALID else "error"
+        self._metrics.reports.labels(status).inc()
+        self._metrics.refused.labels(refused.reason.value).inc()
+        log.warning(
+            "refused, moved to failed",
+            reason=refused.reason.value,
+            detail=refused.detail,
+            **describe(ticket),
+        )
+
+
+def describe(ticket: Ticket) -> dict[str, str]:
+    """The fields that every log line about a file carries."""
+    fields = {"file": ticket.name, "queue_id": queue_id(ticket.name)}
+    if ticket.node_id:
+        fields |= {"node": ticket.node_id, "run_date": ticket.run_date}
+    return fields
+
+
+def _age(ticket: Ticket, now: float) -> float | None:
+    """Seconds since the file was last written to, None where nothing was read."""
+    return None if ticket.identity is None else now - ticket.identity.mtime_ns / 1e9

@@ -1,0 +1,234 @@
+"""The tree of tasks: everything is started, supervised and stopped here.
+
+    asyncio loop (only with a database)
+    └── root nursery
+        ├── signals          SIGHUP → reload, SIGTERM and SIGINT → graceful stop
+        ├── HTTP API         until the pipeline has drained
+        ├── examiner         a thread, or worker processes
+        ├── trust            nodes list and certificates, tried again until they load
+        ├── reporting        the pipeline, once the nodes are known
+        ├── cleanup          the spool's housekeeping
+        └── canary           how late the event loop runs
+
+An exception in any of these is a bug: it cancels the others and ends the process with exit code
+1. systemd starts it again, and the spool makes that safe.
+"""
+
+import signal
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import trio
+
+from relayd import __version__
+from relayd.config import Settings, changed_keys, load_logging, load_settings
+from relayd.errors import ConfigError, NodesError, RelaydError, StartError
+from relayd.http.app import Services, make_app
+from relayd.http.server import run_server
+from relayd.http.status import StatusReader
+from relayd.logs import configure, get_logger, open_logging
+from relayd.metrics import Metrics
+from relayd.trust import Trust
+
+if TYPE_CHECKING:
+    from relayd.reporting import Reporting
+
+log = get_logger("main")
+
+#: After a stop signal, what is in flight may take this long to be committed and disposed of.
+DRAIN_TIMEOUT_S: Final = 4.0
+HTTP_GRACE_S: Final = 10.0
+CANARY_PERIOD_S: Final = 0.1
+
+
+def run(directory: Path) -> int:
+    """Runs relayd on a configuration directory until it is told to stop.
+
+    Returns:
+        0 after a graceful stop, 1 after a crash, whose traceback is logged.
+
+    Raises:
+        ConfigError: a configuration file is not valid.
+        StartError: anything else prevents the start.
+    """
+    settings, warnings = load_settings(directory)
+    logging = load_logging(directory)
+    with open_logging():
+        configure(logging)
+        for warning in warnings:
+            log.warning("configuration", detail=warning)
+        try:
+            trio.run(partial(_main, directory, settings), strict_exception_groups=True)
+        except (ConfigError, StartError):
+            raise
+        except BaseException as error:
+            expected = _only_start_errors(error)
+            if expected is not None:
+                raise expected from None
+            log.exception("crashed", detail=type(error).__name__)
+            return 1
+    return 0
+
+
+def _only_start_errors(error: BaseException) -> RelaydError | None:
+    """The first leaf of a group in which nothing else went wrong than the start."""
+    if isinstance(error, ConfigError | StartError):
+        return error
+    if not isinstance(error, BaseExceptionGroup):
+        return None
+    leaves = [_only_start_errors(leaf) for leaf in error.exceptions]
+    return leaves[0] if all(leaves) else None
+
+
+async def _main(directory: Path, settings: Settings) -> None:
+    async with AsyncExitStack() as stack:
+        if settings.processing.reporting.output == "database":
+            await stack.enter_async_context(_asyncio_bridge())
+        await Service(directory, settings).run()
+
+
+@asynccontextmanager
+async def _asyncio_bridge() -> AsyncIterator[None]:
+    import trio_asyncio
+
+    async with trio_asyncio.open_loop() as loop:
+        loop.set_exception_handler(_log_asyncio_error)
+        yield
+
+
+def _log_asyncio_error(_loop: object, context: dict[str, Any]) -> None:
+    """asyncpg's stray tasks end here, when a server vanishes; stock behaviour is to crash."""
+    get_logger("database").debug(
+        "asyncio", detail=str(context.get("message")), error=repr(context.get("exception"))
+    )
+
+
+class Service:
+    """One relayd: what its tasks share, and the order in which they start and stop."""
+
+    def __init__(self, directory: Path, settings: Settings) -> None:
+        self.directory = directory
+        self.settings = settings
+        self.metrics = Metrics()
+        self.trust = Trust(
+            settings.general.nodes_list_file,
+            settings.general.nodes_certs_file,
+            settings.node_id(),
+            self.metrics,
+        )
+        self.reporting: Reporting | None = None
+        self.stopping = trio.Event()
+        self._http_stop = trio.Event()
+        self._reload_lock = trio.Lock()
+
+    async def run(self) -> None:
+        """Starts everything, waits for a stop signal, drains, stops."""
+        general = self.settings.general
+        self.metrics.peer_authentication_disabled.set(
+            general.peer_authentication == "dangerous_none"
+        )
+        async with self._open_reporting(), trio.open_nursery() as root:
+            await root.start(self._run_signals, name="signals")
+            app = make_app(Services(self._status_reader(), self.reload, self.metrics, __version__))
+            serve = partial(
+                run_server, app, general.listen, stop=self._http_stop, grace=HTTP_GRACE_S
+            )
+            urls = await root.start(serve, name="http")
+            root.start_soon(self._run_canary, name="canary")
+            root.start_soon(self.trust.run, self._nodes_changed, name="trust")
+            await self._first_load()
+            drained = trio.Event()
+            root.start_soon(self._run_reporting, drained, name="reporting")
+            log.info("started", version=__version__, api=", ".join(urls))
+            await self.stopping.wait()
+            log.info("stopping")
+            with trio.move_on_after(DRAIN_TIMEOUT_S) as scope:
+                await drained.wait()
+            if scope.cancelled_caught:
+                log.warning("stopped with files in flight, they stay in the spool")
+            self._http_stop.set()
+            root.cancel_scope.cancel()
+        log.info("stopped")
+
+    @asynccontextmanager
+    async def _open_reporting(self) -> AsyncIterator[None]:
+        """The reporting pipeline's parts, the database stack among them, only where it is on."""
+        if self.settings.processing.reporting.output != "database":
+            yield
+            return
+        from relayd.reporting import open_reporting
+
+        async with open_reporting(self.settings, self.trust, self.metrics) as self.reporting:
+            yield
+
+    async def _run_reporting(self, drained: trio.Event) -> None:
+        if self.reporting is not None:
+            await self.reporting.run(self.stopping)
+        drained.set()
+
+    async def _first_load(self) -> None:
+        try:
+            await self.trust.load()
+        except NodesError:
+            return
+        self._nodes_changed()
+
+    def _nodes_changed(self) -> None:
+        if self.reporting is not None:
+            self.reporting.nodes_changed()
+
+    async def reload(self) -> None:
+        """Reads logging, nodes and certificates anew (§ reload of the administrator's guide).
+
+        Raises:
+            RelaydError: something could not be read; what was in force before still is.
+        """
+        async with self._reload_lock:
+            settings, warnings = await trio.to_thread.run_sync(load_settings, self.directory)
+            logging = await trio.to_thread.run_sync(load_logging, self.directory)
+            await self.trust.load()
+            configure(logging)
+            for warning in warnings:
+                log.warning("configuration", detail=warning)
+            self._apply(settings)
+            self._nodes_changed()
+            log.info("reloaded")
+
+    def _apply(self, settings: Settings) -> None:
+        for key in changed_keys(self.settings, settings):
+            log.warning("a changed key needs a restart", key=key)
+        if self.reporting is not None:
+            self.reporting.reconfigure(settings)
+
+    async def _run_signals(self, *, task_status: trio.TaskStatus[None]) -> None:
+        with trio.open_signal_receiver(signal.SIGHUP, signal.SIGTERM, signal.SIGINT) as signals:
+            task_status.started()
+            async for number in signals:
+                if number != signal.SIGHUP:
+                    self.stopping.set()
+                    continue
+                try:
+                    await self.reload()
+                except RelaydError as error:
+                    log.error("reload failed, nothing was changed", detail=str(error))
+
+    def _status_reader(self) -> StatusReader:
+        database = None if self.reporting is None else self.reporting.database.probe
+        return StatusReader(self._read_configuration, database)
+
+    def _read_configuration(self) -> None:
+        """Raises what is wrong with the configuration on disk, or with the nodes in force."""
+        load_settings(self.directory)
+        load_logging(self.directory)
+        if self.trust.trouble is not None:
+            raise NodesError(self.trust.trouble)
+
+    async def _run_canary(self) -> None:
+        while True:
+            due = time.monotonic() + CANARY_PERIOD_S
+            await trio.sleep(CANARY_PERIOD_S)
+            self.metrics.event_loop_lag_seconds.observe(max(0.0, time.monotonic() - due))
