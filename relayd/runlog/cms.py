@@ -113,6 +113,8 @@ def read_signed_data(data: bytes) -> Signer:
     if der.tag(data, at, end) == der.CONTEXT_0:
         at = _skip_certificates(data, at, end)
     at = der.last(data, at, der.SET, end)
+    if at == end:
+        raise DerError("no signer")
     start, stop = der.content(data, at, der.SEQUENCE, end)
     if stop != end:
         raise DerError("more than one signer")

@@ -95,6 +95,8 @@ def signer_info(
         attributes = b"".join(proper_attributes(signed, digest).values())
     if signed_bytes is None:
         signed_bytes = encode(SET, attributes) if attributes else signed
+    if signature is None:
+        signature = sign(node, signed_bytes, digest)
     return encode(
         SEQUENCE,
         version,
@@ -102,7 +104,7 @@ def signer_info(
         algorithm(digest),
         encode(attributes_tag, attributes) if attributes else b"",
         scheme,
-        encode(OCTET_STRING, signature or sign(node, signed_bytes, digest)),
+        encode(OCTET_STRING, signature),
         encode(CONTEXT_1, unsigned) if unsigned else b"",
     )
 
@@ -113,11 +115,12 @@ def signed_data(
     content: bytes = cms.DETACHED,
     certificates: bytes = b"",
     kind: bytes = cms.SIGNED_DATA,
+    version: bytes = cms.VERSION_1,
 ) -> bytes:
     """Return a ContentInfo around these SignerInfos; each piece is right unless it is given."""
     body = encode(
         SEQUENCE,
-        cms.VERSION_1,
+        version,
         encode(SET, algorithm("sha256") if digests is None else digests),
         content,
         certificates,
