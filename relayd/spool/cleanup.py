@@ -150,11 +150,11 @@ def sweep_failed(failed: Path, retention: float, now: float) -> int:
             continue
         reason = reason_path(path)
         since = _modified(reason)
-        if (status.st_mtime if since is None else since) < now - retention:
-            if _unlink(path):
-                removed += 1
-                size += status.st_size
-                _unlink(reason)
+        old = (status.st_mtime if since is None else since) < now - retention
+        if old and _unlink(path):
+            removed += 1
+            size += status.st_size
+            _unlink(reason)
     if removed:
         log.info("old refused files removed", file=str(failed), files=removed, bytes=size)
     return removed

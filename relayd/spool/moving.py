@@ -9,7 +9,7 @@ from itertools import count
 from pathlib import Path
 from typing import Final
 
-from relayd.spool.identity import identity_at
+from relayd.spool.identity import Identity, identity_at
 
 #: Names that relayd writes under until they are whole. The leading dot keeps listings away.
 TEMPORARY: Final = ".relayd.tmp."
@@ -80,7 +80,7 @@ def _copy_file(source: Path, target: Path) -> None:
         os.fsync(writing.fileno())
 
 
-def unlink_if_same(source: Path, copied: object) -> None:
+def unlink_if_same(source: Path, copied: Identity) -> None:
     """Remove what was copied, unless it was replaced or changed since."""
     with contextlib.suppress(FileNotFoundError):
         if identity_at(source) == copied:

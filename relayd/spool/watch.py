@@ -57,6 +57,7 @@ class Watch:
         self._opened = trio.Event()
         self._wd: int | None = None
         self._place: tuple[int, int] | None = None
+        self._watched = False
         self._missing = False
         self._again_at = float("-inf")
         self._failed_at = float("-inf")
@@ -80,14 +81,11 @@ class Watch:
         Returns:
             True when a watch was made: what happened before it is only found by a listing.
         """
-        try:
-            place = await self._look()
-        except OSError as error:
-            self._note_missing(error)
+        place = await self._look()
+        if place is None:
             return False
-        if self._wd is not None and place == self._place:
-            return False
-        if trio.current_time() < self._again_at and place == self._place:
+        settled = self._wd is not None or trio.current_time() < self._again_at
+        if settled and place == self._place:
             return False
         return await self._watch_anew(place)
 
@@ -136,7 +134,6 @@ class Watch:
             wd = await trio.to_thread.run_sync(
                 self._inotify.add, self._path, _MASK, limiter=self._limiter
             )
-            moved = await self._look() != place
         except OSError as error:
             if error.errno in _MISSING:
                 self._note_missing(error)
@@ -144,15 +141,19 @@ class Watch:
                 self._note_refused(error)
             return False
         self._wd = wd
-        if moved:
-            # Replaced in this very moment: which one is watched is not known.
+        self._note_watching()
+        if await self._look() != place:
+            # Replaced in this very moment: which of the two is watched is not known.
             self._place = None
             self.disturbed.set()
-        self._note_watching()
         return True
 
-    async def _look(self) -> tuple[int, int]:
-        return await trio.to_thread.run_sync(_place_of, self._path, limiter=self._limiter)
+    async def _look(self) -> tuple[int, int] | None:
+        try:
+            return await trio.to_thread.run_sync(_place_of, self._path, limiter=self._limiter)
+        except OSError as error:
+            self._note_missing(error)
+            return None
 
     def _remove_watch(self) -> None:
         if self._inotify is not None and self._wd is not None:
@@ -171,8 +172,9 @@ class Watch:
             self._opened = trio.Event()
 
     def _note_watching(self) -> None:
-        if self._missing or self.mode == "poll":
+        if self._watched or self._missing or self.mode == "poll":
             log.info("directory is watched again", file=str(self._path))
+        self._watched = True
         self._missing = False
         self._set_mode("inotify")
 

@@ -249,11 +249,11 @@ class _Watcher:
             await trio.lowlevel.checkpoint()
 
     async def _feed_live(self) -> bool:
-        busy = bool(self._live)
-        while self._live:
-            name = next(iter(self._live))
+        # Those that come meanwhile have the next turn, else a steady stream starves the backlog.
+        names = list(self._live)
+        for name in names:
             await self._send_one(name, atomic=self._live.pop(name))
-        return busy
+        return bool(names)
 
     async def _feed_turn(self) -> bool:
         names = self._pending.take_due(self._turn)
