@@ -16,9 +16,12 @@ T = TypeVar("T", bound=msgspec.Struct)
 
 #: A configuration file is a few kilobytes; more is a mistake and would only cost time.
 MAX_BYTES: Final = 1024 * 1024
+#: tomllib's time grows with the square of the parts of a dotted key, which is one line.
+_MAX_LINE_BYTES: Final = 4096
 _MAX_SHOWN: Final = 60
 _MAX_UNKNOWN: Final = 50
 _POSITION: Final = re.compile(r"(.*) \(at line ([0-9]+), column ([0-9]+)\)", re.DOTALL)
+_AT_END: Final = " (at end of document)"
 _TYPE_NAMES: Final = {
     bool: "a boolean",
     int: "an integer",
@@ -52,14 +55,14 @@ def read_table(path: Path) -> dict[str, Any]:
     """
     with path.open("rb") as file:
         data = file.read(MAX_BYTES + 1)
-    if len(data) > MAX_BYTES:
-        raise ConfigError(f"{path}: larger than {MAX_BYTES} bytes")
+    _check_size(path, data)
     try:
-        return tomllib.loads(data.decode("utf-8-sig"))
+        text = data.decode("utf-8-sig")
+        return tomllib.loads(text)
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: byte {error.start} is not UTF-8") from None
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path}: {_place(str(error))}") from None
+        raise ConfigError(f"{path}: {_place(str(error), text)}") from None
     except RecursionError:
         raise ConfigError(f"{path}: nested too deeply") from None
     except ValueError as error:  # a number with thousands of digits, a date that does not exist
@@ -116,6 +119,14 @@ def shown(value: object) -> str:
     return _TYPE_NAMES.get(type(value), "a date or time")
 
 
+def _check_size(path: Path, data: bytes) -> None:
+    if len(data) > MAX_BYTES:
+        raise ConfigError(f"{path}: larger than {MAX_BYTES} bytes")
+    for number, line in enumerate(data.split(b"\n"), 1):
+        if len(line) > _MAX_LINE_BYTES:
+            raise ConfigError(f"{path}: line {number}: longer than {_MAX_LINE_BYTES} bytes")
+
+
 def _build(
     path: Path, table: dict[str, Any], struct: type[T], prefix: str, unknown: list[str]
 ) -> T:
@@ -158,8 +169,9 @@ def _unknown(key: str, name: str, known: dict[str, Any], *, describe: bool) -> s
     return f"{text}, did you mean {close[0]}?" if close else text
 
 
-def _place(message: str) -> str:
+def _place(message: str, text: str) -> str:
     found = _POSITION.fullmatch(message)
-    if found is None:
-        return printable(message.replace("(at end of document)", "at the end of the file"), 200)
-    return f"line {found[2]}, column {found[3]}: {printable(found[1], 200)}"
+    if found is not None:
+        return f"line {found[2]}, column {found[3]}: {printable(found[1], 200)}"
+    last = text.rstrip("\n").count("\n") + 1
+    return f"line {last}, end of the file: {printable(message.removesuffix(_AT_END), 200)}"

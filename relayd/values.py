@@ -116,7 +116,8 @@ def choice(*words: str) -> Leaf:
             raise ValueError(value)
         return _text(value)
 
-    return Leaf(" or ".join(f'"{word}"' for word in words), read)
+    *first, last = (f'"{word}"' for word in words)
+    return Leaf(f"{', '.join(first)} or {last}", read)
 
 
 def duration(*, zero: bool) -> Leaf:
@@ -144,7 +145,7 @@ OptionalFilePath = Annotated[Path | None, Leaf("a path", _path)]
 Flag = Annotated[bool, Leaf("true or false", _boolean)]
 Port = Annotated[int, Leaf("an integer from 1 to 65535", integer(1, 65535))]
 Count = Annotated[int, Leaf("an integer of at least 0", integer(0, _LARGE))]
-Size = Annotated[int, Leaf("a size in bytes, an integer of at least 0", integer(0, _LARGE))]
+Size = Annotated[int, Leaf("an integer of at least 0 (bytes)", integer(0, _LARGE))]
 Several = Annotated[int, Leaf("an integer of at least 1", integer(1, 2**31 - 1))]
 OptionalSeveral = Annotated[int | None, Leaf("an integer of at least 1", integer(1, 2**31 - 1))]
 Password = Annotated[Secret, Leaf("a string", _secret, confidential=True)]
