@@ -71,7 +71,7 @@ def command(
         nodes=nodes,
         rate=rate,
         once=once,
-        bad=bad / 100,
+        bad=bad,
         key_bits=int(key_bits),
         directory=directory,
     )

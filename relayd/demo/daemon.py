@@ -99,7 +99,9 @@ class Daemon:
     def last_words(self) -> str:
         """The last line of its log, and where the rest is."""
         lines = self.log.read_text(errors="replace").splitlines()
-        return f"{lines[-1] if lines else 'it said nothing'} (see {self.log})"
+        # The frame that Python draws around the traceback of a group says nothing.
+        said = [line.strip(" |+-") for line in lines if line.strip(" |+-")]
+        return f"{said[-1] if said else 'it said nothing'} (see {self.log})"
 
 
 @asynccontextmanager

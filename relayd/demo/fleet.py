@@ -49,7 +49,7 @@ class Node:
         self.hostname = hostname
         self.certificate = _certify(key, self.node_id, now)
         self._signer = Signer(key, self.certificate)
-        self._last = now - _SECOND
+        self._last = now.replace(microsecond=0) - _SECOND
 
     def next_start(self, now: datetime) -> datetime:
         """START of its next run: now, but never the same second twice."""
@@ -80,19 +80,19 @@ class Pattern:
     """Which share of the uploads is bad.
 
     Attributes:
-        bad: share of uploads with something wrong or sent twice, 0 to 1.
+        bad: per cent of uploads with something wrong or sent twice.
     """
 
-    bad: float
+    bad: int
 
     def kinds(self) -> Iterator[Kind]:
         """Endless sequence of kinds: the bad ones are spread evenly and take turns."""
         turns = itertools.cycle([*EXPECTED, Kind.REPLAYED])
-        owed = 0.0
+        owed = 0
         while True:
             owed += self.bad
-            if owed >= 1:
-                owed -= 1
+            if owed >= 100:
+                owed -= 100
                 yield next(turns)
             else:
                 yield Kind.GOOD
@@ -103,6 +103,8 @@ class Fleet:
 
     Attributes:
         nodes: the nodes of the nodes list.
+        owed: how often something was to be sent a second time and still waited in the spool;
+            made up for by the next uploads that can.
     """
 
     def __init__(self, keys: Sequence[RSAPrivateKey], spool: Path, pattern: Pattern) -> None:
@@ -120,6 +122,7 @@ class Fleet:
         self._kinds = pattern.kinds()
         self._spool = spool
         self._sent: deque[Upload] = deque(maxlen=_REMEMBERED)
+        self.owed = 0
 
     def write_lists(self, directory: Path) -> None:
         """Writes nodes list and certificates as Rudder's server generates them."""
@@ -142,9 +145,13 @@ class Fleet:
 
     def next_upload(self, now: datetime) -> Upload:
         """The next upload of the fleet. Takes some milliseconds of CPU: signing and packing."""
-        kind = next(self._kinds)
-        if kind is Kind.REPLAYED and (earlier := self._replay()) is not None:
+        if (earlier := self._replay()) is not None:
             return earlier
+        kind = next(self._kinds)
+        if kind is Kind.REPLAYED:
+            self.owed = min(self.owed + 1, len(self._sent))
+            if (earlier := self._replay()) is not None:
+                return earlier
         turn = next(self._turns)
         node, other = self.nodes[turn], self.nodes[turn - 1]
         match kind:
@@ -162,9 +169,10 @@ class Fleet:
         return upload
 
     def _replay(self) -> Upload | None:
-        """An earlier good upload that has left the spool, once more; None when there is none."""
-        if not self._sent or (self._spool / self._sent[0].name).exists():
+        """An earlier good upload, once more, if one is owed and has left the spool."""
+        if not self.owed or (self._spool / self._sent[0].name).exists():
             return None
+        self.owed -= 1
         earlier = self._sent.popleft()
         return Upload(
             Kind.REPLAYED, earlier.name, earlier.body, earlier.node_id, earlier.start, rows=0

@@ -43,7 +43,7 @@ class Options:
         nodes: number of nodes.
         rate: run logs per second of the whole fleet; None: as fast as they can be made.
         once: stop after so many uploads; None: go on until interrupted.
-        bad: share of uploads with something wrong or sent twice, 0 to 1.
+        bad: per cent of uploads with something wrong or sent twice.
         key_bits: size of the nodes' RSA keys.
         directory: where to write and leave everything; None: a temporary one, of which only
             the logs remain.
@@ -52,7 +52,7 @@ class Options:
     nodes: int
     rate: float | None
     once: int | None
-    bad: float
+    bad: int
     key_bits: int
     directory: Path | None
 
@@ -84,14 +84,16 @@ def _leaves(group: BaseExceptionGroup[RelaydError]) -> list[RelaydError]:
 
 async def _supervise(options: Options, console: Console) -> int:
     root = options.directory or Path(tempfile.mkdtemp(prefix="relayd-demo-"))
-    play = _Play(options, console, Workspace(root))
+    workspace = Workspace(root)
+    play = _Play(options, console, workspace)
     code = INTERRUPTED
     async with trio.open_nursery() as nursery:
         await nursery.start(play.run_signals, nursery.cancel_scope, name="signals")
         code = await play.run()
         nursery.cancel_scope.cancel()
-    if options.directory is None and code == 0:
-        play.workspace.remove_all_but_logs()
+    # Evidence of books that do not balance stays.
+    if options.directory is None and code != 1:
+        await trio.to_thread.run_sync(workspace.remove_all_but_logs)
     return code
 
 
@@ -99,12 +101,13 @@ class _Play:
     """One demo; its parts share the workspace, the ledger and the wish to stop."""
 
     def __init__(self, options: Options, console: Console, workspace: Workspace) -> None:
-        self.workspace = workspace
+        self._workspace = workspace
         self._options = options
         self._console = console
         self._ledger = Ledger()
         self._stop = trio.Event()
         self._playing = False
+        self._seconds = 0.0
 
     async def run_signals(
         self, everything: trio.CancelScope, *, task_status: trio.TaskStatus[None]
@@ -119,7 +122,7 @@ class _Play:
 
     async def run(self) -> int:
         """Starts everything, plays, stops everything, prints the balance; the exit code."""
-        workspace = self.workspace
+        workspace = self._workspace
         workspace.create()
         async with open_postgres(workspace.postgres) as postgres:
             fleet = await self._make_fleet()
@@ -133,7 +136,9 @@ class _Play:
                 read_found, postgres.server, workspace.incoming, workspace.failed
             )
         entries = balance(self._ledger, found, last.duplicates if last else None)
-        self._console.print(summary(entries, f"{self._ledger.sent} uploads"))
+        sent = self._ledger.sent
+        title = f"{sent} uploads, {sent / max(self._seconds, 0.001):.1f} per second"
+        self._console.print(summary(entries, title))
         balanced = all(entry.balanced for entry in entries)
         self._console.print("The books balance." if balanced else "The books do NOT balance.")
         self._console.print(f"relayd's log: {workspace.log}", soft_wrap=True)
@@ -145,7 +150,7 @@ class _Play:
         count = options.nodes + 1
         with _KeyProgress(self._console, count, options.key_bits) as progress:
             keys = await obtain_keys(count, options.key_bits, cache_directory(), progress.show)
-        spool = self.workspace.incoming
+        spool = self._workspace.incoming
         return await trio.to_thread.run_sync(Fleet, keys, spool, Pattern(options.bad))
 
     async def _play(self, fleet: Fleet, daemon: Daemon, postgres: Postgres) -> Snapshot | None:
@@ -156,8 +161,11 @@ class _Play:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(daemon.watch, name="watch")
             nursery.start_soon(self._show, picture, daemon, postgres, name="picture")
+            begin = trio.current_time()
             await self._feed(fleet)
             await self._settle()
+            await self._repeat(fleet)
+            self._seconds = trio.current_time() - begin
             nursery.cancel_scope.cancel()
         return await observe(daemon, postgres.server)
 
@@ -165,7 +173,7 @@ class _Play:
         """Uploads at the rate asked for; ends when enough is sent or a stop is asked for."""
         period = 1 / self._options.rate if self._options.rate else 0.0
         due = trio.current_time()
-        while self._ledger.sent != self._options.once and not self._stop.is_set():
+        while self._left(fleet.owed) and not self._stop.is_set():
             with trio.move_on_at(due):
                 await self._stop.wait()
                 return
@@ -173,15 +181,25 @@ class _Play:
             # After a hold-up, at most one second of uploads is made up for.
             due = max(due + period, trio.current_time() - 1.0)
 
+    async def _repeat(self, fleet: Fleet) -> None:
+        """Sends again what was to be sent twice and had to leave the spool first."""
+        while self._options.once and self._left(0) and not self._stop.is_set():
+            await trio.to_thread.run_sync(self._upload, fleet)
+        await self._settle()
+
+    def _left(self, reserved: int) -> bool:
+        once = self._options.once
+        return once is None or self._ledger.sent + reserved < once
+
     def _upload(self, fleet: Fleet) -> None:
         upload = fleet.next_upload(datetime.now(UTC))
         self._ledger.add(upload)
-        put(self.workspace.incoming, upload)
+        put(self._workspace.incoming, upload)
 
     async def _settle(self) -> None:
         """Waits until the spool is empty, as long as it shrinks."""
         least, deadline = None, trio.current_time() + _SETTLE_DEADLINE
-        while left := await trio.to_thread.run_sync(_count, self.workspace.incoming):
+        while left := await trio.to_thread.run_sync(_count, self._workspace.incoming):
             if least is None or left < least:
                 least, deadline = left, trio.current_time() + _SETTLE_DEADLINE
             if trio.current_time() > deadline:

@@ -7,6 +7,7 @@ from typing import Final
 
 from relayd.demo.fleet import CERTIFICATES, NODES_LIST
 from relayd.demo.pgserver import Connection
+from relayd.errors import StartError
 
 _MAIN: Final = """\
 # Written by `relayd demo`.
@@ -59,10 +60,17 @@ class Workspace:
         self.postgres = root / "postgres"
 
     def create(self) -> None:
-        """Makes the directories, unreadable for others: there are passwords in them."""
-        self.root.mkdir(parents=True, exist_ok=True)
-        for directory in (self.configuration, self.spool, self.incoming, self.failed):
-            directory.mkdir(mode=0o750)
+        """Makes the directories, unreadable for others: there are passwords in them.
+
+        Raises:
+            StartError: they exist already, or cannot be made.
+        """
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            for directory in (self.configuration, self.spool, self.incoming, self.failed):
+                directory.mkdir(mode=0o750)
+        except OSError as error:
+            raise StartError(f"cannot prepare {self.root}: {error.strerror}") from error
 
     def write_configuration(self, database: Connection, port: int) -> None:
         """Writes `main.conf` and `logging.conf`.
@@ -87,6 +95,10 @@ class Workspace:
         (self.configuration / "logging.conf").write_text(_LOGGING)
 
     def remove_all_but_logs(self) -> None:
-        """Removes configuration, spool and data; relayd's and PostgreSQL's logs stay."""
-        shutil.rmtree(self.configuration, ignore_errors=True)
-        shutil.rmtree(self.spool, ignore_errors=True)
+        """Removes everything but relayd's and PostgreSQL's logs; all, when relayd never ran."""
+        if not self.log.exists():
+            shutil.rmtree(self.root, ignore_errors=True)
+            return
+        data = [path for path in self.postgres.glob("*") if path.is_dir()]
+        for directory in (self.configuration, self.spool, *data):
+            shutil.rmtree(directory, ignore_errors=True)

@@ -1,6 +1,9 @@
 """The embedded PostgreSQL server: what it lets `rudder` do, and its life and deaths."""
 
 import asyncio
+import os
+import shutil
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +11,7 @@ import asyncpg
 import pytest
 import trio
 
+from relayd.demo.pginstall import server_account, server_programs
 from relayd.demo.pgserver import Connection, Server
 from relayd.demo.postgres import Postgres, open_postgres
 from relayd.errors import StartError
@@ -124,6 +128,33 @@ async def test_a_port_in_use_is_a_start_error(private_postgres: Postgres, tmp_pa
     with pytest.raises(StartError, match=r"^PostgreSQL did not start: .*$"):
         async with open_postgres(tmp_path, port=private_postgres.rudder.port, extra=QUICK):
             pass
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root runs the server as another account")
+def test_unreadable_programs_are_copied_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Programs that the server's account cannot reach are copied to where it can, once."""
+    programs = server_programs(server_account())
+    package = programs.parent.parent
+    hidden = tmp_path / "hidden"
+    hidden.mkdir(mode=0o700)
+    for source in (package, package.with_name(f"{package.name}.libs")):
+        shutil.copytree(source, hidden / source.name, ignore=shutil.ignore_patterns("*.a"))
+    unreachable = hidden / programs.relative_to(package.parent)
+    monkeypatch.setenv("RELAYD_POSTGRES_BIN", str(unreachable))
+    with tempfile.TemporaryDirectory(prefix="relayd-tests-") as open_to_all:
+        Path(open_to_all).chmod(0o755)
+        monkeypatch.setattr(tempfile, "tempdir", open_to_all)
+        server = Server(tmp_path / "server", extra=QUICK)
+        try:
+            server.create()
+            assert rows(server, "SELECT 1") == [("1",)]
+        finally:
+            server.close()
+        (copy,) = Path(open_to_all).iterdir()
+        assert server_programs(server_account()).is_relative_to(copy)
+        assert list(Path(open_to_all).iterdir()) == [copy]
 
 
 def test_without_an_installation_it_says_what_to_install(

@@ -3,9 +3,12 @@
 import stat
 from pathlib import Path
 
+import pytest
+
 from relayd.config import load_logging, load_settings
 from relayd.demo.pgserver import Connection
 from relayd.demo.workspace import Workspace
+from relayd.errors import StartError
 
 DATABASE = Connection("127.0.0.1", 15432, "rudder", 'p@ss/"\\:%?#', "rudder")
 
@@ -36,3 +39,18 @@ def test_only_logs_remain(tmp_path: Path) -> None:
     (workspace.incoming / "x.log").touch()
     workspace.remove_all_but_logs()
     assert list(tmp_path.iterdir()) == [workspace.log]
+
+
+def test_nothing_remains_when_relayd_never_ran(tmp_path: Path) -> None:
+    """A demo that was ended before relayd wrote a log leaves no directory."""
+    workspace = Workspace(tmp_path / "demo")
+    workspace.create()
+    workspace.remove_all_but_logs()
+    assert not workspace.root.exists()
+
+
+def test_a_directory_in_use_is_refused(tmp_path: Path) -> None:
+    """A second demo in the same directory does not start, and says why in one line."""
+    Workspace(tmp_path).create()
+    with pytest.raises(StartError, match=f"^cannot prepare {tmp_path}: File exists$"):
+        Workspace(tmp_path).create()

@@ -1,0 +1,148 @@
+"""`relayd demo` as its users run it: a process in a pipe or a terminal."""
+
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+PATIENCE = 120
+#: One line of the summary: text, expected, found, verdict, between vertical bars.
+ENTRY = re.compile(r"│ (.+?) +│ +(\d*) │ +(\d+) │ (\S+) +│")
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """A directory that every account can reach and that all files of the demo lie below."""
+    with tempfile.TemporaryDirectory(prefix="relayd-e2e-") as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+        assert processes(name) == []
+
+
+def processes(text: str) -> list[int]:
+    """Ids of the processes with `text` in their command line."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            with suppress(OSError):
+                if text.encode() in (entry / "cmdline").read_bytes():
+                    found.append(int(entry.name))
+    return found
+
+
+def demo(place: Path, *arguments: str, stdout: int = subprocess.PIPE) -> subprocess.Popen[str]:
+    """Starts the demo."""
+    environment = {
+        **os.environ,
+        "TMPDIR": str(place),
+        "XDG_CACHE_HOME": str(place / "cache"),
+        "TERM": "xterm-256color",
+        "COLUMNS": "100",
+        "LINES": "50",
+    }
+    return subprocess.Popen(
+        [sys.executable, "-m", "relayd", "demo", *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=stdout,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment,
+    )
+
+
+def wait_for(process: subprocess.Popen[str], pattern: str) -> str:
+    """Reads lines until one matches; what was read."""
+    assert process.stdout is not None
+    seen = ""
+    for line in process.stdout:
+        seen += line
+        if re.search(pattern, line):
+            return seen
+    raise AssertionError(f"{pattern} not found in: {seen}")
+
+
+def entries(output: str) -> dict[str, tuple[str, str, str]]:
+    """The lines of the summary by their text."""
+    return {text: (expected, found, mark) for text, expected, found, mark in ENTRY.findall(output)}
+
+
+def test_once_balances(place: Path) -> None:
+    """Forty uploads of eight nodes are read back: rows, executions, each refusal, nothing lost."""
+    process = demo(place, "--once", "40", "--nodes", "8", "--bad", "20")
+    output, _ = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, output
+    summary = entries(output)
+    assert {mark for _, _, mark in summary.values()} == {"ok"}
+    good = int(summary["run logs in the database"][1])
+    refused = sum(int(found) for text, (_, found, _) in summary.items() if "refused, " in text)
+    twice = int(summary["sent twice, recognised"][1])
+    assert refused >= 5
+    assert good + refused + twice == 40
+    assert summary["rows of executions"][1] == str(good)
+    assert int(summary["rows of reports"][1]) > 10 * good
+    assert summary["lost"][1] == summary["stored twice"][1] == "0"
+    assert summary["left in the spool"][1] == "0"
+    log = re.search(r"relayd's log: (.+)", output)
+    assert log is not None
+    assert Path(log[1]).stat().st_size > 0
+
+
+def test_interrupt_ends_everything(place: Path) -> None:
+    """Ctrl-C ends fleet, daemon and server, after the books have been balanced."""
+    process = demo(place, "--nodes", "3", "--rate", "50")
+    wait_for(process, r"stored [1-9]")
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, output
+    assert "The books balance." in output
+    assert int(entries(output)["run logs in the database"][1]) > 0
+
+
+def test_interrupt_while_starting(place: Path) -> None:
+    """Ctrl-C before the start is complete ends everything at once, and leaves nothing."""
+    process = demo(place, "--nodes", "500", "--key-bits", "4096")
+    wait_for(process, "RSA-4096 keys: 0 of 501")
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 130, output
+    assert "Traceback" not in output
+    assert list(place.glob("relayd-demo-*")) == []
+
+
+def test_a_dead_daemon_is_told_in_one_line(place: Path) -> None:
+    """When relayd dies the demo ends with the last line of its log and where the rest is."""
+    process = demo(place, "--nodes", "3", "--rate", "20")
+    wait_for(process, r"stored [1-9]")
+    for pid in processes(f"run\0-c\0{place}"):
+        os.kill(pid, signal.SIGKILL)
+    output, _ = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 3, output
+    assert re.search(r"error: relayd ended by itself: .*relayd\.log", output)
+    assert "Traceback" not in output
+
+
+def test_live_picture_in_a_terminal(place: Path) -> None:
+    """In a terminal the state is drawn in place, with rates, queue, refusals and last runs."""
+    ours, theirs = pty.openpty()
+    with os.fdopen(ours, "rb", buffering=0) as screen:
+        process = demo(place, "--nodes", "3", "--rate", "50", stdout=theirs)
+        os.close(theirs)
+        seen = b""
+        # A pseudo-terminal whose other end is closed reads as an error (EIO), not as an end.
+        with suppress(OSError):
+            while data := screen.read(65_536):
+                seen += data
+                if b"node-00" in seen and process.poll() is None:
+                    process.send_signal(signal.SIGTERM)
+    assert process.wait(PATIENCE) == 0
+    text = seen.decode()
+    for part in ("run logs", "queue", "refused", "last runs", "\x1b[", "The books balance."):
+        assert part in text
