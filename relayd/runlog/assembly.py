@@ -1,11 +1,11 @@
-"""From the entries of a run log to its rows: what belongs together, what is dropped, what is told."""
+"""From the entries of a run log to its rows: what belongs together, what is dropped or told."""
 
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from relayd.errors import Reason, Refused
 from relayd.printable import printable
-from relayd.runlog.copytext import escape, read_columns
+from relayd.runlog.copytext import escape, join, read_columns
 from relayd.runlog.dates import instant
 from relayd.runlog.model import COLUMNS, RunLog
 
@@ -59,6 +59,7 @@ class Assembly:
         skipped: number of those that are not.
         first: the first row, skipped or not.
         last: row of the last report, skipped or not; log entries after it are copies of it.
+        logs: stamp, event type and message of log entries that wait for their report.
         start: START of the first report, in normal form, or empty.
         config_id: key of the first control report of a start or an end.
         complete: there is a control report of a start.
@@ -83,18 +84,13 @@ class Assembly:
         self._node = node_id.encode(errors="surrogatepass")
         self._nuls = nuls
         self._skip = frozenset(name.encode(errors="surrogatepass") for name in skip)
-        self._logs: list[tuple[bytes, bytes, bytes]] = []
+        self.logs: list[tuple[bytes, bytes, bytes]] = []
         self._log_size = 0
         self._faults: list[str] = []
         self._fault_count = 0
         self._noise = _Noted()
         self._blank = True
         self._other_start = _Noted()
-
-    @property
-    def logs_wait(self) -> bool:
-        """The next report comes after log entries."""
-        return bool(self._logs)
 
     def report(self, date: bytes, fields: ReportFields) -> None:
         """Adds a report, and before it the log entries that waited for it.
@@ -113,7 +109,7 @@ class Assembly:
         self._note_start(fields.start)
         self._note_control(fields)
         self.last = _row(date, fields)
-        self._add_logs()
+        self.add_logs()
         self._add(self.last, fields.event_type)
 
     def log(self, date: bytes, event_type: bytes, message: bytes) -> None:
@@ -123,7 +119,23 @@ class Assembly:
             RefusalError: the log entries take too much memory.
         """
         self._check_size(len(message) + _LOG_OVERHEAD)
-        self._logs.append((date, event_type, message))
+        self.logs.append((date, event_type, message))
+
+    def add_logs(self) -> None:
+        """Turns the log entries that wait into rows, copies of `last`.
+
+        Raises:
+            RefusalError: they take too much memory.
+        """
+        if not self.logs:
+            return
+        assert self.last is not None
+        columns = self.last.split(b"\t")
+        self._check_size(len(self.logs) * (len(self.last) - len(columns[_MESSAGE])))
+        for date, event_type, message in self.logs:
+            columns[_DATE], columns[_EVENT], columns[_MESSAGE] = date, event_type, escape(message)
+            self._add(b"\t".join(columns), event_type)
+        self.logs.clear()
 
     def broken(self, text: bytes, fault: str) -> None:
         """Notes an entry that opens as a report and is none."""
@@ -142,7 +154,7 @@ class Assembly:
         """
         if self.last is None:
             return Refused(Reason.NO_REPORT, self._why_no_report())
-        self._add_logs()
+        self.add_logs()
         assert self.first is not None
         warnings = tuple(self._warnings())
         rows = self.rows
@@ -165,18 +177,6 @@ class Assembly:
             self.skipped += 1
         else:
             self.rows.append(row)
-
-    def _add_logs(self) -> None:
-        """Turns the log entries that wait into copies of the last report."""
-        if not self._logs:
-            return
-        assert self.last is not None
-        columns = self.last.split(b"\t")
-        self._check_size(len(self._logs) * (len(self.last) - len(columns[_MESSAGE])))
-        for date, event_type, message in self._logs:
-            columns[_DATE], columns[_EVENT], columns[_MESSAGE] = date, event_type, escape(message)
-            self._add(b"\t".join(columns), event_type)
-        self._logs.clear()
 
     def _check_size(self, more: int) -> None:
         self._log_size += more
@@ -224,8 +224,8 @@ class Assembly:
     def _why_no_report(self) -> str:
         if self._fault_count:
             return f"no usable report, {self._fault_count} broken; {self._faults[0]}"
-        if self._logs:
-            return f"no report, only log entries: {len(self._logs)}"
+        if self.logs:
+            return f"no report, only log entries: {len(self.logs)}"
         if self._blank:
             return "empty run log, as an agent in changes-only mode may send it"
         return f"no report, only other lines: {self._noise}"
@@ -265,4 +265,4 @@ def _row(date: bytes, fields: ReportFields) -> bytes:
         fields.policy,
         fields.start,
     )
-    return b"\t".join(map(escape, columns))
+    return join(columns)

@@ -2,7 +2,7 @@
 
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from relayd.runlog.model import Report
@@ -21,6 +21,14 @@ def escape(field: bytes) -> bytes:
     )
 
 
+def join(columns: Sequence[bytes]) -> bytes:
+    """One row without its newline."""
+    row = b"\t".join(columns)
+    if b"\\" in row or b"\n" in row or b"\r" in row or row.count(b"\t") >= len(columns):
+        return b"\t".join(map(escape, columns))
+    return row
+
+
 def unescape(field: bytes) -> bytes:
     """Reads one field that `escape` wrote, or PostgreSQL's COPY TO, NULL excepted."""
     if b"\\" not in field:
@@ -30,7 +38,7 @@ def unescape(field: bytes) -> bytes:
 
 def copy_line(columns: tuple[str, ...]) -> str:
     """One row, its columns in order, ended by a newline."""
-    return "\t".join(escape(column.encode()).decode() for column in columns) + "\n"
+    return join([column.encode() for column in columns]).decode() + "\n"
 
 
 def read_columns(line: bytes) -> tuple[str, ...]:

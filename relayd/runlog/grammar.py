@@ -26,28 +26,20 @@ from relayd.runlog.model import RunLog
 
 REPORT: Final = b"R: @@"
 
-#: What opens a log entry, by the event type it becomes. The first that fits counts, so "R:" of
-#: `log_info` stands for all that no line above it names.
-LEVELS: Final = (
-    (
-        "log_warn",
-        (b"CRITICAL", b"   error", b" warning")
-        + (b"rudder CRITICAL", b"rudder    error", b"rudder  warning")
-        + (b"R: [FATAL]", b"R: [ERROR]", b"R: WARNING", b"R: DEBUG"),
-    ),
-    ("log_debug", (b" verbose", b"   debug", b"R: [DEBUG]")),
-    (
-        "log_info",
-        (b"  notice", b"    info", b"rudder   notice", b"rudder     info", b"R: [INFO]", b"R:"),
-    ),
+#: What opens a log entry, beside the event type it becomes. The first that fits counts, so the
+#: last "R:" stands for all that no line above it names.
+LEVELS: Final[tuple[tuple[bytes, tuple[bytes, ...]], ...]] = (
+    (b"log_warn", (b"CRITICAL", b"   error", b" warning")),
+    (b"log_warn", (b"rudder CRITICAL", b"rudder    error", b"rudder  warning")),
+    (b"log_warn", (b"R: [FATAL]", b"R: [ERROR]", b"R: WARNING", b"R: DEBUG")),
+    (b"log_debug", (b" verbose", b"   debug", b"R: [DEBUG]")),
+    (b"log_info", (b"  notice", b"    info", b"rudder   notice", b"rudder     info")),
+    (b"log_info", (b"R: [INFO]", b"R:")),
 )
 
 _LEVEL: Final = re.compile(
     b"(?:%s):? *"
-    % b"|".join(
-        b"(?P<%s>%s)" % (event.encode(), b"|".join(map(re.escape, prefixes)))
-        for event, prefixes in LEVELS
-    )
+    % b"|".join(b"(%s)" % b"|".join(map(re.escape, prefixes)) for _, prefixes in LEVELS)
 )
 _EOL: Final = re.compile(rb"\r\n|\n|\r")
 
@@ -94,7 +86,7 @@ def split_opening(text: bytes) -> tuple[bytes, bytes] | None:
     if text.startswith(REPORT):
         return REPORT, text
     match = _LEVEL.match(text)
-    return match and ((match.lastgroup or "").encode(), text[match.end() :])
+    return match and (LEVELS[(match.lastindex or 0) - 1][0], text[match.end() :])
 
 
 def read_report(text: bytes) -> ReportFields | str:
@@ -116,7 +108,7 @@ def read_report(text: bytes) -> ReportFields | str:
         return "no node id"
     node_id = tail[start_end + 2 : node_end]
     one_line = (policy, event_type, rule_id, directive_id, report_id, node_id)
-    if any(b"\n" in field for field in one_line):
+    if b"\n" in text and any(b"\n" in field for field in one_line):
         return "a line end in a field of one line"
     message = split_stamp(tail[node_end + 2 :])[1]
     component, key = split_stamp(component)[1], split_stamp(key)[1]
@@ -130,7 +122,8 @@ class EntryReader:
         """Reads into `entries`."""
         self._entries = entries
         self._kind: bytes | None = None
-        self._text = bytearray()
+        self._text = b""
+        self._more = bytearray()
         #: Of the nearest stamped line, and of the entry that is open.
         self._stamp = self._opened = b""
         self._started = False
@@ -142,13 +135,12 @@ class EntryReader:
         self._stamp = stamp or self._stamp
         if opening and (stamp or self._started):
             self.end()
-            self._kind, message = opening
-            self._text += message
+            self._kind, self._text = opening
             self._opened = self._stamp
             self._started = True
         elif self._started:
-            self._text += b"\n"
-            self._text += text
+            self._more += b"\n"
+            self._more += text
         else:
             self._entries.noise(line)
 
@@ -157,9 +149,9 @@ class EntryReader:
         kind, stamp = self._kind, self._opened
         if kind is None:
             return
-        text = bytes(self._text)
-        self._kind = None
-        self._text.clear()
+        text = self._text + self._more
+        self._kind, self._text = None, b""
+        self._more.clear()
         if kind != REPORT:
             self._entries.log(stamp, kind, split_stamp(text)[1])
             return

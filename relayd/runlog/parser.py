@@ -14,7 +14,7 @@ from typing import Final
 from relayd.errors import Refused
 from relayd.runlog.assembly import Assembly, RefusalError
 from relayd.runlog.copytext import escape
-from relayd.runlog.dates import read_date
+from relayd.runlog.dates import read_short_date
 from relayd.runlog.grammar import EntryReader, clean
 from relayd.runlog.model import RunLog
 
@@ -23,10 +23,12 @@ from relayd.runlog.model import RunLog
 _BLOCK: Final = 2**20
 _LINE_END: Final = re.compile(rb"\r\n|\n|\r")
 
-#: Length of the stamp that agents write, and what follows it in a report.
-_STAMP: Final = 25
-_OPENING: Final = b" R: @@"
-_OPENING_END: Final = _STAMP + len(_OPENING)
+#: What a report has before its first `@@`, behind the stamp that agents write.
+_OPENING: Final = b" R: "
+_STAMP_SIZE: Final = len(b"2018-08-24T15:55:01+00:00")
+_OPENING_SIZE: Final = _STAMP_SIZE + len(_OPENING)
+#: More than an hour of seconds: nodes that run at the same time share them.
+_MAX_OPENINGS: Final = 4096
 
 #: A field that begins with a stamp has a colon here: without it the field is left as it is.
 _COLON: Final = 13
@@ -50,7 +52,7 @@ def parse(text: bytes, node_id: str, skip: frozenset[str] = frozenset()) -> RunL
         The run log; or `Refused` with NO_REPORT, NODE_MISMATCH, or TOO_LARGE when its log
         entries would grow beyond `assembly.MAX_LOG_ROWS`.
     """
-    reader = _Reader(node_id, skip, text.count(b"\0"))
+    reader = _Reader(node_id, skip, text.count(b"\0") if b"\0" in text else 0)
     try:
         for block in _blocks(text):
             reader.feed(_lines(block), escaped=b"\\" in block or b"\t" in block)
@@ -87,16 +89,35 @@ def _is_utf8(text: bytes) -> bool:
     return True
 
 
+class _Openings(dict[bytes, bytes | None]):
+    """What a line has before its first `@@` → its stamp in normal form, when a report starts."""
+
+    def __missing__(self, opening: bytes) -> bytes | None:
+        if len(opening) != _OPENING_SIZE or not opening.endswith(_OPENING):
+            return None
+        date = read_short_date(opening[:_STAMP_SIZE])
+        if date:
+            if len(self) >= _MAX_OPENINGS:
+                self.clear()
+            self[opening] = date
+        return date
+
+
+#: A cache like `functools.lru_cache`, without a call for what is found.
+_openings: Final = _Openings()
+
+
 class _Reader:
-    """Reads line after line. The last report may be held back: it might go on."""
+    """Reads line after line. The last report is held back: it might go on."""
 
     def __init__(self, node_id: str, skip: frozenset[str], nuls: int) -> None:
         self._entries = Assembly(node_id, skip, nuls)
         self._slow = EntryReader(self._entries)
         self._node = node_id.encode(errors="surrogatepass")
-        self._skip = frozenset(name.encode(errors="surrogatepass") for name in skip)
-        self._held = b""
-        self._date = b""
+        names = [name.encode(errors="surrogatepass") for name in skip]
+        self._skip = frozenset(names).union(map(escape, names))
+        #: The report that is held back: line (empty: none), parts, stamp.
+        self._held: tuple[bytes, list[bytes], bytes] = b"", [], b""
 
     def finish(self) -> RunLog | Refused:
         """Ends the run log."""
@@ -105,22 +126,27 @@ class _Reader:
 
     def feed(self, lines: list[bytes], *, escaped: bool) -> None:
         """Takes the next lines; `escaped`: one of them may have something to escape for COPY."""
-        entries, push, end = self._entries, self._slow.push, self._slow.end
-        add = entries.rows.append
-        node, start = self._node, entries.start
-        prefix, special = self._provable()
-        size = len(prefix)
-        held, date = self._held, self._date
+        entries, push, end, openings = (
+            self._entries,
+            self._slow.push,
+            self._slow.end,
+            self._openings,
+        )
+        add, logs = entries.rows.append, entries.logs
+        node, start, prefix, special = self._provable()
+        message, colon = len(prefix), len(prefix) + _COLON
+        held, parts, date = self._held
         for line in lines:
-            if line[_STAMP:_OPENING_END] != _OPENING or not (stamp := read_date(line[:_STAMP])):
+            next_parts = (escape(line) if escaped else line).split(b"@@", 8)
+            next_date = openings[next_parts[0]]
+            if next_date is None:
                 if held:
                     push(held)
                     held = b""
                 push(line)
                 continue
-            fields = (escape(held) if escaped else held).split(b"@@", 8)
-            if len(fields) == 9:
-                _, policy, event, rule, directive, report, component, key, tail = fields
+            if len(parts) == 9 and held:
+                _, policy, event, rule, directive, report, component, key, tail = parts
                 if (
                     tail.startswith(prefix)
                     and event not in special
@@ -129,41 +155,30 @@ class _Reader:
                     and component
                     and component[_COLON : _COLON + 1] != b":"
                     and key[_COLON : _COLON + 1] != b":"
-                    and tail[size + _COLON : size + _COLON + 1] != b":"
+                    and tail[colon : colon + 1] != b":"
                 ):
-                    entries.last = row = b"\t".join(
-                        (
-                            date,
-                            node,
-                            directive,
-                            rule,
-                            report or b"0",
-                            component,
-                            key or b"None",
-                            event,
-                            tail[size:],
-                            policy,
-                            start,
-                        )
-                    )
-                    add(row)
-                    held, date = line, stamp
+                    report, key, text = report or b"0", key or b"None", tail[message:]
+                    row = (date, node, directive, rule, report, component, key, event, text)
+                    entries.last = last = b"\t".join((*row, policy, start))
+                    if logs:
+                        entries.add_logs()
+                    add(last)
+                    held, parts, date = line, next_parts, next_date
                     continue
             if held:
                 push(held)
             end()
-            start = entries.start
-            prefix, special = self._provable()
-            size = len(prefix)
-            held, date = line, stamp
-        self._held, self._date = held, date
+            node, start, prefix, special = self._provable()
+            message, colon = len(prefix), len(prefix) + _COLON
+            held, parts, date = line, next_parts, next_date
+        self._held = held, parts, date
 
-    def _provable(self) -> tuple[bytes, frozenset[bytes]]:
-        """What a report has before its message, and the event types it must not have."""
-        entries = self._entries
-        if entries.last is None or entries.logs_wait or b"@#" in self._node:
-            return _NOTHING, frozenset()
-        special = self._skip
+    def _provable(self) -> tuple[bytes, bytes, bytes, frozenset[bytes]]:
+        """Node id, START, what a report has before its message, and the types it must not have."""
+        entries, node = self._entries, self._node
+        if entries.last is None or b"@#" in node:
+            return node, b"", _NOTHING, frozenset()
+        start, special = entries.start, self._skip
         if not entries.complete or entries.config_id is None:
             special |= {b"control"}
-        return b"%s##%s@#" % (entries.start.replace(b"T", b" "), self._node), special
+        return node, start, b"%s##%s@#" % (start.replace(b"T", b" "), node), special
