@@ -141,7 +141,8 @@ def _not_a_header(message: bytes) -> MimeError:
     head = message[:_MAX_HEADER]
     if not head.startswith(_BEGINNING[: len(head)]):
         return MimeError("not signed: it does not begin with the header of an S/MIME message")
-    cut = len(message) < _MAX_HEADER and b"\n--" not in head
+    boundary = head.find(b"\n--")
+    cut = len(message) < _MAX_HEADER and (boundary < 0 or b"\n" not in head[boundary + 1 :])
     return MimeError("the header is not that of a signed run log", maybe_unfinished=cut)
 
 

@@ -2,12 +2,22 @@
 
 import hashlib
 
+from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 
 from relayd.demo.signing import wrap
 from relayd.runlog import cms
-from relayd.runlog.der import CONTEXT_0, CONTEXT_1, OCTET_STRING, SEQUENCE, SET, UTC_TIME, encode
+from relayd.runlog.der import (
+    CONTEXT_0,
+    CONTEXT_1,
+    INTEGER,
+    OCTET_STRING,
+    SEQUENCE,
+    SET,
+    UTC_TIME,
+    encode,
+)
 from tests.support.signing import SigningNode
 
 HASHES: dict[str, hashes.HashAlgorithm] = {
@@ -49,6 +59,13 @@ def proper_attributes(signed: bytes, digest: str = "sha256") -> dict[bytes, byte
         cms.SIGNING_TIME: attribute(cms.SIGNING_TIME, encode(UTC_TIME, b"260101000000Z")),
         cms.MESSAGE_DIGEST: attribute(cms.MESSAGE_DIGEST, encode(OCTET_STRING, octets)),
     }
+
+
+def issuer_and_serial(certificate: x509.Certificate) -> bytes:
+    """Return the IssuerAndSerialNumber of a certificate, be its key usable or not."""
+    number = certificate.serial_number
+    serial = number.to_bytes(number.bit_length() // 8 + 1, "big")
+    return encode(SEQUENCE, certificate.issuer.public_bytes(), encode(INTEGER, serial))
 
 
 def sign(node: SigningNode, data: bytes, digest: str = "sha256") -> bytes:

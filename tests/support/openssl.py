@@ -14,7 +14,7 @@ class OpenSSL:
     """
 
     def __init__(self, directory: Path) -> None:
-        self._directory = directory
+        self.directory = directory
 
     def sign(self, text: bytes, node: SigningNode, *options: str, command: str = "smime") -> bytes:
         """Return the text as signed by the agents' command.
@@ -25,23 +25,30 @@ class OpenSSL:
             options: instead of `-text -nocerts -md sha256`.
             command: `smime`, or `cms` for what only that can make.
         """
-        certificate, key = node.write(self._directory)
+        certificate, key = node.write(self.directory)
         given = options or ("-text", "-nocerts", "-md", "sha256")
-        source = self._directory / "text"
+        source = self.directory / "text"
         source.write_bytes(text)
         signing: list[str | Path] = ["-signer", certificate, "-inkey", key, "-in", source]
         return self._run([command, "-sign", *given, *signing]).stdout
 
     def verify(self, message: bytes, *nodes: SigningNode, text: bool = True) -> bytes | None:
         """Return the text of a message as the relay's command gives it, None when it refuses."""
-        certificates = self._directory / "certificates.pem"
+        certificates = self.directory / "certificates.pem"
         certificates.write_bytes(b"".join(node.cert_pem for node in nodes))
-        source, out = self._directory / "message", self._directory / "out"
+        source, out = self.directory / "message", self.directory / "out"
         source.write_bytes(message)
         files: list[str | Path] = ["-certfile", certificates, "-in", source, "-out", out]
         options = ["-noverify", "-nointern", *(["-text"] if text else [])]
         verified = self._run(["smime", "-verify", *options, *files], check=False)
         return out.read_bytes() if verified.returncode == 0 else None
+
+    def encrypt(self, text: bytes, node: SigningNode) -> bytes:
+        """Return the text encrypted for a node."""
+        certificate, _ = node.write(self.directory)
+        source = self.directory / "text"
+        source.write_bytes(text)
+        return self._run(["smime", "-encrypt", "-aes256", "-in", source, certificate]).stdout
 
     @staticmethod
     def _run(
