@@ -29,7 +29,8 @@ def is_ours(name: str, extensions: Container[str]) -> bool:
 
     Web servers write uploads under a name with a leading dot and rename them.
     """
-    return not name.startswith(".") and name.rpartition(".")[2] in extensions
+    _, dot, extension = name.rpartition(".")
+    return dot == "." and not name.startswith(".") and extension in extensions
 
 
 def oldest(
