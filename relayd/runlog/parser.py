@@ -126,12 +126,7 @@ class _Reader:
 
     def feed(self, lines: list[bytes], *, escaped: bool) -> None:
         """Takes the next lines; `escaped`: one of them may have something to escape for COPY."""
-        entries, push, end, openings = (
-            self._entries,
-            self._slow.push,
-            self._slow.end,
-            self._openings,
-        )
+        entries, push, end, openings = self._entries, self._slow.push, self._slow.end, _openings
         add, logs = entries.rows.append, entries.logs
         node, start, prefix, special = self._provable()
         message, colon = len(prefix), len(prefix) + _COLON
