@@ -1,11 +1,13 @@
 """The command `relayd inspect`."""
 
 from pathlib import Path
+from typing import Final
 
 import click
 from rich.console import Console
 
-from relayd.config import load_settings
+from relayd.cli import DEFAULT_DIRECTORY
+from relayd.config import Reporting, load_settings
 from relayd.errors import NodesError, StartError
 from relayd.inspect.show import as_json, show
 from relayd.inspect.trust import ConfiguredTrust, NoTrust, Trust, read_given
@@ -14,10 +16,8 @@ from relayd.nodes import load_nodes
 from relayd.printable import printable
 from relayd.runlog.filename import queue_id
 
-_DEFAULT_DIRECTORY = Path("/opt/rudder/etc/relayd")
 #: Columns of what is not shown on a terminal.
-_FILE_WIDTH = 160
-_DEFAULT_MAX_SIZE = 50 * 2**20
+_FILE_WIDTH: Final = 160
 
 
 @click.command("inspect", context_settings={"help_option_names": ["-h", "--help"]})
@@ -28,7 +28,7 @@ _DEFAULT_MAX_SIZE = 50 * 2**20
     metavar="DIR",
     type=click.Path(path_type=Path),
     help="Take nodes, certificates, and limits from this configuration "
-    f"[default: {_DEFAULT_DIRECTORY}, if it is there].",
+    f"[default: {DEFAULT_DIRECTORY}, if it is there].",
 )
 @click.option(
     "--certs",
@@ -72,8 +72,8 @@ def _inspect(path: Path, rules: Rules, console: Console, *, machine: bool) -> bo
 
 def _rules(directory: Path | None, certs: Path | None) -> Rules:
     """Gathers what to judge by; what is doubtful there is told on the standard error."""
-    if directory is None and certs is None and _DEFAULT_DIRECTORY.is_dir():
-        directory = _DEFAULT_DIRECTORY
+    if directory is None and certs is None and DEFAULT_DIRECTORY.is_dir():
+        directory = DEFAULT_DIRECTORY
     try:
         rules, warnings = _configured(directory) if directory else _unconfigured()
         if certs:
@@ -98,4 +98,4 @@ def _configured(directory: Path) -> tuple[Rules, list[str]]:
 
 
 def _unconfigured() -> tuple[Rules, list[str]]:
-    return Rules(NoTrust(), _DEFAULT_MAX_SIZE, frozenset()), []
+    return Rules(NoTrust(), Reporting().max_size, frozenset()), []

@@ -12,7 +12,7 @@ from relayd.inspect.verdict import Verdict
 from relayd.printable import printable
 from relayd.runlog.model import Report
 
-_COLUMNS = ("executed", "event type", "technique", "component", "key", "message")
+_COLUMNS = ("executed", "event type", "technique / component / key", "message")
 
 
 def as_json(verdict: Verdict) -> str:
@@ -32,10 +32,10 @@ def show(console: Console, verdict: Verdict) -> None:
 
 
 def _heading(verdict: Verdict) -> Text:
-    text = Text(printable(verdict.file), style="bold")
+    text = Text(printable(verdict.file), style="bold", overflow="fold")
     if verdict.error is None:
-        return text.append("  would be accepted", style="green")
-    return text.append("  would be refused", style="red")
+        return text.append("\nwould be accepted", style="green")
+    return text.append("\nwould be refused", style="red")
 
 
 def _facts(verdict: Verdict) -> Table:
@@ -49,6 +49,8 @@ def _facts(verdict: Verdict) -> Table:
         "config id": verdict.config_id,
     }
     table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
     for name, value in facts.items():
         if value is not None:
             table.add_row(Text(name, style="dim"), Text(printable(value)))
@@ -64,14 +66,8 @@ def _reports(reports: list[Report]) -> Table:
     for column in _COLUMNS:
         table.add_column(column, overflow="fold")
     for report in reports:
-        fields = (
-            report.execution_datetime,
-            report.event_type,
-            report.policy,
-            report.component,
-            report.key_value,
-            report.msg,
-        )
+        subject = f"{report.policy} / {report.component} / {report.key_value}"
+        fields = (report.execution_datetime, report.event_type, subject, report.msg)
         table.add_row(*(Text(_lines(field)) for field in fields))
     return table
 
