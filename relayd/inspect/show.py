@@ -27,7 +27,7 @@ def show(console: Console, verdict: Verdict) -> None:
     if verdict.reports:
         console.print(_reports(verdict.reports))
     for line in verdict.skipped:
-        console.print(Text(f"skipped: {printable(line)}", style="yellow"))
+        console.print(Text(f"note: {printable(line)}", style="yellow"))
     console.print()
 
 

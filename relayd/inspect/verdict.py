@@ -165,6 +165,6 @@ def _judge_text(verdict: Verdict, text: bytes, skip: frozenset[str]) -> None:
 def _left_out(reports: Sequence[Report], skip: frozenset[str]) -> list[str]:
     counts = Counter(report.event_type for report in reports if report.event_type in skip)
     return [
-        f"{count} reports: skip_event_types has {printable(event_type, 80)}"
+        f"not inserted: {printable(event_type, 80)}, {count} times (skip_event_types)"
         for event_type, count in sorted(counts.items())
     ]

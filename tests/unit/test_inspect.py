@@ -130,7 +130,7 @@ def test_good_file_is_shown_whole(tmp_path: Path, config: Path, node: SigningNod
         "error": None,
         "type": "complete",
         "config_id": "key",
-        "skipped": ["1 reports: skip_event_types has log_info"],
+        "skipped": ["not inserted: log_info, 1 times (skip_event_types)"],
     }
     assert reports[1] == {
         "start_datetime": DATE,
