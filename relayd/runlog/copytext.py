@@ -7,8 +7,8 @@ from typing import Final
 
 from relayd.runlog.model import Report
 
-_ESCAPE: Final = re.compile(rb"\\(.)", re.DOTALL)
-_SPECIAL: Final = {b"b": b"\b", b"f": b"\f", b"n": b"\n", b"r": b"\r", b"t": b"\t", b"v": b"\v"}
+_ESCAPE: Final = re.compile(r"\\(.)", re.DOTALL)
+_SPECIAL: Final = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v"}
 
 
 def escape(field: bytes) -> bytes:
@@ -29,21 +29,21 @@ def join(columns: Sequence[bytes]) -> bytes:
     return row
 
 
-def unescape(field: bytes) -> bytes:
-    """Reads one field that `escape` wrote, or PostgreSQL's COPY TO, NULL excepted."""
-    if b"\\" not in field:
-        return field
-    return _ESCAPE.sub(lambda match: _SPECIAL.get(match[1], match[1]), field)
-
-
 def copy_line(columns: tuple[str, ...]) -> str:
     """One row, its columns in order, ended by a newline."""
     return join([column.encode() for column in columns]).decode() + "\n"
 
 
 def read_columns(line: bytes) -> tuple[str, ...]:
-    """The columns of one row, with or without its newline."""
-    return tuple(unescape(field).decode() for field in line.rstrip(b"\n").split(b"\t"))
+    """The columns of one row that `join` or PostgreSQL's COPY TO wrote; it has no NULL."""
+    columns = line.rstrip(b"\n").decode().split("\t")
+    if b"\\" in line:
+        columns = [_ESCAPE.sub(_unescape, column) for column in columns]
+    return tuple(columns)
+
+
+def _unescape(escape: re.Match[str]) -> str:
+    return _SPECIAL.get(escape[1], escape[1])
 
 
 def read_copy(copy: bytes) -> Iterator[Report]:

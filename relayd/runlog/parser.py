@@ -15,7 +15,7 @@ from relayd.errors import Refused
 from relayd.runlog.assembly import Assembly, RefusalError
 from relayd.runlog.copytext import escape
 from relayd.runlog.dates import read_short_date
-from relayd.runlog.grammar import EntryReader, clean
+from relayd.runlog.grammar import EntryReader, clean, split_opening, split_stamp
 from relayd.runlog.model import RunLog
 
 #: Lines are made in blocks of about this many bytes: a run log of empty lines would take 60
@@ -103,6 +103,10 @@ class _Openings(dict[bytes, bytes | None]):
         return date
 
 
+def _opens_log(line: bytes) -> bool:
+    return split_opening(split_stamp(line)[1]) is not None
+
+
 #: A cache like `functools.lru_cache`, without a call for what is found.
 _openings: Final = _Openings()
 
@@ -116,7 +120,7 @@ class _Reader:
         self._node = node_id.encode(errors="surrogatepass")
         names = [name.encode(errors="surrogatepass") for name in skip]
         self._skip = frozenset(names).union(map(escape, names))
-        #: The report that is held back: line (empty: none), parts, stamp.
+        #: The report that is held back: line, parts, stamp; all empty when there is none.
         self._held: tuple[bytes, list[bytes], bytes] = b"", [], b""
 
     def finish(self) -> RunLog | Refused:
@@ -134,38 +138,44 @@ class _Reader:
         for line in lines:
             next_parts = (escape(line) if escaped else line).split(b"@@", 8)
             next_date = openings[next_parts[0]]
-            if next_date is None:
+            if next_date is None and not (held and _opens_log(line)):
                 if held:
                     push(held)
-                    held = b""
+                    held, parts = b"", []
                 push(line)
                 continue
-            if len(parts) == 9 and held:
-                _, policy, event, rule, directive, report, component, key, tail = parts
-                if (
-                    tail.startswith(prefix)
-                    and event not in special
-                    and rule
-                    and directive
-                    and component
-                    and component[_COLON : _COLON + 1] != b":"
-                    and key[_COLON : _COLON + 1] != b":"
-                    and tail[colon : colon + 1] != b":"
-                ):
-                    report, key, text = report or b"0", key or b"None", tail[message:]
-                    row = (date, node, directive, rule, report, component, key, event, text)
-                    entries.last = last = b"\t".join((*row, policy, start))
-                    if logs:
-                        entries.add_logs()
-                    add(last)
-                    held, parts, date = line, next_parts, next_date
-                    continue
-            if held:
-                push(held)
-            end()
-            node, start, prefix, special = self._provable()
-            message, colon = len(prefix), len(prefix) + _COLON
-            held, parts, date = line, next_parts, next_date
+            # What is held is a whole report now.
+            if (
+                len(parts) == 9
+                and parts[8][:message] == prefix
+                and (event := parts[2]) not in special
+                and (rule := parts[3])
+                and (directive := parts[4])
+                and (component := parts[6])
+                and component[_COLON : _COLON + 1] != b":"
+                and (key := parts[7])[_COLON : _COLON + 1] != b":"
+                and parts[8][colon : colon + 1] != b":"
+            ):
+                # fmt: off
+                entries.last = row = b"\t".join((
+                    date, node, directive, rule, parts[5] or b"0", component, key or b"None", event,
+                    parts[8][message:], parts[1], start,
+                ))
+                # fmt: on
+                if logs:
+                    entries.add_logs()
+                add(row)
+            else:
+                if held:
+                    push(held)
+                end()
+                node, start, prefix, special = self._provable()
+                message, colon = len(prefix), len(prefix) + _COLON
+            if next_date:
+                held, parts, date = line, next_parts, next_date
+            else:
+                held, parts = b"", []
+                push(line)
         self._held = held, parts, date
 
     def _provable(self) -> tuple[bytes, bytes, bytes, frozenset[bytes]]:
