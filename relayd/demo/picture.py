@@ -77,7 +77,7 @@ class Picture:
         table.add_row("known", f"{now.duplicates}", "were stored already")
         table.add_row("queue", f"[bold]{self._queue(now)}[/]", f"oldest {now.oldest:.1f} s")
         colour = "green" if now.database == "success" else "red"
-        table.add_row("database", f"[{colour}]{now.database}[/]", "")
+        table.add_row("database", Text(now.database, colour))
         return table
 
     def _runs(self, now: Snapshot) -> Table:
@@ -86,7 +86,7 @@ class Picture:
             table.add_column(heading)
         for run in now.runs:
             name = self._names.get(run.node_id, run.node_id)
-            table.add_row(name, run.date, run.config_id, f"{run.delay:.1f} s")
+            table.add_row(*map(Text, (name, run.date, run.config_id, f"{run.delay:.1f} s")))
         return table
 
     def _rates(self) -> tuple[float, float]:

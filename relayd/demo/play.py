@@ -29,7 +29,7 @@ from relayd.errors import RelaydError
 INTERRUPTED: Final = 130
 
 _LOOK_EVERY: Final = 1.0
-_LINE_EVERY: Final = 5
+_LINE_EVERY: Final = 2
 _SETTLE_POLL: Final = 0.05
 #: A spool that does not shrink for so long, in seconds, is given up; its files count as left.
 _SETTLE_DEADLINE: Final = 30.0
@@ -141,7 +141,7 @@ class _Play:
         self._console.print(summary(entries, title))
         balanced = all(entry.balanced for entry in entries)
         self._console.print("The books balance." if balanced else "The books do NOT balance.")
-        self._console.print(f"relayd's log: {workspace.log}", soft_wrap=True)
+        self._console.print(f"relayd's log: {workspace.log}", soft_wrap=True, markup=False)
         return 0 if balanced else 1
 
     async def _make_fleet(self) -> Fleet:
@@ -220,7 +220,7 @@ class _Play:
 
     def _print_line(self, picture: Picture, number: int) -> None:
         if number % _LINE_EVERY == 0:
-            self._console.print(picture.line(), soft_wrap=True)
+            self._console.print(picture.line(), soft_wrap=True, markup=False)
 
     async def _look(
         self, picture: Picture, daemon: Daemon, postgres: Postgres, draw: Callable[[int], None]

@@ -8,7 +8,8 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from io import FileIO
 from pathlib import Path
 
 import pytest
@@ -28,18 +29,25 @@ def place() -> Iterator[Path]:
 
 
 def processes(text: str) -> list[int]:
-    """Ids of the processes with `text` in their command line."""
+    """Ids of the processes with `text` in their command line or environment."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and int(entry.name) != os.getpid():
             with suppress(OSError):
-                if text.encode() in (entry / "cmdline").read_bytes():
+                if text.encode() in told(entry):
                     found.append(int(entry.name))
     return found
 
 
-def demo(place: Path, *arguments: str, stdout: int = subprocess.PIPE) -> subprocess.Popen[str]:
-    """Starts the demo."""
+def told(process: Path) -> bytes:
+    return (process / "cmdline").read_bytes() + (process / "environ").read_bytes()
+
+
+@contextmanager
+def demo(
+    place: Path, *arguments: str, stdout: int = subprocess.PIPE
+) -> Iterator[subprocess.Popen[str]]:
+    """Runs the demo; whatever becomes of the test, it has ended afterwards."""
     environment = {
         **os.environ,
         "TMPDIR": str(place),
@@ -48,14 +56,24 @@ def demo(place: Path, *arguments: str, stdout: int = subprocess.PIPE) -> subproc
         "COLUMNS": "100",
         "LINES": "50",
     }
-    return subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-m", "relayd", "demo", *arguments],
         stdin=subprocess.DEVNULL,
         stdout=stdout,
         stderr=subprocess.STDOUT,
         text=True,
         env=environment,
-    )
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.terminate()
+
+
+def end(process: subprocess.Popen[str]) -> str:
+    """Waits for the end; what it still said."""
+    output, _ = process.communicate(timeout=PATIENCE)
+    return output
 
 
 def wait_for(process: subprocess.Popen[str], pattern: str) -> str:
@@ -76,8 +94,8 @@ def entries(output: str) -> dict[str, tuple[str, str, str]]:
 
 def test_once_balances(place: Path) -> None:
     """Forty uploads of eight nodes are read back: rows, executions, each refusal, nothing lost."""
-    process = demo(place, "--once", "40", "--nodes", "8", "--bad", "20")
-    output, _ = process.communicate(timeout=PATIENCE)
+    with demo(place, "--once", "40", "--nodes", "8", "--bad", "20") as process:
+        output = end(process)
     assert process.returncode == 0, output
     summary = entries(output)
     assert {mark for _, _, mark in summary.values()} == {"ok"}
@@ -97,10 +115,10 @@ def test_once_balances(place: Path) -> None:
 
 def test_interrupt_ends_everything(place: Path) -> None:
     """Ctrl-C ends fleet, daemon and server, after the books have been balanced."""
-    process = demo(place, "--nodes", "3", "--rate", "50")
-    wait_for(process, r"stored [1-9]")
-    process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=PATIENCE)
+    with demo(place, "--nodes", "3", "--rate", "50") as process:
+        wait_for(process, r"stored [1-9]")
+        process.send_signal(signal.SIGINT)
+        output = end(process)
     assert process.returncode == 0, output
     assert "The books balance." in output
     assert int(entries(output)["run logs in the database"][1]) > 0
@@ -108,10 +126,10 @@ def test_interrupt_ends_everything(place: Path) -> None:
 
 def test_interrupt_while_starting(place: Path) -> None:
     """Ctrl-C before the start is complete ends everything at once, and leaves nothing."""
-    process = demo(place, "--nodes", "500", "--key-bits", "4096")
-    wait_for(process, "RSA-4096 keys: 0 of 501")
-    process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=PATIENCE)
+    with demo(place, "--nodes", "500", "--key-bits", "4096") as process:
+        wait_for(process, "RSA-4096 keys: 0 of 501")
+        process.send_signal(signal.SIGINT)
+        output = end(process)
     assert process.returncode == 130, output
     assert "Traceback" not in output
     assert list(place.glob("relayd-demo-*")) == []
@@ -119,11 +137,11 @@ def test_interrupt_while_starting(place: Path) -> None:
 
 def test_a_dead_daemon_is_told_in_one_line(place: Path) -> None:
     """When relayd dies the demo ends with the last line of its log and where the rest is."""
-    process = demo(place, "--nodes", "3", "--rate", "20")
-    wait_for(process, r"stored [1-9]")
-    for pid in processes(f"run\0-c\0{place}"):
-        os.kill(pid, signal.SIGKILL)
-    output, _ = process.communicate(timeout=PATIENCE)
+    with demo(place, "--nodes", "3", "--rate", "20") as process:
+        wait_for(process, r"stored [1-9]")
+        for pid in processes(f"run\0-c\0{place}"):
+            os.kill(pid, signal.SIGKILL)
+        output = end(process)
     assert process.returncode == 3, output
     assert re.search(r"error: relayd ended by itself: .*relayd\.log", output)
     assert "Traceback" not in output
@@ -132,17 +150,24 @@ def test_a_dead_daemon_is_told_in_one_line(place: Path) -> None:
 def test_live_picture_in_a_terminal(place: Path) -> None:
     """In a terminal the state is drawn in place, with rates, queue, refusals and last runs."""
     ours, theirs = pty.openpty()
-    with os.fdopen(ours, "rb", buffering=0) as screen:
-        process = demo(place, "--nodes", "3", "--rate", "50", stdout=theirs)
+    with (
+        os.fdopen(ours, "rb", buffering=0) as screen,
+        demo(place, "--nodes", "3", "--rate", "50", stdout=theirs) as process,
+    ):
         os.close(theirs)
-        seen = b""
-        # A pseudo-terminal whose other end is closed reads as an error (EIO), not as an end.
-        with suppress(OSError):
-            while data := screen.read(65_536):
-                seen += data
-                if b"node-00" in seen and process.poll() is None:
-                    process.send_signal(signal.SIGTERM)
-    assert process.wait(PATIENCE) == 0
-    text = seen.decode()
+        seen = read_until(screen, b"node-00")
+        process.send_signal(signal.SIGTERM)
+        text = (seen + read_until(screen, None)).decode()
+        assert process.wait(PATIENCE) == 0
     for part in ("run logs", "queue", "refused", "last runs", "\x1b[", "The books balance."):
         assert part in text
+
+
+def read_until(screen: FileIO, part: bytes | None) -> bytes:
+    """Reads a terminal until `part` has been seen, or to its end."""
+    seen = b""
+    # A pseudo-terminal whose other end is closed reads as an error (EIO), not as an end.
+    with suppress(OSError):
+        while part is None or part not in seen:
+            seen += screen.read(65_536)
+    return seen
