@@ -74,13 +74,16 @@ class DatabaseUrl(msgspec.Struct, frozen=True):
         parts = urlsplit(split_password(url)[0])
         if parts.scheme not in {"postgres", "postgresql"}:
             raise ValueError("scheme")
+        if parts.fragment or "@" in parts.path:
+            # A password with `#` or `/` in it, not escaped, would end up here.
+            raise ValueError("path")
         _check_hosts(parts.netloc.rpartition("@")[2])
         options = _options(parts)
         unused = sorted((_LIBPQ_ONLY | _FIXED) & options.keys() - {"connect_timeout"})
         timeout = options.get("connect_timeout")
         kept = {k: text for k, text in options.items() if k not in _LIBPQ_ONLY | _FIXED}
         return cls(
-            dsn=parts._replace(query=_query(kept)).geturl(),
+            dsn=_join(parts, parts.netloc, kept),
             connect_timeout=int(timeout) if timeout and int(timeout) > 0 else None,
             warnings=tuple(f"option {name} is not used" for name in unused),
         )
@@ -99,8 +102,7 @@ def split_password(url: str) -> tuple[str, Secret | None]:
     password = options.pop("password", "") or password
     if not password and ":" not in credentials:
         return url, None
-    bare = parts._replace(netloc=f"{user}{at}{hosts}", query=_query(options))
-    return bare.geturl(), Secret(password)
+    return _join(parts, f"{user}{at}{hosts}", options), Secret(password)
 
 
 def connect_arguments(url: str, password: Secret | None) -> dict[str, Any]:
@@ -139,5 +141,7 @@ def _options(parts: SplitResult) -> dict[str, str]:
     return options
 
 
-def _query(options: dict[str, str]) -> str:
-    return "&".join(f"{quote(key)}={quote(text, safe='/,:')}" for key, text in options.items())
+def _join(parts: SplitResult, netloc: str, options: dict[str, str]) -> str:
+    """Put a URL together; `urlunsplit` would drop the `//` before an empty host."""
+    query = "&".join(f"{quote(key)}={quote(text, safe='/,:')}" for key, text in options.items())
+    return f"{parts.scheme}://{netloc}{parts.path}{'?' if query else ''}{query}"

@@ -14,7 +14,8 @@ from typing import Any, Final
 from relayd.printable import ELLIPSIS, escape, printable
 from relayd.secret import REDACTED, Secret
 
-Render = Callable[[MutableMapping[str, Any]], bytes]
+#: Method of the logger, event with component and fields → what is written.
+Render = Callable[[str, MutableMapping[str, Any]], bytes]
 
 #: Characters of a value that are shown; the rest is cut.
 MAX_VALUE: Final = 300
@@ -30,8 +31,8 @@ _LEVELS: Final = {
     "error": ("ERROR", 3),
     "exception": ("ERROR", 3),
 }
-#: What stands for itself in the JSON form; a field of the same name gets a "_".
-_OWN: Final = ("time", "level", "component", "event", "traceback")
+#: Names in the JSON form that a field cannot have.
+RESERVED: Final = ("time", "level", "component", "event", "traceback")
 
 
 def text_renderer(*, journal: bool) -> Render:
@@ -44,8 +45,8 @@ def text_renderer(*, journal: bool) -> Render:
             the journal keeps itself.
     """
 
-    def render(event: MutableMapping[str, Any]) -> bytes:
-        name, priority = _LEVELS[event.pop("level")]
+    def render(method: str, event: MutableMapping[str, Any]) -> bytes:
+        name, priority = _LEVELS[method]
         head = f"<{priority}>" if journal else f"{_now()} "
         component = event.pop("component")
         tail = event.pop("exc_info", None)
@@ -66,8 +67,8 @@ def json_renderer(*, journal: bool) -> Render:
         journal: each line begins with its priority.
     """
 
-    def render(event: MutableMapping[str, Any]) -> bytes:
-        name, priority = _LEVELS[event.pop("level")]
+    def render(method: str, event: MutableMapping[str, Any]) -> bytes:
+        name, priority = _LEVELS[method]
         document: dict[str, object] = {
             "time": _now(),
             "level": name.lower(),
@@ -75,8 +76,7 @@ def json_renderer(*, journal: bool) -> Render:
             "event": _cut(event.pop("event"), _MAX_EVENT),
         }
         tail = list(_traceback(event.pop("exc_info", None)))
-        for key, value in _shown(event):
-            document[f"{key}_" if key in _OWN else key] = value
+        document.update(_shown(event))
         if tail:
             document["traceback"] = tail
         line = json.dumps(document, ensure_ascii=True).replace("\x7f", "\\u007f")

@@ -14,14 +14,14 @@ import sys
 import time
 from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager, suppress
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import structlog
 
 from relayd.errors import ConfigError
 from relayd.log_bridge import bridged
 from relayd.log_config import DEBUG, ERROR, INFO, TRACE, WARNING, Directive, LoggingSettings
-from relayd.log_format import Render, json_renderer, text_renderer
+from relayd.log_format import RESERVED, Render, json_renderer, text_renderer
 from relayd.log_limit import Key, RateLimit
 from relayd.log_writer import LogWriter
 
@@ -75,27 +75,27 @@ class Logger(structlog.BoundLoggerBase):
     values cut, and what is not printable is escaped.
     """
 
-    def trace(self, event: str, **fields: object) -> None:
+    def trace(self, event: str, /, **fields: object) -> None:
         """Log the smallest steps."""
         self._log(TRACE, "trace", event, fields)
 
-    def debug(self, event: str, **fields: object) -> None:
+    def debug(self, event: str, /, **fields: object) -> None:
         """Log what helps to follow one file or request."""
         self._log(DEBUG, "debug", event, fields)
 
-    def info(self, event: str, **fields: object) -> None:
+    def info(self, event: str, /, **fields: object) -> None:
         """Log what an operator wants to see of normal work."""
         self._log(INFO, "info", event, fields)
 
-    def warning(self, event: str, **fields: object) -> None:
+    def warning(self, event: str, /, **fields: object) -> None:
         """Log what is wrong with one file, node or request."""
         self._log(WARNING, "warning", event, fields)
 
-    def error(self, event: str, **fields: object) -> None:
+    def error(self, event: str, /, **fields: object) -> None:
         """Log what somebody must act on."""
         self._log(ERROR, "error", event, fields)
 
-    def exception(self, event: str, **fields: object) -> None:
+    def exception(self, event: str, /, **fields: object) -> None:
         """Log the exception being handled with its traceback."""
         self._log(ERROR, "exception", event, {"exc_info": sys.exc_info()[1], **fields})
 
@@ -104,11 +104,28 @@ class Logger(structlog.BoundLoggerBase):
         context = self._context
         return _state.levels.enabled(level, context["component"], context.get("node"))
 
+    def bind(self, **fields: object) -> Self:
+        """Return a logger whose lines carry these fields, too."""
+        return super().bind(**_renamed(fields))
+
     def _log(self, level: int, method: str, event: str, fields: dict[str, object]) -> None:
         context = self._context
         node = fields.get("node") or context.get("node")
-        if _state.levels.enabled(level, context["component"], node):
-            self._proxy_to_logger(method, event, **fields)
+        if not _state.levels.enabled(level, context["component"], node):
+            return
+        try:
+            (line,), _ = self._process_event(method, event, _renamed(fields))
+        except structlog.DropEvent:
+            return
+        self._logger.write(line)
+
+
+def _renamed(fields: dict[str, object]) -> dict[str, object]:
+    """Give fields that are named like a part of the line another name, never their place."""
+    for name in RESERVED:
+        if name in fields:
+            fields[f"{name}_"] = fields.pop(name)
+    return fields
 
 
 class _State:
@@ -139,9 +156,6 @@ class _Output:
         elif sys.stderr is not None:
             with suppress(OSError):
                 sys.stderr.write(line.decode())
-
-    # structlog calls the method that the logger was called by.
-    trace = debug = info = warning = error = exception = write
 
 
 _OUTPUTS: Final = {limited: _Output(limited=limited) for limited in (False, True)}
@@ -225,7 +239,7 @@ def _limit(
 
 
 def _render(_output: _Output, method: str, event: MutableMapping[str, Any]) -> bytes:
-    return _state.render({"level": method, **event})
+    return _state.render(method, event)
 
 
 #: Shared by all loggers and changed in place only: that is how `capture_logs` reaches them.
@@ -241,21 +255,18 @@ def _log_for_library(level: int, component: str, event: str, error: BaseExceptio
 def _summaries(now: float) -> bytes:
     return b"".join(
         _state.render(
-            {
-                "level": key.level,
-                "component": key.component,
-                "event": "lines left out",
-                "count": count,
-                "like": key.event,
-            }
+            key.level, _event(key.component, "lines left out", count=count, like=key.event)
         )
         for key, count in _state.limit.due(now)
     )
 
 
 def _dropped_line(count: int) -> bytes:
-    event = f"{count} log lines dropped"
-    return _state.render({"level": "warning", "component": "main", "event": event})
+    return _state.render("warning", _event("main", f"{count} log lines dropped"))
+
+
+def _event(component: str, event: str, **fields: object) -> dict[str, Any]:
+    return {"component": component, "event": event, **fields}
 
 
 def _wants_json(settings: LoggingSettings) -> bool:
