@@ -1,7 +1,7 @@
-"""The way of a run log on the root server, wired in one place:
+"""The way of a run log on the root server, wired in one place.
 
-    watcher ─▶ examine ×lanes ─▶ write ─▶ dispose
-                      └───── refused ─────▲
+    watcher ─▶ examine (lanes) ─▶ write ─▶ dispose
+                      └───── refused ──────▲
 
 Each arrow is a bounded channel: a slow database slows the watcher and fills no memory. What
 travels is a `Ticket`, one for each file in flight. A stage receives, works, sends, and ends when

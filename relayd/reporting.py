@@ -100,7 +100,7 @@ class Reporting:
             self._pending,
             rules,
             self._metrics,
-            lambda node_id: self._trust.nodes.trust_token(node_id),
+            self._trust.token,
         )
 
         async def watch(arrivals: trio.MemorySendChannel) -> None:  # type: ignore[type-arg]

@@ -101,7 +101,7 @@ async def _asyncio_bridge() -> AsyncIterator[None]:
 
 
 def _log_asyncio_error(_loop: object, context: dict[str, Any]) -> None:
-    """asyncpg's stray tasks end here, when a server vanishes; stock behaviour is to crash."""
+    """Asyncpg's stray tasks end here, when a server vanishes; stock behaviour is to crash."""
     get_logger("database").debug(
         "asyncio", detail=str(context.get("message")), error=repr(context.get("exception"))
     )

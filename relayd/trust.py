@@ -38,6 +38,10 @@ class Trust:
         self.ready = trio.Event()
         self.trouble: str | None = None
 
+    def token(self, node_id: str) -> str:
+        """`Nodes.trust_token` of the nodes in force."""
+        return self.nodes.trust_token(node_id)
+
     async def load(self) -> None:
         """Loads both files and puts them in force, or leaves everything as it was.
 
@@ -61,7 +65,7 @@ class Trust:
     def _note_trouble(self, trouble: str) -> None:
         if trouble != self.trouble:
             kept = "the former nodes stay in force" if self.ready.is_set() else "files wait"
-            log.error(f"nodes cannot be loaded, {kept}", detail=trouble)
+            log.error("nodes cannot be loaded", detail=trouble, effect=kept)
         self.trouble = trouble
         self._failed.set()
 

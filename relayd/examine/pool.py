@@ -61,7 +61,7 @@ class ThreadExaminer:
         return await trio.to_thread.run_sync(examine, self._setup, jobs, limiter=self._limiter)
 
 
-class WorkerDied(Exception):
+class WorkerDiedError(Exception):
     """The worker process ended, or was killed for not answering, before it answered."""
 
 
@@ -87,24 +87,24 @@ class Worker:
         """Examines files in the worker.
 
         Raises:
-            WorkerDied: it ended or did not answer within `CALL_TIMEOUT_S`.
+            WorkerDiedError: it ended or did not answer within `CALL_TIMEOUT_S`.
         """
         answer = _Answer()
         try:
             async with self._sending:
                 if not self.alive:
-                    raise WorkerDied
+                    raise WorkerDiedError
                 self._waiting.append(answer)
                 await self.send(msgspec.msgpack.encode(jobs))
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            raise WorkerDied from error
+            raise WorkerDiedError from error
         with trio.move_on_after(CALL_TIMEOUT_S * (1 + len(self._waiting))) as scope:
             await answer.event.wait()
         if scope.cancelled_caught:
             self.process.kill()
             await answer.event.wait()
         if answer.results is None:
-            raise WorkerDied
+            raise WorkerDiedError
         return answer.results
 
     async def aclose(self) -> None:
@@ -166,14 +166,14 @@ class WorkerPool:
         """As `Examiner.examine`."""
         try:
             return await self._call(jobs)
-        except WorkerDied:
+        except WorkerDiedError:
             log.warning("worker process died", files=len(jobs), file=jobs[0].name)
         return [await self._last_chance(job) for job in jobs]
 
     async def _last_chance(self, job: Job) -> Examined:
         try:
             return (await self._call([job]))[0]
-        except WorkerDied:
+        except WorkerDiedError:
             detail = f"twice killed the process that examined it: {job.name!r}"
             return Examined(None, Refused(Reason.WORKER_CRASH, detail))
 

@@ -10,8 +10,10 @@ import hashlib
 import socket
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from typing import Any, Final
+from urllib.parse import parse_qsl, urlsplit
 
 import asyncpg
+import msgspec
 import trio_asyncio
 
 from relayd.errors import DatabaseError, Reason, Refused
@@ -27,15 +29,28 @@ log = get_logger("database")
 #: asyncpg publishes no types of its own.
 Connection = Any
 
-CONNECT_TIMEOUT_S: Final = 5.0
-#: One statement, and one transaction of ordinary size, may take this long.
-STATEMENT_TIMEOUT_S: Final = 30.0
-LOCK_TIMEOUT_S: Final = 10.0
-#: A slow server is given this much more time for each MiB of a batch.
-SECONDS_PER_MIB: Final = 1.0
 PROBE_TIMEOUT_S: Final = 2.0
 #: Unacknowledged bytes are given up after this time, so that a vanished server is noticed.
 TCP_USER_TIMEOUT_MS: Final = 30_000
+
+
+class Patience(msgspec.Struct, frozen=True):
+    """How long the database may take, in seconds.
+
+    Attributes:
+        connect: until a connection is made.
+        statement: for one statement, and for a whole transaction of ordinary size.
+        lock: until a lock that someone else holds is free.
+        per_mib: more for each MiB of a batch, so that a slow server can take a huge run log.
+    """
+
+    connect: float = 5.0
+    statement: float = 30.0
+    lock: float = 10.0
+    per_mib: float = 1.0
+
+
+_PATIENCE: Final = Patience()
 
 
 class Database:
@@ -45,13 +60,15 @@ class Database:
     ids are committed in the order in which they were drawn.
     """
 
-    def __init__(self, parameters: Mapping[str, Any]) -> None:
+    def __init__(self, parameters: Mapping[str, Any], patience: Patience = _PATIENCE) -> None:
         """Remembers how to connect; nothing is opened yet.
 
         Args:
             parameters: keyword arguments of `asyncpg.connect`, the password among them.
+            patience: how long to wait for the server.
         """
         self._parameters = dict(parameters)
+        self._patience = patience
         self._writer: Connection | None = None
 
     def reconfigure(self, parameters: Mapping[str, Any]) -> None:
@@ -113,14 +130,15 @@ class Database:
 
     async def _transaction(self, run_logs: Sequence[RunLog]) -> list[Stored]:
         size = sum(len(run_log.copy) for run_log in run_logs)
-        allowed = STATEMENT_TIMEOUT_S + SECONDS_PER_MIB * size / 2**20
+        patience = self._patience
+        allowed = patience.statement + patience.per_mib * size / 2**20
         try:
             async with asyncio.timeout(allowed):
                 connection = await self._connected()
                 async with connection.transaction():
-                    if allowed > STATEMENT_TIMEOUT_S * 1.5:
+                    if allowed > 1.5 * patience.statement:
                         await connection.execute(
-                            "SELECT set_config('statement_timeout', $1, true)", f"{allowed:.0f}s"
+                            "SELECT set_config('statement_timeout', $1, true)", _ms(allowed)
                         )
                     return await _store(connection, run_logs)
         except _FAULTS as error:
@@ -144,20 +162,29 @@ class Database:
                 connection.terminate()
                 raise
             self._writer = connection
-            log.info("connected", **_where(self._parameters))
+            log.info("connected", server=_peer(connection))
         return self._writer
 
     async def _connect(self) -> Connection:
-        settings = {
-            "application_name": "relayd",
-            "statement_timeout": f"{STATEMENT_TIMEOUT_S:.0f}s",
-            "lock_timeout": f"{LOCK_TIMEOUT_S:.0f}s",
-            "idle_in_transaction_session_timeout": f"{2 * STATEMENT_TIMEOUT_S:.0f}s",
-        } | dict(self._parameters.get("server_settings", {}))
-        arguments = {"timeout": CONNECT_TIMEOUT_S, **self._parameters, "server_settings": settings}
+        arguments = {"timeout": self._patience.connect, **self._parameters}
+        arguments["server_settings"] = {
+            **self._session_settings(),
+            **arguments.get("server_settings", {}),
+        }
         connection = await asyncpg.connect(**arguments)
         _bound_silence(connection)
         return connection
+
+    def _session_settings(self) -> dict[str, str]:
+        """Settings of each session, less those that the operator's URL tells itself."""
+        own = {
+            "application_name": "relayd",
+            "statement_timeout": _ms(self._patience.statement),
+            "lock_timeout": _ms(self._patience.lock),
+            "idle_in_transaction_session_timeout": _ms(2 * self._patience.statement),
+        }
+        told = dict(parse_qsl(urlsplit(self._parameters.get("dsn", "")).query))
+        return {key: value for key, value in own.items() if key not in told}
 
     async def _probe(self) -> None:
         connection: Connection | None = None
@@ -213,13 +240,20 @@ def _explain(error: BaseException) -> DatabaseError:
     return DatabaseError(" ".join(str(error).split())[:200] or type(error).__name__, "transient")
 
 
-def _where(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: parameters[key] for key in ("host", "port", "database") if key in parameters}
+def _ms(seconds: float) -> str:
+    """A duration as PostgreSQL's settings take it: a number without unit is milliseconds."""
+    return f"{1000 * seconds:.0f}"
+
+
+def _peer(connection: Connection) -> str:
+    """Address of the server, as `host:port` or the path of its socket."""
+    address = connection._addr
+    return address if isinstance(address, str) else f"{address[0]}:{address[1]}"
 
 
 def _bound_silence(connection: Connection) -> None:
     """Lets the kernel give up on a peer that acknowledges nothing (tcp(7))."""
-    transport = connection._transport  # noqa: SLF001 - asyncpg has no public way to its socket
+    transport = connection._transport
     peer = transport.get_extra_info("socket")
     if peer is not None and peer.family in (socket.AF_INET, socket.AF_INET6):
         peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, TCP_USER_TIMEOUT_MS)
@@ -281,9 +315,7 @@ def _stored(run_log: RunLog, rows_there: int | None) -> Stored:
     return Stored(0, duplicate=True, missing=max(0, run_log.rows - rows_there))
 
 
-async def _already_stored(
-    connection: Connection, run_logs: Sequence[RunLog]
-) -> dict[int, int]:
+async def _already_stored(connection: Connection, run_logs: Sequence[RunLog]) -> dict[int, int]:
     """Which run logs are there: index → number of rows that the run has in the database.
 
     The first report decides. Where it is of a type that is not inserted, the first one that is

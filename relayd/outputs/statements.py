@@ -1,5 +1,7 @@
-"""The SQL that relayd speaks, and nothing else: SELECT and INSERT on two tables, USAGE on one
-sequence. Tables and indexes belong to Rudder's web application.
+"""The SQL that relayd speaks.
+
+Nothing else than SELECT and INSERT on two tables and USAGE on one sequence: tables and indexes
+belong to Rudder's web application.
 """
 
 from typing import Final
