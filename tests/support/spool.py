@@ -1,0 +1,91 @@
+"""A watcher on a real directory, for tests that look at what it sends."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+from pathlib import Path
+
+import trio
+
+from relayd.metrics import Metrics
+from relayd.spool.pending import Pending
+from relayd.spool.wake import Wake
+from relayd.spool.watcher import Arrival, WatchedDirectory, run_watcher
+
+EXTENSIONS = frozenset({"gz", "zip", "log"})
+
+
+class Watcher:
+    """A running watcher and everything it shares.
+
+    Attributes:
+        path: the watched directory.
+        pending: who is in flight.
+        arrivals: what the watcher sends, handed over one by one.
+        metrics: its gauges.
+        rescan: rung by a test to have everything tried again.
+        stop: set by a test to end it.
+        mode: how the directory was watched at start.
+    """
+
+    def __init__(self, path: Path, arrivals: trio.MemoryReceiveChannel[Arrival]) -> None:
+        self.path = path
+        self.arrivals = arrivals
+        self.pending = Pending()
+        self.metrics = Metrics()
+        self.rescan = Wake()
+        self.stop = trio.Event()
+        self.mode = ""
+
+    async def take(self) -> Arrival:
+        """The next arrival, left in flight."""
+        return await self.arrivals.receive()
+
+    async def finish(self, count: int) -> list[str]:
+        """Process so many files: each is removed and released, as the pipeline would.
+
+        Names whose file is gone are released and not counted.
+        """
+        names: list[str] = []
+        while len(names) < count:
+            name = (await self.take()).name
+            with suppress(FileNotFoundError):
+                (self.path / name).unlink()
+                names.append(name)
+            self.pending.release(name)
+        return names
+
+    async def is_silent(self, seconds: float) -> bool:
+        """Whether nothing arrives for some seconds of Trio's clock."""
+        with trio.move_on_after(seconds) as scope:
+            await self.take()
+        return scope.cancelled_caught
+
+    def value(self, name: str, **labels: str) -> float:
+        """The value of one of the watcher's metrics."""
+        metric = getattr(self.metrics, name)
+        return float((metric.labels(**labels) if labels else metric)._value.get())
+
+
+@asynccontextmanager
+async def open_watcher(
+    path: Path, *, frequency: float = 10.0, limit: int = 50, listing_size: int = 10_000
+) -> AsyncIterator[Watcher]:
+    """Run a watcher on `path` as long as the block lasts; nothing is buffered."""
+    send, receive = trio.open_memory_channel[Arrival](0)
+    watcher = Watcher(path, receive)
+    spool = WatchedDirectory(path, EXTENSIONS, frequency, limit, listing_size)
+    run = partial(
+        run_watcher,
+        spool,
+        watcher.pending,
+        send,
+        watcher.metrics,
+        rescan=watcher.rescan,
+        stop=watcher.stop,
+    )
+    with receive:
+        async with trio.open_nursery() as nursery:
+            watcher.mode = await nursery.start(run)
+            yield watcher
+            nursery.cancel_scope.cancel()
