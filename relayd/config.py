@@ -41,7 +41,7 @@ _UNVERIFIED: Final = "Certificate verification is disabled"
 
 
 def _cpus() -> int:
-    return os.cpu_count() or 1
+    return len(os.sched_getaffinity(0))
 
 
 class General(msgspec.Struct, frozen=True, kw_only=True):

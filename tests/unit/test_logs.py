@@ -50,6 +50,18 @@ def _quiet_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RELAYD_LOG_FORMAT", raising=False)
 
 
+@pytest.fixture
+def pipe() -> Iterator[tuple[int, int]]:
+    """A pipe that is closed at the end."""
+    ends = os.pipe()
+    yield ends
+    for end in ends:
+        try:
+            os.close(end)
+        except OSError:
+            continue
+
+
 def test_payloads_are_many() -> None:
     """The corpus holds at least a hundred different payloads."""
     assert len(set(PAYLOADS)) >= 100
@@ -440,6 +452,22 @@ def test_flood_is_cut_and_summed_up(tmp_path: Path) -> None:
     assert sum(event["event"] == "severe" for event in events) == 1000
 
 
+def test_summary_comes_without_another_line(pipe: tuple[int, int]) -> None:
+    """What was left out is told soon after, even if nobody logs anything more."""
+    reader, writer = pipe
+    configure(settings(), stream_fd=writer)
+    try:
+        with open_logging(), open(reader, closefd=False) as stream:
+            for _ in range(BURST):
+                log.warning("file refused")
+            assert all("file refused" in stream.readline() for _ in range(BURST))
+            # The thread has nothing to do now but to wait for the next line.
+            log.warning("file refused")
+            assert stream.readline().endswith('lines left out count=1 like="file refused"\n')
+    finally:
+        configure(LoggingSettings())
+
+
 def test_unlimited_logger_leaves_nothing_out(tmp_path: Path) -> None:
     """A logger that was asked for without limit writes every line."""
     every = get_logger("disposal", limited=False)
@@ -476,18 +504,6 @@ def child(code: str, **streams: object) -> subprocess.Popen[bytes]:
     return subprocess.Popen(  # type: ignore[call-overload, no-any-return]
         [sys.executable, "-c", CHILD + body], cwd=ROOT, stderr=subprocess.PIPE, **streams
     )
-
-
-@pytest.fixture
-def pipe() -> Iterator[tuple[int, int]]:
-    """A pipe that is closed at the end."""
-    ends = os.pipe()
-    yield ends
-    for end in ends:
-        try:
-            os.close(end)
-        except OSError:
-            continue
 
 
 FLOOD = """
