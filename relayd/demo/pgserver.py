@@ -7,7 +7,6 @@ own private directory, where the superuser needs none.
 
 import os
 import secrets
-import select
 import shutil
 import signal
 import socket
@@ -16,13 +15,13 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Literal, TypedDict
 from urllib.parse import quote
 
 from relayd.demo import pginstall, schema
+from relayd.demo.family import kill_family, signal_family
 from relayd.demo.ports import free_port
 from relayd.errors import StartError
 
@@ -197,25 +196,19 @@ class Server:
         process = self._process
         if process is None:
             return
-        # The parent first: it must not take its children's end for a crash and start new ones.
-        family = [process.pid, *_children(process.pid)]
-        handles = [handle for pid in family if (handle := _pidfd(pid)) is not None]
-        for handle in handles:
-            with suppress(ProcessLookupError):
-                signal.pidfd_send_signal(handle, signal.SIGKILL)
-        for handle in handles:
-            select.select([handle], [], [], _STOP_DEADLINE)
-            os.close(handle)
+        kill_family(process.pid, _STOP_DEADLINE)
         process.wait(_STOP_DEADLINE)
         self._process = None
 
     def suspend(self) -> None:
         """Stops all its processes where they are (SIGSTOP): it accepts, but never answers."""
-        self._signal_family(signal.SIGSTOP)
+        if (parent := self.pid) is not None:
+            signal_family(parent, signal.SIGSTOP)
 
     def resume(self) -> None:
         """Lets suspended processes go on (SIGCONT)."""
-        self._signal_family(signal.SIGCONT)
+        if (parent := self.pid) is not None:
+            signal_family(parent, signal.SIGCONT)
 
     def close(self) -> None:
         """Stops the server; removes its data when they lie outside its directory."""
@@ -337,15 +330,6 @@ class Server:
             raise RuntimeError("create() has not been called")
         return self._home
 
-    def _signal_family(self, number: signal.Signals) -> None:
-        if (parent := self.pid) is None:
-            return
-        # The parent first, so that it starts no new child behind our back.
-        os.kill(parent, number)
-        for child in _children(parent):
-            with suppress(ProcessLookupError):
-                os.kill(child, number)
-
 
 # Nothing of the caller's: PGHOST, PGOPTIONS or a locale would change what we do.
 _ENVIRONMENT: Final = {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"}
@@ -367,26 +351,6 @@ def _accepts(path: Path) -> bool:
             return client.recv(1) == b"R"
         except OSError:
             return False
-
-
-def _children(parent: int) -> list[int]:
-    found = []
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
-        with suppress(OSError):
-            # proc_pid_stat(5): the name in parentheses may hold anything, ppid is 2 fields on.
-            status = (entry / "stat").read_text(errors="replace").rpartition(")")[2].split()
-            if int(status[1]) == parent:
-                found.append(int(entry.name))
-    return found
-
-
-def _pidfd(pid: int) -> int | None:
-    try:
-        return os.pidfd_open(pid)
-    except ProcessLookupError:
-        return None
 
 
 def _last_line(text: str) -> str:

