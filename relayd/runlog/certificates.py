@@ -5,8 +5,10 @@ its dates nor any chain.
 """
 
 import calendar
-from typing import Final
+from collections.abc import Iterator
+from typing import Final, NamedTuple
 
+from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ec import (
     SECP256R1,
@@ -41,6 +43,9 @@ _STRINGS: Final = {
     0x1E: "utf-16-be",
 }
 
+#: Those of them that today's certificates have.
+_COMMON_STRINGS: Final = (0x0C, 0x13, 0x16)
+
 #: UTCTime has two digits for the year: 50 to 99 are of the 20th century (RFC 5280, 4.1.2.5.1).
 _CENTURY_TURN: Final = b"50"
 _TIME_LENGTH: Final = len(b"YYYYMMDDhhmmssZ")
@@ -59,21 +64,62 @@ def read_certificate(data: bytes) -> tuple[str | None, NodeCertificate, int]:
     Raises:
         ValueError: not a certificate, or its key is weak or of an unknown kind; one line.
     """
-    start = der.last(data, 0, der.SEQUENCE, len(data))
-    at, end = der.content(data, start, der.SEQUENCE, len(data))
+    fields = _walk(data)
+    spki = data[fields.key : fields.end]
+    load_public_key(spki)
+    issuer = data[fields.issuer : fields.validity]
+    sid = der.encode(der.SEQUENCE, issuer, data[fields.serial : fields.signature])
+    not_after = _not_after(data, fields.validity, fields.subject)
+    return _user_id(data, fields.subject, fields.key), NodeCertificate(sid, spki), not_after
+
+
+def check_readable(data: bytes) -> None:
+    """Check that a stranger's certificate is one, down to its names.
+
+    Raises:
+        ValueError: OpenSSL might not read it; one line.
+    """
+    fields = _walk(data)
+    serial = der.last(data, fields.serial, der.INTEGER, fields.signature)
+    if int.from_bytes(data[serial : fields.signature], "big", signed=True) <= 0:
+        raise ValueError("the serial number is not positive")
+    for name, end in ((fields.issuer, fields.validity), (fields.subject, fields.key)):
+        for attribute, stop in _attributes(data, name, end):
+            value = der.content(data, attribute, der.OBJECT_IDENTIFIER, stop)[1]
+            if der.tag(data, value, stop) not in _COMMON_STRINGS:
+                raise ValueError("a name holds something else than text")
+            _string(data, value, stop)
+    try:
+        x509.load_der_x509_certificate(data)
+    except x509.InvalidVersion as error:
+        raise ValueError("the version is unknown") from error
+
+
+class _Fields(NamedTuple):
+    """Where the elements of a TBSCertificate (RFC 5280, 4.1) begin; each ends at the next."""
+
+    serial: int
+    signature: int
+    issuer: int
+    validity: int
+    subject: int
+    key: int
+    end: int
+
+
+def _walk(data: bytes) -> _Fields:
+    at = der.last(data, 0, der.SEQUENCE, len(data))
+    at, end = der.content(data, at, der.SEQUENCE, len(data))
     if der.tag(data, at, end) == der.CONTEXT_0:
         at = der.content(data, at, der.CONTEXT_0, end)[1]
-    serial_at, (_, at) = at, der.content(data, at, der.INTEGER, end)
-    serial = data[serial_at:at]
-    issuer_at = der.content(data, at, der.SEQUENCE, end)[1]
-    validity_at = der.content(data, issuer_at, der.SEQUENCE, end)[1]
-    validity, subject_at = der.content(data, validity_at, der.SEQUENCE, end)
-    subject, key_at = der.content(data, subject_at, der.SEQUENCE, end)
-    spki = data[key_at : der.content(data, key_at, der.SEQUENCE, end)[1]]
-    load_public_key(spki)
-    sid = der.encode(der.SEQUENCE, data[issuer_at:validity_at], serial)
-    not_after = _not_after(data, validity, subject_at)
-    return _user_id(data, subject, key_at), NodeCertificate(sid, spki), not_after
+    signature = der.content(data, at, der.INTEGER, end)[1]
+    issuer = der.content(data, signature, der.SEQUENCE, end)[1]
+    validity = der.content(data, issuer, der.SEQUENCE, end)[1]
+    subject = der.content(data, validity, der.SEQUENCE, end)[1]
+    key = der.content(data, subject, der.SEQUENCE, end)[1]
+    return _Fields(
+        at, signature, issuer, validity, subject, key, der.content(data, key, der.SEQUENCE, end)[1]
+    )
 
 
 def load_public_key(spki: bytes) -> NodeKey:
@@ -112,15 +158,21 @@ def _check_rsa(key: RSAPublicKey, spki: bytes) -> None:
         raise ValueError(f"the RSA key has the exponent {exponent}, which is too small")
 
 
-def _user_id(data: bytes, at: int, end: int) -> str | None:
-    """Return the first UID of the Name (RFC 5280, 4.1.2.4) whose content is `data[at:end]`."""
+def _user_id(data: bytes, name: int, end: int) -> str | None:
+    for attribute, stop in _attributes(data, name, end):
+        if data.startswith(_USER_ID, attribute):
+            return _string(data, attribute + len(_USER_ID), stop) or None
+    return None
+
+
+def _attributes(data: bytes, name: int, end: int) -> Iterator[tuple[int, int]]:
+    """Yield where each attribute of a Name (RFC 5280, 4.1.2.4) begins and ends."""
+    at = der.last(data, name, der.SEQUENCE, end)
     while at < end:
         attribute, at = der.content(data, at, der.SET, end)
         while attribute < at:
-            oid, attribute = der.content(data, attribute, der.SEQUENCE, at)
-            if data.startswith(_USER_ID, oid):
-                return _string(data, oid + len(_USER_ID), attribute) or None
-    return None
+            start, attribute = der.content(data, attribute, der.SEQUENCE, at)
+            yield start, attribute
 
 
 def _string(data: bytes, at: int, end: int) -> str:
@@ -133,6 +185,7 @@ def _string(data: bytes, at: int, end: int) -> str:
 
 def _not_after(data: bytes, validity: int, end: int) -> int:
     """Return the second Time of a Validity (RFC 5280, 4.1.2.5) in seconds since 1970."""
+    validity = der.last(data, validity, der.SEQUENCE, end)
     at = der.content(data, validity, der.tag(data, validity, end), end)[1]
     tag = der.tag(data, at, end)
     text = data[der.last(data, at, tag, end) : end]

@@ -6,9 +6,8 @@ before any arithmetic. Algorithms are compared as whole DER elements against clo
 
 from typing import Final, Literal, NamedTuple
 
-from cryptography import x509
-
 from relayd.runlog import der
+from relayd.runlog.certificates import check_readable
 from relayd.runlog.der import DerError
 
 Digest = Literal["sha256", "sha384", "sha512"]
@@ -179,8 +178,7 @@ def _skip_certificates(data: bytes, at: int, end: int) -> int:
     while at < end:
         start, at = at, der.content(data, at, der.SEQUENCE, end)[1]
         try:
-            certificate = x509.load_der_x509_certificate(data[start:at])
-            _ = certificate.subject, certificate.issuer
+            check_readable(data[start:at])
         except ValueError as error:
             raise DerError("an enclosed certificate cannot be read") from error
     return end
