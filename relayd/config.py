@@ -37,6 +37,8 @@ _MAX_BODY: Final = 50 * 1024 * 1024
 #: Permission bits beyond 0640 that let others read or change the passwords.
 _TOO_OPEN: Final = stat.S_IWGRP | stat.S_IRWXO
 _MAX_ID_BYTES: Final = 4096
+#: Keys that a reload takes in: from the next connection to the database on.
+_RELOADED: Final = frozenset({"output.database.url", "output.database.password"})
 _UNVERIFIED: Final = "Certificate verification is disabled"
 
 
@@ -230,13 +232,13 @@ def load_settings(directory: Path) -> tuple[Settings, list[str]]:
 
 
 def changed_keys(old: Settings, new: Settings) -> list[str]:
-    """Return the dotted keys whose values differ; a running relayd needs a restart for them."""
+    """Return the dotted keys whose values differ and that a running relayd does not take in."""
     before = dict(leaves(old))
-    return [key for key, value in leaves(new) if value != before[key]]
+    return [key for key, value in leaves(new) if value != before[key] and key not in _RELOADED]
 
 
 def database_parameters(settings: Settings) -> dict[str, Any]:
-    """Return the keyword arguments for `asyncpg.create_pool`; see `connect_arguments`."""
+    """Return the keyword arguments for `asyncpg.connect`; see `connect_arguments`."""
     database = settings.output.database
     return connect_arguments(database.url, database.password)
 
