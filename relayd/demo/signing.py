@@ -70,7 +70,12 @@ class Signer:
         Args:
             text: output of the agent, with any line ends, without NUL.
             at: the signing time, with time zone; now when None.
+
+        Raises:
+            ValueError: the text holds NUL, at which the command would cut the line.
         """
+        if b"\0" in text:
+            raise ValueError("a run log with NUL cannot be signed")
         signed = mime.add_text_header(text)
         boundary = f"----{secrets.token_hex(16).upper()}"
         signature = self._signed_data(signed, at or datetime.now(UTC))

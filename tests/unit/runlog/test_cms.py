@@ -30,7 +30,7 @@ from tests.support.cms import attribute, message, proper_attributes, signed_data
 from tests.support.openssl import OpenSSL
 from tests.support.signing import make_key_and_cert
 
-NODE = make_key_and_cert("cms-node")
+NODE = make_key_and_cert("cms-node", serial=0x1234)
 OTHER = make_key_and_cert("cms-other")
 TEXT = b"R: @@text\r\n"
 SIGNED = add_text_header(TEXT)
@@ -367,6 +367,42 @@ def test_ed25519_is_refused_as_openssl_refuses_it(openssl: OpenSSL) -> None:
 
     assert openssl.verify(crafted, node) is None
     assert isinstance(verify(crafted, [node.certificate]), Refused)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        pytest.param("a003020102", "a003020122", id="unknown version"),
+        pytest.param("02021234", "02028234", id="negative serial number"),
+        pytest.param("0c08636d732d6e6f6465", "0408636d732d6e6f6465", id="name of bytes"),
+        pytest.param("0c08636d732d6e6f6465", "1a08636d732d6e6f6465", id="name of VisibleString"),
+        pytest.param("0c08636d732d6e6f6465", "0c08ff6d732d6e6f6465", id="name not UTF-8"),
+        pytest.param("0c08636d732d6e6f6465", "0308006d732d6e6f6465", id="name of bits"),
+        pytest.param("170d", "180d", id="time of the wrong length"),
+    ],
+)
+def test_enclosed_certificate_must_be_readable(old: str, new: str) -> None:
+    """A message with a certificate inside that OpenSSL may not read is refused, and no crash."""
+    encoded = NODE.cert_der.hex()
+    assert old in encoded
+    damaged = bytes.fromhex(encoded.replace(old, new, 1))
+    certificates = encode(CONTEXT_0, NODE.cert_der, damaged)
+
+    verdict = verify(
+        message(SIGNED, signed_data(INFO, certificates=certificates)), [NODE.certificate]
+    )
+
+    assert isinstance(verdict, Refused)
+    assert "enclosed certificate" in verdict.detail
+
+
+def test_enclosed_certificates_are_ignored() -> None:
+    """Certificates inside, of whomever, change nothing."""
+    certificates = encode(CONTEXT_0, OTHER.cert_der, NODE.cert_der)
+    crafted = message(SIGNED, signed_data(INFO, certificates=certificates))
+
+    assert verify(crafted, [NODE.certificate]) == Verified(TEXT, 0)
+    assert isinstance(verify(crafted, [OTHER.certificate]), Refused)
 
 
 @pytest.mark.parametrize("scheme", ["sha256WithRSAEncryption", "no NULL in the digest"])
