@@ -9,7 +9,7 @@ from relayd.runlog.model import NodeCertificate
 
 _LENGTH_SIZE: Final = 4
 
-#: Bytes of a page; a record that is larger gets a page of its own.
+#: Bytes of a page; the last record on it may make it longer.
 _PAGE_SIZE: Final = 64 * 1024
 
 _pack = msgspec.msgpack.Encoder().encode
@@ -45,6 +45,7 @@ class CertificateStore:
         others = self.get(node_id)
         if certificate in others:
             return
+        # A former record of the node stays behind unused: few nodes have two certificates.
         self._places[node_id] = self._append(_pack((*others, certificate)))
         self._not_after.append(not_after)
 
@@ -67,7 +68,7 @@ class CertificateStore:
         """Writes one record, its length before it; returns its place."""
         record = len(packed).to_bytes(_LENGTH_SIZE) + packed
         if not self._pages or self._end + len(record) > len(self._pages[-1]):
-            self._pages.append(bytearray(max(_PAGE_SIZE, len(record))))
+            self._pages.append(bytearray(_PAGE_SIZE))
             self._end = 0
         start = self._end
         self._end += len(record)
