@@ -1,0 +1,196 @@
+"""What keeps the spool from growing."""
+
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from relayd.errors import Reason, Refused
+from relayd.spool.cleanup import (
+    Housekeeping,
+    Room,
+    overdue,
+    run_cleanup,
+    sweep,
+    sweep_failed,
+    sweep_leftovers,
+)
+from relayd.spool.clock import WallClock
+from relayd.spool.quarantine import quarantine
+
+EXTENSIONS = frozenset({"gz", "zip", "log"})
+DAY_S = 86_400.0
+WEEK_S = 7 * DAY_S
+NOW = 1_800_000_000.0
+
+
+def put(path: Path, *, days: float, now: float = NOW) -> None:
+    """A file untouched for some days."""
+    path.touch()
+    os.utime(path, (now - days * DAY_S,) * 2)
+
+
+def names(directory: Path) -> list[str]:
+    """What is in a directory, sorted."""
+    return sorted(path.name for path in directory.iterdir())
+
+
+def house(spool: Path, *, retention: float = WEEK_S, frequency: float = 3600) -> Housekeeping:
+    """Housekeeping of a spool and the `failed` beside it."""
+    failed = spool.with_name("failed")
+    failed.mkdir(exist_ok=True)
+    return Housekeeping((Room(spool, EXTENSIONS),), failed, frequency, retention)
+
+
+@pytest.mark.history(12)
+def test_old_refused_files_go_with_their_reasons(tmp_path: Path) -> None:
+    """Refused files beyond the retention are removed and counted; younger ones stay."""
+    put(tmp_path / "old.log", days=8)
+    put(tmp_path / "old.log.reason", days=8)
+    put(tmp_path / "plain.log", days=8)
+    put(tmp_path / "new.log", days=6)
+    put(tmp_path / "new.log.reason", days=6)
+    assert sweep_failed(tmp_path, WEEK_S, NOW) == 2
+    assert names(tmp_path) == ["new.log", "new.log.reason"]
+
+
+def test_retention_begins_with_the_refusal(spool: Path) -> None:
+    """A file that was old when it was refused stays for the whole retention."""
+    put(spool / "a.log", days=30, now=time.time())
+    failed = house(spool).failed
+    refused = Refused(Reason.EXPIRED, "")
+    quarantine(spool, failed, "a.log", None, refused, node_id="", trust="")
+    assert sweep_failed(failed, WEEK_S, time.time() + WEEK_S - 60) == 0
+    assert sweep_failed(failed, WEEK_S, time.time() + WEEK_S + 60) == 1
+    assert names(failed) == []
+
+
+@pytest.mark.fault("T1")
+def test_refused_file_from_the_future_goes_too(spool: Path) -> None:
+    """A modification time ahead of the clock does not keep a refused file for ever."""
+    put(spool / "a.log", days=-9999, now=time.time())
+    failed = house(spool).failed
+    quarantine(spool, failed, "a.log", None, Refused(Reason.EMPTY, ""), node_id="", trust="")
+    assert sweep_failed(failed, WEEK_S, time.time() + WEEK_S + 60) == 1
+
+
+def test_reason_left_alone_goes_by_its_age(tmp_path: Path) -> None:
+    """A reason whose file is gone is removed when it is old, and what a crash left of a move."""
+    put(tmp_path / "a.log.reason", days=8)
+    put(tmp_path / "b.log.reason", days=6)
+    put(tmp_path / ".relayd.tmp.1.1", days=8)
+    sweep_failed(tmp_path, WEEK_S, NOW)
+    assert names(tmp_path) == ["b.log.reason"]
+
+
+@pytest.mark.fault("S7", "S10")
+def test_leftovers_go_and_our_files_stay(tmp_path: Path) -> None:
+    """Of a watched directory only old files that are not ours are removed."""
+    for name in (".davfs.tmp1", "notes.txt", "a.log.bak", "log"):
+        put(tmp_path / name, days=8)
+    put(tmp_path / ".davfs.tmp2", days=6)
+    for name in ("a.log", "b.log.gz", "c.zip"):
+        put(tmp_path / name, days=80)
+    assert sweep_leftovers(tmp_path, EXTENSIONS, WEEK_S, NOW) == 4
+    assert names(tmp_path) == [".davfs.tmp2", "a.log", "b.log.gz", "c.zip"]
+
+
+def test_directories_and_links_stay(tmp_path: Path) -> None:
+    """Neither sweep touches directories or links, what is in them or what they lead to."""
+    (tmp_path / "target").touch()
+    swept = tmp_path / "swept"
+    (swept / "dir").mkdir(parents=True)
+    put(swept / "dir" / "inner", days=30)
+    (swept / "link").symlink_to(tmp_path / "target")
+    os.utime(swept / "link", (NOW - 30 * DAY_S,) * 2, follow_symlinks=False)
+    os.utime(swept / "dir", (NOW - 30 * DAY_S,) * 2)
+    assert sweep_failed(swept, WEEK_S, NOW) == 0
+    assert sweep_leftovers(swept, EXTENSIONS, WEEK_S, NOW) == 0
+    assert names(swept) == ["dir", "link"]
+    assert names(swept / "dir") == ["inner"]
+
+
+@pytest.mark.fault("S10")
+def test_overdue_files_are_named_the_oldest_first(tmp_path: Path) -> None:
+    """Files that should have been processed long ago are told, not removed."""
+    put(tmp_path / "old.log", days=8)
+    put(tmp_path / "older.gz", days=9)
+    put(tmp_path / "new.log", days=6)
+    put(tmp_path / "future.log", days=-9)
+    put(tmp_path / ".davfs.tmp1", days=9)
+    assert overdue(tmp_path, EXTENSIONS, WEEK_S, NOW) == ["older.gz", "old.log"]
+    assert len(names(tmp_path)) == 5
+
+
+@pytest.mark.history(8)
+def test_unreadable_directory_does_not_hold_up_the_others(spool: Path) -> None:
+    """A directory that cannot be read is given up for this pass, and the next one is cleaned."""
+    put(spool / "notes.txt", days=8)
+    rooms = house(spool)
+    rooms.failed.rmdir()
+    assert sweep(rooms, NOW) == []
+    assert names(spool) == []
+
+
+@pytest.mark.history(8)
+async def test_unreadable_directory_is_tried_again_at_the_next_tick(
+    spool: Path, fast_clock: MockClock, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A lasting error costs one line for each pass, and a pass only comes with its time."""
+    rooms = house(spool, frequency=10)
+    rooms.failed.rmdir()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(run_cleanup, rooms, WallClock(WEEK_S))
+        await trio.sleep(25)
+        rooms.failed.mkdir()
+        put(rooms.failed / "old.log", days=8, now=time.time())
+        while names(rooms.failed):
+            await trio.sleep(1)
+        nursery.cancel_scope.cancel()
+    assert 3 <= capfd.readouterr().err.count("cannot be cleaned") <= 4
+
+
+@pytest.mark.fault("T2")
+async def test_nothing_is_removed_after_the_clock_was_set(
+    spool: Path, fast_clock: MockClock
+) -> None:
+    """A clock that jumped eight days ahead makes no file old enough to go."""
+    rooms = house(spool, frequency=10)
+    put(rooms.failed / "old.log", days=8, now=time.time())
+    put(spool / ".davfs.tmp1", days=8, now=time.time())
+    walls = [time.time() - 8 * DAY_S]
+    clock = WallClock(WEEK_S, wall=lambda: walls[-1])
+    walls.append(time.time())
+    expired: list[str] = []
+
+    async def expire(_room: Room, names: Sequence[str]) -> None:
+        await trio.lowlevel.checkpoint()
+        expired.extend(names)
+
+    put(spool / "a.log", days=8, now=time.time())
+    with trio.move_on_after(35):
+        await run_cleanup(rooms, clock, expire=expire)
+    assert names(rooms.failed) == ["old.log"]
+    assert names(spool) == [".davfs.tmp1", "a.log"]
+    assert expired == []
+
+
+@pytest.mark.fault("S10")
+async def test_overdue_files_are_handed_over(spool: Path) -> None:
+    """Overdue files go to whoever decides about them, at the first sweep already."""
+    put(spool / "a.log", days=8, now=time.time())
+    got: list[tuple[Path, list[str]]] = []
+    async with trio.open_nursery() as nursery:
+
+        async def expire(room: Room, names: Sequence[str]) -> None:
+            await trio.lowlevel.checkpoint()
+            got.append((room.path, list(names)))
+            nursery.cancel_scope.cancel()
+
+        nursery.start_soon(lambda: run_cleanup(house(spool), WallClock(WEEK_S), expire=expire))
+    assert got == [(spool, ["a.log"])]
+    assert names(spool) == ["a.log"]
