@@ -173,6 +173,8 @@ class Connection:
 
     async def _write(self, data: bytes) -> None:
         async with self._send_lock:
+            if self._ending:
+                return
             broken = True
             # Half a message sent and another begun would be worse than no message.
             with trio.move_on_after(self._serving.limits.write_s, shield=True):
@@ -189,10 +191,9 @@ class Connection:
             self._ending = True
             self._slots.waits(self)
             self._scope.deadline = trio.current_time() + self._serving.limits.linger_s
-            with suppress(
-                trio.BrokenResourceError, trio.ClosedResourceError, trio.BusyResourceError
-            ):
-                await self._stream.send_eof()
+            async with self._send_lock:
+                with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                    await self._stream.send_eof()
         await self._protocol.handle(Closed())
 
 

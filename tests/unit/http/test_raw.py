@@ -1,0 +1,94 @@
+"""Bytes that no well-behaved client sends, against the whole server over real sockets."""
+
+import re
+
+import pytest
+from structlog.testing import capture_logs
+
+from tests.support.http import api, eventually, open_server
+from tests.support.raw_http import CHUNKS, EXCESS, ODD, SMUGGLING, post
+
+_STATUS = re.compile(rb"HTTP/1\.1 (\d{3}) ")
+
+
+def statuses(data: bytes) -> list[int]:
+    """The status of each answer in what came back."""
+    return [int(status) for status in _STATUS.findall(data)]
+
+
+@pytest.mark.fault("A4")
+@pytest.mark.parametrize("data", SMUGGLING.values(), ids=SMUGGLING)
+async def test_an_ambiguous_head_is_refused(data):
+    """A head that a proxy may read otherwise gets 400 and the end; what follows is not obeyed."""
+    async with open_server(api()) as server:
+        assert statuses(await server.raw(data)) == [400]
+
+
+@pytest.mark.fault("A4")
+@pytest.mark.parametrize("chunks", CHUNKS.values(), ids=CHUNKS)
+async def test_an_ambiguous_chunk_is_refused(chunks):
+    """A chunk that a proxy may read otherwise gets 400 and the end."""
+    app = api()
+
+    @app.post("/nope")
+    async def whole():
+        from quart import request
+
+        await request.get_data()
+        return "read"
+
+    data = post(b"Transfer-Encoding: chunked", rest=chunks)
+    async with open_server(app) as server:
+        assert statuses(await server.raw(data)) == [400]
+
+
+@pytest.mark.fault("A5")
+@pytest.mark.parametrize(("data", "status"), EXCESS.values(), ids=EXCESS)
+async def test_too_much_or_another_protocol_is_refused(data, status):
+    """The client learns what was too long, or that it speaks another language, and is closed."""
+    async with open_server(api()) as server:
+        assert statuses(await server.raw(data)) == [status]
+
+
+@pytest.mark.fault("A5")
+@pytest.mark.parametrize("pieces", [1, 100])
+async def test_the_same_is_refused_byte_by_byte(pieces):
+    """How a head is cut into segments changes nothing of the verdict."""
+    data, status = EXCESS["17 KiB header"]
+    async with open_server(api()) as server, server.client() as client:
+        for start in range(0, len(data), len(data) // pieces):
+            await client.send(data[start : start + len(data) // pieces])
+        assert statuses(await client.until_closed()) == [status]
+
+
+@pytest.mark.parametrize("leaves", ["by reset", "by end"])
+@pytest.mark.parametrize("data", ODD.values(), ids=ODD)
+async def test_an_odd_request_ends_nothing_but_itself(data, leaves):
+    """Whatever one client sends, and however it leaves, others are served and nothing is logged."""
+    with capture_logs() as logs:
+        async with open_server(api()) as server:
+            async with server.client() as client:
+                await client.send(data)
+                if leaves == "by reset":
+                    await client.reset()
+                else:
+                    await client.stream.send_eof()
+                    await client.until_closed()
+            assert await server.lives()
+    assert [entry for entry in logs if entry["log_level"] in ("warning", "error")] == []
+
+
+async def test_all_of_them_leave_no_descriptor_behind():
+    """After every odd input the process has as many descriptors open as before."""
+    from pathlib import Path
+
+    def descriptors() -> int:
+        return len(list(Path("/proc/self/fd").iterdir()))
+
+    async with open_server(api()) as server:
+        before = descriptors()
+        for data in (*ODD.values(), *SMUGGLING.values()):
+            async with server.client() as client:
+                await client.send(data)
+                await client.reset()
+        await eventually(lambda: descriptors() <= before)
