@@ -421,7 +421,8 @@ async def test_a_read_only_server_waits_for_an_operator(database: postgres.Datab
             await writer.write([make_rows()])
         assert (caught.value.sqlstate, caught.value.kind) == ("25006", "operator")
         await database.fetch(
-            f"SET default_transaction_read_only = off; ALTER DATABASE {name} RESET default_transaction_read_only"
+            "SET default_transaction_read_only = off;"
+            f" ALTER DATABASE {name} RESET default_transaction_read_only"
         )
         assert await writer.write([make_rows()]) == [Stored(4)]
 
