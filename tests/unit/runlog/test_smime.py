@@ -104,7 +104,7 @@ def test_line_ends_after_the_closing_boundary_do_not_matter(tail: bytes) -> None
     assert accepted(MESSAGE.rstrip(b"\n") + tail) == TEXT
 
 
-@pytest.mark.fault("C22", "C27")
+@pytest.mark.fault("C22")
 @settings(max_examples=60, deadline=None, suppress_health_check=SHARED_DIRECTORY)
 @given(
     text=st.lists(
