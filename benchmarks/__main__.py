@@ -13,6 +13,8 @@ from benchmarks.pure import measure_parser, measure_verification
 from benchmarks.table import Figure, show
 from benchmarks.whole import Bench, measure_load, measure_steady
 from relayd.demo.pgserver import Server
+from relayd.log_config import LoggingGeneral, LoggingSettings
+from relayd.logs import configure
 
 
 def main() -> None:
@@ -23,6 +25,8 @@ def main() -> None:
     parser.add_argument("--steady", type=float, default=30, help="seconds at a steady pace")
     parser.add_argument("--pure", action="store_true", help="parser and verification only")
     arguments = parser.parse_args()
+    # relayd's database module also runs in this process; its log would run into our progress.
+    configure(LoggingSettings(general=LoggingGeneral(level="off")))
     with tempfile.TemporaryDirectory(prefix="relayd-bench-") as scratch:
         directory = Path(scratch)
         directory.chmod(0o755)

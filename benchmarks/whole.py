@@ -193,15 +193,15 @@ def measure_steady(bench: Bench, seconds: float) -> list[Figure]:
     bench.daemon.wait_until_empty()
     took = time.perf_counter() - begin
     now_main, now_workers = bench.daemon.cpu()
-    ours = now_main - main + now_workers - workers
-    server = bench.postgres_cpu() - postgres
+    used = (now_main - main, now_workers - workers, bench.postgres_cpu() - postgres)
     bench.check(count, sum(run_log.rows for run_log in bench.run_logs[:count]))
-    share = (ours + server) / took / CORES
+    parts = zip(("main", "workers", "PostgreSQL"), used, strict=True)
+    share = sum(used) / took / CORES
     return [
         Figure(
             f"{STEADY_RATE:.0f} run logs/s for {took:.0f} s: CPU of {CORES} cores",
             f"{share:.1%}",
-            f"relayd {ours / took / CORES:.1%}, PostgreSQL {server / took / CORES:.1%}",
+            ", ".join(f"{name} {seconds / took / CORES:.1%}" for name, seconds in parts),
             "",
             "≤ 10 %",
             share <= 0.1,

@@ -21,7 +21,8 @@ from relayd.runlog.filename import queue_id
 from relayd.spool.disposal import Disposal, Rejected
 from relayd.spool.pending import Pending
 
-log = get_logger("disposal")
+#: An operator looks for each single file: its lines are not summed up when there are many.
+log = get_logger("disposal", limited=False)
 
 #: Reasons that say that nothing is known of the node: Rudder's dashboards count them apart.
 _INVALID: Final = frozenset({Reason.BAD_NAME, Reason.UNKNOWN_NODE})

@@ -169,7 +169,8 @@ async def open_reporting(
     own = settings.processing.reporting
     ensure_directories(own.directory, own.directory / "incoming", own.directory / "failed")
     lock = lock_spool(own.directory)
-    database = Database(database_parameters(settings))
+    connections = settings.output.database.max_pool_size
+    database = Database(database_parameters(settings), connections=connections)
     setup = Setup(str(own.directory / "incoming"), own.max_size, frozenset(own.skip_event_types))
     try:
         async with open_examiner(setup, settings.general.core_threads) as examiner:

@@ -128,6 +128,8 @@ class Service:
     async def run(self) -> None:
         """Starts everything, waits for a stop signal, drains, stops."""
         general = self.settings.general
+        if general.blocking_threads is not None:
+            trio.to_thread.current_default_thread_limiter().total_tokens = general.blocking_threads
         self.metrics.peer_authentication_disabled.set(
             general.peer_authentication == "dangerous_none"
         )

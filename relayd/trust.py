@@ -57,7 +57,7 @@ class Trust:
             self._put_in_force(loaded)
 
     def _load(self) -> Loaded:
-        loaded = load_nodes(self._list_file, self._certs_file, self._my_id)
+        loaded = load_nodes(self._list_file, self._certs_file, self._my_id, self.nodes)
         if loaded.list_missing:
             raise NodesError(f"nodes list {self._list_file} is not there")
         return loaded

@@ -9,14 +9,16 @@ uses, are behind most inputs that bring it down.
 import math
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, cast
 
 import h11
 import trio
 from hypercorn.config import Config
 from hypercorn.events import Closed, Event, RawData, Updated
+from hypercorn.protocol.events import Event as StreamEvent
 from hypercorn.protocol.events import Request as RequestEvent
+from hypercorn.protocol.events import Response
 from hypercorn.protocol.h11 import STREAM_ID, H11Protocol
 from hypercorn.protocol.http_stream import HTTPStream
 from hypercorn.trio.worker_context import WorkerContext
@@ -223,6 +225,13 @@ class _Protocol(H11Protocol):
 
     async def _check_protocol(self, event: h11.Request) -> None:
         """An offer to switch to HTTP/2 is ignored, as RFC 9110, 7.8 allows."""
+
+    async def stream_send(self, event: StreamEvent) -> None:
+        """Passes on what the app answers; before the end of the request that is the last answer."""
+        early = self.connection.their_state is h11.SEND_BODY
+        if early and isinstance(event, Response) and event.status_code >= 200:
+            event = replace(event, headers=[*event.headers, (b"connection", b"close")])
+        await super().stream_send(event)
 
     async def _create_stream(self, request: h11.Request) -> None:
         self.stream = HTTPStream(

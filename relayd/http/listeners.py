@@ -4,7 +4,8 @@ import errno
 import os
 import socket
 import stat
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
 
@@ -24,17 +25,52 @@ SOCKET_MODE: Final = 0o660
 _NOT_HERE: Final = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 
 
-async def open_listeners(listen: Listen) -> list[trio.SocketListener]:
-    """Binds every address of `listen`.
+@asynccontextmanager
+async def open_listeners(listen: Listen) -> AsyncIterator[list[trio.SocketListener]]:
+    """Binds every address of `listen`; closes them at the end.
 
     The host may be a name: each of its addresses that this machine has is bound. A Unix socket
-    gets mode 0660, before anyone can connect; one that a killed process left is replaced.
+    gets mode 0660, before anyone can connect; one that a killed process left is replaced, and
+    ours is removed at the end.
 
     Raises:
         StartError: it cannot be bound; the text says which address and why.
     """
-    if listen.path:
-        return [_listener(_bind_unix(listen.path))]
+    sockets = [_bind_unix(listen.path)] if listen.path else await _bind_addresses(listen)
+    identity = _identity(listen.path)
+    try:
+        yield [_listener(sock) for sock in sockets]
+    finally:
+        for sock in sockets:
+            sock.close()
+        _remove_ours(listen.path, identity)
+
+
+def url_of(listener: trio.SocketListener) -> str:
+    """The address of a listener: `http://host:port` or `unix:/path`."""
+    family, address = listener.socket.family, listener.socket.getsockname()
+    if family == socket.AF_UNIX:
+        return f"unix:{address}"
+    host = f"[{address[0]}]" if family == socket.AF_INET6 else address[0]
+    return f"http://{host}:{address[1]}"
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    """Device and inode of a Unix socket; None for TCP, or when it is gone."""
+    try:
+        found = Path(path).lstat() if path else None
+    except FileNotFoundError:
+        return None
+    return (found.st_dev, found.st_ino) if found is not None else None
+
+
+def _remove_ours(path: str, identity: tuple[int, int] | None) -> None:
+    """Removes the socket at `path`, unless another process has put its own there."""
+    if identity is not None and identity == _identity(path):
+        Path(path).unlink()
+
+
+async def _bind_addresses(listen: Listen) -> list[socket.socket]:
     addresses = await _resolve(listen)
     sockets: list[socket.socket] = []
     try:
@@ -48,23 +84,7 @@ async def open_listeners(listen: Listen) -> list[trio.SocketListener]:
         raise
     if not sockets:
         raise StartError(f"cannot listen on {listen}: no such address on this machine")
-    return [_listener(sock) for sock in sockets]
-
-
-def url_of(listener: trio.SocketListener) -> str:
-    """The address of a listener: `http://host:port` or `unix:/path`."""
-    family, address = listener.socket.family, listener.socket.getsockname()
-    if family == socket.AF_UNIX:
-        return f"unix:{address}"
-    host = f"[{address[0]}]" if family == socket.AF_INET6 else address[0]
-    return f"http://{host}:{address[1]}"
-
-
-def remove_socket(listener: trio.SocketListener) -> None:
-    """Removes the file of a Unix socket; does nothing for TCP or if it is gone."""
-    if listener.socket.family == socket.AF_UNIX:
-        with suppress(FileNotFoundError):
-            Path(listener.socket.getsockname()).unlink()
+    return sockets
 
 
 async def _resolve(listen: Listen) -> list[tuple[int, tuple[str, int]]]:

@@ -20,7 +20,7 @@ from relayd.config import Listen
 from relayd.errors import StartError
 from relayd.http.connection import Connection, Serving, Slots
 from relayd.http.limits import Limits
-from relayd.http.listeners import open_listeners, remove_socket, url_of
+from relayd.http.listeners import open_listeners, url_of
 
 #: The releases whose inner names are used here.
 VERSIONS: Final = {
@@ -65,14 +65,9 @@ async def run_server(
         StartError: a library has another version, or the address cannot be bound.
     """
     check_versions()
-    listeners = await open_listeners(listen)
-    try:
+    async with open_listeners(listen) as listeners:
         await app.startup()
         await _serve(app, listeners, stop, grace, limits, task_status)
-    finally:
-        for listener in listeners:
-            remove_socket(listener)
-            listener.socket.close()
 
 
 async def _serve(

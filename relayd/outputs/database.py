@@ -60,15 +60,24 @@ class Database:
     ids are committed in the order in which they were drawn.
     """
 
-    def __init__(self, parameters: Mapping[str, Any], patience: Patience = _PATIENCE) -> None:
+    def __init__(
+        self,
+        parameters: Mapping[str, Any],
+        patience: Patience = _PATIENCE,
+        *,
+        connections: int = 2,
+    ) -> None:
         """Remembers how to connect; nothing is opened yet.
 
         Args:
             parameters: keyword arguments of `asyncpg.connect`, the password among them.
             patience: how long to wait for the server.
+            connections: how many it may have at once. With one, `probe` waits for its turn.
         """
         self._parameters = dict(parameters)
         self._patience = patience
+        self._alone = connections < 2
+        self._turn = asyncio.Lock()
         self._writer: Connection | None = None
 
     def reconfigure(self, parameters: Mapping[str, Any]) -> None:
@@ -133,7 +142,7 @@ class Database:
         patience = self._patience
         allowed = patience.statement + patience.per_mib * size / 2**20
         try:
-            async with asyncio.timeout(allowed):
+            async with asyncio.timeout(allowed), self._turn:
                 connection = await self._connected()
                 async with connection.transaction():
                     if allowed > 1.5 * patience.statement:
@@ -187,16 +196,22 @@ class Database:
         return {key: value for key, value in own.items() if key not in told}
 
     async def _probe(self) -> None:
-        connection: Connection | None = None
         try:
             async with asyncio.timeout(PROBE_TIMEOUT_S):
-                connection = await self._connect()
-                await _check(connection)
+                if self._alone:
+                    async with self._turn:
+                        await _check(await self._connected())
+                else:
+                    await self._probe_aside()
         except _FAULTS as error:
             raise _explain(error) from error
+
+    async def _probe_aside(self) -> None:
+        connection = await self._connect()
+        try:
+            await _check(connection)
         finally:
-            if connection is not None:
-                connection.terminate()
+            connection.terminate()
 
     def _drop(self) -> None:
         if self._writer is not None:

@@ -20,7 +20,7 @@ from relayd.runlog.model import RunLog
 
 #: Lines are made in blocks of about this many bytes: a run log of empty lines would take 60
 #: times its size as a list.
-_BLOCK: Final = 2**20
+_BLOCK: Final = 2**17
 _LINE_END: Final = re.compile(rb"\r\n|\n|\r")
 
 #: What a report has before its first `@@`, behind the stamp that agents write.
@@ -104,7 +104,9 @@ class _Openings(dict[bytes, bytes | None]):
 
 
 def _opens_log(line: bytes) -> bool:
-    return split_opening(split_stamp(line)[1]) is not None
+    """A stamped line that opens a log entry: what is held needs not be read by the grammar."""
+    stamp, text = split_stamp(line)
+    return stamp is not None and split_opening(text) is not None
 
 
 #: A cache like `functools.lru_cache`, without a call for what is found.

@@ -78,7 +78,13 @@ def quarantine(
         if os.path.lexists(source):
             raise  # something else is missing
         return "gone"
-    return _confirm(source, target, known)
+    if not _is_the_refused_one(target, known) and _put_back(target, source):
+        return "changed"
+    if not os.path.lexists(reason_path(target)):
+        # Retention counts from the reason, else from the file itself: it begins now.
+        with suppress(OSError):
+            os.utime(target, follow_symlinks=False)
+    return target
 
 
 def _move_with_reason(source: Path, failed: Path, record: ReasonRecord) -> Path:
@@ -94,10 +100,6 @@ def _move_with_reason(source: Path, failed: Path, record: ReasonRecord) -> Path:
         if reason is not None:
             reason.unlink(missing_ok=True)
         raise
-    if reason is None:
-        # Retention counts from the reason, else from the file itself: it begins now.
-        with suppress(OSError):
-            os.utime(target, follow_symlinks=False)
     _sync(failed)
     return target
 
@@ -107,7 +109,7 @@ def _stage_reason(failed: Path, record: ReasonRecord) -> Path | None:
     try:
         write_reason(reason, record)
     except OSError as error:
-        log.error(  # noqa: TRY400  a full disk needs no traceback
+        log.error(
             "reason cannot be kept beside the refused file",
             file=record.name,
             queue_id=record.queue_id,
@@ -160,16 +162,21 @@ def _free_path(directory: Path, name: str) -> Path:
     return path
 
 
-def _confirm(source: Path, target: Path, known: Identity | None) -> Path | Literal["changed"]:
-    """Put a newer file back that took the name in the last moment."""
-    if known is None or target.lstat().st_dev != known.dev or identity_at(target) == known:
-        return target
+def _is_the_refused_one(target: Path, known: Identity | None) -> bool:
+    """Whether no newer file took the name in the last moment; a copy is told apart before."""
+    if known is None:
+        return True
+    moved = identity_at(target)
+    return moved == known or moved.dev != known.dev
+
+
+def _put_back(target: Path, source: Path) -> bool:
     try:
         rename_noreplace(target, source)
     except FileExistsError:
-        return target  # a still newer one is there: this one is kept, as a refused one
+        return False  # a still newer one is there: this one is kept, as a refused one
     reason_path(target).unlink(missing_ok=True)
-    return "changed"
+    return True
 
 
 def requeue(failed: Path, incoming: Path, wanted: Callable[[ReasonRecord], bool]) -> int:

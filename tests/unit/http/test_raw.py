@@ -3,9 +3,10 @@
 import re
 
 import pytest
+from quart import request
 from structlog.testing import capture_logs
 
-from tests.support.http import api, eventually, open_server
+from tests.support.http import api, descriptors, eventually, open_server
 from tests.support.raw_http import CHUNKS, EXCESS, ODD, SMUGGLING, post
 
 _STATUS = re.compile(rb"HTTP/1\.1 (\d{3}) ")
@@ -32,8 +33,6 @@ async def test_an_ambiguous_chunk_is_refused(chunks):
 
     @app.post("/nope")
     async def whole():
-        from quart import request
-
         await request.get_data()
         return "read"
 
@@ -80,11 +79,6 @@ async def test_an_odd_request_ends_nothing_but_itself(data, leaves):
 
 async def test_all_of_them_leave_no_descriptor_behind():
     """After every odd input the process has as many descriptors open as before."""
-    from pathlib import Path
-
-    def descriptors() -> int:
-        return len(list(Path("/proc/self/fd").iterdir()))
-
     async with open_server(api()) as server:
         before = descriptors()
         for data in (*ODD.values(), *SMUGGLING.values()):
