@@ -1,0 +1,302 @@
+"""One connection: what a client can do to it, and that it stays its own affair."""
+
+from contextlib import suppress
+
+import pytest
+import trio
+from hypercorn.protocol.http_stream import HTTPStream
+from quart import Response, request
+from quart.wrappers.response import ResponseBody
+from structlog.testing import capture_logs
+
+from relayd.http.limits import Limits
+from tests.support.http import BASE, api, descriptors, eventually, open_server
+
+INFO = f"GET {BASE}/system/info HTTP/1.1\r\nHost: x\r\n\r\n".encode()
+
+
+def gated():
+    """The app with a route that answers when told to, and what tells it."""
+    app, asked, gate = api(), trio.Event(), trio.Event()
+
+    @app.route("/gated", methods=["GET", "POST"])
+    async def answer():
+        asked.set()
+        await gate.wait()
+        return "done"
+
+    return app, asked, gate
+
+
+def flooding():
+    """The app with a route whose answer never ends."""
+    app = api()
+
+    class Flood(ResponseBody):
+        async def __aenter__(self):
+            return self
+
+        async def __aexit__(self, *exc):
+            pass
+
+        def __aiter__(self):
+            return self
+
+        async def __anext__(self):
+            return b"x" * 65536
+
+    @app.get("/flood")
+    async def flood():
+        return Response(Flood())
+
+    return app
+
+
+async def test_a_fault_in_the_protocol_code_ends_one_connection_only(monkeypatch):
+    """An exception below the app is logged, others are served."""
+    stock = HTTPStream.handle
+
+    async def handle(self, event):
+        if b"/fault" in getattr(event, "raw_path", b""):
+            raise KeyError("inside")
+        await stock(self, event)
+
+    monkeypatch.setattr(HTTPStream, "handle", handle)
+    with capture_logs() as logs:
+        async with open_server(api()) as server, server.client() as other:
+            assert (await other.ask("GET", "/metrics")).status == 200
+            assert await server.raw(b"GET /fault HTTP/1.1\r\nHost: x\r\n\r\n") == b""
+            assert (await other.ask("GET", "/metrics")).status == 200
+            assert await server.lives()
+    assert [entry["event"] for entry in logs if entry["log_level"] == "error"] == [
+        "connection failed"
+    ]
+
+
+async def test_a_fault_of_the_framework_is_answered():
+    """An exception outside all handlers gives 500, is logged, and the server goes on."""
+    app = api()
+
+    @app.get("/broken")
+    async def broken():
+        return "fine"
+
+    def request_class(*args, **kwargs):
+        if args[2] == "/broken":
+            raise KeyError("inside")
+        return type(app).request_class(*args, **kwargs)
+
+    app.request_class = request_class
+    with capture_logs() as logs:
+        async with open_server(app) as server:
+            assert (await server.ask("GET", "/broken")).status == 500
+            assert await server.lives()
+    assert "request failed in the framework" in [entry["event"] for entry in logs]
+
+
+@pytest.mark.parametrize("end", ["stop", "cancel"])
+async def test_a_client_that_stops_reading_holds_up_no_stop(end):
+    """A stop, and a cancellation, end although an answer cannot be written."""
+    limits = Limits(write_s=0.3)
+    server = open_server(flooding(), limits=limits, grace=0.1)
+    async with server as server, server.client() as client:
+        await client.send(b"GET /flood HTTP/1.1\r\nHost: x\r\n\r\n")
+        await client.stream.receive_some(1)
+        if end == "stop":
+            server.stop.set()
+        else:
+            server.scope.cancel()
+        await server.ended.wait()
+
+
+async def test_a_client_that_stops_reading_is_cut_off():
+    """The write deadline closes its connection while the server goes on."""
+    server = open_server(flooding(), limits=Limits(write_s=0.2))
+    async with server as server, server.client() as client:
+        await client.send(b"GET /flood HTTP/1.1\r\nHost: x\r\n\r\n")
+        await client.stream.receive_some(1)
+        before = descriptors()
+        await eventually(lambda: descriptors() < before)
+        assert await server.lives()
+
+
+@pytest.mark.parametrize("requests", [0, 1, 3])
+async def test_an_idle_connection_is_closed(requests):
+    """Without a next request a connection ends, whether or not it had one before."""
+    async with open_server(api(), limits=Limits(head_s=0.2)) as server, server.client() as client:
+        for _ in range(requests):
+            assert (await client.ask("GET", "/metrics")).status == 200
+        assert await client.until_closed() == b""
+
+
+@pytest.mark.fault("A1")
+@pytest.mark.parametrize("requests", [0, 1])
+async def test_a_head_that_trickles_is_cut_off(requests):
+    """A client that sends its head byte by byte gets no more time for it than others."""
+    async with open_server(api(), limits=Limits(head_s=0.3)) as server, server.client() as client:
+        for _ in range(requests):
+            assert (await client.ask("GET", "/metrics")).status == 200
+
+        async def trickle():
+            await client.send(b"GET /metrics HTTP/1.1\r\nX: ")
+            while True:
+                await client.send(b"a")
+                await trio.sleep(0.02)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trickle)
+            assert await client.until_closed() == b""
+            nursery.cancel_scope.cancel()
+
+
+async def test_a_long_answer_is_not_an_idle_connection():
+    """The deadline of the next head does not cut off a request in progress."""
+    app, asked, gate = gated()
+    async with open_server(app, limits=Limits(head_s=0.1)) as server, server.client() as client:
+        await client.send(b"GET /gated HTTP/1.1\r\nHost: x\r\n\r\n")
+        await asked.wait()
+        async with server.client() as idle:
+            assert await idle.until_closed() == b""  # so long it was at least
+        gate.set()
+        assert (await client.answer()).body == b"done"
+
+
+@pytest.mark.parametrize("framing", ["length", "chunked"])
+async def test_an_answer_before_the_end_of_the_body_ends_the_connection(framing):
+    """A client still sending gets the answer whole, then the end; nothing stays behind."""
+    if framing == "length":
+        head, body = b"Content-Length: 50000000", b"x" * 3_000_000
+    else:
+        head, body = b"Transfer-Encoding: chunked", b"10000\r\n" + b"x" * 65536 + b"\r\n"
+    async with open_server(api()) as server:
+        for _ in range(10):
+            data = await server.raw(
+                b"POST /nope HTTP/1.1\r\nHost: x\r\n" + head + b"\r\n\r\n" + body
+            )
+            assert data.startswith(b"HTTP/1.1 404 ")
+            assert data.endswith(b"\r\n\r\nNOT FOUND")
+
+
+async def test_a_body_that_nobody_reads_does_not_stop_the_next_request():
+    """Each request is answered although no handler takes its body, and its client can go on.
+
+    An answer that comes before the whole body says that the connection ends with it.
+    """
+    reused = 0
+    async with open_server(api()) as server:
+        for size in (1, 1000, 100_000, 900_000) * 5:
+            async with server.client() as client:
+                answer = await client.ask("POST", f"{BASE}/system/reload", b"x" * size)
+                assert answer.status == 200
+                if answer.headers.get("connection") == "close":
+                    assert await client.until_closed() == b""
+                else:
+                    reused += 1
+                    assert (await client.ask("GET", "/metrics")).status == 200
+    assert reused >= 5
+
+
+async def test_a_client_gone_with_a_request_in_the_queue_leaks_nothing():
+    """Two requests at once and a disconnect: descriptors and places come back."""
+    app, asked, gate = gated()
+    async with open_server(app, limits=Limits(connections=10)) as server:
+        before = descriptors()
+        for _ in range(50):
+            async with server.client() as client:
+                await client.send(b"GET /gated HTTP/1.1\r\nHost: x\r\n\r\n" + INFO)
+                await asked.wait()
+                gate.set()
+        await eventually(lambda: descriptors() <= before)
+        assert await server.lives()
+
+
+async def test_a_disconnect_ends_the_request():
+    """The handler of a client that has left is cancelled, not left waiting."""
+    app, asked, cancelled = api(), trio.Event(), trio.Event()
+
+    @app.get("/silent")
+    async def silent():
+        asked.set()
+        try:
+            await trio.sleep_forever()
+        finally:
+            cancelled.set()
+
+    async with open_server(app) as server:
+        async with server.client() as client:
+            await client.send(b"GET /silent HTTP/1.1\r\nHost: x\r\n\r\n")
+            await asked.wait()
+        await cancelled.wait()
+        assert await server.lives()
+
+
+async def test_cancelling_the_server_raises_nothing_else():
+    """A cancelled server with requests in progress ends as cancelled, and as nothing more."""
+    app, asked, _ = gated()
+    with capture_logs() as logs:
+        async with open_server(app) as server, server.client() as client:
+            await client.send(b"GET /gated HTTP/1.1\r\nHost: x\r\n\r\n" + INFO)
+            await asked.wait()
+            server.scope.cancel()
+            await server.ended.wait()
+    assert server.scope.cancelled_caught
+    assert [entry for entry in logs if entry["log_level"] == "error"] == []
+
+
+async def test_a_background_task_of_the_app_cannot_end_serving():
+    """Quart's own background tasks are not on offer: asking for one fails that request only."""
+    app = api()
+
+    @app.get("/background")
+    async def background():
+        app.add_background_task(trio.sleep, 0)
+        return "started"
+
+    async with open_server(app) as server:
+        assert (await server.ask("GET", "/background")).status == 500
+        assert (await server.ask("GET", "/background")).status == 500
+        assert await server.lives()
+
+
+async def test_requests_in_one_segment_are_answered_in_order():
+    """Pipelined requests are served one after the other."""
+    async with open_server(api()) as server, server.client() as client:
+        await client.send(b"GET /nope HTTP/1.1\r\nHost: x\r\n\r\n" + INFO * 20)
+        assert (await client.answer()).status == 404
+        for _ in range(20):
+            assert (await client.answer()).status == 200
+
+
+async def test_an_upgrade_is_ignored():
+    """An offer to speak another protocol is answered in HTTP/1.1, and so is the next request."""
+    offer = "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n"
+    async with open_server(api()) as server, server.client() as client:
+        assert (await client.ask("GET", "/metrics", headers=offer)).status == 200
+        assert (await client.ask("GET", "/metrics")).status == 200
+
+
+async def test_the_body_of_an_expectation_is_read_after_100():
+    """A client that waits for 100 gets it, and its body is read."""
+    app = api()
+
+    @app.post("/echo")
+    async def echo():
+        return await request.get_data()
+
+    async with open_server(app) as server, server.client() as client:
+        head = (
+            b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n"
+        )
+        await client.send(head)
+        assert (await client.stream.receive_some(4096)).startswith(b"HTTP/1.1 100 ")
+        await client.send(b"12345")
+        assert (await client.answer()).body == b"12345"
+
+
+async def test_no_client_sees_which_software_serves():
+    """Answers carry no Server header."""
+    async with open_server(api()) as server:
+        answer = await server.ask("GET", "/metrics")
+        assert "server" not in answer.headers
+        with suppress(EOFError):
+            assert b"server" not in (await server.raw(b"\n\n")).lower()
