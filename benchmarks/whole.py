@@ -19,7 +19,8 @@ from benchmarks.measure import Rounds, children, cpu_seconds, median, ratio, say
 from benchmarks.pure import parsed
 from benchmarks.table import Figure
 from relayd.demo.pgserver import Server
-from relayd.outputs.database import Database, Stored
+from relayd.outputs.database import Database
+from relayd.outputs.stored import Stored
 from relayd.runlog.model import COLUMNS, RunLog
 
 #: Run logs in one transaction, as relayd has them under backlog.
