@@ -5,7 +5,7 @@ from typing import Final, NamedTuple
 
 from relayd.errors import Reason, Refused
 from relayd.printable import printable
-from relayd.runlog.copytext import escape, join, read_columns
+from relayd.runlog.copytext import escape, join
 from relayd.runlog.dates import instant
 from relayd.runlog.model import COLUMNS, RunLog
 
@@ -57,7 +57,7 @@ class Assembly:
     Attributes:
         rows: those that are inserted.
         skipped: number of those that are not.
-        first: the first row, skipped or not.
+        first: columns of the first row, skipped or not, not escaped; empty before it.
         last: row of the last report, skipped or not; log entries after it are copies of it.
         logs: stamp, event type and message of log entries that wait for their report.
         start: START of the first report, in normal form, or empty.
@@ -76,7 +76,7 @@ class Assembly:
         self.node_id = node_id
         self.rows: list[bytes] = []
         self.skipped = 0
-        self.first: bytes | None = None
+        self.first: tuple[bytes, ...] = ()
         self.last: bytes | None = None
         self.start = b""
         self.config_id: bytes | None = None
@@ -108,7 +108,10 @@ class Assembly:
             return
         self._note_start(fields.start)
         self._note_control(fields)
-        self.last = _row(date, fields)
+        columns = _columns(date, fields)
+        if not self.first:
+            self.first = _as_log(columns, *self.logs[0]) if self.logs else columns
+        self.last = join(columns)
         self.add_logs()
         self._add(self.last, fields.event_type)
 
@@ -130,11 +133,11 @@ class Assembly:
         if not self.logs:
             return
         assert self.last is not None
-        columns = self.last.split(b"\t")
+        columns = tuple(self.last.split(b"\t"))
         self._check_size(len(self.logs) * (len(self.last) - len(columns[_MESSAGE])))
         for date, event_type, message in self.logs:
-            columns[_DATE], columns[_EVENT], columns[_MESSAGE] = date, event_type, escape(message)
-            self._add(b"\t".join(columns), event_type)
+            row = b"\t".join(_as_log(columns, date, event_type, escape(message)))
+            self._add(row, event_type)
         self.logs.clear()
 
     def broken(self, text: bytes, fault: str) -> None:
@@ -155,7 +158,6 @@ class Assembly:
         if self.last is None:
             return Refused(Reason.NO_REPORT, self._why_no_report())
         self.add_logs()
-        assert self.first is not None
         warnings = tuple(self._warnings())
         rows = self.rows
         return RunLog(
@@ -166,13 +168,11 @@ class Assembly:
             reports=len(rows) + self.skipped,
             rows=len(rows),
             copy=b"\n".join((*rows, b"")),
-            first=read_columns(self.first),
+            first=tuple(column.decode() for column in self.first),
             warnings=warnings,
         )
 
     def _add(self, row: bytes, event_type: bytes) -> None:
-        if self.first is None:
-            self.first = row
         if event_type in self._skip:
             self.skipped += 1
         else:
@@ -251,8 +251,15 @@ def _shown(text: bytes) -> str:
     return printable(text[:_SHOWN_BYTES].decode(errors="replace"), SHOWN)
 
 
-def _row(date: bytes, fields: ReportFields) -> bytes:
-    columns = (
+def _as_log(
+    columns: tuple[bytes, ...], date: bytes, event_type: bytes, message: bytes
+) -> tuple[bytes, ...]:
+    """The columns of a report with those of a log entry in their place."""
+    return (date, *columns[_DATE + 1 : _EVENT], event_type, message, *columns[_MESSAGE + 1 :])
+
+
+def _columns(date: bytes, fields: ReportFields) -> tuple[bytes, ...]:
+    return (
         date,
         fields.node_id,
         fields.directive_id,
@@ -265,4 +272,3 @@ def _row(date: bytes, fields: ReportFields) -> bytes:
         fields.policy,
         fields.start,
     )
-    return join(columns)

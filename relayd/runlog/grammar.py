@@ -41,6 +41,11 @@ _LEVEL: Final = re.compile(
     b"(?:%s):? *"
     % b"|".join(b"(%s)" % b"|".join(map(re.escape, prefixes)) for _, prefixes in LEVELS)
 )
+#: First bytes of stamps and of all that opens an entry.
+_FIRST: Final = frozenset(
+    [b"%d" % digit for digit in range(10)]
+    + [prefix[:1] for _, prefixes in LEVELS for prefix in prefixes]
+)
 _EOL: Final = re.compile(rb"\r\n|\n|\r")
 
 
@@ -130,6 +135,9 @@ class EntryReader:
 
     def push(self, line: bytes) -> None:
         """Takes the next line, without its end. It opens an entry, continues one or is noise."""
+        if line[:1] not in _FIRST:
+            self._continue(line, line)
+            return
         stamp, text = split_stamp(line)
         opening = split_opening(text)
         self._stamp = stamp or self._stamp
@@ -138,7 +146,11 @@ class EntryReader:
             self._kind, self._text = opening
             self._opened = self._stamp
             self._started = True
-        elif self._started:
+        else:
+            self._continue(line, text)
+
+    def _continue(self, line: bytes, text: bytes) -> None:
+        if self._started:
             self._more += b"\n"
             self._more += text
         else:
