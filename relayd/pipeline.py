@@ -12,6 +12,7 @@ most `RESULT_BYTES` and one run log of rows.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import Final, TypeVar
 
 import msgspec
@@ -237,14 +238,17 @@ class Writer:
     ) -> None:
         """Writes what arrives; ends with its source. Owns both channel ends."""
         with source, to_dispose:
-            async for first in source:
-                parts = [first]
-                _take_ready(source, parts, 2)
-                tickets = [ticket for part in parts for ticket in part.tickets]
-                run_logs = [run_log for part in parts for run_log in part.run_logs]
-                for ticket, verdict in zip(tickets, await self.write(run_logs), strict=True):
+            async for part in source:
+                with suppress(trio.WouldBlock, trio.EndOfChannel):
+                    # Small parts are worth one transaction; two large ones only cost memory.
+                    while len(part.tickets) < BATCH // 2:
+                        other = source.receive_nowait()
+                        part.tickets.extend(other.tickets)
+                        part.run_logs.extend(other.run_logs)
+                verdicts = await self.write(part.run_logs)
+                for ticket, verdict in zip(part.tickets, verdicts, strict=True):
                     ticket.verdict = verdict
-                await to_dispose.send(tickets)
+                await to_dispose.send(part.tickets)
 
     async def write(self, run_logs: Sequence[RunLog]) -> Sequence[Outcome | Retry]:
         """Writes one batch, however long it takes, unless relayd stops."""
