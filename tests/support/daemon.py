@@ -114,15 +114,21 @@ class Site:
         path.write_text(text)
         path.chmod(0o640)
 
+    def start(self, number: int = 0) -> datetime:
+        """START of a run log, a minute apart by number."""
+        return START + timedelta(minutes=number)
+
     def name(self, node_id: str, number: int = 0) -> str:
         """File name of a node's run log, a minute apart by number."""
-        return f"{(START + timedelta(minutes=number)).isoformat()}@{node_id}.log"
+        return f"{self.start(number).isoformat()}@{node_id}.log"
+
+    def text(self, node_id: str, number: int = 0, reports: int = 6, **more: Any) -> bytes:
+        """The run log of a node, not signed."""
+        return make_runlog(node_id, self.start(number), reports=reports, **more)
 
     def run_log(self, node_id: str, number: int = 0, reports: int = 6, **more: Any) -> bytes:
         """A signed run log of a node; numbers are minutes of its start date."""
-        start = START + timedelta(minutes=number)
-        text = make_runlog(node_id, start, reports=reports, **more)
-        return sign_runlog(text, self.nodes[node_id])
+        return sign_runlog(self.text(node_id, number, reports, **more), self.nodes[node_id])
 
     def upload(self, name: str, data: bytes) -> Path:
         """Uploads as Apache's mod_dav does: under a temporary name, then renamed."""
