@@ -155,6 +155,8 @@ async def run_examine(
                 if good.tickets:
                     await to_write.send(good)
                 del jobs[: len(results)], admitted[: len(results)]
+                # Some MB that would live on while this lane waits.
+                del results, good, others
 
 
 def _admit_all(
@@ -246,6 +248,7 @@ class Writer:
                         part.tickets.extend(other.tickets)
                         part.run_logs.extend(other.run_logs)
                 verdicts = await self.write(part.run_logs)
+                part.run_logs.clear()
                 for ticket, verdict in zip(part.tickets, verdicts, strict=True):
                     ticket.verdict = verdict
                 await to_dispose.send(part.tickets)

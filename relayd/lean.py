@@ -1,0 +1,23 @@
+"""Imports that leave out what a daemon has no use for."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def without(*modules: str) -> Iterator[None]:
+    """Makes modules look not installed while others that can do without them are imported.
+
+    What is imported already is left alone, and afterwards all can be imported as ever.
+
+    Args:
+        modules: top-level module names.
+    """
+    hidden = [name for name in modules if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]
+    try:
+        yield
+    finally:
+        for name in hidden:
+            del sys.modules[name]
