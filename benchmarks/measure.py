@@ -60,8 +60,13 @@ def seconds_per_call(call: Callable[[], object], budget_s: float = 0.3) -> float
 
 
 def _cpu_so_far() -> float:
-    children_used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return time.process_time() + children_used.ru_utime + children_used.ru_stime
+    return time.process_time() + ended_children_cpu()
+
+
+def ended_children_cpu() -> float:
+    """CPU seconds of all child processes that have ended and were waited for (getrusage(2))."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def cpu_seconds(pid: int, *, with_ended_children: bool = False) -> float:

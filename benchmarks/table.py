@@ -29,7 +29,7 @@ class Figure:
 
 def show(title: str, figures: list[Figure]) -> None:
     """Prints the table to standard output, plain where that is no terminal."""
-    console = Console(width=None if Console().is_terminal else 140)
+    console = Console(width=None if Console().is_terminal else 160)
     table = Table(title=title, title_justify="left")
     for heading in ("figure", "measured", "against", "ratio", "asked", ""):
         table.add_column(heading, justify="left" if heading in {"figure", "against"} else "right")

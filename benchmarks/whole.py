@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +16,16 @@ import trio_asyncio
 
 from benchmarks.corpus import Sample
 from benchmarks.daemon import Buckets, Daemon, highest, quantile, stage
-from benchmarks.measure import Rounds, children, cpu_seconds, median, ratio, say, take_turns
+from benchmarks.measure import (
+    Rounds,
+    children,
+    cpu_seconds,
+    ended_children_cpu,
+    median,
+    ratio,
+    say,
+    take_turns,
+)
 from benchmarks.pure import parsed
 from benchmarks.table import Figure
 from relayd.demo.pgserver import Server
@@ -36,16 +46,20 @@ CORES: Final = 2
 
 @dataclass
 class Use:
-    """What one kind of load has used: CPU seconds by process, for so many run logs."""
+    """CPU seconds that a contender has used, by process, for so many run logs."""
 
     run_logs: int = 0
-    main: float = 0.0
-    workers: float = 0.0
-    postgres: float = 0.0
+    parts: dict[str, float] = field(default_factory=dict)
 
-    def per_run_log_ms(self, seconds: float) -> float:
-        """Milliseconds for one run log."""
-        return seconds / self.run_logs * 1e3
+    def add(self, run_logs: int, **parts: float) -> None:
+        """Adds a round."""
+        self.run_logs += run_logs
+        for name, seconds in parts.items():
+            self.parts[name] = self.parts.get(name, 0.0) + seconds
+
+    def ms(self) -> dict[str, float]:
+        """Milliseconds of each kind of process for one run log."""
+        return {name: seconds / self.run_logs * 1e3 for name, seconds in self.parts.items()}
 
 
 @dataclass
@@ -63,7 +77,7 @@ class Bench:
     samples: Sequence[Sample]
     directory: Path
     daemon: Daemon
-    use: Use = field(default_factory=Use)
+    use: defaultdict[str, Use] = field(default_factory=lambda: defaultdict(Use))
 
     def prepare(self) -> None:
         """Parses and stages the run logs, fills the seed tables."""
@@ -112,9 +126,14 @@ class Bench:
     def copy(self) -> float:
         """Run logs per second of one copy by psql of all rows into the same indexed table."""
         self.reset()
+        postgres, psql = self.postgres_cpu(), ended_children_cpu()
         begin = time.perf_counter()
         self.server.psql(_copy_from("ruddersysevents", self.rows))
-        return len(self.samples) / (time.perf_counter() - begin)
+        seconds = time.perf_counter() - begin
+        psql = ended_children_cpu() - psql
+        postgres = self.postgres_cpu() - postgres
+        self.use["copy"].add(len(self.samples), psql=psql, PostgreSQL=postgres)
+        return len(self.samples) / seconds
 
     def insertion(self) -> float:
         """Run logs per second through relayd's database module, parsed beforehand."""
@@ -133,10 +152,12 @@ class Bench:
         self.daemon.wait_until_empty()
         seconds = time.perf_counter() - begin
         now_main, now_workers = self.daemon.cpu()
-        self.use.run_logs += len(self.samples)
-        self.use.main += now_main - main
-        self.use.workers += now_workers - workers
-        self.use.postgres += self.postgres_cpu() - postgres
+        self.use["whole path"].add(
+            len(self.samples),
+            main=now_main - main,
+            workers=now_workers - workers,
+            PostgreSQL=self.postgres_cpu() - postgres,
+        )
         self.check(len(self.samples), sum(run_log.rows for run_log in self.run_logs))
         return len(self.samples) / seconds
 
@@ -149,6 +170,7 @@ class Bench:
         for sample, staged in zip(self.samples[:count], self.staged[:count], strict=True):
             os.link(staged, spool / sample.name)
         certificates = self.directory / "allnodescerts.pem"
+        postgres = self.postgres_cpu()
         done = subprocess.run(
             [sys.executable, "-m", "benchmarks.naive", spool, certificates],
             input=json.dumps(self.server.rudder.keywords()),
@@ -157,8 +179,10 @@ class Bench:
             check=True,
         )
         self.check(count, sum(run_log.rows for run_log in self.run_logs[:count]))
-        seconds: float = json.loads(done.stdout)["seconds"]
-        return count / seconds
+        told: dict[str, float] = json.loads(done.stdout)
+        postgres = self.postgres_cpu() - postgres
+        self.use["naive"].add(count, Python=told["cpu"], PostgreSQL=postgres)
+        return count / told["seconds"]
 
 
 def measure_load(bench: Bench, rounds: int) -> list[Figure]:
@@ -166,7 +190,7 @@ def measure_load(bench: Bench, rounds: int) -> list[Figure]:
     bench.prepare()
     say("warming up")
     bench.whole_path()
-    bench.use = Use()
+    bench.use.clear()
     before = bench.daemon.lags()
     figures = take_turns(
         {
@@ -232,11 +256,21 @@ def _rates(figures: Rounds) -> list[Figure]:
     ]
 
 
-def _cpu(use: Use) -> list[Figure]:
-    parts = (("main", use.main), ("workers", use.workers), ("PostgreSQL", use.postgres))
-    told = ", ".join(f"{name} {use.per_run_log_ms(seconds):.2f}" for name, seconds in parts)
-    total = use.per_run_log_ms(use.main + use.workers + use.postgres)
-    return [Figure("CPU per run log", f"{total:.2f} ms", told)]
+def _cpu(use: dict[str, Use]) -> list[Figure]:
+    ours = use["whole path"].ms()
+    total = sum(ours.values())
+    figures = [Figure("CPU per run log, by process", f"{total:.2f} ms", _told(ours))]
+    for name in ("copy", "naive"):
+        theirs = use[name].ms()
+        against = f"{name}: {sum(theirs.values()):.2f} ms ({_told(theirs)})"
+        figures.append(
+            Figure("", f"{total:.2f} ms", against, f"{total / sum(theirs.values()):.2f} x")
+        )
+    return figures
+
+
+def _told(parts: dict[str, float]) -> str:
+    return ", ".join(f"{name} {part:.2f}" for name, part in parts.items())
 
 
 def _memory(daemon: Daemon) -> list[Figure]:
