@@ -20,6 +20,7 @@ _RAW_DEFLATE: Final = -15
 _END: Final = struct.Struct("<4s4H2LH")
 _CENTRAL: Final = struct.Struct("<4s6H3L5H2L")
 _LOCAL: Final = struct.Struct("<4s5H3L2H")
+_END_SIGNATURE: Final = b"PK\x05\x06"
 _LOCAL_SIGNATURE: Final = b"PK\x03\x04"
 _STORED: Final = 0
 _DEFLATED: Final = 8
@@ -179,13 +180,13 @@ def _central_directory(data: bytes) -> tuple[int, list[_Member]]:
 
 def _end_record(data: bytes) -> int:
     """Position of the record that ends the archive; its comment ends the file."""
-    position = len(data) - _END.size
-    lowest = max(0, position - 0xFFFF)
-    while (position := data.rfind(b"PK\x05\x06", lowest, position + 4)) >= 0:
+    end = len(data) - _END.size + len(_END_SIGNATURE)
+    lowest = max(0, len(data) - _END.size - 0xFFFF)
+    while end > 0 and (position := data.rfind(_END_SIGNATURE, lowest, end)) >= 0:
         comment = _END.unpack_from(data, position)[-1]
         if position + _END.size + comment == len(data):
             return position
-        position -= 1
+        end = position + len(_END_SIGNATURE) - 1
     started = data.startswith(_LOCAL_SIGNATURE[: len(data)])
     raise _UnreadableError(
         "zip without its directory" if started else "not a zip", unfinished=started
