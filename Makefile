@@ -49,7 +49,7 @@ torture: $(READY)  ## The long campaigns: crash points, fuzzing, faults under lo
 lint: $(READY)  ## Style, format and types
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
-	@$(BIN)/mypy
+	@$(BIN)/mypy relayd tests benchmarks tools
 
 format: $(READY)  ## Put the sources in the house format
 	@$(BIN)/ruff check --fix .
