@@ -2,14 +2,15 @@
 
 A frame is a length of four bytes, big-endian, and a MessagePack document. The first frame is the
 `Setup`, each one after it a list of `Job`; each of these is answered by a list of `Examined`. The
-worker ends when its input does, and with its parent.
+worker ends when its input does, or its output: its parent is gone then. (A parent-death signal
+would come when the thread that started the worker ends, prctl(2).)
 """
 
-import ctypes
 import os
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from typing import BinaryIO, Final
 
 import msgspec
@@ -17,19 +18,15 @@ import msgspec
 from relayd.examine.job import Examined, Job, Setup, examine
 
 LENGTH_BYTES: Final = 4
-_PR_SET_PDEATHSIG: Final = 1
 
 
 def main() -> None:
     """Serves until the input ends."""
-    parent = os.getppid()
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        return
     # The terminal and systemd signal the whole group; the parent decides when a worker ends.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    serve(sys.stdin.buffer, os.fdopen(os.dup(1), "wb", buffering=0))
+    with suppress(BrokenPipeError):
+        serve(sys.stdin.buffer, os.fdopen(os.dup(1), "wb", buffering=0))
 
 
 def serve(source: BinaryIO, sink: BinaryIO, work: Callable[..., list[Examined]] = examine) -> None:

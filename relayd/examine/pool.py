@@ -189,20 +189,22 @@ class WorkerPool:
 
     async def run_worker(self, *, task_status: trio.TaskStatus[None]) -> None:
         """Keeps one worker process alive; started once the first one was tried."""
-        first = True
+        told = False
         while True:
-            try:
-                worker = await self._open_worker()
-            except OSError as error:
-                log.error("worker process cannot be started", detail=error.strerror)
-            else:
-                if first:
-                    task_status.started()
-                await self._serve(worker)
-            if first:
+            worker = await self._try_worker()
+            if not told:
+                told = True
                 task_status.started()
-            first = False
+            if worker is not None:
+                await self._serve(worker)
             await trio.sleep(RESTART_DELAY_S)
+
+    async def _try_worker(self) -> Worker | None:
+        try:
+            return await self._open_worker()
+        except OSError as error:
+            log.error("worker process cannot be started", detail=error.strerror)
+            return None
 
     async def _serve(self, worker: Worker) -> None:
         """Offers one worker to callers until it ends."""
