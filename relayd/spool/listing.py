@@ -2,10 +2,18 @@
 
 import heapq
 import os
+import time
 from collections.abc import Callable, Container, Iterator
 from pathlib import Path
+from typing import Final
 
 import msgspec
+
+#: A thread that only releases the interpreter lock for moments, as around each stat, keeps the
+#: event loop from getting it for 5 ms at a time. A real pause each half millisecond lets it in,
+#: for a tenth of the listing's time.
+_BREATH_EVERY: Final = 128
+_BREATH_S: Final = 0.00005
 
 
 class Listing(msgspec.Struct, frozen=True):
@@ -104,7 +112,9 @@ def scan(directory: Path, extensions: Container[str]) -> Iterator[tuple[str, flo
         OSError: the directory cannot be read.
     """
     with os.scandir(directory) as entries:
-        for entry in entries:
+        for number, entry in enumerate(entries):
+            if number % _BREATH_EVERY == 0:
+                time.sleep(_BREATH_S)
             if not is_ours(entry.name, extensions):
                 continue
             try:

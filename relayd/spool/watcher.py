@@ -131,11 +131,15 @@ class _Watcher:
         self._metrics = metrics
         self._watch = watch
         self._turn = spool.catchup_limit or TURN
+        #: The next listing is taken while so many names of the last one are still to be sent.
+        self._low = spool.listing_size // 4
         self._live: dict[str, bool] = {}
         self._backlog: deque[str] = deque()
         self._agenda = Agenda(spool.catchup_frequency, periodic=spool.catchup_limit > 0)
         self._list_now = Wake()
         self._unreadable = False
+        #: Names sent since the listing under way began.
+        self._sent_meanwhile: set[str] | None = None
         self._limiter = trio.CapacityLimiter(1)
 
     async def read_events(self) -> None:
@@ -183,20 +187,26 @@ class _Watcher:
                 with trio.move_on_after(self._agenda.patience(trio.current_time())):
                     await self._list_now.wait()
                 continue
+            self._sent_meanwhile = sent = set[str]()
             try:
                 listing = await self._take(look)
             except OSError as error:
                 self._note_unreadable(error)
                 self._agenda.unfinished(look.min_age)
                 continue
+            finally:
+                self._sent_meanwhile = None
             self._unreadable = False
-            if look.measure:
-                continue
-            # The directory is the truth: what is left of the previous listing is in this one.
-            self._backlog = deque(listing.names)
-            if listing.more:
-                self._agenda.unfinished(look.min_age)
-            self._pending.news.set()
+            if not look.measure:
+                self._take_over(listing, look, sent)
+
+    def _take_over(self, listing: Listing, look: Look, sent: set[str]) -> None:
+        # The directory is the truth: what is left of the previous listing is in this one. What
+        # was sent since it began is in flight or has left the directory by now.
+        self._backlog = deque(name for name in listing.names if name not in sent)
+        if listing.more:
+            self._agenda.unfinished(look.min_age)
+        self._pending.news.set()
 
     def _next_look(self) -> Look | None:
         if self._pending.take_spilled():
@@ -205,7 +215,7 @@ class _Watcher:
         enough = min(self._spool.listing_size, self._pending.remembered) // 4
         return self._agenda.take(
             trio.current_time(),
-            hungry=not self._backlog and self._pending.room >= enough,
+            hungry=len(self._backlog) <= self._low and self._pending.room >= enough,
             polling=self._watch.mode == "poll",
         )
 
@@ -256,20 +266,31 @@ class _Watcher:
         return bool(names)
 
     async def _feed_turn(self) -> bool:
-        names = self._pending.take_due(self._turn)
-        while self._backlog and len(names) < self._turn:
-            names.append(self._backlog.popleft())
-            if not self._backlog:
+        for number in range(self._turn):
+            name = self._next_name()
+            if name is None:
+                return number > 0
+            await self._send_one(name, atomic=False)
+        return True
+
+    def _next_name(self) -> str | None:
+        """A name whose time has come, else one of the backlog. It is to be claimed at once."""
+        if due := self._pending.take_due(1):
+            return due[0]
+        while self._backlog:
+            name = self._backlog.popleft()
+            if len(self._backlog) == self._low:
                 self._list_now.set()
-        for name in names:
             # Taken up meanwhile because of an event: that is no reason to look at it once more.
             if name not in self._pending:
-                await self._send_one(name, atomic=False)
-        return bool(names)
+                return name
+        return None
 
     async def _send_one(self, name: str, *, atomic: bool) -> None:
         if not self._pending.claim(name):
             return
+        if self._sent_meanwhile is not None:
+            self._sent_meanwhile.add(name)
         sent = False
         try:
             await self._send.send(Arrival(name, atomic))

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from functools import partial
+from itertools import count
 from pathlib import Path
 
 import trio
@@ -55,6 +56,18 @@ class Watcher:
             self.pending.release(name)
         return names
 
+    async def see_events(self) -> None:
+        """Upload files until one is known to have come by its event."""
+        for number in count():
+            temporary = self.path / ".davfs.tmp000001"
+            temporary.write_text("x")
+            temporary.rename(self.path / f"seen{number}.log")
+            name, atomic = await self.take()
+            (self.path / name).unlink(missing_ok=True)
+            self.pending.release(name)
+            if atomic:
+                return
+
     async def is_silent(self, seconds: float) -> bool:
         """Whether nothing arrives for some seconds of Trio's clock."""
         with trio.move_on_after(seconds) as scope:
@@ -69,9 +82,19 @@ class Watcher:
 
 @asynccontextmanager
 async def open_watcher(
-    path: Path, *, frequency: float = 10.0, limit: int = 50, listing_size: int = 10_000
+    path: Path,
+    *,
+    frequency: float = 10.0,
+    limit: int = 50,
+    listing_size: int = 10_000,
+    settled: bool = False,
 ) -> AsyncIterator[Watcher]:
-    """Run a watcher on `path` as long as the block lasts; nothing is buffered."""
+    """Run a watcher on `path` as long as the block lasts; nothing is buffered.
+
+    With `settled` the listing at start is over when the block begins: a file for it was there.
+    """
+    if settled:
+        (path / "first.log").write_text("x")
     send, receive = trio.open_memory_channel[Arrival](0)
     watcher = Watcher(path, receive)
     spool = WatchedDirectory(path, EXTENSIONS, frequency, limit, listing_size)
@@ -87,5 +110,7 @@ async def open_watcher(
     with receive:
         async with trio.open_nursery() as nursery:
             watcher.mode = await nursery.start(run)
+            if settled:
+                await watcher.finish(1)
             yield watcher
             nursery.cancel_scope.cancel()
