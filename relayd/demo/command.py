@@ -5,16 +5,37 @@ from typing import Final
 
 import click
 
+from relayd.durations import parse_duration
+
 _DEFAULT_NODES: Final = 200
 _DEFAULT_INTERVAL: Final = 20.0
+
+
+class Duration(click.ParamType):
+    """A duration as `main.conf` takes it: `10s`, `1min 30s`, or a number of seconds."""
+
+    name = "duration"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Returns seconds, more than 0."""
+        text = str(value)
+        try:
+            seconds = float(text) if text.replace(".", "", 1).isdigit() else parse_duration(text)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+        if seconds <= 0:
+            self.fail("expected more than 0 seconds", param, ctx)
+        return seconds
 
 
 @click.command("demo")
 @click.option("--nodes", type=click.IntRange(2, 5000), default=_DEFAULT_NODES, show_default=True)
 @click.option(
     "--interval",
-    type=click.FloatRange(0, min_open=True),
-    help=f"Seconds between two runs of one node.  [default: {_DEFAULT_INTERVAL:.0f}]",
+    type=Duration(),
+    help=f"Time between two runs of one node, as 10s or 5min.  [default: {_DEFAULT_INTERVAL:.0f}s]",
 )
 @click.option(
     "--rate",
