@@ -4,6 +4,7 @@ import errno
 import os
 import stat
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Final
 
 import msgspec
@@ -13,7 +14,7 @@ from relayd.runlog.archive import unpack
 from relayd.runlog.model import NodeCertificate, RunLog, Verified
 from relayd.runlog.parser import parse
 from relayd.runlog.smime import verify
-from relayd.spool.identity import Identity, identity
+from relayd.spool.identity import Identity, identity, identity_at
 
 #: One call stops early when its results hold this many bytes, so that a batch of huge run logs
 #: does not gather in memory: at most this, and one run log more.
@@ -49,7 +50,7 @@ class Examined(msgspec.Struct, frozen=True, array_like=True):
     """What was found.
 
     Attributes:
-        identity: of what was read; None when nothing could be opened.
+        identity: of what was judged; None when the file is gone or cannot even be looked at.
         result: the run log, or why there is none.
     """
 
@@ -92,17 +93,26 @@ def examine(setup: Setup, jobs: Sequence[Job]) -> list[Examined]:
 
 def examine_one(setup: Setup, job: Job) -> Examined:
     """Reads, unpacks, verifies and parses one file; what is wrong with it is in the result."""
+    path = f"{setup.directory}/{job.name}"
     try:
-        descriptor = os.open(f"{setup.directory}/{job.name}", _OPEN)
+        descriptor = os.open(path, _OPEN)
     except OSError as error:
-        return Examined(None, _cannot_open(error))
+        return Examined(_look(path), _cannot_open(error))
     try:
         status = os.fstat(descriptor)
         return Examined(identity(status), _judge(setup, job, descriptor, status))
     except OSError as error:
-        return Examined(None, Retry(f"cannot be read: {error.strerror}"))
+        return Examined(_look(path), Retry(f"cannot be read: {error.strerror}"))
     finally:
         os.close(descriptor)
+
+
+def _look(path: str) -> Identity | None:
+    """What cannot be read has an age all the same: without it, it would never be given up."""
+    try:
+        return identity_at(Path(path))
+    except OSError:
+        return None
 
 
 def _cannot_open(error: OSError) -> Refused | Retry | Gone:
