@@ -81,9 +81,7 @@ def quarantine(
     if not _is_the_refused_one(target, known) and _put_back(target, source):
         return "changed"
     if not os.path.lexists(reason_path(target)):
-        # Retention counts from the reason, else from the file itself: it begins now.
-        with suppress(OSError):
-            os.utime(target, follow_symlinks=False)
+        _note_unexplained(target, record)
     return target
 
 
@@ -108,18 +106,23 @@ def _stage_reason(failed: Path, record: ReasonRecord) -> Path | None:
     reason = temporary_path(failed)
     try:
         write_reason(reason, record)
-    except OSError as error:
-        log.error(
-            "reason cannot be kept beside the refused file",
-            file=record.name,
-            queue_id=record.queue_id,
-            node=record.node,
-            reason=record.reason.value,
-            detail=record.detail,
-            error=error.strerror,
-        )
-        return None
+    except OSError:
+        return None  # told if the move itself succeeds
     return reason
+
+
+def _note_unexplained(target: Path, record: ReasonRecord) -> None:
+    log.error(
+        "no room for the reason beside the refused file",
+        file=record.name,
+        queue_id=record.queue_id,
+        node=record.node,
+        reason=record.reason.value,
+        detail=record.detail,
+    )
+    # Retention counts from the reason, else from the file itself: it begins now.
+    with suppress(OSError):
+        os.utime(target, follow_symlinks=False)
 
 
 def _take_name(source: Path, failed: Path, name: str, reason: Path | None) -> Path:

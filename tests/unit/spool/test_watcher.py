@@ -151,6 +151,18 @@ async def test_rescan_does_not_wait_for_delays(spool: Path, fast_clock: MockCloc
         assert (await watcher.take()).name == "a.log"
 
 
+async def test_no_name_comes_after_its_file_was_done(spool: Path, fast_clock: MockClock) -> None:
+    """Listings taken while files leave the directory bring none of them back."""
+    for number in range(200):
+        write(spool / f"{number:03}.log", age=1000 - number)
+    async with open_watcher(spool, limit=5, listing_size=40) as watcher:
+        for _ in range(200):
+            name = (await watcher.take()).name
+            (spool / name).unlink()  # fails for a name that comes twice
+            watcher.pending.release(name)
+            await trio.sleep(0.1)
+
+
 @pytest.mark.fault("S18")
 async def test_backlog_larger_than_a_listing_goes_on_by_itself(
     spool: Path, fast_clock: MockClock
