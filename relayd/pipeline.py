@@ -1,7 +1,7 @@
 """The way of a run log on the root server, wired in one place.
 
-    watcher ─▶ examine (lanes) ─▶ write ─▶ dispose
-                      └───── refused ──────▲
+    watcher ─▶ gather ─▶ examine (lanes) ─▶ write ─▶ dispose
+                                └───── refused ──────▲
 
 Each arrow is a bounded channel: a slow database slows the watcher and fills no memory. What
 travels is a `Ticket`, one for each file in flight. A stage receives, works, sends, and ends when
@@ -11,8 +11,9 @@ Memory at worst: ARRIVALS names; for each lane, the writer and the disposal one 
 most `RESULT_BYTES` and one run log of rows.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from math import inf
 from typing import Final, TypeVar
 
 import msgspec
@@ -38,8 +39,10 @@ database_log = get_logger("database")
 ARRIVALS: Final = 256
 #: Files in one examination call and, about, in one transaction.
 BATCH: Final = 128
-#: How long a batch waits for company. Bounds what it adds to a lone file's latency.
-GATHER_S: Final = 0.01
+#: How long a batch waits for company when files come steadily: one transaction for all that
+#: arrive meanwhile costs a fraction of one for each. A file after a quiet second does not wait.
+LINGER_S: Final = 0.25
+QUIET_S: Final = 1.0
 #: Delays between attempts while the database is away, and while someone must act.
 TRANSIENT_DELAYS_S: Final = (0.2, 0.5, 1.0, 2.0, 4.0)
 OPERATOR_DELAYS_S: Final = (1.0, 5.0, 15.0, 60.0)
@@ -95,25 +98,28 @@ class ToWrite(msgspec.Struct, frozen=True):
 Verdict = Stored | Refused | Retry | Gone
 
 
-async def gather(
-    source: trio.MemoryReceiveChannel[T], most: int, linger_s: float
-) -> AsyncIterator[list[T]]:
-    """Batches of what a channel holds: at least one item, at most `most`, waiting little."""
-    async for first in source:
-        batch = [first]
-        _take_ready(source, batch, most)
-        if len(batch) < most and linger_s:
-            await trio.sleep(linger_s)
-            _take_ready(source, batch, most)
-        yield batch
+async def run_gather(
+    source: trio.MemoryReceiveChannel[T], batches: trio.MemorySendChannel[list[T]]
+) -> None:
+    """Makes batches of at most `BATCH`; ends with its source. Owns both channel ends."""
+    with source, batches:
+        busy_until = -inf
+        async for first in source:
+            batch = [first]
+            now = trio.current_time()
+            await _fill(batch, source, now + LINGER_S if now < busy_until else now)
+            await batches.send(batch)
+            busy_until = trio.current_time() + QUIET_S
 
 
-def _take_ready(source: trio.MemoryReceiveChannel[T], batch: list[T], most: int) -> None:
-    try:
-        while len(batch) < most:
-            batch.append(source.receive_nowait())
-    except (trio.WouldBlock, trio.EndOfChannel):
-        pass
+async def _fill(batch: list[T], source: trio.MemoryReceiveChannel[T], deadline: float) -> None:
+    """Adds what is there, and what comes before the deadline, until the batch is full."""
+    with trio.move_on_at(deadline), suppress(trio.EndOfChannel):
+        while len(batch) < BATCH:
+            try:
+                batch.append(source.receive_nowait())
+            except trio.WouldBlock:
+                batch.append(await source.receive())
 
 
 def admit(ticket: Ticket, nodes: Nodes) -> Job | Refused:
@@ -135,13 +141,13 @@ async def run_examine(
     examiner: Examiner,
     nodes: Callable[[], Nodes],
     committed: Callable[[str, Identity], bool],
-    arrivals: trio.MemoryReceiveChannel[Arrival],
+    batches: trio.MemoryReceiveChannel[list[Arrival]],
     to_write: trio.MemorySendChannel[ToWrite],
     to_dispose: trio.MemorySendChannel[list[Ticket]],
 ) -> None:
     """Turns names into run logs; ends with its source. Owns its three channel ends."""
-    with arrivals, to_write, to_dispose:
-        async for batch in gather(arrivals, BATCH, GATHER_S):
+    with batches, to_write, to_dispose:
+        async for batch in batches:
             now = trio.current_time()
             tickets = [Ticket(arrival, now) for arrival in batch]
             jobs, admitted, refused = _admit_all(tickets, nodes())
@@ -334,6 +340,7 @@ async def run_reporting(
         metrics: gets the fill of the channel in front of the examination.
     """
     arrivals_in, arrivals = trio.open_memory_channel[Arrival](ARRIVALS)
+    batches_in, batches = trio.open_memory_channel[list[Arrival]](0)
     write_in, write_out = trio.open_memory_channel[ToWrite](0)
     dispose_in, dispose_out = trio.open_memory_channel[list[Ticket]](0)
     metrics.queue.labels("examine").set_function(
@@ -341,9 +348,10 @@ async def run_reporting(
     )
     async with trio.open_nursery() as nursery:
         nursery.start_soon(watch, arrivals_in, name="watch")
-        with arrivals, write_in, dispose_in:
+        nursery.start_soon(run_gather, arrivals, batches_in, name="gather")
+        with batches, write_in, dispose_in:
             for lane in range(lanes):
-                ends = arrivals.clone(), write_in.clone(), dispose_in.clone()
+                ends = batches.clone(), write_in.clone(), dispose_in.clone()
                 nursery.start_soon(examine, *ends, name=f"examine {lane}")
             nursery.start_soon(write, write_out, dispose_in.clone(), name="write")
         nursery.start_soon(dispose, dispose_out, name="dispose")

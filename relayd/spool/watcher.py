@@ -32,6 +32,9 @@ log = get_logger("watch")
 #: Events are read as fast as they come, so that the kernel's queue does not overflow while the
 #: pipeline is full; names beyond this many are left to a listing.
 LIVE_NAMES: Final = 4096
+#: Events that come meanwhile are read together: a fleet's steady trickle would else cost a turn
+#: of the event loop for each. The kernel keeps 16,384 of them.
+EVENTS_PAUSE_S: Final = 0.05
 #: How often the watch is compared with its path.
 TICK_S: Final = 1.0
 #: Files of the backlog between two looks at live names when no limit is configured.
@@ -151,6 +154,7 @@ class _Watcher:
             for event in events:
                 if is_ours(event.name, self._spool.extensions):
                     self._note_live(event.name, atomic=bool(event.mask & IN_MOVED_TO))
+            await trio.sleep(EVENTS_PAUSE_S)
 
     def _note_live(self, name: str, *, atomic: bool) -> None:
         if len(self._live) < LIVE_NAMES or name in self._live:
