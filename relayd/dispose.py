@@ -18,6 +18,7 @@ from relayd.metrics import Metrics
 from relayd.outputs.stored import Stored
 from relayd.pipeline import Ticket, Verdict
 from relayd.runlog.filename import queue_id
+from relayd.spool.clock import WallClock
 from relayd.spool.disposal import Disposal, Rejected
 from relayd.spool.pending import Pending
 
@@ -53,12 +54,14 @@ class Disposer:
         rules: Rules,
         metrics: Metrics,
         trust_token: Callable[[str], str],
+        clock: WallClock,
     ) -> None:
         self._disposal = disposal
         self._pending = pending
         self._rules = rules
         self._metrics = metrics
         self._trust_token = trust_token
+        self._clock = clock
 
     async def run(self, source: trio.MemoryReceiveChannel[list[Ticket]]) -> None:
         """Disposes of what arrives; ends with its source, which it owns."""
@@ -96,9 +99,9 @@ class Disposer:
             if age is not None and 0 <= age < self._rules.settle_s:
                 ticket.settles_in = self._rules.settle_s - age
                 return Retry(f"perhaps not finished yet: {verdict.detail}")
-        if isinstance(verdict, Retry):
+        if isinstance(verdict, Retry) and verdict.attempted:
             age = _age(ticket, now)
-            if age is not None and age > self._rules.retention_s:
+            if age is not None and age > self._rules.retention_s and self._clock.is_trusted():
                 return Refused(Reason.EXPIRED, f"waited longer than allowed; {verdict.detail}")
         return verdict
 

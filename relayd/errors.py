@@ -93,6 +93,12 @@ class Refused(msgspec.Struct, frozen=True, array_like=True, tag=True):
 
 
 class Retry(msgspec.Struct, frozen=True, array_like=True, tag=True):
-    """The world is not ready for this file; it stays in the spool and is tried again later."""
+    """The world is not ready for this file; it stays in the spool and is tried again later.
+
+    Attributes:
+        detail: one line for the operator.
+        attempted: False when relayd stops before it has really tried.
+    """
 
     detail: str
+    attempted: bool = True

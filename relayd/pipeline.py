@@ -269,7 +269,7 @@ class Writer:
                 attempt += 1
                 self._note(error, attempt)
                 if self._stopping:
-                    return [Retry(str(error))] * len(run_logs)
+                    return [Retry(str(error), attempted=False)] * len(run_logs)
                 if attempt >= ATTEMPTS_TOGETHER and await self._server_is_well():
                     return await self._write_apart(run_logs)
                 await self._wait(error, attempt)

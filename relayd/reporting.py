@@ -69,6 +69,7 @@ class Reporting:
         self._rescan = Wake()
         self._nodes_changed = Wake()
         self._writer = Writer(database, metrics)
+        self._clock = WallClock(own.cleanup.retention)
         metrics.in_flight.set_function(lambda: self._pending.in_flight)
 
     async def run(self, stop: trio.Event) -> None:
@@ -101,6 +102,7 @@ class Reporting:
             rules,
             self._metrics,
             self._trust.token,
+            self._clock,
         )
 
         async def watch(arrivals: trio.MemorySendChannel) -> None:  # type: ignore[type-arg]
@@ -149,7 +151,7 @@ class Reporting:
         own = self._settings.processing.reporting.cleanup
         rooms = (Room(self._incoming, EXTENSIONS),)
         house = Housekeeping(rooms, self._failed, own.frequency, own.retention)
-        await run_cleanup(house, WallClock(own.retention))
+        await run_cleanup(house, self._clock)
 
 
 async def _then_cancel(event: trio.Event, scope: trio.CancelScope) -> None:
