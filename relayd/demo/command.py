@@ -11,7 +11,7 @@ _DEFAULT_NODES: Final = 200
 _DEFAULT_INTERVAL: Final = 20.0
 
 
-class Duration(click.ParamType):
+class Duration(click.ParamType[float]):
     """A duration as `main.conf` takes it: `10s`, `1min 30s`, or a number of seconds."""
 
     name = "duration"
