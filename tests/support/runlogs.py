@@ -1,8 +1,24 @@
 """Run logs for tests: whole realistic ones, and single lines with everything to choose."""
 
 from relayd.demo.runlogs import make_runlog
+from relayd.errors import Refused
+from relayd.runlog.copytext import read_copy
+from relayd.runlog.grammar import parse_slow
+from relayd.runlog.model import Report, RunLog
+from relayd.runlog.parser import parse
 
-__all__ = ["NODE", "STAMP", "START", "STARTED", "joined", "make_runlog", "report"]
+__all__ = [
+    "NODE",
+    "STAMP",
+    "START",
+    "STARTED",
+    "joined",
+    "make_runlog",
+    "read",
+    "refusal",
+    "report",
+    "rows",
+]
 
 NODE = "node1"
 STAMP = "2026-03-01T12:00:05+00:00"
@@ -33,3 +49,26 @@ def report(
 def joined(*lines: str, end: str = "\r\n") -> bytes:
     """A run log of these lines, each of them ended."""
     return "".join(line + end for line in lines).encode()
+
+
+def read(text: bytes, node: str = NODE, skip: frozenset[str] = frozenset()) -> RunLog:
+    """The run log that both ways of parsing must give."""
+    result = parse(text, node, skip)
+    assert result == parse_slow(text, node, skip)
+    assert isinstance(result, RunLog), result
+    return result
+
+
+def refusal(text: bytes, node: str = NODE) -> Refused:
+    """The refusal that both ways of parsing must give."""
+    result = parse(text, node)
+    assert result == parse_slow(text, node)
+    assert isinstance(result, Refused), result
+    return result
+
+
+def rows(run_log: RunLog) -> list[Report]:
+    """The rows of a run log."""
+    found = list(read_copy(run_log.copy))
+    assert run_log.rows == len(found)
+    return found
