@@ -158,3 +158,25 @@ async def test_a_refused_body_needs_no_room():
     await body.room()
     with pytest.raises(RequestEntityTooLarge):
         await body
+
+
+async def test_an_answer_does_not_wait_for_a_body_that_nobody_takes():
+    """A handler that takes nothing of a body, of which all room is full, answers all the same."""
+    app, gate = api(), trio.Event()
+    app.config["MAX_CONTENT_LENGTH"] = None
+
+    @app.post("/careless")
+    async def careless():
+        await gate.wait()
+        return "done"
+
+    head = b"POST /careless HTTP/1.1\r\nHost: x\r\nContent-Length: 100000000\r\n\r\n"
+    async with (
+        open_server(app) as server,
+        server.client() as client,
+        trio.open_nursery() as nursery,
+    ):
+        nursery.start_soon(client.send, head + b"x" * 64 * HIGH_WATER)
+        await trio.testing.wait_all_tasks_blocked(0.1)
+        gate.set()
+        assert (await client.until_closed()).endswith(b"done")

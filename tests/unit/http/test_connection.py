@@ -73,13 +73,10 @@ async def test_a_fault_in_the_protocol_code_ends_one_connection_only(monkeypatch
     ]
 
 
-async def test_a_fault_of_the_framework_is_answered():
-    """An exception outside all handlers gives 500, is logged, and the server goes on."""
+@pytest.mark.parametrize("body", [b"", b"x" * 900_000], ids=["no body", "body"])
+async def test_a_fault_of_the_framework_is_answered(body):
+    """An exception outside all handlers gives 500, is logged once, and the server goes on."""
     app = api()
-
-    @app.get("/broken")
-    async def broken():
-        return "fine"
 
     def request_class(*args, **kwargs):
         if args[2] == "/broken":
@@ -89,9 +86,11 @@ async def test_a_fault_of_the_framework_is_answered():
     app.request_class = request_class
     with capture_logs() as logs:
         async with open_server(app) as server:
-            assert (await server.ask("GET", "/broken")).status == 500
+            assert (await server.ask("POST", "/broken", body)).status == 500
             assert await server.lives()
-    assert "request failed in the framework" in [entry["event"] for entry in logs]
+    assert [entry["event"] for entry in logs if entry["log_level"] == "error"] == [
+        "request failed in the framework"
+    ]
 
 
 @pytest.mark.parametrize("end", ["stop", "cancel"])
@@ -175,6 +174,32 @@ async def test_an_answer_before_the_end_of_the_body_ends_the_connection(framing)
             )
             assert data.startswith(b"HTTP/1.1 404 ")
             assert data.endswith(b"\r\n\r\nNOT FOUND")
+
+
+@pytest.mark.parametrize("size", [100_000, 3_000_000])
+async def test_the_last_answer_is_not_lost_to_a_reset(size):
+    """A client that sends on after the answer sees the answer and a regular end, no reset."""
+    head = f"POST /nope HTTP/1.1\r\nHost: x\r\nContent-Length: {size + 1}\r\n\r\n".encode()
+    async with open_server(api()) as server, server.client() as client:
+        await client.stream.send_all(head)
+        answer = await client.answer()
+        await client.stream.send_all(b"x" * size)
+        assert answer.status == 404
+        assert await client.stream.receive_some(1) == b""
+
+
+async def test_a_client_that_never_stops_sending_is_cut_off():
+    """After the last answer a client may go on for a moment, not for ever."""
+    server = open_server(api(), limits=Limits(linger_s=0.2))
+    async with server as server, server.client() as client:
+        await client.send(b"POST /nope HTTP/1.1\r\nHost: x\r\nContent-Length: 9999999999\r\n\r\n")
+
+        async def send_for_ever():
+            while True:
+                await client.stream.send_all(b"x" * 65536)
+
+        with pytest.raises(trio.BrokenResourceError):
+            await send_for_ever()
 
 
 async def test_a_body_that_nobody_reads_does_not_stop_the_next_request():

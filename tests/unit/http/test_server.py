@@ -5,6 +5,7 @@ import os
 import re
 import socket
 import stat
+import struct
 import warnings
 from importlib.metadata import version
 from pathlib import Path
@@ -61,6 +62,23 @@ async def test_with_requests_in_progress_everywhere_a_newcomer_is_told():
             await busy.send(b"GET /gated HTTP/1.1\r\nHost: x\r\n\r\n")
             await asked.wait()
             assert (await server.raw(b"")).startswith(b"HTTP/1.1 503 ")
+            gate.set()
+            assert (await busy.answer()).body == b"done"
+        assert await server.lives()
+
+
+async def test_a_newcomer_that_is_gone_before_it_is_told_does_no_harm():
+    """Where there is no place, a client that resets its connection at once ends nothing."""
+    app, asked, gate = gated()
+    async with open_server(app, limits=Limits(connections=1)) as server:
+        async with server.client() as busy:
+            await busy.send(b"GET /gated HTTP/1.1\r\nHost: x\r\n\r\n")
+            await asked.wait()
+            for _ in range(20):
+                # Without a checkpoint between the two, the server accepts what is gone already.
+                with socket.create_connection(("127.0.0.1", server.port)) as client:
+                    linger = struct.pack("ii", 1, 0)
+                    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
             gate.set()
             assert (await busy.answer()).body == b"done"
         assert await server.lives()
