@@ -217,6 +217,11 @@ def _files(directory: Path) -> Iterator[tuple[Path, os.stat_result]]:
                 status = entry.stat(follow_symlinks=False)
             except FileNotFoundError:
                 continue
+            except PermissionError:
+                raise  # lstat(2) asks nothing of the file itself: the directory is closed to us
+            except OSError as error:
+                log.warning("file cannot be looked at", file=entry.path, detail=error.strerror)
+                continue
             if stat.S_ISREG(status.st_mode):
                 yield Path(entry.path), status
 

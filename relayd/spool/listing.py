@@ -1,6 +1,7 @@
 """One look at a spool directory: the oldest files that are ours."""
 
 import heapq
+import math
 import os
 import time
 from collections.abc import Callable, Container, Iterator
@@ -108,6 +109,9 @@ class _Survey:
 def scan(directory: Path, extensions: Container[str]) -> Iterator[tuple[str, float]]:
     """Stream name and modification time (Unix seconds) of all files that are ours.
 
+    The time is infinite where it cannot be read: a damaged entry does not hide its neighbours, and
+    whoever opens it finds out what is wrong.
+
     Raises:
         OSError: the directory cannot be read.
     """
@@ -118,7 +122,11 @@ def scan(directory: Path, extensions: Container[str]) -> Iterator[tuple[str, flo
             if not is_ours(entry.name, extensions):
                 continue
             try:
-                status = entry.stat(follow_symlinks=False)
+                mtime = entry.stat(follow_symlinks=False).st_mtime
             except FileNotFoundError:
                 continue
-            yield entry.name, status.st_mtime
+            except PermissionError:
+                raise  # lstat(2) asks nothing of the file itself: the directory is closed to us
+            except OSError:
+                mtime = math.inf
+            yield entry.name, mtime
