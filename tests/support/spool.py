@@ -88,6 +88,7 @@ async def open_watcher(
     limit: int = 50,
     listing_size: int = 10_000,
     settled: bool = False,
+    extensions: frozenset[str] = EXTENSIONS,
 ) -> AsyncIterator[Watcher]:
     """Run a watcher on `path` as long as the block lasts; nothing is buffered.
 
@@ -97,7 +98,7 @@ async def open_watcher(
         (path / "first.log").write_text("x")
     send, receive = trio.open_memory_channel[Arrival](0)
     watcher = Watcher(path, receive)
-    spool = WatchedDirectory(path, EXTENSIONS, frequency, limit, listing_size)
+    spool = WatchedDirectory(path, extensions, frequency, limit, listing_size)
     run = partial(
         run_watcher,
         spool,

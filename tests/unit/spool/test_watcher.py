@@ -50,6 +50,18 @@ async def test_file_that_lands_before_the_listing_is_taken_once(
         assert await watcher.is_silent(5)
 
 
+@pytest.mark.history(4)
+async def test_the_loop_is_the_same_for_inventories(spool: Path, fast_clock: MockClock) -> None:
+    """Temporary and foreign files end no watcher, whichever extensions it serves."""
+    async with open_watcher(spool, limit=0, extensions=frozenset({"xml", "ocs"})) as watcher:
+        for name in (".davfs.tmp000002", "run.log", "notes"):
+            write(spool / name)
+        upload(spool / "node.xml")
+        assert (await watcher.take()).name == "node.xml"
+        upload(spool / "node.ocs")
+        assert (await watcher.take()).name == "node.ocs"
+
+
 @pytest.mark.history(3, 5, 6)
 @pytest.mark.fault("N10")
 async def test_upload_arrives_once_and_whole(spool: Path, fast_clock: MockClock) -> None:
