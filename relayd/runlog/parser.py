@@ -183,7 +183,7 @@ class _Reader:
     def _provable(self) -> tuple[bytes, bytes, bytes, frozenset[bytes]]:
         """Node id, START, what a report has before its message, and the types it must not have."""
         entries, node = self._entries, self._node
-        if entries.last is None or b"@#" in node:
+        if entries.last is None:
             return node, b"", _NOTHING, frozenset()
         start, special = entries.start, self._skip
         if not entries.complete or entries.config_id is None:

@@ -226,6 +226,16 @@ def test_dishonest_zip_is_refused(data: bytes, reason: Reason) -> None:
 
 
 @pytest.mark.fault("P2")
+def test_zip_member_that_reaches_into_the_directory_is_refused() -> None:
+    """A member never takes a byte of the directory, even when its checksum says so."""
+    data = zipped(("a", TEXT), method=zipfile.ZIP_STORED)
+    more = TEXT + b"PK\x01\x02"
+    for offset, value in ((16, zlib.crc32(more)), (20, len(more)), (24, len(more))):
+        data = patched(data, b"PK\x01\x02", offset, "<L", value)
+    assert "overlapping" in refusal(data, "zip").detail
+
+
+@pytest.mark.fault("P2")
 def test_garbage_behind_a_zip_is_refused() -> None:
     """A zip with something behind its end record is refused: it may also be one cut short."""
     assert refusal(zipped(("a", TEXT)) + b"tail", "zip").reason is Reason.ARCHIVE

@@ -137,6 +137,15 @@ def test_only_one_stamp_is_removed_from_a_line(field: str) -> None:
     assert value == f"one\n{LATER} two"
 
 
+@pytest.mark.parametrize("field", ["key", "component", "message"])
+def test_field_of_one_line_loses_its_stamp(field: str) -> None:
+    """A stamp that begins a free text of one line is removed as well."""
+    text = joined(OPENING, report(**{field: f"{LATER} text"}), CLOSING)
+    row = rows(read(text))[1]
+    value = {"key": row.key_value, "component": row.component, "message": row.msg}[field]
+    assert value == "text"
+
+
 @pytest.mark.parametrize(
     "line", ["2026-02-30T12:00:00Z two", f"{LATER}two", f"{LATER}", " 2026-03-01T12:00:00Z two"]
 )
@@ -461,6 +470,15 @@ def test_skipped_types_have_no_rows(skip: set[str], kept: list[str]) -> None:
     assert run_log.reports == 5
     assert run_log.first[7:9] == ("log_info", "log")
     assert (run_log.complete, run_log.config_id, run_log.start) == (True, "config-1", STARTED)
+
+
+def test_skipped_type_may_need_escaping() -> None:
+    """An event type is compared as it is in the run log, not as COPY has it."""
+    text = joined(OPENING, report("odd", event="a\\b"), CLOSING)
+    kept = rows(read(text, skip=frozenset({"a\\b"})))
+    assert [row.msg for row in kept] == ["Start execution", "End execution"]
+    kept = rows(read(text, skip=frozenset({"a\\\\b"})))
+    assert [row.msg for row in kept] == ["Start execution", "odd", "End execution"]
 
 
 @pytest.mark.parametrize(
