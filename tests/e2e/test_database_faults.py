@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -203,7 +204,7 @@ async def test_silent_server(fragile: Site, private_postgres: Postgres) -> None:
 
 
 @pytest.mark.fault("D9")
-def test_server_on_a_full_disk(tmp_path: Path) -> None:
+def test_server_on_a_full_disk() -> None:
     """A server without space keeps files waiting; they go in once there is space again."""
     alone = ["unshare", "--mount"]
     if os.geteuid():
@@ -211,9 +212,11 @@ def test_server_on_a_full_disk(tmp_path: Path) -> None:
     probe = subprocess.run([*alone, "true"], check=False, capture_output=True, timeout=30)
     if probe.returncode:
         pytest.skip("this system lets nobody have a mount namespace")
-    tmp_path.chmod(0o755)
-    command = [*alone, sys.executable, "-m", "tests.support.full_disk", str(tmp_path)]
-    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=200)
+    # Not below pytest's directory, which the server's account cannot reach.
+    with tempfile.TemporaryDirectory(prefix="relayd-full-") as directory:
+        Path(directory).chmod(0o755)
+        command = [*alone, sys.executable, "-m", "tests.support.full_disk", directory]
+        done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
