@@ -89,7 +89,6 @@ class Disposer:
             await self._remove(removals)
         if rejections:
             await self._reject(rejections)
-        self._metrics.in_flight.set(self._pending.in_flight)
 
     def _reconsider(self, ticket: Ticket, now: float) -> Verdict:
         """A refused file may still be being written; one put off for too long is given up."""
@@ -106,7 +105,7 @@ class Disposer:
         return verdict
 
     def _put_back(self, ticket: Ticket, retry: Retry) -> None:
-        self._metrics.retried.labels("examine").inc()
+        self._metrics.retried.labels(ticket.stage).inc()
         self._pending.retry(ticket.name, floor=ticket.settles_in)
         log.warning("file stays, tried again later", detail=retry.detail, **describe(ticket))
 
@@ -151,19 +150,12 @@ class Disposer:
             )
 
     async def _reject(self, tickets: Sequence[Ticket]) -> None:
-        files = [
-            Rejected(
-                name=ticket.name,
-                known=ticket.identity,
-                refused=ticket.verdict,
-                node_id=ticket.node_id,
-                trust=self._trust_token(ticket.node_id),
-            )
-            for ticket in tickets
-            if isinstance(ticket.verdict, Refused)
-        ]
+        # No await between this look at the nodes and the call for the thread that moves files:
+        # a reload looks for what it cures in `failed` either before both or after both.
+        refused = [ticket for ticket in tickets if not self._is_outdated(ticket)]
+        files = [_rejected(ticket) for ticket in refused]
         results = await self._disposal.quarantine(files)
-        for ticket, file, result in zip(tickets, files, results, strict=True):
+        for ticket, file, result in zip(refused, files, results, strict=True):
             if isinstance(result, Retry):
                 self._put_back(ticket, Retry(f"cannot be moved to failed: {result.detail}"))
                 continue
@@ -172,6 +164,13 @@ class Disposer:
                 self._look_again(ticket)
             elif result != "gone":
                 self._note_refused(ticket, file.refused)
+
+    def _is_outdated(self, ticket: Ticket) -> bool:
+        """Puts a file back that was judged by what is no longer known of its node."""
+        outdated = ticket.trust not in ("", self._trust_token(ticket.node_id))
+        if outdated:
+            self._put_back(ticket, Retry("what is known of its node changed meanwhile"))
+        return outdated
 
     def _note_refused(self, ticket: Ticket, refused: Refused) -> None:
         status = "invalid" if refused.reason in _INVALID else "error"
@@ -183,6 +182,11 @@ class Disposer:
             detail=refused.detail,
             **describe(ticket),
         )
+
+
+def _rejected(ticket: Ticket) -> Rejected:
+    assert isinstance(ticket.verdict, Refused)
+    return Rejected(ticket.name, ticket.identity, ticket.verdict, ticket.node_id, ticket.trust)
 
 
 def describe(ticket: Ticket) -> dict[str, str]:

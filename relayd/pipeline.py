@@ -30,6 +30,7 @@ from relayd.outputs.stored import Outcome, Stored
 from relayd.runlog.filename import parse_name
 from relayd.runlog.model import RunLog
 from relayd.spool.identity import Identity
+from relayd.spool.wake import Wake
 from relayd.spool.watcher import Arrival
 
 log = get_logger("examine")
@@ -61,8 +62,10 @@ class Ticket:
         taken: when it was taken up, seconds of Trio's clock.
         node_id: the node of its name, "" when that could not be read.
         run_date: the date-time of its name, likewise.
+        trust: token of what was known of that node when the name was read (`Nodes.trust_token`).
         identity: of what was read; None when nothing was.
         settles_in: seconds after which it will not be held for unfinished any more.
+        stage: where it would be put off, one of `relayd.metrics.RETRY_STAGES`.
         verdict: what shall become of it.
     """
 
@@ -73,7 +76,9 @@ class Ticket:
         "node_id",
         "run_date",
         "settles_in",
+        "stage",
         "taken",
+        "trust",
         "verdict",
     )
 
@@ -83,6 +88,8 @@ class Ticket:
         self.taken = taken
         self.node_id = ""
         self.run_date = ""
+        self.trust = ""
+        self.stage = "examine"
         self.identity: Identity | None = None
         self.settles_in = 0.0
         self.verdict: Verdict = Gone()
@@ -129,6 +136,7 @@ def admit(ticket: Ticket, nodes: Nodes) -> Job | Refused:
         return name
     ticket.node_id = name.node_id
     ticket.run_date = name.timestamp
+    ticket.trust = nodes.trust_token(name.node_id)
     if nodes.get(name.node_id) is None:
         return Refused(Reason.UNKNOWN_NODE, f"node {name.node_id!r} is not in the nodes list")
     certificates = nodes.certificates(name.node_id)
@@ -196,6 +204,7 @@ def _sort(
             ticket.verdict = Stored(0, again=True)
             others.append(ticket)
         elif isinstance(examined.result, RunLog):
+            ticket.stage = "database"
             _report_warnings(ticket, examined.result)
             good.tickets.append(ticket)
             good.run_logs.append(examined.result)
@@ -220,19 +229,22 @@ def _report_warnings(ticket: Ticket, run_log: RunLog) -> None:
 
 
 class Writer:
-    """The write stage: commits batches, and waits with them while the database is away."""
+    """The write stage: commits batches, and waits with them while the database is away.
+
+    Attributes:
+        trouble: why the last attempt failed, None when it did not.
+    """
 
     def __init__(self, database: Database, metrics: Metrics) -> None:
         self._database = database
         self._metrics = metrics
-        self._wake = trio.Event()
+        self._wake = Wake()
         self._stopping = False
         self.trouble: DatabaseError | None = None
 
     def wake(self) -> None:
         """Ends a waiting time now: something changed that may have mended the database."""
         self._wake.set()
-        self._wake = trio.Event()
 
     def stop(self) -> None:
         """From now on nothing waits for a database: what cannot be written stays in the spool."""
@@ -262,30 +274,42 @@ class Writer:
     async def write(self, run_logs: Sequence[RunLog]) -> Sequence[Outcome | Retry]:
         """Writes one batch, however long it takes, unless relayd stops."""
         attempt = 0
-        while True:
+        while not self._gives_up():
             try:
                 outcomes = await self._database.write(run_logs)
             except DatabaseError as error:
                 attempt += 1
                 self._note(error, attempt)
-                if self._stopping:
-                    return [Retry(str(error), attempted=False)] * len(run_logs)
                 if attempt >= ATTEMPTS_TOGETHER and await self._server_is_well():
-                    return await self._write_apart(run_logs)
+                    return [await self._write_alone(run_log) for run_log in run_logs]
                 await self._wait(error, attempt)
             else:
                 self._recovered()
                 return outcomes
+        return [self._not_attempted()] * len(run_logs)
 
-    async def _write_apart(self, run_logs: Sequence[RunLog]) -> list[Outcome | Retry]:
-        """One by one: a run log that the server cannot take now does not hold up the others."""
-        verdicts: list[Outcome | Retry] = []
-        for run_log in run_logs:
+    async def _write_alone(self, run_log: RunLog) -> Outcome | Retry:
+        """One that the server cannot take now does not hold up the others of its batch."""
+        attempt = 0
+        while not self._gives_up():
             try:
-                verdicts += await self._database.write([run_log])
+                (outcome,) = await self._database.write([run_log])
             except DatabaseError as error:
-                verdicts.append(Retry(str(error)))
-        return verdicts
+                if await self._server_is_well():
+                    return Retry(str(error))
+                attempt += 1
+                self._note(error, attempt)
+                await self._wait(error, attempt)
+            else:
+                self._recovered()
+                return outcome
+        return self._not_attempted()
+
+    def _gives_up(self) -> bool:
+        return self._stopping and self.trouble is not None
+
+    def _not_attempted(self) -> Retry:
+        return Retry(str(self.trouble), attempted=False)
 
     async def _server_is_well(self) -> bool:
         try:
@@ -296,13 +320,11 @@ class Writer:
 
     async def _wait(self, error: DatabaseError, attempt: int) -> None:
         delays = OPERATOR_DELAYS_S if error.kind == "operator" else TRANSIENT_DELAYS_S
-        wake = self._wake
         with trio.move_on_after(delays[min(attempt, len(delays)) - 1]):
-            await wake.wait()
+            await self._wake.wait()
 
     def _note(self, error: DatabaseError, attempt: int) -> None:
         self._metrics.database_up.set(0)
-        self._metrics.retried.labels("database").inc()
         if self.trouble is None or str(self.trouble) != str(error):
             database_log.error(
                 "database cannot take run logs, they wait",

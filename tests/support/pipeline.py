@@ -1,0 +1,124 @@
+"""Fakes of what the pipeline's stages stand on, and the values that travel through them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import trio
+
+from relayd.errors import DatabaseError, Refused, Retry
+from relayd.examine.job import Examined, Gone, Job
+from relayd.nodes import Node, Nodes
+from relayd.nodes_certificates import CertificateStore
+from relayd.outputs.stored import Outcome, Stored
+from relayd.pipeline import BATCH
+from relayd.runlog.model import NodeCertificate, RunLog
+from relayd.spool.identity import Identity
+from relayd.spool.watcher import Arrival
+from tests.support.rows import make_rows
+
+IDENTITY = Identity(1, 2, 3, 4)
+
+
+def make_nodes(*certified: str, others: Sequence[str] = ()) -> Nodes:
+    """Nodes with a certificate each, and others without."""
+    store = CertificateStore()
+    for node_id in certified:
+        store.add(node_id, NodeCertificate(b"sid", node_id.encode()), 2**40)
+    nodes = {node_id: Node(node_id, "host", "root") for node_id in (*certified, *others)}
+    return Nodes("root", nodes, store)
+
+
+def name_of(number: int, node_id: str = "node1") -> str:
+    """File name of one of many run logs."""
+    return f"2026-03-01T{number // 60:02}:{number % 60:02}:00+00:00@{node_id}.log"
+
+
+def arrivals(count: int, node_id: str = "node1") -> list[Arrival]:
+    """Files of one node."""
+    return [Arrival(name_of(number, node_id), atomic=True) for number in range(count)]
+
+
+class FakeExaminer:
+    """Examines by a table; a run log where it says nothing.
+
+    Attributes:
+        calls: names of each call.
+        at_once: how many results one call gives at most.
+    """
+
+    lanes = 1
+
+    def __init__(self, at_once: int = BATCH) -> None:
+        self.results: dict[str, RunLog | Refused | Retry | Gone] = {}
+        self.calls: list[list[str]] = []
+        self.at_once = at_once
+        self.go_on = trio.Event()
+        self.go_on.set()
+        self.error: Exception | None = None
+
+    async def examine(self, jobs: Sequence[Job]) -> list[Examined]:
+        """Waits for `go_on`."""
+        self.calls.append([job.name for job in jobs])
+        await self.go_on.wait()
+        if self.error is not None:
+            raise self.error
+        return [self._examined(job) for job in jobs[: self.at_once]]
+
+    def _examined(self, job: Job) -> Examined:
+        result = self.results.get(job.name) or make_rows(job.node_id, rows=1)
+        return Examined(None if isinstance(result, Gone) else IDENTITY, result)
+
+
+class FakeDatabase:
+    """Fails as told, once for each entry of a list; stores the rest.
+
+    Attributes:
+        batches: the nodes of each batch it was asked to write.
+        failures: errors of the next writes; None stands for success.
+        ill: nodes whose run logs it cannot take now.
+        probes: errors of the next probes; well where there are none.
+    """
+
+    def __init__(self) -> None:
+        self.batches: list[list[str]] = []
+        self.failures: list[DatabaseError | None] = []
+        self.ill: set[str] = set()
+        self.probes: list[DatabaseError | None] = []
+        self.times: list[float] = []
+
+    async def write(self, batch: Sequence[RunLog]) -> list[Outcome]:
+        """As `Database.write`."""
+        self.times.append(trio.current_time())
+        self.batches.append([run_log.node_id for run_log in batch])
+        await trio.lowlevel.checkpoint()
+        error = self.failures.pop(0) if self.failures else None
+        if error is None and self.ill & set(self.batches[-1]):
+            error = transient("ill")
+        if error is not None:
+            raise error
+        return [Stored(run_log.rows) for run_log in batch]
+
+    async def probe(self) -> None:
+        """As `Database.probe`."""
+        await trio.lowlevel.checkpoint()
+        error = self.probes.pop(0) if self.probes else None
+        if error is not None:
+            raise error
+
+
+def transient(text: str = "away") -> DatabaseError:
+    """A server that is away."""
+    return DatabaseError(text, "transient", "08006")
+
+
+def operator(text: str = "no password") -> DatabaseError:
+    """A server where someone must act."""
+    return DatabaseError(text, "operator", "28P01")
+
+
+async def ended(*channels: trio.MemoryReceiveChannel[Any]) -> None:
+    """Fails unless nothing comes any more."""
+    for channel in channels:
+        with pytest.raises(trio.EndOfChannel):
+            await channel.receive()
