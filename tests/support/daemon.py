@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any, Final
 
 import trio
-from relayd.demo.runlogs import make_runlog
 
 from relayd.demo.pgserver import Connection
 from relayd.demo.ports import free_port
+from relayd.demo.runlogs import make_runlog
 from tests.support.signing import SigningNode, sign_runlog
 
 PATIENCE_S: Final = 60.0
