@@ -85,7 +85,7 @@ async def test_complete_runs_get_their_execution(database: postgres.Database) ->
         " date = '2026-03-01T12:00:00Z' FROM reportsexecution ORDER BY nodeid"
     )
     first_ids = await database.fetch("SELECT nodeid, min(id) FROM ruddersysevents GROUP BY nodeid")
-    firsts = {node_id: number for node_id, number in first_ids}
+    firsts = {row[0]: row[1] for row in first_ids}
     assert found == [
         ("a", "config-1", firsts["a"], "", "t"),
         ("c", "config-1", firsts["c"], "", "t"),
