@@ -3,6 +3,7 @@
 import errno
 import os
 import stat
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -19,6 +20,10 @@ from relayd.spool.identity import Identity, identity, identity_at
 #: One call stops early when its results hold this many bytes, so that a batch of huge run logs
 #: does not gather in memory: at most this, and one run log more.
 RESULT_BYTES: Final = 4 * 2**20
+
+#: One call stops early after this many seconds, so that huge files do not look like an endless
+#: loop together, and the good ones among them are not held up.
+CALL_S: Final = 2.0
 
 _OPEN: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
@@ -76,18 +81,19 @@ def examine(setup: Setup, jobs: Sequence[Job]) -> list[Examined]:
     """Examines files in order.
 
     Returns:
-        One result for each of the first jobs; fewer than jobs when `RESULT_BYTES` was reached,
-        never none.
+        One result for each of the first jobs; fewer than jobs when `RESULT_BYTES` or `CALL_S`
+        was reached, never none.
     """
     results: list[Examined] = []
     size = 0
+    until = time.monotonic() + CALL_S
     for job in jobs:
         examined = examine_one(setup, job)
         results.append(examined)
         if isinstance(examined.result, RunLog):
             size += len(examined.result.copy)
-            if size >= RESULT_BYTES:
-                break
+        if size >= RESULT_BYTES or time.monotonic() > until:
+            break
     return results
 
 
