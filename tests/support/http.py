@@ -6,10 +6,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
 
 import h11
 import trio
-from quart import Quart
+from quart import Quart, Response
+from quart.wrappers.response import ResponseBody
 
 from relayd.config import Listen
 from relayd.http.app import Services, make_app
@@ -22,6 +24,9 @@ BASE = "/rudder/relay-api/1"
 LOOPBACK = Listen(host="127.0.0.1", port=0)
 #: Seconds after which a test is stuck; nothing is measured with it.
 WATCHDOG_S = 60
+
+
+INFO = f"GET {BASE}/system/info HTTP/1.1\r\nHost: x\r\n\r\n".encode()
 
 
 async def nothing() -> None:
@@ -178,6 +183,44 @@ def api(
 ) -> Quart:
     """The real app, with the given parts of the service."""
     return make_app(Services(status, reload, metrics or Metrics(), "1.2.3"))
+
+
+def gated() -> tuple[Quart, trio.Event, trio.Event]:
+    """The app with a route that answers when told to: app, "it is asked", "it may answer"."""
+    app, asked, gate = api(), trio.Event(), trio.Event()
+
+    @app.route("/gated", methods=["GET", "POST"])
+    async def answer() -> str:
+        asked.set()
+        await gate.wait()
+        return "done"
+
+    return app, asked, gate
+
+
+class _Flood(ResponseBody):
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_exc: object) -> None:
+        pass
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        return b"x" * 65536
+
+
+def flooding() -> Quart:
+    """The app with a route whose answer never ends."""
+    app = api()
+
+    @app.get("/flood")
+    async def flood() -> Response:
+        return Response(_Flood())
+
+    return app
 
 
 def descriptors() -> int:

@@ -35,7 +35,9 @@ def families(metrics: Metrics) -> dict[str, Metric]:
         ("rudder_relayd_watch_mode", "mode", {"inotify", "poll"}),
     ],
 )
-def test_every_value_of_a_label_is_there_from_the_start(family, label, values):
+def test_every_value_of_a_label_is_there_from_the_start(
+    family: str, label: str, values: set[str]
+) -> None:
     """A counter that has not counted yet is 0, not absent."""
     samples = families(Metrics())[family].samples
     assert {sample.labels[label] for sample in samples} == values
@@ -55,12 +57,12 @@ def test_every_value_of_a_label_is_there_from_the_start(family, label, values):
         ("process_open_fds", "gauge"),
     ],
 )
-def test_dashboards_of_the_original_find_their_names(name, kind):
+def test_dashboards_of_the_original_find_their_names(name: str, kind: str) -> None:
     """Names and types are those that `rudder-relayd` has."""
     assert families(Metrics())[name].type == kind
 
 
-def test_counters_count_and_gauges_follow():
+def test_counters_count_and_gauges_follow() -> None:
     """What the service tells a metric is what a scrape sees, and in no other service's."""
     metrics, other = Metrics(), Metrics()
     metrics.reports.labels("ok").inc()
@@ -76,12 +78,12 @@ def test_counters_count_and_gauges_follow():
     assert 'rudder_relayd_reports_total{status="ok"} 0.0' in other.render().decode()
 
 
-def test_no_series_tells_when_it_was_made():
+def test_no_series_tells_when_it_was_made() -> None:
     """There are no `_created` series, which double the page and tell nothing."""
     assert b"_created" not in Metrics().render()
 
 
-def test_the_documentation_has_every_metric_and_no_other():
+def test_the_documentation_has_every_metric_and_no_other() -> None:
     """The table for operators and the code name the same metrics."""
     documented = set(re.findall(r"^\| `(rudder_relayd_\w+)", DOCS.read_text(), re.MULTILINE))
     exposed = {

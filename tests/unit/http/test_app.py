@@ -5,6 +5,7 @@ import json
 import pytest
 from structlog.testing import capture_logs
 
+from relayd.http.status import StatusReport
 from tests.support.http import BASE, api, open_server
 
 
@@ -29,14 +30,14 @@ from tests.support.http import BASE, api, open_server
         ("GET", "/metrics/..%2f..%2fetc%2fpasswd"),
     ],
 )
-async def test_unknown_path_or_method_is_not_found(method, path):
+async def test_unknown_path_or_method_is_not_found(method: str, path: str) -> None:
     """Whatever is not served, and whichever method, gets the one same answer."""
     async with open_server(api()) as server:
         answer = await server.ask(method, path)
     assert (answer.status, answer.body) == (404, b"NOT FOUND")
 
 
-async def test_head_is_answered_like_get_without_a_body():
+async def test_head_is_answered_like_get_without_a_body() -> None:
     """A probe with HEAD learns the status of the page."""
     async with open_server(api()) as server, server.client() as client:
         answer = await client.ask("HEAD", "/metrics")
@@ -44,10 +45,10 @@ async def test_head_is_answered_like_get_without_a_body():
         assert (await client.ask("GET", "/metrics")).status == 200
 
 
-async def test_a_bug_in_a_handler_stays_in_the_log():
+async def test_a_bug_in_a_handler_stays_in_the_log() -> None:
     """An unexpected exception is a 500 without details; its traceback is logged, we go on."""
 
-    async def status():
+    async def status() -> StatusReport:
         raise KeyError("secret-detail")
 
     with capture_logs() as logs:
@@ -67,12 +68,12 @@ async def test_a_bug_in_a_handler_stays_in_the_log():
 
 
 @pytest.mark.parametrize("path", ["/a\x1b[31m", "/" + "b" * 5000])
-async def test_a_path_is_shown_escaped_and_short(path):
+async def test_a_path_is_shown_escaped_and_short(path: str) -> None:
     """What a client puts into its path can neither forge nor flood the log."""
     app = api()
 
     @app.get("/<anything>")
-    async def broken(anything):
+    async def broken(anything: str) -> str:
         raise KeyError(anything)
 
     quoted = path.replace("\x1b", "%1b")

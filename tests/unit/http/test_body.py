@@ -1,9 +1,11 @@
 """Request bodies: bounded, with back-pressure, and never cut short unseen."""
 
+from collections.abc import Awaitable, Callable
+
 import pytest
 import trio
 import trio.testing
-from quart import request
+from quart import Quart, request
 from werkzeug.exceptions import RequestEntityTooLarge
 
 from relayd.http.app import MAX_BODY
@@ -11,12 +13,13 @@ from relayd.http.body import HIGH_WATER, Body
 from tests.support.http import api, open_server
 
 
-def reading(how: str):
+def reading(how: str) -> tuple[Quart, list[int]]:
     """The app with a route that reads its body, and the sizes of the pieces it got."""
-    app, pieces = api(), []
+    app = api()
+    pieces: list[int] = []
 
     @app.post("/read")
-    async def read():
+    async def read() -> str:
         if how == "streamed":
             pieces.extend([len(piece) async for piece in request.body])
         else:
@@ -33,7 +36,7 @@ def chunked(size: int) -> bytes:
 
 
 @pytest.mark.parametrize("how", ["streamed", "whole"])
-async def test_a_body_at_the_limit_is_read(how):
+async def test_a_body_at_the_limit_is_read(how: str) -> None:
     """The largest body that is allowed arrives complete, streamed or as a whole."""
     app, _ = reading(how)
     async with open_server(app) as server:
@@ -44,7 +47,7 @@ async def test_a_body_at_the_limit_is_read(how):
 @pytest.mark.fault("A2")
 @pytest.mark.parametrize("how", ["streamed", "whole"])
 @pytest.mark.parametrize("framing", ["length", "chunked"])
-async def test_a_body_over_the_limit_is_refused(how, framing):
+async def test_a_body_over_the_limit_is_refused(how: str, framing: str) -> None:
     """Whether or not its length is told, more than the limit gets 413 and the end."""
     app, pieces = reading(how)
     if framing == "length":
@@ -58,12 +61,13 @@ async def test_a_body_over_the_limit_is_refused(how, framing):
         assert await server.lives()
 
 
-async def test_a_slow_handler_slows_its_client():
+async def test_a_slow_handler_slows_its_client() -> None:
     """What a handler does not take stays with the client instead of in our memory."""
-    app, gate, asked, pieces = api(), trio.Event(), trio.Event(), []
+    app, gate, asked = api(), trio.Event(), trio.Event()
+    pieces: list[int] = []
 
     @app.post("/slow")
-    async def slow():
+    async def slow() -> str:
         request.max_content_length = None
         asked.set()
         await gate.wait()
@@ -75,7 +79,7 @@ async def test_a_slow_handler_slows_its_client():
     async with open_server(app) as server, server.client() as client:
         sent = 0
 
-        async def upload():
+        async def upload() -> None:
             nonlocal sent
             head = f"POST /slow HTTP/1.1\r\nHost: x\r\nContent-Length: {size}\r\n\r\n"
             await client.stream.send_all(head.encode())
@@ -95,12 +99,12 @@ async def test_a_slow_handler_slows_its_client():
     assert max(pieces) <= HIGH_WATER + 16 * 65536
 
 
-async def test_the_limit_passed_while_the_handler_waits_is_no_end():
+async def test_the_limit_passed_while_the_handler_waits_is_no_end() -> None:
     """A reader that waits for more learns that there is too much, not that this was all."""
     body = Body(None, 10)
-    outcome = []
+    outcome: list[bytes | str] = []
 
-    async def read():
+    async def read() -> None:
         nonlocal outcome
         try:
             async for piece in body:
@@ -117,16 +121,16 @@ async def test_the_limit_passed_while_the_handler_waits_is_no_end():
     assert outcome == [b"12345", "too large"]
 
 
-async def test_room_comes_with_reading_and_with_the_end_of_interest():
+async def test_room_comes_with_reading_and_with_the_end_of_interest() -> None:
     """Whoever waits for room goes on when data are taken, wanted whole, unwanted or refused."""
 
-    async def freed_by(action, limit=None):
-        body = Body(None, limit)
+    async def freed_by(action: Callable[[Body], Awaitable[None]]) -> None:
+        body = Body(None, None)
         body.append(b"x" * (HIGH_WATER + 1))
         async with trio.open_nursery() as nursery:
             freed = trio.Event()
 
-            async def wait():
+            async def wait() -> None:
                 await body.room()
                 freed.set()
 
@@ -136,14 +140,14 @@ async def test_room_comes_with_reading_and_with_the_end_of_interest():
             await action(body)
             await freed.wait()
 
-    async def take(body):
+    async def take(body: Body) -> None:
         await anext(body)
 
-    async def want_whole(body):
+    async def want_whole(body: Body) -> None:
         with trio.move_on_after(0):
             await body
 
-    async def discard(body):
+    async def discard(body: Body) -> None:
         body.discard()
         await trio.lowlevel.checkpoint()
 
@@ -151,7 +155,7 @@ async def test_room_comes_with_reading_and_with_the_end_of_interest():
         await freed_by(action)
 
 
-async def test_a_refused_body_needs_no_room():
+async def test_a_refused_body_needs_no_room() -> None:
     """Over the limit nothing is kept, so nothing is waited for."""
     body = Body(None, 100)
     body.append(b"x" * (HIGH_WATER + 1))
@@ -160,13 +164,13 @@ async def test_a_refused_body_needs_no_room():
         await body
 
 
-async def test_an_answer_does_not_wait_for_a_body_that_nobody_takes():
+async def test_an_answer_does_not_wait_for_a_body_that_nobody_takes() -> None:
     """A handler that takes nothing of a body, of which all room is full, answers all the same."""
     app, gate = api(), trio.Event()
     app.config["MAX_CONTENT_LENGTH"] = None
 
     @app.post("/careless")
-    async def careless():
+    async def careless() -> str:
         await gate.wait()
         return "done"
 

@@ -9,12 +9,12 @@ from relayd.http.coalesce import Coalesced
 
 
 @pytest.mark.fault("A22")
-async def test_a_thousand_callers_share_two_runs():
+async def test_a_thousand_callers_share_two_runs() -> None:
     """One run for the first, one for all who asked while it went on; they never overlap."""
     running, most, runs = 0, 0, 0
     gate = trio.Event()
 
-    async def action():
+    async def action() -> None:
         nonlocal running, most, runs
         running += 1
         runs += 1
@@ -35,12 +35,12 @@ async def test_a_thousand_callers_share_two_runs():
     assert (runs, most) == (2, 1)
 
 
-async def test_a_caller_gets_a_run_that_begins_after_its_call():
+async def test_a_caller_gets_a_run_that_begins_after_its_call() -> None:
     """What changed while a run went on is seen by the run that the next caller gets."""
     world, seen = "old", []
     gate = trio.Event()
 
-    async def action():
+    async def action() -> None:
         seen.append(world)
         await gate.wait()
 
@@ -55,19 +55,19 @@ async def test_a_caller_gets_a_run_that_begins_after_its_call():
     assert seen == ["old", "new"]
 
 
-async def test_an_error_reaches_all_who_share_the_run_and_no_later_one():
+async def test_an_error_reaches_all_who_share_the_run_and_no_later_one() -> None:
     """A failed run fails its callers; the next call runs again."""
     outcomes, fails = [], True
     gate = trio.Event()
 
-    async def action():
+    async def action() -> None:
         await gate.wait()
         if fails:
             raise NodesError("broken")
 
     coalesced = Coalesced(action)
 
-    async def call():
+    async def call() -> None:
         try:
             await coalesced()
         except NodesError as error:
@@ -83,12 +83,12 @@ async def test_an_error_reaches_all_who_share_the_run_and_no_later_one():
     assert outcomes == ["broken"] * 3
 
 
-async def test_a_cancelled_caller_leaves_the_run_to_the_next():
+async def test_a_cancelled_caller_leaves_the_run_to_the_next() -> None:
     """Whoever goes away in the middle takes nothing from those who wait."""
     begun, ended = 0, 0
     gate = trio.Event()
 
-    async def action():
+    async def action() -> None:
         nonlocal begun, ended
         begun += 1
         await gate.wait()
@@ -98,7 +98,7 @@ async def test_a_cancelled_caller_leaves_the_run_to_the_next():
     async with trio.open_nursery() as nursery:
         scope = trio.CancelScope()
 
-        async def leave():
+        async def leave() -> None:
             with scope:
                 await coalesced()
 

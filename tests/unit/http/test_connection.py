@@ -1,62 +1,36 @@
 """One connection: what a client can do to it, and that it stays its own affair."""
 
 from contextlib import suppress
+from typing import Any
 
 import pytest
 import trio
+from hypercorn.protocol.events import Event
 from hypercorn.protocol.http_stream import HTTPStream
-from quart import Response, request
-from quart.wrappers.response import ResponseBody
+from quart import request
 from structlog.testing import capture_logs
 
+from relayd.http.body import Request
 from relayd.http.limits import Limits
-from tests.support.http import BASE, api, descriptors, eventually, open_server
-
-INFO = f"GET {BASE}/system/info HTTP/1.1\r\nHost: x\r\n\r\n".encode()
-
-
-def gated():
-    """The app with a route that answers when told to, and what tells it."""
-    app, asked, gate = api(), trio.Event(), trio.Event()
-
-    @app.route("/gated", methods=["GET", "POST"])
-    async def answer():
-        asked.set()
-        await gate.wait()
-        return "done"
-
-    return app, asked, gate
+from tests.support.http import (
+    BASE,
+    INFO,
+    api,
+    descriptors,
+    eventually,
+    flooding,
+    gated,
+    open_server,
+)
 
 
-def flooding():
-    """The app with a route whose answer never ends."""
-    app = api()
-
-    class Flood(ResponseBody):
-        async def __aenter__(self):
-            return self
-
-        async def __aexit__(self, *exc):
-            pass
-
-        def __aiter__(self):
-            return self
-
-        async def __anext__(self):
-            return b"x" * 65536
-
-    @app.get("/flood")
-    async def flood():
-        return Response(Flood())
-
-    return app
-
-
-async def test_a_fault_in_the_protocol_code_ends_one_connection_only(monkeypatch):
+async def test_a_fault_in_the_protocol_code_ends_one_connection_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """An exception below the app is logged, others are served."""
     stock = HTTPStream.handle
 
-    async def handle(self, event):
+    async def handle(self: HTTPStream, event: Event) -> None:
         if b"/fault" in getattr(event, "raw_path", b""):
             raise KeyError("inside")
         await stock(self, event)
@@ -74,16 +48,17 @@ async def test_a_fault_in_the_protocol_code_ends_one_connection_only(monkeypatch
 
 
 @pytest.mark.parametrize("body", [b"", b"x" * 900_000], ids=["no body", "body"])
-async def test_a_fault_of_the_framework_is_answered(body):
+async def test_a_fault_of_the_framework_is_answered(body: bytes) -> None:
     """An exception outside all handlers gives 500, is logged once, and the server goes on."""
     app = api()
 
-    def request_class(*args, **kwargs):
-        if args[2] == "/broken":
-            raise KeyError("inside")
-        return type(app).request_class(*args, **kwargs)
+    class Broken(Request):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            if args[2] == "/broken":
+                raise KeyError("inside")
+            super().__init__(*args, **kwargs)
 
-    app.request_class = request_class
+    app.request_class = Broken
     with capture_logs() as logs:
         async with open_server(app) as server:
             assert (await server.ask("POST", "/broken", body)).status == 500
@@ -94,11 +69,11 @@ async def test_a_fault_of_the_framework_is_answered(body):
 
 
 @pytest.mark.parametrize("end", ["stop", "cancel"])
-async def test_a_client_that_stops_reading_holds_up_no_stop(end):
+async def test_a_client_that_stops_reading_holds_up_no_stop(end: str) -> None:
     """A stop, and a cancellation, end although an answer cannot be written."""
     limits = Limits(write_s=0.3)
-    server = open_server(flooding(), limits=limits, grace=0.1)
-    async with server as server, server.client() as client:
+    opening = open_server(flooding(), limits=limits, grace=0.1)
+    async with opening as server, server.client() as client:
         await client.send(b"GET /flood HTTP/1.1\r\nHost: x\r\n\r\n")
         await client.stream.receive_some(1)
         if end == "stop":
@@ -108,10 +83,10 @@ async def test_a_client_that_stops_reading_holds_up_no_stop(end):
         await server.ended.wait()
 
 
-async def test_a_client_that_stops_reading_is_cut_off():
+async def test_a_client_that_stops_reading_is_cut_off() -> None:
     """The write deadline closes its connection while the server goes on."""
-    server = open_server(flooding(), limits=Limits(write_s=0.2))
-    async with server as server, server.client() as client:
+    opening = open_server(flooding(), limits=Limits(write_s=0.2))
+    async with opening as server, server.client() as client:
         await client.send(b"GET /flood HTTP/1.1\r\nHost: x\r\n\r\n")
         await client.stream.receive_some(1)
         before = descriptors()
@@ -120,7 +95,7 @@ async def test_a_client_that_stops_reading_is_cut_off():
 
 
 @pytest.mark.parametrize("requests", [0, 1, 3])
-async def test_an_idle_connection_is_closed(requests):
+async def test_an_idle_connection_is_closed(requests: int) -> None:
     """Without a next request a connection ends, whether or not it had one before."""
     async with open_server(api(), limits=Limits(head_s=0.2)) as server, server.client() as client:
         for _ in range(requests):
@@ -130,13 +105,13 @@ async def test_an_idle_connection_is_closed(requests):
 
 @pytest.mark.fault("A1")
 @pytest.mark.parametrize("requests", [0, 1])
-async def test_a_head_that_trickles_is_cut_off(requests):
+async def test_a_head_that_trickles_is_cut_off(requests: int) -> None:
     """A client that sends its head byte by byte gets no more time for it than others."""
     async with open_server(api(), limits=Limits(head_s=0.3)) as server, server.client() as client:
         for _ in range(requests):
             assert (await client.ask("GET", "/metrics")).status == 200
 
-        async def trickle():
+        async def trickle() -> None:
             await client.send(b"GET /metrics HTTP/1.1\r\nX: ")
             while True:
                 await client.send(b"a")
@@ -148,7 +123,7 @@ async def test_a_head_that_trickles_is_cut_off(requests):
             nursery.cancel_scope.cancel()
 
 
-async def test_a_long_answer_is_not_an_idle_connection():
+async def test_a_long_answer_is_not_an_idle_connection() -> None:
     """The deadline of the next head does not cut off a request in progress."""
     app, asked, gate = gated()
     async with open_server(app, limits=Limits(head_s=0.1)) as server, server.client() as client:
@@ -161,7 +136,7 @@ async def test_a_long_answer_is_not_an_idle_connection():
 
 
 @pytest.mark.parametrize("framing", ["length", "chunked"])
-async def test_an_answer_before_the_end_of_the_body_ends_the_connection(framing):
+async def test_an_answer_before_the_end_of_the_body_ends_the_connection(framing: str) -> None:
     """A client still sending gets the answer whole, then the end; nothing stays behind."""
     if framing == "length":
         head, body = b"Content-Length: 50000000", b"x" * 3_000_000
@@ -177,7 +152,7 @@ async def test_an_answer_before_the_end_of_the_body_ends_the_connection(framing)
 
 
 @pytest.mark.parametrize("size", [100_000, 3_000_000])
-async def test_the_last_answer_is_not_lost_to_a_reset(size):
+async def test_the_last_answer_is_not_lost_to_a_reset(size: int) -> None:
     """A client that sends on after the answer sees the answer and a regular end, no reset."""
     head = f"POST /nope HTTP/1.1\r\nHost: x\r\nContent-Length: {size + 1}\r\n\r\n".encode()
     async with open_server(api()) as server, server.client() as client:
@@ -188,13 +163,13 @@ async def test_the_last_answer_is_not_lost_to_a_reset(size):
         assert await client.stream.receive_some(1) == b""
 
 
-async def test_a_client_that_never_stops_sending_is_cut_off():
+async def test_a_client_that_never_stops_sending_is_cut_off() -> None:
     """After the last answer a client may go on for a moment, not for ever."""
-    server = open_server(api(), limits=Limits(linger_s=0.2))
-    async with server as server, server.client() as client:
+    opening = open_server(api(), limits=Limits(linger_s=0.2))
+    async with opening as server, server.client() as client:
         await client.send(b"POST /nope HTTP/1.1\r\nHost: x\r\nContent-Length: 9999999999\r\n\r\n")
 
-        async def send_for_ever():
+        async def send_for_ever() -> None:
             while True:
                 await client.stream.send_all(b"x" * 65536)
 
@@ -202,7 +177,7 @@ async def test_a_client_that_never_stops_sending_is_cut_off():
             await send_for_ever()
 
 
-async def test_a_body_that_nobody_reads_does_not_stop_the_next_request():
+async def test_a_body_that_nobody_reads_does_not_stop_the_next_request() -> None:
     """Each request is answered although no handler takes its body, and its client can go on.
 
     An answer that comes before the whole body says that the connection ends with it.
@@ -221,7 +196,7 @@ async def test_a_body_that_nobody_reads_does_not_stop_the_next_request():
     assert reused >= 5
 
 
-async def test_a_client_gone_with_a_request_in_the_queue_leaks_nothing():
+async def test_a_client_gone_with_a_request_in_the_queue_leaks_nothing() -> None:
     """Two requests at once and a disconnect: descriptors and places come back."""
     app, asked, gate = gated()
     async with open_server(app, limits=Limits(connections=10)) as server:
@@ -235,12 +210,12 @@ async def test_a_client_gone_with_a_request_in_the_queue_leaks_nothing():
         assert await server.lives()
 
 
-async def test_a_disconnect_ends_the_request():
+async def test_a_disconnect_ends_the_request() -> None:
     """The handler of a client that has left is cancelled, not left waiting."""
     app, asked, cancelled = api(), trio.Event(), trio.Event()
 
     @app.get("/silent")
-    async def silent():
+    async def silent() -> str:
         asked.set()
         try:
             await trio.sleep_forever()
@@ -255,7 +230,7 @@ async def test_a_disconnect_ends_the_request():
         assert await server.lives()
 
 
-async def test_cancelling_the_server_raises_nothing_else():
+async def test_cancelling_the_server_raises_nothing_else() -> None:
     """A cancelled server with requests in progress ends as cancelled, and as nothing more."""
     app, asked, _ = gated()
     with capture_logs() as logs:
@@ -268,12 +243,12 @@ async def test_cancelling_the_server_raises_nothing_else():
     assert [entry for entry in logs if entry["log_level"] == "error"] == []
 
 
-async def test_a_background_task_of_the_app_cannot_end_serving():
+async def test_a_background_task_of_the_app_cannot_end_serving() -> None:
     """Quart's own background tasks are not on offer: asking for one fails that request only."""
     app = api()
 
     @app.get("/background")
-    async def background():
+    async def background() -> str:
         app.add_background_task(trio.sleep, 0)
         return "started"
 
@@ -283,7 +258,7 @@ async def test_a_background_task_of_the_app_cannot_end_serving():
         assert await server.lives()
 
 
-async def test_requests_in_one_segment_are_answered_in_order():
+async def test_requests_in_one_segment_are_answered_in_order() -> None:
     """Pipelined requests are served one after the other."""
     async with open_server(api()) as server, server.client() as client:
         await client.send(b"GET /nope HTTP/1.1\r\nHost: x\r\n\r\n" + INFO * 20)
@@ -292,7 +267,7 @@ async def test_requests_in_one_segment_are_answered_in_order():
             assert (await client.answer()).status == 200
 
 
-async def test_an_upgrade_is_ignored():
+async def test_an_upgrade_is_ignored() -> None:
     """An offer to speak another protocol is answered in HTTP/1.1, and so is the next request."""
     offer = "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n"
     async with open_server(api()) as server, server.client() as client:
@@ -300,12 +275,12 @@ async def test_an_upgrade_is_ignored():
         assert (await client.ask("GET", "/metrics")).status == 200
 
 
-async def test_the_body_of_an_expectation_is_read_after_100():
+async def test_the_body_of_an_expectation_is_read_after_100() -> None:
     """A client that waits for 100 gets it, and its body is read."""
     app = api()
 
     @app.post("/echo")
-    async def echo():
+    async def echo() -> str | bytes:
         return await request.get_data()
 
     async with open_server(app) as server, server.client() as client:
@@ -318,7 +293,7 @@ async def test_the_body_of_an_expectation_is_read_after_100():
         assert (await client.answer()).body == b"12345"
 
 
-async def test_no_client_sees_which_software_serves():
+async def test_no_client_sees_which_software_serves() -> None:
     """Answers carry no Server header."""
     async with open_server(api()) as server:
         answer = await server.ask("GET", "/metrics")

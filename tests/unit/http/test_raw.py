@@ -19,7 +19,7 @@ def statuses(data: bytes) -> list[int]:
 
 @pytest.mark.fault("A4")
 @pytest.mark.parametrize("data", SMUGGLING.values(), ids=SMUGGLING)
-async def test_an_ambiguous_head_is_refused(data):
+async def test_an_ambiguous_head_is_refused(data: bytes) -> None:
     """A head that a proxy may read otherwise gets 400 and the end; what follows is not obeyed."""
     async with open_server(api()) as server:
         assert statuses(await server.raw(data)) == [400]
@@ -27,12 +27,12 @@ async def test_an_ambiguous_head_is_refused(data):
 
 @pytest.mark.fault("A4")
 @pytest.mark.parametrize("chunks", CHUNKS.values(), ids=CHUNKS)
-async def test_an_ambiguous_chunk_is_refused(chunks):
+async def test_an_ambiguous_chunk_is_refused(chunks: bytes) -> None:
     """A chunk that a proxy may read otherwise gets 400 and the end."""
     app = api()
 
     @app.post("/nope")
-    async def whole():
+    async def whole() -> str:
         await request.get_data()
         return "read"
 
@@ -43,7 +43,7 @@ async def test_an_ambiguous_chunk_is_refused(chunks):
 
 @pytest.mark.fault("A5")
 @pytest.mark.parametrize(("data", "status"), EXCESS.values(), ids=EXCESS)
-async def test_too_much_or_another_protocol_is_refused(data, status):
+async def test_too_much_or_another_protocol_is_refused(data: bytes, status: int) -> None:
     """The client learns what was too long, or that it speaks another language, and is closed."""
     async with open_server(api()) as server:
         assert statuses(await server.raw(data)) == [status]
@@ -51,7 +51,7 @@ async def test_too_much_or_another_protocol_is_refused(data, status):
 
 @pytest.mark.fault("A5")
 @pytest.mark.parametrize("pieces", [1, 100])
-async def test_the_same_is_refused_byte_by_byte(pieces):
+async def test_the_same_is_refused_byte_by_byte(pieces: int) -> None:
     """How a head is cut into segments changes nothing of the verdict."""
     data, status = EXCESS["17 KiB header"]
     async with open_server(api()) as server, server.client() as client:
@@ -62,7 +62,7 @@ async def test_the_same_is_refused_byte_by_byte(pieces):
 
 @pytest.mark.parametrize("leaves", ["by reset", "by end"])
 @pytest.mark.parametrize("data", ODD.values(), ids=ODD)
-async def test_an_odd_request_ends_nothing_but_itself(data, leaves):
+async def test_an_odd_request_ends_nothing_but_itself(data: bytes, leaves: str) -> None:
     """Whatever one client sends, and however it leaves, others are served and nothing is logged."""
     with capture_logs() as logs:
         async with open_server(api()) as server:
@@ -77,7 +77,7 @@ async def test_an_odd_request_ends_nothing_but_itself(data, leaves):
     assert [entry for entry in logs if entry["log_level"] in ("warning", "error")] == []
 
 
-async def test_all_of_them_leave_no_descriptor_behind():
+async def test_all_of_them_leave_no_descriptor_behind() -> None:
     """After every odd input the process has as many descriptors open as before."""
     async with open_server(api()) as server:
         before = descriptors()

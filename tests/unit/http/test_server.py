@@ -18,13 +18,12 @@ from relayd.errors import StartError
 from relayd.http.limits import Limits
 from relayd.http.listeners import open_listeners
 from relayd.http.server import VERSIONS, check_versions
-from tests.support.http import BASE, Client, api, open_server
-from tests.unit.http.test_connection import INFO, gated
+from tests.support.http import BASE, INFO, Client, api, gated, open_server
 
 STATUS = f"{BASE}/system/status"
 
 
-def test_the_libraries_are_those_it_was_made_for():
+def test_the_libraries_are_those_it_was_made_for() -> None:
     """The installed releases pass; another one prevents the start and is named."""
     check_versions()
     with pytest.raises(StartError) as caught:
@@ -34,7 +33,7 @@ def test_the_libraries_are_those_it_was_made_for():
 
 
 @pytest.mark.fault("A1")
-async def test_slow_clients_take_no_place_from_others():
+async def test_slow_clients_take_no_place_from_others() -> None:
     """With 500 half requests open and 100 places, everyone who asks for the status gets it."""
     limits = Limits(connections=100, head_s=600)
     async with open_server(api(), limits=limits) as server, trio.open_nursery() as nursery:
@@ -54,7 +53,7 @@ async def test_slow_clients_take_no_place_from_others():
 
 
 @pytest.mark.fault("A1")
-async def test_with_requests_in_progress_everywhere_a_newcomer_is_told():
+async def test_with_requests_in_progress_everywhere_a_newcomer_is_told() -> None:
     """No request is given up for another: who finds no place gets 503 and may come back."""
     app, asked, gate = gated()
     async with open_server(app, limits=Limits(connections=1)) as server:
@@ -67,7 +66,7 @@ async def test_with_requests_in_progress_everywhere_a_newcomer_is_told():
         assert await server.lives()
 
 
-async def test_a_newcomer_that_is_gone_before_it_is_told_does_no_harm():
+async def test_a_newcomer_that_is_gone_before_it_is_told_does_no_harm() -> None:
     """Where there is no place, a client that resets its connection at once ends nothing."""
     app, asked, gate = gated()
     async with open_server(app, limits=Limits(connections=1)) as server:
@@ -84,7 +83,7 @@ async def test_a_newcomer_that_is_gone_before_it_is_told_does_no_harm():
         assert await server.lives()
 
 
-async def test_a_stop_lets_answers_end_and_idle_clients_go():
+async def test_a_stop_lets_answers_end_and_idle_clients_go() -> None:
     """After a stop no one is accepted, the idle are closed at once, the busy get their answer."""
     app, asked, gate = gated()
     async with open_server(app) as server:
@@ -104,7 +103,7 @@ async def test_a_stop_lets_answers_end_and_idle_clients_go():
         await server.ended.wait()
 
 
-async def test_a_stop_does_not_wait_for_an_answer_for_ever():
+async def test_a_stop_does_not_wait_for_an_answer_for_ever() -> None:
     """An answer that does not end within the grace is cut off."""
     app, asked, _ = gated()
     async with open_server(app, grace=0.1) as server, server.client() as client:
@@ -116,18 +115,19 @@ async def test_a_stop_does_not_wait_for_an_answer_for_ever():
 
 
 @pytest.mark.history(64)
-async def test_it_listens_on_a_host_name():
+async def test_it_listens_on_a_host_name() -> None:
     """A name is resolved, and each address that the machine has for it answers."""
     async with open_server(api(), listen=Listen(host="localhost", port=0)) as server:
         assert server.urls
         for url in server.urls:
-            host, port = re.fullmatch(r"http://\[?(.+?)\]?:(\d+)", url).groups()
-            async with await trio.open_tcp_stream(host, int(port)) as stream:
+            found = re.fullmatch(r"http://\[?(.+?)\]?:(\d+)", url)
+            assert found is not None
+            async with await trio.open_tcp_stream(found[1], int(found[2])) as stream:
                 assert (await Client(stream).ask("GET", STATUS)).status == 200
 
 
 @pytest.mark.fault("A24")
-async def test_a_port_in_use_is_a_start_error():
+async def test_a_port_in_use_is_a_start_error() -> None:
     """The one line says which address and why; the port's owner is not disturbed."""
     async with open_server(api()) as server:
         listen = Listen(host="127.0.0.1", port=server.port)
@@ -147,7 +147,7 @@ async def test_a_port_in_use_is_a_start_error():
         (Listen(path="/no/such/directory/socket"), "unix:/no/such/directory/socket"),
     ],
 )
-async def test_an_address_that_is_not_here_is_a_start_error(listen, why):
+async def test_an_address_that_is_not_here_is_a_start_error(listen: Listen, why: str) -> None:
     """Unknown names, foreign addresses and missing directories are told in one line."""
     with pytest.raises(StartError) as caught:
         async with open_listeners(listen):
@@ -157,7 +157,7 @@ async def test_an_address_that_is_not_here_is_a_start_error(listen, why):
 
 
 @pytest.mark.fault("A25")
-async def test_a_unix_socket_is_for_its_owner_and_group_only(tmp_path):
+async def test_a_unix_socket_is_for_its_owner_and_group_only(tmp_path: Path) -> None:
     """The socket has mode 0660, serves who may connect, and is gone after the stop."""
     path = tmp_path / "api.sock"
     async with open_server(api(), listen=Listen(path=str(path))) as server:
@@ -188,7 +188,7 @@ def connect_as_nobody(path: Path) -> int:
 
 @pytest.mark.fault("A25")
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
-async def test_another_local_user_cannot_connect(tmp_path_factory):
+async def test_another_local_user_cannot_connect(tmp_path_factory: pytest.TempPathFactory) -> None:
     """A user outside the socket's group is turned away by the kernel."""
     directory = tmp_path_factory.mktemp("open")
     for each in (directory, *directory.parents[:2]):
@@ -198,7 +198,7 @@ async def test_another_local_user_cannot_connect(tmp_path_factory):
         assert connect_as_nobody(path) == errno.EACCES
 
 
-async def test_a_socket_that_a_killed_process_left_is_replaced(tmp_path):
+async def test_a_socket_that_a_killed_process_left_is_replaced(tmp_path: Path) -> None:
     """A stale socket does not prevent the start."""
     path = tmp_path / "api.sock"
     with socket.socket(socket.AF_UNIX) as left:
@@ -208,7 +208,7 @@ async def test_a_socket_that_a_killed_process_left_is_replaced(tmp_path):
         assert (await Client(stream).ask("GET", "/metrics")).status == 200
 
 
-async def test_a_socket_in_use_and_a_file_are_left_alone(tmp_path):
+async def test_a_socket_in_use_and_a_file_are_left_alone(tmp_path: Path) -> None:
     """Neither a living server's socket nor somebody's file is replaced."""
     file, path = tmp_path / "file", tmp_path / "api.sock"
     file.write_text("precious")

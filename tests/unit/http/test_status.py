@@ -1,6 +1,7 @@
 """Checks of the service's state, each in bounded time."""
 
 import threading
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -15,11 +16,11 @@ def fine() -> None:
     """A configuration without faults."""
 
 
-async def test_configuration_is_read_anew_each_time(tmp_path):
+async def test_configuration_is_read_anew_each_time(tmp_path: Path) -> None:
     """A file that is mended between two questions is found mended by the second."""
     path = tmp_path / "main.conf"
 
-    def read():
+    def read() -> None:
         if not path.exists():
             raise ConfigError(f"Could not read main configuration file from {path}")
 
@@ -32,7 +33,7 @@ async def test_configuration_is_read_anew_each_time(tmp_path):
     assert after == {"configuration": {"status": "success"}}
 
 
-async def test_configuration_is_not_read_in_the_event_loop():
+async def test_configuration_is_not_read_in_the_event_loop() -> None:
     """A slow disk holds up a thread, not the loop."""
     readers = []
     await StatusReader(lambda: readers.append(threading.current_thread()))()
@@ -41,12 +42,12 @@ async def test_configuration_is_not_read_in_the_event_loop():
 
 
 @pytest.mark.fault("A21")
-async def test_a_database_that_hangs_is_a_timeout():
+async def test_a_database_that_hangs_is_a_timeout() -> None:
     """A server that accepts and then says nothing is reported, with the rest, after two seconds."""
     [listener] = await trio.open_tcp_listeners(0, host="127.0.0.1")
     port = listener.socket.getsockname()[1]
 
-    async def ask_database():
+    async def ask_database() -> None:
         async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
             await stream.receive_some(1)
 
@@ -60,12 +61,12 @@ async def test_a_database_that_hangs_is_a_timeout():
 
 
 @pytest.mark.fault("A21")
-async def test_a_file_system_that_hangs_keeps_few_threads():
+async def test_a_file_system_that_hangs_keeps_few_threads() -> None:
     """However often the status is asked for, no more than two threads wait for the disk."""
     release = threading.Event()
     stuck = 0
 
-    def hang():
+    def hang() -> None:
         nonlocal stuck
         stuck += 1
         release.wait()
@@ -73,7 +74,7 @@ async def test_a_file_system_that_hangs_keeps_few_threads():
     reader = StatusReader(hang)
     reports = []
 
-    async def ask():
+    async def ask() -> None:
         reports.append(await reader())
 
     try:
@@ -86,10 +87,10 @@ async def test_a_file_system_that_hangs_keeps_few_threads():
     assert {report.configuration.status for report in reports} == {"error"}
 
 
-async def test_details_carry_no_credentials():
+async def test_details_carry_no_credentials() -> None:
     """The password of a URL in an error does not reach the client."""
 
-    async def ask_database():
+    async def ask_database() -> None:
         await trio.lowlevel.checkpoint()
         raise DatabaseError("postgres://rudder:s3cr3t@db/rudder: refused", "transient")
 
@@ -109,6 +110,6 @@ async def test_details_carry_no_credentials():
         ("nothing to hide: a@b", "nothing to hide: a@b"),
     ],
 )
-def test_credentials_are_starred_wherever_they_stand(text, shown):
+def test_credentials_are_starred_wherever_they_stand(text: str, shown: str) -> None:
     """URLs and key-value pairs lose their secret, the rest is kept."""
     assert without_credentials(text) == shown

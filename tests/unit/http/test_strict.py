@@ -48,7 +48,7 @@ def verdict(pieces: list[bytes]) -> tuple[bytes, bytes, int]:
 
 
 @pytest.mark.parametrize("data", GOOD.values(), ids=GOOD)
-def test_an_ordinary_request_passes(data):
+def test_an_ordinary_request_passes(data: bytes) -> None:
     """What clients and proxies send is let through, body included."""
     target, body, status = verdict([data])
     assert status == 200
@@ -60,7 +60,7 @@ def test_an_ordinary_request_passes(data):
     data=st.sampled_from(list(ALL.values())),
     cuts=st.lists(st.integers(0, 600), max_size=8, unique=True),
 )
-def test_the_verdict_does_not_depend_on_the_pieces(data, cuts):
+def test_the_verdict_does_not_depend_on_the_pieces(data: bytes, cuts: list[int]) -> None:
     """A request cut anywhere is read, or refused, like the one that comes whole."""
     data = data[:600] if len(data) > 20_000 else data
     edges = [0, *sorted(cuts), len(data)]
@@ -71,7 +71,7 @@ def test_the_verdict_does_not_depend_on_the_pieces(data, cuts):
 
 
 @given(st.binary(max_size=300))
-def test_no_bytes_raise_anything_else(data):
+def test_no_bytes_raise_anything_else(data: bytes) -> None:
     """Any bytes are a request, part of one, or refused; nothing else happens."""
     for check in (check_head, check_unfinished):
         with suppress(h11.RemoteProtocolError):
@@ -89,7 +89,7 @@ def test_no_bytes_raise_anything_else(data):
         (b"GET / HTTP/1.1\r\nX: a\n", 400),
     ],
 )
-def test_nothing_hopeless_is_waited_for(start, status):
+def test_nothing_hopeless_is_waited_for(start: bytes, status: int) -> None:
     """A head that can only be refused is refused before its end has come."""
     with pytest.raises(h11.RemoteProtocolError) as caught:
         check_unfinished(start, Limits())

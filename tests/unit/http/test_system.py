@@ -13,7 +13,7 @@ from relayd.metrics import Metrics
 from tests.support.http import BASE, api, healthy, open_server
 
 
-async def test_info_tells_the_version():
+async def test_info_tells_the_version() -> None:
     """The version is told in the two forms that tools expect."""
     async with open_server(api()) as server:
         answer = await server.ask("GET", f"{BASE}/system/info")
@@ -47,10 +47,10 @@ async def test_info_tells_the_version():
         ),
     ],
 )
-async def test_status_has_exactly_the_keys_that_apply(report, data):
+async def test_status_has_exactly_the_keys_that_apply(report: StatusReport, data: bytes) -> None:
     """A database is spoken of only where that output is on, and details only of errors."""
 
-    async def status():
+    async def status() -> StatusReport:
         await trio.lowlevel.checkpoint()
         return report
 
@@ -61,11 +61,11 @@ async def test_status_has_exactly_the_keys_that_apply(report, data):
 
 
 @pytest.mark.history(34)
-async def test_status_of_a_slow_database_holds_up_nobody():
+async def test_status_of_a_slow_database_holds_up_nobody() -> None:
     """While one client waits for the status, another is answered."""
     asked, answers = trio.Event(), trio.Event()
 
-    async def status():
+    async def status() -> StatusReport:
         asked.set()
         await answers.wait()
         return await healthy()
@@ -78,7 +78,7 @@ async def test_status_of_a_slow_database_holds_up_nobody():
         assert (await waiting.answer()).status == 200
 
 
-async def test_reload_tells_success():
+async def test_reload_tells_success() -> None:
     """A reload that worked has neither data nor details."""
     async with open_server(api()) as server:
         answer = await server.ask("POST", f"{BASE}/system/reload")
@@ -86,10 +86,10 @@ async def test_reload_tells_success():
     assert json.loads(answer.body) == {"action": "reloadConfiguration", "result": "success"}
 
 
-async def test_reload_tells_why_it_failed():
+async def test_reload_tells_why_it_failed() -> None:
     """The reason of a failed reload reaches the client."""
 
-    async def reload():
+    async def reload() -> None:
         await trio.lowlevel.checkpoint()
         raise NodesError("nodeslist.json: cut short at byte 12")
 
@@ -104,12 +104,12 @@ async def test_reload_tells_why_it_failed():
 
 
 @pytest.mark.fault("A22")
-async def test_reloads_at_once_are_one_reload():
+async def test_reloads_at_once_are_one_reload() -> None:
     """A hundred clients who ask while a reload goes on share the one that follows it."""
     runs, asked = 0, 0
     all_asked, first_may_end = trio.Event(), trio.Event()
 
-    async def reload():
+    async def reload() -> None:
         nonlocal runs
         runs += 1
         await first_may_end.wait()
@@ -117,7 +117,7 @@ async def test_reloads_at_once_are_one_reload():
     app = api(reload=reload)
 
     @app.before_request
-    async def count():
+    async def count() -> None:
         nonlocal asked
         asked += 1
         if asked == 100:
@@ -126,7 +126,7 @@ async def test_reloads_at_once_are_one_reload():
     async with open_server(app) as server, trio.open_nursery() as nursery:
         statuses = []
 
-        async def ask():
+        async def ask() -> None:
             statuses.append((await server.ask("POST", f"{BASE}/system/reload")).status)
 
         for _ in range(100):
@@ -140,7 +140,7 @@ async def test_reloads_at_once_are_one_reload():
 
 @pytest.mark.fault("A23")
 @pytest.mark.history(67)
-async def test_metrics_are_a_valid_exposition():
+async def test_metrics_are_a_valid_exposition() -> None:
     """Prometheus' own parser reads the page, backlog and insecure mode included."""
     metrics = Metrics()
     metrics.spool_files.set(7)
