@@ -2,22 +2,46 @@
 
 import random
 import signal
+from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Final
 
 import pytest
 import trio
 
-from tests.support.daemon import Site, make_site, open_daemon
+from tests.support.daemon import Daemon, Site, eventually, make_site, open_daemon
 from tests.support.ledger import Ledger, fleet
 from tests.support.postgres import Database
+from tests.support.strace import Point, children, open_record, open_strace, threads
 
-SEED = 20_260_301
+SEED: Final = 20_260_301
+
+#: Calls by which relayd looks at the spool, changes it, talks to the database or to a worker.
+SEEN: Final = frozenset(
+    {
+        "connect",
+        "fsync",
+        "mkdir",
+        "newfstatat",
+        "openat",
+        "read",
+        "recvfrom",
+        "rename",
+        "sendto",
+        "unlink",
+        "write",
+    }
+)
 
 
 @pytest.fixture
 def site(tmp_path: Path, database: Database) -> Site:
-    """A root server with three nodes."""
-    return make_site(tmp_path, database.rudder, fleet())
+    """A root server with three nodes, which lists its spool only at start."""
+    site = make_site(tmp_path, database.rudder, fleet())
+    site.extra["processing.reporting.catchup"] = 'frequency = "1h"'
+    site.write()
+    return site
 
 
 async def campaign(site: Site, database: Database, kills: int) -> None:
@@ -51,3 +75,193 @@ async def test_killed_at_random_under_load(site: Site, database: Database) -> No
 async def test_killed_at_random_500_times(site: Site, database: Database) -> None:
     """The same after 500 kills."""
     await campaign(site, database, 500)
+
+
+def alive(daemon: Daemon) -> bool:
+    """Whether nobody has noticed its end yet."""
+    return daemon.process.returncode is None
+
+
+Who = Callable[[int], list[int]]
+
+
+def event_loop(pid: int) -> list[int]:
+    """The thread that talks to the database."""
+    return threads(pid)[:1]
+
+
+def other_threads(pid: int) -> list[int]:
+    """Those that read, remove and move files."""
+    return threads(pid)[1:]
+
+
+def worker(pid: int) -> list[int]:
+    """The process that examines files."""
+    return children(pid)
+
+
+class Killer:
+    """Kills some threads right before one of the system calls that a file's way takes.
+
+    Attributes:
+        reached: the points at which that happened.
+        missed: those that the file's way did not come to.
+    """
+
+    def __init__(self, site: Site, database: Database, who: Who, *, forged: bool = False) -> None:
+        self.ledger = Ledger(site, SEED)
+        self.reached: list[Point] = []
+        self.missed: list[Point] = []
+        self._site = site
+        self._database = database
+        self._who = who
+        self._send = self.ledger.send_forged if forged else self.ledger.send
+
+    async def record(self) -> Counter[str]:
+        """The calls that one file's way takes."""
+        async with open_daemon(self._site) as daemon:
+            await self._pass_one(daemon)
+            async with open_record(self._who(daemon.process.pid), self._site.root) as counts:
+                await self._pass_one(daemon)
+            assert await daemon.stop() == 0
+        return counts
+
+    async def kill_daemon(self, points: Sequence[Point], *, warm: bool = True) -> None:
+        """Kills relayd at each point; the start after it has to put things right.
+
+        Args:
+            points: where.
+            warm: a file has passed before, so that there are a connection and threads.
+        """
+        for point in points:
+            async with open_daemon(self._site) as daemon:
+                await self._recovered(daemon)
+                if warm:
+                    await self._pass_one(daemon)
+                await self._kill(daemon, point)
+        async with open_daemon(self._site) as daemon:
+            await self._recovered(daemon)
+            assert await daemon.stop() == 0
+        assert len(self.missed) <= len(points) // 4
+
+    async def kill_workers(self, points: Sequence[Point]) -> None:
+        """Kills the worker process at each point; relayd itself has to put things right."""
+        async with open_daemon(self._site) as daemon:
+            for point in points:
+                await self._pass_one(daemon)
+                await self._kill(daemon, point)
+                await self._recovered(daemon)
+                await eventually(lambda: len(self._who(daemon.process.pid)) == 1)
+            assert await daemon.stop() == 0
+        assert not self.missed
+
+    async def _pass_one(self, daemon: Daemon) -> None:
+        self._send()
+        await daemon.settled()
+
+    async def _kill(self, daemon: Daemon, point: Point) -> None:
+        tids = self._who(daemon.process.pid)
+        async with open_strace(tids, *point.kill):
+            # Further files bring the calls that the first one may have needed less of.
+            for _ in range(4):
+                self._send()
+                await eventually(lambda: not alive(daemon) or not self._site.waiting())
+                if not (alive(daemon) and tids == self._who(daemon.process.pid)):
+                    self.reached.append(point)
+                    return
+            self.missed.append(point)
+
+    async def _recovered(self, daemon: Daemon) -> None:
+        try:
+            await daemon.settled()
+            await self.ledger.balance(self._database)
+        except AssertionError as error:
+            error.add_note(f"killed at {self.reached[-1:]}")
+            raise
+
+
+def chosen(counts: Counter[str], step: int = 1) -> list[Point]:
+    """Of the calls that others see every few, counted for each kind from its first."""
+    return [
+        Point(call, number)
+        for call, count in sorted(counts.items())
+        if call in SEEN
+        for number in range(1, count + 1, step)
+    ]
+
+
+def all_of(counts: Counter[str]) -> list[Point]:
+    """Every call; of those that nobody else sees there are fewer or more each time."""
+    return chosen(counts) + [
+        Point(call, number)
+        for call, count in sorted(counts.items())
+        if call not in SEEN
+        for number in range(1, count // 2 + 1)
+    ]
+
+
+def set_cores(site: Site, cores: int) -> None:
+    """With one, a thread examines files, with two a process does."""
+    site.extra["general"] = f"core_threads = {cores}"
+    site.write()
+
+
+@pytest.mark.fault("S1", "S2")
+@pytest.mark.parametrize(
+    ("cores", "who", "step"),
+    [(1, event_loop, 2), (1, other_threads, 1), (2, event_loop, 4), (2, other_threads, 1)],
+)
+async def test_killed_on_a_good_files_way(
+    site: Site, database: Database, cores: int, who: Who, step: int
+) -> None:
+    """Killed before it reads, sends, commits or unlinks, relayd stores the run log once."""
+    set_cores(site, cores)
+    killer = Killer(site, database, who)
+    counts = await killer.record()
+    assert counts["sendto" if who is event_loop else "unlink"]
+    await killer.kill_daemon(chosen(counts, step))
+
+
+@pytest.mark.fault("S1", "S2")
+async def test_killed_before_the_first_words_to_the_database(
+    site: Site, database: Database
+) -> None:
+    """Killed while it connects, relayd stores the run log once."""
+    killer = Killer(site, database, event_loop)
+    await killer.kill_daemon(
+        [Point("connect", 1), Point("sendto", 1), Point("sendto", 3)], warm=False
+    )
+
+
+@pytest.mark.fault("S1")
+async def test_killed_on_a_refused_files_way(site: Site, database: Database) -> None:
+    """Killed before it writes the reason, renames or syncs, relayd moves the file once."""
+    killer = Killer(site, database, other_threads, forged=True)
+    counts = await killer.record()
+    assert counts["rename"] == 2
+    await killer.kill_daemon(chosen(counts))
+
+
+@pytest.mark.fault("S1", "L6")
+async def test_worker_killed_on_a_files_way(site: Site, database: Database) -> None:
+    """Killed before any of its calls, a worker is replaced and the run log is stored once."""
+    killer = Killer(site, database, worker)
+    counts = await killer.record()
+    assert counts["openat"] == 1
+    await killer.kill_workers(chosen(counts))
+
+
+@pytest.mark.torture
+@pytest.mark.fault("S1", "S2")
+@pytest.mark.parametrize("forged", [False, True])
+@pytest.mark.parametrize("who", [event_loop, other_threads])
+@pytest.mark.parametrize("cores", [1, 2])
+async def test_killed_before_each_call(
+    site: Site, database: Database, cores: int, who: Who, forged: bool
+) -> None:
+    """The same before every call on both ways, with a connection and without one."""
+    set_cores(site, cores)
+    killer = Killer(site, database, who, forged=forged)
+    counts = await killer.record()
+    await killer.kill_daemon(all_of(counts))
+    await killer.kill_daemon(chosen(counts), warm=False)
