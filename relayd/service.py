@@ -3,6 +3,7 @@
     asyncio loop (only with a database)
     └── root nursery
         ├── signals          SIGHUP → reload, SIGTERM and SIGINT → graceful stop
+        ├── reloads          what SIGHUP asked for, one after the other
         ├── HTTP API         until the pipeline has drained
         ├── examiner         a thread, or worker processes
         ├── trust            nodes list and certificates, tried again until they load
@@ -16,11 +17,11 @@ An exception in any of these is a bug: it cancels the others and ends the proces
 
 import signal
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import trio
 
@@ -30,8 +31,9 @@ from relayd.errors import ConfigError, NodesError, RelaydError, StartError
 from relayd.http.app import Services, make_app
 from relayd.http.server import run_server
 from relayd.http.status import StatusReader
-from relayd.logs import configure, get_logger, open_logging
+from relayd.logs import configure, dropped, get_logger, open_logging
 from relayd.metrics import Metrics
+from relayd.spool.wake import Wake
 from relayd.trust import Trust
 
 if TYPE_CHECKING:
@@ -43,6 +45,8 @@ log = get_logger("main")
 DRAIN_TIMEOUT_S: Final = 4.0
 HTTP_GRACE_S: Final = 10.0
 CANARY_PERIOD_S: Final = 0.1
+
+T = TypeVar("T")
 
 
 def run(directory: Path) -> int:
@@ -123,6 +127,8 @@ class Service:
         self.reporting: Reporting | None = None
         self.stopping = trio.Event()
         self._http_stop = trio.Event()
+        self._http_ended = trio.Event()
+        self._reload_wanted = Wake()
         self._reload_lock = trio.Lock()
 
     async def run(self) -> None:
@@ -135,11 +141,8 @@ class Service:
         )
         async with self._open_reporting(), trio.open_nursery() as root:
             await root.start(self._run_signals, name="signals")
-            app = make_app(Services(self._status_reader(), self.reload, self.metrics, __version__))
-            serve = partial(
-                run_server, app, general.listen, stop=self._http_stop, grace=HTTP_GRACE_S
-            )
-            urls = await root.start(serve, name="http")
+            root.start_soon(self._run_reloads, name="reloads")
+            urls = await root.start(self._run_http, name="http")
             root.start_soon(self._run_canary, name="canary")
             root.start_soon(self.trust.run, self._nodes_changed, name="trust")
             await self._first_load()
@@ -153,8 +156,20 @@ class Service:
             if scope.cancelled_caught:
                 log.warning("stopped with files in flight, they stay in the spool")
             self._http_stop.set()
+            await self._http_ended.wait()
             root.cancel_scope.cancel()
         log.info("stopped")
+
+    async def _run_http(self, *, task_status: trio.TaskStatus[list[str]]) -> None:
+        app = make_app(Services(self._status_reader(), self.reload, self.metrics, __version__))
+        await run_server(
+            app,
+            self.settings.general.listen,
+            stop=self._http_stop,
+            grace=HTTP_GRACE_S,
+            task_status=task_status,
+        )
+        self._http_ended.set()
 
     @asynccontextmanager
     async def _open_reporting(self) -> AsyncIterator[None]:
@@ -190,8 +205,8 @@ class Service:
             RelaydError: something could not be read; what was in force before still is.
         """
         async with self._reload_lock:
-            settings, warnings = await trio.to_thread.run_sync(load_settings, self.directory)
-            logging = await trio.to_thread.run_sync(load_logging, self.directory)
+            settings, warnings = await _read_aside(load_settings, self.directory)
+            logging = await _read_aside(load_logging, self.directory)
             await self.trust.load()
             configure(logging)
             for warning in warnings:
@@ -203,20 +218,26 @@ class Service:
     def _apply(self, settings: Settings) -> None:
         for key in changed_keys(self.settings, settings):
             log.warning("a changed key needs a restart", key=key)
-        if self.reporting is not None:
+        if self.reporting is not None and settings.processing.reporting.output == "database":
             self.reporting.reconfigure(settings)
 
     async def _run_signals(self, *, task_status: trio.TaskStatus[None]) -> None:
         with trio.open_signal_receiver(signal.SIGHUP, signal.SIGTERM, signal.SIGINT) as signals:
             task_status.started()
             async for number in signals:
-                if number != signal.SIGHUP:
+                if number == signal.SIGHUP:
+                    self._reload_wanted.set()
+                else:
                     self.stopping.set()
-                    continue
-                try:
-                    await self.reload()
-                except RelaydError as error:
-                    log.error("reload failed, nothing was changed", detail=str(error))
+
+    async def _run_reloads(self) -> None:
+        """Beside the signals, so that a reload that takes its time does not delay a stop."""
+        while True:
+            await self._reload_wanted.wait()
+            try:
+                await self.reload()
+            except RelaydError as error:
+                log.error("reload failed, nothing was changed", detail=str(error))
 
     def _status_reader(self) -> StatusReader:
         database = None if self.reporting is None else self.reporting.database.probe
@@ -230,7 +251,16 @@ class Service:
             raise NodesError(self.trust.trouble)
 
     async def _run_canary(self) -> None:
+        told = 0
         while True:
             due = time.monotonic() + CANARY_PERIOD_S
             await trio.sleep(CANARY_PERIOD_S)
             self.metrics.event_loop_lag_seconds.observe(max(0.0, time.monotonic() - due))
+            lost = dropped()
+            self.metrics.log_dropped.inc(lost - told)
+            told = lost
+
+
+async def _read_aside(read: Callable[[Path], T], directory: Path) -> T:
+    """Reads files in a thread, which is left alone when relayd stops: they may hang."""
+    return await trio.to_thread.run_sync(read, directory, abandon_on_cancel=True)

@@ -33,6 +33,7 @@ class Trust:
         self._my_id = my_id
         self._metrics = metrics
         self._lock = trio.Lock()
+        self._limiter = trio.CapacityLimiter(1)
         self._failed = trio.Event()
         self.nodes = Nodes(my_id)
         self.ready = trio.Event()
@@ -50,7 +51,10 @@ class Trust:
         """
         async with self._lock:
             try:
-                loaded = await trio.to_thread.run_sync(self._load)
+                # A thread that hangs in a dead file system must not hold up a stop.
+                loaded = await trio.to_thread.run_sync(
+                    self._load, abandon_on_cancel=True, limiter=self._limiter
+                )
             except NodesError as error:
                 self._note_trouble(str(error))
                 raise

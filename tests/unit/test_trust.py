@@ -62,7 +62,7 @@ def home(tmp_path: Path) -> Home:
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Loads in the event loop, so that a clock that jumps does not pass a thread."""
 
-    async def run_sync(function: Callable[[], object]) -> object:
+    async def run_sync(function: Callable[[], object], **_options: object) -> object:
         await trio.lowlevel.checkpoint()
         return function()
 
@@ -236,7 +236,7 @@ async def test_loads_do_not_overlap(home: Home, monkeypatch: pytest.MonkeyPatch)
     running = 0
     most = 0
 
-    async def run_sync(function: Callable[[], object]) -> object:
+    async def run_sync(function: Callable[[], object], **_options: object) -> object:
         nonlocal running, most
         running += 1
         most = max(most, running)
