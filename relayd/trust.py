@@ -76,7 +76,8 @@ class Trust:
     def _put_in_force(self, loaded: Loaded) -> None:
         self.nodes = loaded.nodes
         self.trouble = None
-        self._failed = trio.Event()
+        if self._failed.is_set():  # else `run` waits for this very event
+            self._failed = trio.Event()
         for warning in loaded.warnings:
             log.warning("nodes", detail=warning)
         self._metrics.managed_nodes.set(self.nodes.managed_nodes)
