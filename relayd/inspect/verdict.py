@@ -23,6 +23,8 @@ from relayd.runlog.parser import parse
 from relayd.runlog.smime import verify
 
 _NODE: Final = re.compile(rb"##([^@\r\n]+)@#")
+#: What people call the output of `openssl smime -sign`. No spool takes it under this extension.
+_KEPT_ASIDE: Final = ".signed"
 _MAGIC: Final = {b"\x1f\x8b": "gz", b"PK": "zip"}
 
 
@@ -66,8 +68,8 @@ class Verdict(msgspec.Struct):
     error: str | None = None
     type: str | None = None
     config_id: str | None = None
-    reports: list[Report] = []
-    skipped: list[str] = []
+    reports: list[Report] = msgspec.field(default_factory=list)
+    skipped: list[str] = msgspec.field(default_factory=list)
 
     def refuse(self, refused: Refused) -> None:
         """Adds a reason to refuse the file."""
@@ -111,7 +113,10 @@ def _read(path: Path, max_size: int) -> bytes | Refused:
 
 def _judge_name(verdict: Verdict, name: str, data: bytes) -> str:
     """Notes what the name tells; returns how the file is packed."""
-    parsed = parse_name(name)
+    kept_aside = name.endswith(_KEPT_ASIDE)
+    parsed = parse_name(f"{name.removesuffix(_KEPT_ASIDE)}.log" if kept_aside else name)
+    if kept_aside and isinstance(parsed, RunLogName):
+        verdict.skipped.append(f"extension {_KEPT_ASIDE} is judged as .log, which a spool takes")
     if isinstance(parsed, Refused):
         verdict.refuse(parsed)
         # A copy that was given another extension still tells whose run log it is.
@@ -159,7 +164,7 @@ def _judge_text(verdict: Verdict, text: bytes, skip: frozenset[str]) -> None:
         verdict.type = "complete" if runlog.complete else "partial"
         verdict.config_id = runlog.config_id
         verdict.reports = list(read_copy(runlog.copy))
-        verdict.skipped = [*runlog.warnings, *_left_out(verdict.reports, skip)]
+        verdict.skipped += [*runlog.warnings, *_left_out(verdict.reports, skip)]
 
 
 def _left_out(reports: Sequence[Report], skip: frozenset[str]) -> list[str]:

@@ -197,7 +197,7 @@ REFUSALS = {
         "unknown_signer: ",
     ),
     "other extension": (
-        NAME.removesuffix(".log") + ".signed",
+        NAME.removesuffix(".log") + ".txt",
         lambda node: sign_runlog(runlog(), node),
         "bad_name: ",
     ),
