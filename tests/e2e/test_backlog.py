@@ -1,0 +1,132 @@
+"""Many files that waited: a real relayd gets through them, in order and in bounded memory."""
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.support.books import Run, check_books
+from tests.support.daemon import Daemon, Site, eventually, make_site, open_daemon
+from tests.support.postgres import Database
+from tests.support.signing import make_key_and_cert
+from tests.support.wrappers import BOUND_BY_MODES
+
+NODE = "node1"
+REPORTS = 3
+
+
+@pytest.fixture
+def site(tmp_path: Path, database: Database) -> Site:
+    """A site of one node whose relayd did not run for a while."""
+    site = make_site(tmp_path, database.rudder, {NODE: make_key_and_cert(NODE)})
+    site.incoming.mkdir(parents=True)
+    return site
+
+
+def add_backlog(site: Site, files: int, *, first: int = 0) -> set[Run]:
+    """Leaves run logs in the spool, a second apart, the first one the oldest."""
+    runs = set()
+    now = time.time()
+    for number in range(first, first + files):
+        path = site.incoming / site.name(NODE, number)
+        path.write_bytes(site.run_log(NODE, number, reports=REPORTS))
+        when = now - 3600 - files + number
+        os.utime(path, (when, when))
+        runs.add((NODE, number))
+    return runs
+
+
+def peak_memory(daemon: Daemon) -> int:
+    """The most memory that relayd and its workers have had so far, each, added up; in KiB."""
+    parent = daemon.process.pid
+    children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+    for thread in Path(f"/proc/{parent}/task").iterdir():
+        children += (thread / "children").read_text().split()
+    return sum(_high_water(int(pid)) for pid in {parent, *map(int, children)})
+
+
+def _high_water(pid: int) -> int:
+    """VmHWM of proc_pid_status(5), in KiB."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
+
+
+async def work_off(site: Site) -> int:
+    """Runs relayd until the spool is empty; its peak memory in KiB."""
+    async with open_daemon(site) as daemon:
+        await eventually(lambda: not any(site.incoming.iterdir()), patience=900)
+        peak = peak_memory(daemon)
+        assert await daemon.stop() == 0
+    return peak
+
+
+@pytest.mark.fault("S18")
+@pytest.mark.parametrize(
+    "files",
+    [
+        4_000,
+        pytest.param(20_000, marks=[pytest.mark.torture, pytest.mark.timeout(900)]),
+        pytest.param(100_000, marks=[pytest.mark.torture, pytest.mark.timeout(3600)]),
+    ],
+)
+async def test_memory_does_not_grow_with_the_backlog(
+    site: Site, database: Database, files: int
+) -> None:
+    """A backlog is worked off in about the memory that a twentieth of it takes."""
+    runs = add_backlog(site, 200)
+    small = await work_off(site)
+    runs |= add_backlog(site, files, first=200)
+    large = await work_off(site)
+    assert large < 1.3 * small, (small, large)
+    check_books(database.query, runs, reports=REPORTS)
+    assert site.refused() == {}
+
+
+@pytest.mark.fault("S18")
+async def test_oldest_first(site: Site, database: Database) -> None:
+    """Files of a backlog are stored in the order of their age, whatever the directory's is."""
+    site.extra["general"] = "core_threads = 1"
+    site.write_conf()
+    add_backlog(site, 600)
+    await work_off(site)
+    stored = database.query("SELECT executiontimestamp FROM ruddersysevents ORDER BY id")
+    assert len(stored) == 600 * REPORTS
+    assert stored == sorted(stored)
+
+
+@pytest.mark.fault("S8")
+async def test_poison_in_front(site: Site, database: Database) -> None:
+    """A thousand files that cannot pass, older than all others, do not hold up a thousand good."""
+    runs = add_backlog(site, 1_000)
+    forged = site.run_log(NODE, 5_000)[:-40]
+    closed, refused = set(), set()
+    for number in range(1_000, 2_000):
+        path = site.incoming / site.name(NODE, number)
+        path.write_bytes(forged)
+        os.utime(path, (time.time() - 86_400 + number,) * 2)
+        if number % 2:
+            path.chmod(0)
+            closed.add(path.name)
+        else:
+            refused.add(path.name)
+    async with open_daemon(site, wrapper=BOUND_BY_MODES) as daemon:
+        await eventually(lambda: set(site.waiting()) == closed)
+        live = site.send(NODE, 3_000, reports=REPORTS)
+        await eventually(lambda: live not in site.waiting())
+        assert set(site.refused()) == refused
+        assert await daemon.metric("rudder_relayd_reports_total", status="ok") == 1_001
+    check_books(database.query, {*runs, (NODE, 3_000)}, reports=REPORTS)
+
+
+@pytest.mark.fault("S18")
+async def test_new_files_do_not_wait_for_the_backlog(site: Site, database: Database) -> None:
+    """A run log that arrives now is stored while older ones still wait."""
+    runs = add_backlog(site, 3_000)
+    async with open_daemon(site) as daemon:
+        await daemon.saw("watch: watching")
+        name = site.send(NODE, 9_000, reports=REPORTS)
+        await eventually(lambda: name not in site.waiting())
+        assert site.waiting()
+        await daemon.settled()
+    check_books(database.query, {*runs, (NODE, 9_000)}, reports=REPORTS)
