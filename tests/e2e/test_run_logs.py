@@ -34,15 +34,17 @@ def zipped(data: bytes) -> bytes:
     return archive.getvalue()
 
 
+PACKERS: dict[str, Callable[[bytes], bytes]] = {"": bytes, ".gz": gzip.compress, ".zip": zipped}
+
+
 @pytest.mark.history(27)
 async def test_all_forms_of_file_names(site: Site, database: Database) -> None:
     """Both orders of date and node, colons or underscores, plain, gzip and zip are all stored."""
-    packers: dict[str, Callable[[bytes], bytes]] = {"": bytes, ".gz": gzip.compress, ".zip": zipped}
     count = 0
     async with open_daemon(site) as daemon:
         for form in ("{date}@{node}.log", "{node}_{date}.log"):
             for colon in ":_":
-                for extension, pack in packers.items():
+                for extension, pack in PACKERS.items():
                     date = (START + timedelta(minutes=count)).isoformat().replace(":", colon)
                     name = form.format(date=date, node=NODE) + extension
                     site.upload(name, pack(site.run_log(NODE, count)))
