@@ -213,6 +213,19 @@ class Daemon:
                 assert not self.ended.is_set(), "relayd ended:\n" + "\n".join(self.lines[-20:])
                 await news.wait()
 
+    def lines_of(self, text: str) -> list[str]:
+        """The lines logged so far that hold a text."""
+        return [line for line in self.lines if text in line]
+
+    async def answers(self) -> None:
+        """Waits until its API answers, for where nobody reads its log."""
+        with trio.fail_after(PATIENCE_S):
+            while True:
+                with suppress(OSError):
+                    await self.get("/metrics")
+                    return
+                await trio.sleep(0.02)
+
     async def get(self, path: str) -> tuple[int, bytes]:
         """GET on its API: status and body."""
         return await self._request(path, None)
@@ -281,10 +294,19 @@ async def open_daemon(
     *,
     env: Mapping[str, str] | None = None,
     wrapper: Iterable[str] = (),
+    program: Iterable[str] = ("relayd", "run"),
     ready: str | None = r"started",
 ) -> AsyncIterator[Daemon]:
-    """Runs relayd on a site until the block ends; killed there if it still runs."""
-    command = [*wrapper, sys.executable, "-m", "relayd", "run", "-c", str(site.conf)]
+    """Runs relayd on a site until the block ends; killed there if it still runs.
+
+    Args:
+        site: where.
+        env: added to the environment.
+        wrapper: a command that runs another one, and its arguments.
+        program: the Python module to run, and its first arguments.
+        ready: a log line to wait for.
+    """
+    command = [*wrapper, sys.executable, "-m", *program, "-c", str(site.conf)]
     process = await trio.lowlevel.open_process(
         command,
         stdin=subprocess.DEVNULL,
