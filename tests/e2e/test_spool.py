@@ -370,6 +370,9 @@ async def test_events_and_listings_of_one_file(site: Site, database: Database) -
         await daemon.post("/rudder/relay-api/1/system/reload")
         for path in paths:
             path.open("ab").close()
+        # What was taken up before this one has been read when this one is refused.
+        site.upload(site.name(NODE, 20), b"no signature")
+        await eventually(lambda: bool(site.refused()))
         proxy.fault = Fault()
         hold.lift()
         await daemon.settled()
