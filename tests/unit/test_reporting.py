@@ -268,10 +268,11 @@ async def test_reload_ends_a_wait_for_the_database(
     """Whoever mended the database reloads, and is not kept waiting for the next attempt."""
     monkeypatch.setattr("relayd.pipeline.OPERATOR_DELAYS_S", (3600.0,))
     async with open_station(tmp_path) as station:
-        station.database.failures = [operator()]
+        # The reload that makes the nodes known ends the first wait.
+        station.database.failures = [operator(), operator()]
         await station.reload("node1")
         station.send()
-        await eventually(lambda: len(station.database.batches) == 1)
+        await eventually(lambda: len(station.database.batches) == 2)
         if how == "nodes":
             station.reporting.nodes_changed()
         else:
