@@ -324,13 +324,15 @@ async def test_slow_statements(site: Site, database: Database) -> None:
         async with open_daemon(site) as daemon:
             site.send(NODE, 0)
             await daemon.settled()
-            proxy.fault = slow = Delay(0.2)
-            names = [site.send(NODE, number) for number in range(1, 4)]
-            await slow.struck.wait()
-            assert (await daemon.get(INFO))[0] == 200
-            assert (await daemon.get("/metrics"))[0] == 200
-            assert site.waiting() == sorted(names)
-            await daemon.settled()
+            proxy.fault = Delay(0.4)
+            for number in range(1, 4):
+                site.send(NODE, number)
+            answers = 0
+            while site.waiting():
+                assert (await daemon.get(INFO))[0] == 200
+                answers += 1
+        # Were each statement in the API's way, there would be one answer for each.
+        assert answers > 30
     check_books(database.query, {(NODE, number) for number in range(4)})
 
 
