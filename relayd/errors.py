@@ -97,7 +97,7 @@ class Retry(msgspec.Struct, frozen=True, array_like=True, tag=True):
 
     Attributes:
         detail: one line for the operator.
-        attempted: False when relayd stops before it has really tried.
+        attempted: False when it was not really tried: relayd stops, or is short of something.
     """
 
     detail: str

@@ -30,6 +30,9 @@ _OPEN: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 #: open(2): a symbolic link; a socket, or a FIFO without a peer.
 _NOT_REGULAR: Final = frozenset({errno.ELOOP, errno.ENXIO})
 
+#: What relayd or the machine is short of says nothing about the file.
+_SHORTAGE: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+
 
 class Job(msgspec.Struct, frozen=True, array_like=True):
     """One file to look at.
@@ -108,7 +111,9 @@ def examine_one(setup: Setup, job: Job) -> Examined:
         status = os.fstat(descriptor)
         return Examined(identity(status), _judge(setup, job, descriptor, status))
     except OSError as error:
-        return Examined(_look(path), Retry(f"cannot be read: {error.strerror}"))
+        return Examined(_look(path), _try_later("cannot be read", error))
+    except MemoryError:
+        return Examined(_look(path), Retry("not enough memory to examine it"))
     finally:
         os.close(descriptor)
 
@@ -126,7 +131,11 @@ def _cannot_open(error: OSError) -> Refused | Retry | Gone:
         return Gone()
     if error.errno in _NOT_REGULAR:
         return Refused(Reason.NOT_A_FILE, "not a regular file")
-    return Retry(f"cannot be opened: {error.strerror}")
+    return _try_later("cannot be opened", error)
+
+
+def _try_later(what: str, error: OSError) -> Retry:
+    return Retry(f"{what}: {error.strerror}", attempted=error.errno not in _SHORTAGE)
 
 
 def _judge(
