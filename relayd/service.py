@@ -130,6 +130,7 @@ class Service:
         self._http_ended = trio.Event()
         self._reload_wanted = Wake()
         self._reload_lock = trio.Lock()
+        self._reading = trio.CapacityLimiter(1)
 
     async def run(self) -> None:
         """Starts everything, waits for a stop signal, drains, stops."""
@@ -205,8 +206,8 @@ class Service:
             RelaydError: something could not be read; what was in force before still is.
         """
         async with self._reload_lock:
-            settings, warnings = await _read_aside(load_settings, self.directory)
-            logging = await _read_aside(load_logging, self.directory)
+            settings, warnings = await self._read_aside(load_settings)
+            logging = await self._read_aside(load_logging)
             await self.trust.load()
             configure(logging)
             for warning in warnings:
@@ -214,6 +215,12 @@ class Service:
             self._apply(settings)
             self._nodes_changed()
             log.info("reloaded")
+
+    async def _read_aside(self, read: Callable[[Path], T]) -> T:
+        """Reads in a thread that may be left alone: files may hang, which must not delay a stop."""
+        return await trio.to_thread.run_sync(
+            read, self.directory, abandon_on_cancel=True, limiter=self._reading
+        )
 
     def _apply(self, settings: Settings) -> None:
         for key in changed_keys(self.settings, settings):
@@ -259,8 +266,3 @@ class Service:
             lost = dropped()
             self.metrics.log_dropped.inc(lost - told)
             told = lost
-
-
-async def _read_aside(read: Callable[[Path], T], directory: Path) -> T:
-    """Reads files in a thread, which is left alone when relayd stops: they may hang."""
-    return await trio.to_thread.run_sync(read, directory, abandon_on_cancel=True)

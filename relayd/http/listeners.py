@@ -148,11 +148,14 @@ def _remove_stale(path: str) -> None:
     if not stat.S_ISSOCK(mode):
         raise StartError(f"cannot listen on unix:{path}: there is a file that is no socket")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)  # one that accepts nobody any more would hold us up
         try:
             probe.connect(path)
         except ConnectionRefusedError:
             Path(path).unlink()
             return
+        except BlockingIOError:
+            pass
     raise StartError(f"cannot listen on unix:{path}: another process listens there")
 
 
