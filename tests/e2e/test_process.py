@@ -31,8 +31,11 @@ API: Final = "/rudder/relay-api/1"
 
 @pytest.fixture
 def site(tmp_path: Path, database: Database) -> Site:
-    """A root server with three nodes."""
-    return make_site(tmp_path, database.rudder, fleet())
+    """A root server with three nodes, where all uploads are renamed into place."""
+    site = make_site(tmp_path, database.rudder, fleet())
+    site.extra["processing.reporting"] = 'settle_time = "0s"'
+    site.write()
+    return site
 
 
 @pytest.fixture
@@ -209,7 +212,7 @@ async def test_bug_in_a_task_ends_the_process(
         assert await code_of(daemon) == 1
         text = "\n".join(daemon.lines)
         assert "ERROR main: crashed" in text
-        assert f"tests.support.broken.BugError: in {task}" in text
+        assert f"| BugError: in {task}\n" in text + "\n"
     await balance(ledger, database)
 
 

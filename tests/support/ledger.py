@@ -113,6 +113,12 @@ class Ledger:
         self.site.upload(name, data)
         return name
 
+    def next_bad_name(self) -> str:
+        """The name of a file that must end in `failed`, for the caller to write."""
+        name = self.site.name(*self._next())
+        self.bad.add(name)
+        return name
+
     def _next(self) -> tuple[str, int]:
         self._number += 1
         return self._random.choice(sorted(self.site.nodes)), self._number
