@@ -324,9 +324,10 @@ async def test_slow_statements(site: Site, database: Database) -> None:
         async with open_daemon(site) as daemon:
             site.send(NODE, 0)
             await daemon.settled()
-            proxy.fault = Delay(0.4)
+            proxy.fault = slow = Delay(0.4)
             for number in range(1, 4):
                 site.send(NODE, number)
+            await slow.struck.wait()
             answers = 0
             while site.waiting():
                 assert (await daemon.get(INFO))[0] == 200
