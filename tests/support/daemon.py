@@ -153,9 +153,11 @@ class Site:
         """File name → reason, of what lies in `failed`."""
         reasons = {}
         for path in self.failed.iterdir() if self.failed.exists() else ():
-            if path.name.endswith(".reason"):
-                record = json.loads(path.read_text())
-                reasons[record["name"]] = record["reason"]
+            # relayd may take a file back at this very moment.
+            with suppress(FileNotFoundError):
+                if path.name.endswith(".reason"):
+                    record = json.loads(path.read_text())
+                    reasons[record["name"]] = record["reason"]
         return reasons
 
 
