@@ -34,6 +34,7 @@ from relayd.http.status import StatusReader
 from relayd.logs import configure, dropped, get_logger, open_logging
 from relayd.metrics import Metrics
 from relayd.spool.wake import Wake
+from relayd.threads import in_thread
 from relayd.trust import Trust
 
 if TYPE_CHECKING:
@@ -218,9 +219,7 @@ class Service:
 
     async def _read_aside(self, read: Callable[[Path], T]) -> T:
         """Reads in a thread that may be left alone: files may hang, which must not delay a stop."""
-        return await trio.to_thread.run_sync(
-            read, self.directory, abandon_on_cancel=True, limiter=self._reading
-        )
+        return await in_thread(read, self.directory, abandon_on_cancel=True, limiter=self._reading)
 
     def _apply(self, settings: Settings) -> None:
         for key in changed_keys(self.settings, settings):

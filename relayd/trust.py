@@ -11,6 +11,7 @@ from relayd.errors import NodesError
 from relayd.logs import get_logger
 from relayd.metrics import Metrics
 from relayd.nodes import Loaded, Nodes, load_nodes
+from relayd.threads import in_thread
 
 log = get_logger("nodes")
 
@@ -52,9 +53,7 @@ class Trust:
         async with self._lock:
             try:
                 # A thread that hangs in a dead file system must not hold up a stop.
-                loaded = await trio.to_thread.run_sync(
-                    self._load, abandon_on_cancel=True, limiter=self._limiter
-                )
+                loaded = await in_thread(self._load, abandon_on_cancel=True, limiter=self._limiter)
             except NodesError as error:
                 self._note_trouble(str(error))
                 raise

@@ -25,6 +25,7 @@ from relayd.logs import get_logger
 from relayd.printable import printable
 from relayd.runlog.model import RunLog
 from relayd.spool.identity import Identity, identity_at
+from relayd.threads import in_thread, is_shortage
 
 log = get_logger("examine")
 
@@ -64,7 +65,7 @@ class ThreadExaminer:
 
     async def examine(self, jobs: Sequence[Job]) -> list[Examined]:
         """As `Examiner.examine`."""
-        return await trio.to_thread.run_sync(examine, self._setup, jobs, limiter=self._limiter)
+        return await in_thread(examine, self._setup, jobs, limiter=self._limiter)
 
 
 class WorkerDiedError(Exception):
@@ -218,7 +219,7 @@ class WorkerPool:
 
     async def _last_chance(self, job: Job) -> Examined:
         # What is refused is what was there before, not a newer file of the same name.
-        known = await trio.to_thread.run_sync(_identity_now, self._directory / job.name)
+        known = await in_thread(_identity_now, self._directory / job.name)
         results = await self._attempt([job])
         if results is not None:
             return results[0]
@@ -262,7 +263,11 @@ class WorkerPool:
             return await _start_worker(self._call_timeout_s)
         except OSError as error:
             self._note_failing(error.strerror)
-            return None
+        except RuntimeError as error:
+            if not is_shortage(error):  # of threads: processes are started in one
+                raise
+            self._note_failing(str(error))
+        return None
 
     async def _serve(self, worker: Worker) -> None:
         """Offers one worker to callers, once it is set up, until it ends."""

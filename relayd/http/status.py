@@ -8,6 +8,7 @@ import msgspec
 import trio
 
 from relayd.errors import RelaydError
+from relayd.threads import in_thread
 
 #: Seconds for each check: whoever asks wants to know of a database that hangs, not to hang too.
 CHECK_TIMEOUT_S: Final = 2.0
@@ -71,9 +72,7 @@ class StatusReader:
         return StatusReport(**checks)
 
     async def _read_configuration(self) -> None:
-        await trio.to_thread.run_sync(
-            self._configuration, abandon_on_cancel=True, limiter=self._threads
-        )
+        await in_thread(self._configuration, abandon_on_cancel=True, limiter=self._threads)
 
 
 async def _check(

@@ -6,6 +6,7 @@ crosses the bridge (trio-asyncio) once. The calling task must run inside
 """
 
 import asyncio
+import errno
 import hashlib
 import socket
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
@@ -23,6 +24,7 @@ from relayd.outputs.sqlstate import kind_of
 from relayd.outputs.stored import Outcome, Stored
 from relayd.runlog.copytext import read_columns
 from relayd.runlog.model import COLUMNS, RunLog
+from relayd.threads import is_shortage
 
 log = get_logger("database")
 
@@ -180,7 +182,12 @@ class Database:
             **self._session_settings(),
             **arguments.get("server_settings", {}),
         }
-        connection = await asyncpg.connect(**arguments)
+        try:
+            connection = await asyncpg.connect(**arguments)
+        except RuntimeError as error:
+            if not is_shortage(error):  # of threads: a host name is resolved in one
+                raise
+            raise BlockingIOError(errno.EAGAIN, "no thread to be had to connect") from error
         _bound_silence(connection)
         return connection
 

@@ -21,6 +21,7 @@ from relayd.spool.clock import WallClock
 from relayd.spool.directories import ensure_directories, lock_spool
 from relayd.spool.listing import is_ours, scan
 from relayd.spool.reasons import SUFFIX, reason_path
+from relayd.threads import in_thread
 
 __all__ = [
     "Housekeeping",
@@ -90,7 +91,7 @@ async def run_cleanup(
     task_status.started()
     while True:
         if clock.is_trusted():
-            expired = await trio.to_thread.run_sync(sweep, house, time.time(), limiter=limiter)
+            expired = await in_thread(sweep, house, time.time(), limiter=limiter)
             if expire is not None:
                 for room, names in expired:
                     await expire(room, names)

@@ -17,6 +17,7 @@ from relayd.spool.committed import Committed
 from relayd.spool.identity import Identity, identity, identity_at
 from relayd.spool.quarantine import quarantine, requeue
 from relayd.spool.reasons import ReasonRecord
+from relayd.threads import in_thread
 
 __all__ = [
     "Disposal",
@@ -131,12 +132,10 @@ class Disposal:
     async def requeue(self, wanted: Callable[[ReasonRecord], bool]) -> int:
         """Move refused files back, see the function `requeue`; `wanted` runs in a thread."""
         move = partial(requeue, self._failed, self._incoming, wanted)
-        return await trio.to_thread.run_sync(move, limiter=self._limiter)
+        return await in_thread(move, limiter=self._limiter)
 
     async def _in_thread(self, actions: Sequence[Callable[[], T]]) -> list[T | Retry]:
-        return await trio.to_thread.run_sync(
-            lambda: list(_attempts(actions)), limiter=self._limiter
-        )
+        return await in_thread(lambda: list(_attempts(actions)), limiter=self._limiter)
 
 
 def _attempts(actions: Sequence[Callable[[], T]]) -> Iterator[T | Retry]:

@@ -27,6 +27,7 @@ from relayd.spool.inotify import (
     Inotify,
 )
 from relayd.spool.wake import Wake
+from relayd.threads import in_thread
 
 log = get_logger("watch")
 
@@ -131,9 +132,7 @@ class Watch:
             if self._inotify is None:
                 self._inotify = Inotify()
                 self._opened.set()
-            wd = await trio.to_thread.run_sync(
-                self._inotify.add, self._path, _MASK, limiter=self._limiter
-            )
+            wd = await in_thread(self._inotify.add, self._path, _MASK, limiter=self._limiter)
         except OSError as error:
             if error.errno in _MISSING:
                 self._note_missing(error)
@@ -150,7 +149,7 @@ class Watch:
 
     async def _look(self) -> tuple[int, int] | None:
         try:
-            return await trio.to_thread.run_sync(_place_of, self._path, limiter=self._limiter)
+            return await in_thread(_place_of, self._path, limiter=self._limiter)
         except OSError as error:
             self._note_missing(error)
             return None

@@ -26,6 +26,7 @@ from relayd.spool.listing import Listing, is_ours, oldest
 from relayd.spool.pending import Pending
 from relayd.spool.wake import Wake
 from relayd.spool.watch import Watch
+from relayd.threads import in_thread
 
 log = get_logger("watch")
 
@@ -225,7 +226,7 @@ class _Watcher:
 
     async def _take(self, look: Look) -> Listing:
         now = time.time()
-        listing = await trio.to_thread.run_sync(
+        listing = await in_thread(
             partial(
                 oldest,
                 self._spool.path,
