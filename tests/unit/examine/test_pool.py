@@ -152,8 +152,8 @@ async def test_more_calls_than_lanes_wait(room: Room) -> None:
     """With all lanes taken by a worker that does not answer, the next call does not begin."""
     async with open_pool(room) as pool, trio.open_nursery() as nursery:
         nursery.start_soon(pool.examine, room.jobs("hang.log"))
-        nursery.start_soon(pool.examine, room.jobs("b.log"))
         await eventually(lambda: room.seen() == ["hang.log"])
+        nursery.start_soon(pool.examine, room.jobs("b.log"))
         nursery.start_soon(pool.examine, room.jobs("c.log"))
         await wait_all_tasks_blocked()
         assert pool._free.statistics().tasks_waiting_receive == 1
