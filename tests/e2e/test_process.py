@@ -240,23 +240,32 @@ async def test_worker_killed_while_idle_is_replaced(
 
 
 @pytest.mark.fault("L6")
-async def test_worker_without_memory_is_replaced(
+async def test_worker_without_memory_puts_files_off(
     site: Site, ledger: Ledger, database: Database
 ) -> None:
-    """A worker that gets no memory ends; its files are examined by the next one."""
+    """What a worker has no memory for waits, small files pass, and nothing is blamed."""
     async with open_daemon(site) as daemon:
         ledger.send()
         await daemon.settled()
         (worker,) = children(daemon.process.pid)
-        pages = int(Path(f"/proc/{worker}/statm").read_text().split()[0])
-        size = pages * resource.getpagesize()
-        resource.prlimit(worker, resource.RLIMIT_AS, (size, size))
-        ledger.send(reports=50_000)
+        before = limit_memory(worker)
+        large = ledger.send(reports=50_000)
+        await daemon.saw("file stays, tried again later.*not enough memory")
         ledger.send()
+        await eventually(lambda: site.waiting() == [large])
+        resource.prlimit(worker, resource.RLIMIT_AS, before)
         await daemon.settled()
-        await replaced(daemon, worker)
         assert await daemon.stop() == 0
     await ledger.balance(database)
+
+
+def limit_memory(pid: int) -> tuple[int, int]:
+    """Gives a process no more address space than it has; returns the former limit."""
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[0])
+    size = pages * resource.getpagesize()
+    before = resource.prlimit(pid, resource.RLIMIT_AS)
+    resource.prlimit(pid, resource.RLIMIT_AS, (size, before[1]))
+    return before
 
 
 @pytest.mark.fault("L6")
@@ -267,9 +276,7 @@ async def test_daemon_without_memory_ends_and_loses_nothing(
     async with open_daemon(site) as daemon, trio.open_nursery() as nursery:
         nursery.start_soon(ledger.keep_sending)
         await metric_reaches(daemon, "rudder_relayd_in_flight", 1)
-        pages = int(Path(f"/proc/{daemon.process.pid}/statm").read_text().split()[0])
-        size = pages * resource.getpagesize()
-        resource.prlimit(daemon.process.pid, resource.RLIMIT_AS, (size, size))
+        limit_memory(daemon.process.pid)
         for _ in range(20):
             ledger.send(reports=5000)
         assert await daemon.process.wait() not in (0, 2, 3)
