@@ -1,0 +1,150 @@
+"""How relayd starts, and how it says that it cannot."""
+
+import errno
+import os
+import re
+import socket
+from pathlib import Path
+from typing import Final
+
+import pytest
+import trio
+
+from tests.support.daemon import Site, fetch, make_site, open_daemon
+from tests.support.ledger import Ledger, fleet
+from tests.support.postgres import Database
+from tests.support.wrappers import BOUND_BY_MODES
+
+API: Final = "/rudder/relay-api/1"
+
+
+@pytest.fixture
+def site(tmp_path: Path, database: Database) -> Site:
+    """A root server with three nodes, where all uploads are renamed into place."""
+    site = make_site(tmp_path, database.rudder, fleet())
+    site.extra["processing.reporting"] = 'settle_time = "0s"'
+    site.write()
+    return site
+
+
+@pytest.fixture
+def ledger(site: Site) -> Ledger:
+    """The books of this site, whose spool is there already."""
+    site.incoming.mkdir(parents=True)
+    return Ledger(site)
+
+
+async def fails_to_start(site: Site, wrapper: tuple[str, ...] = ()) -> tuple[int, str]:
+    """Starts relayd and waits for its end: exit code and the only line that it wrote."""
+    async with open_daemon(site, wrapper=wrapper, ready=None) as daemon:
+        with trio.fail_after(60):
+            code = await daemon.process.wait()
+            await daemon.ended.wait()
+        (line,) = [line for line in daemon.lines if not re.match(r"\d{4}-\d\d-\d\dT", line)]
+        return code, line
+
+
+@pytest.mark.fault("S21")
+async def test_second_daemon_on_a_spool_does_not_start(
+    site: Site, ledger: Ledger, database: Database
+) -> None:
+    """It ends with 3 and one line that names the spool; the first one goes on."""
+    async with open_daemon(site) as first:
+        other = make_site(site.root / "other", database.rudder, site.nodes)
+        other.extra["processing.reporting"] = f'directory = "{site.root / "reports"}"'
+        other.write()
+        code, line = await fails_to_start(other)
+        assert code == 3
+        assert line == f"error: {site.root / 'reports'} is already in use by another relayd"
+        ledger.send()
+        await first.settled()
+        assert await first.stop() == 0
+    await ledger.balance(database)
+
+
+@pytest.mark.fault("A24")
+@pytest.mark.history(62)
+async def test_port_in_use_is_a_start_error(site: Site) -> None:
+    """It ends with 3 and one line that names the address."""
+    with socket.create_server(("127.0.0.1", site.port)):
+        code, line = await fails_to_start(site)
+    assert code == 3
+    assert line == f"error: cannot listen on 127.0.0.1:{site.port}: Address already in use"
+
+
+@pytest.mark.fault("A24")
+@pytest.mark.history(62)
+async def test_senseless_address_is_a_configuration_error(site: Site) -> None:
+    """It ends with 2 and one line that names file and key."""
+    site.extra["general"] = 'listen = "nowhere"'
+    site.write()
+    code, line = await fails_to_start(site)
+    assert code == 2
+    assert str(site.conf / "main.conf") in line
+    assert "general.listen" in line
+
+
+@pytest.mark.history(62)
+async def test_missing_configuration_is_a_start_error(site: Site) -> None:
+    """It ends with 3 and one line that names the file."""
+    path = site.conf / "main.conf"
+    path.unlink()
+    code, line = await fails_to_start(site)
+    assert code == 3
+    assert str(path) in line
+
+
+@pytest.mark.history(64)
+async def test_listens_on_a_host_name(site: Site) -> None:
+    """A host name in `listen` is resolved, and relayd answers there."""
+    site.extra["general"] = f'listen = "localhost:{site.port}"'
+    site.write()
+    async with open_daemon(site) as daemon:
+        url = f"http://localhost:{site.port}{API}/system/info"
+        assert (await trio.to_thread.run_sync(fetch, url))[0] == 200
+        assert await daemon.stop() == 0
+
+
+@pytest.mark.fault("L9")
+async def test_missing_directories_are_made(site: Site, database: Database) -> None:
+    """Without any spool directory relayd starts and takes files at once."""
+    assert not site.incoming.parent.exists()
+    ledger = Ledger(site)
+    async with open_daemon(site) as daemon:
+        assert site.incoming.is_dir()
+        assert site.failed.is_dir()
+        ledger.send()
+        ledger.send_forged()
+        await daemon.settled()
+        assert await daemon.stop() == 0
+    await ledger.balance(database)
+
+
+@pytest.mark.fault("L9")
+@pytest.mark.parametrize("which", ["reports", "incoming", "failed"])
+async def test_directory_that_cannot_be_used_is_a_start_error(
+    site: Site, ledger: Ledger, which: str
+) -> None:
+    """It ends with 3 and one line that names the directory; nothing is changed."""
+    directory = {"incoming": site.incoming, "failed": site.failed}.get(which, site.incoming.parent)
+    directory.mkdir(exist_ok=True)
+    ledger.send()
+    directory.chmod(0)
+    try:
+        code, line = await fails_to_start(site, BOUND_BY_MODES)
+    finally:
+        directory.chmod(0o750)
+    assert code == 3
+    assert line.startswith(f"error: spool directory {directory}")
+    assert len(site.waiting()) == 1
+
+
+@pytest.mark.fault("L9")
+async def test_directory_that_cannot_be_made_is_a_start_error(site: Site) -> None:
+    """A file in the place of the spool: 3 and one line that names it."""
+    spool = site.incoming.parent
+    spool.write_text("not a directory")
+    code, line = await fails_to_start(site)
+    assert code == 3
+    assert line.startswith(f"error: spool directory {spool} cannot be made")
+    assert os.strerror(errno.EEXIST) in line or os.strerror(errno.ENOTDIR) in line
