@@ -47,6 +47,8 @@ QUIET_S: Final = 1.0
 #: Delays between attempts while the database is away, and while someone must act.
 TRANSIENT_DELAYS_S: Final = (0.2, 0.5, 1.0, 2.0, 4.0)
 OPERATOR_DELAYS_S: Final = (1.0, 5.0, 15.0, 60.0)
+#: Disk full, too many connections: no run log of a batch is better off than another.
+FULL: Final = frozenset({"53100", "53300"})
 #: A batch that fails this often while the server answers is written run log by run log.
 ATTEMPTS_TOGETHER: Final = 3
 
@@ -240,6 +242,7 @@ class Writer:
         self._metrics = metrics
         self._wake = Wake()
         self._stopping = False
+        self._was_up = False
         self.trouble: DatabaseError | None = None
 
     def wake(self) -> None:
@@ -280,7 +283,8 @@ class Writer:
             except DatabaseError as error:
                 attempt += 1
                 self._note(error, attempt)
-                if attempt >= ATTEMPTS_TOGETHER and await self._server_is_well():
+                together = attempt < ATTEMPTS_TOGETHER or error.sqlstate in FULL
+                if not together and await self._server_is_well():
                     return [await self._write_alone(run_log) for run_log in run_logs]
                 await self._wait(error, attempt)
             else:
@@ -305,6 +309,19 @@ class Writer:
                 return outcome
         return self._not_attempted()
 
+    async def look(self) -> None:
+        """Tells whether the database is there before a run log needs it; ends once it was."""
+        attempt = 0
+        while not self._was_up and not self._stopping:
+            try:
+                await self._database.probe()
+            except DatabaseError as error:
+                attempt += 1
+                self._note(error, attempt)
+                await trio.sleep(_delay(error, attempt))
+            else:
+                self._recovered()
+
     def _gives_up(self) -> bool:
         return self._stopping and self.trouble is not None
 
@@ -319,8 +336,7 @@ class Writer:
         return True
 
     async def _wait(self, error: DatabaseError, attempt: int) -> None:
-        delays = OPERATOR_DELAYS_S if error.kind == "operator" else TRANSIENT_DELAYS_S
-        with trio.move_on_after(delays[min(attempt, len(delays)) - 1]):
+        with trio.move_on_after(_delay(error, attempt)):
             await self._wake.wait()
 
     def _note(self, error: DatabaseError, attempt: int) -> None:
@@ -337,10 +353,16 @@ class Writer:
         self.trouble = error
 
     def _recovered(self) -> None:
+        self._was_up = True
         self._metrics.database_up.set(1)
         if self.trouble is not None:
             database_log.info("database takes run logs again")
             self.trouble = None
+
+
+def _delay(error: DatabaseError, attempt: int) -> float:
+    delays = OPERATOR_DELAYS_S if error.kind == "operator" else TRANSIENT_DELAYS_S
+    return delays[min(attempt, len(delays)) - 1]
 
 
 async def run_reporting(

@@ -78,6 +78,7 @@ class Reporting:
             helpers.start_soon(self._run_cleanup, name="cleanup")
             helpers.start_soon(self._run_requeue, name="requeue")
             helpers.start_soon(self._run_stopper, stop, name="stopper")
+            helpers.start_soon(self._writer.look, name="look at the database")
             if await self._wait_for_nodes(stop):
                 await self._run_pipeline(stop)
             helpers.cancel_scope.cancel("pipeline ended")

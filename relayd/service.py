@@ -16,6 +16,7 @@ An exception in any of these is a bug: it cancels the others and ends the proces
 """
 
 import signal
+import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
 
 log = get_logger("main")
 
+#: How long a thread may keep the event loop waiting for the interpreter lock (5 ms by default).
+SWITCH_INTERVAL_S: Final = 0.001
 #: After a stop signal, what is in flight may take this long to be committed and disposed of.
 DRAIN_TIMEOUT_S: Final = 4.0
 HTTP_GRACE_S: Final = 10.0
@@ -60,6 +63,7 @@ def run(directory: Path) -> int:
         ConfigError: a configuration file is not valid.
         StartError: anything else prevents the start.
     """
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     settings, warnings = load_settings(directory)
     logging = load_logging(directory)
     with open_logging():

@@ -65,7 +65,19 @@ class ThreadExaminer:
 
     async def examine(self, jobs: Sequence[Job]) -> list[Examined]:
         """As `Examiner.examine`."""
-        return await in_thread(examine, self._setup, jobs, limiter=self._limiter)
+        return await in_thread(self._examine, jobs, limiter=self._limiter)
+
+    def _examine(self, jobs: Sequence[Job]) -> list[Examined]:
+        """As in a worker: what breaks on a file is told and refused, the others go on."""
+        try:
+            return examine(self._setup, jobs)
+        except Exception:
+            if len(jobs) > 1:
+                return self._examine(jobs[: len(jobs) // 2])
+            log.exception("examination broke", file=jobs[0].name, node=jobs[0].node_id)
+        name = jobs[0].name
+        refused = Refused(Reason.WORKER_CRASH, f"its examination broke: {printable(name, 200)}")
+        return [Examined(_identity_now(Path(self._setup.directory) / name), refused)]
 
 
 class WorkerDiedError(Exception):

@@ -10,6 +10,7 @@ import errno
 import hashlib
 import socket
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from itertools import accumulate
 from typing import Any, Final
 from urllib.parse import parse_qsl, urlsplit
 
@@ -20,7 +21,7 @@ import trio_asyncio
 from relayd.errors import DatabaseError, Reason, Refused
 from relayd.logs import get_logger
 from relayd.outputs import statements as sql
-from relayd.outputs.sqlstate import kind_of
+from relayd.outputs.faults import FAULTS, explain
 from relayd.outputs.stored import Outcome, Stored
 from relayd.runlog.copytext import read_columns
 from relayd.runlog.model import COLUMNS, RunLog
@@ -34,6 +35,8 @@ Connection = Any
 PROBE_TIMEOUT_S: Final = 2.0
 #: Unacknowledged bytes are given up after this time, so that a vanished server is noticed.
 TCP_USER_TIMEOUT_MS: Final = 30_000
+#: Rows are handed to the connection in pieces of about this size.
+COPY_CHUNK_BYTES: Final = 512 * 1024
 
 
 class Patience(msgspec.Struct, frozen=True):
@@ -146,15 +149,19 @@ class Database:
         try:
             async with asyncio.timeout(allowed), self._turn:
                 connection = await self._connected()
-                async with connection.transaction():
-                    if allowed > 1.5 * patience.statement:
-                        await connection.execute(
-                            "SELECT set_config('statement_timeout', $1, true)", _ms(allowed)
-                        )
-                    return await _store(connection, run_logs)
-        except _FAULTS as error:
-            fault = _explain(error)
-            if fault.kind != "permanent":
+                await connection.execute(sql.BEGIN % _lock_keys(run_logs))
+                if allowed > 1.5 * patience.statement:
+                    await connection.execute(
+                        "SELECT set_config('statement_timeout', $1, true)", _ms(allowed)
+                    )
+                stored = await _store(connection, run_logs)
+                await connection.execute(sql.COMMIT)
+                return stored
+        except FAULTS as error:
+            fault = explain(error)
+            if fault.kind == "permanent":
+                await self._roll_back()
+            else:
                 self._drop()
             raise fault from error
         except BaseException:
@@ -162,6 +169,15 @@ class Database:
             # finds out on a fresh connection.
             self._drop()
             raise
+
+    async def _roll_back(self) -> None:
+        """After data were refused: the connection is well, only its transaction is not."""
+        assert self._writer is not None
+        try:
+            async with asyncio.timeout(self._patience.connect):
+                await self._writer.execute(sql.ROLLBACK)
+        except FAULTS:
+            self._drop()
 
     async def _connected(self) -> Connection:
         if self._writer is None or self._writer.is_closed():
@@ -210,8 +226,8 @@ class Database:
                         await _check(await self._connected())
                 else:
                     await self._probe_aside()
-        except _FAULTS as error:
-            raise _explain(error) from error
+        except FAULTS as error:
+            raise explain(error) from error
 
     async def _probe_aside(self) -> None:
         connection = await self._connect()
@@ -231,35 +247,8 @@ class Database:
             return
         try:
             await writer.close(timeout=1.0)
-        except _FAULTS:
+        except FAULTS:
             writer.terminate()
-
-
-#: What asyncpg raises when the server, the network or the data are at fault.
-_FAULTS: Final = (
-    OSError,
-    TimeoutError,
-    asyncpg.PostgresError,
-    asyncpg.InterfaceError,
-    asyncpg.InternalClientError,
-)
-
-
-def _explain(error: BaseException) -> DatabaseError:
-    """The error as ours. asyncpg hides the first cause in the context when a COPY breaks."""
-    cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, asyncpg.PostgresError):
-        cause = cause.__cause__ or cause.__context__
-    if isinstance(cause, asyncpg.PostgresError):
-        state = getattr(cause, "sqlstate", None) or ""
-        # Only the primary message: the server's DETAIL shows the data.
-        text = " ".join(str(getattr(cause, "message", None) or cause).split())[:200]
-        if not state:
-            return DatabaseError(text or type(cause).__name__, "transient")
-        return DatabaseError(text, kind_of(state), state)
-    if isinstance(error, TimeoutError):
-        return DatabaseError("the database did not answer in time", "transient")
-    return DatabaseError(" ".join(str(error).split())[:200] or type(error).__name__, "transient")
 
 
 def _ms(seconds: float) -> str:
@@ -313,6 +302,11 @@ def _rounds(batch: Sequence[RunLog]) -> Iterable[list[int]]:
     return rounds
 
 
+def _lock_keys(run_logs: Sequence[RunLog]) -> str:
+    """The advisory locks of runs, sorted: the same numbers in every relayd that writes here."""
+    return ",".join(map(str, sorted({_lock_key(run_log) for run_log in run_logs})))
+
+
 def _lock_key(run_log: RunLog) -> int:
     """The advisory lock of a run: the same number in every relayd that writes here."""
     digest = hashlib.blake2b(f"{run_log.node_id}\0{run_log.start}".encode(), digest_size=8)
@@ -321,13 +315,12 @@ def _lock_key(run_log: RunLog) -> int:
 
 async def _store(connection: Connection, run_logs: Sequence[RunLog]) -> list[Stored]:
     """Stores run logs of different runs inside the open transaction."""
-    await connection.fetchval(sql.LOCK, sorted({_lock_key(run_log) for run_log in run_logs}))
-    there = await _already_stored(connection, run_logs)
+    before, there = await _already_stored(connection, run_logs)
     fresh = [
         run_log for index, run_log in enumerate(run_logs) if run_log.rows and index not in there
     ]
     if fresh:
-        await _insert(connection, fresh)
+        await _insert(connection, fresh, before)
     return [_stored(run_log, there.get(index)) for index, run_log in enumerate(run_logs)]
 
 
@@ -337,8 +330,10 @@ def _stored(run_log: RunLog, rows_there: int | None) -> Stored:
     return Stored(0, duplicate=True, missing=max(0, run_log.rows - rows_there))
 
 
-async def _already_stored(connection: Connection, run_logs: Sequence[RunLog]) -> dict[int, int]:
-    """Which run logs are there: index → number of rows that the run has in the database.
+async def _already_stored(
+    connection: Connection, run_logs: Sequence[RunLog]
+) -> tuple[int, dict[int, int]]:
+    """An id before those of new rows, and which run logs are there with how many rows, by index.
 
     The first report decides. Where it is of a type that is not inserted, the first one that is
     inserted decides too.
@@ -353,58 +348,38 @@ async def _already_stored(connection: Connection, run_logs: Sequence[RunLog]) ->
         if run_log.rows != run_log.reports:
             owners.append(index)
             probes.append(read_columns(run_log.copy[: run_log.copy.index(b"\n")]))
-    if not probes:
-        return {}
-    columns = [list(column) for column in zip(*probes, strict=True)]
-    found = await connection.fetch(sql.STORED, *columns)
-    return {owners[row["number"] - 1]: row["rows"] for row in found}
+    columns = [[probe[place] for probe in probes] for place in range(len(COLUMNS))]
+    rows = await connection.fetch(sql.STORED, *columns)
+    values = {row["number"]: row["value"] for row in rows}
+    before = values.pop(0)
+    return before, {owners[number - 1]: value for number, value in values.items()}
 
 
-async def _insert(connection: Connection, run_logs: Sequence[RunLog]) -> None:
-    before = await connection.fetchval(sql.NEXT_ID)
+async def _insert(connection: Connection, run_logs: Sequence[RunLog], before: int) -> None:
     await connection.copy_to_table(
         "ruddersysevents", source=_copy_source(run_logs), columns=COLUMNS
     )
-    complete = [run_log for run_log in run_logs if run_log.complete]
-    if not complete:
-        return
-    last = await connection.fetchval(sql.LAST_ID)
-    if last - before == sum(run_log.rows for run_log in run_logs):
-        ids = _count_on(run_logs, before + 1)
-    else:
-        ids = await _ask_first_ids(connection, complete, before)
-    await connection.execute(
-        sql.EXECUTIONS,
-        [run_log.node_id for run_log in complete],
-        [run_log.start for run_log in complete],
-        [run_log.config_id for run_log in complete],
-        ids,
-    )
+    places = accumulate((run_log.rows for run_log in run_logs), initial=1)
+    complete = [
+        (run_log.node_id, run_log.start, run_log.config_id, place)
+        for run_log, place in zip(run_logs, places, strict=False)
+        if run_log.complete
+    ]
+    if complete:
+        rows = sum(run_log.rows for run_log in run_logs)
+        columns = [list(column) for column in zip(*complete, strict=True)]
+        await connection.execute(sql.EXECUTIONS, *columns, before, rows)
 
 
 async def _copy_source(run_logs: Sequence[RunLog]) -> AsyncIterator[bytes]:
+    """The rows in large chunks: each costs a turn of the event loop."""
+    chunk: list[bytes] = []
+    size = 0
     for run_log in run_logs:
-        yield run_log.copy
-
-
-def _count_on(run_logs: Sequence[RunLog], first: int) -> list[int]:
-    ids = []
-    for run_log in run_logs:
-        if run_log.complete:
-            ids.append(first)
-        first += run_log.rows
-    return ids
-
-
-async def _ask_first_ids(
-    connection: Connection, run_logs: Sequence[RunLog], before: int
-) -> list[int]:
-    """Ids when another session drew from the sequence meanwhile: no longer one range."""
-    rows = await connection.fetch(
-        sql.FIRST_IDS,
-        [run_log.node_id for run_log in run_logs],
-        [run_log.start for run_log in run_logs],
-        before,
-    )
-    ids = {row["number"]: row["id"] for row in rows}
-    return [ids[number] for number in range(1, len(run_logs) + 1)]
+        chunk.append(run_log.copy)
+        size += len(run_log.copy)
+        if size >= COPY_CHUNK_BYTES:
+            yield b"".join(chunk)
+            chunk, size = [], 0
+    if chunk:
+        yield b"".join(chunk)

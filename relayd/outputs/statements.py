@@ -8,9 +8,16 @@ from typing import Final
 
 from relayd.runlog.model import COLUMNS
 
+#: Opens a transaction and takes its locks in one round trip; the place is for numbers of ours.
 #: Writers of the same run queue up here until the first of them has committed. Keys come sorted,
 #: so that two writers with several runs in common cannot deadlock.
-LOCK: Final = "SELECT count(pg_advisory_xact_lock(key)) FROM unnest($1::bigint[]) AS key"
+BEGIN: Final = (
+    "BEGIN; SELECT count(pg_advisory_xact_lock(key)) FROM unnest('{%s}'::bigint[]) AS key"
+)
+
+COMMIT: Final = "COMMIT;"
+
+ROLLBACK: Final = "ROLLBACK;"
 
 _MATCHES: Final = """
     r.nodeid = w.nodeid AND r.executiontimestamp = w.executiontimestamp
@@ -21,12 +28,15 @@ _MATCHES: Final = """
          w.eventtype, w.msg, w.policy)
 """
 
-#: Which of these reports are stored already, and how many rows their runs have. LATERAL with a
+#: Number 0 has an id drawn from the sequence, less than those that rows get from now on. The
+#: others are reports that are stored already, and how many rows their runs have. LATERAL with a
 #: LIMIT keeps the planner on one index probe for each report, on a table never analysed too.
 STORED: Final = f"""
-SELECT w.number::int AS number,
+SELECT 0 AS number, nextval('serial') AS value
+UNION ALL
+SELECT w.number::int,
        (SELECT count(*) FROM ruddersysevents AS r
-         WHERE r.nodeid = w.nodeid AND r.executiontimestamp = w.executiontimestamp) AS rows
+         WHERE r.nodeid = w.nodeid AND r.executiontimestamp = w.executiontimestamp)
 FROM unnest($1::text[]::timestamptz[], $2::text[], $3::text[], $4::text[], $5::text[],
             $6::text[], $7::text[], $8::text[], $9::text[], $10::text[],
             $11::text[]::timestamptz[])
@@ -34,25 +44,19 @@ FROM unnest($1::text[]::timestamptz[], $2::text[], $3::text[], $4::text[], $5::t
 CROSS JOIN LATERAL (SELECT 1 FROM ruddersysevents AS r WHERE {_MATCHES} LIMIT 1) AS found
 """  # noqa: S608 - column names of our own
 
-NEXT_ID: Final = "SELECT nextval('serial')"
-
-LAST_ID: Final = "SELECT currval('serial')"
-
-#: First row of each run log of a batch whose ids turned out not to be one range.
-FIRST_IDS: Final = """
-SELECT w.number::int AS number, found.id AS id
-FROM unnest($1::text[], $2::text[]::timestamptz[]) WITH ORDINALITY AS w(nodeid, start, number)
-CROSS JOIN LATERAL (
-    SELECT r.id FROM ruddersysevents AS r
-    WHERE r.nodeid = w.nodeid AND r.executiontimestamp = w.start AND r.id > $3
-    ORDER BY r.id LIMIT 1
-) AS found
-"""
-
-#: An execution that is there already is left alone.
+#: An execution that is there already is left alone. The first row of a run log is told by its
+#: place among the $6 rows that were copied after id $5 was drawn, unless another session drew
+#: ids meanwhile; then it is looked up.
 EXECUTIONS: Final = """
 INSERT INTO reportsexecution (nodeid, date, nodeconfigid, insertionid)
-SELECT * FROM unnest($1::text[], $2::text[]::timestamptz[], $3::text[], $4::bigint[])
+SELECT w.nodeid, w.start, w.config,
+       CASE WHEN currval('serial') - $5 = $6 THEN $5 + w.place
+       ELSE (SELECT r.id FROM ruddersysevents AS r
+              WHERE r.nodeid = w.nodeid AND r.executiontimestamp = w.start AND r.id > $5
+              ORDER BY r.id LIMIT 1)
+       END
+FROM unnest($1::text[], $2::text[]::timestamptz[], $3::text[], $4::bigint[])
+     AS w(nodeid, start, config, place)
 ON CONFLICT (nodeid, date) DO NOTHING
 """
 

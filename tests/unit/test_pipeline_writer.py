@@ -287,3 +287,36 @@ async def test_writer_cancelled_in_a_wait_closes_its_channels() -> None:
     await ended(stage.dispose)
     with pytest.raises(trio.BrokenResourceError):
         await stage.source.send(part_of(1))
+
+
+async def test_a_look_at_the_start_tells_that_the_database_is_there(
+    writing: Writing, autojump_clock: MockClock
+) -> None:
+    """Before any run log comes, the gauge says that the database is away, then that it is back."""
+    writing.database.probes = [transient(), operator("no table"), None]
+    with capture_logs() as logs:
+        await writing.writer.look()
+    assert writing.up == 1
+    assert writing.writer.trouble is None
+    assert [line["log_level"] for line in logs] == ["error", "error", "info"]
+    assert writing.database.batches == []
+
+
+async def test_a_look_ends_at_a_stop(writing: Writing, autojump_clock: MockClock) -> None:
+    """A database that never comes does not keep relayd from stopping."""
+    writing.never_again(transient)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(writing.writer.look)
+        await trio.sleep(30)
+        assert writing.up == 0
+        writing.writer.stop()
+
+
+async def test_a_full_server_gets_no_run_logs_one_by_one(
+    writing: Writing, autojump_clock: MockClock
+) -> None:
+    """When the disk is full for all, the batch waits as one although the server answers."""
+    full = DatabaseError("no space left", "transient", "53100")
+    writing.database.failures = [full] * (2 * ATTEMPTS_TOGETHER)
+    assert await writing.writer.write(LOGS) == STORED
+    assert writing.database.batches == [["node0", "node1", "node2"]] * (2 * ATTEMPTS_TOGETHER + 1)

@@ -17,6 +17,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from relayd.demo.runlogs import make_runlog
 from relayd.errors import Reason, Refused
+from relayd.examine import job as job_module
 from relayd.examine import pool as module
 from relayd.examine.job import Examined, Gone, Job, Setup
 from relayd.examine.pool import Examiner, ThreadExaminer, WorkerPool, open_examiner
@@ -386,6 +387,31 @@ async def test_one_core_examines_in_a_thread(room: Room) -> None:
         assert isinstance(examiner, ThreadExaminer)
         assert examiner.lanes == 1
         assert outcomes(await examiner.examine(room.jobs("a.log", "b.log"))) == ["good"] * 2
+
+
+async def test_a_file_that_breaks_the_thread_is_refused_alone(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without processes too, a file on which our own code breaks stops no other file."""
+    real = job_module.examine_one
+
+    def broken(setup: Setup, job: Job) -> Examined:
+        if job.name.startswith("crash"):
+            raise ZeroDivisionError
+        return real(setup, job)
+
+    monkeypatch.setattr(job_module, "examine_one", broken)
+    jobs = room.jobs("a.log", "crash.log", "b.log")
+    results: list[Examined] = []
+    async with open_examiner(room.setup, 1) as examiner:
+        with capture_logs() as logs:
+            while len(results) < len(jobs):
+                results += await examiner.examine(jobs[len(results) :])
+    assert [type(result.result) for result in results] == [RunLog, Refused, RunLog]
+    assert isinstance(results[1].result, Refused)
+    assert results[1].result.reason is Reason.WORKER_CRASH
+    assert results[1].identity is not None
+    assert [line["event"] for line in logs] == ["examination broke"]
 
 
 async def test_further_cores_get_a_worker_each(room: Room) -> None:
