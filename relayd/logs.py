@@ -208,6 +208,7 @@ def open_logging() -> Iterator[None]:
     The end takes at most 2 seconds, however slow the reader is.
     """
     _occupy_standard_streams()
+    _state.limit = RateLimit()
     writer = LogWriter(_state.fd, _dropped_line, _summaries, _state.limit.next_due)
     writer.start()
     _state.writer = writer
