@@ -17,14 +17,9 @@ from relayd.logs import get_logger
 from relayd.metrics import Metrics
 from relayd.outputs.database import Database
 from relayd.pipeline import Writer, run_examine, run_reporting
-from relayd.spool.cleanup import (
-    Housekeeping,
-    Room,
-    ensure_directories,
-    lock_spool,
-    run_cleanup,
-)
+from relayd.spool.cleanup import Housekeeping, Room, run_cleanup
 from relayd.spool.clock import WallClock
+from relayd.spool.directories import ensure_directories, lock_spool
 from relayd.spool.disposal import Disposal, ReasonRecord
 from relayd.spool.pending import Pending
 from relayd.spool.wake import Wake

@@ -1,44 +1,25 @@
 """What keeps the spool from growing: old refused files and leftovers of others go.
 
-Nothing here removes a file that should have been processed: `overdue` only names those, and the
-pipeline decides.
+Nothing here removes a file that should have been processed, however old: that is the pipeline's.
 """
 
-import heapq
 import os
 import stat
 import time
-from collections.abc import Awaitable, Callable, Container, Iterator, Sequence
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
 
 import msgspec
 import trio
 
 from relayd.logs import get_logger
 from relayd.spool.clock import WallClock
-from relayd.spool.directories import ensure_directories, lock_spool
-from relayd.spool.listing import is_ours, scan
+from relayd.spool.listing import is_ours
 from relayd.spool.reasons import SUFFIX, reason_path
 from relayd.threads import in_thread
 
-__all__ = [
-    "Housekeeping",
-    "Room",
-    "ensure_directories",
-    "lock_spool",
-    "overdue",
-    "run_cleanup",
-    "sweep",
-    "sweep_failed",
-    "sweep_leftovers",
-]
-
 log = get_logger("cleanup")
-
-#: Names that one look for overdue files returns at most: some 3 MB.
-OVERDUE_NAMES: Final = 10_000
 
 
 class Room(msgspec.Struct, frozen=True):
@@ -73,7 +54,6 @@ async def run_cleanup(
     house: Housekeeping,
     clock: WallClock,
     *,
-    expire: Callable[[Room, Sequence[str]], Awaitable[None]] | None = None,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Sweep at once and then every `frequency` seconds. Ends when cancelled.
@@ -84,37 +64,30 @@ async def run_cleanup(
     Args:
         house: what to keep clean.
         clock: judges whether ages can be trusted.
-        expire: gets the names of files that were not processed within the retention.
         task_status: started before the first sweep.
     """
     limiter = trio.CapacityLimiter(1)
     task_status.started()
     while True:
         if clock.is_trusted():
-            expired = await in_thread(sweep, house, time.time(), limiter=limiter)
-            if expire is not None:
-                for room, names in expired:
-                    await expire(room, names)
+            await in_thread(sweep, house, time.time(), limiter=limiter)
         else:
             log.warning("the clock was set, nothing is removed for now", seconds=round(clock.jump))
         await trio.sleep(house.frequency)
 
 
-def sweep(house: Housekeeping, now: float) -> list[tuple[Room, list[str]]]:
-    """Remove what is too old from all directories. Blocks: meant for a thread.
+def sweep(house: Housekeeping, now: float) -> None:
+    """Removes what is too old from all directories. Blocks: meant for a thread.
 
-    Returns:
-        The rooms that hold overdue files, with the names of these.
+    Args:
+        house: what to keep clean.
+        now: Unix time.
     """
-    expired: list[tuple[Room, list[str]]] = []
     with _given_up(house.failed):
         sweep_failed(house.failed, house.retention, now)
     for room in house.rooms:
         with _given_up(room.path):
             sweep_leftovers(room.path, room.extensions, house.retention, now)
-            if names := overdue(room.path, room.extensions, house.retention, now):
-                expired.append((room, names))
-    return expired
 
 
 @contextmanager
@@ -195,19 +168,6 @@ def sweep_leftovers(
     if removed:
         log.info("leftovers removed", file=str(directory), files=removed)
     return removed
-
-
-def overdue(directory: Path, extensions: Container[str], retention: float, now: float) -> list[str]:
-    """Files that should have been processed and are older than the retention, the oldest first.
-
-    Returns:
-        At most `OVERDUE_NAMES` names.
-
-    Raises:
-        OSError: the directory cannot be read.
-    """
-    old = ((mtime, name) for name, mtime in scan(directory, extensions) if mtime < now - retention)
-    return [name for _, name in heapq.nsmallest(OVERDUE_NAMES, old)]
 
 
 def _files(directory: Path) -> Iterator[tuple[Path, os.stat_result]]:
