@@ -7,7 +7,7 @@ did not succeed.
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Final, Literal
+from typing import Final
 
 import msgspec
 import trio
@@ -27,8 +27,6 @@ log = get_logger("disposal", limited=False)
 
 #: Reasons that say that nothing is known of the node: Rudder's dashboards count them apart.
 _INVALID: Final = frozenset({Reason.BAD_NAME, Reason.UNKNOWN_NODE})
-
-Result = Literal["removed", "moved", "changed", "gone"] | Retry
 
 
 class Rules(msgspec.Struct, frozen=True):

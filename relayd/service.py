@@ -205,7 +205,7 @@ class Service:
             self.reporting.nodes_changed()
 
     async def reload(self) -> None:
-        """Reads logging, nodes and certificates anew (§ reload of the administrator's guide).
+        """Reads logging, nodes and certificates anew (docs/configuration.md tells what counts).
 
         Raises:
             RelaydError: something could not be read; what was in force before still is.

@@ -29,11 +29,6 @@ def join(columns: Sequence[bytes]) -> bytes:
     return row
 
 
-def copy_line(columns: tuple[str, ...]) -> str:
-    """One row, its columns in order, ended by a newline."""
-    return join([column.encode() for column in columns]).decode() + "\n"
-
-
 def read_columns(line: bytes) -> tuple[str, ...]:
     """The columns of one row that `join` or PostgreSQL's COPY TO wrote; it has no NULL."""
     columns = line.rstrip(b"\n").decode().split("\t")

@@ -97,7 +97,7 @@ class _Survey:
         exclude: Callable[[str], bool],
         now: float,
     ) -> Iterator[tuple[float, str]]:
-        for name, mtime in scan(directory, extensions):
+        for name, mtime in _scan(directory, extensions):
             self.total += 1
             if self.oldest is None or mtime < self.oldest:
                 self.oldest = mtime
@@ -106,7 +106,7 @@ class _Survey:
                 yield mtime, name
 
 
-def scan(directory: Path, extensions: Container[str]) -> Iterator[tuple[str, float]]:
+def _scan(directory: Path, extensions: Container[str]) -> Iterator[tuple[str, float]]:
     """Stream name and modification time (Unix seconds) of all files that are ours.
 
     The time is infinite where it cannot be read: a damaged entry does not hide its neighbours, and

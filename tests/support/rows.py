@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from relayd.runlog.copytext import copy_line, read_columns
+from relayd.runlog.copytext import join, read_columns
 from relayd.runlog.model import COLUMNS, RunLog
 
 START = "2026-03-01T12:00:00+00:00"
@@ -39,7 +39,7 @@ def make_rows(
         if columns["eventtype"] not in skip:
             kept.append(copy_line(values))
     assert first is not None
-    copy = "".join(kept).encode()
+    copy = b"".join(kept)
     return RunLog(node, start, "config-1", complete, rows, len(kept), copy, first)
 
 
@@ -59,6 +59,11 @@ def _columns(node: str, start: str, number: int, *, complete: bool, message: str
         "policy": "Common",
         "executiontimestamp": start,
     }
+
+
+def copy_line(columns: tuple[str, ...]) -> bytes:
+    """One row of COPY text, its columns in order, ended by a newline."""
+    return join([column.encode() for column in columns]) + b"\n"
 
 
 def messages(run_log: RunLog) -> list[str]:

@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relayd.runlog.copytext import copy_line, escape, join, read_columns, read_copy
+from relayd.runlog.copytext import escape, join, read_columns, read_copy
 from relayd.runlog.model import COLUMNS, Report
+from tests.support.rows import copy_line
 
 FIELDS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")) | st.text(
     "\\\t\n\rntbr.N", max_size=12
@@ -36,7 +37,7 @@ def test_separators_and_backslashes_are_escaped(field: bytes, written: bytes) ->
 def test_columns_have_their_order() -> None:
     """A row read from COPY text gives each column to its field."""
     line = copy_line(tuple(COLUMNS))
-    assert list(read_copy(line.encode())) == [
+    assert list(read_copy(line)) == [
         Report(
             start_datetime="executiontimestamp",
             rule_id="ruleid",
@@ -57,9 +58,9 @@ def test_columns_have_their_order() -> None:
 def test_rows_are_read_back(rows: list[tuple[str, ...]]) -> None:
     """Whatever the fields hold, each row is one line and comes back unchanged."""
     lines = [copy_line(row) for row in rows]
-    assert all(line.count("\n") == 1 and line.endswith("\n") for line in lines)
-    assert [read_columns(line.encode()) for line in lines] == rows
-    assert len(list(read_copy("".join(lines).encode()))) == len(rows)
+    assert all(line.count(b"\n") == 1 and line.endswith(b"\n") for line in lines)
+    assert [read_columns(line) for line in lines] == rows
+    assert len(list(read_copy(b"".join(lines)))) == len(rows)
 
 
 def test_no_rows() -> None:
