@@ -1,5 +1,45 @@
-"""Fixtures that every room of the tests shares."""
+"""What every room of the tests shares: fixtures, and what becomes of a test without its tool."""
+
+import shutil
+from collections.abc import Generator, Iterator
+
+import pytest
 
 from tests.support.postgres import database, postgres_server, private_postgres
 
 __all__ = ["database", "postgres_server", "private_postgres"]
+
+#: Programs that tests call. A machine with Python and make need not have them: what cannot run
+#: there is skipped. `.ci/run` installs them, so nothing is skipped in CI.
+TOOLS = frozenset({"openssl", "setpriv", "strace", "unshare"})
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item: pytest.Item) -> Generator[None, None, None]:
+    """Skips a test whose fixture needs a program that is not installed."""
+    yield from _skipping_without_tool()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
+    """Skips a test that needs a program that is not installed."""
+    yield from _skipping_without_tool()
+
+
+def _skipping_without_tool() -> Generator[None, None, None]:
+    try:
+        yield
+    except (FileNotFoundError, BaseExceptionGroup) as error:
+        for leaf in _leaves(error):
+            name = getattr(leaf, "filename", None)
+            if name in TOOLS and shutil.which(str(name)) is None:
+                pytest.skip(f"{name} is not installed")
+        raise
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for part in error.exceptions:
+            yield from _leaves(part)
+    else:
+        yield error
