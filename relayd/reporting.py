@@ -69,14 +69,14 @@ class Reporting:
 
     async def run(self, stop: trio.Event) -> None:
         """Processes run logs once the nodes are known, until `stop` is set and all is drained."""
-        async with trio.open_nursery() as helpers:
-            helpers.start_soon(self._run_cleanup, name="cleanup")
-            helpers.start_soon(self._run_requeue, name="requeue")
-            helpers.start_soon(self._run_stopper, stop, name="stopper")
-            helpers.start_soon(self._writer.look, name="look at the database")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._run_cleanup, name="cleanup")
+            nursery.start_soon(self._run_requeue, name="requeue")
+            nursery.start_soon(self._run_stopper, stop, name="stopper")
+            nursery.start_soon(self._writer.look, name="look at the database")
             if await self._wait_for_nodes(stop):
                 await self._run_pipeline(stop)
-            helpers.cancel_scope.cancel("pipeline ended")
+            nursery.cancel_scope.cancel("pipeline ended")
 
     async def _wait_for_nodes(self, stop: trio.Event) -> bool:
         """Until a nodes list is known, nobody can be told from a stranger: files wait."""

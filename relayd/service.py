@@ -8,7 +8,6 @@
         ├── examiner         a thread, or worker processes
         ├── trust            nodes list and certificates, tried again until they load
         ├── reporting        the pipeline, once the nodes are known
-        ├── cleanup          the spool's housekeeping
         └── canary           how late the event loop runs
 
 An exception in any of these is a bug: it cancels the others and ends the process with exit code
