@@ -66,7 +66,7 @@ class General(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Catchup(msgspec.Struct, frozen=True, kw_only=True):
-    """How often a spool directory is listed, and how many files one listing takes."""
+    """How often a spool directory is listed, and how many of its files precede new ones."""
 
     frequency: v.Period = 10.0
     limit: v.Count = 50

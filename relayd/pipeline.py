@@ -7,8 +7,8 @@ Each arrow is a bounded channel: a slow database slows the watcher and fills no 
 travels is a `Ticket`, one for each file in flight. A stage receives, works, sends, and ends when
 its source does; only `dispose` touches files, and only after what `write` says is committed.
 
-Memory at worst: ARRIVALS names; for each lane, the writer and the disposal one batch, each at
-most `RESULT_BYTES` and one run log of rows.
+Memory at worst: ARRIVALS and a batch of names; for each lane, the writer and the disposal one
+batch, each at most `RESULT_BYTES` and one run log of rows.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -387,9 +387,8 @@ async def run_reporting(
     batches_in, batches = trio.open_memory_channel[list[Arrival]](0)
     write_in, write_out = trio.open_memory_channel[ToWrite](0)
     dispose_in, dispose_out = trio.open_memory_channel[list[Ticket]](0)
-    metrics.queue.labels("examine").set_function(
-        lambda: arrivals_in.statistics().current_buffer_used
-    )
+    fill = metrics.queue.labels("examine")
+    fill.set_function(lambda: arrivals_in.statistics().current_buffer_used)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(watch, arrivals_in, name="watch")
         nursery.start_soon(run_gather, arrivals, batches_in, name="gather")
