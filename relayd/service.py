@@ -69,6 +69,9 @@ def run(directory: Path) -> int:
         configure(logging)
         for warning in warnings:
             log.warning("configuration", detail=warning)
+        processing = settings.processing
+        if "upstream" in (processing.reporting.output, processing.inventory.output):
+            log.warning("output to upstream has no effect yet, such files stay in the spool")
         try:
             trio.run(partial(_main, directory, settings), strict_exception_groups=True)
         except (ConfigError, StartError):
