@@ -182,15 +182,25 @@ class Database:
     async def _connected(self) -> Connection:
         if self._writer is None or self._writer.is_closed():
             self._writer = None
+            self._writer = await self._open()
+            log.info("connected", server=_peer(self._writer))
+        return self._writer
+
+    async def _open(self) -> Connection:
+        """A connection on which relayd can work; what prevents one is never a run log's fault."""
+        try:
             connection = await self._connect()
             try:
                 await _check(connection)
             except BaseException:
                 connection.terminate()
                 raise
-            self._writer = connection
-            log.info("connected", server=_peer(connection))
-        return self._writer
+        except FAULTS as error:
+            fault = explain(error)
+            if fault.kind == "permanent":
+                raise DatabaseError(str(fault), "operator", fault.sqlstate) from error
+            raise fault from error
+        return connection
 
     async def _connect(self) -> Connection:
         arguments = {"timeout": self._patience.connect, **self._parameters}
@@ -225,16 +235,9 @@ class Database:
                     async with self._turn:
                         await _check(await self._connected())
                 else:
-                    await self._probe_aside()
+                    (await self._open()).terminate()
         except FAULTS as error:
             raise explain(error) from error
-
-    async def _probe_aside(self) -> None:
-        connection = await self._connect()
-        try:
-            await _check(connection)
-        finally:
-            connection.terminate()
 
     def _drop(self) -> None:
         if self._writer is not None:

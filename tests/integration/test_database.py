@@ -467,6 +467,21 @@ async def test_what_an_operator_must_mend_is_named(
         assert await writer.write([make_rows()]) == [Stored(4)]
 
 
+async def test_an_option_that_the_server_refuses_blames_no_run_log(
+    database: postgres.Database,
+) -> None:
+    """A wrong session setting in the database URL waits for an operator; nothing is refused."""
+    good = database.rudder.keywords()
+    async with open_database(database.rudder) as writer:
+        writer.reconfigure({**good, "server_settings": {"work_mem": "lots"}})
+        for attempt in (writer.write([make_rows()]), writer.probe()):
+            with pytest.raises(DatabaseError, match="work_mem") as caught:
+                await attempt
+            assert (caught.value.sqlstate, caught.value.kind) == ("22023", "operator")
+        writer.reconfigure(good)
+        assert await writer.write([make_rows()]) == [Stored(4)]
+
+
 @pytest.mark.fault("D11", "D22")
 async def test_a_new_password_serves_without_restart(database: postgres.Database) -> None:
     """A wrong password or database is told without the password; a corrected one works at once."""
