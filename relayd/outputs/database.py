@@ -6,53 +6,28 @@ crosses the bridge (trio-asyncio) once. The calling task must run inside
 """
 
 import asyncio
-import errno
 import hashlib
-import socket
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from itertools import accumulate
 from typing import Any, Final
-from urllib.parse import parse_qsl, urlsplit
 
 import asyncpg
-import msgspec
 import trio_asyncio
 
 from relayd.errors import DatabaseError, Reason, Refused
 from relayd.logs import get_logger
 from relayd.outputs import statements as sql
+from relayd.outputs.connection import Connection, Patience, connect, ms, peer
 from relayd.outputs.faults import FAULTS, explain
 from relayd.outputs.stored import Outcome, Stored
 from relayd.runlog.copytext import read_columns
 from relayd.runlog.model import COLUMNS, RunLog
-from relayd.threads import is_shortage
 
 log = get_logger("database")
 
-#: asyncpg publishes no types of its own.
-Connection = Any
-
 PROBE_TIMEOUT_S: Final = 2.0
-#: Unacknowledged bytes are given up after this time, so that a vanished server is noticed.
-TCP_USER_TIMEOUT_MS: Final = 30_000
 #: Rows are handed to the connection in pieces of about this size.
 COPY_CHUNK_BYTES: Final = 512 * 1024
-
-
-class Patience(msgspec.Struct, frozen=True):
-    """How long the database may take, in seconds.
-
-    Attributes:
-        connect: until a connection is made.
-        statement: for one statement, and for a whole transaction of ordinary size.
-        lock: until a lock that someone else holds is free.
-        per_mib: more for each MiB of a batch, so that a slow server can take a huge run log.
-    """
-
-    connect: float = 5.0
-    statement: float = 30.0
-    lock: float = 10.0
-    per_mib: float = 1.0
 
 
 _PATIENCE: Final = Patience()
@@ -152,7 +127,7 @@ class Database:
                 await connection.execute(sql.BEGIN % _lock_keys(run_logs))
                 if allowed > 1.5 * patience.statement:
                     await connection.execute(
-                        "SELECT set_config('statement_timeout', $1, true)", _ms(allowed)
+                        "SELECT set_config('statement_timeout', $1, true)", ms(allowed)
                     )
                 stored = await _store(connection, run_logs)
                 await connection.execute(sql.COMMIT)
@@ -183,13 +158,13 @@ class Database:
         if self._writer is None or self._writer.is_closed():
             self._writer = None
             self._writer = await self._open()
-            log.info("connected", server=_peer(self._writer))
+            log.info("connected", server=peer(self._writer))
         return self._writer
 
     async def _open(self) -> Connection:
         """A connection on which relayd can work; what prevents one is never a run log's fault."""
         try:
-            connection = await self._connect()
+            connection = await connect(self._parameters, self._patience)
             try:
                 await _check(connection)
             except BaseException:
@@ -201,32 +176,6 @@ class Database:
                 raise DatabaseError(str(fault), "operator", fault.sqlstate) from error
             raise fault from error
         return connection
-
-    async def _connect(self) -> Connection:
-        arguments = {"timeout": self._patience.connect, **self._parameters}
-        arguments["server_settings"] = {
-            **self._session_settings(),
-            **arguments.get("server_settings", {}),
-        }
-        try:
-            connection = await asyncpg.connect(**arguments)
-        except RuntimeError as error:
-            if not is_shortage(error):  # of threads: a host name is resolved in one
-                raise
-            raise BlockingIOError(errno.EAGAIN, "no thread to be had to connect") from error
-        _bound_silence(connection)
-        return connection
-
-    def _session_settings(self) -> dict[str, str]:
-        """Settings of each session, less those that the operator's URL tells itself."""
-        own = {
-            "application_name": "relayd",
-            "statement_timeout": _ms(self._patience.statement),
-            "lock_timeout": _ms(self._patience.lock),
-            "idle_in_transaction_session_timeout": _ms(2 * self._patience.statement),
-        }
-        told = dict(parse_qsl(urlsplit(self._parameters.get("dsn", "")).query))
-        return {key: value for key, value in own.items() if key not in told}
 
     async def _probe(self) -> None:
         try:
@@ -252,25 +201,6 @@ class Database:
             await writer.close(timeout=1.0)
         except FAULTS:
             writer.terminate()
-
-
-def _ms(seconds: float) -> str:
-    """A duration as PostgreSQL's settings take it: a number without unit is milliseconds."""
-    return f"{1000 * seconds:.0f}"
-
-
-def _peer(connection: Connection) -> str:
-    """Address of the server, as `host:port` or the path of its socket."""
-    address = connection._addr
-    return address if isinstance(address, str) else f"{address[0]}:{address[1]}"
-
-
-def _bound_silence(connection: Connection) -> None:
-    """Lets the kernel give up on a peer that acknowledges nothing (tcp(7))."""
-    transport = connection._transport
-    peer = transport.get_extra_info("socket")
-    if peer is not None and peer.family in (socket.AF_INET, socket.AF_INET6):
-        peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, TCP_USER_TIMEOUT_MS)
 
 
 async def _check(connection: Connection) -> None:

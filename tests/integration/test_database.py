@@ -15,7 +15,8 @@ from relayd.config import database_parameters, load_settings
 from relayd.demo.pgserver import Connection
 from relayd.demo.postgres import Postgres, open_postgres
 from relayd.errors import DatabaseError, Reason, Refused
-from relayd.outputs.database import Database, Patience
+from relayd.outputs.connection import Patience, connect
+from relayd.outputs.database import Database
 from relayd.outputs.stored import Stored
 from relayd.runlog.model import RunLog
 from tests.support import postgres
@@ -351,10 +352,11 @@ async def test_a_silent_server_is_given_up_in_bounded_time(database: postgres.Da
 @pytest.mark.fault("D7")
 async def test_a_held_table_lock_is_transient(database: postgres.Database) -> None:
     """Waiting for somebody's table lock ends with lock_not_available, to be tried again."""
-    holder = Database(database.superuser.keywords())
     async with open_database(database.rudder, Patience(lock=0.2)) as writer:
         await writer.write([make_rows("a")])
-        connection = await trio_asyncio.aio_as_trio(holder._connect)()
+        connection = await trio_asyncio.aio_as_trio(connect)(
+            database.superuser.keywords(), PATIENCE
+        )
         run = trio_asyncio.aio_as_trio(connection.execute)
         await run("BEGIN; LOCK TABLE ruddersysevents IN ACCESS EXCLUSIVE MODE")
         with pytest.raises(DatabaseError) as caught:
@@ -389,9 +391,10 @@ async def test_no_connection_left_is_transient(tmp_path: Path) -> None:
     tmp_path.chmod(0o755)
     extra = {**postgres.QUICK, "max_connections": "4", "superuser_reserved_connections": "1"}
     async with open_postgres(tmp_path / "pg", extra=extra) as server:
-        others = [Database(server.params) for _ in range(3)]
         async with open_database(server.rudder) as writer:
-            connections = [await trio_asyncio.aio_as_trio(other._connect)() for other in others]
+            connections = [
+                await trio_asyncio.aio_as_trio(connect)(server.params, PATIENCE) for _ in range(3)
+            ]
             with pytest.raises(DatabaseError) as caught:
                 await writer.write([make_rows()])
             assert (caught.value.sqlstate, caught.value.kind) == ("53300", "transient")

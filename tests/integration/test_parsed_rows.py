@@ -5,7 +5,8 @@ from datetime import UTC, datetime
 import pytest
 import trio_asyncio
 
-from relayd.outputs.database import Database, Patience
+from relayd.outputs.connection import Patience
+from relayd.outputs.database import Database
 from relayd.outputs.stored import Stored
 from relayd.runlog.model import RunLog
 from tests.support import postgres
