@@ -390,17 +390,19 @@ async def test_no_connection_left_is_transient(tmp_path: Path) -> None:
     """A server without a free connection is tried again, and used when one is free."""
     tmp_path.chmod(0o755)
     extra = {**postgres.QUICK, "max_connections": "4", "superuser_reserved_connections": "1"}
-    async with open_postgres(tmp_path / "pg", extra=extra) as server:
-        async with open_database(server.rudder) as writer:
-            connections = [
-                await trio_asyncio.aio_as_trio(connect)(server.params, PATIENCE) for _ in range(3)
-            ]
-            with pytest.raises(DatabaseError) as caught:
-                await writer.write([make_rows()])
-            assert (caught.value.sqlstate, caught.value.kind) == ("53300", "transient")
-            for connection in connections:
-                connection.terminate()
-            assert await _write_eventually(writer, make_rows()) == Stored(4)
+    async with (
+        open_postgres(tmp_path / "pg", extra=extra) as server,
+        open_database(server.rudder) as writer,
+    ):
+        connections = [
+            await trio_asyncio.aio_as_trio(connect)(server.params, PATIENCE) for _ in range(3)
+        ]
+        with pytest.raises(DatabaseError) as caught:
+            await writer.write([make_rows()])
+        assert (caught.value.sqlstate, caught.value.kind) == ("53300", "transient")
+        for connection in connections:
+            connection.terminate()
+        assert await _write_eventually(writer, make_rows()) == Stored(4)
 
 
 async def _write_eventually(writer: Database, run_log: RunLog) -> Stored:
