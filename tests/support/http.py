@@ -52,7 +52,7 @@ class Answer:
 class Client:
     """One connection; `ask` for well-formed requests, `stream` for everything else."""
 
-    def __init__(self, stream: trio.SocketStream) -> None:
+    def __init__(self, stream: trio.SocketStream | trio.SSLStream[trio.SocketStream]) -> None:
         self.stream = stream
         self._unread = b""
 
@@ -105,6 +105,7 @@ class Client:
     async def reset(self) -> None:
         """Leaves without a word: the server's kernel sees a reset."""
         linger = struct.pack("ii", 1, 0)
+        assert isinstance(self.stream, trio.SocketStream)
         self.stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
         await trio.aclose_forcefully(self.stream)
 

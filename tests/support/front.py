@@ -1,0 +1,66 @@
+"""The web front on a real socket with TLS, and a client of it that sees raw bytes."""
+
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+
+import trio
+
+from relayd.config import Listen
+from relayd.demo.front import Front, rudder_uploads, run_front
+from relayd.demo.ports import free_port
+from tests.support.http import Client
+from tests.support.signing import SigningNode, make_key_and_cert
+
+PASSWORD = "c0rrect horse"
+DEFAULT_PASSWORD = "rudder"
+NOBODY = Listen(host="127.0.0.1", port=1)
+PLACES = ("reports/incoming", "inventories/incoming", "inventories/accepted-nodes-updates")
+
+
+def make_front(root: Path, api: Listen = NOBODY, node: SigningNode | None = None) -> Front:
+    """A front of a spool below `root`, whose directories are made."""
+    for place in PLACES:
+        (root / place).mkdir(parents=True, exist_ok=True)
+    certificate, key = (node or make_key_and_cert("front")).write(root)
+    return Front(
+        listen=Listen(host="127.0.0.1", port=free_port()),
+        api=api,
+        certificate=certificate,
+        key=key,
+        uploads=rudder_uploads(root / "reports", root / "inventories", PASSWORD, DEFAULT_PASSWORD),
+    )
+
+
+@asynccontextmanager
+async def open_front(front: Front) -> AsyncIterator[None]:
+    """Runs it until the block ends."""
+    async with trio.open_nursery() as nursery:
+        await nursery.start(partial(run_front, front), name="front")
+        yield
+        nursery.cancel_scope.cancel()
+
+
+def client_context(front: Front) -> ssl.SSLContext:
+    """What trusts this front's certificate, and nothing else."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.load_verify_locations(front.certificate)
+    return context
+
+
+@asynccontextmanager
+async def dial_front(front: Front, context: ssl.SSLContext | None = None) -> AsyncIterator[Client]:
+    """A new connection."""
+    stream = await trio.open_ssl_over_tcp_stream(
+        front.listen.host,
+        front.listen.port,
+        ssl_context=context or client_context(front),
+        https_compatible=True,
+    )
+    try:
+        yield Client(stream)
+    finally:
+        await trio.aclose_forcefully(stream)
