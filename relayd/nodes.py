@@ -13,7 +13,7 @@ import binascii
 import hashlib
 import hmac
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final, TextIO
@@ -110,6 +110,10 @@ class Nodes:
     def get(self, node_id: str) -> Node | None:
         """Gives a node, or None when the list does not have it."""
         return self._nodes.get(node_id)
+
+    def ids(self) -> Iterable[str]:
+        """Gives the ids of all nodes in the list, in its order."""
+        return self._nodes.keys()
 
     def certificates(self, node_id: str) -> tuple[NodeCertificate, ...]:
         """Gives the certificates of a node, in the order of the file; none when unknown."""

@@ -1,0 +1,144 @@
+"""Who does what in a remote run: my neighbours by a command, the others by the relay they are below.
+
+Decided once, from the nodes in force when the run begins.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Final
+
+import trio
+
+from relayd.errors import NodesError
+from relayd.nodes import MAX_LEVELS, Node, Nodes
+from relayd.remote_run.request import Wanted
+from relayd.remote_run.runner import Order, Target
+
+#: Bytes of the argument that holds the host names. Linux takes up to 131,072 (MAX_ARG_STRLEN in
+#: execve(2)), and sudo or a shell in between shall not come near that.
+MAX_ARGUMENT: Final = 100_000
+#: Between two checkpoints of a loop over nodes: well below a millisecond.
+_STEP: Final = 500
+
+#: A host name may be nothing that would end or split the argument it stands in.
+_HOST: Final = re.compile(r"[^\s,\x00-\x1f\x7f]{1,255}")
+#: What may stand in a URL as it is; an IPv6 address gets brackets.
+_URL_HOST: Final = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,252})|[0-9A-Fa-f:.]{2,45}")
+
+
+@dataclass(slots=True)
+class Hop:
+    """A sub-relay and its part of the run.
+
+    Attributes:
+        relay: its node id.
+        host: its host as it is written in a URL; None when it has no usable name.
+        nodes: those it is responsible for.
+    """
+
+    relay: str
+    host: str | None
+    nodes: list[str] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Plan:
+    """A run, divided.
+
+    Attributes:
+        me: my node id.
+        local: neighbours, for commands of mine.
+        hops: sub-relays by node id.
+        lost: node id → why there is no way to it.
+    """
+
+    me: str
+    local: list[Target] = field(default_factory=list)
+    hops: dict[str, Hop] = field(default_factory=dict)
+    lost: dict[str, str] = field(default_factory=dict)
+
+
+async def make_plan(wanted: Wanted, nodes: Nodes) -> Plan:
+    """Divides a run; the event loop gets its turn in between, however many nodes there are."""
+    planner = _Planner(nodes)
+    targets = nodes.ids() if wanted.nodes is None else wanted.nodes
+    skipped = _not_below(nodes) if wanted.nodes is None else frozenset()
+    for number, node_id in enumerate(targets):
+        if number % _STEP == 0:
+            await trio.lowlevel.checkpoint()
+        if node_id not in skipped:
+            planner.add(node_id)
+    return planner.plan
+
+
+def orders(plan: Plan, conditions: tuple[str, ...]) -> Iterator[Order]:
+    """The commands for my neighbours: as few as their host names fit into."""
+    part: list[Target] = []
+    size = 0
+    for target in plan.local:
+        more = len(target.host.encode()) + 1
+        if part and size + more > MAX_ARGUMENT:
+            yield Order(tuple(part), conditions)
+            part, size = [], 0
+        part.append(target)
+        size += more
+    if part:
+        yield Order(tuple(part), conditions)
+
+
+def _not_below(nodes: Nodes) -> frozenset[str]:
+    """Nodes that a run on all of mine does not mean: those above me, and myself below root."""
+    above: list[str] = []
+    node_id = nodes.my_id
+    while len(above) <= MAX_LEVELS and node_id not in above:
+        above.append(node_id)
+        node = nodes.get(node_id)
+        if node is None:
+            break
+        node_id = node.policy_server
+    return frozenset(node_id for node_id in above if not nodes.is_neighbour(node_id))
+
+
+class _Planner:
+    """Adds nodes to a plan; the way to a policy server is looked up once."""
+
+    def __init__(self, nodes: Nodes) -> None:
+        self._nodes = nodes
+        self._ways: dict[str, str] = {}
+        self.plan = Plan(nodes.my_id)
+
+    def add(self, node_id: str) -> None:
+        node = self._nodes.get(node_id)
+        if node is None:
+            self.plan.lost[node_id] = "unknown node"
+        elif self._nodes.is_neighbour(node_id):
+            self._add_neighbour(node)
+        else:
+            self._add_below(node)
+
+    def _add_neighbour(self, node: Node) -> None:
+        if _HOST.fullmatch(node.hostname):
+            self.plan.local.append(Target(node.id, node.hostname))
+        else:
+            self.plan.lost[node.id] = "no usable host name"
+
+    def _add_below(self, node: Node) -> None:
+        relay = self._ways.get(node.policy_server)
+        if relay is None:
+            try:
+                relay = self._nodes.next_hop(node.id)
+            except NodesError as error:
+                self.plan.lost[node.id] = str(error)
+                return
+            self._ways[node.policy_server] = relay
+        hop = self.plan.hops.get(relay)
+        if hop is None:
+            hop = self.plan.hops[relay] = Hop(relay, self._url_host(relay))
+        hop.nodes.append(node.id)
+
+    def _url_host(self, relay: str) -> str | None:
+        node = self._nodes.get(relay)
+        if node is None or not _URL_HOST.fullmatch(node.hostname):
+            return None
+        return f"[{node.hostname}]" if ":" in node.hostname else node.hostname

@@ -1,0 +1,154 @@
+"""What a client asks for, read from its form; pure.
+
+The parameters are those of Rudder's relay API: `asynchronous`, `keep_output`, `conditions` (or its
+old name `classes`) and `nodes`. Others are ignored.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import parse_qsl, urlencode
+
+from relayd.errors import RelaydError
+from relayd.printable import printable
+
+#: Characters of one condition.
+MAX_CONDITION: Final = 1024
+#: Bytes of all conditions: they become one argument of a command.
+MAX_CONDITIONS: Final = 100_000
+#: Fields of a form; the API knows five.
+MAX_FIELDS: Final = 20
+
+_CONDITION: Final = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_]*", re.ASCII)
+_SHOULD_MATCH: Final = "should match ^[a-zA-Z0-9][a-zA-Z0-9_]*$"
+#: Characters of a bad value that its refusal repeats.
+_SHOWN: Final = 60
+_BOOLEANS: Final = {"true": True, "false": False}
+
+
+class BadRequest(RelaydError):
+    """A parameter is not valid; the text is for the client."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """One remote run as it is asked for.
+
+    Attributes:
+        nodes: the node ids, each once, known or not; None: all nodes.
+        conditions: as given, each valid.
+        asynchronous: output comes as it is printed, instead of at the end.
+        keep_output: there is output at all.
+        events: the answer tells events instead of the mere output.
+        hops: relays that have passed the request on.
+    """
+
+    nodes: tuple[str, ...] | None
+    conditions: tuple[str, ...] = ()
+    asynchronous: bool = False
+    keep_output: bool = False
+    events: bool = False
+    hops: int = 0
+
+    def form(self, share: tuple[str, ...] | None) -> bytes:
+        """The same request as a form for a sub-relay.
+
+        Args:
+            share: the node ids that it is responsible for; None: all of its nodes.
+        """
+        fields = {
+            "asynchronous": str(self.asynchronous).lower(),
+            "keep_output": str(self.keep_output).lower(),
+        }
+        if self.conditions:  # older relays refuse an empty value
+            fields["classes"] = ",".join(self.conditions)
+        if share is not None:
+            fields["nodes"] = ",".join(share)
+        return urlencode(fields, safe=",").encode("ascii")
+
+
+def read_form(body: bytes) -> dict[str, str]:
+    """Reads `application/x-www-form-urlencoded` text in UTF-8.
+
+    Raises:
+        BadRequest: it is none, has too many fields, or has one twice.
+    """
+    try:
+        pairs = parse_qsl(
+            body.decode("ascii"),
+            keep_blank_values=True,
+            errors="strict",
+            max_num_fields=MAX_FIELDS,
+        )
+    except ValueError:
+        raise BadRequest("invalid form") from None
+    fields = dict(pairs)
+    if len(fields) != len(pairs):
+        raise BadRequest("a parameter is given twice")
+    return fields
+
+
+def read_wanted(
+    fields: dict[str, str], nodes: tuple[str, ...] | None, *, events: bool = False, hops: int = 0
+) -> Wanted:
+    """Checks the parameters that all targets have in common.
+
+    Args:
+        fields: of the form.
+        nodes: the target, see `Wanted.nodes`.
+        events: see `Wanted.events`.
+        hops: see `Wanted.hops`.
+
+    Raises:
+        BadRequest: one is not valid.
+    """
+    return Wanted(
+        nodes,
+        read_conditions(fields),
+        asynchronous=_read_boolean(fields, "asynchronous"),
+        keep_output=_read_boolean(fields, "keep_output"),
+        events=events,
+        hops=hops,
+    )
+
+
+def read_nodes(fields: dict[str, str]) -> tuple[str, ...]:
+    """Reads `nodes`, ids separated by commas; each is kept once.
+
+    Raises:
+        BadRequest: there are none.
+    """
+    nodes = tuple(dict.fromkeys(filter(None, fields.get("nodes", "").split(","))))
+    if not nodes:
+        raise BadRequest("Missing nodes")
+    return nodes
+
+
+def read_conditions(fields: dict[str, str]) -> tuple[str, ...]:
+    """Reads `conditions`, or `classes`; an empty value is none.
+
+    Raises:
+        BadRequest: one is not valid, or both names are used.
+    """
+    if "conditions" in fields and "classes" in fields:
+        raise BadRequest("conditions and classes are the same parameter")
+    text = fields.get("conditions") or fields.get("classes") or ""
+    if len(text) > MAX_CONDITIONS:
+        raise BadRequest(f"invalid conditions: longer than {MAX_CONDITIONS} characters")
+    conditions = tuple(text.split(",")) if text else ()
+    for condition in conditions:
+        if len(condition) > MAX_CONDITION:
+            raise BadRequest(
+                f"invalid condition: {printable(condition, _SHOWN)}, "
+                f"longer than {MAX_CONDITION} characters"
+            )
+        if _CONDITION.fullmatch(condition) is None:
+            raise BadRequest(f"invalid condition: {printable(condition, _SHOWN)}, {_SHOULD_MATCH}")
+    return conditions
+
+
+def _read_boolean(fields: dict[str, str], name: str) -> bool:
+    text = fields.get(name, "false")
+    if text not in _BOOLEANS:
+        raise BadRequest(f"invalid {name}: {printable(text, _SHOWN)}, should be true or false")
+    return _BOOLEANS[text]
