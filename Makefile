@@ -9,10 +9,11 @@ UV := 0.13.9
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
+EPOCH = $(shell git log -1 --format=%ct 2>/dev/null || echo 1767225600)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test torture lint format faults faults-check bench lock clean
+.PHONY: help install demo test torture lint format faults faults-check bench lock wheel sbom clean
 
 help:  ## Show the targets
 	@sed -n 's/^\([a-z-]*\):.*##/  make \1 -/p' $(MAKEFILE_LIST)
@@ -75,6 +76,14 @@ lock:  ## Make requirements.lock again, for Python 3.11 and later
 	  --no-emit-index-url --no-emit-find-links --extra demo --extra dev \
 	  --custom-compile-command "make lock" $(ARGS) \
 	  pyproject.toml build/lock/build.in --output-file requirements.lock
+
+# Of one commit, the same bytes on any machine: what is built carries the commit's date.
+wheel: $(READY)  ## dist/relayd-*.whl
+	@SOURCE_DATE_EPOCH=$(EPOCH) $(BIN)/python -m pip wheel --quiet --disable-pip-version-check \
+	  --no-deps --no-build-isolation --wheel-dir dist .
+
+sbom: $(READY)  ## Write the bill of materials and docs/licences.md from the lock
+	@$(BIN)/python -m tools.sbom
 
 clean:  ## Remove what make and the tools made
 	@rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info

@@ -1,0 +1,91 @@
+"""What requirements.lock is read as, and the limit on what relayd depends on."""
+
+import pytest
+
+from tools.lock import (
+    REPOSITORY,
+    LockError,
+    direct_dependencies,
+    normalise,
+    read_lock,
+    runtime,
+    runtime_lock,
+)
+
+A = "a" * 64
+B = "b" * 64
+LOCK = f"""\
+# made by a tool
+first==1.0 \\
+    --hash=sha256:{A} \\
+    --hash=sha256:{B}
+    # via relayd (pyproject.toml)
+second-part==2.0 ; python_full_version < '3.13' \\
+    --hash=sha256:{A}
+    # via
+    #   first
+    #   tester
+third==3.0 \\
+    --hash=sha256:{B}
+    # via second-part
+tester==4.0 \\
+    --hash=sha256:{B}
+    # via -r build/in.txt
+"""
+
+MOST_DIRECT = 14
+
+
+def test_lock_packages_are_read_with_versions_hashes_and_parents() -> None:
+    """Each package of a lock carries its version, marker, hashes and who needs it."""
+    lock = read_lock(LOCK)
+    assert list(lock) == ["first", "second-part", "third", "tester"]
+    second = lock["second-part"]
+    assert (second.version, second.marker) == ("2.0", "python_full_version < '3.13'")
+    assert lock["first"].hashes == (A, B)
+    assert lock["first"].needed_by == ("relayd",)
+    assert second.needed_by == ("first", "tester")
+
+
+def test_lock_runtime_follows_needs_and_leaves_tools_out() -> None:
+    """The runtime part is what the direct dependencies bring in, and is a lock itself."""
+    lock = read_lock(LOCK)
+    part = runtime(lock, ["first"])
+    assert list(part) == ["first", "second-part", "third"]
+    assert read_lock("".join(package.text for package in part.values())) == part
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "first==1.0\n",
+        "first==1.0 \\\n    # via x\n",
+        f"first>=1.0 \\\n    --hash=sha256:{A}\n",
+        f"first==1.0 \\\n    --hash=md5:{A}\n",
+    ],
+    ids=["no-hash", "only-via", "range", "other-hash"],
+)
+def test_lock_without_pin_or_hash_is_refused(text: str) -> None:
+    """A package without a pinned version or without SHA-256 hashes is no lock."""
+    with pytest.raises(LockError):
+        read_lock(text)
+
+
+def test_lock_missing_dependency_is_told() -> None:
+    """A direct dependency that the lock lacks is named."""
+    with pytest.raises(LockError, match="absent"):
+        runtime(read_lock(LOCK), ["first", "absent"])
+
+
+def test_lock_names_are_normalised() -> None:
+    """Names of pyproject.toml are found in the lock however they are spelled."""
+    assert normalise("Quart_Trio") == "quart-trio"
+    pyproject = '[project]\ndependencies = ["A_b>=1,<2", "c[extra]==3", "d ; python_version > 3"]\n'
+    assert direct_dependencies(pyproject) == ["a-b", "c", "d"]
+
+
+def test_relayd_has_few_direct_dependencies_all_locked() -> None:
+    """At most 14 packages are direct dependencies, and all that these bring in is locked."""
+    direct = direct_dependencies((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
+    assert len(direct) <= MOST_DIRECT
+    assert set(direct) <= runtime_lock().keys()

@@ -1,0 +1,133 @@
+"""What requirements.lock holds: versions, hashes, who needs whom, and what of it relayd runs with.
+
+    python -m tools.lock > runtime.txt      the part without tests and tools, for pip
+
+The lock serves every platform and holds what development needs too. A package made for a machine
+takes the runtime part only.
+"""
+
+import re
+import sys
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+REPOSITORY: Final = Path(__file__).resolve().parent.parent
+
+_PIN: Final = re.compile(r"(?P<name>[\w.-]+)==(?P<version>\S+)(?: ; (?P<marker>.+?))? \\")
+_HASH: Final = re.compile(r"--hash=sha256:(?P<hex>[0-9a-f]{64})(?: \\)?")
+_NEEDED_BY: Final = re.compile(r"#(?: +via)? +(?:-r )?(?P<name>[\w./-]+)(?: \(.+\))?")
+
+
+class LockError(ValueError):
+    """The lock cannot be understood, or lacks a package."""
+
+
+@dataclass(frozen=True, slots=True)
+class Locked:
+    """One package of the lock.
+
+    Attributes:
+        name: normalised (PEP 503).
+        version: the only one that is accepted.
+        marker: where it is needed (PEP 508); empty: everywhere.
+        hashes: SHA-256 of its files, hexadecimal.
+        needed_by: packages that ask for it; "relayd" is the project itself.
+        text: its lines in the lock.
+    """
+
+    name: str
+    version: str
+    marker: str
+    hashes: tuple[str, ...]
+    needed_by: tuple[str, ...]
+    text: str
+
+
+def normalise(name: str) -> str:
+    """Return a package's name as the lock spells it (PEP 503)."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def read_lock(text: str) -> dict[str, Locked]:
+    """Return the packages of a lock by name.
+
+    Raises:
+        LockError: a line is of no known form, or a package has no hash.
+    """
+    blocks: list[list[str]] = []
+    for line in text.splitlines():
+        if line.startswith("#"):
+            continue
+        if line.startswith(" ") and blocks:
+            blocks[-1].append(line)
+        else:
+            blocks.append([line])
+    return {package.name: package for package in map(_package, blocks)}
+
+
+def _package(lines: list[str]) -> Locked:
+    head = _PIN.fullmatch(lines[0])
+    if head is None:
+        raise LockError(f"not a pinned package with hashes: {lines[0]}")
+    hashes, needed_by = [], []
+    for line in map(str.strip, lines[1:]):
+        if line == "# via":
+            continue
+        if found := _HASH.fullmatch(line):
+            hashes.append(found["hex"])
+        elif found := _NEEDED_BY.fullmatch(line):
+            needed_by.append(normalise(found["name"]))
+        else:
+            raise LockError(f"{head['name']}: {line}")
+    if not hashes:
+        raise LockError(f"{head['name']}: no hash")
+    return Locked(
+        normalise(head["name"]),
+        head["version"],
+        head["marker"] or "",
+        tuple(hashes),
+        tuple(needed_by),
+        "\n".join(lines) + "\n",
+    )
+
+
+def direct_dependencies(pyproject: str) -> list[str]:
+    """Return the names of what relayd itself asks for at run time, normalised."""
+    dependencies = tomllib.loads(pyproject)["project"]["dependencies"]
+    return [normalise(re.split(r"[^\w.-]", text, maxsplit=1)[0]) for text in dependencies]
+
+
+def runtime(lock: Mapping[str, Locked], direct: Iterable[str]) -> dict[str, Locked]:
+    """Return the packages that `direct` and what they need bring in, by name, sorted.
+
+    Raises:
+        LockError: one of `direct` is not in the lock.
+    """
+    wanted: set[str] = set()
+    new = set(direct)
+    while new:
+        if missing := new - lock.keys():
+            raise LockError(f"not in the lock: {', '.join(sorted(missing))}")
+        wanted |= new
+        new = {name for name, it in lock.items() if new & set(it.needed_by)} - wanted
+    return {name: lock[name] for name in sorted(wanted)}
+
+
+def runtime_lock(root: Path = REPOSITORY) -> dict[str, Locked]:
+    """Read the lock and return its runtime part."""
+    lock = read_lock((root / "requirements.lock").read_text(encoding="utf-8"))
+    pyproject = (root / "pyproject.toml").read_text(encoding="utf-8")
+    return runtime(lock, direct_dependencies(pyproject))
+
+
+def main() -> int:
+    """Print the runtime part."""
+    sys.stdout.writelines(package.text for package in runtime_lock().values())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
