@@ -9,7 +9,7 @@ from typing import Final, NamedTuple, Self
 
 import trio
 
-from relayd.spool.libc import inotify_add_watch, inotify_init1, inotify_rm_watch
+from relayd.libc import inotify_add_watch, inotify_init1, inotify_rm_watch
 
 # From <sys/inotify.h>.
 IN_CLOSE_WRITE: Final = 0x00000008

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Final, Literal
 
 from relayd.errors import Refused
+from relayd.libc import rename_noreplace
 from relayd.logs import get_logger
 from relayd.spool.identity import Identity, identity_at
-from relayd.spool.libc import rename_noreplace
 from relayd.spool.moving import copy_entry, sync_directory, temporary_path, unlink_if_same
 from relayd.spool.reasons import (
     SUFFIX,

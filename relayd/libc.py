@@ -3,12 +3,21 @@
 import ctypes
 import errno
 import os
+import struct
 from pathlib import Path
 from typing import Final
 
 _LIBC: Final = ctypes.CDLL(None, use_errno=True)
 _AT_FDCWD: Final = -100
 _RENAME_NOREPLACE: Final = 1
+_RENAME_EXCHANGE: Final = 2
+#: The same number on every architecture but Alpha.
+_SYS_OPENAT2: Final = 437
+_LIBC.syscall.restype = ctypes.c_long
+
+#: Flags of openat2(2).
+RESOLVE_NO_MAGICLINKS: Final = 0x02
+RESOLVE_BENEATH: Final = 0x08
 
 
 def inotify_init1(flags: int) -> int:
@@ -54,6 +63,47 @@ def rename_noreplace(source: Path, target: Path) -> None:
         if os.path.lexists(target):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target)) from None
         source.rename(target)
+
+
+def rename_exchange(directory: int, name: str, directory2: int, name2: str) -> None:
+    """Exchange two entries in one step, see renameat2(2).
+
+    Args:
+        directory: descriptor of the directory that holds `name`.
+        name: one entry.
+        directory2: descriptor of the directory that holds `name2`.
+        name2: the other entry.
+
+    Raises:
+        OSError: as of rename(2); EINVAL where the filesystem cannot do it.
+    """
+    _checked(
+        _LIBC.renameat2(
+            directory, os.fsencode(name), directory2, os.fsencode(name2), _RENAME_EXCHANGE
+        ),
+        Path(name),
+        Path(name2),
+    )
+
+
+def openat2(directory: int, path: str, flags: int, resolve: int) -> int:
+    """Open a path as seen from a directory and return a descriptor; Linux calls it openat2(2).
+
+    Args:
+        directory: descriptor to start from.
+        path: relative path.
+        flags: `O_…` of open(2); nothing is created.
+        resolve: `RESOLVE_…`, what must not happen on the way.
+
+    Raises:
+        OSError: ENOSYS before Linux 5.6; EXDEV when the path leaves the directory.
+    """
+    how = struct.pack("=QQQ", flags, 0, resolve)
+    raw = os.fsencode(path)
+    result = _LIBC.syscall(
+        ctypes.c_long(_SYS_OPENAT2), ctypes.c_long(directory), raw, how, ctypes.c_size_t(len(how))
+    )
+    return _checked(result, Path(path))
 
 
 def _checked(result: int, path: Path | None = None, path2: Path | None = None) -> int:
