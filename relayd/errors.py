@@ -5,7 +5,8 @@ RelaydError
 ├── StartError           anything else that prevents the start: exit code 3
 ├── NodesError           nodes list or certificates file cannot be used as a whole
 └── OutputError          the place where files go is not ready
-    └── DatabaseError    kind = transient | operator | permanent, with its SQLSTATE
+    ├── DatabaseError    kind = transient | operator | permanent, with its SQLSTATE
+    └── PeerError        another policy server: kind = transient | operator
 
 A file is never an exception: what is wrong with it is a value, `Refused` (it will never pass:
 moved to `failed` with its reason) or `Retry` (the world is not ready: it stays where it is).
@@ -54,6 +55,24 @@ class DatabaseError(OutputError):
         super().__init__(detail)
         self.kind = kind
         self.sqlstate = sqlstate
+
+
+class PeerError(OutputError):
+    """A request to another policy server that got no answer.
+
+    Attributes:
+        detail: one line for the operator; never a password.
+        kind: `transient` (try again soon) or `operator` (someone must act, try again slowly).
+        reached: False when no connection to that very peer came about.
+    """
+
+    def __init__(
+        self, detail: str, kind: Literal["transient", "operator"], *, reached: bool = False
+    ) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.kind = kind
+        self.reached = reached
 
 
 class Reason(StrEnum):

@@ -1,0 +1,248 @@
+"""Telling another policy server from a stranger: TLS contexts, and a look before the first byte.
+
+Rudder pins: a peer is whoever proves, in the handshake, to hold the key of the very certificate
+that was configured for it. Names, authorities and dates play no part in that.
+"""
+
+import hmac
+import ssl
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import httpcore2
+import trio
+
+from relayd.errors import PeerError
+
+Authentication = Literal["cert_pinning", "cert_validation", "dangerous_none"]
+
+#: X509_V_FLAG_NO_CHECK_TIME (X509_VERIFY_PARAM_set_flags(3)), which `ssl` has no name for: a
+#: pinned certificate is trusted for what it is, however old.
+_NO_CHECK_TIME: Final = 0x200000
+
+
+def make_context(
+    mode: Authentication, pins: Sequence[bytes], ca_path: Path | None = None
+) -> ssl.SSLContext:
+    """Makes the TLS context for one peer: TLS 1.3 or later, HTTP/1.1.
+
+    Nothing of the environment counts: neither `SSL_CERT_FILE` nor `SSLKEYLOGFILE`.
+
+    Args:
+        mode: `cert_pinning` knows the pins and no other anchor; `cert_validation` the authorities
+            of `ca_path` or of the system, and checks the host name; `dangerous_none` nothing.
+        pins: certificates of the peer, DER.
+        ca_path: PEM file of authorities.
+
+    Raises:
+        PeerError: nothing is pinned, or the authorities cannot be loaded.
+    """
+    # Not create_default_context: it loads the system's authorities, and its strictness differs
+    # between Python versions.
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.check_hostname = mode == "cert_validation"
+    context.verify_mode = ssl.CERT_NONE if mode == "dangerous_none" else ssl.CERT_REQUIRED
+    if mode == "cert_pinning":
+        _pin(context, pins)
+    elif mode == "cert_validation":
+        _load_authorities(context, ca_path)
+    return context
+
+
+def _pin(context: ssl.SSLContext, pins: Sequence[bytes]) -> None:
+    if not pins:
+        raise PeerError("no certificate is pinned for it", "operator")
+    # An agent's certificate is no authority, and one issued by an authority is pinned as a leaf.
+    context.verify_flags = ssl.VerifyFlags(ssl.VERIFY_X509_PARTIAL_CHAIN | _NO_CHECK_TIME)
+    try:
+        context.load_verify_locations(cadata=b"".join(pins))
+    except ssl.SSLError as error:
+        raise PeerError(f"its pinned certificate cannot be used: {error}", "operator") from error
+
+
+def _load_authorities(context: ssl.SSLContext, ca_path: Path | None) -> None:
+    if ca_path is not None:
+        places: tuple[Path | str, ...] = (ca_path,)
+    else:
+        # The compiled-in places: load_default_certs would let the environment name others.
+        paths = ssl.get_default_verify_paths()
+        places = (paths.openssl_cafile, paths.openssl_capath)
+    loaded = 0
+    for place in map(Path, places):
+        try:
+            if place.is_dir():
+                context.load_verify_locations(capath=place)
+                loaded += 1
+            elif place.exists() or ca_path is not None:
+                context.load_verify_locations(cafile=place)
+                loaded += 1
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise PeerError(f"{place}: no certificate authorities: {reason}", "operator") from error
+    if not loaded:
+        raise PeerError("this system has no certificate authorities", "operator")
+
+
+class Stream(httpcore2.AsyncNetworkStream):
+    """A connection, first plain and then, once the peer is known to be the right one, TLS."""
+
+    def __init__(self, socket: trio.SocketStream, owner: "Network") -> None:
+        self._socket = socket
+        self._stream: trio.abc.Stream = socket
+        self._owner = owner
+        owner.streams.add(self)
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109
+        """As the base class asks."""
+        try:
+            with trio.fail_after(_seconds(timeout)):
+                return bytes(await self._stream.receive_some(max_bytes))
+        except trio.TooSlowError:
+            raise PeerError("it did not answer in time", "transient", reached=True) from None
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            raise PeerError(
+                f"the connection broke: {reason_of(error)}", "transient", reached=True
+            ) from None
+
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109
+        """As the base class asks."""
+        if not buffer:
+            return
+        try:
+            with trio.fail_after(_seconds(timeout)):
+                await self._stream.send_all(buffer)
+        except trio.TooSlowError:
+            raise PeerError("it took no more data", "transient", reached=True) from None
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            # The library's own type: it then looks if an answer came before the end.
+            raise httpcore2.WriteError(reason_of(error)) from None
+
+    async def start_tls(
+        self,
+        ssl_context: ssl.SSLContext,
+        server_hostname: str | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109
+    ) -> "Stream":
+        """Makes the handshake and looks whom it was with; only then anything may be written.
+
+        Raises:
+            PeerError: it failed, or the peer is another one. The connection is closed.
+        """
+        tls = trio.SSLStream(
+            self._socket, ssl_context, server_hostname=server_hostname, https_compatible=True
+        )
+        try:
+            with trio.fail_after(_seconds(timeout)):
+                await tls.do_handshake()
+            self._owner.check(tls.getpeercert(binary_form=True))
+        except trio.TooSlowError:
+            self.close_now()
+            raise PeerError("no TLS handshake in time", "transient") from None
+        except trio.BrokenResourceError as error:
+            self.close_now()
+            raise _explain_handshake(error) from None
+        except BaseException:
+            self.close_now()
+            raise
+        self._stream = tls
+        return self
+
+    async def aclose(self) -> None:
+        """Closes without the courtesies of TLS: HTTP marks its own ends."""
+        self.close_now()
+        await trio.lowlevel.cancel_shielded_checkpoint()
+
+    def close_now(self) -> None:
+        """Closes the socket, without waiting for anything."""
+        self._owner.streams.discard(self)
+        self._socket.socket.close()
+
+    def get_extra_info(self, info: str) -> Any:
+        """Tells only what connection pools ask: whether an idle connection was closed."""
+        if info != "is_readable":
+            return None
+        socket = self._socket.socket
+        return socket.fileno() < 0 or socket.is_readable()
+
+
+class Network(httpcore2.AsyncNetworkBackend):
+    """Makes the connections of one client.
+
+    Attributes:
+        streams: those that are open.
+
+    Args:
+        pins: the certificates, DER, one of which the peer must show; None: whatever the TLS
+            context lets pass.
+    """
+
+    def __init__(self, pins: Iterable[bytes] | None) -> None:
+        self._pins = None if pins is None else tuple(pins)
+        self.streams: set[Stream] = set()
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,  # noqa: ASYNC109
+        local_address: str | None = None,
+        socket_options: Iterable[Any] | None = None,
+    ) -> Stream:
+        """As the base class asks, with the addresses of both families tried side by side."""
+        assert local_address is None
+        assert not socket_options
+        try:
+            with trio.fail_after(_seconds(timeout)):
+                return Stream(await trio.open_tcp_stream(host, port), self)
+        except trio.TooSlowError:
+            raise PeerError("no connection in time", "transient") from None
+        except OSError as error:
+            raise PeerError(f"no connection: {reason_of(error)}", "transient") from None
+
+    def check(self, shown: bytes | None) -> None:
+        """Refuses a peer that shows another certificate than those pinned.
+
+        A chain that leads to a pinned certificate is not enough: whoever is issued a certificate
+        by the peer would else be the peer.
+        """
+        if self._pins is None:
+            return
+        if not any(hmac.compare_digest(shown or b"", pin) for pin in self._pins):
+            raise PeerError("it shows another certificate than the one pinned", "operator")
+
+    def close_now(self) -> None:
+        """Closes all connections."""
+        for stream in list(self.streams):
+            stream.close_now()
+
+
+def _seconds(timeout: float | None) -> float:
+    return float("inf") if timeout is None else timeout
+
+
+def _explain_handshake(error: BaseException) -> PeerError:
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            text = f"its certificate is not the expected one: {cause.verify_message}"
+            return PeerError(text, "operator")
+        if isinstance(cause, ssl.SSLError):
+            kind: Literal["transient", "operator"] = (
+                "transient" if isinstance(cause, ssl.SSLEOFError) else "operator"
+            )
+            return PeerError(f"the TLS handshake failed: {cause.reason or cause}", kind)
+        cause = cause.__cause__ or cause.__context__
+    return PeerError(f"the TLS handshake broke: {reason_of(error)}", "transient")
+
+
+def reason_of(error: BaseException) -> str:
+    """The innermost reason that an exception tells, in one line; libraries wrap without text."""
+    if isinstance(error, BaseExceptionGroup):
+        return reason_of(error.exceptions[0])
+    cause = error.__cause__ or error.__context__
+    if cause is not None and not isinstance(error, ssl.SSLError):
+        return reason_of(cause)
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return " ".join(str(text).split())[:200]
