@@ -6,25 +6,35 @@ from pathlib import Path
 
 _EPHEMERAL = Path("/proc/sys/net/ipv4/ip_local_port_range")
 _LOWEST = 10_000
+LOOPBACK = "127.0.0.1"
 
 
-def free_port(host: str = "127.0.0.1") -> int:
-    """A TCP port of `host` that nobody listens on now, outside the kernel's ephemeral range.
+def free_port(*hosts: str) -> int:
+    """A TCP port that nobody listens on now, outside the kernel's ephemeral range.
+
+    It is free on each of `hosts`, or on 127.0.0.1 without any.
 
     A port out of the ephemeral range (`ip(7)`, ip_local_port_range) would be a trap: while the
     server is down, a client that keeps dialling it can be given that very port as its own end,
     connect to itself, and keep the server from coming back.
     """
     candidates = list(range(_LOWEST, _first_ephemeral()))
+    hosts = hosts or (LOOPBACK,)
     for port in random.sample(candidates, k=min(200, len(candidates))):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((host, port))
-            except OSError:
-                continue
+        if all(_is_free(host, port) for host in hosts):
             return port
-    raise OSError(f"no free TCP port on {host} between {_LOWEST} and {_first_ephemeral()}")
+    shown = ", ".join(hosts)
+    raise OSError(f"no free TCP port on {shown} between {_LOWEST} and {_first_ephemeral()}")
+
+
+def _is_free(host: str, port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return False
+        return True
 
 
 def _first_ephemeral() -> int:

@@ -88,7 +88,17 @@ class Site:
 
     def write_conf(self) -> None:
         """Writes `main.conf`."""
-        tables = {
+        tables = self.tables()
+        for table, lines in self.extra.items():
+            tables[table] = merge(tables.get(table, ""), lines)
+        text = "".join(f"[{table}]\n{trim(lines)}\n" for table, lines in tables.items())
+        path = self.conf / "main.conf"
+        path.write_text(text)
+        path.chmod(0o640)
+
+    def tables(self) -> dict[str, str]:
+        """What `main.conf` says by itself: lines by table."""
+        return {
             "general": f"""
                 node_id = "root"
                 nodes_list_file = "{self.nodes_list}"
@@ -107,12 +117,6 @@ class Site:
                 password = "{self.database.password}"
             """,
         }
-        for table, lines in self.extra.items():
-            tables[table] = merge(tables.get(table, ""), lines)
-        text = "".join(f"[{table}]\n{trim(lines)}\n" for table, lines in tables.items())
-        path = self.conf / "main.conf"
-        path.write_text(text)
-        path.chmod(0o640)
 
     def start(self, number: int = 0) -> datetime:
         """START of a run log, a minute apart by number."""

@@ -17,6 +17,17 @@ def test_port_is_free_and_not_ephemeral() -> None:
         assert ports.free_port() != port
 
 
+def test_port_is_free_on_all_hosts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A port that one of the addresses has in use is not taken."""
+    with socket.create_server(("127.0.0.2", 0)) as server:
+        port = server.getsockname()[1]
+        monkeypatch.setattr(ports, "_LOWEST", port)
+        monkeypatch.setattr(ports, "_first_ephemeral", lambda: port + 1)
+        assert ports.free_port("127.0.0.3") == port
+        with pytest.raises(OSError, match=r"127\.0\.0\.3, 127\.0\.0\.2"):
+            ports.free_port("127.0.0.3", "127.0.0.2")
+
+
 def test_an_unreadable_range_has_a_default(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Where the kernel does not tell its range, the usual one is taken."""
     monkeypatch.setattr(ports, "_EPHEMERAL", tmp_path / "missing")
