@@ -41,6 +41,7 @@ class Reporting:
 
     Attributes:
         database: where run logs go.
+        taking: set once run logs are taken from the spool, or only the nodes list is missing.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class Reporting:
     ) -> None:
         own = settings.processing.reporting
         self.database = database
+        self.taking = trio.Event()
         self._settings = settings
         self._trust = trust
         self._metrics = metrics
@@ -80,6 +82,8 @@ class Reporting:
 
     async def _wait_for_nodes(self, stop: trio.Event) -> bool:
         """Until a nodes list is known, nobody can be told from a stranger: files wait."""
+        if not self._trust.ready.is_set():
+            self.taking.set()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_then_cancel, stop, nursery.cancel_scope)
             await self._trust.ready.wait()
@@ -102,9 +106,10 @@ class Reporting:
         )
 
         async def watch(arrivals: trio.MemorySendChannel) -> None:  # type: ignore[type-arg]
-            await run_watcher(
-                spool, self._pending, arrivals, self._metrics, rescan=self._rescan, stop=stop
-            )
+            watcher = partial(run_watcher, rescan=self._rescan, stop=stop)
+            async with trio.open_nursery() as nursery:
+                await nursery.start(watcher, spool, self._pending, arrivals, self._metrics)
+                self.taking.set()
 
         examine = partial(
             run_examine, self._examiner, lambda: self._trust.nodes, self._disposal.committed.holds

@@ -8,6 +8,8 @@
         ├── examiner         a thread, or worker processes
         ├── trust            nodes list and certificates, tried again until they load
         ├── reporting        the pipeline, once the nodes are known
+        ├── announce         tells the service manager once files are taken
+        ├── watchdog         tells the service manager that the event loop runs
         └── canary           how late the event loop runs
 
 An exception in any of these is a bug: it cancels the others and ends the process with exit code
@@ -34,6 +36,7 @@ from relayd.http.status import StatusReader
 from relayd.logs import configure, dropped, get_logger, open_logging
 from relayd.metrics import Metrics
 from relayd.spool.wake import Wake
+from relayd.systemd import Notifier, take_notifier
 from relayd.threads import in_thread
 from relayd.trust import Trust
 
@@ -73,7 +76,8 @@ def run(directory: Path) -> int:
         if "upstream" in (processing.reporting.output, processing.inventory.output):
             log.warning("output to upstream has no effect yet, such files stay in the spool")
         try:
-            trio.run(partial(_main, directory, settings), strict_exception_groups=True)
+            main = partial(_main, directory, settings, take_notifier())
+            trio.run(main, strict_exception_groups=True)
         except (ConfigError, StartError):
             raise
         except BaseException as error:
@@ -95,11 +99,11 @@ def _only_start_errors(error: BaseException) -> RelaydError | None:
     return leaves[0] if all(leaves) else None
 
 
-async def _main(directory: Path, settings: Settings) -> None:
+async def _main(directory: Path, settings: Settings, notifier: Notifier) -> None:
     async with AsyncExitStack() as stack:
         if settings.processing.reporting.output == "database":
             await stack.enter_async_context(_asyncio_bridge())
-        await Service(directory, settings).run()
+        await Service(directory, settings, notifier).run()
 
 
 @asynccontextmanager
@@ -121,9 +125,10 @@ def _log_asyncio_error(_loop: object, context: dict[str, Any]) -> None:
 class Service:
     """One relayd: what its tasks share, and the order in which they start and stop."""
 
-    def __init__(self, directory: Path, settings: Settings) -> None:
+    def __init__(self, directory: Path, settings: Settings, notifier: Notifier) -> None:
         self.directory = directory
         self.settings = settings
+        self.notifier = notifier
         self.metrics = Metrics()
         self.trust = Trust(
             settings.general.nodes_list_file,
@@ -157,8 +162,11 @@ class Service:
             drained = trio.Event()
             root.start_soon(self._run_reporting, drained, name="reporting")
             log.info("started", version=__version__, api=", ".join(urls))
+            root.start_soon(self._run_announce, ", ".join(urls), name="announce")
+            root.start_soon(self.notifier.run_watchdog, name="watchdog")
             await self.stopping.wait()
             log.info("stopping")
+            await self.notifier.stopping()
             with trio.move_on_after(DRAIN_TIMEOUT_S) as scope:
                 await drained.wait()
             if scope.cancelled_caught:
@@ -190,6 +198,12 @@ class Service:
         async with open_reporting(self.settings, self.trust, self.metrics) as self.reporting:
             yield
 
+    async def _run_announce(self, api: str) -> None:
+        """The start is done once run logs are taken, or wait for nothing but the nodes list."""
+        if self.reporting is not None:
+            await self.reporting.taking.wait()
+        await self.notifier.ready(f"version {__version__}, API on {api}")
+
     async def _run_reporting(self, drained: trio.Event) -> None:
         if self.reporting is not None:
             await self.reporting.run(self.stopping)
@@ -212,7 +226,7 @@ class Service:
         Raises:
             RelaydError: something could not be read; what was in force before still is.
         """
-        async with self._reload_lock:
+        async with self._reload_lock, self.notifier.reload():
             settings, warnings = await self._read_aside(load_settings)
             logging = await self._read_aside(load_logging)
             await self.trust.load()
