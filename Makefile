@@ -13,7 +13,7 @@ EPOCH = $(shell git log -1 --format=%ct 2>/dev/null || echo 1767225600)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test torture lint format faults faults-check bench lock wheel sbom clean
+.PHONY: help install demo test torture lint format faults faults-check bench lock wheel sbom man clean
 
 help:  ## Show the targets
 	@sed -n 's/^\([a-z-]*\):.*##/  make \1 -/p' $(MAKEFILE_LIST)
@@ -84,6 +84,9 @@ wheel: $(READY)  ## dist/relayd-*.whl
 
 sbom: $(READY)  ## Write the bill of materials and docs/licences.md from the lock
 	@$(BIN)/python -m tools.sbom
+
+man: $(READY)  ## The man pages, in build/man
+	@SOURCE_DATE_EPOCH=$(EPOCH) $(BIN)/python -m tools.manpages build/man
 
 clean:  ## Remove what make and the tools made
 	@rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info

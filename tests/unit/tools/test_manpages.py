@@ -1,0 +1,145 @@
+"""The man pages: complete, true, and good mdoc."""
+
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+
+from relayd import __version__, cli
+from relayd.config import LoggingSettings, Settings, load_logging, load_settings
+from relayd.typed_toml import leaves
+from tools.lock import REPOSITORY
+from tools.manpages import escape, fill, write
+
+PAGES = ("rudder-relayd.1", "relayd.1", "relayd.conf.5")
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory with all pages."""
+    directory = tmp_path_factory.mktemp("man")
+    assert {path.name for path in write(directory)} == set(PAGES)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def shown(pages: Path) -> dict[str, str]:
+    """What a reader sees of each page, in one line."""
+    return {name: " ".join(render(pages / name).split()) for name in PAGES}
+
+
+def render(page: Path) -> str:
+    """A page as text, without bold and underlining."""
+    command = ["mandoc", "-Tutf8", "-O", "width=400", str(page)]
+    text = subprocess.run(command, capture_output=True, check=True, text=True).stdout
+    return re.sub(r".\x08", "", text)
+
+
+def options(command: click.Command, context: click.Context) -> Iterator[str]:
+    """Every spelling of every option of a command and its commands."""
+    for parameter in command.get_params(context):
+        if isinstance(parameter, click.Option):
+            yield from parameter.opts
+    if isinstance(command, click.Group):
+        for name in command.list_commands(context):
+            child = command.get_command(context, name)
+            assert child is not None
+            yield from options(child, click.Context(child, info_name=name, parent=context))
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_page_has_no_fault_that_mandoc_knows(pages: Path, name: str) -> None:
+    """Each page is mdoc without warnings."""
+    command = ["mandoc", "-Tlint", "-W", "warning", str(pages / name)]
+    found = subprocess.run(command, capture_output=True, check=False, text=True)
+    assert (found.stdout, found.returncode) == ("", 0)
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_page_is_shown_by_groff(pages: Path, name: str) -> None:
+    """The other reader of man pages, groff, shows each without a warning."""
+    command = ["groff", "-K", "utf8", "-mdoc", "-ww", "-z", "-Tutf8", str(pages / name)]
+    found = subprocess.run(command, capture_output=True, check=True, text=True)
+    assert found.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("page", "command"), [("relayd.1", cli.main), ("rudder-relayd.1", cli.rudder_relayd)]
+)
+def test_page_names_every_option(shown: dict[str, str], page: str, command: click.Command) -> None:
+    """Every option of the command line is on its page."""
+    context = click.Context(command, info_name=command.name, **command.context_settings)
+    words = set(re.split(r"[\s,|\[\]]+", shown[page]))
+    assert set(options(command, context)) - words == set()
+
+
+def test_page_names_every_command(shown: dict[str, str]) -> None:
+    """Every command of `relayd` is on its page."""
+    for name in cli.main.list_commands(click.Context(cli.main)):
+        assert f" relayd {name} " in shown["relayd.1"]
+
+
+@pytest.mark.parametrize("settings", [Settings(), LoggingSettings()], ids=["main", "logging"])
+def test_page_names_every_key(pages: Path, settings: Any) -> None:
+    """Every key of both configuration files is on relayd.conf(5), and no other."""
+    part = keys(pages, "LOGGING" if isinstance(settings, LoggingSettings) else "MAIN")
+    assert part.keys() == {key for key, _ in leaves(settings)} - {"warnings"}
+
+
+def test_page_tells_the_defaults_of_main_conf(pages: Path, tmp_path: Path) -> None:
+    """The defaults on the page, written into a main.conf, are those that an empty one has."""
+    told = [f"{key} = {value}\n" for key, value in keys(pages, "MAIN").items() if value]
+    own = 'general.node_id = "root"\n'
+    loaded = []
+    for text in (own, "".join([*told, own])):
+        (tmp_path / "main.conf").write_text(text)
+        (tmp_path / "main.conf").chmod(0o640)
+        settings, warnings = load_settings(tmp_path)
+        assert warnings == []
+        loaded.append(settings)
+    assert loaded[0] == loaded[1]
+
+
+def test_page_tells_the_defaults_of_logging_conf(pages: Path, tmp_path: Path) -> None:
+    """The defaults on the page, written into a logging.conf, are those that an empty one has."""
+    told = [f"{key} = {value}\n" for key, value in keys(pages, "LOGGING").items() if value]
+    assert len(told) >= 3
+    (tmp_path / "logging.conf").write_text("".join(told))
+    assert load_logging(tmp_path) == LoggingSettings()
+
+
+def keys(pages: Path, part: str) -> dict[str, str]:
+    """Key → default as told, empty where there is none, of one section of relayd.conf(5)."""
+    sections = (pages / "relayd.conf.5").read_text().split("\n.Sh ")
+    [section] = (text for text in sections if text.startswith(f"{part}.CONF"))
+    found = {}
+    for item in section.split("\n.It Cm ")[1:]:
+        default = re.search(r"^Default: \\fB(.*)\\fR$", item, re.MULTILINE)
+        text = default[1].replace("\\(dq", '"').replace("\\-", "-") if default else ""
+        found[item.splitlines()[0]] = text
+    return found
+
+
+def test_pages_tell_version_and_date_of_the_source(
+    pages: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A page carries relayd's version and the date of the commit it was built from."""
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1767312000")
+    page = fill((REPOSITORY / "man" / "relayd.1.in").read_text(encoding="utf-8"))
+    assert page.splitlines()[0] == ".Dd January 2, 2026"
+    assert f".Os relayd {__version__}" in page
+
+
+@pytest.mark.parametrize("text", ["a\\b", "-x --long", 'say "so"', "`quoted`", ".Nm \\fB"])
+def test_escaped_text_is_shown_as_it_is(tmp_path: Path, text: str) -> None:
+    """Nothing in a help text or a comment acts as a macro or an escape."""
+    page = tmp_path / "x.1"
+    page.write_text(
+        ".Dd January 1, 2026\n.Dt X 1\n.Os\n.Sh DESCRIPTION\n"
+        f".Bd -literal\n\\&{escape(text)}\n.Ed\n"
+    )
+    assert f" {text}\n" in render(page)
