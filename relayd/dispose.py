@@ -1,32 +1,27 @@
 """The dispose stage: what became of a file decides whether it is removed, moved or left.
 
 Files are touched by `relayd.spool.disposal`, a whole batch in one thread call; what was done is
-accounted for here: the table of names in flight, metrics, and one log line for each file that
-did not succeed.
+accounted for here: the table of names in flight, one log line for each file that did not
+succeed, and what `relayd.accounts` counts.
 """
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Final
 
 import msgspec
 import trio
 
+from relayd.accounts import Accounts
 from relayd.errors import Reason, Refused, Retry
 from relayd.logs import get_logger
-from relayd.metrics import Metrics
-from relayd.outputs.stored import Stored
-from relayd.pipeline import Ticket, Verdict
-from relayd.runlog.filename import queue_id
+from relayd.outputs.stored import Done
 from relayd.spool.clock import WallClock
 from relayd.spool.disposal import Disposal, Rejected
 from relayd.spool.pending import Pending
+from relayd.ticket import Ticket, Verdict
 
 #: An operator looks for each single file: its lines are not summed up when there are many.
 log = get_logger("disposal", limited=False)
-
-#: Reasons that say that nothing is known of the node: Rudder's dashboards count them apart.
-_INVALID: Final = frozenset({Reason.BAD_NAME, Reason.UNKNOWN_NODE})
 
 
 class Rules(msgspec.Struct, frozen=True):
@@ -50,14 +45,14 @@ class Disposer:
         disposal: Disposal,
         pending: Pending,
         rules: Rules,
-        metrics: Metrics,
+        accounts: Accounts,
         trust_token: Callable[[str], str],
         clock: WallClock,
     ) -> None:
         self._disposal = disposal
         self._pending = pending
         self._rules = rules
-        self._metrics = metrics
+        self._accounts = accounts
         self._trust_token = trust_token
         self._clock = clock
 
@@ -74,14 +69,14 @@ class Disposer:
         rejections: list[Ticket] = []
         for ticket in tickets:
             ticket.verdict = self._reconsider(ticket, now)
-            if isinstance(ticket.verdict, Stored):
+            if isinstance(ticket.verdict, Done):
                 removals.append(ticket)
             elif isinstance(ticket.verdict, Refused):
                 rejections.append(ticket)
             elif isinstance(ticket.verdict, Retry):
                 self._put_back(ticket, ticket.verdict)
             else:
-                log.debug("file is gone", **describe(ticket))
+                log.debug("file is gone", **ticket.describe())
                 self._pending.release(ticket.name)
         if removals:
             await self._remove(removals)
@@ -103,9 +98,9 @@ class Disposer:
         return verdict
 
     def _put_back(self, ticket: Ticket, retry: Retry) -> None:
-        self._metrics.retried.labels(ticket.stage).inc()
+        self._accounts.put_off(ticket, retry)
         self._pending.retry(ticket.name, floor=ticket.settles_in)
-        log.warning("file stays, tried again later", detail=retry.detail, **describe(ticket))
+        log.warning("file stays, tried again later", detail=retry.detail, **ticket.describe())
 
     async def _remove(self, tickets: Sequence[Ticket]) -> None:
         files = [(t.name, t.identity) for t in tickets if t.identity is not None]
@@ -114,10 +109,12 @@ class Disposer:
         for ticket, result in zip(tickets, results, strict=True):
             if isinstance(result, Retry):
                 self._pending.retry(ticket.name)
-                log.debug("committed file stays", detail=result.detail, **describe(ticket))
+                log.debug("committed file stays", detail=result.detail, **ticket.describe())
             else:
                 self._pending.release(ticket.name)
-            self._account(ticket, now)
+            assert isinstance(ticket.verdict, Done)
+            if not ticket.verdict.again:
+                self._accounts.done(ticket, now)
             if result == "changed":
                 self._look_again(ticket)
 
@@ -125,27 +122,7 @@ class Disposer:
         """The name holds a newer file; its event came while this one was in flight, or comes."""
         if ticket.name not in self._pending and self._pending.claim(ticket.name):
             self._pending.retry(ticket.name)
-        log.debug("a newer file has taken the name", **describe(ticket))
-
-    def _account(self, ticket: Ticket, now: float) -> None:
-        stored = ticket.verdict
-        if not isinstance(stored, Stored) or stored.again:
-            return
-        metrics = self._metrics
-        metrics.reports.labels("ok").inc()
-        metrics.reports_rows.inc(stored.rows)
-        metrics.processing_seconds.observe(now - ticket.taken)
-        if ticket.identity is not None:
-            metrics.report_bytes.observe(ticket.identity.size)
-        if stored.duplicate:
-            metrics.duplicates.inc()
-            log.info("run log is in the database already", **describe(ticket))
-        if stored.missing:
-            log.warning(
-                "a shorter version of this run is in the database, its rows are kept",
-                missing=stored.missing,
-                **describe(ticket),
-            )
+        log.debug("a newer file has taken the name", **ticket.describe())
 
     async def _reject(self, tickets: Sequence[Ticket]) -> None:
         # No await between this look at the nodes and the call for the thread that moves files:
@@ -161,7 +138,7 @@ class Disposer:
             if result == "changed":
                 self._look_again(ticket)
             elif result != "gone":
-                self._note_refused(ticket, file.refused)
+                self._accounts.refused(ticket, file.refused)
 
     def _is_outdated(self, ticket: Ticket) -> bool:
         """Puts a file back that was judged by what is no longer known of its node."""
@@ -170,29 +147,10 @@ class Disposer:
             self._put_back(ticket, Retry("what is known of its node changed meanwhile"))
         return outdated
 
-    def _note_refused(self, ticket: Ticket, refused: Refused) -> None:
-        status = "invalid" if refused.reason in _INVALID else "error"
-        self._metrics.reports.labels(status).inc()
-        self._metrics.refused.labels(refused.reason.value).inc()
-        log.warning(
-            "refused, moved to failed",
-            reason=refused.reason.value,
-            detail=refused.detail,
-            **describe(ticket),
-        )
-
 
 def _rejected(ticket: Ticket) -> Rejected:
     assert isinstance(ticket.verdict, Refused)
     return Rejected(ticket.name, ticket.identity, ticket.verdict, ticket.node_id, ticket.trust)
-
-
-def describe(ticket: Ticket) -> dict[str, str]:
-    """The fields that every log line about a file carries."""
-    fields = {"file": ticket.name, "queue_id": queue_id(ticket.name)}
-    if ticket.node_id:
-        fields |= {"node": ticket.node_id, "run_date": ticket.run_date}
-    return fields
 
 
 def _age(ticket: Ticket, now: float) -> float | None:

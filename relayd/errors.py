@@ -9,7 +9,8 @@ RelaydError
     └── PeerError        another policy server: kind = transient | operator
 
 A file is never an exception: what is wrong with it is a value, `Refused` (it will never pass:
-moved to `failed` with its reason) or `Retry` (the world is not ready: it stays where it is).
+moved to `failed` with its reason), `Retry` (the world is not ready: it stays where it is) or
+`Gone`.
 Anything else that is raised is a bug: it reaches the root nursery and ends the process.
 """
 
@@ -121,3 +122,7 @@ class Retry(msgspec.Struct, frozen=True, array_like=True, tag=True):
 
     detail: str
     attempted: bool = True
+
+
+class Gone(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """Someone else took the file: nothing to do."""

@@ -13,15 +13,15 @@ batch, each at most `RESULT_BYTES` and one run log of rows.
 
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from math import inf
-from typing import Final, TypeVar
+from typing import Final
 
 import msgspec
 import trio
 
 from relayd.errors import DatabaseError, Reason, Refused, Retry
-from relayd.examine.job import Examined, Gone, Job
+from relayd.examine.job import Examined, Job
 from relayd.examine.pool import Examiner
+from relayd.gather import BATCH, run_gather
 from relayd.logs import get_logger
 from relayd.metrics import Metrics
 from relayd.nodes import Nodes
@@ -32,18 +32,13 @@ from relayd.runlog.model import RunLog
 from relayd.spool.identity import Identity
 from relayd.spool.wake import Wake
 from relayd.spool.watcher import Arrival
+from relayd.ticket import Ticket
 
 log = get_logger("examine")
 database_log = get_logger("database")
 
 #: Names waiting between the watcher and the examination: two full batches, some 30 KB.
 ARRIVALS: Final = 256
-#: Files in one examination call and, about, in one transaction.
-BATCH: Final = 128
-#: How long a batch waits for company when files come steadily: one transaction for all that
-#: arrive meanwhile costs a fraction of one for each. A file after a quiet second does not wait.
-LINGER_S: Final = 0.25
-QUIET_S: Final = 1.0
 #: Delays between attempts while the database is away, and while someone must act.
 TRANSIENT_DELAYS_S: Final = (0.2, 0.5, 1.0, 2.0, 4.0)
 OPERATOR_DELAYS_S: Final = (1.0, 5.0, 15.0, 60.0)
@@ -52,83 +47,12 @@ FULL: Final = frozenset({"53100", "53300"})
 #: A batch that fails this often while the server answers is written run log by run log.
 ATTEMPTS_TOGETHER: Final = 3
 
-T = TypeVar("T")
-
-
-class Ticket:
-    """One file in flight: what is known of it, gained stage by stage.
-
-    Attributes:
-        name: base name in the watched directory.
-        atomic: it arrived by rename, so it is whole.
-        taken: when it was taken up, seconds of Trio's clock.
-        node_id: the node of its name, "" when that could not be read.
-        run_date: the date-time of its name, likewise.
-        trust: token of what was known of that node when the name was read (`Nodes.trust_token`).
-        identity: of what was read; None when nothing was.
-        settles_in: seconds after which it will not be held for unfinished any more.
-        stage: where it would be put off, one of `relayd.metrics.RETRY_STAGES`.
-        verdict: what shall become of it.
-    """
-
-    __slots__ = (
-        "atomic",
-        "identity",
-        "name",
-        "node_id",
-        "run_date",
-        "settles_in",
-        "stage",
-        "taken",
-        "trust",
-        "verdict",
-    )
-
-    def __init__(self, arrival: Arrival, taken: float) -> None:
-        self.name = arrival.name
-        self.atomic = arrival.atomic
-        self.taken = taken
-        self.node_id = ""
-        self.run_date = ""
-        self.trust = ""
-        self.stage = "examine"
-        self.identity: Identity | None = None
-        self.settles_in = 0.0
-        self.verdict: Verdict = Gone()
-
 
 class ToWrite(msgspec.Struct, frozen=True):
     """Examined and good: these run logs await their transaction, tickets in the same order."""
 
     tickets: list[Ticket]
     run_logs: list[RunLog]
-
-
-Verdict = Stored | Refused | Retry | Gone
-
-
-async def run_gather(
-    source: trio.MemoryReceiveChannel[T], batches: trio.MemorySendChannel[list[T]]
-) -> None:
-    """Makes batches of at most `BATCH`; ends with its source. Owns both channel ends."""
-    with source, batches:
-        busy_until = -inf
-        async for first in source:
-            batch = [first]
-            now = trio.current_time()
-            await _fill(batch, source, now + LINGER_S if now < busy_until else now)
-            await batches.send(batch)
-            busy_until = trio.current_time() + QUIET_S
-
-
-async def _fill(batch: list[T], source: trio.MemoryReceiveChannel[T], deadline: float) -> None:
-    """Adds what is there, and what comes before the deadline, until the batch is full."""
-    with trio.move_on_at(deadline), suppress(trio.EndOfChannel):
-        while len(batch) < BATCH:
-            try:
-                batch.append(source.receive_nowait())
-            except trio.WouldBlock:
-                batch.append(await source.receive())
 
 
 def admit(ticket: Ticket, nodes: Nodes) -> Job | Refused:

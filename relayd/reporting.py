@@ -8,6 +8,7 @@ from typing import Final
 
 import trio
 
+from relayd.accounts import StoredAccounts
 from relayd.config import Settings, database_parameters
 from relayd.dispose import Disposer, Rules
 from relayd.errors import Reason
@@ -100,7 +101,7 @@ class Reporting:
             self._disposal,
             self._pending,
             rules,
-            self._metrics,
+            StoredAccounts(self._metrics),
             self._trust.token,
             self._clock,
         )

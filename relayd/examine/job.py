@@ -1,21 +1,19 @@
 """Reading, verifying and parsing run logs: synchronous, without Trio, the same in every process."""
 
-import errno
 import os
-import stat
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Final
 
 import msgspec
 
-from relayd.errors import Reason, Refused, Retry
+from relayd.errors import Gone, Reason, Refused, Retry
 from relayd.runlog.archive import unpack
 from relayd.runlog.model import NodeCertificate, RunLog, Verified
 from relayd.runlog.parser import parse
 from relayd.runlog.smime import verify
-from relayd.spool.identity import Identity, identity, identity_at
+from relayd.spool.identity import Identity, identity
+from relayd.spool.opening import NOT_A_FILE, is_regular, look, open_file, try_later
 
 #: One call stops early when its results hold this many bytes, so that a batch of huge run logs
 #: does not gather in memory: at most this, and one run log more.
@@ -24,14 +22,6 @@ RESULT_BYTES: Final = 4 * 2**20
 #: One call stops early after this many seconds, so that huge files do not look like an endless
 #: loop together, and the good ones among them are not held up.
 CALL_S: Final = 2.0
-
-_OPEN: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-
-#: open(2): a symbolic link; a socket, or a FIFO without a peer.
-_NOT_REGULAR: Final = frozenset({errno.ELOOP, errno.ENXIO})
-
-#: What relayd or the machine is short of says nothing about the file.
-_SHORTAGE: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
 
 class Job(msgspec.Struct, frozen=True, array_like=True):
@@ -48,10 +38,6 @@ class Job(msgspec.Struct, frozen=True, array_like=True):
     archive: str
     node_id: str
     certificates: tuple[NodeCertificate, ...]
-
-
-class Gone(msgspec.Struct, frozen=True, array_like=True, tag=True):
-    """Someone else took the file: nothing to do."""
 
 
 class Examined(msgspec.Struct, frozen=True, array_like=True):
@@ -103,46 +89,25 @@ def examine(setup: Setup, jobs: Sequence[Job]) -> list[Examined]:
 def examine_one(setup: Setup, job: Job) -> Examined:
     """Reads, unpacks, verifies and parses one file; what is wrong with it is in the result."""
     path = f"{setup.directory}/{job.name}"
-    try:
-        descriptor = os.open(path, _OPEN)
-    except OSError as error:
-        return Examined(_look(path), _cannot_open(error))
+    descriptor = open_file(path)
+    if not isinstance(descriptor, int):
+        return Examined(look(path), descriptor)
     try:
         status = os.fstat(descriptor)
         return Examined(identity(status), _judge(setup, job, descriptor, status))
     except OSError as error:
-        return Examined(_look(path), _try_later("cannot be read", error))
+        return Examined(look(path), try_later("cannot be read", error))
     except MemoryError:
-        return Examined(_look(path), Retry("not enough memory to examine it"))
+        return Examined(look(path), Retry("not enough memory to examine it"))
     finally:
         os.close(descriptor)
-
-
-def _look(path: str) -> Identity | None:
-    """What cannot be read has an age all the same: without it, it would never be given up."""
-    try:
-        return identity_at(Path(path))
-    except OSError:
-        return None
-
-
-def _cannot_open(error: OSError) -> Refused | Retry | Gone:
-    if isinstance(error, FileNotFoundError):
-        return Gone()
-    if error.errno in _NOT_REGULAR:
-        return Refused(Reason.NOT_A_FILE, "not a regular file")
-    return _try_later("cannot be opened", error)
-
-
-def _try_later(what: str, error: OSError) -> Retry:
-    return Retry(f"{what}: {error.strerror}", attempted=error.errno not in _SHORTAGE)
 
 
 def _judge(
     setup: Setup, job: Job, descriptor: int, status: os.stat_result
 ) -> RunLog | Refused | Retry:
-    if not stat.S_ISREG(status.st_mode):
-        return Refused(Reason.NOT_A_FILE, "not a regular file")
+    if not is_regular(status):
+        return NOT_A_FILE
     if status.st_size > setup.max_size:
         return Refused(
             Reason.TOO_LARGE, f"{status.st_size} bytes, at most {setup.max_size} are read"

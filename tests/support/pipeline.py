@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 import trio
 
-from relayd.errors import DatabaseError, Refused, Retry
-from relayd.examine.job import Examined, Gone, Job
+from relayd.errors import DatabaseError, Gone, Refused, Retry
+from relayd.examine.job import Examined, Job
+from relayd.gather import BATCH
 from relayd.nodes import Node, Nodes
 from relayd.nodes_certificates import CertificateStore
 from relayd.outputs.stored import Outcome, Stored
-from relayd.pipeline import BATCH
 from relayd.runlog.model import NodeCertificate, RunLog
 from relayd.spool.identity import Identity
 from relayd.spool.watcher import Arrival

@@ -10,12 +10,11 @@ import trio
 from structlog.testing import capture_logs
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from relayd.accounts import StoredAccounts
 from relayd.dispose import Disposer, Rules
-from relayd.errors import Reason, Refused, Retry
-from relayd.examine.job import Gone
+from relayd.errors import Gone, Reason, Refused, Retry
 from relayd.metrics import Metrics
 from relayd.outputs.stored import Stored
-from relayd.pipeline import Ticket, Verdict
 from relayd.runlog.filename import queue_id
 from relayd.spool.clock import WallClock
 from relayd.spool.disposal import Disposal
@@ -23,6 +22,7 @@ from relayd.spool.identity import identity_at
 from relayd.spool.pending import Pending
 from relayd.spool.reasons import read_reason, reason_path
 from relayd.spool.watcher import Arrival
+from relayd.ticket import Ticket, Verdict
 from tests.support.pipeline import name_of
 
 RULES = Rules(settle_s=10.0, retention_s=7 * 86400.0)
@@ -56,7 +56,7 @@ class Desk:
             self.disposal,
             self.pending,
             RULES,
-            self.metrics,
+            StoredAccounts(self.metrics),
             lambda node_id: self.tokens.get(node_id, "token"),
             clock,
         )

@@ -9,26 +9,23 @@ import trio
 from structlog.testing import capture_logs
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from relayd.errors import Reason, Refused, Retry
-from relayd.examine.job import Gone, Job
+from relayd.errors import Gone, Reason, Refused, Retry
+from relayd.examine.job import Job
+from relayd.gather import BATCH, LINGER_S, QUIET_S, run_gather
 from relayd.metrics import Metrics
 from relayd.nodes import Nodes
 from relayd.outputs.stored import Stored
 from relayd.pipeline import (
     ARRIVALS,
-    BATCH,
-    LINGER_S,
-    QUIET_S,
-    Ticket,
     ToWrite,
     Writer,
     admit,
     run_examine,
-    run_gather,
     run_reporting,
 )
 from relayd.runlog.model import RunLog
 from relayd.spool.watcher import Arrival
+from relayd.ticket import Ticket
 from tests.support.pipeline import (
     IDENTITY,
     FakeDatabase,

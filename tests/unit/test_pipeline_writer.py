@@ -9,18 +9,18 @@ from structlog.testing import capture_logs
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from relayd.errors import DatabaseError, Retry
+from relayd.gather import BATCH
 from relayd.metrics import Metrics
 from relayd.outputs.stored import Outcome, Stored
 from relayd.pipeline import (
     ATTEMPTS_TOGETHER,
-    BATCH,
     OPERATOR_DELAYS_S,
     TRANSIENT_DELAYS_S,
-    Ticket,
     ToWrite,
     Writer,
 )
 from relayd.spool.watcher import Arrival
+from relayd.ticket import Ticket
 from tests.support.pipeline import FakeDatabase, ended, name_of, operator, transient
 from tests.support.rows import make_rows
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from relayd.demo.runlogs import make_runlog
-from relayd.errors import Reason, Refused, Retry
+from relayd.errors import Gone, Reason, Refused, Retry
 from relayd.examine import job as module
-from relayd.examine.job import Examined, Gone, Job, Setup, examine, examine_one
+from relayd.examine.job import Examined, Job, Setup, examine, examine_one
 from relayd.runlog.model import RunLog
 from relayd.spool.identity import identity_at
 from tests.support.daemon import START

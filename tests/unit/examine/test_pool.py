@@ -16,10 +16,10 @@ from structlog.testing import capture_logs
 from trio.testing import wait_all_tasks_blocked
 
 from relayd.demo.runlogs import make_runlog
-from relayd.errors import Reason, Refused
+from relayd.errors import Gone, Reason, Refused
 from relayd.examine import job as job_module
 from relayd.examine import pool as module
-from relayd.examine.job import Examined, Gone, Job, Setup
+from relayd.examine.job import Examined, Job, Setup
 from relayd.examine.pool import Examiner, ThreadExaminer, WorkerPool, open_examiner
 from relayd.runlog.model import RunLog
 from tests.support.daemon import START, eventually

@@ -1,0 +1,40 @@
+"""The gather stage: one transaction, one thread call for all that arrive about the same time."""
+
+from contextlib import suppress
+from math import inf
+from typing import Final, TypeVar
+
+import trio
+
+#: Files in one batch.
+BATCH: Final = 128
+#: How long a batch waits for company when files come steadily: one transaction for all that
+#: arrive meanwhile costs a fraction of one for each. A file after a quiet second does not wait.
+LINGER_S: Final = 0.25
+QUIET_S: Final = 1.0
+
+T = TypeVar("T")
+
+
+async def run_gather(
+    source: trio.MemoryReceiveChannel[T], batches: trio.MemorySendChannel[list[T]]
+) -> None:
+    """Makes batches of at most `BATCH`; ends with its source. Owns both channel ends."""
+    with source, batches:
+        busy_until = -inf
+        async for first in source:
+            batch = [first]
+            now = trio.current_time()
+            await _fill(batch, source, now + LINGER_S if now < busy_until else now)
+            await batches.send(batch)
+            busy_until = trio.current_time() + QUIET_S
+
+
+async def _fill(batch: list[T], source: trio.MemoryReceiveChannel[T], deadline: float) -> None:
+    """Adds what is there, and what comes before the deadline, until the batch is full."""
+    with trio.move_on_at(deadline), suppress(trio.EndOfChannel):
+        while len(batch) < BATCH:
+            try:
+                batch.append(source.receive_nowait())
+            except trio.WouldBlock:
+                batch.append(await source.receive())
