@@ -13,7 +13,7 @@ import binascii
 import hashlib
 import hmac
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final, TextIO
@@ -118,6 +118,18 @@ class Nodes:
     def certificates(self, node_id: str) -> tuple[NodeCertificate, ...]:
         """Gives the certificates of a node, in the order of the file; none when unknown."""
         return self._certificates.get(node_id)
+
+    def peer_certificates(self, node_id: str) -> tuple[bytes, ...]:
+        """Gives the certificates, DER, of a node that is the policy server of others.
+
+        None for any other node: only policy servers are connected to.
+        """
+        return self._certificates.peers.get(node_id, ())
+
+    @property
+    def peers(self) -> Mapping[str, tuple[bytes, ...]]:
+        """`peer_certificates` of all nodes that have some."""
+        return self._certificates.peers
 
     @property
     def has_certificates(self) -> bool:
@@ -339,9 +351,10 @@ def _read_certificates(
     path: Path, file: BinaryIO, nodes: Mapping[str, Node], warnings: _Warnings
 ) -> CertificateStore:
     store = CertificateStore()
+    servers = {node.policy_server for node in nodes.values()}
     for line, block in in_small_steps(pem_blocks(file)):
         try:
-            _trust(store, block, nodes)
+            _trust(store, block, nodes, servers)
         except ValueError as error:
             warnings.add(f"{path}: line {line}: certificate skipped: {error}")
     return store
@@ -352,7 +365,9 @@ def _require_content(file: BinaryIO) -> None:
         raise ValueError("line 1: cut off, it is empty")
 
 
-def _trust(store: CertificateStore, block: bytes | str, nodes: Mapping[str, Node]) -> None:
+def _trust(
+    store: CertificateStore, block: bytes | str, nodes: Mapping[str, Node], servers: Set[str]
+) -> None:
     """Adds one certificate; raises ValueError when it cannot vouch for a node."""
     if isinstance(block, str):
         raise ValueError(block)  # noqa: TRY004 - a fault of the file, not of the caller
@@ -363,6 +378,8 @@ def _trust(store: CertificateStore, block: bytes | str, nodes: Mapping[str, Node
     if node is None:
         raise ValueError(f"node {_quoted(node_id)} is not in the nodes list")
     store.add(node.id, certificate, not_after)
+    if node.id in servers:
+        store.add_peer(node.id, block)
 
 
 def _from_base64(text: str) -> bytes:

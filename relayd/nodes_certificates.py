@@ -21,15 +21,19 @@ class CertificateStore:
 
     As objects, RSA-4096 certificates take 0.8 kB each, scattered over a heap that hardly shrinks
     again after a reload, and the garbage collector stops every thread to walk through them.
+
+    Attributes:
+        peers: whole certificates, DER, of the few nodes that are talked to, by node id.
     """
 
-    __slots__ = ("_end", "_not_after", "_pages", "_places")
+    __slots__ = ("_end", "_not_after", "_pages", "_places", "peers")
 
     def __init__(self) -> None:
         self._pages: list[bytearray] = []
         self._end = 0
         self._places: dict[str, int] = {}
         self._not_after = array("q")
+        self.peers: dict[str, tuple[bytes, ...]] = {}
 
     def __len__(self) -> int:
         return len(self._not_after)
@@ -48,6 +52,12 @@ class CertificateStore:
         # A former record of the node stays behind unused: few nodes have two certificates.
         self._places[node_id] = self._append(_pack((*others, certificate)))
         self._not_after.append(not_after)
+
+    def add_peer(self, node_id: str, der: bytes) -> None:
+        """Keeps the whole certificate of a node too, unless it is kept already."""
+        others = self.peers.get(node_id, ())
+        if der not in others:
+            self.peers[node_id] = (*others, der)
 
     def get(self, node_id: str) -> tuple[NodeCertificate, ...]:
         """Gives the certificates of a node in the order they were added, none when unknown."""

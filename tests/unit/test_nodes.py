@@ -668,3 +668,16 @@ def test_certificates_are_what_a_worker_can_be_sent(fleet: Fleet, node: SigningN
     [certificate] = fleet.load().nodes.certificates("node-1")
     assert isinstance(certificate, NodeCertificate)
     assert isinstance(certificate.spki, bytes)
+
+
+def test_only_policy_servers_keep_their_whole_certificates(
+    fleet: Fleet, node: SigningNode, other: SigningNode
+) -> None:
+    """Who is connected to can be pinned by its certificates; of the others nothing more is kept."""
+    renewed = make_key_and_cert("node-1", serial=7)
+    entries = {"node-1": entry(), "node-2": entry("node-1")}
+    fleet.write(entries, node.cert_pem, other.cert_pem, renewed.cert_pem, node.cert_pem)
+    nodes = fleet.load().nodes
+    assert nodes.peer_certificates("node-1") == (node.cert_der, renewed.cert_der)
+    assert nodes.peer_certificates("node-2") == ()
+    assert nodes.peers == {"node-1": (node.cert_der, renewed.cert_der)}
