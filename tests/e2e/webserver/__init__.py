@@ -1,0 +1,1 @@
+"""relayd behind a real web server with the shipped configuration."""

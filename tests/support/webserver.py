@@ -1,0 +1,336 @@
+"""A real Apache httpd or nginx with the shipped configuration, and a real curl in front of it."""
+
+import os
+import re
+import shutil
+import signal
+import ssl
+import subprocess
+from base64 import b64encode
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Literal
+
+import pytest
+import trio
+
+from relayd.demo.ports import free_port
+from tests.support.daemon import PATIENCE_S
+from tests.support.signing import SigningNode, make_key_and_cert
+
+Kind = Literal["apache", "nginx"]
+
+CONF: Final = Path(__file__).parents[2] / "conf"
+_APACHE: Final = CONF / "apache" / "rudder-relayd.conf"
+USER: Final = "rudder"
+PASSWORD: Final = "known:p@ss"
+INITIAL_PASSWORD: Final = "initial"
+#: Source addresses of requests: where nodes are, the policy server among them, and a stranger.
+POLICY_SERVER: Final = "127.0.0.1"
+NODE: Final = "127.0.0.2"
+STRANGER: Final = "127.0.0.3"
+
+_PROGRAMS: Final[dict[Kind, tuple[str, ...]]] = {
+    "apache": ("apache2", "httpd"),
+    "nginx": ("nginx",),
+}
+#: Modules that distributions load, beside those that the shipped file asks for.
+_MODULES: Final = ("mpm_event", "deflate", "filter", "mime", "socache_shmcb")
+_SPOOL: Final = (
+    *("reports", "reports/incoming", "reports/failed"),
+    *("inventories", "inventories/incoming", "inventories/accepted-nodes-updates"),
+)
+_MODULE_DIRECTORIES: Final = (
+    Path("/usr/lib/apache2/modules"),
+    Path("/usr/lib64/httpd/modules"),
+    Path("/usr/lib/httpd/modules"),
+)
+
+
+def find_program(kind: Kind) -> str:
+    """The web server's program; skips the test where it is not installed."""
+    path = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin"])
+    for name in _PROGRAMS[kind]:
+        if found := shutil.which(name, path=path):
+            return found
+    pytest.skip(f"{' or '.join(_PROGRAMS[kind])} is not installed")
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What curl got: the status (0: no answer), the body, curl's own exit code."""
+
+    status: int
+    body: str
+    exit_code: int
+
+
+@dataclass
+class Web:
+    """A web server in front of one relayd.
+
+    Attributes:
+        kind: which one.
+        root: everything lies below it; its own files in `web`, the spool as in `Site`.
+        api: port of relayd's API on 127.0.0.1.
+        port: its own HTTPS port on 127.0.0.1.
+        nodes: whose certificates it knows.
+        certificate: its own.
+    """
+
+    kind: Kind
+    root: Path
+    api: int
+    nodes: Mapping[str, SigningNode]
+    port: int = field(default_factory=free_port)
+    certificate: SigningNode = field(default_factory=lambda: make_key_and_cert("front"))
+
+    @property
+    def own(self) -> Path:
+        """The directory of its configuration, log and keys."""
+        return self.root / "web"
+
+    @property
+    def incoming(self) -> Path:
+        """Where run logs arrive."""
+        return self.root / "reports" / "incoming"
+
+    def spool(self) -> list[str]:
+        """Every file of the spool, temporary ones too, by its path below `root`."""
+        paths = (
+            path for top in ("reports", "inventories") for path in (self.root / top).rglob("*")
+        )
+        return sorted(str(path.relative_to(self.root)) for path in paths if path.is_file())
+
+    def waiting(self) -> list[str]:
+        """Names in the run logs' directory, temporary ones too."""
+        return sorted(path.name for path in self.incoming.iterdir())
+
+    def log(self) -> str:
+        """Its error log."""
+        with suppress(FileNotFoundError):
+            return (self.own / "error.log").read_text(errors="replace")
+        return ""
+
+    async def curl(
+        self,
+        path: str,
+        *options: str,
+        user: str | None = None,
+        node: SigningNode | None = None,
+        source: str = NODE,
+    ) -> Reply:
+        """One request, sent as an agent sends it.
+
+        Args:
+            path: of the URL, sent as it is.
+            options: more of curl's.
+            user: `NAME:PASSWORD`.
+            node: whose certificate and key to show.
+            source: address it comes from.
+        """
+        command = ["curl", "-sS", "-k", "--path-as-is", "--interface", source, "-m", "50", *options]
+        if user is not None:
+            command += ["--user", user]
+        if node is not None:
+            cert, key = node.write(self.own)
+            command += ["--cert", str(cert), "--key", str(key)]
+        command += ["-w", "\n%{http_code}", f"https://127.0.0.1:{self.port}{path}"]
+        done = await trio.run_process(
+            command, capture_stdout=True, capture_stderr=True, check=False
+        )
+        body, _, status = done.stdout.decode(errors="replace").rpartition("\n")
+        return Reply(int(status), body, done.returncode)
+
+    async def upload(self, path: str, data: bytes, user: str = f"{USER}:{PASSWORD}") -> Reply:
+        """`curl --upload-file`, as agents send run logs and inventories."""
+        file = self.own / "upload"
+        file.write_bytes(data)
+        return await self.curl(path, "--upload-file", str(file), user=user)
+
+    async def begin_upload(
+        self, path: str, data: bytes, framing: str
+    ) -> trio.SSLStream[trio.SocketStream]:
+        """Sends the first half of an upload, by "length" or "chunked"; the rest never comes."""
+        half = data[: len(data) // 2]
+        credentials = b64encode(f"{USER}:{PASSWORD}".encode()).decode()
+        if framing == "chunked":
+            header, body = "Transfer-Encoding: chunked", b"%x\r\n%s\r\n" % (len(half), half)
+        else:
+            header, body = f"Content-Length: {len(data)}", half
+        head = f"PUT {path} HTTP/1.1\r\nHost: front\r\nAuthorization: Basic {credentials}\r\n"
+        stream = await self.connect()
+        await stream.send_all(f"{head}{header}\r\n\r\n".encode() + body)
+        return stream
+
+    async def connect(self) -> trio.SSLStream[trio.SocketStream]:
+        """A connection for requests that curl would not send."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        stream = await trio.open_tcp_stream("127.0.0.1", self.port)
+        return trio.SSLStream(stream, context, https_compatible=True)
+
+
+def make_web(kind: Kind, root: Path, api: int, nodes: Mapping[str, SigningNode]) -> Web:
+    """A web server with everything that it reads at its start written.
+
+    Args:
+        kind: which one.
+        root: where the spool is, or is made; the web server's own account must reach it.
+        api: port of relayd's API on 127.0.0.1.
+        nodes: whose certificates it knows.
+    """
+    web = Web(kind, root, api, nodes)
+    web.own.mkdir()
+    for directory in _SPOOL:
+        (root / directory).mkdir(parents=True, exist_ok=True)
+        (root / directory).chmod(0o777)
+    web.certificate.write(web.own)
+    (web.own / "nodes.pem").write_bytes(b"".join(node.cert_pem for node in nodes.values()))
+    for name, password in (("known", PASSWORD), ("initial", INITIAL_PASSWORD)):
+        (web.own / name).write_text(f"{USER}:{_hash(password)}\n")
+    _WRITERS[kind](web)
+    return web
+
+
+def _hash(password: str) -> str:
+    command = ["openssl", "passwd", "-apr1", "-stdin"]
+    return subprocess.run(
+        command, input=password, text=True, capture_output=True, check=True
+    ).stdout.strip()
+
+
+def _write_apache(web: Web) -> None:
+    """A minimal server around the shipped virtual host, in place of a distribution's."""
+    own = web.own
+    (own / "networks").write_text(f"Require ip {NODE}\nRequire ip {POLICY_SERVER}\n")
+    (own / "policy-servers").write_text(f"Require ip {POLICY_SERVER}\n")
+    defines = {
+        "PORT": web.port,
+        "CERTIFICATE": own / "front.cert",
+        "KEY": own / "front.priv",
+        "NODES": own / "nodes.pem",
+        "REPORTS": web.root / "reports",
+        "INVENTORIES": web.root / "inventories",
+        "PASSWORDS": own / "known",
+        "INITIAL_PASSWORDS": own / "initial",
+        "NETWORKS": own / "networks",
+        "POLICY_SERVERS": own / "policy-servers",
+        "API": f"http://127.0.0.1:{web.api}",
+    }
+    wanted = re.search(r"# Modules: ([a-z_#\s]+)\.", _APACHE.read_text())
+    assert wanted is not None
+    names = sorted({*_MODULES, *wanted[1].replace("#", "").split()})
+    modules = next((path for path in _MODULE_DIRECTORIES if path.is_dir()), Path("modules"))
+    (own / "locks").mkdir()
+    (own / "locks").chmod(0o777)
+    lines = [
+        f'ServerRoot "{own}"',
+        "ServerName front.test",
+        f'PidFile "{own}/apache.pid"',
+        f'DefaultRuntimeDir "{own}"',
+        f'ErrorLog "{own}/error.log"',
+        *(f'LoadModule {name}_module "{modules}/mod_{name}.so"' for name in names),
+        "User nobody",
+        "Group #65534",
+        "StartServers 1",
+        "TypesConfig /dev/null",
+        # As Debian and Red Hat have them.
+        f'DavLockDB "{own}/locks/DavLock"',
+        "AddOutputFilterByType DEFLATE text/html text/plain application/json",
+        '<Directory "/">\nAllowOverride None\nRequire all denied\n</Directory>',
+        f"Listen 127.0.0.1:{web.port}",
+        *(f'Define RELAYD_{name} "{value}"' for name, value in defines.items()),
+        f'Include "{_APACHE}"',
+    ]
+    (own / "apache.conf").write_text("\n".join(lines) + "\n")
+
+
+def _write_nginx(web: Web) -> None:
+    """The shipped server with its paths replaced, in a minimal main file."""
+    own = web.own
+    (own / "networks.conf").write_text(f"allow {NODE};\nallow {POLICY_SERVER};\n")
+    (own / "policy-servers.conf").write_text(f"allow {POLICY_SERVER};\n")
+    text = (CONF / "nginx" / "rudder-relayd.conf").read_text()
+    for shipped, here in (
+        ("    listen [::]:443 ssl;\n", ""),
+        ("listen 443 ssl;", f"listen 127.0.0.1:{web.port} ssl;"),
+        ("/opt/rudder/etc/ssl/agent.cert", f"{own}/front.cert"),
+        ("/var/rudder/cfengine-community/ppkeys/localhost.priv", f"{own}/front.priv"),
+        ("/var/rudder/lib/ssl/shared/allnodescerts.pem", f"{own}/nodes.pem"),
+        ("/opt/rudder/etc/htpasswd-webdav-initial", f"{own}/initial"),
+        ("/opt/rudder/etc/htpasswd-webdav", f"{own}/known"),
+        ("/etc/nginx/rudder-relayd/", f"{own}/"),
+        ("/var/rudder/", f"{web.root}/"),
+        ("http://127.0.0.1:3030", f"http://127.0.0.1:{web.api}"),
+    ):
+        assert shipped in text, shipped
+        text = text.replace(shipped, here)
+    (own / "relayd.conf").write_text(text)
+    (own / "temporary").mkdir()
+    (own / "temporary").chmod(0o777)
+    temporary = "".join(
+        f"{name}_temp_path {own}/temporary/{name};\n"
+        for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    )
+    (own / "nginx.conf").write_text(
+        "user nobody nogroup;\n" * (os.geteuid() == 0) + "worker_processes 1;\ndaemon off;\n"
+        f"pid {own}/nginx.pid;\nerror_log {own}/error.log info;\nevents {{}}\n"
+        f"http {{\naccess_log off;\n{temporary}include {own}/relayd.conf;\n}}\n"
+    )
+
+
+_WRITERS: Final = {"apache": _write_apache, "nginx": _write_nginx}
+
+
+def command(web: Web, *options: str) -> list[str]:
+    """The command line of the web server on its configuration."""
+    program = find_program(web.kind)
+    if web.kind == "apache":
+        return [program, "-f", str(web.own / "apache.conf"), *options]
+    return [program, "-p", str(web.own), "-c", str(web.own / "nginx.conf"), *options]
+
+
+@asynccontextmanager
+async def open_web(web: Web) -> AsyncIterator[trio.Process]:
+    """Runs the web server until the block ends; yields when it accepts connections."""
+    options = ("-DFOREGROUND",) if web.kind == "apache" else ()
+    with (web.own / "stderr").open("wb") as output:
+        process = await trio.lowlevel.open_process(
+            command(web, *options),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+    try:
+        await _wait_listening(web, process)
+        yield process
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        with trio.CancelScope(shield=True):
+            await process.wait()
+
+
+async def _wait_listening(web: Web, process: trio.Process) -> None:
+    with trio.fail_after(PATIENCE_S):
+        while True:
+            assert process.poll() is None, (web.own / "stderr").read_text() + web.log()
+            with suppress(OSError):
+                stream = await trio.open_tcp_stream("127.0.0.1", web.port)
+                await stream.aclose()
+                return
+            await trio.sleep(0.01)
+
+
+def check_syntax(web: Web) -> str:
+    """What the web server says about its configuration; fails the test if it refuses it."""
+    done = subprocess.run(command(web, "-t"), capture_output=True, text=True, check=False)
+    said = done.stdout + done.stderr
+    assert done.returncode == 0, said
+    assert not re.search(r"warn", said, re.IGNORECASE), said
+    return said
