@@ -13,7 +13,7 @@ import binascii
 import hashlib
 import hmac
 import re
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final, TextIO
@@ -366,7 +366,7 @@ def _require_content(file: BinaryIO) -> None:
 
 
 def _trust(
-    store: CertificateStore, block: bytes | str, nodes: Mapping[str, Node], servers: Set[str]
+    store: CertificateStore, block: bytes | str, nodes: Mapping[str, Node], servers: Container[str]
 ) -> None:
     """Adds one certificate; raises ValueError when it cannot vouch for a node."""
     if isinstance(block, str):
