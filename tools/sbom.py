@@ -31,7 +31,7 @@ REASONS: Final = {
     "click": "command lines",
     "cryptography": "signatures, certificates, hashes",
     "h11": "HTTP/1.1 under Hypercorn, with limits of relayd's own",
-    "httpx2": "HTTPS to other policy servers",
+    "httpcore2": "HTTP connections to other policy servers, reused and pinned",
     "hypercorn": "the HTTP server",
     "msgspec": "typed TOML and JSON whose errors name the key",
     "prometheus-client": "metrics",
