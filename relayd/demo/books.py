@@ -96,13 +96,19 @@ class Entry:
         return self.expected is None or self.expected == self.found
 
 
-def read_found(server: Server, incoming: Path, failed: Path) -> Found:
-    """Reads database and spool; relayd must not run any more."""
+def read_found(server: Server, spools: Iterable[Path], failed: Iterable[Path]) -> Found:
+    """Reads database and spools; no relayd must run any more.
+
+    Args:
+        server: the database server.
+        spools: the `incoming` of every relayd.
+        failed: the `failed` of every relayd.
+    """
     return Found(
         rows=_counts(server.psql(_ROWS)),
         executions=_counts(server.psql(_EXECUTIONS)),
-        waiting=frozenset(path.name for path in incoming.iterdir()),
-        refused=_refusals(failed),
+        waiting=frozenset(path.name for spool in spools for path in spool.iterdir()),
+        refused={name: reason for spool in failed for name, reason in _refusals(spool).items()},
     )
 
 

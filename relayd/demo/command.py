@@ -33,6 +33,13 @@ class Duration(click.ParamType[float]):
 @click.command("demo")
 @click.option("--nodes", type=click.IntRange(2, 5000), default=_DEFAULT_NODES, show_default=True)
 @click.option(
+    "--relays",
+    type=click.IntRange(0, 20),
+    default=0,
+    show_default=True,
+    help="Relays between the nodes and the root server; every second one is below another.",
+)
+@click.option(
     "--interval",
     type=Duration(),
     help=f"Time between two runs of one node, as 10s or 5min.  [default: {_DEFAULT_INTERVAL:.0f}s]",
@@ -70,6 +77,7 @@ class Duration(click.ParamType[float]):
 def command(
     *,
     nodes: int,
+    relays: int,
     interval: float | None,
     rate: float | None,
     once: int | None,
@@ -90,6 +98,7 @@ def command(
         rate = nodes / (interval or _DEFAULT_INTERVAL)
     options = Options(
         nodes=nodes,
+        relays=relays,
         rate=rate,
         once=once,
         bad=bad,

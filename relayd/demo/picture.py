@@ -1,7 +1,7 @@
 """The live picture: rates, queue, refusals and last runs, as a panel or as plain lines."""
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from rich.console import Group, RenderableType
@@ -11,6 +11,7 @@ from rich.text import Text
 
 from relayd.demo.books import Entry
 from relayd.demo.observe import Snapshot
+from relayd.demo.tree import Station
 
 #: Rates are means over this time, in seconds.
 _WINDOW: Final = 5.0
@@ -25,9 +26,12 @@ class Picture:
         names: host name of each node by its id.
     """
 
-    def __init__(self, title: str, names: Mapping[str, str]) -> None:
+    def __init__(
+        self, title: str, names: Mapping[str, str], relays: Sequence[Station] = ()
+    ) -> None:
         self._title = title
         self._names = names
+        self._relays = relays
         self._snapshots: deque[Snapshot] = deque()
         self._speeds: deque[float] = deque(maxlen=_HISTORY)
         self._sent = 0
@@ -53,7 +57,16 @@ class Picture:
             f"  rows {now.rows} ({reports:.0f}/s)  queue {self._queue(now)}"
             f" (oldest {now.oldest:.1f} s)  refused {sum(now.refused.values())}"
             f"{f' ({refused})' if refused else ''}  database {now.database}"
+            + "".join(f"  {relay.title}: {text}" for relay, text in self._each_relay(now))
         )
+
+    def _each_relay(self, now: Snapshot) -> Iterator[tuple[Station, str]]:
+        for station, relay in zip(self._relays, now.relays, strict=True):
+            text = "no answer"
+            if relay is not None:
+                failed = f", {relay.failed} failed" if relay.failed else ""
+                text = f"{relay.waiting} waiting, {relay.forwarded} forwarded{failed}"
+            yield station, text
 
     def panel(self) -> RenderableType:
         """The state as a panel for a terminal."""
@@ -62,8 +75,11 @@ class Picture:
         top.add_column(ratio=3)
         top.add_column(ratio=2)
         top.add_row(self._flow(now), _refusals(now))
+        parts: list[RenderableType] = [top, Text("")]
+        if self._relays:
+            parts += [self._tree(now), Text("")]
         return Panel(
-            Group(top, Text(""), self._runs(now)),
+            Group(*parts, self._runs(now)),
             title=self._title,
             subtitle=f"{self._age(now):.0f} s, Ctrl-C ends it",
         )
@@ -78,6 +94,15 @@ class Picture:
         table.add_row("queue", f"[bold]{self._queue(now)}[/]", f"oldest {now.oldest:.1f} s")
         colour = "green" if now.database == "success" else "red"
         table.add_row("database", Text(now.database, colour))
+        return table
+
+    def _tree(self, now: Snapshot) -> Table:
+        table = Table(title="relays", expand=True, box=None, title_justify="left")
+        for heading in ("relay", "below", "spool"):
+            table.add_column(heading)
+        for station, text in self._each_relay(now):
+            above = station.parent.title if station.parent else ""
+            table.add_row(station.title, above, text)
         return table
 
     def _runs(self, now: Snapshot) -> Table:

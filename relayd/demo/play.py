@@ -2,28 +2,30 @@
 
 import signal
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Final, Self
+from typing import Final
 
 import trio
 from rich.console import Console
 from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from relayd.demo.books import Ledger, balance, read_found
-from relayd.demo.daemon import Daemon, open_daemon
-from relayd.demo.fleet import Fleet, Pattern
+from relayd.demo.daemon import Daemon
+from relayd.demo.fleet import Fleet, Pattern, make_nodes
+from relayd.demo.key_progress import KeyProgress
 from relayd.demo.keys import cache_directory, obtain_keys
+from relayd.demo.node import Node
 from relayd.demo.observe import Snapshot, observe
+from relayd.demo.pgserver import Server
 from relayd.demo.picture import Picture, summary
-from relayd.demo.ports import free_port
-from relayd.demo.postgres import Postgres, open_postgres
+from relayd.demo.postgres import open_postgres
+from relayd.demo.tree import ROOT, Tree, address, open_tree
 from relayd.demo.upload import put
-from relayd.demo.workspace import Workspace
+from relayd.demo.workspace import Layout
 from relayd.errors import RelaydError
 
 INTERRUPTED: Final = 130
@@ -45,6 +47,7 @@ class Options:
         once: stop after so many uploads; None: go on until interrupted.
         bad: per cent of uploads with something wrong or sent twice.
         key_bits: size of the nodes' RSA keys.
+        relays: number of relays between the nodes and the root server.
         directory: where to write and leave everything; None: a temporary one, of which only
             the logs remain.
     """
@@ -55,6 +58,7 @@ class Options:
     bad: int
     key_bits: int
     directory: Path | None
+    relays: int = 0
 
 
 def run(options: Options, console: Console) -> int:
@@ -84,8 +88,8 @@ def _leaves(group: BaseExceptionGroup[RelaydError]) -> list[RelaydError]:
 
 async def _supervise(options: Options, console: Console) -> int:
     root = options.directory or Path(tempfile.mkdtemp(prefix="relayd-demo-"))
-    workspace = Workspace(root)
-    play = _Play(options, console, workspace)
+    layout = Layout(root, options.relays)
+    play = _Play(options, console, layout)
     code = INTERRUPTED
     async with trio.open_nursery() as nursery:
         await nursery.start(play.run_signals, nursery.cancel_scope, name="signals")
@@ -93,15 +97,25 @@ async def _supervise(options: Options, console: Console) -> int:
         nursery.cancel_scope.cancel()
     # Evidence of books that do not balance stays.
     if options.directory is None and code != 1:
-        await trio.to_thread.run_sync(workspace.remove_all_but_logs)
+        await trio.to_thread.run_sync(layout.remove_all_but_logs)
     return code
 
 
-class _Play:
-    """One demo; its parts share the workspace, the ledger and the wish to stop."""
+@dataclass(frozen=True, slots=True)
+class _Stage:
+    """What plays: policy servers and fleet, their daemons, the database server."""
 
-    def __init__(self, options: Options, console: Console, workspace: Workspace) -> None:
-        self._workspace = workspace
+    tree: Tree
+    fleet: Fleet
+    daemons: list[Daemon]
+    server: Server
+
+
+class _Play:
+    """One demo; its parts share the layout, the ledger and the wish to stop."""
+
+    def __init__(self, options: Options, console: Console, layout: Layout) -> None:
+        self._layout = layout
         self._options = options
         self._console = console
         self._ledger = Ledger()
@@ -122,18 +136,18 @@ class _Play:
 
     async def run(self) -> int:
         """Starts everything, plays, stops everything, prints the balance; the exit code."""
-        workspace = self._workspace
-        workspace.create()
-        async with open_postgres(workspace.postgres) as postgres:
-            fleet = await self._make_fleet()
-            fleet.write_lists(workspace.configuration)
-            port = free_port()
-            workspace.write_configuration(postgres.rudder, port)
-            async with open_daemon(workspace.configuration, port, workspace.log) as daemon:
-                last = await self._play(fleet, daemon, postgres)
-                await daemon.stop()
+        layout = self._layout
+        layout.create()
+        async with open_postgres(layout.postgres) as postgres:
+            tree, fleet = await self._make_fleet()
+            tree.write(postgres.rudder)
+            async with open_tree(tree) as daemons:
+                last = await self._play(_Stage(tree, fleet, daemons, postgres.server))
             found = await trio.to_thread.run_sync(
-                read_found, postgres.server, workspace.incoming, workspace.failed
+                read_found,
+                postgres.server,
+                [workspace.incoming for workspace in layout.workspaces],
+                [workspace.failed for workspace in layout.workspaces],
             )
         entries = balance(self._ledger, found, last.duplicates if last else None)
         sent = self._ledger.sent
@@ -141,93 +155,104 @@ class _Play:
         self._console.print(summary(entries, title))
         balanced = all(entry.balanced for entry in entries)
         self._console.print("The books balance." if balanced else "The books do NOT balance.")
-        self._console.print(f"relayd's log: {workspace.log}", soft_wrap=True, markup=False)
+        self._console.print(f"relayd's log: {layout.server.log}", soft_wrap=True, markup=False)
         return 0 if balanced else 1
 
-    async def _make_fleet(self) -> Fleet:
+    async def _make_fleet(self) -> tuple[Tree, Fleet]:
         options = self._options
-        # One key more than nodes in the list: somebody has to be unknown.
-        count = options.nodes + 1
-        with _KeyProgress(self._console, count, options.key_bits) as progress:
+        # One more than nodes in the list, since somebody has to be unknown; and the servers'.
+        nodes, count = options.nodes + 1, options.nodes + 2 + options.relays
+        with KeyProgress(self._console, count, options.key_bits) as progress:
             keys = await obtain_keys(count, options.key_bits, cache_directory(), progress.show)
-        spool = self._workspace.incoming
-        return await trio.to_thread.run_sync(Fleet, keys, spool, Pattern(options.bad))
 
-    async def _play(self, fleet: Fleet, daemon: Daemon, postgres: Postgres) -> Snapshot | None:
+        def make() -> tuple[Tree, Fleet]:
+            now = datetime.now(UTC)
+            machines = make_nodes(keys[:nodes], now)
+            servers = [
+                Node(key, address(number), now, None if number else ROOT)
+                for number, key in enumerate(keys[nodes:])
+            ]
+            tree = Tree(self._layout, servers, machines[:-1])
+            return tree, Fleet(machines, tree.spools, Pattern(options.bad))
+
+        return await trio.to_thread.run_sync(make)
+
+    async def _play(self, stage: _Stage) -> Snapshot | None:
         """Has the fleet upload until the end; what relayd says when it has dealt with all."""
         self._playing = True
-        title = f"relayd demo: {len(fleet.nodes)} nodes"
-        picture = Picture(title, {node.node_id: node.hostname for node in fleet.nodes})
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(daemon.watch, name="watch")
-            nursery.start_soon(self._show, picture, daemon, postgres, name="picture")
+            for daemon in stage.daemons:
+                nursery.start_soon(daemon.watch, name="watch")
+            nursery.start_soon(self._show, stage, name="picture")
             begin = trio.current_time()
-            await self._feed(fleet)
+            await self._feed(stage)
             await self._settle()
-            await self._repeat(fleet)
+            await self._repeat(stage)
             self._seconds = trio.current_time() - begin
             nursery.cancel_scope.cancel()
-        return await observe(daemon, postgres.server)
+        return await observe(stage.daemons, stage.server)
 
-    async def _feed(self, fleet: Fleet) -> None:
+    async def _feed(self, stage: _Stage) -> None:
         """Uploads at the rate asked for; ends when enough is sent or a stop is asked for."""
         period = 1 / self._options.rate if self._options.rate else 0.0
         due = trio.current_time()
-        while self._left(fleet.owed) and not self._stop.is_set():
+        while self._left(stage.fleet.owed) and not self._stop.is_set():
             with trio.move_on_at(due):
                 await self._stop.wait()
                 return
-            await trio.to_thread.run_sync(self._upload, fleet)
+            await trio.to_thread.run_sync(self._upload, stage)
             # After a hold-up, at most one second of uploads is made up for.
             due = max(due + period, trio.current_time() - 1.0)
 
-    async def _repeat(self, fleet: Fleet) -> None:
+    async def _repeat(self, stage: _Stage) -> None:
         """Sends again what was to be sent twice and had to leave the spool first."""
         while self._options.once and self._left(0) and not self._stop.is_set():
-            await trio.to_thread.run_sync(self._upload, fleet)
+            await trio.to_thread.run_sync(self._upload, stage)
         await self._settle()
 
     def _left(self, reserved: int) -> bool:
         once = self._options.once
         return once is None or self._ledger.sent + reserved < once
 
-    def _upload(self, fleet: Fleet) -> None:
-        upload = fleet.next_upload(datetime.now(UTC))
+    def _upload(self, stage: _Stage) -> None:
+        upload = stage.fleet.next_upload(datetime.now(UTC))
         self._ledger.add(upload)
-        put(self._workspace.incoming, upload)
+        put(stage.tree.spools(upload.node_id)[0], upload)
 
     async def _settle(self) -> None:
-        """Waits until the spool is empty, as long as it shrinks."""
+        """Waits until the spools are empty, as long as there are fewer and fewer files in them."""
+        # From below: a relay removes a file only when it is in the spool above.
+        spools = [workspace.incoming for workspace in reversed(self._layout.workspaces)]
         least, deadline = None, trio.current_time() + _SETTLE_DEADLINE
-        while left := await trio.to_thread.run_sync(_count, self._workspace.incoming):
+        while left := await trio.to_thread.run_sync(_count, spools):
             if least is None or left < least:
                 least, deadline = left, trio.current_time() + _SETTLE_DEADLINE
             if trio.current_time() > deadline:
                 return
             await trio.sleep(_SETTLE_POLL)
 
-    async def _show(self, picture: Picture, daemon: Daemon, postgres: Postgres) -> None:
+    async def _show(self, stage: _Stage) -> None:
         """Draws until cancelled."""
+        title = f"relayd demo: {len(stage.fleet.nodes)} nodes"
+        picture = Picture(title, stage.tree.names(), stage.tree.relays)
         if not self._console.is_terminal:
-            await self._look(picture, daemon, postgres, partial(self._print_line, picture))
+            await self._look(stage, picture, partial(self._print_line, picture))
             return
         with Live(console=self._console, auto_refresh=False, transient=True) as live:
 
             def draw(_: int) -> None:
                 live.update(picture.panel(), refresh=True)
 
-            await self._look(picture, daemon, postgres, draw)
+            await self._look(stage, picture, draw)
 
     def _print_line(self, picture: Picture, number: int) -> None:
         if number % _LINE_EVERY == 0:
             self._console.print(picture.line(), soft_wrap=True, markup=False)
 
-    async def _look(
-        self, picture: Picture, daemon: Daemon, postgres: Postgres, draw: Callable[[int], None]
-    ) -> None:
+    async def _look(self, stage: _Stage, picture: Picture, draw: Callable[[int], None]) -> None:
         number = 0
         while True:
-            snapshot = await observe(daemon, postgres.server)
+            snapshot = await observe(stage.daemons, stage.server)
             if snapshot is not None:
                 picture.add(snapshot, self._ledger.sent)
                 draw(number)
@@ -235,38 +260,5 @@ class _Play:
             await trio.sleep(_LOOK_EVERY)
 
 
-def _count(directory: Path) -> int:
-    return sum(1 for _ in directory.iterdir())
-
-
-class _KeyProgress:
-    """How many keys are made: a bar in a terminal, a few lines elsewhere."""
-
-    def __init__(self, console: Console, count: int, bits: int) -> None:
-        self._console, self._count = console, count
-        self._text = f"RSA-{bits} keys"
-        self._said = -1
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
-        self._task = self._bar.add_task(self._text, total=count)
-
-    def __enter__(self) -> Self:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    def show(self, ready: int) -> None:
-        """Tells how many are ready."""
-        self._bar.update(self._task, completed=ready)
-        quarter = 4 * ready // self._count
-        if not self._console.is_terminal and quarter > self._said:
-            self._console.print(f"{self._text}: {ready} of {self._count}")
-            self._said = quarter
+def _count(directories: Sequence[Path]) -> int:
+    return sum(1 for directory in directories for _ in directory.iterdir())

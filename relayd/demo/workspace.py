@@ -1,32 +1,25 @@
-"""The demo's directory: relayd's configuration, its spool, its log."""
+"""The demo's directory: configuration, spool and log of each relayd in it."""
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from relayd.demo.fleet import CERTIFICATES, NODES_LIST
-from relayd.demo.pgserver import Connection
 from relayd.errors import StartError
 
-_MAIN: Final = """\
-# Written by `relayd demo`.
+NODES_LIST: Final = "nodeslist.json"
+CERTIFICATES: Final = "allnodescerts.pem"
 
-[general]
-nodes_list_file = {nodes}
-nodes_certs_file = {certificates}
-node_id = "root"
-listen = {listen}
-
-[processing.reporting]
-directory = {spool}
-output = "database"
-settle_time = "2s"
-catchup = {{ frequency = "2s", limit = 50 }}
-
-[output.database]
-url = {url}
-password = {password}
+#: The agents' command, which a remote run calls for the nodes of one policy server.
+_AGENT: Final = """\
+#!/bin/sh
+# remote run [-D CONDITIONS] -- HOST,HOST
+while [ "$1" != "--" ]; do shift; done
+for host in $(echo "$2" | tr , ' '); do
+    echo "$host: agent runs, asked by {name}"
+    sleep 0.05
+done
 """
 
 _LOGGING: Final = """\
@@ -39,7 +32,7 @@ filter = ""
 
 
 class Workspace:
-    """Everything the demo writes, below one directory.
+    """Everything that one relayd of the demo reads and writes, below one directory.
 
     Attributes:
         root: the directory.
@@ -47,7 +40,8 @@ class Workspace:
         incoming: where uploads arrive.
         failed: where refused ones end, each with its reason.
         log: what relayd writes.
-        postgres: directory of the embedded server.
+        certificate: PEM file of its web front's certificate.
+        key: PEM file of that certificate's private key.
     """
 
     def __init__(self, root: Path) -> None:
@@ -57,7 +51,11 @@ class Workspace:
         self.incoming = self.spool / "incoming"
         self.failed = self.spool / "failed"
         self.log = root / "relayd.log"
-        self.postgres = root / "postgres"
+        self.certificate = root / "etc" / "front.cert"
+        self.key = root / "etc" / "front.key"
+        self._agent = root / "agent"
+        self._shared_files = root / "shared-files"
+        self._shared_folder = root / "shared-folder"
 
     def create(self) -> None:
         """Makes the directories, unreadable for others: there are passwords in them.
@@ -72,33 +70,95 @@ class Workspace:
         except OSError as error:
             raise StartError(f"cannot prepare {self.root}: {error.strerror}") from error
 
-    def write_configuration(self, database: Connection, port: int) -> None:
-        """Writes `main.conf` and `logging.conf`.
+    def write_configuration(
+        self, name: str, general: Mapping[str, object], output: str, **to: Mapping[str, object]
+    ) -> None:
+        """Writes `main.conf`, `logging.conf` and the agents' command.
 
         Args:
-            database: what relayd connects to.
-            port: TCP port of its API on 127.0.0.1.
+            name: what this relayd is called in the agents' words.
+            general: further keys of the table `general`.
+            output: where run logs go, `database` or `upstream`.
+            to: keys of the table `output.…`, by its name.
         """
-        values = {
-            "nodes": self.configuration / NODES_LIST,
-            "certificates": self.configuration / CERTIFICATES,
-            "listen": f"127.0.0.1:{port}",
-            "spool": self.spool,
-            "url": database.url,
-            "password": database.password,
+        tables: dict[str, Mapping[str, object]] = {
+            "general": {
+                "nodes_list_file": self.configuration / NODES_LIST,
+                "nodes_certs_file": self.configuration / CERTIFICATES,
+                **general,
+            },
+            "processing.reporting": {
+                "directory": self.spool,
+                "output": output,
+                "settle_time": "2s",
+            },
+            "processing.reporting.catchup": {"frequency": "2s", "limit": 50},
+            **{f"output.{table}": keys for table, keys in to.items()},
+            "remote_run": {"command": self._agent, "use_sudo": False},
+            "shared_files": {"path": self._shared_files},
+            "shared_folder": {"path": self._shared_folder},
         }
-        # JSON's string literals are TOML's basic strings.
-        quoted = {key: json.dumps(str(value)) for key, value in values.items()}
         main = self.configuration / "main.conf"
         main.touch(mode=0o640)
-        main.write_text(_MAIN.format_map(quoted))
+        text = "".join(_toml(table, keys) for table, keys in tables.items())
+        main.write_text(f"# Written by `relayd demo`.\n{text}")
         (self.configuration / "logging.conf").write_text(_LOGGING)
+        self._agent.write_text(_AGENT.format(name=name))
+        self._agent.chmod(0o750)
+
+    def remove_all_but_log(self) -> None:
+        """Removes what it holds, except for relayd's log."""
+        self._agent.unlink(missing_ok=True)
+        for path in (self.configuration, self.spool, self._shared_files, self._shared_folder):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+class Layout:
+    """All that the demo writes, below one directory.
+
+    Attributes:
+        root: the directory.
+        server: the root server's part of it.
+        relays: the relays' parts.
+        postgres: the embedded database server's part.
+    """
+
+    def __init__(self, root: Path, relays: int) -> None:
+        self.root = root
+        self.server = Workspace(root)
+        self.relays = [Workspace(root / f"relay-{number}") for number in range(1, relays + 1)]
+        self.postgres = root / "postgres"
+
+    @property
+    def workspaces(self) -> list[Workspace]:
+        """Those of every relayd, the root server's first."""
+        return [self.server, *self.relays]
+
+    def create(self) -> None:
+        """Makes the directories of every relayd.
+
+        Raises:
+            StartError: they exist already, or cannot be made.
+        """
+        for workspace in self.workspaces:
+            workspace.create()
 
     def remove_all_but_logs(self) -> None:
         """Removes everything but relayd's and PostgreSQL's logs; all, when relayd never ran."""
-        if not self.log.exists():
+        if not self.server.log.exists():
             shutil.rmtree(self.root, ignore_errors=True)
             return
-        data = [path for path in self.postgres.glob("*") if path.is_dir()]
-        for directory in (self.configuration, self.spool, *data):
-            shutil.rmtree(directory, ignore_errors=True)
+        for workspace in self.workspaces:
+            workspace.remove_all_but_log()
+        for path in self.postgres.glob("*"):
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def _toml(table: str, keys: Mapping[str, object]) -> str:
+    # JSON's strings, numbers and booleans are TOML's.
+    lines = (
+        f"{key} = {json.dumps(str(value) if isinstance(value, Path) else value)}\n"
+        for key, value in keys.items()
+    )
+    return f"\n[{table}]\n{''.join(lines)}"

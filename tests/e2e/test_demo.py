@@ -127,7 +127,7 @@ def test_interrupt_ends_everything(place: Path) -> None:
 def test_interrupt_while_starting(place: Path) -> None:
     """Ctrl-C before the start is complete ends everything at once, and leaves nothing."""
     with demo(place, "--nodes", "500", "--key-bits", "4096") as process:
-        wait_for(process, "RSA-4096 keys: 0 of 501")
+        wait_for(process, "RSA-4096 keys: 0 of 502")
         process.send_signal(signal.SIGINT)
         output = end(process)
     assert process.returncode == 130, output

@@ -1,18 +1,15 @@
 """The simulated fleet: its good uploads are good, its bad ones are bad in the way they say."""
 
-import hashlib
 import itertools
-import json
 from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.hazmat.primitives.serialization import Encoding
 
-from relayd.demo.fleet import CERTIFICATES, NODES_LIST, Fleet, Pattern
+from relayd.demo.fleet import Fleet, Pattern, make_nodes
 from relayd.demo.upload import EXPECTED, Kind, Upload, put
 from relayd.errors import Reason, Refused
 from relayd.runlog.archive import unpack
@@ -29,7 +26,7 @@ KEYS = [generate_private_key(65_537, 2048) for _ in range(4)]
 @pytest.fixture
 def fleet(tmp_path: Path) -> Fleet:
     """Three nodes, of whose uploads half are bad."""
-    return Fleet(KEYS, tmp_path, Pattern(50))
+    return Fleet(make_nodes(KEYS, NOW), lambda _: [tmp_path / "above", tmp_path], Pattern(50))
 
 
 def judge(fleet: Fleet, upload: Upload) -> RunLog | Reason:
@@ -94,28 +91,24 @@ def test_only_what_has_left_the_spool_is_replayed(fleet: Fleet, tmp_path: Path) 
     assert replay.body == original.body
 
 
+def test_what_is_in_a_spool_above_is_not_replayed(fleet: Fleet, tmp_path: Path) -> None:
+    """An upload that has gone up and waits there is not sent again yet either."""
+    above = tmp_path / "above"
+    above.mkdir()
+    for _ in range(12):
+        upload = fleet.next_upload(NOW)
+        put(above, upload)
+        assert upload.kind is not Kind.REPLAYED
+    for path in above.iterdir():
+        path.unlink()
+    assert fleet.next_upload(NOW).kind is Kind.REPLAYED
+
+
 @pytest.mark.parametrize(("bad", "expected"), [(0, 0), (10, 10), (33, 33), (50, 50)])
 def test_share_of_bad_uploads(bad: int, expected: int) -> None:
     """The share of bad uploads is the one asked for."""
     kinds = list(itertools.islice(Pattern(bad).kinds(), 100))
     assert sum(kind is not Kind.GOOD for kind in kinds) == expected
-
-
-def test_lists_are_those_of_a_server(fleet: Fleet, tmp_path: Path) -> None:
-    """Nodes list and certificates hold every node but the stranger, keys matching their hashes."""
-    fleet.write_lists(tmp_path)
-    listed = json.loads((tmp_path / NODES_LIST).read_text())
-    certificates = x509.load_pem_x509_certificates((tmp_path / CERTIFICATES).read_bytes())
-    assert [entry["policy-server"] for entry in listed.values()] == ["root"] * 4
-    hashes = {}
-    for certificate in certificates:
-        der = certificate.public_bytes(Encoding.DER)
-        public = certificate.public_key().public_bytes(
-            Encoding.DER, PublicFormat.SubjectPublicKeyInfo
-        )
-        hashes[read_certificate(der)[0]] = f"sha256:{hashlib.sha256(public).hexdigest()}"
-    listed.pop("root")
-    assert hashes == {node: entry["key-hash"] for node, entry in listed.items()}
 
 
 def test_put_renames_into_place(tmp_path: Path, fleet: Fleet) -> None:

@@ -1,15 +1,23 @@
 """The live picture, from relayd's real exposition format to a line of text."""
 
 import json
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
 
+from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
 from rich.console import Console
 
 from relayd.demo.books import Entry
-from relayd.demo.observe import Run, Snapshot, read_snapshot
+from relayd.demo.node import Node
+from relayd.demo.observe import Relay, Run, Snapshot, read_relay, read_snapshot
 from relayd.demo.picture import Picture, sparkline, summary
+from relayd.demo.tree import Station
+from relayd.demo.workspace import Workspace
 from relayd.errors import Reason
 from relayd.metrics import Metrics
 
+NODE = Node(generate_private_key(65_537, 2048), "127.0.0.1", datetime(2026, 5, 4, tzinfo=UTC))
 RUNS = "a,2026-05-04 03:02:01+00,20260504-1,2.5\n"
 
 
@@ -50,6 +58,16 @@ def test_snapshot_reads_what_relayd_exposes() -> None:
     )
 
 
+def test_relay_reads_what_relayd_exposes() -> None:
+    """A relay's figures are found under the names that relayd gives them."""
+    metrics = Metrics()
+    metrics.spool_files.set(4)
+    metrics.reports.labels("forward_ok").inc(7)
+    metrics.reports.labels("forward_error").inc(2)
+    metrics.reports.labels("ok").inc(9)
+    assert read_relay(metrics.render().decode()) == Relay(waiting=4, forwarded=7, failed=2)
+
+
 def test_line_tells_rates_queue_and_refusals() -> None:
     """The plain line holds rates, queue with its age, and refusals with their reasons."""
     picture = Picture("demo", {})
@@ -76,6 +94,26 @@ def test_panel_names_nodes_and_shows_the_database() -> None:
     shown = text(picture.panel())
     for part in ("demo of 1 node", "web.example", "2.5 s", "[Errno 111]", "[/red]", "signature"):
         assert part in shown
+
+
+def test_relays_have_their_place(tmp_path: Path) -> None:
+    """Panel and line tell of each relay what it holds and has passed on, or that it is silent."""
+    root = station(tmp_path, "root server", None)
+    first = station(tmp_path, "relay 1", root)
+    picture = Picture("demo", {}, [first, station(tmp_path, "relay 2", first)])
+    relays = (Relay(waiting=3, forwarded=120, failed=4), None)
+    picture.add(replace(snapshot(1.0, 1, 72), relays=relays), sent=9)
+    assert picture.line().endswith(
+        "relay 1: 3 waiting, 120 forwarded, 4 failed  relay 2: no answer"
+    )
+    rows = [" ".join(line.strip("│ ").split()) for line in text(picture.panel()).splitlines()]
+    assert "relay 1 root server 3 waiting, 120 forwarded, 4 failed" in rows
+    assert "relay 2 relay 1 no answer" in rows
+
+
+def station(root: Path, title: str, parent: Station | None) -> Station:
+    """A policy server of which only the place in the tree counts."""
+    return Station(title, NODE, Workspace(root), 3030, parent, "")
 
 
 def test_sparkline_scales_to_its_highest_value() -> None:
