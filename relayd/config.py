@@ -152,11 +152,21 @@ class Output(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RemoteRun(msgspec.Struct, frozen=True, kw_only=True):
-    """Table `remote_run`."""
+    """Table `remote_run`.
+
+    Attributes:
+        enabled: whether the HTTP API offers it.
+        command: that starts agents.
+        use_sudo: sudo runs it.
+        timeout: seconds for one run.
+        max_commands: commands that run at the same time.
+    """
 
     enabled: v.Flag = True
     command: v.FilePath = Path("/opt/rudder/bin/rudder")
     use_sudo: v.Flag = True
+    timeout: v.Period = 300.0
+    max_commands: v.Several = 64
 
 
 class SharedFilesCleanup(msgspec.Struct, frozen=True, kw_only=True):

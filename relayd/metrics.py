@@ -22,8 +22,23 @@ from relayd.errors import Reason
 CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
 
 #: Stages that can put a file off, and modes of the spool watch: closed sets, hence bounded labels.
-RETRY_STAGES: Final = ("examine", "database")
+RETRY_STAGES: Final = ("examine", "database", "forward")
 WATCH_MODES: Final = ("inotify", "poll")
+#: What can become of an upload to the shared files; those of `relayd.shared.receiving.Outcome`.
+SHARED_FILES: Final = (
+    "stored",
+    "forwarded",
+    "malformed",
+    "unknown",
+    "signature",
+    "mismatch",
+    "no_space",
+    "upstream",
+    "busy",
+    "slow",
+)
+#: How a remote run ends; `relayd.remote_run.audit` tells what each means.
+RUN_OUTCOMES: Final = ("ok", "incomplete", "timeout", "stopped", "refused")
 
 #: Upper bounds. A run log takes milliseconds, or as long as a database that is away.
 _DURATIONS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60, 300)
@@ -51,6 +66,7 @@ class Metrics:
         duplicates: run logs that were in the database already.
         spool_files: files waiting in the spool.
         spool_oldest_seconds: age of the oldest of them in seconds.
+        shared_files: uploads to the shared files by `outcome`.
         in_flight: files taken up and not disposed of yet.
         queue: fill of the channel in front of `stage`.
         watch_overflows: inotify queue overflows.
@@ -59,6 +75,11 @@ class Metrics:
         log_dropped: log lines dropped as their reader was too slow.
         peer_authentication_disabled: 1 when certificates of peers are not verified.
         database_up: 1 when the last database operation reached its server.
+        upstream_up: 1 when the upstream takes files, as far as is known.
+        upstream_certificate_expiry: unix time at which the pinned certificate ends, of several the
+            last one.
+        remote_runs: remote runs by `outcome`, one of `RUN_OUTCOMES`.
+        remote_run_commands: commands of remote runs that run at the moment.
         certificate_expired: node certificates past their notAfter.
     """
 
@@ -71,6 +92,7 @@ class Metrics:
         self._make_nodes()
         self._make_spool()
         self._make_health()
+        self._make_remote_run()
 
     def render(self) -> bytes:
         """All metrics in Prometheus' text exposition format 0.0.4, to be sent as `CONTENT_TYPE`."""
@@ -124,14 +146,34 @@ class Metrics:
         for mode in WATCH_MODES:
             self.watch_mode.labels(mode)
 
+    def _make_shared_files(self) -> None:
+        self.shared_files = self._counter(
+            "shared_files", "Uploads to the shared files, by outcome", "outcome"
+        )
+        for outcome in SHARED_FILES:
+            self.shared_files.labels(outcome)
+
     def _make_health(self) -> None:
         self.database_up = self._gauge(
             "database_up", "1 when the last database operation reached its server"
+        )
+        self.upstream_up = self._gauge("upstream_up", "1 when the upstream takes files")
+        self.upstream_certificate_expiry = self._gauge(
+            "upstream_certificate_expiry_timestamp_seconds",
+            "Unix time at which the pinned certificate of the upstream ends",
         )
         self.event_loop_lag_seconds = self._histogram(
             "event_loop_lag_seconds", "How late the event loop woke up, in seconds", _LAGS
         )
         self.log_dropped = self._counter("log_dropped", "Log lines dropped, their reader too slow")
+
+    def _make_remote_run(self) -> None:
+        self.remote_runs = self._counter("remote_runs", "Remote runs by outcome", "outcome")
+        for outcome in RUN_OUTCOMES:
+            self.remote_runs.labels(outcome)
+        self.remote_run_commands = self._gauge(
+            "remote_run_commands", "Commands of remote runs that run at the moment"
+        )
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"rudder_relayd_{name}", text, labels, registry=self._registry)

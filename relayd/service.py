@@ -5,6 +5,8 @@
         ├── signals          SIGHUP → reload, SIGTERM and SIGINT → graceful stop
         ├── reloads          what SIGHUP asked for, one after the other
         ├── HTTP API         until the pipeline has drained
+        ├── remote runs      a task for each run, its commands and calls below it
+        ├── peers            closes unused connections to other policy servers
         ├── examiner         a thread, or worker processes
         ├── trust            nodes list and certificates, tried again until they load
         ├── reporting        the pipeline, once the nodes are known
@@ -31,10 +33,12 @@ from relayd import __version__
 from relayd.config import Settings, changed_keys, load_logging, load_settings
 from relayd.errors import ConfigError, NodesError, RelaydError, StartError
 from relayd.http.app import Services, make_app
+from relayd.http.client import Clients
 from relayd.http.server import run_server
 from relayd.http.status import StatusReader
 from relayd.logs import configure, dropped, get_logger, open_logging
 from relayd.metrics import Metrics
+from relayd.remote_run.runs import RemoteRuns, make_runs
 from relayd.spool.wake import Wake
 from relayd.systemd import Notifier, take_notifier
 from relayd.threads import in_thread
@@ -136,6 +140,16 @@ class Service:
             settings.node_id(),
             self.metrics,
         )
+        self.clients = Clients(
+            settings.general.peer_authentication,
+            ca_path=settings.general.ca_path,
+            idle_timeout=settings.general.https_idle_timeout,
+        )
+        self.remote_runs: RemoteRuns | None = None
+        if settings.remote_run.enabled:
+            self.remote_runs = make_runs(
+                settings, self.clients, lambda: self.trust.nodes, self.metrics
+            )
         self.reporting: Reporting | None = None
         self.stopping = trio.Event()
         self._http_stop = trio.Event()
@@ -155,6 +169,9 @@ class Service:
         async with self._open_reporting(), trio.open_nursery() as root:
             await root.start(self._run_signals, name="signals")
             root.start_soon(self._run_reloads, name="reloads")
+            root.start_soon(self.clients.run, name="peers")
+            if self.remote_runs is not None:
+                root.start_soon(self.remote_runs.run, name="remote runs")
             urls = await root.start(self._run_http, name="http")
             root.start_soon(self._run_canary, name="canary")
             root.start_soon(self.trust.run, self._nodes_changed, name="trust")
@@ -177,7 +194,11 @@ class Service:
         log.info("stopped")
 
     async def _run_http(self, *, task_status: trio.TaskStatus[list[str]]) -> None:
-        app = make_app(Services(self._status_reader(), self.reload, self.metrics, __version__))
+        app = make_app(
+            Services(
+                self._status_reader(), self.reload, self.metrics, __version__, self.remote_runs
+            )
+        )
         await run_server(
             app,
             self.settings.general.listen,
@@ -217,6 +238,7 @@ class Service:
         self._nodes_changed()
 
     def _nodes_changed(self) -> None:
+        self.clients.update(self.trust.nodes.peers)
         if self.reporting is not None:
             self.reporting.nodes_changed()
 

@@ -9,6 +9,7 @@ from werkzeug.exceptions import HTTPException
 
 from relayd.http import answers
 from relayd.http.body import HTTPConnection, Request
+from relayd.http.remote_run import remote_run_blueprint
 from relayd.http.system import Services, metrics_blueprint, system_blueprint
 from relayd.logs import get_logger
 from relayd.printable import printable
@@ -49,6 +50,7 @@ def make_app(services: Services) -> App:
     app = App(__name__, static_folder=None)
     app.config.update(
         MAX_CONTENT_LENGTH=MAX_BODY,
+        BODY_LIMITS={},
         PROPAGATE_EXCEPTIONS=False,
         PROVIDE_AUTOMATIC_OPTIONS=False,
         RESPONSE_TIMEOUT=None,  # it would cut streams off; writes have a deadline of their own
@@ -56,6 +58,10 @@ def make_app(services: Services) -> App:
     app.url_map.merge_slashes = False  # a path is what it is, no redirect to another
     app.register_blueprint(system_blueprint(services), url_prefix=f"{BASE}/system")
     app.register_blueprint(metrics_blueprint(services.metrics))
+    if services.remote_runs is not None:
+        app.register_blueprint(
+            remote_run_blueprint(services.remote_runs), url_prefix=f"{BASE}/remote-run"
+        )
     app.register_error_handler(404, _not_found)
     app.register_error_handler(405, _not_found)
     app.register_error_handler(HTTPException, _http_error)

@@ -12,6 +12,7 @@ from relayd.http import answers
 from relayd.http.coalesce import Coalesced
 from relayd.http.status import StatusReport
 from relayd.metrics import CONTENT_TYPE, Metrics
+from relayd.remote_run.runs import RemoteRuns
 
 #: A reload takes seconds with the largest fleet; one that hangs shall not hold its caller.
 RELOAD_TIMEOUT_S: Final = 60.0
@@ -27,12 +28,14 @@ class Services:
             nothing. Never called while a call of it is going on.
         metrics: of this service.
         version: of relayd, as `1.2.3`.
+        remote_runs: starts agents; None: that is switched off.
     """
 
     status: Callable[[], Awaitable[StatusReport]]
     reload: Callable[[], Awaitable[None]]
     metrics: Metrics
     version: str
+    remote_runs: RemoteRuns | None = None
 
 
 def system_blueprint(services: Services) -> Blueprint:

@@ -1,4 +1,4 @@
-"""Who does what in a remote run: my neighbours by a command, the others by the relay they are below.
+"""Who does what in a remote run: neighbours by a command, others by the relay they are below.
 
 Decided once, from the nodes in force when the run begins.
 """
@@ -57,6 +57,13 @@ class Plan:
     local: list[Target] = field(default_factory=list)
     hops: dict[str, Hop] = field(default_factory=dict)
     lost: dict[str, str] = field(default_factory=dict)
+
+    def nodes(self) -> Iterator[str]:
+        """All nodes of the run."""
+        yield from self.lost
+        yield from (target.node for target in self.local)
+        for hop in self.hops.values():
+            yield from hop.nodes
 
 
 async def make_plan(wanted: Wanted, nodes: Nodes) -> Plan:

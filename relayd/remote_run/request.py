@@ -26,7 +26,7 @@ _SHOWN: Final = 60
 _BOOLEANS: Final = {"true": True, "false": False}
 
 
-class BadRequest(RelaydError):
+class RequestError(RelaydError):
     """A parameter is not valid; the text is for the client."""
 
 
@@ -71,7 +71,7 @@ def read_form(body: bytes) -> dict[str, str]:
     """Reads `application/x-www-form-urlencoded` text in UTF-8.
 
     Raises:
-        BadRequest: it is none, has too many fields, or has one twice.
+        RequestError: it is none, has too many fields, or has one twice.
     """
     try:
         pairs = parse_qsl(
@@ -81,10 +81,10 @@ def read_form(body: bytes) -> dict[str, str]:
             max_num_fields=MAX_FIELDS,
         )
     except ValueError:
-        raise BadRequest("invalid form") from None
+        raise RequestError("invalid form") from None
     fields = dict(pairs)
     if len(fields) != len(pairs):
-        raise BadRequest("a parameter is given twice")
+        raise RequestError("a parameter is given twice")
     return fields
 
 
@@ -100,7 +100,7 @@ def read_wanted(
         hops: see `Wanted.hops`.
 
     Raises:
-        BadRequest: one is not valid.
+        RequestError: one is not valid.
     """
     return Wanted(
         nodes,
@@ -116,11 +116,11 @@ def read_nodes(fields: dict[str, str]) -> tuple[str, ...]:
     """Reads `nodes`, ids separated by commas; each is kept once.
 
     Raises:
-        BadRequest: there are none.
+        RequestError: there are none.
     """
     nodes = tuple(dict.fromkeys(filter(None, fields.get("nodes", "").split(","))))
     if not nodes:
-        raise BadRequest("Missing nodes")
+        raise RequestError("Missing nodes")
     return nodes
 
 
@@ -128,27 +128,29 @@ def read_conditions(fields: dict[str, str]) -> tuple[str, ...]:
     """Reads `conditions`, or `classes`; an empty value is none.
 
     Raises:
-        BadRequest: one is not valid, or both names are used.
+        RequestError: one is not valid, or both names are used.
     """
     if "conditions" in fields and "classes" in fields:
-        raise BadRequest("conditions and classes are the same parameter")
+        raise RequestError("conditions and classes are the same parameter")
     text = fields.get("conditions") or fields.get("classes") or ""
     if len(text) > MAX_CONDITIONS:
-        raise BadRequest(f"invalid conditions: longer than {MAX_CONDITIONS} characters")
+        raise RequestError(f"invalid conditions: longer than {MAX_CONDITIONS} characters")
     conditions = tuple(text.split(",")) if text else ()
     for condition in conditions:
         if len(condition) > MAX_CONDITION:
-            raise BadRequest(
+            raise RequestError(
                 f"invalid condition: {printable(condition, _SHOWN)}, "
                 f"longer than {MAX_CONDITION} characters"
             )
         if _CONDITION.fullmatch(condition) is None:
-            raise BadRequest(f"invalid condition: {printable(condition, _SHOWN)}, {_SHOULD_MATCH}")
+            raise RequestError(
+                f"invalid condition: {printable(condition, _SHOWN)}, {_SHOULD_MATCH}"
+            )
     return conditions
 
 
 def _read_boolean(fields: dict[str, str], name: str) -> bool:
     text = fields.get(name, "false")
     if text not in _BOOLEANS:
-        raise BadRequest(f"invalid {name}: {printable(text, _SHOWN)}, should be true or false")
+        raise RequestError(f"invalid {name}: {printable(text, _SHOWN)}, should be true or false")
     return _BOOLEANS[text]

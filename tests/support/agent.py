@@ -1,0 +1,46 @@
+"""Commands that stand where `rudder` would be, and what becomes of their processes."""
+
+import os
+import stat
+from pathlib import Path
+
+import trio
+
+#: Prints its arguments, one to a line.
+TELL = 'printf "%s\\n" "$@"'
+
+
+def agent(path: Path, script: str) -> Path:
+    """A shell script, executable."""
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(stat.S_IRWXU)
+    return path
+
+
+def children() -> set[int]:
+    """Processes whose parent is this one, zombies too."""
+    own = Path(f"/proc/{os.getpid()}/task")
+    return {int(pid) for task in own.iterdir() for pid in (task / "children").read_text().split()}
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs; a zombie does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+async def pid_in(path: Path) -> int:
+    """Waits for a script to write a process number."""
+    with trio.fail_after(30):
+        while not (path.exists() and path.read_text().endswith("\n")):
+            await trio.sleep(0.01)
+    return int(path.read_text())
+
+
+async def gone(pid: int) -> None:
+    """Waits for the end of a process."""
+    with trio.fail_after(30):
+        while alive(pid):
+            await trio.sleep(0.01)
