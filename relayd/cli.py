@@ -34,6 +34,7 @@ EXIT_INTERRUPTED: Final = 130
 #: Operator commands that live in modules of their own, which are imported when they are called:
 #: name → module, line in the list of commands.
 _LAZY: Final = {
+    "check": ("relayd.check.command", "Look for what is wrong with an installation."),
     "demo": ("relayd.demo.command", "Show relayd at work on a simulated fleet."),
     "inspect": ("relayd.inspect.command", "Say what relayd would do with run-log files."),
 }
@@ -81,7 +82,7 @@ class LazyGroup(Program, click.Group):
             formatter.write_dl(sorted((own | lazy).items()))
 
 
-_directory = click.option(
+directory_option = click.option(
     "-c",
     "--config",
     "directory",
@@ -100,17 +101,10 @@ def main() -> None:
 
 
 @main.command()
-@_directory
+@directory_option
 def run(directory: Path) -> int:
     """Run the daemon in the foreground, until SIGTERM or SIGINT."""
     return _run(directory)
-
-
-@main.command()
-@_directory
-def check(directory: Path) -> int:
-    """Check the configuration files and print what is doubtful in them."""
-    return _check(directory)
 
 
 @main.command()
@@ -120,7 +114,7 @@ def version() -> None:
 
 
 @click.command(cls=Program, name="rudder-relayd", context_settings=_SETTINGS)
-@_directory
+@directory_option
 @click.option("-t", "--test", is_flag=True, help="Check the configuration files and exit.")
 @click.version_option(__version__, "-V", "--version", message="rudder-relayd %(version)s")
 def rudder_relayd(directory: Path, *, test: bool) -> int:

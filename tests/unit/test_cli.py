@@ -58,8 +58,8 @@ def test_good_configuration_is_ok(directory: Path, flags: tuple[str], place: str
 
 
 @pytest.mark.fault("G6", "G7")
-def test_check_prints_warnings_first(directory: Path) -> None:
-    """Both commands print each warning of both files, then that the syntax is right."""
+def test_test_mode_prints_warnings_first(directory: Path) -> None:
+    """The test mode prints each warning of both files, then that the syntax is right."""
     (directory / "main.conf").write_text('general.node_id = "root"\ngeneral.lisen = "a:1"\n')
     (directory / "main.conf").chmod(0o644)
     (directory / "logging.conf").write_text("general.levl = 1")
@@ -70,9 +70,9 @@ def test_check_prints_warnings_first(directory: Path) -> None:
         f"warning: {logging}: unknown key general.levl, did you mean level?",
         "Syntax: OK",
     ]
-    for done in (drop_in("-t", "-c", directory), relayd("check", "-c", directory)):
-        assert done.returncode == 0
-        assert done.stdout.splitlines() == expected
+    done = drop_in("-t", "-c", directory)
+    assert done.returncode == 0
+    assert done.stdout.splitlines() == expected
 
 
 @pytest.mark.history(62)
@@ -93,20 +93,20 @@ def test_check_prints_warnings_first(directory: Path) -> None:
 def test_invalid_file_ends_with_2(directory: Path, name: str, text: str) -> None:
     """A configuration file that is not valid is exit code 2 and one line with its path."""
     (directory / name).write_text(text)
-    for done in (drop_in("-t", "-c", directory), relayd("check", "-c", directory)):
-        assert done.returncode == 2
-        assert f"{directory / name}: " in one_line(done)
+    done = drop_in("-t", "-c", directory)
+    assert done.returncode == 2
+    assert f"{directory / name}: " in one_line(done)
 
 
 @pytest.mark.history(62)
 def test_missing_main_conf_ends_with_3(tmp_path: Path) -> None:
     """Without main.conf the start error names the path and what the system said."""
-    for done in (drop_in("-t", "-c", tmp_path), relayd("check", "-c", tmp_path)):
-        assert done.returncode == 3
-        assert one_line(done) == (
-            "error: Could not read main configuration file from"
-            f" {tmp_path / 'main.conf'}: No such file or directory"
-        )
+    done = drop_in("-t", "-c", tmp_path)
+    assert done.returncode == 3
+    assert one_line(done) == (
+        "error: Could not read main configuration file from"
+        f" {tmp_path / 'main.conf'}: No such file or directory"
+    )
 
 
 @pytest.mark.history(62)
@@ -182,13 +182,13 @@ def test_help_shows_all_options_and_commands(flag: str) -> None:
     assert all(name in done.stdout for name in ("check", "demo", "inspect", "run", "version"))
 
 
-def test_check_loads_no_heavy_library(directory: Path) -> None:
+def test_test_mode_loads_no_heavy_library(directory: Path) -> None:
     """Checking a configuration imports neither the event loop nor the database stack."""
     program = f"""
 import sys
 from relayd import cli
 try:
-    cli.main(["check", "-c", {str(directory)!r}])
+    cli.rudder_relayd(["-t", "-c", {str(directory)!r}])
 except SystemExit as end:
     heavy = {{"trio", "asyncio", "asyncpg", "quart", "hypercorn", "cryptography", "structlog"}}
     print(end.code, sorted(heavy & sys.modules.keys()))
@@ -207,7 +207,7 @@ except SystemExit as end:
         f'[output.upstream]\npassword = "{CANARY}"\nuser = 3',
     ],
 )
-def test_check_prints_no_password(directory: Path, text: str) -> None:
+def test_test_mode_prints_no_password(directory: Path, text: str) -> None:
     """Nothing that a check prints, good or bad, holds a password."""
     (directory / "main.conf").write_text(f'general.node_id = "root"\n{text}\n')
     done = drop_in("-t", "-c", directory)

@@ -1,0 +1,79 @@
+"""The user that the daemon runs as."""
+
+import grp
+import os
+import pwd
+from typing import Final
+
+import msgspec
+
+#: What the units of the package run as.
+SERVICE_USER: Final = "rudder-relayd"
+
+
+class Account(msgspec.Struct, frozen=True):
+    """A user of this system.
+
+    Attributes:
+        name: of the user.
+        uid: its number.
+        gid: its first group.
+        groups: numbers of all its groups.
+        group: name of the first group.
+    """
+
+    name: str
+    uid: int
+    gid: int
+    groups: tuple[int, ...]
+    group: str
+
+    @property
+    def is_current(self) -> bool:
+        """Whether this process runs as that user."""
+        return self.uid == os.geteuid()
+
+    @property
+    def can_become(self) -> bool:
+        """Whether this process can have a child run as that user."""
+        return self.is_current or os.geteuid() == 0
+
+
+def find_account(name: str | None) -> Account:
+    """Look up a user.
+
+    Args:
+        name: None stands for `SERVICE_USER` where there is one, else for the current user.
+
+    Raises:
+        KeyError: there is no user of this name.
+    """
+    if name is not None:
+        return _account(pwd.getpwnam(name))
+    try:
+        return _account(pwd.getpwnam(SERVICE_USER))
+    except KeyError:
+        return _current()
+
+
+def _current() -> Account:
+    uid, gid = os.geteuid(), os.getegid()
+    try:
+        name = pwd.getpwuid(uid).pw_name
+    except KeyError:  # a container may run as a number
+        name = str(uid)
+    return Account(name, uid, gid, tuple(os.getgroups()), _group_name(gid))
+
+
+def _account(entry: pwd.struct_passwd) -> Account:
+    groups = os.getgrouplist(entry.pw_name, entry.pw_gid)
+    return Account(
+        entry.pw_name, entry.pw_uid, entry.pw_gid, tuple(groups), _group_name(entry.pw_gid)
+    )
+
+
+def _group_name(gid: int) -> str:
+    try:
+        return grp.getgrgid(gid).gr_name
+    except KeyError:
+        return str(gid)

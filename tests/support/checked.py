@@ -1,0 +1,122 @@
+"""An installation in which nothing is wrong, for tests of `relayd check` that break it."""
+
+import json
+import os
+import pwd
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+
+import pytest
+import trio
+
+from relayd import cli
+from relayd.demo.pgserver import Connection
+from relayd.demo.ports import free_port
+from tests.support.daemon import Site
+from tests.support.signing import make_key_and_cert
+
+#: Directories that are there before relayd starts.
+DIRECTORIES = (
+    *("reports/incoming", "reports/failed", "shared-files", "shared-folder"),
+    *("inventories/incoming", "inventories/accepted-nodes-updates", "inventories/failed"),
+)
+NODES = ("root", "node1")
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What `relayd check` printed, line by line, and its exit code."""
+
+    code: int
+    lines: list[str]
+    stderr: str
+
+    @property
+    def findings(self) -> list[str]:
+        """The lines without the last, which counts them."""
+        return self.lines[:-1]
+
+
+def service_user() -> str:
+    """A user with few rights: another one as root, else the current one."""
+    return "nobody" if os.geteuid() == 0 else pwd.getpwuid(os.geteuid()).pw_name
+
+
+@contextmanager
+def open_site(database: Connection) -> Iterator[Site]:
+    """A root server's files, in a directory that every user can reach, removed at the end."""
+    directory = Path(tempfile.mkdtemp(prefix="relayd-checked-"))
+    try:
+        directory.chmod(0o755)
+        site = Site(
+            directory, free_port(), database, {name: make_key_and_cert(name) for name in NODES}
+        )
+        site.extra = {
+            "processing.inventory": f'directory = "{directory / "inventories"}"',
+            "remote_run": f'command = "{make_command(directory)}"\nuse_sudo = false',
+            "shared_files": f'path = "{directory / "shared-files"}"',
+            "shared_folder": f'path = "{directory / "shared-folder"}"',
+        }
+        for name in DIRECTORIES:
+            (directory / name).mkdir(parents=True)
+        site.write()
+        give(directory)
+        yield site
+    finally:
+        _take_back(directory)
+        shutil.rmtree(directory)
+
+
+def make_command(directory: Path) -> Path:
+    """A program in place of the one that starts agents."""
+    path = directory / "rudder"
+    path.write_text("#!/bin/sh\n")
+    path.chmod(0o755)
+    return path
+
+
+def give(directory: Path) -> None:
+    """Makes the service user the owner of all below, but for the command."""
+    if os.geteuid() != 0:
+        return
+    owner = pwd.getpwnam(service_user())
+    for path in [directory, *directory.rglob("*")]:
+        if path.name != "rudder":
+            os.chown(path, owner.pw_uid, owner.pw_gid)
+
+
+def _take_back(directory: Path) -> None:
+    """Rights that a test took away; those who are not root need them to clean up."""
+    for path in (directory, *(directory / name for name in DIRECTORIES)):
+        if path.is_dir():
+            path.chmod(0o755)
+
+
+def check(site: Site, *options: str, command: str = "check") -> Checked:
+    """Runs the command line on a site; blocks."""
+    out, err = StringIO(), StringIO()
+    arguments = [command, "-c", str(site.conf), "--user", service_user(), *options]
+    with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as end:
+        cli.main(arguments)
+    assert isinstance(end.value.code, int)
+    return Checked(end.value.code, out.getvalue().splitlines(), err.getvalue())
+
+
+async def check_beside(site: Site, *options: str) -> Checked:
+    """The same in a thread, while the test plays the other side."""
+    return await trio.to_thread.run_sync(lambda: check(site, *options))
+
+
+def edit_nodes(site: Site, **nodes: dict[str, str] | None) -> None:
+    """Changes entries of the nodes list; None removes one."""
+    known = json.loads(site.nodes_list.read_text())
+    for name, entry in nodes.items():
+        known.pop(name, None)
+        if entry is not None:
+            known[name] = entry
+    site.nodes_list.write_text(json.dumps(known))
