@@ -87,7 +87,7 @@ def rename_exchange(directory: int, name: str, directory2: int, name2: str) -> N
 
 
 def openat2(directory: int, path: str, flags: int, resolve: int) -> int:
-    """Open a path as seen from a directory and return a descriptor; Linux calls it openat2(2).
+    """Open a path as seen from a directory and return a descriptor (the newer open of Linux).
 
     Args:
         directory: descriptor to start from.

@@ -4,6 +4,7 @@ Names, labels and units are an interface: dashboards and alerts of an installed 
 `docs/metrics.md` is their table for operators.
 """
 
+from collections.abc import Callable
 from typing import Final
 
 from prometheus_client import (
@@ -87,16 +88,37 @@ class Metrics:
         # Process-wide switch of the library; we have no use for its `_created` series anywhere.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self._registry = CollectorRegistry()
+        self._spools: dict[str, tuple[int, float]] = {}
+        self._watches: dict[str, str] = {}
+        self._counts: list[Callable[[], int]] = []
         ProcessCollector(registry=self._registry)
         self._make_outcomes()
         self._make_nodes()
         self._make_spool()
+        self._make_shared_files()
         self._make_health()
         self._make_remote_run()
 
     def render(self) -> bytes:
         """All metrics in Prometheus' text exposition format 0.0.4, to be sent as `CONTENT_TYPE`."""
         return generate_latest(self._registry)
+
+    def note_spool(self, directory: str, files: int, oldest_s: float) -> None:
+        """What a listing of one watched directory found; the gauges are about all of them."""
+        self._spools[directory] = (files, oldest_s)
+        self.spool_files.set(sum(files for files, _ in self._spools.values()))
+        self.spool_oldest_seconds.set(max(oldest for _, oldest in self._spools.values()))
+
+    def note_watch(self, directory: str, mode: str) -> None:
+        """How one directory is watched; each mode in use anywhere is shown."""
+        self._watches[directory] = mode
+        for known in WATCH_MODES:
+            self.watch_mode.labels(known).set(known in self._watches.values())
+
+    def count_in_flight(self, count: Callable[[], int]) -> None:
+        """Adds what one pipeline has in flight to the gauge."""
+        self._counts.append(count)
+        self.in_flight.set_function(lambda: sum(one() for one in self._counts))
 
     def _make_outcomes(self) -> None:
         self.reports = self._counter("reports", "Run logs by outcome", "status")

@@ -12,6 +12,7 @@
         ├── reporting        the pipeline, once the nodes are known
         ├── announce         tells the service manager once files are taken
         ├── watchdog         tells the service manager that the event loop runs
+        ├── expiry           shared files whose time is over
         └── canary           how late the event loop runs
 
 An exception in any of these is a bug: it cancels the others and ends the process with exit code
@@ -35,10 +36,14 @@ from relayd.errors import ConfigError, NodesError, RelaydError, StartError
 from relayd.http.app import Services, make_app
 from relayd.http.client import Clients
 from relayd.http.server import run_server
+from relayd.http.shared_files import SharedFiles
+from relayd.http.shared_folder import SharedFolder
 from relayd.http.status import StatusReader
 from relayd.logs import configure, dropped, get_logger, open_logging
 from relayd.metrics import Metrics
 from relayd.remote_run.runs import RemoteRuns, make_runs
+from relayd.shared.expiry import run_expiry
+from relayd.shared.store import Store
 from relayd.spool.wake import Wake
 from relayd.systemd import Notifier, take_notifier
 from relayd.threads import in_thread
@@ -150,6 +155,7 @@ class Service:
             self.remote_runs = make_runs(
                 settings, self.clients, lambda: self.trust.nodes, self.metrics
             )
+        self.shared_store = Store(self.settings.shared_files.path)
         self.reporting: Reporting | None = None
         self.stopping = trio.Event()
         self._http_stop = trio.Event()
@@ -174,6 +180,7 @@ class Service:
                 root.start_soon(self.remote_runs.run, name="remote runs")
             urls = await root.start(self._run_http, name="http")
             root.start_soon(self._run_canary, name="canary")
+            root.start_soon(self._run_expiry, name="expiry")
             root.start_soon(self.trust.run, self._nodes_changed, name="trust")
             await self._first_load()
             drained = trio.Event()
@@ -207,6 +214,25 @@ class Service:
             task_status=task_status,
         )
         self._http_ended.set()
+
+    def _services(self) -> Services:
+        """What the HTTP API offers."""
+        return Services(
+            self._status_reader(),
+            self.reload,
+            self.metrics,
+            __version__,
+            shared_folder=SharedFolder(self.settings.shared_folder.path),
+            shared_files=SharedFiles(
+                self.shared_store,
+                self.trust,
+                self.metrics,
+                self.settings.shared_files.max_body_size,
+            ),
+        )
+
+    async def _run_expiry(self) -> None:
+        await run_expiry(self.shared_store, self.settings.shared_files.cleanup.frequency)
 
     @asynccontextmanager
     async def _open_reporting(self) -> AsyncIterator[None]:

@@ -28,5 +28,12 @@ def not_found() -> Response:
     return Response("NOT FOUND", status=404, content_type="text/plain; charset=utf-8")
 
 
+def empty(status: int) -> Response:
+    """`status` and nothing else."""
+    response = Response("", status=status)
+    del response.headers["Content-Type"]
+    return response
+
+
 def _json(answer: _Answer, status: int) -> Response:
     return Response(msgspec.json.encode(answer), status=status, content_type="application/json")

@@ -9,7 +9,11 @@ from werkzeug.exceptions import HTTPException
 
 from relayd.http import answers
 from relayd.http.body import HTTPConnection, Request
+from relayd.http.raw_path import BASE
 from relayd.http.remote_run import remote_run_blueprint
+from relayd.http.shared_files import ROOM as SHARED_FILES
+from relayd.http.shared_files import shared_files_blueprint
+from relayd.http.shared_folder import shared_folder_blueprint
 from relayd.http.system import Services, metrics_blueprint, system_blueprint
 from relayd.logs import get_logger
 from relayd.printable import printable
@@ -18,7 +22,6 @@ __all__ = ["BASE", "Services", "make_app"]
 
 log = get_logger("api")
 
-BASE: Final = "/rudder/relay-api/1"
 #: Bytes of a request body, where a route does not say otherwise.
 MAX_BODY: Final = 1024 * 1024
 #: Characters of a path that a log line shows.
@@ -58,6 +61,11 @@ def make_app(services: Services) -> App:
     app.url_map.merge_slashes = False  # a path is what it is, no redirect to another
     app.register_blueprint(system_blueprint(services), url_prefix=f"{BASE}/system")
     app.register_blueprint(metrics_blueprint(services.metrics))
+    if services.shared_folder is not None:
+        app.register_blueprint(shared_folder_blueprint(services.shared_folder), url_prefix=BASE)
+    if services.shared_files is not None:
+        app.config["BODY_LIMITS"][f"{BASE}{SHARED_FILES}"] = services.shared_files.max_body
+        app.register_blueprint(shared_files_blueprint(services.shared_files), url_prefix=BASE)
     if services.remote_runs is not None:
         app.register_blueprint(
             remote_run_blueprint(services.remote_runs), url_prefix=f"{BASE}/remote-run"

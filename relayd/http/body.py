@@ -5,7 +5,7 @@ buffered at the moment, ends a body that is cut off by the limit as if it were c
 cancelled by Hypercorn in the middle of its last message. These classes replace the parts that do.
 """
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from typing import Any, Final, cast
 
 import trio
@@ -90,9 +90,23 @@ class HTTPConnection(TrioASGIHTTPConnection):
     async def __call__(self, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         """Ends when the answer is sent or the client is gone."""
         request = cast("Request", self._create_request_from_scope(send))
+        limit = _limit_of(self.scope["raw_path"], self.app.config.get("BODY_LIMITS", {}))
+        if limit is not None:
+            request.body = Body(request.content_length, limit)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_receive_body, nursery, request.body, receive)
             nursery.start_soon(self.handle_request, nursery, request, _unbroken(request.body, send))
+
+
+def _limit_of(path: bytes, limits: Mapping[str, int]) -> int | None:
+    """Bytes of a body where a room of the API has its own limit.
+
+    It has to be known before the handler is: the body may come before that.
+    """
+    for room, limit in limits.items():
+        if path.startswith(room.encode()):
+            return limit
+    return None
 
 
 async def _receive_body(nursery: trio.Nursery, body: Body, receive: ASGIReceiveCallable) -> None:

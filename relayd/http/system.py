@@ -10,6 +10,8 @@ from quart import Blueprint, Response
 from relayd.errors import RelaydError
 from relayd.http import answers
 from relayd.http.coalesce import Coalesced
+from relayd.http.shared_files import SharedFiles
+from relayd.http.shared_folder import SharedFolder
 from relayd.http.status import StatusReport
 from relayd.metrics import CONTENT_TYPE, Metrics
 from relayd.remote_run.runs import RemoteRuns
@@ -29,6 +31,8 @@ class Services:
         metrics: of this service.
         version: of relayd, as `1.2.3`.
         remote_runs: starts agents; None: that is switched off.
+        shared_folder: what `/shared-folder` needs; None leaves it out.
+        shared_files: what `/shared-files` needs; None leaves it out.
     """
 
     status: Callable[[], Awaitable[StatusReport]]
@@ -36,6 +40,8 @@ class Services:
     metrics: Metrics
     version: str
     remote_runs: RemoteRuns | None = None
+    shared_folder: SharedFolder | None = None
+    shared_files: SharedFiles | None = None
 
 
 def system_blueprint(services: Services) -> Blueprint:

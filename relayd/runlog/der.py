@@ -7,6 +7,7 @@ by the data. What the grammar does not name stays a run of bytes that is never l
 from typing import Final
 
 INTEGER: Final = 0x02
+BIT_STRING: Final = 0x03
 OCTET_STRING: Final = 0x04
 OBJECT_IDENTIFIER: Final = 0x06
 UTC_TIME: Final = 0x17

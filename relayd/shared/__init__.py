@@ -1,0 +1,1 @@
+"""Files that the server gives to nodes, and that nodes give to each other."""

@@ -1,0 +1,177 @@
+"""The metadata of a shared file: what its sender says of it and signs, in `key=value` lines.
+
+The format is that of Rudder's agents, `rudder-signature-v1`. Everything here is a pure function.
+"""
+
+import binascii
+import re
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
+from cryptography.hazmat.primitives.hashes import SHA256, SHA512, HashAlgorithm
+
+from relayd.durations import parse_duration
+from relayd.runlog import der
+from relayd.runlog.certificates import load_public_key
+
+#: Bytes of it; that of an RSA key of 4096 bits has 2 KiB.
+MAX_SIZE: Final = 16 * 1024
+#: Seconds, a hundred years: a time of life is a time, and its sum with the clock a number.
+MAX_TTL: Final = 36_525 * 86_400.0
+
+HASHES: Final[dict[str, HashAlgorithm]] = {"sha256": SHA256(), "sha512": SHA512()}
+
+_HEADER: Final = "rudder-signature-v1"
+_LINE: Final = re.compile(r"([a-z_]{1,32})=(.*)")
+_HEXADECIMAL: Final = re.compile(r"(?:[0-9A-Fa-f]{2}){1,4096}")
+_NUMBER: Final = re.compile(r"[0-9]{1,20}")
+
+
+#: AlgorithmIdentifier of RSA keys (RFC 3279, 2.3.1), DER.
+_RSA_ENCRYPTION: Final = bytes.fromhex("300d06092a864886f70d0101010500")
+
+
+class MetadataError(ValueError):
+    """The metadata are not what the format asks for; the text says why, in one line."""
+
+
+class Metadata(msgspec.Struct, frozen=True, kw_only=True):
+    """What is said of a shared file.
+
+    Attributes:
+        algorithm: `sha256` or `sha512`: of `digest` and `hash_value`.
+        digest: RSA signature (PKCS #1 v1.5) of the content, hexadecimal.
+        hash_value: hash of the content, hexadecimal.
+        short_pubkey: key of the source: RSAPublicKey (RFC 8017, A.1.1), DER in base64.
+        hostname: of the source; like the next two for people only, and may be empty.
+        keydate: when the key was made.
+        keyid: short name of the key.
+        expires: unix time at which the file may be removed, None when it does not say.
+    """
+
+    algorithm: str
+    digest: str
+    hash_value: str
+    short_pubkey: str
+    hostname: str
+    keydate: str
+    keyid: str
+    expires: int | None = None
+
+    def spki(self) -> bytes:
+        """The source's key as SubjectPublicKeyInfo (RFC 5280, 4.1), DER."""
+        key = binascii.a2b_base64(self.short_pubkey)
+        return der.encode(der.SEQUENCE, _RSA_ENCRYPTION, der.encode(der.BIT_STRING, b"\0", key))
+
+    def is_signed(self, digest: bytes) -> bool:
+        """Tells whether the signature is that of a content, made with the key in here.
+
+        Args:
+            digest: hash of the content with `algorithm`.
+        """
+        try:
+            key = load_public_key(self.spki())
+            assert isinstance(key, RSAPublicKey)
+            hashed = Prehashed(HASHES[self.algorithm])
+            key.verify(bytes.fromhex(self.digest), digest, PKCS1v15(), hashed)
+        except (InvalidSignature, ValueError):
+            return False
+        return True
+
+    def expiring(self, expires: int) -> "Metadata":
+        """The same with our own time of expiry, unix time in seconds."""
+        return msgspec.structs.replace(self, expires=expires)
+
+    def text(self) -> bytes:
+        """The file that is kept beside the content."""
+        lines = [f"header={_HEADER}"]
+        lines += [f"{key}={getattr(self, key)}" for key in _CHECKS if key != "header"]
+        if self.expires is not None:
+            lines.append(f"expires={self.expires}")
+        return "\n".join(lines).encode()
+
+
+def parse_metadata(data: bytes) -> Metadata:
+    """Reads metadata.
+
+    Keys that are not known are ignored.
+
+    Args:
+        data: lines of UTF-8, each ended by a line feed; the last one need not be.
+
+    Raises:
+        MetadataError: a line is no `key=value`; or a key is missing, there twice, or has a value
+            that it cannot have.
+    """
+    try:
+        text = data.decode()
+    except UnicodeDecodeError:
+        raise MetadataError("not UTF-8") from None
+    values: dict[str, str] = {}
+    for line in text.removesuffix("\n").split("\n"):
+        found = _LINE.fullmatch(line)
+        if found is None:
+            raise MetadataError("a line is not key=value")
+        if found[1] in values:
+            raise MetadataError(f"{found[1]} is there twice")
+        values[found[1]] = found[2]
+    return _build(values)
+
+
+def _build(values: dict[str, str]) -> Metadata:
+    for key, is_good in _CHECKS.items():
+        if key not in values:
+            raise MetadataError(f"{key} is missing")
+        if not is_good(values[key]):
+            raise MetadataError(f"{key} is malformed")
+    expires = values.get("expires")
+    if expires is not None and _NUMBER.fullmatch(expires) is None:
+        raise MetadataError("expires is malformed")
+    if len(values["hash_value"]) != 2 * HASHES[values["algorithm"]].digest_size:
+        raise MetadataError("hash_value is malformed")
+    fields = {key: values[key] for key in _CHECKS if key != "header"}
+    return Metadata(**fields, expires=None if expires is None else int(expires))
+
+
+def _is_hexadecimal(text: str) -> bool:
+    return _HEXADECIMAL.fullmatch(text) is not None
+
+
+def _is_key(text: str) -> bool:
+    try:
+        return bool(binascii.a2b_base64(text, strict_mode=True))
+    except ValueError:
+        return False
+
+
+#: Every key that must be there, in the order in which agents write them.
+_CHECKS: Final[dict[str, Callable[[str], bool]]] = {
+    "header": _HEADER.__eq__,
+    "algorithm": HASHES.__contains__,
+    "digest": _is_hexadecimal,
+    "hash_value": _is_hexadecimal,
+    "short_pubkey": _is_key,
+    "hostname": str.isprintable,
+    "keydate": str.isprintable,
+    "keyid": str.isprintable,
+}
+
+
+def parse_ttl(text: str) -> float:
+    """Reads a time of life: a whole number of seconds, or a duration such as `1day`.
+
+    Returns:
+        Seconds.
+
+    Raises:
+        ValueError: it is neither, or more than `MAX_TTL`.
+    """
+    ttl = parse_duration(int(text) if _NUMBER.fullmatch(text) else text)
+    if ttl > MAX_TTL:
+        raise ValueError("longer than a hundred years")
+    return ttl

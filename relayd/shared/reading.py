@@ -1,0 +1,103 @@
+"""Files that are read while they are sent, and hashes of files that nobody has to compute twice."""
+
+import hashlib
+import os
+import time
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from relayd.shared.beneath import open_regular
+from relayd.spool.identity import Identity, identity
+from relayd.threads import in_thread
+
+#: Bytes of one read.
+CHUNK: Final = 256 * 1024
+#: Bytes that are hashed between two chances to stop: some milliseconds.
+_HASHED: Final = 4 * 1024 * 1024
+#: Hashes that are remembered; one takes 0.5 kB.
+_REMEMBERED: Final = 4096
+#: A file may change again within this time and keep its modification time and size.
+_SETTLED_S: Final = 2.0
+
+
+class OpenFile:
+    """A regular file, open for reading; to be closed by whoever has it.
+
+    Attributes:
+        status: what it was when it was opened.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self.status = os.fstat(descriptor)
+
+    @classmethod
+    def beneath(cls, root: Path, parts: Sequence[str]) -> "OpenFile":
+        """Opens a file as `open_regular` does, with its errors. Blocks."""
+        return cls(open_regular(root, parts))
+
+    def read(self, at: int, size: int) -> bytes:
+        """Reads at most `size` bytes from an offset on; raises OSError. Blocks."""
+        return os.pread(self._descriptor, size, at)
+
+    def close(self) -> None:
+        """Closes it, if that was not done."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def __del__(self) -> None:
+        # A request that is cancelled between two owners, inside the framework, leaves it behind.
+        self.close()
+
+
+class Digests:
+    """Hashes of files, remembered for as long as the files stay what they are."""
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[tuple[str, Identity], str] = OrderedDict()
+        # Nodes ask for the same file all at once: two compute, the others find the result.
+        self._turns = trio.Semaphore(2)
+
+    async def of(self, file: OpenFile, algorithm: str) -> str:
+        """Gives the hash of a file's content.
+
+        Args:
+            file: read from its start to its end.
+            algorithm: `sha256` or `sha512`.
+
+        Returns:
+            Hexadecimal, lower case.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+        key = (algorithm, identity(file.status))
+        if key not in self._known:
+            async with self._turns:
+                if key not in self._known:
+                    return await self._compute(file, key)
+        self._known.move_to_end(key)
+        return self._known[key]
+
+    async def _compute(self, file: OpenFile, key: tuple[str, Identity]) -> str:
+        digest = hashlib.new(key[0])
+        at = 0
+        while read := await in_thread(_hash_some, file, at, digest):
+            at += read
+        result = digest.hexdigest()
+        if time.time() - file.status.st_mtime > _SETTLED_S:
+            self._known[key] = result
+            if len(self._known) > _REMEMBERED:
+                self._known.popitem(last=False)
+        return result
+
+
+def _hash_some(file: OpenFile, at: int, digest: "hashlib._Hash") -> int:
+    data = file.read(at, _HASHED)
+    digest.update(data)
+    return len(data)

@@ -1,0 +1,149 @@
+"""Takes an uploaded shared file in: who sent it, whether it is what was signed, and into the store.
+
+The signature is the only proof of who sent a file: the web server in front lets any node upload.
+"""
+
+import errno
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final, TypeVar
+
+import trio
+
+from relayd.nodes import KeyHash, Nodes
+from relayd.shared.metadata import MAX_SIZE, Metadata, MetadataError, parse_metadata
+from relayd.shared.store import Store
+from relayd.threads import in_thread
+
+T = TypeVar("T")
+
+_NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_SEPARATOR: Final = b"\n\n"
+#: Of nobody: who is not known is compared all the same, so that it takes as long.
+_NO_HASH: Final = KeyHash("sha256", bytes(32))
+#: To remove what was written when the client goes away.
+CLEANUP_TIMEOUT_S: Final = 10.0
+
+
+class Outcome(StrEnum):
+    """What became of an upload: a closed set, used as metric label."""
+
+    STORED = "stored"
+    FORWARDED = "forwarded"
+    MALFORMED = "malformed"
+    UNKNOWN = "unknown"
+    SIGNATURE = "signature"
+    MISMATCH = "mismatch"
+    NO_SPACE = "no_space"
+    UPSTREAM = "upstream"
+    BUSY = "busy"
+    SLOW = "slow"
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """A shared file on its way.
+
+    Attributes:
+        target: node id that it is for.
+        source: node id that it says it comes from.
+        file: its id.
+        ttl: seconds from its arrival until it may be removed.
+        body: metadata, an empty line, the content.
+    """
+
+    target: str
+    source: str
+    file: str
+    ttl: float
+    body: AsyncIterator[bytes]
+
+
+class Receiver:
+    """Takes uploads for nodes below this policy server.
+
+    Args:
+        store: where they go.
+        nodes: gives the nodes in force.
+        threads: bounds those that write.
+    """
+
+    def __init__(self, store: Store, nodes: Callable[[], Nodes], threads: int = 8) -> None:
+        self._store = store
+        self._nodes = nodes
+        self._limiter = trio.CapacityLimiter(threads)
+
+    async def receive(self, upload: Upload) -> tuple[Outcome, str]:
+        """Reads an upload to its end, or to the first thing wrong with it.
+
+        Memory does not grow with the content. Whatever goes wrong, what was stored before stays.
+
+        Returns:
+            What became of it, and one line for the log.
+
+        Raises:
+            OSError: the store is in trouble, other than full.
+        """
+        try:
+            head, start = await _split(upload.body)
+            metadata = parse_metadata(head)
+        except MetadataError as error:
+            return Outcome.MALFORMED, str(error)
+        problem = self._foreign_key(upload.source, metadata)
+        if problem:
+            return Outcome.UNKNOWN, problem
+        try:
+            return await self._take(upload, metadata, start)
+        except OSError as error:
+            if error.errno not in _NO_SPACE:
+                raise
+            return Outcome.NO_SPACE, str(error.strerror)
+
+    def _foreign_key(self, source: str, metadata: Metadata) -> str:
+        """Why the key is not that of a node we know; from outside all of it looks the same."""
+        node = self._nodes().get(source)
+        key_hash = node.key_hash if node is not None else None
+        matches = (key_hash or _NO_HASH).matches(metadata.spki())
+        if node is None:
+            return "the source is not in the nodes list"
+        if key_hash is None:
+            return "the nodes list has no key hash of the source"
+        return "" if matches else "the key is not that of the source"
+
+    async def _take(self, upload: Upload, metadata: Metadata, start: bytes) -> tuple[Outcome, str]:
+        stage = await self._in_thread(
+            self._store.open_stage, upload.target, upload.file, metadata.algorithm
+        )
+        try:
+            await self._in_thread(stage.write, start)
+            async for data in upload.body:
+                await self._in_thread(stage.write, data)
+            digest = stage.digest()
+            if not metadata.is_signed(digest):
+                return Outcome.SIGNATURE, "the content is not what was signed"
+            if bytes.fromhex(metadata.hash_value) != digest:
+                return Outcome.MISMATCH, "hash_value is not that of the content"
+            text = metadata.expiring(int(time.time() + upload.ttl)).text()
+            await self._in_thread(self._store.put, stage, upload.source, text)
+        finally:
+            with trio.move_on_after(CLEANUP_TIMEOUT_S, shield=True):
+                await in_thread(stage.close)
+        return Outcome.STORED, ""
+
+    async def _in_thread(self, work: Callable[..., T], *args: object) -> T:
+        return await in_thread(work, *args, limiter=self._limiter)
+
+
+async def _split(body: AsyncIterator[bytes]) -> tuple[bytes, bytes]:
+    """Metadata and the start of the content, of which an unknown part has arrived."""
+    data = b""
+    async for part in body:
+        data += part
+        end = data.find(_SEPARATOR, 0, MAX_SIZE)
+        if end >= 0:
+            return data[:end], data[end + len(_SEPARATOR) :]
+        if len(data) > MAX_SIZE:
+            break
+    raise MetadataError("no empty line after them")
