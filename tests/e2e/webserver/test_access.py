@@ -1,0 +1,280 @@
+"""Who gets through the web server to relayd's API, and what relayd sees of it."""
+
+import posixpath
+import subprocess
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from urllib.parse import unquote
+
+import pytest
+import trio
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding
+from quart import Response, request
+from quart_trio import QuartTrio
+
+from relayd.config import Listen
+from relayd.demo.ports import free_port
+from tests.support.http import open_server
+from tests.support.ledger import fleet
+from tests.support.signing import VALID_FROM, VALID_TO, SigningNode, make_key_and_cert, rsa_key
+from tests.support.webserver import NODE, POLICY_SERVER, STRANGER, Kind, Web, make_web, open_web
+
+API = "/rudder/relay-api"
+BASE = "/rudder/relay-api/1"
+FILE = f"{API}/shared-folder/dir/file"
+
+
+@dataclass
+class Seen:
+    """What arrived where relayd would listen.
+
+    Attributes:
+        requests: method and path with its query, as on the wire.
+        bodies: their bodies.
+        lengths: their Content-Length.
+    """
+
+    requests: list[tuple[str, str]] = field(default_factory=list)
+    bodies: list[bytes] = field(default_factory=list)
+    lengths: list[str | None] = field(default_factory=list)
+
+    def rooms(self) -> set[str]:
+        """The parts of the API that were reached, when paths are decoded once, as relayd does."""
+        return {_room(path) for _, path in self.requests}
+
+
+def _room(path: str) -> str:
+    plain = "/" + posixpath.normpath(unquote(path.partition("?")[0])).lstrip("/")
+    assert plain.startswith(f"{BASE}/"), path
+    return plain.removeprefix(f"{BASE}/").partition("/")[0]
+
+
+def recorder(seen: Seen, release: trio.Event | None = None) -> QuartTrio:
+    """An application that notes what it is asked; with `release` it waits between two lines."""
+    app = QuartTrio(__name__, static_folder=None)
+    app.url_map.merge_slashes = False
+
+    @app.route("/", defaults={"path": ""}, methods=["GET", "HEAD", "PUT", "POST"])
+    @app.route("/<path:path>", methods=["GET", "HEAD", "PUT", "POST"])
+    async def answer(path: str) -> Response:
+        query = request.query_string.decode()
+        raw = request.scope["raw_path"].decode()
+        seen.requests.append((request.method, f"{raw}?{query}" if query else raw))
+        body = await request.get_data()
+        assert isinstance(body, bytes)
+        seen.bodies.append(body)
+        seen.lengths.append(request.headers.get("Content-Length"))
+        if release is not None:
+            return Response(_output(release), content_type="text/plain")
+        return Response("passed on", content_type="text/plain")
+
+    return app
+
+
+async def _output(release: trio.Event) -> AsyncIterator[str]:
+    yield "first line\n"
+    await release.wait()
+    yield "last line\n"
+
+
+@pytest.fixture
+def web(kind: Kind, place: Path) -> Web:
+    """A web server whose relayd is a recorder."""
+    nodes = {**fleet(), "authority": certificate("authority")}
+    return make_web(kind, place, free_port(), nodes)
+
+
+@asynccontextmanager
+async def open_both(web: Web, release: trio.Event | None = None) -> AsyncIterator[Seen]:
+    """The web server and the recorder, running."""
+    seen = Seen()
+    app = recorder(seen, release)
+    async with (
+        open_server(app, listen=Listen(host="127.0.0.1", port=web.api), grace=0.1),
+        open_web(web),
+    ):
+        yield seen
+
+
+def certificate(node_id: str, issuer: SigningNode | None = None) -> SigningNode:
+    """A certificate that may sign others: its own, or of an issuer like that."""
+    plain = make_key_and_cert(node_id)
+    signing = issuer or plain
+    assert isinstance(signing.key, rsa.RSAPrivateKey)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(plain.x509.subject)
+        .issuer_name(signing.x509.subject)
+        .public_key(plain.x509.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(VALID_FROM)
+        .not_valid_after(VALID_TO)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(signing.key, hashes.SHA256())
+    )
+    pem = made.public_bytes(Encoding.PEM) + (issuer.cert_pem if issuer else b"")
+    return replace(plain, cert_pem=pem, cert_der=made.public_bytes(Encoding.DER))
+
+
+async def statuses(
+    web: Web, path: str, sources: Sequence[str], *options: str, node: SigningNode | None = None
+) -> list[int]:
+    """The status for each source address."""
+    return [(await web.curl(path, *options, source=source, node=node)).status for source in sources]
+
+
+@pytest.mark.parametrize("path", ["all", "nodes", "nodes/node0"])
+async def test_remote_run_is_for_policy_servers(web: Web, path: str) -> None:
+    """Only the policy server's address may start agents, whatever else a client claims to be."""
+    node = web.nodes["node0"]
+    forged = ("-H", f"X-Forwarded-For: {POLICY_SERVER}", "-H", "X-Real-IP: 127.0.0.1")
+    url = f"{API}/remote-run/{path}"
+    async with open_both(web) as seen:
+        sources = (NODE, STRANGER)
+        assert await statuses(web, url, sources, "-d", "x=1", *forged, node=node) == [403, 403]
+        assert seen.requests == []
+        assert await statuses(web, url, (POLICY_SERVER,), "-d", "nodes=a%2Cb") == [200]
+    assert seen.requests == [("POST", f"{BASE}/remote-run/{path}")]
+    assert seen.bodies == [b"nodes=a%2Cb"]
+
+
+async def test_shared_folder_is_for_nodes(web: Web) -> None:
+    """The shared folder asks for the certificate of a known node, in an allowed network."""
+    known = web.nodes["node1"]
+    async with open_both(web) as seen:
+        for other in (
+            None,
+            make_key_and_cert("stranger"),
+            make_key_and_cert("node1", key=rsa_key("thief")),
+            certificate("child", issuer=web.nodes["authority"]),
+            certificate("node1", issuer=web.nodes["authority"]),
+        ):
+            reply = await web.curl(FILE, node=other)
+            # A chain that is too long may end the connection already.
+            assert reply.status in (403, 400, 0), (other and other.node_id, reply)
+            assert "passed on" not in reply.body
+        assert await statuses(web, FILE, (STRANGER,), node=known) == [403]
+        assert seen.requests == []
+        query = "?hash=00ff&hash_type=sha256"
+        assert await statuses(web, FILE + query, (NODE,), "--head", node=known) == [200]
+        for node in (known, web.nodes["authority"]):
+            assert await statuses(web, FILE, (NODE,), node=node) == [200]
+    assert seen.requests == [
+        ("HEAD", f"{BASE}/shared-folder/dir/file{query}"),
+        ("GET", f"{BASE}/shared-folder/dir/file"),
+        ("GET", f"{BASE}/shared-folder/dir/file"),
+    ]
+
+
+@pytest.mark.parametrize("prefix", ["/rudder/relay-api", "/relay-api"])
+async def test_shared_files_are_for_the_networks(web: Web, prefix: str) -> None:
+    """Shared files come from allowed networks, by either path, with their length."""
+    url, put = f"{prefix}/shared-files/node0/node1/a.b?ttl=1d", ("-X", "PUT", "-d", "content")
+    async with open_both(web) as seen:
+        assert await statuses(web, url, (STRANGER,), *put) == [403]
+        assert await statuses(web, url, (NODE,), *put) == [200]
+        assert await statuses(web, url, (NODE,), "--head") == [200]
+    target = f"{BASE}/shared-files/node0/node1/a.b?ttl=1d"
+    assert seen.requests == [("PUT", target), ("HEAD", target)]
+    assert (seen.bodies[0], seen.lengths[0]) == (b"content", "7")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("/", "/metrics", "//metrics", "/%2fmetrics", "/%6detrics", "/system/info"),
+        *(f"{base}/system/{call}" for base in (API, BASE) for call in ("info", "status", "reload")),
+        *(f"{API}/metrics", f"{BASE}/metrics", "/relay-api/system/info", API, f"{API}/", BASE),
+        *(
+            f"{API}//system/info",
+            f"/{API}/system/info",
+            f"{API}/./system/info",
+            f"{API}/remote-run",
+        ),
+        *(f"{API}/remote-run/other", "/relay-api/remote-run/all", "/relay-api/shared-folder/x"),
+        *(f"{API}/shared-files/a/b", f"{API}/shared-files/a/b/c/d", f"{BASE}/remote-run/all"),
+    ],
+)
+async def test_nothing_else_is_passed_on(web: Web, path: str) -> None:
+    """What is for this machine alone, or does not exist, is refused to the policy server too."""
+    async with open_both(web) as seen:
+        for method in ("GET", "POST", "PUT"):
+            reply = await web.curl(
+                path, "-X", method, "-d", "", source=POLICY_SERVER, node=web.nodes["node0"]
+            )
+            assert reply.status in (400, 403, 404), (method, reply)
+    assert seen.requests == []
+
+
+@pytest.mark.parametrize("up", ["..", "%2e%2e", ".%2E", "..;", "%252e%252e", "..%00"])
+@pytest.mark.parametrize("slash", ["/", "%2f", "%5c", "//", "/./", "%252f"])
+async def test_climbing_from_one_part_into_another(web: Web, up: str, slash: str) -> None:
+    """No spelling of `..` leads from what a client may reach to what it may not."""
+    climbs = [
+        f"{API}/shared-files/a/b/{slash.join([up, up, up, rest])}"
+        for rest in ("remote-run/all", "system/info", "shared-folder/x")
+    ]
+    climbs += [f"{API}/shared-files/a/{slash.join([up, up, 'remote-run', 'all'])}"]
+    climbs += [f"{API}/shared-files/a/b/{slash.join([up] * 6 + ['metrics'])}"]
+    async with open_both(web) as seen:
+        for path in climbs:
+            await web.curl(path, "-X", "POST", "-d", "", source=NODE)
+    assert seen.rooms() <= {"shared-files"}, seen.requests
+
+
+async def test_names_arrive_as_they_are(web: Web) -> None:
+    """Blanks, percent signs, pluses, question marks and letters of all kinds arrive intact."""
+    names = [
+        "file%20with%20space",
+        "100%25",
+        "a+b",
+        "what%3F",
+        "%23x",
+        "d%C3%A9j%C3%A0",
+        "a_b-c.d~",
+    ]
+    names += ["a:b", "x%26y%3Dz", "%5Bx%5D", "%22q%22", "a%3Bb", "%E2%82%AC"]
+    async with open_both(web) as seen:
+        for name in names:
+            assert (await web.curl(f"{API}/shared-folder/{name}", node=web.nodes["node0"])).status
+    arrived = [unquote(path) for _, path in seen.requests]
+    assert arrived == [f"{BASE}/shared-folder/{unquote(name)}" for name in names]
+    assert not any("?" in path for _, path in seen.requests)
+
+
+async def test_output_of_a_remote_run_is_not_held_back(web: Web) -> None:
+    """A line of output reaches the client while the run goes on, compression offered or not."""
+    release = trio.Event()
+    command = ["curl", "-sSkN", "--interface", POLICY_SERVER, "-m", "50", "-d", "nodes=a", "-H"]
+    command += ["Accept-Encoding: gzip, br", f"https://127.0.0.1:{web.port}{API}/remote-run/nodes"]
+    async with open_both(web, release), trio.open_nursery() as nursery:
+        process: trio.Process = await nursery.start(_run_piped, command)
+        output = b""
+        assert process.stdout is not None
+        while b"first line\n" not in output:
+            output += await process.stdout.receive_some()
+        assert output == b"first line\n"
+        release.set()
+        async for data in process.stdout:
+            output += data
+    assert output == b"first line\nlast line\n"
+
+
+async def _run_piped(command: list[str], task_status: trio.TaskStatus[trio.Process]) -> None:
+    await trio.run_process(command, stdout=subprocess.PIPE, task_status=task_status)
+
+
+async def test_relayd_that_comes_back(web: Web) -> None:
+    """While relayd is away the answer is an error at once; when it is back, so are its answers."""
+    async with open_web(web):
+        for _ in range(3):
+            assert (await web.curl(FILE, node=web.nodes["node0"])).status in (502, 503)
+        seen = Seen()
+        listen = Listen(host="127.0.0.1", port=web.api)
+        async with open_server(recorder(seen), listen=listen, grace=0.1):
+            assert (await web.curl(FILE, node=web.nodes["node0"])).status == 200
