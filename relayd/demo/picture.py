@@ -9,6 +9,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from relayd.demo.agents import RemoteRuns
 from relayd.demo.books import Entry
 from relayd.demo.observe import Snapshot
 from relayd.demo.tree import Station
@@ -20,18 +21,27 @@ _BARS: Final = "▁▂▃▄▅▆▇█"
 
 
 class Picture:
-    """Draws what the snapshots tell.
-
-    Attributes:
-        names: host name of each node by its id.
-    """
+    """Draws what the snapshots tell."""
 
     def __init__(
-        self, title: str, names: Mapping[str, str], relays: Sequence[Station] = ()
+        self,
+        title: str,
+        names: Mapping[str, str],
+        relays: Sequence[Station] = (),
+        agents: RemoteRuns | None = None,
     ) -> None:
+        """Begins a picture of nothing.
+
+        Args:
+            title: stands above it.
+            names: host name of each node by its id.
+            relays: the relays, in the order in which the snapshots tell of them.
+            agents: the remote runs, if there are any.
+        """
         self._title = title
         self._names = names
         self._relays = relays
+        self._agents = agents
         self._snapshots: deque[Snapshot] = deque()
         self._speeds: deque[float] = deque(maxlen=_HISTORY)
         self._sent = 0
@@ -58,6 +68,7 @@ class Picture:
             f" (oldest {now.oldest:.1f} s)  refused {sum(now.refused.values())}"
             f"{f' ({refused})' if refused else ''}  database {now.database}"
             + "".join(f"  {relay.title}: {text}" for relay, text in self._each_relay(now))
+            + (f"  remote run: {self._agents.told()}" if self._agents else "")
         )
 
     def _each_relay(self, now: Snapshot) -> Iterator[tuple[Station, str]]:
@@ -78,6 +89,8 @@ class Picture:
         parts: list[RenderableType] = [top, Text("")]
         if self._relays:
             parts += [self._tree(now), Text("")]
+        if self._agents:
+            parts += [_remote_run(self._agents), Text("")]
         return Panel(
             Group(*parts, self._runs(now)),
             title=self._title,
@@ -128,6 +141,14 @@ class Picture:
 
     def _age(self, now: Snapshot) -> float:
         return now.time - (self._begin or now.time)
+
+
+def _remote_run(agents: RemoteRuns) -> Table:
+    table = Table(title="remote run", expand=True, box=None, title_justify="left")
+    table.add_column(agents.told())
+    for line in agents.output:
+        table.add_row(Text(line))
+    return table
 
 
 def _refusals(now: Snapshot) -> Table:

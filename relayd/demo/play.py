@@ -13,6 +13,7 @@ import trio
 from rich.console import Console
 from rich.live import Live
 
+from relayd.demo.agents import RemoteRuns
 from relayd.demo.books import Ledger, balance, read_found
 from relayd.demo.daemon import Daemon
 from relayd.demo.fleet import Fleet, Pattern, make_nodes
@@ -35,6 +36,9 @@ _LINE_EVERY: Final = 2
 _SETTLE_POLL: Final = 0.05
 #: A spool that does not shrink for so long, in seconds, is given up; its files count as left.
 _SETTLE_DEADLINE: Final = 30.0
+#: Remote runs: when the first one begins, and the time between two, in seconds.
+_AGENTS_FIRST: Final = 5.0
+_AGENTS_EVERY: Final = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,12 +107,13 @@ async def _supervise(options: Options, console: Console) -> int:
 
 @dataclass(frozen=True, slots=True)
 class _Stage:
-    """What plays: policy servers and fleet, their daemons, the database server."""
+    """What plays: policy servers and fleet, their daemons, the database server, remote runs."""
 
     tree: Tree
     fleet: Fleet
     daemons: list[Daemon]
     server: Server
+    agents: RemoteRuns | None
 
 
 class _Play:
@@ -142,7 +147,8 @@ class _Play:
             tree, fleet = await self._make_fleet()
             tree.write(postgres.rudder)
             async with open_tree(tree) as daemons:
-                last = await self._play(_Stage(tree, fleet, daemons, postgres.server))
+                agents = self._announce(tree, fleet)
+                last = await self._play(_Stage(tree, fleet, daemons, postgres.server, agents))
             found = await trio.to_thread.run_sync(
                 read_found,
                 postgres.server,
@@ -150,6 +156,8 @@ class _Play:
                 [workspace.failed for workspace in layout.workspaces],
             )
         entries = balance(self._ledger, found, last.duplicates if last else None)
+        if agents is not None:
+            entries.append(agents.entry())
         sent = self._ledger.sent
         title = f"{sent} uploads, {sent / max(self._seconds, 0.001):.1f} per second"
         self._console.print(summary(entries, title))
@@ -185,12 +193,36 @@ class _Play:
                 nursery.start_soon(daemon.watch, name="watch")
             nursery.start_soon(self._show, stage, name="picture")
             begin = trio.current_time()
-            await self._feed(stage)
-            await self._settle()
-            await self._repeat(stage)
+            async with trio.open_nursery() as agents:
+                if stage.agents is not None:
+                    agents.start_soon(self._run_agents, stage.agents, name="remote runs")
+                await self._feed(stage)
+                await self._settle()
+                await self._repeat(stage)
             self._seconds = trio.current_time() - begin
             nursery.cancel_scope.cancel()
         return await observe(stage.daemons, stage.server)
+
+    def _announce(self, tree: Tree, fleet: Fleet) -> RemoteRuns | None:
+        """Prepares remote runs, where there are relays, and tells how to make one by hand."""
+        if not tree.relays:
+            return None
+        agents = RemoteRuns(tree.root.port, len(fleet.nodes) + len(tree.stations))
+        self._console.print(f"A remote run by hand: {agents.curl}", soft_wrap=True, markup=False)
+        return agents
+
+    async def _run_agents(self, agents: RemoteRuns) -> None:
+        """One remote run, when the number of uploads is limited; else one now and then."""
+        if self._options.once is not None:
+            await agents.run()
+            return
+        pause = _AGENTS_FIRST
+        while not self._stop.is_set():
+            with trio.move_on_after(pause):
+                await self._stop.wait()
+                return
+            await agents.run()
+            pause = _AGENTS_EVERY
 
     async def _feed(self, stage: _Stage) -> None:
         """Uploads at the rate asked for; ends when enough is sent or a stop is asked for."""
@@ -234,7 +266,7 @@ class _Play:
     async def _show(self, stage: _Stage) -> None:
         """Draws until cancelled."""
         title = f"relayd demo: {len(stage.fleet.nodes)} nodes"
-        picture = Picture(title, stage.tree.names(), stage.tree.relays)
+        picture = Picture(title, stage.tree.names(), stage.tree.relays, stage.agents)
         if not self._console.is_terminal:
             await self._look(stage, picture, partial(self._print_line, picture))
             return

@@ -1,6 +1,7 @@
 """The web front on a real socket with TLS, and a client of it that sees raw bytes."""
 
 import ssl
+from base64 import b64encode
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -41,6 +42,18 @@ async def open_front(front: Front) -> AsyncIterator[None]:
         await nursery.start(partial(run_front, front), name="front")
         yield
         nursery.cancel_scope.cancel()
+
+
+def basic(password: str, user: str = "rudder") -> str:
+    """The header line of basic authentication (RFC 7617)."""
+    return f"Authorization: Basic {b64encode(f'{user}:{password}'.encode()).decode()}\r\n"
+
+
+async def put(front: Front, path: str, data: bytes, password: str) -> int:
+    """An agent's upload; the status."""
+    async with dial_front(front) as client:
+        answer = await client.ask("PUT", path, data, basic(password))
+    return answer.status
 
 
 def client_context(front: Front) -> ssl.SSLContext:

@@ -206,9 +206,15 @@ class Tree:
         """All three, from the top."""
         return self.root, self.relay, self.sub
 
+    def home(self, node: str) -> Member:
+        """The policy server of a machine."""
+        return {member.me: member for member in self.members}[PARENTS[node]]
+
     def waiting(self) -> dict[str, list[str]]:
         """Run logs that are in a spool, by member; only where there are some."""
-        return {member.me: names for member in self.members if (names := member.waiting())}
+        # From below: a relay removes a file only when it is in the spool above.
+        upwards = reversed(self.members)
+        return {member.me: names for member in upwards if (names := member.waiting())}
 
     def refused(self) -> dict[str, dict[str, str]]:
         """Reasons of refused run logs by member and name; only where there are some."""

@@ -2,7 +2,6 @@
 
 import errno
 import ssl
-from base64 import b64encode
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from relayd.demo.front_files import status_of
 from tests.support.front import (
     DEFAULT_PASSWORD,
     PASSWORD,
+    basic,
     client_context,
     dial_front,
     make_front,
@@ -27,11 +27,6 @@ from tests.support.http import Answer, Client, Server, open_server
 from tests.support.raw_http import SMUGGLING
 
 BASE = "/rudder/relay-api/1"
-
-
-def basic(password: str, user: str = "rudder") -> str:
-    """The header line of basic authentication."""
-    return f"Authorization: Basic {b64encode(f'{user}:{password}'.encode()).decode()}\r\n"
 
 
 GOOD = basic(PASSWORD)
