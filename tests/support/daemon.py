@@ -301,6 +301,7 @@ async def open_daemon(
     env: Mapping[str, str] | None = None,
     wrapper: Iterable[str] = (),
     program: Iterable[str] = ("relayd", "run"),
+    python: Iterable[str] = (sys.executable, "-m"),
     ready: str | None = r"started",
 ) -> AsyncIterator[Daemon]:
     """Runs relayd on a site until the block ends; killed there if it still runs.
@@ -310,9 +311,10 @@ async def open_daemon(
         env: added to the environment.
         wrapper: a command that runs another one, and its arguments.
         program: the Python module to run, and its first arguments.
+        python: what runs the module; nothing, if `program` is a command.
         ready: a log line to wait for.
     """
-    command = [*wrapper, sys.executable, "-m", *program, "-c", str(site.conf)]
+    command = [*wrapper, *python, *program, "-c", str(site.conf)]
     process = await trio.lowlevel.open_process(
         command,
         stdin=subprocess.DEVNULL,
