@@ -37,8 +37,16 @@ _MAX_BODY: Final = 50 * 1024 * 1024
 #: Permission bits beyond 0640 that let others read or change the passwords.
 _TOO_OPEN: Final = stat.S_IWGRP | stat.S_IRWXO
 _MAX_ID_BYTES: Final = 4096
-#: Keys that a reload takes in: from the next connection to the database on.
-_RELOADED: Final = frozenset({"output.database.url", "output.database.password"})
+#: Keys that a reload takes in: from the next connection to the database, the next upload on.
+_RELOADED: Final = frozenset(
+    {
+        "output.database.url",
+        "output.database.password",
+        "output.upstream.user",
+        "output.upstream.password",
+        "output.upstream.default_password",
+    }
+)
 _UNVERIFIED: Final = "Certificate verification is disabled"
 
 
@@ -158,6 +166,7 @@ class RemoteRun(msgspec.Struct, frozen=True, kw_only=True):
         enabled: whether the HTTP API offers it.
         command: that starts agents.
         use_sudo: sudo runs it.
+        helper: socket of the root helper, which runs its own command then, without sudo.
         timeout: seconds for one run.
         max_commands: commands that run at the same time.
     """
@@ -165,6 +174,7 @@ class RemoteRun(msgspec.Struct, frozen=True, kw_only=True):
     enabled: v.Flag = True
     command: v.FilePath = Path("/opt/rudder/bin/rudder")
     use_sudo: v.Flag = True
+    helper: v.OptionalSocketPath = None
     timeout: v.Period = 300.0
     max_commands: v.Several = 64
 
@@ -237,6 +247,9 @@ def load_settings(directory: Path) -> tuple[Settings, list[str]]:
         warnings.append(f"{path}: mode {shown} opens the passwords to others, expected 0640")
     if settings.general.peer_authentication == "dangerous_none":
         warnings.append(_UNVERIFIED)
+    # True is the default of use_sudo: only where it is written does it contradict.
+    if settings.remote_run.helper is not None and table["remote_run"].get("use_sudo"):
+        warnings.append(f"{path}: remote_run.use_sudo: no effect, remote_run.helper is used")
     _validate(path, settings)
     return settings, warnings
 

@@ -22,6 +22,7 @@ from relayd.spool.cleanup import Housekeeping, Room, run_cleanup
 from relayd.spool.clock import WallClock
 from relayd.spool.directories import ensure_directories, lock_spool
 from relayd.spool.disposal import Disposal, ReasonRecord
+from relayd.spool.extensions import RUN_LOGS
 from relayd.spool.pending import Pending
 from relayd.spool.wake import Wake
 from relayd.spool.watcher import WatchedDirectory, run_watcher
@@ -29,8 +30,6 @@ from relayd.trust import Trust
 
 log = get_logger("main")
 
-#: Extensions of run-log files; everything else is left where it is until cleanup.
-EXTENSIONS: Final = frozenset({"gz", "zip", "log"})
 CLOSE_TIMEOUT_S: Final = 2.0
 
 #: Refusals that another nodes list or certificates file may turn into acceptance.
@@ -68,7 +67,7 @@ class Reporting:
         self._nodes_changed = Wake()
         self._writer = Writer(database, metrics)
         self._clock = WallClock(own.cleanup.retention)
-        metrics.in_flight.set_function(lambda: self._pending.in_flight)
+        metrics.count_in_flight(lambda: self._pending.in_flight)
 
     async def run(self, stop: trio.Event) -> None:
         """Processes run logs once the nodes are known, until `stop` is set and all is drained."""
@@ -93,9 +92,7 @@ class Reporting:
 
     async def _run_pipeline(self, stop: trio.Event) -> None:
         own = self._settings.processing.reporting
-        spool = WatchedDirectory(
-            self._incoming, EXTENSIONS, own.catchup.frequency, own.catchup.limit
-        )
+        spool = WatchedDirectory(self._incoming, RUN_LOGS, own.catchup.frequency, own.catchup.limit)
         rules = Rules(own.settle_time, own.cleanup.retention)
         disposer = Disposer(
             self._disposal,
@@ -151,7 +148,7 @@ class Reporting:
 
     async def _run_cleanup(self) -> None:
         own = self._settings.processing.reporting.cleanup
-        rooms = (Room(self._incoming, EXTENSIONS),)
+        rooms = (Room(self._incoming, RUN_LOGS),)
         house = Housekeeping(rooms, self._failed, own.frequency, own.retention)
         await run_cleanup(house, self._clock)
 

@@ -9,7 +9,8 @@
         ├── peers            closes unused connections to other policy servers
         ├── examiner         a thread, or worker processes
         ├── trust            nodes list and certificates, tried again until they load
-        ├── reporting        the pipeline, once the nodes are known
+        ├── peers            pinned clients of other policy servers
+        ├── pipelines        run logs to the database, once nodes are known; files to the upstream
         ├── announce         tells the service manager once files are taken
         ├── watchdog         tells the service manager that the event loop runs
         ├── expiry           shared files whose time is over
@@ -34,13 +35,13 @@ from relayd import __version__
 from relayd.config import Settings, changed_keys, load_logging, load_settings
 from relayd.errors import ConfigError, NodesError, RelaydError, StartError
 from relayd.http.app import Services, make_app
-from relayd.http.client import Clients
 from relayd.http.server import run_server
 from relayd.http.shared_files import SharedFiles
 from relayd.http.shared_folder import SharedFolder
 from relayd.http.status import StatusReader
 from relayd.logs import configure, dropped, get_logger, open_logging
 from relayd.metrics import Metrics
+from relayd.peers import Peers
 from relayd.remote_run.runs import RemoteRuns, make_runs
 from relayd.shared.expiry import run_expiry
 from relayd.shared.store import Store
@@ -50,6 +51,7 @@ from relayd.threads import in_thread
 from relayd.trust import Trust
 
 if TYPE_CHECKING:
+    from relayd.forwarding import Forwarding
     from relayd.reporting import Reporting
 
 log = get_logger("main")
@@ -81,9 +83,6 @@ def run(directory: Path) -> int:
         configure(logging)
         for warning in warnings:
             log.warning("configuration", detail=warning)
-        processing = settings.processing
-        if "upstream" in (processing.reporting.output, processing.inventory.output):
-            log.warning("output to upstream has no effect yet, such files stay in the spool")
         try:
             main = partial(_main, directory, settings, take_notifier())
             trio.run(main, strict_exception_groups=True)
@@ -144,12 +143,10 @@ class Service:
             settings.general.nodes_certs_file,
             settings.node_id(),
             self.metrics,
+            list_needed=settings.processing.reporting.output == "database",
         )
-        self.clients = Clients(
-            settings.general.peer_authentication,
-            ca_path=settings.general.ca_path,
-            idle_timeout=settings.general.https_idle_timeout,
-        )
+        self.peers = Peers(settings, self.metrics)
+        self.clients = self.peers.clients
         self.remote_runs: RemoteRuns | None = None
         if settings.remote_run.enabled:
             self.remote_runs = make_runs(
@@ -157,6 +154,7 @@ class Service:
             )
         self.shared_store = Store(self.settings.shared_files.path)
         self.reporting: Reporting | None = None
+        self.forwarding: Forwarding | None = None
         self.stopping = trio.Event()
         self._http_stop = trio.Event()
         self._http_ended = trio.Event()
@@ -172,10 +170,10 @@ class Service:
         self.metrics.peer_authentication_disabled.set(
             general.peer_authentication == "dangerous_none"
         )
-        async with self._open_reporting(), trio.open_nursery() as root:
+        async with self._open_reporting(), self._open_forwarding(), trio.open_nursery() as root:
             await root.start(self._run_signals, name="signals")
             root.start_soon(self._run_reloads, name="reloads")
-            root.start_soon(self.clients.run, name="peers")
+            root.start_soon(self.peers.run, self._pins_changed, name="peers")
             if self.remote_runs is not None:
                 root.start_soon(self.remote_runs.run, name="remote runs")
             urls = await root.start(self._run_http, name="http")
@@ -184,7 +182,7 @@ class Service:
             root.start_soon(self.trust.run, self._nodes_changed, name="trust")
             await self._first_load()
             drained = trio.Event()
-            root.start_soon(self._run_reporting, drained, name="reporting")
+            root.start_soon(self._run_pipelines, drained, name="pipelines")
             log.info("started", version=__version__, api=", ".join(urls))
             root.start_soon(self._run_announce, ", ".join(urls), name="announce")
             root.start_soon(self.notifier.run_watchdog, name="watchdog")
@@ -245,15 +243,30 @@ class Service:
         async with open_reporting(self.settings, self.trust, self.metrics) as self.reporting:
             yield
 
+    @asynccontextmanager
+    async def _open_forwarding(self) -> AsyncIterator[None]:
+        """The parts of the pipelines to the upstream, where one is on."""
+        processing = self.settings.processing
+        if "upstream" not in (processing.reporting.output, processing.inventory.output):
+            yield
+            return
+        from relayd.forwarding import open_forwarding
+
+        async with open_forwarding(self.settings, self.peers, self.metrics) as self.forwarding:
+            yield
+
     async def _run_announce(self, api: str) -> None:
         """The start is done once run logs are taken, or wait for nothing but the nodes list."""
         if self.reporting is not None:
             await self.reporting.taking.wait()
         await self.notifier.ready(f"version {__version__}, API on {api}")
 
-    async def _run_reporting(self, drained: trio.Event) -> None:
-        if self.reporting is not None:
-            await self.reporting.run(self.stopping)
+    async def _run_pipelines(self, drained: trio.Event) -> None:
+        async with trio.open_nursery() as nursery:
+            if self.reporting is not None:
+                nursery.start_soon(self.reporting.run, self.stopping, name="reporting")
+            if self.forwarding is not None:
+                nursery.start_soon(self.forwarding.run, self.stopping, name="forwarding")
         drained.set()
 
     async def _first_load(self) -> None:
@@ -264,12 +277,16 @@ class Service:
         self._nodes_changed()
 
     def _nodes_changed(self) -> None:
-        self.clients.update(self.trust.nodes.peers)
+        self.peers.take_nodes(self.trust.nodes)
         if self.reporting is not None:
             self.reporting.nodes_changed()
 
+    def _pins_changed(self) -> None:
+        if self.forwarding is not None:
+            self.forwarding.wake()
+
     async def reload(self) -> None:
-        """Reads logging, nodes and certificates anew (docs/configuration.md tells what counts).
+        """Reads logging, nodes, certificates and passwords anew; docs/configuration.md has more.
 
         Raises:
             RelaydError: something could not be read; what was in force before still is.
@@ -277,7 +294,9 @@ class Service:
         async with self._reload_lock, self.notifier.reload():
             settings, warnings = await self._read_aside(load_settings)
             logging = await self._read_aside(load_logging)
+            pins = await self.peers.read_upstream()
             await self.trust.load()
+            self.peers.take_upstream(pins)
             configure(logging)
             for warning in warnings:
                 log.warning("configuration", detail=warning)
@@ -294,6 +313,8 @@ class Service:
             log.warning("a changed key needs a restart", key=key)
         if self.reporting is not None and settings.processing.reporting.output == "database":
             self.reporting.reconfigure(settings)
+        if self.forwarding is not None:
+            self.forwarding.reconfigure(settings)
 
     async def _run_signals(self, *, task_status: trio.TaskStatus[None]) -> None:
         with trio.open_signal_receiver(signal.SIGHUP, signal.SIGTERM, signal.SIGINT) as signals:

@@ -19,6 +19,10 @@ log = get_logger("nodes")
 RETRY_DELAYS_S: Final = (1.0, 2.0, 5.0, 10.0)
 
 
+class _ListMissingError(NodesError):
+    """There is no nodes list."""
+
+
 class Trust:
     """Owner of the current `Nodes`.
 
@@ -26,13 +30,30 @@ class Trust:
         nodes: the nodes in force; none before `ready`.
         ready: set once a nodes list was loaded. Before that, no file may be judged.
         trouble: why the last load failed, None when it did not.
+
+    Args:
+        list_file: the nodes list.
+        certs_file: the certificates.
+        my_id: node id of this policy server.
+        metrics: gets the gauges of nodes.
+        list_needed: whether files are judged by the nodes. Where they are not, a nodes list that
+            was never there is looked for again, and no error.
     """
 
-    def __init__(self, list_file: Path, certs_file: Path, my_id: str, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        list_file: Path,
+        certs_file: Path,
+        my_id: str,
+        metrics: Metrics,
+        *,
+        list_needed: bool = True,
+    ) -> None:
         self._list_file = list_file
         self._certs_file = certs_file
         self._my_id = my_id
         self._metrics = metrics
+        self._list_needed = list_needed
         self._lock = trio.Lock()
         self._limiter = trio.CapacityLimiter(1)
         self._failed = trio.Event()
@@ -48,7 +69,7 @@ class Trust:
         """Loads both files and puts them in force, or leaves everything as it was.
 
         Raises:
-            NodesError: a file is broken, or the nodes list is not there.
+            NodesError: a file is broken, or the nodes list is not there and was, or is needed.
         """
         async with self._lock:
             try:
@@ -56,21 +77,28 @@ class Trust:
                 loaded = await in_thread(self._load, abandon_on_cancel=True, limiter=self._limiter)
             except NodesError as error:
                 self._note_trouble(str(error))
+                if isinstance(error, _ListMissingError) and self._does_without():
+                    return
                 raise
             self._put_in_force(loaded)
 
     def _load(self) -> Loaded:
         loaded = load_nodes(self._list_file, self._certs_file, self._my_id, self.nodes)
         if loaded.list_missing:
-            raise NodesError(f"nodes list {self._list_file} is not there")
+            raise _ListMissingError(f"nodes list {self._list_file} is not there")
         return loaded
 
     def _note_trouble(self, trouble: str) -> None:
         if trouble != self.trouble:
-            kept = "the former nodes stay in force" if self.ready.is_set() else "files wait"
-            log.error("nodes cannot be loaded", detail=trouble, effect=kept)
+            effect = "the former nodes stay in force" if self.ready.is_set() else "files wait"
+            if self._does_without():
+                effect = "no node is known"
+            log.error("nodes cannot be loaded", detail=trouble, effect=effect)
         self.trouble = trouble
         self._failed.set()
+
+    def _does_without(self) -> bool:
+        return not self._list_needed and not self.ready.is_set()
 
     def _put_in_force(self, loaded: Loaded) -> None:
         self.nodes = loaded.nodes

@@ -27,9 +27,9 @@ __all__ = ["CONNECT_TIMEOUT_S", "Answer", "Clients", "PeerError"]
 USER_AGENT: Final = f"rudder-relayd/{__version__}"
 #: To a connection, and then to the end of its handshake.
 CONNECT_TIMEOUT_S: Final = 5.0
-#: For each single read and write: who neither sends nor takes a byte for so long is gone. Callers
-#: bound the whole by a deadline of their own.
-SILENCE_TIMEOUT_S: Final = 300.0
+#: Who neither sends nor takes a byte for so long is gone, where the caller does not say otherwise.
+#: Callers bound the whole by a deadline of their own.
+PATIENCE_S: Final = 300.0
 #: Open connections to one peer; requests beyond it wait.
 MAX_CONNECTIONS: Final = 100
 #: A longer line is handed on in pieces.
@@ -37,11 +37,6 @@ MAX_LINE: Final = 64 * 1024
 CLOSE_TIMEOUT_S: Final = 1.0
 
 _NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})
-_TIMEOUTS: Final = {
-    "connect": CONNECT_TIMEOUT_S,
-    "read": SILENCE_TIMEOUT_S,
-    "write": SILENCE_TIMEOUT_S,
-}
 
 
 class Answer:
@@ -122,6 +117,7 @@ class Clients:
         headers: Mapping[str, str] = _NO_HEADERS,
         content: bytes | AsyncIterable[bytes] | None = None,
         auth: tuple[str, Secret] | None = None,
+        patience: float = PATIENCE_S,
     ) -> AsyncIterator[Answer]:
         """Makes a request and gives the answer as soon as its headers are there.
 
@@ -136,11 +132,13 @@ class Clients:
             content: the body; an iterable is sent as it comes, chunked unless `headers` tells its
                 `Content-Length`. What it raises ends the request and passes through.
             auth: user and password (RFC 7617).
+            patience: seconds that the peer may neither send nor take a byte.
 
         Raises:
             PeerError: there is no answer, or not from this peer.
         """
         request = _make_request(method, url, headers, content, auth)
+        request.extensions = {"timeout": _timeouts(patience)}
         client = self._client(peer)
         with client.in_use():
             with _explained():
@@ -322,8 +320,12 @@ def _make_request(
         url,
         headers=list(fields.items()),
         content=content,
-        extensions={"timeout": _TIMEOUTS},
     )
+
+
+def _timeouts(patience: float) -> dict[str, float]:
+    """Those of each single step, as the library takes them."""
+    return {"connect": CONNECT_TIMEOUT_S, "read": patience, "write": patience}
 
 
 def _split(url: str) -> SplitResult:

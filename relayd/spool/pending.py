@@ -68,6 +68,10 @@ class Pending:
         """How many more names could fail for a while and still be remembered."""
         return max(0, self.remembered - len(self._due) - len(self._in_flight))
 
+    def is_in_flight(self, name: str) -> bool:
+        """Whether a name is claimed and not yet released or put back."""
+        return name in self._in_flight
+
     def attempts(self, name: str) -> int:
         """How often this name failed for a while since it was last released."""
         return self._attempts.get(name, 0)
@@ -116,6 +120,19 @@ class Pending:
         doubled = min(LONGEST_DELAY_S, FIRST_DELAY_S * 2 ** min(tried, 32))
         delay = max(doubled * self._jitter.uniform(0.75, 1.25), floor)
         self._wait_until(name, trio.current_time() + min(delay, max(LONGEST_DELAY_S, floor)))
+
+    def wait(self, name: str, seconds: float) -> None:
+        """Something else has to come first: the file is due again later, and nothing failed.
+
+        Args:
+            name: a claimed name; when it changed while it was in flight it is due at once.
+            seconds: until then. `claim` ends the waiting before.
+        """
+        delay = 0.0 if self._land(name) else seconds
+        if len(self._due) >= self.remembered:
+            self._spilled = True
+        else:
+            self._wait_until(name, trio.current_time() + delay)
 
     def forget_waiting(self) -> None:
         """Forget the delays of all waiting names: the caller lists the directory instead."""

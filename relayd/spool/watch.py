@@ -209,8 +209,7 @@ class Watch:
 
     def _set_mode(self, mode: Mode) -> None:
         self.mode = mode
-        self._metrics.watch_mode.labels("inotify").set(mode == "inotify")
-        self._metrics.watch_mode.labels("poll").set(mode == "poll")
+        self._metrics.note_watch(str(self._path), mode)
 
 
 def _place_of(path: Path) -> tuple[int, int]:

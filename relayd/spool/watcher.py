@@ -238,9 +238,8 @@ class _Watcher:
             ),
             limiter=self._limiter,
         )
-        self._metrics.spool_files.set(listing.total)
         age = 0.0 if listing.oldest_mtime is None else max(0.0, now - listing.oldest_mtime)
-        self._metrics.spool_oldest_seconds.set(age)
+        self._metrics.note_spool(str(self._spool.path), listing.total, age)
         return listing
 
     def _note_unreadable(self, error: OSError) -> None:

@@ -148,6 +148,7 @@ def test_values_reach_their_places(tmp_path: Path) -> None:
     assert settings.output.database.password == Secret("p")
 
 
+SOCKET = "expected the absolute path of a socket, at most 107 bytes"
 PORT = "expected an integer from 1 to 65535"
 
 
@@ -199,6 +200,10 @@ PORT = "expected an integer from 1 to 65535"
         (
             'remote_run.use_sudo = "a\\nb\\u001b"',
             'remote_run.use_sudo: expected true or false, got "a\\nb\\x1b"',
+        ),
+        (
+            'remote_run.helper = "helper.sock"',
+            f'remote_run.helper: {SOCKET}, got "helper.sock"',
         ),
     ],
 )
@@ -254,6 +259,24 @@ def test_misspelt_key_is_a_warning_that_names_it(tmp_path: Path) -> None:
         f"{path}: unknown key output.databas, did you mean database?",
         f"{path}: unknown key zzz",
     ]
+
+
+@pytest.mark.parametrize(
+    ("text", "warned"),
+    [
+        ('remote_run.helper = "/run/h"\nremote_run.use_sudo = true\n', True),
+        ('remote_run.helper = "/run/h"\nremote_run.use_sudo = false\n', False),
+        ('remote_run.helper = "/run/h"\n', False),
+        ("remote_run.use_sudo = true\n", False),
+    ],
+)
+def test_helper_and_sudo_contradict(tmp_path: Path, text: str, warned: bool) -> None:
+    """A root helper makes sudo pointless: who writes both is told which of them counts."""
+    settings, warnings = load_settings(write(tmp_path, ROOT + text))
+    assert settings.remote_run.helper == (Path("/run/h") if "helper" in text else None)
+    path = tmp_path / "main.conf"
+    expected = [f"{path}: remote_run.use_sudo: no effect, remote_run.helper is used"]
+    assert warnings == (expected if warned else [])
 
 
 def test_unknown_keys_make_a_bounded_number_of_warnings(tmp_path: Path) -> None:
@@ -387,20 +410,27 @@ def test_senseless_listen_is_refused(tmp_path: Path, text: str) -> None:
 
 
 def test_changed_keys_are_named_without_values(tmp_path: Path) -> None:
-    """The keys that need a restart are listed, a password among them, in the settings' order."""
-    old = load(tmp_path, ROOT + 'output.upstream.password = "one"')
+    """The keys that need a restart are listed in the settings' order."""
+    old = load(tmp_path, ROOT)
     new = load(
         tmp_path,
         ROOT
-        + 'output.upstream.password = "two"\nprocessing.reporting.catchup.limit = 0\n'
+        + 'output.upstream.host = "above"\nprocessing.reporting.catchup.limit = 0\n'
         + 'general.listen = "unix:/x"',
     )
     assert changed_keys(old, old) == []
     assert changed_keys(old, new) == [
         "general.listen",
         "processing.reporting.catchup.limit",
-        "output.upstream.password",
+        "output.upstream.host",
     ]
+
+
+def test_credentials_for_the_upstream_need_no_restart(tmp_path: Path) -> None:
+    """A new user or password for uploads is not among the keys that need a restart."""
+    old = load(tmp_path, ROOT + 'output.upstream.password = "one"')
+    upstream = 'output.upstream = { user = "u", password = "two", default_password = "three" }'
+    assert changed_keys(old, load(tmp_path, ROOT + upstream)) == []
 
 
 def test_way_to_the_database_needs_no_restart(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ def families(metrics: Metrics) -> dict[str, Metric]:
         ),
         ("rudder_relayd_inventories", "status", {"forward_ok", "forward_error"}),
         ("rudder_relayd_refused", "reason", {reason.value for reason in Reason}),
-        ("rudder_relayd_retried", "stage", {"examine", "database"}),
+        ("rudder_relayd_retried", "stage", {"examine", "database", "forward"}),
         ("rudder_relayd_watch_mode", "mode", {"inotify", "poll"}),
     ],
 )

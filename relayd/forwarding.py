@@ -1,0 +1,227 @@
+"""Forwarding to the upstream: the parts of its pipelines, opened, run and closed."""
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from relayd import config
+from relayd.accounts import ForwardAccounts
+from relayd.config import Settings
+from relayd.dispose import Disposer, Rules
+from relayd.forward import Forwarder, Parcel, run_forwarding
+from relayd.logs import get_logger
+from relayd.metrics import Metrics
+from relayd.outputs.gate import UNREACHED_DELAYS_S, Gate, Trouble
+from relayd.outputs.upstream import INVENTORY_UPDATES, NEW_INVENTORIES, REPORTS, Route, Upstream
+from relayd.pairs import Pairing
+from relayd.peers import Peers
+from relayd.spool.cleanup import Housekeeping, Room, run_cleanup
+from relayd.spool.clock import WallClock
+from relayd.spool.directories import ensure_directories, lock_spool
+from relayd.spool.disposal import Disposal
+from relayd.spool.extensions import INVENTORIES, RUN_LOGS
+from relayd.spool.pending import Pending
+from relayd.spool.wake import Wake
+from relayd.spool.watcher import Arrival, WatchedDirectory, run_watcher
+from relayd.ticket import Ticket
+
+log = get_logger("upstream")
+
+#: Uploads under way at once. Each waits for its answer, most of the time: 32 are as good as one
+#: with a 32nd of the way.
+REPORT_LANES: Final = 32
+INVENTORY_LANES: Final = 8
+#: After an outage this long, files that the upstream had turned down are tried again at once.
+OUTAGE_S: Final = 10.0
+
+
+class Health:
+    """Whether the upstream takes files: shown as a metric, and told once each way."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._troubles: dict[str, Trouble] = {}
+
+    def note(self, what: str, trouble: Trouble | None) -> None:
+        """What an attempt says, of one kind of file or of the connection alone."""
+        former = self._troubles.pop(what, None)
+        known = {other.detail for other in self._troubles.values()}
+        if trouble is not None:
+            self._troubles[what] = trouble
+            if trouble.detail not in known and (not former or former.detail != trouble.detail):
+                log.error(
+                    "upstream takes no files, they wait",
+                    detail=trouble.detail,
+                    kind=trouble.kind,
+                    files=what,
+                )
+        elif former is not None and former.detail not in known:
+            log.info("upstream takes files again", files=what)
+        self._metrics.upstream_up.set(not self._troubles)
+
+
+class Line:
+    """One watched directory whose files go upstream."""
+
+    def __init__(
+        self,
+        route: Route,
+        spool: WatchedDirectory,
+        cleanup: config.SpoolCleanup,
+        upstream: Upstream,
+        health: Health,
+        metrics: Metrics,
+    ) -> None:
+        self.gate = Gate(self._gate_moved)
+        self._route = route
+        self._spool = spool
+        self._health = health
+        self._metrics = metrics
+        self._pending = Pending()
+        self._rescan = Wake()
+        self._closed_since: float | None = None
+        is_report = route is REPORTS
+        disposal = Disposal(spool.path, spool.path.parent / "failed")
+        self._disposer = Disposer(
+            disposal,
+            self._pending,
+            Rules(0.0, cleanup.retention),
+            ForwardAccounts(metrics, metrics.reports if is_report else metrics.inventories),
+            lambda _node_id: "",
+            WallClock(cleanup.retention),
+        )
+        self._make = _alone if is_report else Pairing(spool.path, self._pending).parcel
+        self._lanes = REPORT_LANES if is_report else INVENTORY_LANES
+        self._forwarder = Forwarder(
+            spool.path, route, upstream, self.gate, disposal.committed.holds
+        )
+        metrics.count_in_flight(lambda: self._pending.in_flight)
+
+    async def run(self, stop: trio.Event) -> None:
+        """Sends files until `stop` is set and what is under way has ended."""
+
+        async def watch(arrivals: trio.MemorySendChannel[Arrival]) -> None:
+            await run_watcher(
+                self._spool, self._pending, arrivals, self._metrics, rescan=self._rescan, stop=stop
+            )
+
+        await run_forwarding(
+            watch, self._make, self._forwarder.run, self._lanes, self._disposer.run
+        )
+
+    def _gate_moved(self, trouble: Trouble | None) -> None:
+        self._health.note(self._route.name, trouble)
+        now = trio.current_time()
+        if trouble is not None:
+            self._closed_since = now if self._closed_since is None else self._closed_since
+        elif self._closed_since is not None:
+            if now - self._closed_since >= OUTAGE_S:
+                self._rescan.set()
+            self._closed_since = None
+
+
+async def _alone(arrival: Arrival) -> Parcel:
+    return [Ticket(arrival, trio.current_time())]
+
+
+class Forwarding:
+    """All that goes upstream, and what the service may ask of it."""
+
+    def __init__(self, settings: Settings, peers: Peers, metrics: Metrics) -> None:
+        self._upstream = Upstream(settings, peers.clients)
+        self._health = Health(metrics)
+        self._metrics = metrics
+        self._houses: list[Housekeeping] = []
+        self._lines: list[Line] = []
+        processing = settings.processing
+        if processing.reporting.output == "upstream":
+            self._add(processing.reporting, RUN_LOGS, {"incoming": REPORTS})
+        if processing.inventory.output == "upstream":
+            places = {"incoming": NEW_INVENTORIES, "accepted-nodes-updates": INVENTORY_UPDATES}
+            self._add(processing.inventory, INVENTORIES, places)
+
+    def _add(
+        self,
+        own: config.Reporting | config.Inventory,
+        extensions: frozenset[str],
+        places: dict[str, Route],
+    ) -> None:
+        rooms = tuple(Room(own.directory / place, extensions) for place in places)
+        failed = own.directory / "failed"
+        self._houses.append(
+            Housekeeping(rooms, failed, own.cleanup.frequency, own.cleanup.retention)
+        )
+        for room, route in zip(rooms, places.values(), strict=True):
+            spool = WatchedDirectory(
+                room.path, extensions, own.catchup.frequency, own.catchup.limit
+            )
+            self._lines.append(
+                Line(route, spool, own.cleanup, self._upstream, self._health, self._metrics)
+            )
+
+    async def run(self, stop: trio.Event) -> None:
+        """Forwards until `stop` is set and what is under way has ended."""
+        async with trio.open_nursery() as nursery:
+            for house in self._houses:
+                nursery.start_soon(run_cleanup, house, WallClock(house.retention), name="cleanup")
+            nursery.start_soon(self._run_stopper, stop, name="stopper")
+            nursery.start_soon(self._look, name="look at the upstream")
+            async with trio.open_nursery() as lines:
+                for line in self._lines:
+                    lines.start_soon(line.run, stop, name="forward")
+            nursery.cancel_scope.cancel("all lines ended")
+
+    async def _run_stopper(self, stop: trio.Event) -> None:
+        await stop.wait()
+        for line in self._lines:
+            line.gate.stop()
+
+    async def _look(self) -> None:
+        """Tells whether the upstream is there before a file needs it; ends once it was."""
+        attempt = 0
+        while True:
+            trouble = await self._upstream.look()
+            self._health.note("connection", trouble)
+            if trouble is None:
+                return
+            await trio.sleep(UNREACHED_DELAYS_S[min(attempt, len(UNREACHED_DELAYS_S) - 1)])
+            attempt += 1
+
+    def reconfigure(self, settings: Settings) -> None:
+        """Takes over what needs no restart: user and passwords for the upstream."""
+        self._upstream.reconfigure(settings)
+        self.wake()
+
+    def wake(self) -> None:
+        """Something changed that may have mended the upstream: it is tried now."""
+        for line in self._lines:
+            line.gate.wake()
+
+
+@asynccontextmanager
+async def open_forwarding(
+    settings: Settings, peers: Peers, metrics: Metrics
+) -> AsyncIterator[Forwarding]:
+    """Opens what forwarding needs, and closes it.
+
+    Raises:
+        StartError: a spool cannot be used, or another relayd uses it.
+    """
+    processing = settings.processing
+    with ExitStack() as stack:
+        if processing.reporting.output == "upstream":
+            _hold(stack, processing.reporting.directory, "incoming")
+        if processing.inventory.output == "upstream":
+            directory = processing.inventory.directory
+            _hold(stack, directory, "incoming", "accepted-nodes-updates")
+        yield Forwarding(settings, peers, metrics)
+
+
+def _hold(stack: ExitStack, directory: Path, *places: str) -> None:
+    watched = (directory / place for place in places)
+    ensure_directories(directory, *watched, directory / "failed")
+    stack.callback(os.close, lock_spool(directory))
