@@ -81,6 +81,10 @@ def _path(value: Any) -> Path:
     return Path(text)
 
 
+def _absolute_socket(value: Any) -> Path:
+    return Path(_socket_path(_text(value)))
+
+
 def _secret(value: Any) -> Secret:
     return Secret(_text(value))
 
@@ -142,6 +146,10 @@ OptionalName = Annotated[str | None, Leaf("a string that is not empty", _name)]
 Names = Annotated[tuple[str, ...], Leaf("an array of strings", _names)]
 FilePath = Annotated[Path, Leaf("a path", _path)]
 OptionalFilePath = Annotated[Path | None, Leaf("a path", _path)]
+OptionalSocketPath = Annotated[
+    Path | None,
+    Leaf(f"the absolute path of a socket, at most {_MAX_SOCKET_PATH} bytes", _absolute_socket),
+]
 Flag = Annotated[bool, Leaf("true or false", _boolean)]
 Port = Annotated[int, Leaf("an integer from 1 to 65535", integer(1, 65535))]
 Count = Annotated[int, Leaf("an integer of at least 0", integer(0, _LARGE))]

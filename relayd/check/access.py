@@ -47,8 +47,9 @@ def questions(directory: Path, settings: Settings) -> Questions:
     )
     paths |= {settings.shared_files.path: (), settings.shared_folder.path: ()}
     paths |= {settings.output.upstream.server_certificate_file: (), settings.remote_run.command: ()}
-    if general.ca_path is not None:
-        paths[general.ca_path] = ()
+    for path in (general.ca_path, settings.remote_run.helper):
+        if path is not None:
+            paths[path] = ()
     return paths
 
 

@@ -16,10 +16,30 @@ async def check(site: Site) -> list[Finding]:
     remote_run = site.settings.remote_run
     if not remote_run.enabled:
         return []
+    if remote_run.helper is not None:
+        return _check_helper(site, remote_run.helper)
     found = _check_command(site, remote_run.command, sudo=remote_run.use_sudo)
     if found or not remote_run.use_sudo or site.account.uid == 0:
         return found
     return await _check_sudo(site.account, remote_run.command)
+
+
+def _check_helper(site: Site, helper: Path) -> list[Finding]:
+    """Check the socket of the root helper; the command is the helper's own affair."""
+    mend = "systemctl enable --now rudder-relayd-helper.socket, or remove remote_run.helper"
+    try:
+        status = helper.stat()
+    except OSError as failure:
+        what = f"cannot be found: {failure.strerror}"
+        return [error("remote_run.helper", helper, what, mend)]
+    if not stat.S_ISSOCK(status.st_mode):
+        return [error("remote_run.helper", helper, "is not a socket", mend)]
+    access = None if site.access is None else site.access.get(helper)
+    if access is not None and not access.write:
+        what = f"user {site.account.name} may not connect to it"
+        mend = f"set SocketUser={site.account.name} in rudder-relayd-helper.socket"
+        return [error("remote_run.helper", helper, what, mend)]
+    return []
 
 
 def _check_command(site: Site, command: Path, *, sudo: bool) -> list[Finding]:

@@ -18,6 +18,7 @@ from relayd.remote_run.audit import Asker, outcome_of, write_audit
 from relayd.remote_run.command import LocalCommand
 from relayd.remote_run.events import Teller
 from relayd.remote_run.fanout import Fanout, Means
+from relayd.remote_run.helper_client import HelperRunner
 from relayd.remote_run.output import Budget, Held, Nothing, Sink, Stream
 from relayd.remote_run.plan import Plan, make_plan
 from relayd.remote_run.request import Wanted
@@ -43,7 +44,11 @@ def make_runs(
         metrics: of the service.
     """
     table = settings.remote_run
-    runner = LocalCommand(table.command, use_sudo=table.use_sudo)
+    runner = (
+        LocalCommand(table.command, use_sudo=table.use_sudo)
+        if table.helper is None
+        else HelperRunner(table.helper)
+    )
     commands = trio.CapacityLimiter(table.max_commands)
     means = Means(runner, commands, clients, settings.general.https_port)
     return RemoteRuns(means, nodes, table.timeout, metrics)

@@ -35,6 +35,7 @@ NO_DEFAULT = {
     "general.ca_path",
     "output.database.password",
     "output.upstream.password",
+    "remote_run.helper",
 }
 
 

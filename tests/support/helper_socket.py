@@ -1,0 +1,141 @@
+"""The socket unit of the root helper: accepts connections and starts the helper for each."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import trio
+
+from relayd.remote_run.helper_protocol import FRAME
+
+PATIENCE_S = 60.0
+
+
+class HelperSocket:
+    """Where helpers are reached.
+
+    Attributes:
+        path: of the socket.
+        helpers: those started so far.
+        log: the file that holds what they wrote on standard error.
+    """
+
+    def __init__(self, path: Path, arguments: Iterable[str], log: Path) -> None:
+        self.path = path
+        self.helpers: list[trio.Process] = []
+        self.log = log
+        self._arguments = list(arguments)
+
+    def said(self) -> list[str]:
+        """Lines for the journal."""
+        return self.log.read_text().splitlines()
+
+    async def serve(self, listener: trio.SocketListener) -> None:
+        """Accepts, as `Accept=yes` and `StandardInput=socket` of systemd do."""
+        while True:
+            stream = await listener.accept()
+            with stream.socket, self.log.open("ab") as log:
+                self.helpers.append(
+                    await trio.lowlevel.open_process(
+                        [sys.executable, "-m", "relayd.remote_run.helper", *self._arguments],
+                        stdin=stream.socket.fileno(),
+                        stdout=stream.socket.fileno(),
+                        stderr=log,
+                    )
+                )
+
+    async def all_gone(self) -> None:
+        """Waits until every helper has ended."""
+        with trio.fail_after(PATIENCE_S):
+            for helper in self.helpers:
+                await helper.wait()
+
+
+@asynccontextmanager
+async def open_helper_socket(
+    root: Path,
+    command: Path,
+    hosts: Iterable[str],
+    *,
+    user: str | None = None,
+    deadline_s: float = 300.0,
+) -> AsyncIterator[HelperSocket]:
+    """Listens as long as the block lasts, then sees to it that no helper is left.
+
+    Args:
+        root: where socket, nodes list and log are made.
+        command: what helpers run.
+        hosts: host names of the nodes list.
+        user: who may ask; unset: this process's account.
+        deadline_s: seconds for a command.
+    """
+    nodes_list = root / "helper-nodes.json"
+    nodes = {host: {"hostname": host, "policy-server": "root"} for host in hosts}
+    nodes_list.write_text(json.dumps(nodes))
+    options = {
+        "--user": str(os.getuid()) if user is None else user,
+        "--command": str(command),
+        "--nodes-list": str(nodes_list),
+        "--deadline": str(deadline_s),
+    }
+    arguments = [part for pair in options.items() for part in pair]
+    helper = HelperSocket(root / "helper.sock", arguments, root / "helper.log")
+    helper.log.touch()
+    plain = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    plain.bind(str(helper.path))
+    plain.listen(16)
+    async with trio.SocketListener(trio.socket.from_stdlib_socket(plain)) as listener:
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(helper.serve, listener)
+                yield helper
+                nursery.cancel_scope.cancel()
+        finally:
+            with trio.CancelScope(shield=True):
+                for process in helper.helpers:
+                    process.kill()
+                    await process.wait()
+
+
+def frames(data: bytes) -> list[tuple[bytes, bytes]]:
+    """Kind and content of what a helper sent, which has to be nothing but whole frames."""
+    found = []
+    while data:
+        kind, size = FRAME.unpack(data[: FRAME.size])
+        content = data[FRAME.size : FRAME.size + size]
+        assert len(content) == size
+        found.append((kind, content))
+        data = data[FRAME.size + size :]
+    return found
+
+
+def ask_as(uid: int, path: Path, request: bytes) -> list[tuple[bytes, bytes]]:
+    """What a helper answers to a client of another account; needs root."""
+    program = (
+        "import socket, sys\n"
+        "with socket.socket(socket.AF_UNIX) as s:\n"
+        "    s.connect(sys.argv[1])\n"
+        "    s.sendall(sys.stdin.buffer.read())\n"
+        "    try:\n"
+        "        while data := s.recv(65536):\n"
+        "            sys.stdout.buffer.write(data)\n"
+        "    except ConnectionResetError:\n"
+        "        pass\n"  # refused before the request was read
+    )
+    account = ("setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups")
+    # The interpreter of the tests may lie where other accounts cannot look.
+    python = getattr(sys, "_base_executable", sys.executable)
+    done = subprocess.run(
+        [*account, python, "-I", "-c", program, str(path)],
+        input=request,
+        stdout=subprocess.PIPE,
+        check=True,
+        cwd="/",
+        timeout=PATIENCE_S,
+    )
+    return frames(done.stdout)
