@@ -39,8 +39,10 @@ from relayd.http.server import run_server
 from relayd.http.shared_files import SharedFiles
 from relayd.http.shared_folder import SharedFolder
 from relayd.http.status import StatusReader
+from relayd.http.upstream_files import UpstreamFiles
 from relayd.logs import configure, dropped, get_logger, open_logging
 from relayd.metrics import Metrics
+from relayd.outputs.upstream import base_url
 from relayd.peers import Peers
 from relayd.remote_run.runs import RemoteRuns, make_runs
 from relayd.shared.expiry import run_expiry
@@ -226,8 +228,16 @@ class Service:
                 self.trust,
                 self.metrics,
                 self.settings.shared_files.max_body_size,
+                self._upstream_files(),
             ),
         )
+
+    def _upstream_files(self) -> UpstreamFiles | None:
+        """The way to shared files of nodes that are not below; the root server has none."""
+        if self.trust.nodes.my_id == "root":
+            return None
+        upstream, port = self.settings.output.upstream, self.settings.general.https_port
+        return UpstreamFiles(self.clients, base_url(upstream.host, port))
 
     async def _run_expiry(self) -> None:
         await run_expiry(self.shared_store, self.settings.shared_files.cleanup.frequency)

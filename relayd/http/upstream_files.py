@@ -4,9 +4,8 @@ from collections.abc import AsyncIterable
 from typing import Final
 
 from relayd.http.client import Clients
+from relayd.outputs.upstream import PEER
 
-#: Name of the peer in `Clients`.
-PEER: Final = "upstream"
 _ROOM: Final = "/relay-api/shared-files/"
 
 Ids = tuple[str, str, str]
@@ -17,14 +16,12 @@ class UpstreamFiles:
 
     Args:
         clients: knows it as `upstream`.
-        host: its name.
-        port: of its web server.
+        base: `https://HOST:PORT`.
     """
 
-    def __init__(self, clients: Clients, host: str, port: int) -> None:
+    def __init__(self, clients: Clients, base: str) -> None:
         self._clients = clients
-        literal = f"[{host}]" if ":" in host else host
-        self._base = f"https://{literal}:{port}{_ROOM}"
+        self._base = base + _ROOM
 
     async def pass_on(
         self, method: str, ids: Ids, query: str, body: AsyncIterable[bytes] | None, size: int
