@@ -201,13 +201,8 @@ class Service:
         log.info("stopped")
 
     async def _run_http(self, *, task_status: trio.TaskStatus[list[str]]) -> None:
-        app = make_app(
-            Services(
-                self._status_reader(), self.reload, self.metrics, __version__, self.remote_runs
-            )
-        )
         await run_server(
-            app,
+            make_app(self._services()),
             self.settings.general.listen,
             stop=self._http_stop,
             grace=HTTP_GRACE_S,
@@ -222,6 +217,7 @@ class Service:
             self.reload,
             self.metrics,
             __version__,
+            self.remote_runs,
             shared_folder=SharedFolder(self.settings.shared_folder.path),
             shared_files=SharedFiles(
                 self.shared_store,
