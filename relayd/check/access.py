@@ -40,7 +40,7 @@ def questions(directory: Path, settings: Settings) -> Questions:
     paths: Questions = {directory / name: () for name in ("main.conf", "logging.conf")}
     paths |= {general.nodes_list_file: (), general.nodes_certs_file: (), general.node_id_file: ()}
     if general.listen.path:
-        paths[Path(general.listen.path)] = ()
+        paths[Path(general.listen.path).parent] = ()
     paths |= _spool(processing.reporting.directory, REPORTS, "incoming")
     paths |= _spool(
         processing.inventory.directory, INVENTORIES, "incoming", "accepted-nodes-updates"

@@ -13,7 +13,8 @@ from relayd.log_config import LOGGING_FILE
 _MISSING: Final = re.compile(r"(\S+): (expected a value .*), got none")
 _VALUE: Final = re.compile(r"(\S+): expected (.*), got .*", re.DOTALL)
 _LINE: Final = re.compile(r"(line \d+), .*", re.DOTALL)
-_UNKNOWN: Final = re.compile(r"unknown key (\S+?)(?:, did you mean (\S+)\?)?")
+_UNKNOWN: Final = re.compile(r"(unknown key \S+?)(?:, did you mean (\S+)\?)?")
+_URL: Final = re.compile(r"output\.database\.url: ")
 _UNREADABLE: Final = re.compile(r"(.*), default logging is used")
 
 
@@ -100,10 +101,12 @@ def _warning(path: Path, text: str) -> Finding:
     what = text.removeprefix(f"{path}: ")
     code, mend = "configuration.doubtful", "remove it"
     if (unknown := _UNKNOWN.fullmatch(what)) is not None:
-        code = "configuration.unknown_key"
+        code, what = "configuration.unknown_key", unknown[1]
         mend = f"spell it {unknown[2]}, or remove it" if unknown[2] else "remove it"
     elif what.startswith("mode "):
         code, mend = "configuration.mode", f"chmod 0640 {path}"
+    elif _URL.match(what) is not None:
+        mend = "remove it from the URL"
     elif what == "Certificate verification is disabled":
         code = "configuration.unverified"
         mend = 'set general.peer_authentication to "cert_pinning"'

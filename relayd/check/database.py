@@ -74,15 +74,21 @@ async def check(site: Site) -> list[Finding]:
         return []
     url = site.settings.output.database.url
     begun = time.time()
-    try:
-        async with trio_asyncio.open_loop() as loop:
-            # Connections that fail leave asyncio callbacks behind; the error is told already.
-            loop.set_exception_handler(lambda _loop, _context: None)
-            found = await survey(database_parameters(site.settings), PATIENCE)
-    except DatabaseError as failure:
-        return [judge_failure(failure, url)]
+    found = await _survey(site)
+    if isinstance(found, DatabaseError):
+        return [judge_failure(found, url)]
     site.clocks[f"the database {_place(url)}"] = seconds_ahead(found.now, begun)
     return list(judge(found, _place(url)))
+
+
+async def _survey(site: Site) -> Survey | DatabaseError:
+    async with trio_asyncio.open_loop() as loop:
+        # Connections that fail leave asyncio callbacks behind; the error is told already.
+        loop.set_exception_handler(lambda _loop, _context: None)
+        try:
+            return await survey(database_parameters(site.settings), PATIENCE)
+        except DatabaseError as failure:
+            return failure
 
 
 def judge_failure(failure: DatabaseError, url: str) -> Finding:
@@ -132,7 +138,8 @@ def _judge_server(found: Survey, where: str) -> Iterator[Finding]:
         yield make("database.encoding", where, what, "dump it, and restore it into one with UTF8")
     if found.superuser:
         what = f"role {found.account} is a superuser, relayd needs SELECT and INSERT only"
-        yield warning("database.superuser", where, what, f"ALTER ROLE {found.account} NOSUPERUSER")
+        mend = "name a role with fewer rights in output.database.url, rudder for example"
+        yield warning("database.superuser", where, what, mend)
 
 
 def _judge_columns(found: Survey, where: str) -> Iterator[Finding]:

@@ -9,7 +9,7 @@ async def check(site: Site) -> list[Finding]:
     folder = site.settings.shared_folder.path
     found = check_directory(site, site.settings.shared_files.path, "files.permissions", write=True)
     found += check_directory(site, folder, "files.permissions", write=False)
-    access = None if site.access is None else site.access.get(folder)
+    access = None if site.access is None else site.access[folder]
     if access is not None and access.kind is None and access.blocked is None:
         what = "is not there: nodes get no file of the shared folder"
         mend = "make the directory, or set shared_folder.path to the one that the server fills"

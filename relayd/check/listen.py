@@ -35,10 +35,10 @@ async def check(site: Site) -> list[Finding]:
     except OSError as failure:
         what = f"{listen.host} is no name of an address: {failure.strerror or failure}"
         return [error("listen.name", where, what, 'set it to "127.0.0.1:3030"')]
-    found = _judge_openness(where, addresses) + _judge_port(site, where, listen.port)
+    found = _judge_port(site, where, listen.port)
     for address in addresses:
         found += await _check_address(where, address)
-    return found
+    return found or _judge_openness(where, addresses)
 
 
 async def _resolve(host: str, port: int) -> list[Address]:

@@ -20,9 +20,11 @@ async def check(site: Site) -> list[Finding]:
 
 
 def load(site: Site, certificates: Path) -> tuple[Nodes, list[str]]:
-    """Load the nodes with what was skipped of the list; raises NodesError."""
+    """Load the nodes, and tell what was skipped of the list; raises NodesError."""
     path = site.settings.general.nodes_list_file
     loaded = load_nodes(path, certificates, site.my_id)
+    if loaded.list_missing:
+        raise NodesError(f"{path}: is not there")
     return loaded.nodes, [text for text in loaded.warnings if text.startswith(f"{path}: node ")]
 
 
@@ -32,13 +34,11 @@ def _check(site: Site) -> list[Finding]:
     if found:
         return found
     mend = "have the server write it again: regenerate the policies"
-    if not path.exists():
-        what = "is not there: files wait until it is"
-        return [error("nodes.missing", path, what, mend)]
     try:
         nodes, skipped = load(site, Path("/dev/null"))
     except NodesError as failure:
-        return [error("nodes.broken", path, str(failure).removeprefix(f"{path}: "), mend)]
+        what = f"{str(failure).removeprefix(f'{path}: ')}; files wait until it can be read"
+        return [error("nodes.broken", path, what, mend)]
     for text in skipped:
         what = text.removeprefix(f"{path}: ")
         found.append(warning("nodes.entry", path, what, mend))

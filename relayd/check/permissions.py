@@ -64,7 +64,7 @@ def is_read_only(path: Path) -> bool:
 
 
 def _access(site: Site, path: Path) -> Access | None:
-    return None if site.access is None else site.access.get(path)
+    return None if site.access is None else site.access[path]
 
 
 def _blocked(site: Site, path: Path, directory: str, code: str) -> Finding:

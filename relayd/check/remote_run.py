@@ -52,7 +52,7 @@ def _check_command(site: Site, command: Path, *, sudo: bool) -> list[Finding]:
     if not stat.S_ISREG(status.st_mode) or not status.st_mode & 0o111:
         mend = f"set remote_run.command to the rudder command, or chmod 0755 {quoted(command)}"
         return [error("remote_run.command", command, "is not a program", mend)]
-    access = None if site.access is None else site.access.get(command)
+    access = None if site.access is None else site.access[command]
     if access is not None and not sudo and not access.execute:
         what = f"user {site.account.name} may not run it"
         mend = f"chmod a+rx {quoted(command)}, or set remote_run.use_sudo to true"

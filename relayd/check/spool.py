@@ -90,7 +90,7 @@ def _mode(path: Path) -> list[Finding]:
 
 
 def _waiting(site: Site, path: Path) -> list[Finding]:
-    access = None if site.access is None else site.access.get(path)
+    access = None if site.access is None else site.access[path]
     if access is None:
         return []
     found: list[Finding] = []

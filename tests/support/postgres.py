@@ -4,6 +4,7 @@ import csv
 import itertools
 import tempfile
 from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -71,6 +72,13 @@ _numbers = itertools.count(1)
 @pytest.fixture
 def database(postgres_server: Server) -> Iterator[Database]:
     """An empty database with Rudder's tables on the session's server, dropped afterwards."""
+    with fresh_database(postgres_server) as database:
+        yield database
+
+
+@contextmanager
+def fresh_database(postgres_server: Server) -> Iterator[Database]:
+    """The same for as long as the block takes."""
     name = f"test_{next(_numbers)}"
     postgres_server.psql(f"CREATE DATABASE {name} TEMPLATE {schema.DATABASE}", database="postgres")
     postgres_server.psql(schema.RUDDER_RIGHTS, database=name)
