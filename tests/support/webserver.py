@@ -32,6 +32,9 @@ POLICY_SERVER: Final = "127.0.0.1"
 NODE: Final = "127.0.0.2"
 STRANGER: Final = "127.0.0.3"
 
+#: Group of the web server's own account, `nobody`.
+GROUP: Final = 65534
+
 _PROGRAMS: Final[dict[Kind, tuple[str, ...]]] = {
     "apache": ("apache2", "httpd"),
     "nginx": ("nginx",),
@@ -235,7 +238,7 @@ def _write_apache(web: Web) -> None:
         f'ErrorLog "{own}/error.log"',
         *(f'LoadModule {name}_module "{modules}/mod_{name}.so"' for name in names),
         "User nobody",
-        "Group #65534",
+        f"Group #{GROUP}",
         "StartServers 1",
         "TypesConfig /dev/null",
         # As Debian and Red Hat have them.
