@@ -71,10 +71,10 @@ async def test_refusals_come_back_down(tree: Tree) -> None:
     """What the policy server far above says of a file is what its sender hears."""
     content, sender = b"content", tree.nodes["node2"]
     good = upload(content, sender)
-    unsigned = lines(content, sender) | {"digest": lines(b"another content", sender)["digest"]}
+    lying = lines(content, sender) | {"hash_value": sha512(b"another content")}
     cases = [
-        ("node0/node2/x?ttl=1%20day", good[:-1] + b"T", 400),
-        ("node0/node2/x?ttl=1%20day", joined(unsigned) + b"\n" + content, 500),
+        ("node0/node2/x?ttl=1%20day", good[:-1] + b"T", 500),
+        ("node0/node2/x?ttl=1%20day", joined(lying) + b"\n" + content, 400),
         ("node0/node1/x?ttl=1%20day", good, 404),
         ("node0/stranger/x?ttl=1%20day", good, 404),
         ("stranger/node2/x?ttl=1%20day", good, 500),
