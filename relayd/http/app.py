@@ -9,7 +9,7 @@ from werkzeug.exceptions import HTTPException
 
 from relayd.http import answers
 from relayd.http.body import HTTPConnection, Request
-from relayd.http.raw_path import BASE
+from relayd.http.raw_path import BASE, Rest
 from relayd.http.remote_run import remote_run_blueprint
 from relayd.http.shared_files import ROOM as SHARED_FILES
 from relayd.http.shared_files import shared_files_blueprint
@@ -58,6 +58,7 @@ def make_app(services: Services) -> App:
         PROVIDE_AUTOMATIC_OPTIONS=False,
         RESPONSE_TIMEOUT=None,  # it would cut streams off; writes have a deadline of their own
     )
+    app.url_map.converters["rest"] = Rest
     app.url_map.merge_slashes = False  # a path is what it is, no redirect to another
     app.register_blueprint(system_blueprint(services), url_prefix=f"{BASE}/system")
     app.register_blueprint(metrics_blueprint(services.metrics))

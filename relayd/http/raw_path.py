@@ -4,8 +4,16 @@ from typing import Final
 
 from quart import request
 from werkzeug.exceptions import NotFound
+from werkzeug.routing import BaseConverter
 
 BASE: Final = "/rudder/relay-api/1"
+
+
+class Rest(BaseConverter):
+    """Rule `<rest:name>`: all that follows, whatever it is; the framework's `path` skips some."""
+
+    regex = r"[\s\S]*"
+    part_isolating = False
 
 
 def rest_of_path(room: str) -> bytes:

@@ -33,7 +33,7 @@ UPLOADS: Final = 16
 UPLOADS_OF_ONE: Final = 4
 HEAD_TIMEOUT_S: Final = 20.0
 
-_RULE: Final = f"{ROOM}<path:_path>"
+_RULE: Final = f"{ROOM}<rest:_path>"
 
 _STATUS: Final = {
     Outcome.STORED: 200,

@@ -45,7 +45,7 @@ def shared_folder_blueprint(folder: SharedFolder) -> Blueprint:
     """`/shared-folder/PATH`, relative to the base of the API."""
     routes = Blueprint("shared_folder", __name__)
 
-    @routes.route(f"{_ROOM}<path:_path>", methods=["GET", "HEAD"], endpoint="getSharedFolder")
+    @routes.route(f"{_ROOM}<rest:_path>", methods=["GET", "HEAD"], endpoint="getSharedFolder")
     async def answer(_path: str) -> Response:
         try:
             wanted = _wanted_hash(request.args)
