@@ -25,11 +25,14 @@ _PEER: Final = "upstream"
 _PIN_KEY: Final = "output.upstream.server_certificate_file"
 _COPY: Final = f"copy the upstream's certificate into {_PIN_KEY}"
 
-#: Before such a request does anything, the server asks who we are. It can do nothing: a PUT to a
-#: collection is refused (RFC 4918, 9.7.2), and no file has this entity tag (RFC 9110, 13.1.1).
-#: Servers of Rudder allow no other method there, so none that is harmless by itself is left.
+#: Web servers of Rudder let no other method than PUT through to their passwords, so this is one that
+#: must be refused once the password is known to be right: a part of a file (RFC 9110, 14.5; nginx
+#: answers 501, others 400), and of a file with a tag that none has (13.1.1; mod_dav answers 412).
 _METHOD: Final = "PUT"
-_HEADERS: Final = {"If-Match": '"relayd-check"'}
+_HEADERS: Final = {"If-Match": '"relayd-check"', "Content-Range": "bytes 0-0/1"}
+#: Even if it were stored, no relayd takes a file of this name.
+_NAME: Final = "relayd-check"
+_NOT_IMPLEMENTED: Final = 501
 
 
 async def check(site: Site) -> list[Finding]:
@@ -136,7 +139,7 @@ async def _try(
     try:
         with trio.fail_after(QUESTION_S):
             async with clients.request(
-                _PEER, _METHOD, where, headers=_HEADERS, content=b"", auth=auth
+                _PEER, _METHOD, where + _NAME, headers=_HEADERS, content=b"", auth=auth
             ) as answer:
                 status, date = answer.status, answer.headers.get("date", "")
     except trio.TooSlowError:
@@ -172,22 +175,29 @@ def judge_status(status: int, where: str, key: str, user: str) -> list[Finding]:
     if 300 <= status < 400:
         what = f"it redirects ({status}), which uploads never follow"
         return [error("upstream.redirect", where, what, "name the final host and port")]
-    if status >= 500:
+    if status < 300:
+        what = f"it stored {_NAME}, which it should have refused ({status})"
+        mend = "remove that file from its spool; use a web server that refuses parts of files"
+        return [warning("upstream.stored", where, what, mend)]
+    if status >= 500 and status != _NOT_IMPLEMENTED:
         what = f"the web server there answers {status}"
         return [warning("upstream.trouble", where, what, "see the error log of that web server")]
     return []
 
 
 def _judge_peer(site: Site, url: str, failure: PeerError) -> Finding:
-    if failure.kind == "transient":
-        return _unreachable(url, failure.detail)
+    """Tell a peer that is not there, one that does not speak TLS 1.3, and another than expected."""
+    what = failure.detail
+    if what.startswith("no connection"):
+        return _unreachable(url, what)
+    if "certificate" not in what:
+        mend = "have a web server with TLS 1.3 answer there, or correct general.https_port"
+        return error("upstream.tls", url, what, mend)
     if site.settings.general.peer_authentication == "cert_validation":
         mend = "put its authority into general.ca_path, and its name into output.upstream.host"
     else:
         mend = f"{_COPY} if it was renewed, else find out who answers there"
-    if "PROTOCOL_VERSION" in failure.detail:
-        mend = "switch TLS 1.3 on in the web server there"
-    return error("upstream.identity", url, failure.detail, mend)
+    return error("upstream.identity", url, what, mend)
 
 
 def _unreachable(url: str, what: str) -> Finding:

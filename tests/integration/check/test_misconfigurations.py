@@ -328,8 +328,8 @@ NODES: Final = [
     case(
         "nodes list is cut off",
         path(cut, "nodeslist.json"),
-        "~error: {root}/nodeslist.json: line 1, character \\d+: .*; files wait until it can be read\\. "
-        + REGENERATE,
+        "~error: {root}/nodeslist.json: line 1, character \\d+: .*;"
+        " files wait until it can be read\\. " + REGENERATE,
     ),
     case(
         "nodes list cannot be read",
