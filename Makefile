@@ -13,7 +13,7 @@ EPOCH = $(shell git log -1 --format=%ct 2>/dev/null || echo 1767225600)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test torture lint format faults faults-check bench lock wheel sbom man clean
+.PHONY: help install demo test torture lint format faults faults-check bench lock wheel deb sbom man clean
 
 help:  ## Show the targets
 	@sed -n 's/^\([a-z-]*\):.*##/  make \1 -/p' $(MAKEFILE_LIST)
@@ -81,6 +81,9 @@ lock:  ## Make requirements.lock again, for Python 3.11 and later
 wheel: $(READY)  ## dist/relayd-*.whl
 	@SOURCE_DATE_EPOCH=$(EPOCH) $(BIN)/python -m pip wheel --quiet --disable-pip-version-check \
 	  --no-deps --no-build-isolation --wheel-dir dist .
+
+deb: $(READY)  ## dist/relayd_*.deb, for this machine's Debian and architecture
+	@SOURCE_DATE_EPOCH=$(EPOCH) $(BIN)/python -m tools.deb dist
 
 sbom: $(READY)  ## Write the bill of materials and docs/licences.md from the lock
 	@$(BIN)/python -m tools.sbom
