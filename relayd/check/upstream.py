@@ -25,9 +25,9 @@ _PEER: Final = "upstream"
 _PIN_KEY: Final = "output.upstream.server_certificate_file"
 _COPY: Final = f"copy the upstream's certificate into {_PIN_KEY}"
 
-#: Web servers of Rudder let no other method than PUT through to their passwords, so this is one that
-#: must be refused once the password is known to be right: a part of a file (RFC 9110, 14.5; nginx
-#: answers 501, others 400), and of a file with a tag that none has (13.1.1; mod_dav answers 412).
+#: Web servers of Rudder let no other method than PUT through to their passwords, so this is a PUT
+#: that must be refused once the password is known to be right: of a part of a file (RFC 9110, 14.5;
+#: nginx answers 501, others 400), and of a file with a tag that none has (13.1.1; mod_dav: 412).
 _METHOD: Final = "PUT"
 _HEADERS: Final = {"If-Match": '"relayd-check"', "Content-Range": "bytes 0-0/1"}
 #: Even if it were stored, no relayd takes a file of this name.

@@ -1,7 +1,7 @@
 """Each thing that can be wrong between a relay and its upstream is told in one line."""
 
 import subprocess
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -288,11 +288,10 @@ async def test_old_tls_is_told(site: Site, tmp_path: Path) -> None:
 
 async def test_a_server_without_tls_is_told(site: Site, postgres_server: Server) -> None:
     """A port where TLS is not spoken is told with its mend."""
-    below(site, postgres_server.rudder.port)
+    port = postgres_server.rudder.port
+    below(site, port)
     (line,) = await told(site, lonely=True)
-    assert line.startswith(
-        f"error: https://127.0.0.1:{postgres_server.rudder.port}: the TLS handshake "
-    )
+    assert line.startswith(f"error: https://127.0.0.1:{port}: the TLS handshake ")
     assert line.endswith(
         " Mend: have a web server with TLS 1.3 answer there, or correct general.https_port"
     )
@@ -368,15 +367,34 @@ async def test_authorities_are_told(site: Site) -> None:
     )
 
 
-@pytest.mark.parametrize("kind", ["apache", "nginx"])
+def without_rewrites(web: webserver.Web) -> None:
+    """Has an Apache take whatever mod_dav takes, parts of files too."""
+    shipped = webserver.CONF / "apache" / "rudder-relayd.conf"
+    lines = shipped.read_text().splitlines(keepends=True)
+    plain = web.own / "plain.conf"
+    plain.write_text("".join(line for line in lines if "Rewrite" not in line))
+    main = web.own / "apache.conf"
+    main.write_text(main.read_text().replace(str(shipped), str(plain)))
+
+
+@pytest.mark.parametrize(
+    ("kind", "change"),
+    [("apache", None), ("apache", without_rewrites), ("nginx", None)],
+    ids=["apache", "plain mod_dav", "nginx"],
+)
 async def test_real_web_servers_tell_passwords_apart(
-    site: Site, tmp_path: Path, kind: webserver.Kind
+    site: Site,
+    tmp_path: Path,
+    kind: webserver.Kind,
+    change: Callable[[webserver.Web], None] | None,
 ) -> None:
-    """Apache and nginx, configured as shipped, let right passwords pass and store nothing."""
+    """Apache and nginx let right passwords pass, refuse wrong ones, and store nothing."""
     tmp_path.chmod(0o755)
     for parent in tmp_path.parents[:2]:
         parent.chmod(0o755)
     web = webserver.make_web(kind, tmp_path, free_port(), {"node1": make_key_and_cert("node1")})
+    if change is not None:
+        change(web)
     async with webserver.open_web(web):
         below(
             site,
