@@ -37,7 +37,6 @@ class RemoteRuns:
         curl: the command line with which a person does the same.
         output: the last lines that agents have said.
         ended: number of runs that are over.
-        seconds: how long the last of them took.
     """
 
     def __init__(self, port: int, nodes: int) -> None:
@@ -50,10 +49,10 @@ class RemoteRuns:
         self._url = f"http://127.0.0.1:{port}{API}/remote-run/all"
         self._nodes = nodes
         self._answered = 0
+        self._last = ""
         self.curl = f"curl -N -d asynchronous=true -d keep_output=true {self._url}"
         self.output: deque[str] = deque(maxlen=_SHOWN)
         self.ended = 0
-        self.seconds = 0.0
 
     async def run(self) -> None:
         """Has every agent run once; ends with the last of them."""
@@ -71,7 +70,8 @@ class RemoteRuns:
             pass  # the missing verdicts tell
         self.ended += 1
         self._answered += verdicts[True]
-        self.seconds = trio.current_time() - begin
+        seconds = trio.current_time() - begin
+        self._last = f"{verdicts[True]} of {self._nodes} agents in {seconds:.1f} s"
 
     def _take(self, event: _Event, verdicts: Counter[bool]) -> None:
         if event.event == "output":
@@ -80,11 +80,8 @@ class RemoteRuns:
             verdicts[event.code == 0] += 1
 
     def told(self) -> str:
-        """How the runs went, in a few words."""
-        if not self.ended:
-            return "none has ended yet"
-        last = f"the last one in {self.seconds:.1f} s"
-        return f"{self._answered} of {self.ended * self._nodes} agents in {self.ended} runs, {last}"
+        """How the last run went, in a few words."""
+        return f"run {self.ended}: {self._last}" if self.ended else "none has ended yet"
 
     def entry(self) -> Entry:
         """What the books say of the runs that have ended."""

@@ -111,7 +111,7 @@ class Picture:
 
     def _tree(self, now: Snapshot) -> Table:
         table = Table(title="relays", expand=True, box=None, title_justify="left")
-        for heading in ("relay", "below", "spool"):
+        for heading in ("relay", "below", "run logs"):
             table.add_column(heading)
         for station, text in self._each_relay(now):
             above = station.parent.title if station.parent else ""

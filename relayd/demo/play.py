@@ -12,6 +12,7 @@ from typing import Final
 import trio
 from rich.console import Console
 from rich.live import Live
+from rich.padding import Padding
 
 from relayd.demo.agents import RemoteRuns
 from relayd.demo.books import Ledger, balance, read_found
@@ -163,7 +164,10 @@ class _Play:
         self._console.print(summary(entries, title))
         balanced = all(entry.balanced for entry in entries)
         self._console.print("The books balance." if balanced else "The books do NOT balance.")
-        self._console.print(f"relayd's log: {layout.server.log}", soft_wrap=True, markup=False)
+        for station in tree.stations:
+            whose = f", {station.title}" if tree.relays else ""
+            text = f"relayd's log{whose}: {station.workspace.log}"
+            self._console.print(text, soft_wrap=True, markup=False)
         return 0 if balanced else 1
 
     async def _make_fleet(self) -> tuple[Tree, Fleet]:
@@ -273,7 +277,8 @@ class _Play:
         with Live(console=self._console, auto_refresh=False, transient=True) as live:
 
             def draw(_: int) -> None:
-                live.update(picture.panel(), refresh=True)
+                # Room for the ^C that the terminal shows: a line that wraps would spoil the end.
+                live.update(Padding(picture.panel(), (0, 2, 0, 0)), refresh=True)
 
             await self._look(stage, picture, draw)
 

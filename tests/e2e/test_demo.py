@@ -113,6 +113,35 @@ def test_once_balances(place: Path) -> None:
     assert Path(log[1]).stat().st_size > 0
 
 
+def test_relays_balance(place: Path) -> None:
+    """Run logs that climb over one relay or two are booked the same; every agent can be run."""
+    with demo(place, "--relays", "2", "--once", "40", "--nodes", "8", "--bad", "20") as process:
+        output = end(process)
+    assert process.returncode == 0, output
+    summary = entries(output)
+    assert {mark for _, _, mark in summary.values()} == {"ok"}
+    good = int(summary["run logs in the database"][1])
+    refused = sum(int(found) for text, (_, found, _) in summary.items() if "refused, " in text)
+    assert good + refused + int(summary["sent twice, recognised"][1]) == 40
+    assert summary["left in the spool"][1] == "0"
+    # Eight nodes, two relays, the root server.
+    assert summary["agents run by remote run"][:2] == ("11", "11")
+    logs = [Path(path).read_text() for path in re.findall(r"relayd's log, .*: (.+)", output)]
+    assert len(logs) == 3
+    assert all("outcome=ok" in log for log in logs)
+
+
+def test_relays_in_a_pipe(place: Path) -> None:
+    """A line now and then tells what each relay has forwarded; Ctrl-C ends all of them."""
+    with demo(place, "--relays", "1", "--nodes", "3", "--rate", "20") as process:
+        seen = wait_for(process, r"stored [1-9]\d* .*  relay 1: \d+ waiting, [1-9]\d* forwarded")
+        process.send_signal(signal.SIGINT)
+        output = end(process)
+    assert process.returncode == 0, output
+    assert re.search(r"curl -N -d asynchronous=true .*/remote-run/all", seen)
+    assert "The books balance." in output
+
+
 def test_interrupt_ends_everything(place: Path) -> None:
     """Ctrl-C ends fleet, daemon and server, after the books have been balanced."""
     with demo(place, "--nodes", "3", "--rate", "50") as process:
