@@ -4,7 +4,7 @@ from collections.abc import AsyncIterable
 from typing import Final
 
 from relayd.http.client import Clients
-from relayd.outputs.upstream import PEER
+from relayd.peers import PEER
 
 _ROOM: Final = "/relay-api/shared-files/"
 

@@ -1,0 +1,44 @@
+"""The store of shared files in a process of its own, to be traced and killed.
+
+`python -m tests.support.shared_child replace|expire DIRECTORY`. It imports little, as it is
+started very often.
+"""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from relayd.shared.expiry import sweep
+from relayd.shared.store import Store
+
+SOURCE, TARGET = "source", "target"
+#: Beside the store: the metadata of the new content, made by who starts this.
+METADATA = "new.metadata"
+NEW = b"the new content, a little longer"
+
+
+def store_pair(root: Path, content: bytes, metadata: bytes) -> None:
+    """Stores a pair."""
+    store = Store(root / "files")
+    stage = store.open_stage(TARGET, "f", "sha512")
+    try:
+        stage.write(content)
+        store.put(stage, SOURCE, metadata)
+    finally:
+        stage.close()
+
+
+def replace(root: Path) -> None:
+    """Replace the pair that is there."""
+    store_pair(root, NEW, (root / METADATA).read_bytes())
+
+
+def expire(root: Path) -> None:
+    """Remove the pair that is there, whatever its time."""
+    sweep(Store(root / "files"), 5_000_000_000)
+
+
+SCENARIOS: dict[str, Callable[[Path], None]] = {"replace": replace, "expire": expire}
+
+if __name__ == "__main__":
+    SCENARIOS[sys.argv[1]](Path(sys.argv[2]))
