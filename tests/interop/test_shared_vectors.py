@@ -1,0 +1,74 @@
+"""A shared file as a real agent sends it, where Rudder's own test data are at hand."""
+
+import hashlib
+import json
+import os
+import re
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from relayd.metrics import Metrics
+from relayd.shared.metadata import parse_metadata
+from relayd.trust import Trust
+from tests.support.http import open_server
+from tests.support.shared import FILES, Shared
+
+VECTORS = Path(
+    os.environ.get("RELAYD_VECTORS", Path(__file__).parents[2] / ".." / "shared" / "vectors")
+)
+NODE = "e745a140-40bc-4b86-b6dc-084488fc906b"
+OTHER = "37817c4d-fbf7-4850-a985-50021f4e8f41"
+
+pytestmark = pytest.mark.skipif(not VECTORS.is_dir(), reason="Rudder's test data are not here")
+
+
+def vector(name: str) -> bytes:
+    """One of the files."""
+    return (VECTORS / "shared_files" / name).read_bytes()
+
+
+def test_metadata_of_a_real_agent() -> None:
+    """They are signed with the key in them, which may be any node's; ours add only the expiry."""
+    sent, kept = parse_metadata(vector("file.sign")), parse_metadata(vector("file.metadata"))
+    content = vector("file")
+    assert sent.is_signed(hashlib.sha512(content).digest())
+    assert sent.hash_value == hashlib.sha512(content).hexdigest()
+    assert kept.expires is not None
+    assert sent.expiring(kept.expires).text() == vector("file.metadata")
+
+
+@pytest.mark.history(37, 43)
+@pytest.mark.parametrize(("source", "status"), [(NODE, 200), (OTHER, 404)])
+async def test_upload_of_a_real_agent(tmp_path: Path, source: str, status: int) -> None:
+    """What a node sends is stored as `rudder-relayd` stores it, if the key is that node's."""
+    certificate = x509.load_pem_x509_certificate((VECTORS / "keys" / f"{source}.cert").read_bytes())
+    theirs = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    nodes = {
+        source: {
+            "hostname": "node.test",
+            "policy-server": "root",
+            "key-hash": f"sha256:{hashlib.sha256(theirs).hexdigest()}",
+        }
+    }
+    (tmp_path / "nodes.json").write_text(json.dumps(nodes))
+    metrics = Metrics()
+    trust = Trust(tmp_path / "nodes.json", tmp_path / "none", "root", metrics)
+    await trust.load()
+    shared = Shared(tmp_path, trust, metrics)
+    body = vector("file.sign") + b"\n" + vector("file")
+    path = f"{FILES}/{source}/{source}/file"
+    async with open_server(shared.app()) as server:
+        answer = await server.ask("PUT", f"{path}?ttl=1d", body)
+        found = await server.ask(
+            "HEAD", f"{path}?hash={hashlib.sha512(vector('file')).hexdigest()}"
+        )
+    assert (answer.status, found.status) == ((200, 200) if theirs == key else (404, 404))
+    if theirs == key:
+        place = tmp_path / "files" / source / "files" / source
+        assert (place / "file").read_bytes() == vector("file")
+        stored = (place / "file.metadata").read_bytes()
+        digits = rb"expires=\d+"
+        assert re.sub(digits, b"", stored) == re.sub(digits, b"", vector("file.metadata"))
