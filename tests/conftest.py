@@ -11,7 +11,7 @@ __all__ = ["database", "postgres_server", "private_postgres"]
 
 #: Programs that tests call. A machine with Python and make need not have them: what cannot run
 #: there is skipped. `.ci/run` installs them, so nothing is skipped in CI.
-TOOLS = frozenset({"groff", "mandoc", "openssl", "setpriv", "strace", "unshare"})
+TOOLS = frozenset({"groff", "mandoc", "openssl", "setpriv", "strace", "systemd-analyze", "unshare"})
 
 
 @pytest.hookimpl(wrapper=True)

@@ -97,6 +97,7 @@ async def test_runs_the_command(place: Path) -> None:
         assert over.startswith("<5>remote run over: ended, code 3")
 
 
+@pytest.mark.fault("D.4.3")
 async def test_command_gets_an_environment_of_its_own(place: Path) -> None:
     """Neither variables nor descriptors of the helper reach the command."""
     script = "env | cut -d= -f1 | sort | tr '\\n' ' '; ls /proc/$$/fd | tr '\\n' ' '"

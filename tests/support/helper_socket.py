@@ -25,11 +25,11 @@ class HelperSocket:
         log: the file that holds what they wrote on standard error.
     """
 
-    def __init__(self, path: Path, arguments: Iterable[str], log: Path) -> None:
+    def __init__(self, path: Path, command: Iterable[str], log: Path) -> None:
         self.path = path
         self.helpers: list[trio.Process] = []
         self.log = log
-        self._arguments = list(arguments)
+        self._command = list(command)
 
     def said(self) -> list[str]:
         """Lines for the journal."""
@@ -42,7 +42,7 @@ class HelperSocket:
             with stream.socket, self.log.open("ab") as log:
                 self.helpers.append(
                     await trio.lowlevel.open_process(
-                        [sys.executable, "-m", "relayd.remote_run.helper", *self._arguments],
+                        self._command,
                         stdin=stream.socket.fileno(),
                         stdout=stream.socket.fileno(),
                         stderr=log,
@@ -64,6 +64,7 @@ async def open_helper_socket(
     *,
     user: str | None = None,
     deadline_s: float = 300.0,
+    wrapper: Iterable[str] = (),
 ) -> AsyncIterator[HelperSocket]:
     """Listens as long as the block lasts, then sees to it that no helper is left.
 
@@ -73,6 +74,7 @@ async def open_helper_socket(
         hosts: host names of the nodes list.
         user: who may ask; unset: this process's account.
         deadline_s: seconds for a command.
+        wrapper: the command that runs each helper.
     """
     nodes_list = root / "helper-nodes.json"
     nodes = {host: {"hostname": host, "policy-server": "root"} for host in hosts}
@@ -83,8 +85,9 @@ async def open_helper_socket(
         "--nodes-list": str(nodes_list),
         "--deadline": str(deadline_s),
     }
-    arguments = [part for pair in options.items() for part in pair]
-    helper = HelperSocket(root / "helper.sock", arguments, root / "helper.log")
+    program = [sys.executable, "-m", "relayd.remote_run.helper"]
+    command_line = [*wrapper, *program, *(part for pair in options.items() for part in pair)]
+    helper = HelperSocket(root / "helper.sock", command_line, root / "helper.log")
     helper.log.touch()
     plain = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     plain.bind(str(helper.path))

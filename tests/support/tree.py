@@ -10,7 +10,7 @@ Each has a directory, a configuration, a certificate and passwords of its own.
 import hashlib
 import json
 import os
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -255,10 +255,17 @@ async def open_fronts(tree: Tree) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def open_tree(tree: Tree) -> AsyncIterator[dict[str, Daemon]]:
-    """Runs the web servers and the three relayd until the block ends; the latter by node id."""
+async def open_tree(
+    tree: Tree, wrapper: Callable[[Member], Iterable[str]] = lambda _: ()
+) -> AsyncIterator[dict[str, Daemon]]:
+    """Runs the web servers and the three relayd until the block ends; the latter by node id.
+
+    Args:
+        tree: of them.
+        wrapper: the command that runs each relayd.
+    """
     async with open_fronts(tree), AsyncExitStack() as stack:
         yield {
-            member.me: await stack.enter_async_context(open_daemon(member))
+            member.me: await stack.enter_async_context(open_daemon(member, wrapper=wrapper(member)))
             for member in tree.members
         }

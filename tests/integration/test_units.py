@@ -1,0 +1,113 @@
+"""The systemd units, judged by systemd's own tools."""
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+UNITS: Final = Path(__file__).resolve().parents[2] / "systemd"
+SERVICE: Final = "rudder-relayd.service"
+SOCKET: Final = "rudder-relayd-helper.socket"
+HELPER: Final = "rudder-relayd-helper@.service"
+DROP_IN: Final = f"{SERVICE}.d/sudo.conf"
+
+
+@pytest.fixture
+def units(tmp_path: Path) -> Path:
+    """The units with programs that exist here; without drop-ins, as they are installed."""
+    for name in (SERVICE, SOCKET, HELPER):
+        text = (UNITS / name).read_text().replace("ExecStart=/usr/bin/", f"ExecStart={tmp_path}/")
+        (tmp_path / name).write_text(text)
+    for name in ("rudder-relayd", "rudder-relayd-helper"):
+        (tmp_path / name).symlink_to("/bin/true")
+    return tmp_path
+
+
+def add_drop_in(units: Path) -> None:
+    """Installs what sudo needs."""
+    (units / DROP_IN).parent.mkdir()
+    shutil.copy(UNITS / DROP_IN, units / DROP_IN)
+
+
+def exposure(units: Path, unit: str) -> float:
+    """The figure of `systemd-analyze security`, 0 to 10; it prints ten times as much."""
+    command = ["systemd-analyze", "security", "--offline=true", "--no-pager", f"./{unit}"]
+    done = subprocess.run(command, cwd=units, capture_output=True, text=True, check=True)
+    last = done.stdout.strip().splitlines()[-1]
+    assert "Overall exposure level" in last
+    return float(last.split(":")[1].split()[0])
+
+
+def weaknesses(units: Path, unit: str) -> set[str]:
+    """Names of the restrictions that are not in force."""
+    command = ["systemd-analyze", "security", "--offline=true", "--no-pager", "--json=short"]
+    done = subprocess.run([*command, f"./{unit}"], cwd=units, capture_output=True, check=True)
+    return {row["json_field"] for row in json.loads(done.stdout) if not row["set"]}
+
+
+def test_units_are_valid(units: Path) -> None:
+    """Every line of the units is one that systemd understands, the drop-in included."""
+    add_drop_in(units)
+    command = ["systemd-analyze", "verify", "--recursive-errors=no", "--man=no"]
+    names = [f"./{name}" for name in (SERVICE, SOCKET, HELPER)]
+    done = subprocess.run(
+        [*command, *names], cwd=units, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.fault("D.6.1")
+def test_exposure_of_the_service(units: Path) -> None:
+    """The unit of the service is exposed by what a network service needs, and no more."""
+    assert exposure(units, SERVICE) <= 1.5
+
+
+@pytest.mark.fault("D.6.1")
+def test_exposure_of_the_helper(units: Path) -> None:
+    """The helper runs as root, with one of root's powers."""
+    assert exposure(units, HELPER) <= 3.0
+
+
+def test_drop_in_lets_sudo_work(units: Path) -> None:
+    """With the drop-in nothing is left by which systemd forbids new privileges on its own."""
+    add_drop_in(units)
+    left = weaknesses(units, SERVICE)
+    # Each of these implies NoNewPrivileges in a unit with User=, see systemd.exec(5).
+    assert left >= {
+        "NoNewPrivileges",
+        "PrivateDevices",
+        "ProtectClock",
+        "ProtectHostname",
+        "ProtectKernelLogs",
+        "ProtectKernelModules",
+        "ProtectKernelTunables",
+        "MemoryDenyWriteExecute",
+        "RestrictRealtime",
+        "RestrictSUIDSGID",
+        "LockPersonality",
+        "SystemCallArchitectures",
+        "CapabilityBoundingSet_CAP_SET_UID_GID_PCAP",
+        "PrivateUsers",
+    }
+    assert not left & {"ProtectSystem", "ProtectHome", "PrivateTmp", "ProtectControlGroups"}
+    assert exposure(units, SERVICE) < 7
+
+
+@pytest.mark.fault("D.6.5", "D.4.3")
+def test_service_is_bounded_and_restarted() -> None:
+    """The service is started again after all but a broken configuration, and is bounded."""
+    lines = (UNITS / SERVICE).read_text().splitlines()
+    for line in (
+        "Type=notify",
+        "Restart=on-failure",
+        "RestartPreventExitStatus=2",
+        "WatchdogSec=30s",
+        "ExecReload=/bin/kill -HUP $MAINPID",
+        "LimitCORE=0",
+    ):
+        assert line in lines
+    assert any(line.startswith("MemoryMax=") for line in lines)
+    assert any(line.startswith("TasksMax=") for line in lines)
