@@ -5,6 +5,7 @@ Names, labels and units are an interface: dashboards and alerts of an installed 
 """
 
 from collections.abc import Callable
+import math
 from typing import Final
 
 from prometheus_client import (
@@ -75,7 +76,7 @@ class Metrics:
         event_loop_lag_seconds: how late the event loop woke up, in seconds.
         log_dropped: log lines dropped as their reader was too slow.
         peer_authentication_disabled: 1 when certificates of peers are not verified.
-        database_up: 1 when the last database operation reached its server.
+        database_up: 1 when the last database operation reached its server; NaN before the first.
         upstream_up: 1 when the upstream takes files, as far as is known.
         upstream_certificate_expiry: unix time at which the pinned certificate ends, of several the
             last one.
@@ -184,6 +185,9 @@ class Metrics:
             "upstream_certificate_expiry_timestamp_seconds",
             "Unix time at which the pinned certificate of the upstream ends",
         )
+        # Neither up nor down where there is no such output: an alert on 0 stays silent.
+        for gauge in (self.database_up, self.upstream_up, self.upstream_certificate_expiry):
+            gauge.set(math.nan)
         self.event_loop_lag_seconds = self._histogram(
             "event_loop_lag_seconds", "How late the event loop woke up, in seconds", _LAGS
         )

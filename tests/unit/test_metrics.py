@@ -78,6 +78,13 @@ def test_counters_count_and_gauges_follow() -> None:
     assert 'rudder_relayd_reports_total{status="ok"} 0.0' in other.render().decode()
 
 
+def test_outputs_that_are_not_in_use_are_neither_up_nor_down() -> None:
+    """Before the first operation of an output its gauges are NaN, of which no alert is true."""
+    text = Metrics().render().decode()
+    assert "rudder_relayd_database_up NaN" in text
+    assert "rudder_relayd_upstream_up NaN" in text
+
+
 def test_no_series_tells_when_it_was_made() -> None:
     """There are no `_created` series, which double the page and tell nothing."""
     assert b"_created" not in Metrics().render()

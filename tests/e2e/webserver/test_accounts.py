@@ -36,7 +36,7 @@ def other_account() -> tuple[str, ...]:
 
 
 def make_directories(root: Path) -> list[Path]:
-    """Makes the directories of the shipped tmpfiles.d(5) file below `root` instead of /var/rudder."""
+    """Makes the directories of the shipped tmpfiles.d(5) file below `root`."""
     lines = _LINE.findall((CONF / "tmpfiles.d" / "relayd.conf").read_text())
     for name, mode in lines:
         path = Path(f"{root}{name}")

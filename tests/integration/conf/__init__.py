@@ -1,0 +1,1 @@
+"""The shipped files for other programs, judged by these programs."""
