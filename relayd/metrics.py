@@ -4,8 +4,8 @@ Names, labels and units are an interface: dashboards and alerts of an installed 
 `docs/metrics.md` is their table for operators.
 """
 
-from collections.abc import Callable
 import math
+from collections.abc import Callable
 from typing import Final
 
 from prometheus_client import (
