@@ -9,6 +9,7 @@ A behaviour may be changed at any time; it concerns connections and requests tha
 
 # ruff: noqa: D102 - an overridden method does what its base says
 
+import hashlib
 import ssl
 import struct
 import tempfile
@@ -53,12 +54,12 @@ class Exchange:
             size += len(event.data)
         return b"".join(parts)
 
-    async def skip(self) -> int:
-        """Reads the whole body and forgets it; its size."""
-        size = 0
+    async def digest(self) -> str:
+        """Reads the whole body and forgets it; the SHA-256 of it in hexadecimal."""
+        digest = hashlib.sha256()
         while isinstance(event := await next_event(self._http, self.stream), h11.Data):
-            size += len(event.data)
-        return size
+            digest.update(event.data)
+        return digest.hexdigest()
 
     async def reply(
         self, status: int, headers: Sequence[tuple[str, str]] = (), body: bytes = b""
@@ -213,7 +214,7 @@ class Answer(Behaviour):
         self.body = body
 
     async def serve(self, peer: Peer, exchange: Exchange) -> None:
-        await exchange.skip()
+        await exchange.digest()
         await exchange.reply(self.status, self.headers, self.body)
 
 
@@ -224,7 +225,7 @@ class Raw(Behaviour):
         self.parts = parts
 
     async def serve(self, peer: Peer, exchange: Exchange) -> None:
-        await exchange.skip()
+        await exchange.digest()
         for part in self.parts:
             await exchange.stream.send_all(part)
         raise trio.BrokenResourceError
@@ -238,7 +239,7 @@ class Endless(Behaviour):
         self.piece = piece
 
     async def serve(self, peer: Peer, exchange: Exchange) -> None:
-        await exchange.skip()
+        await exchange.digest()
         await exchange.stream.send_all(self.head)
         while self.piece:
             await exchange.stream.send_all(self.piece)
@@ -305,10 +306,12 @@ def server_context(node: SigningNode, chain: bytes = b"") -> ssl.SSLContext:
 
 
 @asynccontextmanager
-async def open_peer(node: SigningNode) -> AsyncIterator[Peer]:
-    """Runs the server on a free port of 127.0.0.1 until the block ends."""
+async def open_peer(
+    node: SigningNode, host: str = "127.0.0.1", port: int = 0
+) -> AsyncIterator[Peer]:
+    """Runs the server, on a free port unless one is given, until the block ends."""
     peer = Peer(server_context(node))
-    listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    listeners = await trio.open_tcp_listeners(port, host=host)
     peer.port = listeners[0].socket.getsockname()[1]
     async with trio.open_nursery() as nursery:
         nursery.start_soon(trio.serve_listeners, peer.serve, listeners)

@@ -1,0 +1,279 @@
+"""Remote run through sub-relays, over real TLS, with relays that misbehave."""
+
+import json
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from urllib.parse import parse_qsl
+
+import pytest
+import trio
+from structlog.testing import capture_logs
+
+from relayd.remote_run import hop as hop_module
+from tests.support.agent import TELL, agent
+from tests.support.remote_run import Following, make_nodes, open_lab
+from tests.support.signing import make_key_and_cert
+from tests.support.tls_server import Behaviour, Cut, Exchange, Peer, Silent, open_peer
+
+RELAY = make_key_and_cert("r1")
+PINS = {"r1": (RELAY.cert_der,)}
+LOCAL = {"r1": "127.0.0.1", "r2": "127.0.0.2"}
+NODES = make_nodes(["n1"], {"r1": ["m1", "m2"]}, hosts=LOCAL)
+NDJSON = "application/x-ndjson"
+
+
+class Relay(Behaviour):
+    """A sub-relay that answers with text, or events, and keeps what it was asked."""
+
+    def __init__(self, *pieces: bytes, kind: str = "text/plain", end: bool = True) -> None:
+        self.pieces = pieces
+        self.kind = kind
+        self.end = end
+        self.asked: list[dict[str, str]] = []
+
+    async def serve(self, peer: Peer, exchange: Exchange) -> None:
+        """Reads the form, answers."""
+        self.asked.append(dict(parse_qsl((await exchange.body()).decode())))
+        head = f"HTTP/1.1 200 OK\r\nContent-Type: {self.kind}\r\nTransfer-Encoding: chunked\r\n\r\n"
+        await exchange.stream.send_all(head.encode())
+        for piece in self.pieces:
+            await exchange.stream.send_all(b"%x\r\n%s\r\n" % (len(piece), piece))
+        if self.end:
+            await exchange.stream.send_all(b"0\r\n\r\n")
+        raise trio.BrokenResourceError
+
+
+def events(*told: dict[str, object]) -> Iterator[bytes]:
+    """Events as a relay tells them."""
+    return (json.dumps(event).encode() + b"\n" for event in told)
+
+
+def verdict(kind: str, node: str, relay: str = "r1", **more: object) -> dict[str, object]:
+    """An event."""
+    return {"event": kind, "relay": relay, "node": node, **more}
+
+
+@pytest.mark.history(47, 48)
+async def test_a_sub_relay_gets_its_own_nodes(tmp_path: Path) -> None:
+    """The call is a form to the right place, with the same parameters and its nodes only."""
+    async with (
+        open_peer(RELAY) as peer,
+        open_lab(agent(tmp_path / "rudder", TELL), NODES, pins=PINS, https_port=peer.port) as lab,
+    ):
+        peer.behaviour = relay = Relay(b"far away\n", b"still\n")
+        answer = await lab.post(
+            "nodes", nodes="m1,n1,m2,x", conditions="c1,c2", asynchronous=True, keep_output=True
+        )
+    assert sorted(answer.body.splitlines(keepends=True)) == sorted(
+        [
+            b"remote\n",
+            b"run\n",
+            b"-D\n",
+            b"c1,c2\n",
+            b"--\n",
+            b"n1.test\n",
+            b"far away\n",
+            b"still\n",
+        ]
+    )
+    [request] = peer.requests
+    assert (request.method, request.target) == ("POST", "/rudder/relay-api/remote-run/nodes")
+    assert request.headers["content-type"] == "application/x-www-form-urlencoded"
+    assert request.headers["accept"] == "*/*"
+    assert relay.asked == [
+        {"asynchronous": "true", "keep_output": "true", "classes": "c1,c2", "nodes": "m1,m2"}
+    ]
+
+
+@pytest.mark.history(46, 53)
+async def test_a_run_on_all_goes_to_each_sub_relay_and_never_to_myself(tmp_path: Path) -> None:
+    """Root calls the relays below it, with `all`, and runs its own command for the neighbours."""
+    async with (
+        open_peer(RELAY) as peer,
+        open_lab(agent(tmp_path / "rudder", TELL), NODES, pins=PINS, https_port=peer.port) as lab,
+    ):
+        peer.behaviour = relay = Relay(b"hop\n")
+        answer = await lab.post("all", keep_output=True)
+    assert set(answer.body.split()) == {
+        b"remote", b"run", b"--", b"root.test,n1.test,127.0.0.1", b"hop"
+    }  # fmt: skip
+    assert [request.target for request in peer.requests] == ["/rudder/relay-api/remote-run/all"]
+    assert relay.asked == [{"asynchronous": "false", "keep_output": "true"}]
+
+
+@pytest.mark.history(46)
+async def test_a_request_that_went_through_too_many_relays_is_refused(tmp_path: Path) -> None:
+    """Each relay counts; the one after the twentieth says no, and nothing runs."""
+    async with (
+        open_peer(RELAY) as peer,
+        open_lab(
+            agent(tmp_path / "rudder", "exit 0"), NODES, pins=PINS, https_port=peer.port
+        ) as lab,
+    ):
+        peer.behaviour = Relay()
+        assert (await lab.post("nodes/m1", "Rudder-Relay-Hops: 21\r\n")).status == 508
+        assert (await lab.post("nodes/m1", "Rudder-Relay-Hops: 20\r\n")).status == 200
+        assert (await lab.post("nodes/m1", "Rudder-Relay-Hops: \xb2\r\n")).status == 200
+    assert [request.headers["rudder-relay-hops"] for request in peer.requests] == ["21", "1"]
+
+
+async def test_events_of_a_sub_relay_are_told_on(tmp_path: Path) -> None:
+    """Verdicts of a relay further down keep its name; nobody is told of twice or uninvited."""
+    told = events(
+        verdict("queued", "m1"),
+        verdict("started", "m1"),
+        verdict("output", "m1", output="hi"),
+        verdict("exit", "m1", relay="deep", code=4, nodes=1, detail="no"),
+        verdict("exit", "m1", code=0),
+        verdict("exit", "n1", code=0),
+        verdict("exit", "stranger", code=0),
+        {"event": "nonsense"},
+        {"event": "output", "relay": "r1", "output": "of somebody"},
+        verdict("unreachable", "m2", detail="no usable host name"),
+    )
+    async with (
+        open_peer(RELAY) as peer,
+        open_lab(
+            agent(tmp_path / "rudder", "exit 0"), NODES, pins=PINS, https_port=peer.port
+        ) as lab,
+    ):
+        peer.behaviour = Relay(*told, b"no json\n", kind=f"{NDJSON}; charset=utf-8")
+        with capture_logs() as logs:
+            heard = await lab.events("nodes", nodes="n1,m1,m2", asynchronous=True, keep_output=True)
+    assert heard.verdicts == {"n1": "exit", "m1": "exit", "m2": "unreachable"}
+    [m1] = [event for event in heard.of("exit") if event["node"] == "m1"]
+    assert (m1["relay"], m1["code"], m1["detail"]) == ("deep", 4, "no")
+    assert sorted(heard.nodes("queued")) == ["m1", "m2", "n1"]
+    assert heard.output() == ["hi", "of somebody"]
+    assert peer.requests[0].headers["accept"] == NDJSON
+    strange = [entry for entry in logs if entry["event"] == "sub-relay told what was not asked"]
+    assert [entry["events"] for entry in strange] == [4]
+
+
+async def test_a_relay_without_events_has_its_verdicts_made_up_honestly(tmp_path: Path) -> None:
+    """Of nodes behind an older relay it is told that their end is not known."""
+    async with (
+        open_peer(RELAY) as peer,
+        open_lab(
+            agent(tmp_path / "rudder", "exit 0"), NODES, pins=PINS, https_port=peer.port
+        ) as lab,
+    ):
+        peer.behaviour = Relay(b"one\ntwo")
+        heard = await lab.events("nodes", nodes="m1,m2", asynchronous=True, keep_output=True)
+    assert heard.output() == ["one", "two"]
+    assert [(event["node"], event["code"]) for event in heard.of("exit")] == [
+        ("m1", None),
+        ("m2", None),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "detail"),
+    [
+        (Cut("accept"), "reset by peer"),
+        (Cut("body"), "reset by peer"),
+        (Relay(b"half a li", end=False), "no proper answer"),
+        (Relay(*events(verdict("exit", "m1", code=0)), kind=NDJSON, end=False), "no proper answer"),
+        (Relay(kind=NDJSON), "no verdict from this relay"),
+    ],
+    ids=["refuses", "resets", "breaks off", "breaks off within events", "tells no verdict"],
+)
+async def test_a_sub_relay_that_fails_is_a_verdict(
+    tmp_path: Path, behaviour: Behaviour, detail: str
+) -> None:
+    """Nodes behind a relay that breaks are told so; what it told before counts; others go on."""
+    async with (
+        open_peer(RELAY) as peer,
+        open_lab(
+            agent(tmp_path / "rudder", "echo hi"), NODES, pins=PINS, https_port=peer.port
+        ) as lab,
+    ):
+        peer.behaviour = behaviour
+        with capture_logs() as logs:
+            heard = await lab.events("nodes", nodes="n1,m1,m2", asynchronous=True, keep_output=True)
+            answer = await lab.post("nodes", nodes="n1,m2", asynchronous=True, keep_output=True)
+    verdicts = heard.verdicts
+    assert (verdicts["n1"], verdicts["m2"]) == ("exit", "hop_error")
+    assert "hi" in heard.output()
+    details = {event["detail"] for event in heard.of("hop_error")}
+    assert [found for found in details if detail in found] == list(details)
+    assert answer.status == 200
+    assert b"hi\n" in answer.body
+    failed = [entry for entry in logs if entry["event"] == "sub-relay failed"]
+    assert [entry["node"] for entry in failed] == ["r1", "r1"]
+
+
+async def test_a_status_of_a_sub_relay_is_a_verdict(tmp_path: Path) -> None:
+    """A relay that refuses the call is told of with its status, its body is not believed."""
+
+    class Refusing(Behaviour):
+        async def serve(self, peer: Peer, exchange: Exchange) -> None:
+            await exchange.body()
+            await exchange.reply(404, [("Content-Type", NDJSON)], b'{"event":"exit"}\n')
+
+    async with (
+        open_peer(RELAY) as peer,
+        open_lab(
+            agent(tmp_path / "rudder", "exit 0"), NODES, pins=PINS, https_port=peer.port
+        ) as lab,
+    ):
+        peer.behaviour = Refusing()
+        heard = await lab.events("nodes/m1")
+    assert [event["detail"] for event in heard.of("hop_error")] == [
+        "this relay answered with status 404"
+    ]
+
+
+async def test_a_relay_without_certificate_or_host_is_not_called(tmp_path: Path) -> None:
+    """Without a pin or a usable host name there is no call, and the nodes are told so."""
+    hosts = {"r1": "127.0.0.1", "r2": "host/@evil", "r3": "::1"}
+    nodes = make_nodes([], {"r1": ["m1"], "r2": ["m2"], "r3": ["m3"]}, hosts=hosts)
+    async with (
+        open_peer(RELAY) as peer,
+        open_lab(agent(tmp_path / "rudder", "exit 0"), nodes, https_port=peer.port) as lab,
+    ):
+        heard = await lab.events("nodes", nodes="m1,m2,m3")
+    assert set(heard.verdicts.values()) == {"hop_error"}
+    assert not peer.requests
+
+
+@asynccontextmanager
+async def open_dead(port: int, where: str) -> AsyncIterator[None]:
+    """Something on 127.0.0.2 that takes connections and never answers."""
+    if where == "accept":
+        with socket.socket() as full:
+            full.bind(("127.0.0.2", port))
+            full.listen(0)  # the kernel completes handshakes, nobody takes the connections
+            yield
+        return
+    async with open_peer(RELAY, "127.0.0.2", port) as peer:
+        peer.behaviour = Silent(before_tls=where == "handshake")
+        yield
+
+
+@pytest.mark.fault("A20")
+@pytest.mark.parametrize("where", ["accept", "handshake", "answer"])
+async def test_a_silent_sub_relay_holds_nobody_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """One relay never answers: the others' output is there meanwhile, and it is told in the end."""
+    monkeypatch.setattr(hop_module, "HEAD_S", 1.0)
+    nodes = make_nodes(["n1"], {"r1": ["m1"], "r2": ["k1"]}, hosts=LOCAL)
+    pins = PINS | {"r2": (RELAY.cert_der,)}
+    command = agent(tmp_path / "rudder", "echo hi")
+    async with open_peer(RELAY) as peer, open_dead(peer.port, where):
+        peer.behaviour = Relay(b"from r1\n")
+        async with open_lab(command, nodes, pins=pins, https_port=peer.port) as lab:
+            async with lab.begun(
+                "nodes", nodes="n1,m1,k1", asynchronous=True, keep_output=True
+            ) as client:
+                following = Following(client)
+                await following.until(b"hi\n")
+                await following.until(b"from r1\n")
+                meanwhile = following.complete
+                await following.to_the_end()
+                assert (meanwhile, following.complete) == (False, True)
+            heard = await lab.events("nodes", nodes="n1,m1,k1", asynchronous=True)
+            assert heard.verdicts == {"n1": "exit", "m1": "exit", "k1": "hop_error"}
