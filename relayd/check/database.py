@@ -1,5 +1,6 @@
 """The database: whether it can be reached, and has the tables and rights that relayd needs."""
 
+import re
 import socket
 import ssl
 import time
@@ -21,6 +22,9 @@ PATIENCE: Final = Patience(connect=3.0, statement=1.5)
 
 #: The first release that relayd is written for (server_version_num).
 FIRST_VERSION: Final = 13_00_00
+
+#: How Python begins what the system said.
+_ERRNO: Final = re.compile(r"^\[Errno -?\d+\] ")
 
 _TEXT: Final = "text"
 _TIME: Final = "timestamp with time zone"
@@ -95,7 +99,7 @@ def judge_failure(failure: DatabaseError, url: str) -> Finding:
     """Tell why there is no connection, and what to do about that."""
     where, parts = _place(url), urlsplit(url)
     user, database = parts.username or "rudder", parts.path.lstrip("/") or "rudder"
-    what = str(failure)
+    what = _ERRNO.sub("", str(failure))
     if failure.sqlstate:
         mend = _MENDS.get(failure.sqlstate, "see the server's log")
         what = f"{what} (SQLSTATE {failure.sqlstate})"

@@ -67,12 +67,15 @@ def _line(finding: Finding) -> str:
 
 
 def _table(findings: list[Finding]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    """Where, what and mend below each other: commands to copy stay in one piece that way."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, expand=True, leading=1)
     table.add_column("")
-    for column in ("where", "what is wrong", "how to mend it"):
-        table.add_column(column, overflow="fold", ratio=1)
+    table.add_column("what is wrong, and how to mend it", overflow="fold", ratio=1)
     for finding in findings:
-        level = Text(str(finding.level), style=_STYLES[finding.level])
-        texts = (Text(printable(text)) for text in (finding.where, finding.what, finding.mend))
-        table.add_row(level, *texts)
+        style = _STYLES[finding.level]
+        where, what, mend = map(printable, (finding.where, finding.what, finding.mend))
+        text = Text(where, style="bold").append(f"\n{what}\n", style="not bold")
+        table.add_row(
+            Text(str(finding.level), style=style), text.append(mend, style="not bold cyan")
+        )
     return table
