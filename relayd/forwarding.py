@@ -3,6 +3,7 @@
 import os
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -35,8 +36,10 @@ log = get_logger("upstream")
 #: with a 32nd of the way.
 REPORT_LANES: Final = 32
 INVENTORY_LANES: Final = 8
-#: After an outage this long, files that the upstream had turned down are tried again at once.
-OUTAGE_S: Final = 10.0
+
+
+#: In place of a kind of file: what looking at the upstream says, without an upload.
+CONNECTION: Final = "connection"
 
 
 class Health:
@@ -49,6 +52,8 @@ class Health:
     def note(self, what: str, trouble: Trouble | None) -> None:
         """What an attempt says, of one kind of file or of the connection alone."""
         former = self._troubles.pop(what, None)
+        if trouble is None:  # whoever was answered had a connection
+            former = self._troubles.pop(CONNECTION, None) or former
         known = {other.detail for other in self._troubles.values()}
         if trouble is not None:
             self._troubles[what] = trouble
@@ -65,7 +70,11 @@ class Health:
 
 
 class Line:
-    """One watched directory whose files go upstream."""
+    """One watched directory whose files go upstream.
+
+    Attributes:
+        taking: set once files are taken from it.
+    """
 
     def __init__(
         self,
@@ -76,14 +85,12 @@ class Line:
         health: Health,
         metrics: Metrics,
     ) -> None:
-        self.gate = Gate(self._gate_moved)
-        self._route = route
+        self._gate = Gate(partial(health.note, route.name))
+        self.taking = trio.Event()
         self._spool = spool
-        self._health = health
         self._metrics = metrics
         self._pending = Pending()
         self._rescan = Wake()
-        self._closed_since: float | None = None
         is_report = route is REPORTS
         disposal = Disposal(spool.path, spool.path.parent / "failed")
         self._disposer = Disposer(
@@ -97,7 +104,7 @@ class Line:
         self._make = _alone if is_report else Pairing(spool.path, self._pending).parcel
         self._lanes = REPORT_LANES if is_report else INVENTORY_LANES
         self._forwarder = Forwarder(
-            spool.path, route, upstream, self.gate, disposal.committed.holds
+            spool.path, route, upstream, self._gate, disposal.committed.holds
         )
         metrics.count_in_flight(lambda: self._pending.in_flight)
 
@@ -105,23 +112,23 @@ class Line:
         """Sends files until `stop` is set and what is under way has ended."""
 
         async def watch(arrivals: trio.MemorySendChannel[Arrival]) -> None:
-            await run_watcher(
-                self._spool, self._pending, arrivals, self._metrics, rescan=self._rescan, stop=stop
-            )
+            watcher = partial(run_watcher, rescan=self._rescan, stop=stop)
+            async with trio.open_nursery() as nursery:
+                await nursery.start(watcher, self._spool, self._pending, arrivals, self._metrics)
+                self.taking.set()
 
         await run_forwarding(
             watch, self._make, self._forwarder.run, self._lanes, self._disposer.run
         )
 
-    def _gate_moved(self, trouble: Trouble | None) -> None:
-        self._health.note(self._route.name, trouble)
-        now = trio.current_time()
-        if trouble is not None:
-            self._closed_since = now if self._closed_since is None else self._closed_since
-        elif self._closed_since is not None:
-            if now - self._closed_since >= OUTAGE_S:
-                self._rescan.set()
-            self._closed_since = None
+    def stop(self) -> None:
+        """Nothing waits for the upstream any more."""
+        self._gate.stop()
+
+    def wake(self) -> None:
+        """Something changed: the upstream is tried now, also with files that it turned down."""
+        self._gate.wake()
+        self._rescan.set()
 
 
 async def _alone(arrival: Arrival) -> Parcel:
@@ -132,7 +139,7 @@ class Forwarding:
     """All that goes upstream, and what the service may ask of it."""
 
     def __init__(self, settings: Settings, peers: Peers, metrics: Metrics) -> None:
-        self._upstream = Upstream(settings, peers.clients)
+        self._upstream = Upstream(settings, peers)
         self._health = Health(metrics)
         self._metrics = metrics
         self._houses: list[Housekeeping] = []
@@ -175,17 +182,22 @@ class Forwarding:
                     lines.start_soon(line.run, stop, name="forward")
             nursery.cancel_scope.cancel("all lines ended")
 
+    async def wait_until_taking(self) -> None:
+        """Returns once files are taken from every directory."""
+        for line in self._lines:
+            await line.taking.wait()
+
     async def _run_stopper(self, stop: trio.Event) -> None:
         await stop.wait()
         for line in self._lines:
-            line.gate.stop()
+            line.stop()
 
     async def _look(self) -> None:
         """Tells whether the upstream is there before a file needs it; ends once it was."""
         attempt = 0
         while True:
             trouble = await self._upstream.look()
-            self._health.note("connection", trouble)
+            self._health.note(CONNECTION, trouble)
             if trouble is None:
                 return
             await trio.sleep(UNREACHED_DELAYS_S[min(attempt, len(UNREACHED_DELAYS_S) - 1)])
@@ -199,7 +211,7 @@ class Forwarding:
     def wake(self) -> None:
         """Something changed that may have mended the upstream: it is tried now."""
         for line in self._lines:
-            line.gate.wake()
+            line.wake()
 
 
 @asynccontextmanager

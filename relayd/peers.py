@@ -15,11 +15,12 @@ from relayd.logs import get_logger
 from relayd.metrics import Metrics
 from relayd.nodes import Nodes
 from relayd.nodes_files import pem_blocks
-from relayd.outputs.upstream import PEER
 from relayd.threads import in_thread
 
 log = get_logger("upstream")
 
+#: Name of the upstream among the clients.
+PEER: Final = "upstream"
 #: How soon a file of pins that is missing or broken is looked at again.
 RETRY_DELAYS_S: Final = (1.0, 2.0, 5.0, 10.0, 30.0)
 
@@ -29,6 +30,7 @@ class Peers:
 
     Attributes:
         clients: one for each peer: the upstream and the sub-relays.
+        looked: set once it was tried to read the upstream's pins.
     """
 
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
@@ -45,6 +47,9 @@ class Peers:
         self._missing = pinned
         self._upstream: tuple[bytes, ...] = ()
         self._nodes: Nodes | None = None
+        self.looked = trio.Event()
+        if not pinned:
+            self.looked.set()
 
     async def read_upstream(self) -> tuple[bytes, ...]:
         """Reads the pins of the upstream, without putting them in force; none where none count.
@@ -64,6 +69,7 @@ class Peers:
         if pins:
             self._tell_expiry(pins)
         self._update()
+        self.looked.set()
 
     def take_nodes(self, nodes: Nodes) -> None:
         """Puts the certificates of sub-relays in force."""
@@ -102,6 +108,7 @@ class Peers:
                 except PeerError as error:
                     if not attempt:
                         log.error("the upstream's certificate is missing", detail=str(error))
+                    self.looked.set()
                     await trio.sleep(RETRY_DELAYS_S[min(attempt, len(RETRY_DELAYS_S) - 1)])
                     attempt += 1
                 else:

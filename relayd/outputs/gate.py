@@ -1,8 +1,9 @@
 """Backing off from an upstream that takes no files, all of them together.
 
-While uploads succeed the gate is open. When the upstream cannot be reached, or turns down file
-after file, it closes: nobody tries but one file at a time, ever more rarely, until one gets
-through. So 100,000 files that wait do not each find out for themselves.
+While uploads succeed the gate is open. When the upstream cannot be reached, or fails for file after
+file, it closes: nobody tries but one file at a time, ever more rarely, until one is answered. So
+100,000 files that wait do not each find out for themselves. What the upstream refuses on purpose
+(4xx, redirects) may concern single files, which have their own delays: that closes nothing.
 """
 
 import random
@@ -16,10 +17,11 @@ import trio
 
 #: Turned down so often in a row, with no success between, it is not the files.
 IN_A_ROW: Final = 8
-#: Seconds between attempts by what is wrong: not reached, reached but no success, and someone
-#: must act. Each is spread by a quarter, so that relays do not return together.
+#: Seconds between attempts by what is wrong: reached but failing (a few files that always fail
+#: must not hold up the others for long), not reached, and someone must act before it is. Each
+#: is spread by a quarter, so that relays do not return together.
+BUSY_DELAYS_S: Final = (0.1, 0.25, 0.5, 1.0)
 UNREACHED_DELAYS_S: Final = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
-BUSY_DELAYS_S: Final = (1.0, 2.0, 5.0)
 OPERATOR_DELAYS_S: Final = (5.0, 15.0, 60.0)
 
 
@@ -68,7 +70,8 @@ class Gate:
         trouble: why it is closed; None while it is open.
 
     Args:
-        changed: told the trouble each time it closes, and None when it opens again.
+        changed: told the trouble each time it closes, or when all is refused; and None with each
+            upload that is not.
         jitter: source of the spread of delays.
     """
 
@@ -80,6 +83,7 @@ class Gate:
         self._jitter = jitter or random.Random()  # noqa: S311  spreads load, keeps no secret
         self._era = 0
         self._in_a_row = 0
+        self._refusals = 0
         self._attempts = 0
         self._until = -inf
         self._probing = False
@@ -121,6 +125,11 @@ class Gate:
         trouble = turn.trouble
         if trouble is None or trouble.kind == "file":
             self._open()
+            self._refusals = 0
+            self._tell(None)
+        elif trouble.kind == "operator" and trouble.reached:
+            self._open()
+            self._count_refusal(trouble)
         elif current:
             self._count(trouble)
 
@@ -142,7 +151,11 @@ class Gate:
             self.trouble = None
             self._era += 1
             self._ring()
-        self._tell(None)
+
+    def _count_refusal(self, trouble: Trouble) -> None:
+        self._refusals += 1
+        if self._refusals >= IN_A_ROW:
+            self._tell(trouble)
 
     def _count(self, trouble: Trouble) -> None:
         """Closes, or goes on being closed; what began before it closed says nothing new."""
@@ -157,8 +170,8 @@ class Gate:
         self._tell(trouble)
 
     def _delay(self, trouble: Trouble) -> float:
-        delays = BUSY_DELAYS_S if trouble.reached else UNREACHED_DELAYS_S
-        if trouble.kind == "operator":
+        delays: tuple[float, ...] = BUSY_DELAYS_S if trouble.reached else UNREACHED_DELAYS_S
+        if not trouble.reached and trouble.kind == "operator":
             delays = OPERATOR_DELAYS_S
         delay = delays[min(self._attempts, len(delays)) - 1]
         return max(delay * self._jitter.uniform(0.75, 1.25), trouble.wait)

@@ -13,12 +13,11 @@ import trio
 
 from relayd.config import Settings
 from relayd.errors import PeerError
-from relayd.http.client import Answer, Clients
+from relayd.http.client import Answer
 from relayd.outputs.gate import Trouble
+from relayd.peers import PEER, Peers
 from relayd.secret import Secret
 
-#: The peer's name among `relayd.http.client.Clients`.
-PEER: Final = "upstream"
 #: An upload may take so long, and a second more for each so many bytes.
 BASE_TIMEOUT_S: Final = 30.0
 SLOWEST_BYTES_PER_S: Final = 16 * 1024
@@ -79,11 +78,11 @@ class Upstream:
 
     Args:
         settings: `output.upstream` and the port.
-        clients: has a client for `PEER`.
+        peers: has the client.
     """
 
-    def __init__(self, settings: Settings, clients: Clients) -> None:
-        self._clients = clients
+    def __init__(self, settings: Settings, peers: Peers) -> None:
+        self._peers = peers
         self._base = base_url(settings.output.upstream.host, settings.general.https_port)
         self._settings = settings.output.upstream
 
@@ -93,8 +92,9 @@ class Upstream:
 
     async def look(self) -> Trouble | None:
         """Tells whether the right upstream can be reached; sends no request."""
+        await self._peers.looked.wait()
         try:
-            await self._clients.probe(PEER, self._base)
+            await self._peers.clients.probe(PEER, self._base)
         except PeerError as error:
             return _unanswered(error)
         return None
@@ -113,11 +113,12 @@ class Upstream:
         Raises:
             OSError: the file cannot be read to its end; nothing is stored upstream.
         """
+        await self._peers.looked.wait()
         # A name may hold any byte but "/". What a path segment may show as it is stays readable.
         url = f"{self._base}/{route.path}/{quote_from_bytes(os.fsencode(name), safe='@:+')}"
         try:
             with trio.fail_after(BASE_TIMEOUT_S + content.size / SLOWEST_BYTES_PER_S):
-                async with self._clients.request(
+                async with self._peers.clients.request(
                     PEER,
                     "PUT",
                     url,
