@@ -1,0 +1,195 @@
+"""Shared folder and shared files of a real relayd: what it opens, and how much memory it takes."""
+
+import hashlib
+import os
+import re
+import sys
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import trio
+
+from relayd.demo.pgserver import Connection
+from tests.support.daemon import Daemon, Site, eventually, make_site, open_daemon
+from tests.support.http import Client
+from tests.support.shared import FILES, FOLDER, SOURCE, TARGET, node, upload, write_nodes
+from tests.support.strace import open_strace
+from tests.support.traversal import traversals
+
+MIB = 1024 * 1024
+#: Bytes by which relayd may grow.
+ROOM = 64 * MIB
+#: Sources of uploads; four of each would be taken at once, sixteen of all.
+SOURCES = 25
+UPLOADS = 100
+UPLOAD_SIZE = 10 * MIB
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    """A root server without a database; all sources have one and the same key."""
+    site = make_site(tmp_path, Connection("127.0.0.1", 1, "rudder", "x", "rudder"), {})
+    site.extra = {
+        "processing.reporting": 'output = "disabled"',
+        "shared_folder": f'path = "{tmp_path / "folder"}"',
+        "shared_files": f'path = "{tmp_path / "files"}"',
+        "shared_files.cleanup": 'frequency = "1s"',
+    }
+    (tmp_path / "folder").mkdir()
+    site.write()
+    sources = [replace(node(), node_id=f"{SOURCE}{number}") for number in range(SOURCES)]
+    write_nodes(site.nodes_list, [node(), *sources], TARGET)
+    return site
+
+
+@asynccontextmanager
+async def connected(site: Site) -> AsyncIterator[Client]:
+    """A connection to its API."""
+    stream = await trio.open_tcp_stream("127.0.0.1", site.port)
+    try:
+        yield Client(stream)
+    finally:
+        await trio.aclose_forcefully(stream)
+
+
+def memory(daemon: Daemon, what: str) -> int:
+    """Bytes that the process has, or had at most."""
+    status = Path(f"/proc/{daemon.process.pid}/status").read_text()
+    found = re.search(rf"^{what}:\s+(\d+) kB", status, re.MULTILINE)
+    assert found is not None
+    return int(found[1]) * 1024
+
+
+def forget_peak(daemon: Daemon) -> int:
+    """From now on the peak is counted anew; gives what the process has."""
+    Path(f"/proc/{daemon.process.pid}/clear_refs").write_text("5")
+    return memory(daemon, "VmRSS")
+
+
+async def attack(site: Site) -> Counter[int]:
+    """Every climbing path on every route; the statuses."""
+    statuses: Counter[int] = Counter()
+    body = upload(b"x")
+    for path in traversals():
+        for method, room in (("GET", FOLDER), ("HEAD", FOLDER), ("PUT", FILES), ("HEAD", FILES)):
+            data = body if method == "PUT" else b""
+            head = (
+                f"{method} {room}/{path}?ttl=1d HTTP/1.1\r\nHost: x\r\n"
+                f"Connection: close\r\nContent-Length: {len(data)}\r\n\r\n"
+            )
+            async with connected(site) as client:
+                await client.send(head.encode() + data)
+                answer = await client.until_closed()
+            assert b"CANARY" not in answer
+            statuses[int(answer.split()[1])] += 1
+    return statuses
+
+
+@pytest.mark.fault("A6", "A7", "A8")
+async def test_nothing_outside_is_opened(site: Site, tmp_path: Path) -> None:
+    """Hundreds of climbing paths and links on all four routes open no file but those inside."""
+    folder, secret = tmp_path / "folder", tmp_path / "secret"
+    secret.write_text("CANARY")
+    (folder / "link-out").symlink_to("../secret")
+    (folder / "link-up").symlink_to("..")
+    (folder / "link-proc").symlink_to("/proc/self")
+    (folder / "link-loop").symlink_to("link-loop")
+    (folder / "inside").write_text("inside")
+    os.mkfifo(folder / "fifo")
+    trace = tmp_path / "trace"
+    async with open_daemon(site) as daemon:
+        await attack(site)  # whatever is imported late is imported now
+        opened = ("-f", "-y", "-o", trace, "-e", "trace=open,openat,openat2,creat")
+        async with open_strace([daemon.process.pid], *opened):
+            statuses = await attack(site)
+            assert (await daemon.get(f"{FOLDER}/inside"))[1] == b"inside"
+    assert statuses.total() == 4 * len(traversals())
+    assert set(statuses) <= {400, 404, 414, 500}
+    paths = set(re.findall(r"= \d+<([^>]+)>", trace.read_text()))
+    assert str(folder / "inside") in paths
+    allowed = (str(folder), str(tmp_path / "files"), sys.prefix, sys.base_prefix)
+    assert [path for path in paths if not path.startswith(allowed)] == []
+    assert not any((tmp_path / "files").rglob("*"))
+
+
+@pytest.mark.fault("A3")
+async def test_a_hundred_large_uploads_at_once(site: Site, tmp_path: Path) -> None:
+    """They stream to disk in little memory; those beyond the limit are turned away at once."""
+    body = upload(os.urandom(UPLOAD_SIZE))
+    site.extra["shared_files"] += f"\nmax_body_size = {len(body)}"
+    site.write_conf()
+    statuses: Counter[int] = Counter()
+    gate = trio.Event()
+
+    async def send(number: int) -> None:
+        path = f"{FILES}/{TARGET}/{SOURCE}{number % SOURCES}/file{number}?ttl=1d"
+        head = f"PUT {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+        async with connected(site) as client, trio.open_nursery() as nursery:
+            nursery.start_soon(write, client, head.encode())
+            statuses[(await client.answer("PUT")).status] += 1
+            nursery.cancel_scope.cancel()
+
+    async def write(client: Client, head: bytes) -> None:
+        view = memoryview(body)
+        await client.send(head + view[:-1])
+        await gate.wait()
+        await client.send(bytes(view[-1:]))
+
+    async with open_daemon(site) as daemon:
+        before = forget_peak(daemon)
+        async with trio.open_nursery() as nursery:
+            for number in range(UPLOADS):
+                nursery.start_soon(send, number)
+            await eventually(lambda: statuses.total() >= UPLOADS - 16, lambda: str(statuses))
+            assert set(statuses) == {503}
+            assert (await daemon.get("/metrics"))[0] == 200
+            gate.set()
+        assert statuses == {503: UPLOADS - 16, 200: 16}
+        assert memory(daemon, "VmHWM") - before < ROOM
+        assert await daemon.metric("rudder_relayd_shared_files_total", outcome="stored") == 16
+    stored = [path for path in (tmp_path / "files").rglob("file*") if path.suffix == ""]
+    assert [path.stat().st_size for path in stored if path.is_file()] == [UPLOAD_SIZE] * 16
+
+
+async def test_a_large_file_is_given_and_hashed_in_little_memory(
+    site: Site, tmp_path: Path
+) -> None:
+    """However large it is, a file goes through piece by piece."""
+    size = 512 * MIB
+    with (tmp_path / "folder" / "large").open("wb") as file:
+        file.truncate(size)
+    digest = hashlib.sha256()
+    for _ in range(size // MIB):
+        digest.update(bytes(MIB))
+    async with open_daemon(site) as daemon:
+        before = forget_peak(daemon)
+        got = 0
+        async with connected(site) as client:
+            head = f"GET {FOLDER}/large HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+            await client.send(head.encode())
+            while part := await client.stream.receive_some(MIB):
+                got += len(part)
+        assert size < got < size + 1000
+        for _ in range(2):
+            async with connected(site) as client:
+                path = f"{FOLDER}/large?hash={digest.hexdigest()}"
+                assert (await client.ask("HEAD", path)).status == 304
+        assert memory(daemon, "VmHWM") - before < ROOM
+
+
+@pytest.mark.history(36)
+async def test_expired_files_disappear(site: Site, tmp_path: Path) -> None:
+    """The running service removes what has expired, and nothing else."""
+    place = tmp_path / "files" / TARGET / "files" / SOURCE
+    async with open_daemon(site) as daemon, connected(site) as client:
+        for name, ttl in (("kept", "1d"), ("application.properties", "0")):
+            path = f"{FILES}/{TARGET}/{SOURCE}/{name}?ttl={ttl}"
+            assert (await client.ask("PUT", path, upload(b"x"))).status == 200
+        await daemon.saw("expired files removed")
+        names = {"kept", "kept.metadata"}
+        await eventually(lambda: {path.name for path in place.iterdir()} == names)
+        assert await daemon.stop() == 0
