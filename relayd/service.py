@@ -262,9 +262,11 @@ class Service:
             yield
 
     async def _run_announce(self, api: str) -> None:
-        """The start is done once run logs are taken, or wait for nothing but the nodes list."""
+        """The start is done once files are taken, or wait for nothing but the nodes list."""
         if self.reporting is not None:
             await self.reporting.taking.wait()
+        if self.forwarding is not None:
+            await self.forwarding.wait_until_taking()
         await self.notifier.ready(f"version {__version__}, API on {api}")
 
     async def _run_pipelines(self, drained: trio.Event) -> None:

@@ -12,6 +12,7 @@ from tests.support.ledger import Ledger, fleet
 from tests.support.postgres import Database
 from tests.support.service_manager import open_service_manager
 from tests.support.strace import children
+from tests.support.tree import make_tree
 
 API: Final = "/rudder/relay-api/1"
 #: Tells the process its own number as a service manager does, for it is the one that is started.
@@ -44,6 +45,19 @@ def inotify_watches(pid: int) -> list[str]:
     """What a process watches, as its descriptors tell: proc(5)."""
     texts = [path.read_text() for path in Path(f"/proc/{pid}/fdinfo").iterdir()]
     return [line for text in texts for line in text.splitlines() if line.startswith("inotify wd:")]
+
+
+async def test_ready_on_a_relay(tmp_path: Path, database: Database) -> None:
+    """A relay is ready when all of its spool directories are watched, upstream or not."""
+    relay = make_tree(tmp_path, database.rudder).relay
+    slow = ("strace", "-D", "-f", "-qq", "-o", "/dev/null", "-e", "trace=inotify_add_watch")
+    rule = "inject=inotify_add_watch:delay_enter=1000000"
+    with open_service_manager(relay.root / "notify") as manager:
+        async with open_daemon(
+            relay, env=manager.environment(), wrapper=(*slow, "-e", rule), ready=None
+        ) as daemon:
+            await manager.hears("READY", "1")
+            assert len(inotify_watches(daemon.process.pid)) == 3
 
 
 async def test_ready_without_nodes_list(site: Site) -> None:
