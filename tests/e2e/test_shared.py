@@ -89,7 +89,7 @@ async def attack(site: Site) -> Counter[int]:
     return statuses
 
 
-@pytest.mark.fault("A6", "A7", "A8")
+@pytest.mark.fault("A6", "A7", "D.3.1")
 async def test_nothing_outside_is_opened(site: Site, tmp_path: Path) -> None:
     """Hundreds of climbing paths and links on all four routes open no file but those inside."""
     folder, secret = tmp_path / "folder", tmp_path / "secret"

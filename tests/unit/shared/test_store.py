@@ -2,6 +2,7 @@
 
 import errno
 import os
+import secrets
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -74,11 +75,15 @@ def test_a_pair_is_replaced(store: Store) -> None:
     assert leftovers(store.root) == []
 
 
+@pytest.mark.fault("D.3.3")
 def test_access_is_kept(store: Store) -> None:
     """Who could read the directory of a source can read it after an upload; others cannot."""
     put(store, "f", b"x", b"m")
     place = store.root / PLACE
-    assert [(place / name).stat().st_mode & 0o137 for name in ("f", "f.metadata")] == [0, 0]
+    made = [store.root, *place.parents[:2], place]
+    assert {path.stat().st_mode & 0o7777 for path in made} == {0o750}
+    files = [place / "f", place / "f.metadata"]
+    assert {path.stat().st_mode & 0o7777 for path in files} == {0o640}
     place.chmod(0o2770)
     put(store, "g", b"x", b"m")
     assert place.stat().st_mode & 0o7777 == 0o2770
@@ -203,6 +208,21 @@ def test_dropped_pairs_leave_the_others(store: Store) -> None:
     store.drop("t", "s", ["b"])
     assert list(sources(store.root)) == []
     assert leftovers(store.root) == []
+
+
+@pytest.mark.fault("D.3.3")
+def test_names_of_stages_cannot_be_foreseen(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are random, and one that is there is never written into."""
+    stages = [store.open_stage("t", "f", "sha256") for _ in range(3)]
+    names = {stage.name for stage in stages}
+    assert len(names) == 3
+    assert all(len(name.removeprefix(module.STAGE_PREFIX)) >= 32 for name in names)
+    monkeypatch.setattr(secrets, "token_hex", lambda _size: "taken")
+    (store.root / "t" / f"{module.STAGE_PREFIX}taken").mkdir()
+    with pytest.raises(FileExistsError):
+        store.open_stage("t", "f", "sha256")
+    for stage in stages:
+        stage.close()
 
 
 @pytest.mark.parametrize("act", [lambda stage: stage.close(), lambda stage: stage.write(b"x")])
