@@ -11,6 +11,7 @@ _LIBC: Final = ctypes.CDLL(None, use_errno=True)
 _AT_FDCWD: Final = -100
 _RENAME_NOREPLACE: Final = 1
 _RENAME_EXCHANGE: Final = 2
+_PR_GET_NO_NEW_PRIVS: Final = 39
 #: The same number on every architecture but Alpha.
 _SYS_OPENAT2: Final = 437
 _LIBC.syscall.restype = ctypes.c_long
@@ -34,6 +35,11 @@ def inotify_add_watch(fd: int, path: Path, mask: int) -> int:
 def inotify_rm_watch(fd: int, wd: int) -> None:
     """Remove a watch (inotify(7)); raises OSError."""
     _checked(_LIBC.inotify_rm_watch(fd, wd))
+
+
+def no_new_privileges() -> bool:
+    """Whether this process can gain no privileges by running a program (prctl(2))."""
+    return bool(_LIBC.prctl(_PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0))
 
 
 def rename_noreplace(source: Path, target: Path) -> None:

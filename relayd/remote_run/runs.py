@@ -3,14 +3,16 @@
 So a client that goes away ends no run, and a run ends for nobody's sake but its deadline's.
 """
 
+import os
 from collections.abc import Callable
 from typing import Final
 
 import trio
 
-from relayd.config import Settings
+from relayd.config import RemoteRun, Settings
 from relayd.errors import RelaydError
 from relayd.http.client import Clients
+from relayd.libc import no_new_privileges
 from relayd.logs import get_logger
 from relayd.metrics import Metrics
 from relayd.nodes import Nodes
@@ -49,9 +51,25 @@ def make_runs(
         if table.helper is None
         else HelperRunner(table.helper)
     )
+    if sudo_is_vain(table, os.geteuid(), confined=no_new_privileges()):
+        log.warning(
+            "sudo cannot start agents here: this process can gain no privileges",
+            detail="set remote_run.helper, or loosen the unit by its drop-in sudo.conf",
+        )
     commands = trio.CapacityLimiter(table.max_commands)
     means = Means(runner, commands, clients, settings.general.https_port)
     return RemoteRuns(means, nodes, table.timeout, metrics)
+
+
+def sudo_is_vain(table: RemoteRun, uid: int, *, confined: bool) -> bool:
+    """Whether sudo is to be used and cannot work.
+
+    Args:
+        table: what is configured.
+        uid: of this process; root's needs no privileges of sudo.
+        confined: whether it can gain no privileges.
+    """
+    return confined and uid != 0 and table.use_sudo and table.helper is None
 
 
 class BusyError(RelaydError):

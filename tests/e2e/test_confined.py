@@ -118,6 +118,10 @@ def tree(tmp_path: Path, database: Database) -> Tree:
     tree = make_tree(tmp_path, database.rudder)
     for member in tree.members:
         member.extra["remote_run"] = f'helper = "{member.root / "helper.sock"}"'
+        folder = member.root / "folder"
+        (folder / "a").mkdir(parents=True)
+        (folder / "a" / "b").write_text("for all")
+        member.extra["shared_folder"] = f'path = "{folder}"'
         member.write()
     return tree
 
@@ -191,8 +195,9 @@ async def put_inventory(tree: Tree) -> None:
 
 
 async def share_a_file(tree: Tree) -> None:
-    """A file goes up two levels and is stored there."""
+    """A file for all is read; another goes up two levels and is stored there."""
     content = os.urandom(200_000)
+    assert await folder_of(tree.root, "a/b") == b"for all"
     data = upload(content, tree.nodes["node2"])
     room = "/rudder/relay-api/shared-files/node0/node2/file"
 
@@ -204,6 +209,14 @@ async def share_a_file(tree: Tree) -> None:
     assert (await ask("HEAD", f"hash={sha512(content)}")).status == 200
     stored = tree.root.shared_files / "node0" / "files" / "node2" / "file"
     assert stored.read_bytes() == content
+
+
+async def folder_of(member: Member, path: str) -> bytes:
+    """A file of the shared folder."""
+    async with await trio.open_tcp_stream("127.0.0.1", member.port) as stream:
+        answer = await Client(stream).ask("GET", f"{BASE}/shared-folder/{path}")
+    assert answer.status == 200
+    return answer.body
 
 
 async def run_all(tree: Tree) -> list[str]:

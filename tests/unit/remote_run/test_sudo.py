@@ -1,0 +1,34 @@
+"""Whether sudo can be used at all."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from relayd.config import RemoteRun
+from relayd.remote_run.runs import sudo_is_vain
+
+
+@pytest.mark.parametrize(
+    ("table", "uid", "confined", "expected"),
+    [
+        (RemoteRun(), 999, True, True),
+        (RemoteRun(), 999, False, False),
+        (RemoteRun(), 0, True, False),
+        (RemoteRun(use_sudo=False), 999, True, False),
+        (RemoteRun(helper=Path("/run/helper.sock")), 999, True, False),
+    ],
+)
+def test_sudo_is_vain(table: RemoteRun, uid: int, confined: bool, expected: bool) -> None:
+    """Under a unit that forbids new privileges, who relies on sudo is told at the start."""
+    assert sudo_is_vain(table, uid, confined=confined) is expected
+
+
+@pytest.mark.parametrize(("wrapper", "expected"), [((), "False"), (("--no-new-privs",), "True")])
+def test_no_new_privileges_is_seen(wrapper: tuple[str, ...], expected: str) -> None:
+    """The process knows whether the service manager has set the flag."""
+    program = "from relayd.libc import no_new_privileges; print(no_new_privileges())"
+    command = ["setpriv", *wrapper, sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == expected
