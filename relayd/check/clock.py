@@ -30,7 +30,7 @@ async def check(site: Site) -> list[Finding]:
     if year is not None:
         return [year]
     found = [finding for who, ahead in site.clocks.items() for finding in judge(who, ahead)]
-    return found or ([] if site.clocks else _judge_synchronised(kernel_state()))
+    return found or ([] if site.clocks else judge_synchronised(kernel_state()))
 
 
 def judge_year(year: int) -> Finding | None:
@@ -57,7 +57,8 @@ def kernel_state() -> int | None:
     return state if state >= 0 else None
 
 
-def _judge_synchronised(state: int | None) -> list[Finding]:
+def judge_synchronised(state: int | None) -> list[Finding]:
+    """Tell what the kernel's state of its clock means where there is no other clock."""
     if state is None:
         what = "nobody's clock to compare with, and the kernel does not tell"
         return [skipped("clock.unknown", "this machine", what, "compare it by hand: date")]

@@ -3,10 +3,13 @@
 import grp
 import pwd
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
+
+import pytest
+from _pytest.mark import ParameterSet
 
 from tests.support import postgres
 from tests.support.checked import Checked, edit_nodes, service_user
@@ -117,11 +120,20 @@ class Case:
     name: str
     apply: Break
     lines: tuple[str, ...]
+    faults: tuple[str, ...] = ()
 
 
-def case(name: str, apply: Break, *lines: str) -> Case:
-    """Makes a case."""
-    return Case(name, apply, lines)
+def case(name: str, apply: Break, *lines: str, faults: tuple[str, ...] = ()) -> Case:
+    """Makes a case; `faults` are the rows of the fault matrix that it proves."""
+    return Case(name, apply, lines, faults)
+
+
+def parameters(cases: Iterable[Case]) -> list[ParameterSet]:
+    """Cases as parameters of a test, by their names."""
+    return [
+        pytest.param(one, id=one.name, marks=pytest.mark.fault(*one.faults) if one.faults else ())
+        for one in cases
+    ]
 
 
 def verify(done: Checked, expected: tuple[str, ...], site: Site, *, lonely: bool = False) -> None:

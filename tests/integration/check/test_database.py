@@ -8,7 +8,7 @@ import pytest
 from tests.support import postgres
 from tests.support.checked import check, open_site
 from tests.support.daemon import Site
-from tests.support.misconfigured import Case, case, conf, server, sql, verify
+from tests.support.misconfigured import Case, case, conf, parameters, server, sql, verify
 
 CREATE: Final = "Mend: let Rudder's web application create its tables: restart it and see its log"
 
@@ -138,7 +138,7 @@ UNFIT: Final = [
 ]
 
 
-@pytest.mark.parametrize("broken", UNREACHABLE, ids=lambda broken: broken.name)
+@pytest.mark.parametrize("broken", parameters(UNREACHABLE))
 def test_why_there_is_no_connection_is_told(
     broken: Case, site: Site, database: postgres.Database
 ) -> None:
@@ -147,7 +147,7 @@ def test_why_there_is_no_connection_is_told(
     verify(check(site), broken.lines, site, lonely=True)
 
 
-@pytest.mark.parametrize("broken", UNFIT, ids=lambda broken: broken.name)
+@pytest.mark.parametrize("broken", parameters(UNFIT))
 def test_what_relayd_needs_and_does_not_find_is_told(
     broken: Case, site: Site, database: postgres.Database
 ) -> None:

@@ -23,6 +23,7 @@ from tests.support.misconfigured import (
     conf,
     mode,
     nodes,
+    parameters,
     path,
     rewrite,
     unlink,
@@ -164,12 +165,14 @@ CONFIGURATION: Final = [
         "unknown key",
         conf(general='lisen = "a:1"'),
         "warning: {conf}/main.conf: unknown key general.lisen. Mend: spell it listen, or remove it",
+        faults=("G6",),
     ),
     case(
         "passwords are open",
         mode(0o644, "etc/main.conf"),
         "warning: {conf}/main.conf: mode 0644 opens the passwords to others, expected 0640."
         " Mend: chmod 0640 {conf}/main.conf",
+        faults=("G7",),
     ),
     case(
         "peers are not verified",
@@ -493,7 +496,7 @@ def test_a_sound_site_gives_no_warning(site: Site) -> None:
     assert (done.code, done.stderr) == (0, "")
 
 
-@pytest.mark.parametrize("broken", ALL, ids=lambda broken: broken.name)
+@pytest.mark.parametrize("broken", parameters(ALL))
 def test_misconfiguration_is_told_in_one_line_with_its_mend(
     broken: Case, site: Site, shared_database: postgres.Database
 ) -> None:

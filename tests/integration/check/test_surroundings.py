@@ -209,14 +209,28 @@ check("daemon")
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    assert done.stdout.splitlines()[2:] == [
+    assert done.stdout.splitlines()[-3:] == [
         (
-            "skipped: files and directories: only root or daemon itself can tell what daemon may do."
-            " Mend: run this as root, or name another user with --user"
+            "skipped: files and directories: only root or daemon itself can tell what daemon may"
+            " do. Mend: run this as root, or name another user with --user"
         ),
         "11 checks for user daemon: 1 skipped",
         "exit 0",
     ]
+
+
+@as_root
+def test_a_port_that_takes_root_is_told(site: Site, database: postgres.Database) -> None:
+    """A port that the service user may not listen on is an error."""
+    first = int(Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").read_text())
+    if first < 2:
+        pytest.skip("every user may listen on every port here")
+    conf(general=f'listen = "127.0.0.1:{first - 1}"')(site, database)
+    line = (
+        f"error: general.listen 127.0.0.1:{first - 1}: user {{user}} may not listen on ports below"
+        f" {first}. Mend: take a port from {first} on"
+    )
+    verify(check(site), (line,), site)
 
 
 async def test_a_running_relayd_is_left_alone(site: Site) -> None:

@@ -392,7 +392,8 @@ async def test_real_web_servers_tell_passwords_apart(
     tmp_path.chmod(0o755)
     for parent in tmp_path.parents[:2]:
         parent.chmod(0o755)
-    web = webserver.make_web(kind, tmp_path, free_port(), {"node1": make_key_and_cert("node1")})
+    nodes = {"node1": make_key_and_cert("node1")}
+    web = webserver.write_web(webserver.Web(kind, tmp_path, free_port(), nodes))
     if change is not None:
         change(web)
     async with webserver.open_web(web):
