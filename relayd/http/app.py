@@ -9,6 +9,7 @@ from werkzeug.exceptions import HTTPException
 
 from relayd.http import answers
 from relayd.http.body import HTTPConnection, Request
+from relayd.http.openapi import openapi_blueprint
 from relayd.http.raw_path import BASE, Rest
 from relayd.http.remote_run import remote_run_blueprint
 from relayd.http.shared_files import ROOM as SHARED_FILES
@@ -62,6 +63,7 @@ def make_app(services: Services) -> App:
     app.url_map.merge_slashes = False  # a path is what it is, no redirect to another
     app.register_blueprint(system_blueprint(services), url_prefix=f"{BASE}/system")
     app.register_blueprint(metrics_blueprint(services.metrics))
+    app.register_blueprint(openapi_blueprint(), url_prefix=BASE)
     if services.shared_folder is not None:
         app.register_blueprint(shared_folder_blueprint(services.shared_folder), url_prefix=BASE)
     if services.shared_files is not None:

@@ -151,11 +151,16 @@ class Server:
 
 @asynccontextmanager
 async def open_server(
-    app: Quart, *, limits: Limits | None = None, grace: float = 10.0, listen: Listen = LOOPBACK
+    app: Quart,
+    *,
+    limits: Limits | None = None,
+    grace: float = 10.0,
+    listen: Listen = LOOPBACK,
+    watchdog: float = WATCHDOG_S,
 ) -> AsyncIterator[Server]:
     """Serves `app`; stops it at the end, unless the test has done so."""
     stop, ended = trio.Event(), trio.Event()
-    with trio.fail_after(WATCHDOG_S):
+    with trio.fail_after(watchdog):
         async with trio.open_nursery() as nursery:
             scope = trio.CancelScope()
 

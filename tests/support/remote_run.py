@@ -174,6 +174,23 @@ class Following:
         return event
 
 
+def make_lab_runs(
+    command: Path,
+    nodes: Nodes | None = None,
+    clients: Clients | None = None,
+    metrics: Metrics | None = None,
+    *,
+    https_port: int = 443,
+    timeout: float = 60.0,
+    max_commands: int = 64,
+) -> RemoteRuns:
+    """What takes runs on, as the service makes it."""
+    table = RemoteRun(command=command, use_sudo=False, timeout=timeout, max_commands=max_commands)
+    settings = Settings(general=General(https_port=https_port), remote_run=table)
+    known = nodes or make_nodes()
+    return make_runs(settings, clients or Clients(), lambda: known, metrics or Metrics())
+
+
 @asynccontextmanager
 async def open_lab(
     command: Path,
@@ -185,12 +202,18 @@ async def open_lab(
     max_commands: int = 64,
 ) -> AsyncIterator[Lab]:
     """Serves the API with remote run until the block ends."""
-    table = RemoteRun(command=command, use_sudo=False, timeout=timeout, max_commands=max_commands)
-    settings = Settings(general=General(https_port=https_port), remote_run=table)
     metrics = Metrics()
     clients = Clients()
     clients.update(pins or {})
-    runs = make_runs(settings, clients, lambda: nodes, metrics)
+    runs = make_lab_runs(
+        command,
+        nodes,
+        clients,
+        metrics,
+        https_port=https_port,
+        timeout=timeout,
+        max_commands=max_commands,
+    )
     app = make_app(Services(healthy, nothing, metrics, "1.2.3", runs))
     scope, stopped = trio.CancelScope(), trio.Event()
 
