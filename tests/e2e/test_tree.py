@@ -5,6 +5,8 @@ import itertools
 import os
 import random
 import signal
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
 from urllib.parse import quote
 
@@ -15,7 +17,7 @@ from tests.support.books import check_books
 from tests.support.daemon import eventually, open_daemon
 from tests.support.front import open_front, put
 from tests.support.postgres import Database
-from tests.support.tree import Tree, make_tree, open_fronts, open_tree
+from tests.support.tree import Member, Tree, make_tree, open_fronts, open_tree
 
 NODES = ("node0", "node1", "node2")
 RUN = "rudder_relayd_reports_total"
@@ -61,8 +63,8 @@ async def test_run_logs_climb_up(tree: Tree, database: Database) -> None:
     assert tree.refused() == {}
 
 
-async def test_a_relay_killed_again_and_again(tree: Tree, database: Database) -> None:
-    """A relay killed at any moment, on the way of run logs, loses nothing and doubles nothing."""
+async def campaign(tree: Tree, database: Database, victims: Sequence[Member]) -> None:
+    """Kills members at random moments, one after the other, while agents upload."""
     moments = random.Random(7)
     sent: set[tuple[str, int]] = set()
     enough = trio.Event()
@@ -76,19 +78,35 @@ async def test_a_relay_killed_again_and_again(tree: Tree, database: Database) ->
                 sent.add((node, number))
             await trio.sleep(0.02)
 
-    async with open_fronts(tree), open_daemon(tree.root), open_daemon(tree.sub):
+    async with open_fronts(tree), AsyncExitStack() as stack:
+        others = {member.me: member for member in tree.members if member not in victims}
+        for member in others.values():
+            await stack.enter_async_context(open_daemon(member))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(keep_sending)
-            for _ in range(8):
-                async with open_daemon(tree.relay) as daemon:
+            for member in victims:
+                async with open_daemon(member) as daemon:
                     await trio.sleep(moments.uniform(0.0, 0.5))
                     assert await daemon.stop(signal.SIGKILL) == -signal.SIGKILL
             enough.set()
-        async with open_daemon(tree.relay):
-            await settled(tree)
+        for member in tree.members:
+            if member.me not in others:
+                await stack.enter_async_context(open_daemon(member))
+        await settled(tree)
     assert len(sent) > 20
     check_books(database.query, sent)
     assert tree.refused() == {}
+
+
+async def test_a_relay_killed_again_and_again(tree: Tree, database: Database) -> None:
+    """A relay killed at any moment, on the way of run logs, loses nothing and doubles nothing."""
+    await campaign(tree, database, [tree.relay] * 8)
+
+
+@pytest.mark.torture
+async def test_everybody_killed_again_and_again(tree: Tree, database: Database) -> None:
+    """The same when any of the three is killed, and the others are mostly away."""
+    await campaign(tree, database, random.Random(11).choices(tree.members, k=150))
 
 
 async def test_a_relay_that_is_away(tree: Tree, database: Database) -> None:
@@ -122,8 +140,10 @@ async def test_inventories_climb_up_in_pairs(tree: Tree) -> None:
     expected: dict[str, dict[str, bytes]] = {}
     async with open_tree(tree) as daemons:
         for path, (place, password) in places.items():
-            files = {f"{path} of node2.ocs.gz": os.urandom(200_000)}
-            files[f"{path} of node2.ocs.gz.sign"] = b"signature of it"
+            files = {}
+            for extension in ("ocs", "ocs.gz", "xml", "xml.gz"):
+                files[f"{path} of node2.{extension}"] = os.urandom(100_000)
+                files[f"{path} of node2.{extension}.sign"] = b"signature of it"
             for name, data in files.items():
                 url = f"/{path}/{quote(name)}"
                 assert await put(tree.sub.front(), url, data, getattr(tree.sub, password)) == 201
@@ -141,6 +161,6 @@ async def test_inventories_climb_up_in_pairs(tree: Tree) -> None:
             for member in (tree.relay, tree.sub):
                 await eventually(lambda: not content(member.inventories / place))  # noqa: B023
         for me in ("relay", "sub"):
-            assert await daemons[me].metric(INVENTORY, status="forward_ok") == 4
+            assert await daemons[me].metric(INVENTORY, status="forward_ok") == 16
     for member in tree.members:
         assert content(member.inventories / "failed") == {}

@@ -81,7 +81,7 @@ def said(node: str, by: str) -> list[str]:
     return [f"{host}: begins, told by {by}", f"{host}: ends"]
 
 
-@pytest.mark.history(47, 48)
+@pytest.mark.history(46, 47, 48)
 async def test_all(tree: Tree) -> None:
     """Every machine of the tree is run once, by its own policy server, with the conditions."""
     async with open_tree(tree), run(tree.root, "all", conditions="one,two") as lines:
@@ -105,6 +105,7 @@ async def test_all(tree: Tree) -> None:
         assert set(call.rpartition(" ")[2].split(",")) == hosts
 
 
+@pytest.mark.history(49)
 async def test_output_of_a_node_two_relays_away_comes_as_it_is_produced(tree: Tree) -> None:
     """The first line is at the top while the agent, two relays below, still waits."""
     hold = tree.sub.hold_agent()
