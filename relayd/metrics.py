@@ -35,6 +35,7 @@ SHARED_FILES: Final = (
     "signature",
     "mismatch",
     "no_space",
+    "store",
     "upstream",
     "busy",
     "slow",

@@ -42,6 +42,7 @@ _STATUS: Final = {
     Outcome.UNKNOWN: 404,
     Outcome.SLOW: 408,
     Outcome.SIGNATURE: 500,
+    Outcome.STORE: 500,
     Outcome.UPSTREAM: 502,
     Outcome.BUSY: 503,
     Outcome.NO_SPACE: 507,
@@ -51,6 +52,7 @@ _DETAILS: Final = {
     Outcome.MISMATCH: "hash_value is not that of the content",
     Outcome.SLOW: "the upload took too long",
     Outcome.SIGNATURE: "invalid signature",
+    Outcome.STORE: "it could not be stored",
     Outcome.UPSTREAM: "no answer from the policy server",
     Outcome.BUSY: "too many uploads",
     Outcome.NO_SPACE: "no space left",
@@ -108,7 +110,7 @@ def shared_files_blueprint(files: SharedFiles) -> Blueprint:
         if problem is not None:
             return problem
         if files.trust.nodes.get(ids[0]) is not None:
-            return answers.empty(200 if await _has(files.store, ids, _single("hash")) else 404)
+            return answers.empty(await _look(files.store, ids, _single("hash")))
         with trio.move_on_after(HEAD_TIMEOUT_S):
             outcome, detail, status = await _pass_on(files, ids, None)
             if outcome is not Outcome.FORWARDED:
@@ -171,16 +173,16 @@ async def _pass_on(
     return Outcome.FORWARDED, "", status
 
 
-async def _has(store: Store, ids: Ids, digest: str) -> bool:
-    """Whether the file is there, and this is the hash of its content."""
+async def _look(store: Store, ids: Ids, digest: str) -> int:
+    """The status that tells whether the file is there, and this is the hash of its content."""
     try:
         metadata = parse_metadata(await in_thread(store.metadata, *ids))
     except (FileNotFoundError, NotADirectoryError):
-        return False
-    except MetadataError as error:
-        log.warning("metadata cannot be read", file="/".join(ids), detail=str(error))
-        return False
-    return metadata.hash_value.lower() == digest.lower()
+        return 404
+    except (MetadataError, OSError) as error:
+        log.error("metadata cannot be read", file="/".join(ids), detail=str(error))
+        return 404 if isinstance(error, MetadataError) else 500
+    return 200 if metadata.hash_value.lower() == digest.lower() else 404
 
 
 def _single(name: str) -> str:
@@ -195,7 +197,7 @@ def _tell(ids: Ids, outcome: Outcome, detail: str, status: int) -> None:
         bound.info("shared file stored")
     elif outcome is Outcome.FORWARDED:
         bound.info("shared file passed on", status=status)
-    elif outcome is Outcome.NO_SPACE:
+    elif outcome in (Outcome.NO_SPACE, Outcome.STORE):
         bound.error("shared file not stored", reason=outcome.value, detail=detail)
     else:
         bound.warning("shared file refused", reason=outcome.value, detail=detail)

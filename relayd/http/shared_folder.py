@@ -22,6 +22,9 @@ from relayd.threads import in_thread
 log = get_logger("shared_files")
 
 _ROOM: Final = "/shared-folder/"
+#: Bytes of one write. A client has some seconds for each (`Limits.write_s`): slow ones need small
+#: pieces, 7 kB/s are enough.
+PIECE: Final = 32 * 1024
 #: Characters of a path that a log line shows.
 _SHOWN: Final = 200
 
@@ -62,9 +65,20 @@ def shared_folder_blueprint(folder: SharedFolder) -> Blueprint:
             tell = log.warning if closed else log.debug
             tell("no such file", path=printable(_path, _SHOWN), reason=error.strerror)
             return answers.not_found()
-        return await _answer(folder, file, wanted)
+        except OSError as error:
+            return _trouble(_path, error)
+        try:
+            return await _answer(folder, file, wanted)
+        except OSError as error:
+            return _trouble(_path, error)
 
     return routes
+
+
+def _trouble(path: str, error: OSError) -> Response:
+    """The file is there, the system cannot give it."""
+    log.error("file cannot be read", path=printable(path, _SHOWN), detail=str(error))
+    return answers.failure("getSharedFolder", "the file cannot be read", 500)
 
 
 async def _answer(folder: SharedFolder, file: OpenFile, wanted: tuple[str, str] | None) -> Response:
@@ -150,6 +164,7 @@ class _FileBody(ResponseBody):
         self._folder = folder
         self._file = file
         self._at = part.start
+        self._read = memoryview(b"")
 
     async def __aenter__(self) -> Self:
         return self
@@ -161,6 +176,12 @@ class _FileBody(ResponseBody):
         return self
 
     async def __anext__(self) -> bytes:
+        if not self._read:
+            self._read = memoryview(await self._read_on())
+        piece, self._read = self._read[:PIECE], self._read[PIECE:]
+        return bytes(piece)
+
+    async def _read_on(self) -> bytes:
         size = min(CHUNK, self.part.stop - self._at)
         if not size:
             raise StopAsyncIteration

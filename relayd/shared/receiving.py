@@ -37,6 +37,7 @@ class Outcome(StrEnum):
     SIGNATURE = "signature"
     MISMATCH = "mismatch"
     NO_SPACE = "no_space"
+    STORE = "store"
     UPSTREAM = "upstream"
     BUSY = "busy"
     SLOW = "slow"
@@ -82,9 +83,6 @@ class Receiver:
 
         Returns:
             What became of it, and one line for the log.
-
-        Raises:
-            OSError: the store is in trouble, other than full.
         """
         try:
             head, start = await _split(upload.body)
@@ -97,9 +95,8 @@ class Receiver:
         try:
             return await self._take(upload, metadata, start)
         except OSError as error:
-            if error.errno not in _NO_SPACE:
-                raise
-            return Outcome.NO_SPACE, str(error.strerror)
+            outcome = Outcome.NO_SPACE if error.errno in _NO_SPACE else Outcome.STORE
+            return outcome, str(error)
 
     def _foreign_key(self, source: str, metadata: Metadata) -> str:
         """Why the key is not that of a node we know; from outside all of it looks the same."""

@@ -4,14 +4,15 @@ import os
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import pytest
 import trio
 from structlog.testing import capture_logs
 
 from relayd.http import shared_files as module
+from relayd.metrics import SHARED_FILES
 from relayd.shared.metadata import parse_metadata
+from relayd.shared.receiving import Outcome
 from relayd.shared.store import STAGE_PREFIX
 from relayd.trust import Trust
 from tests.support.http import Answer, Server, descriptors, eventually, open_server
@@ -397,14 +398,19 @@ async def test_errors_are_told_inside_and_hidden_outside(shared: Shared) -> None
     (shared.files / TARGET).write_text("in the way")
     with capture_logs() as logs:
         answer = await put_once(shared, upload(CONTENT))
-        refused = await put_once(shared, upload(CONTENT) + b"x", f"{PATH}?ttl=1d")
-    assert (answer.status, refused.status) == (500, 500)
-    assert str(shared.root).encode() not in answer.body
+    assert answer.status == 500
+    assert b"could not be stored" in answer.body
     assert b"Errno" not in answer.body
-    failed: list[dict[str, Any]] = [
-        dict(entry) for entry in logs if entry["event"] == "request failed"
-    ]
-    assert "NotADirectoryError" in str(failed[0])
+    assert TARGET.encode() not in answer.body
+    [line] = [entry for entry in logs if entry["log_level"] == "error"]
+    assert (line["file"], line["reason"]) == (PATH, "store")
+    assert "Not a directory" in line["detail"]
+    assert outcomes(shared) == {"store": 1}
+
+
+def test_every_outcome_is_a_value_of_the_metric() -> None:
+    """Metrics and uploads speak of the same set."""
+    assert set(SHARED_FILES) == {outcome.value for outcome in Outcome}
 
 
 async def test_every_refusal_has_its_line(shared: Shared) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
+from relayd.shared.reading import OpenFile
 from tests.support.http import Answer, descriptors, eventually, open_server
 from tests.support.shared import FOLDER, Shared, make_shared
 from tests.support.traversal import traversals
@@ -206,3 +207,19 @@ async def test_clients_that_leave_leave_nothing_open(shared: Shared) -> None:
                 await client.reset()
         await eventually(lambda: descriptors() <= before)
         assert await server.lives()
+
+
+async def test_a_system_in_trouble(shared: Shared, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What cannot be read for now is an error of ours, told in the log, not a missing file."""
+
+    def refuse(*_arguments: object) -> bytes:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(OpenFile, "read", refuse)
+    with capture_logs() as logs:
+        answer = await ask(shared, "HEAD", f"file?hash={SHA256}")
+        monkeypatch.setattr("relayd.shared.reading.open_regular", refuse)
+        other = await ask(shared, "GET", "file")
+    assert (answer.status, other.status) == (500, 500)
+    assert b"Errno" not in other.body
+    assert [entry["event"] for entry in logs].count("file cannot be read") == 2
