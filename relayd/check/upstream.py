@@ -7,7 +7,6 @@ from typing import Final
 
 import trio
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
 
 from relayd.check.certificates import SOON_S
 from relayd.check.clock import seconds_ahead
@@ -16,12 +15,20 @@ from relayd.check.permissions import check_file
 from relayd.config import Settings
 from relayd.errors import PeerError
 from relayd.http.client import Clients
+from relayd.outputs.upstream import (
+    INVENTORY_UPDATES,
+    NEW_INVENTORIES,
+    REPORTS,
+    Route,
+    base_url,
+)
+from relayd.peers import PEER, read_pins
 from relayd.secret import Secret
+from relayd.threads import in_thread
 
 #: Seconds for each question; less than the check's own deadline, so that the reason is told.
 QUESTION_S: Final = 4.0
 
-_PEER: Final = "upstream"
 _PIN_KEY: Final = "output.upstream.server_certificate_file"
 _COPY: Final = f"copy the upstream's certificate into {_PIN_KEY}"
 
@@ -37,59 +44,65 @@ _NOT_IMPLEMENTED: Final = 501
 
 async def check(site: Site) -> list[Finding]:
     """Ask the upstream, where there is one."""
-    upstream = site.settings.output.upstream
+    general, upstream = site.settings.general, site.settings.output.upstream
     if not upstream.host:
         return []
-    found, pins = _read_pins(site)
-    if any(finding.code != "upstream.dates" for finding in found):
-        return found
-    host = f"[{upstream.host}]" if ":" in upstream.host else upstream.host
-    url = f"https://{host}:{site.settings.general.https_port}"
     try:
-        await trio.socket.getaddrinfo(upstream.host, site.settings.general.https_port)
+        pins, found = await in_thread(_read_pins, site, abandon_on_cancel=True)
+        await trio.socket.getaddrinfo(upstream.host.strip("[]"), general.https_port)
+    except _UnusablePinError as failure:
+        return failure.findings
     except OSError as failure:
         what = f"the name cannot be resolved: {failure.strerror or failure}"
         mend = "correct output.upstream.host, or the name service of this machine"
-        return [*found, error("upstream.name", upstream.host, what, mend)]
-    general = site.settings.general
+        return [error("upstream.name", upstream.host, what, mend)]
     clients = Clients(general.peer_authentication, ca_path=general.ca_path)
-    clients.update({_PEER: pins})
+    clients.update({PEER: pins})
     try:
-        return found + await _ask(site, clients, url)
+        return found + await _ask(site, clients, base_url(upstream.host, general.https_port))
     finally:
         await clients.aclose()
 
 
-def _read_pins(site: Site) -> tuple[list[Finding], tuple[bytes, ...]]:
-    """The certificates to pin, where pins are used, and what is wrong with their files."""
+class _UnusablePinError(Exception):
+    """Without certificates to know it by, nobody is asked."""
+
+    def __init__(self, *findings: Finding) -> None:
+        super().__init__()
+        self.findings = list(findings)
+
+
+def _read_pins(site: Site) -> tuple[tuple[bytes, ...], list[Finding]]:
+    """The certificates to pin, where pins are used, and what is doubtful about them."""
     general = site.settings.general
-    if general.peer_authentication == "dangerous_none":
-        return [], ()
-    if general.peer_authentication == "cert_validation":
-        if general.ca_path is None:
-            return [], ()
-        if not general.ca_path.exists():
-            mend = "write the authorities' certificates there, or correct general.ca_path"
-            return [error("upstream.authorities", general.ca_path, "is not there", mend)], ()
-        return check_file(site, general.ca_path, "upstream.permissions"), ()
+    if general.peer_authentication == "cert_validation" and general.ca_path is not None:
+        _check_authorities(site, general.ca_path)
+    if general.peer_authentication != "cert_pinning":
+        return (), []
     path = site.settings.output.upstream.server_certificate_file
-    found = check_file(site, path, "upstream.permissions")
-    if found:
-        return found, ()
+    denied = check_file(site, path, "upstream.permissions")
+    if denied:
+        raise _UnusablePinError(*denied)
     try:
-        certificates = x509.load_pem_x509_certificates(path.read_bytes())
-    except OSError as failure:
-        what = f"cannot be read: {failure.strerror}"
-        return [error("upstream.pin_file", path, what, _COPY)], ()
-    except ValueError:
-        return [error("upstream.pin_file", path, "holds no certificate (PEM)", _COPY)], ()
-    ders = tuple(certificate.public_bytes(Encoding.DER) for certificate in certificates)
-    return _judge_dates(path, certificates), ders
+        pins = read_pins(path)
+    except PeerError as failure:
+        what = str(failure).removeprefix(f"{path}: ")
+        raise _UnusablePinError(error("upstream.pin_file", path, what, _COPY)) from None
+    return pins, _judge_dates(path, pins)
 
 
-def _judge_dates(path: Path, certificates: list[x509.Certificate]) -> list[Finding]:
+def _check_authorities(site: Site, path: Path) -> None:
+    if not path.exists():
+        mend = "write the authorities' certificates there, or correct general.ca_path"
+        raise _UnusablePinError(error("upstream.authorities", path, "is not there", mend))
+    denied = check_file(site, path, "upstream.permissions")
+    if denied:
+        raise _UnusablePinError(*denied)
+
+
+def _judge_dates(path: Path, pins: tuple[bytes, ...]) -> list[Finding]:
     """Dates of a pinned certificate are told, not enforced."""
-    last = max(certificate.not_valid_after_utc for certificate in certificates)
+    last = max(x509.load_der_x509_certificate(pin).not_valid_after_utc for pin in pins)
     left = last.timestamp() - time.time()
     if left >= SOON_S:
         return []
@@ -103,43 +116,40 @@ async def _ask(site: Site, clients: Clients, url: str) -> list[Finding]:
     """Look whether it is the right peer, then try both passwords at once."""
     try:
         with trio.fail_after(QUESTION_S):
-            await clients.probe(_PEER, url)
+            await clients.probe(PEER, url)
     except trio.TooSlowError:
         return [_unreachable(url, f"no connection within {QUESTION_S:.0f} s")]
     except PeerError as failure:
         return [_judge_peer(site, url, failure)]
     found: list[Finding] = []
     async with trio.open_nursery() as nursery:
-        for trial in _trials(site.settings):
-            nursery.start_soon(_try, site, clients, url, trial, found, name=trial[0])
+        for route in _trials(site.settings):
+            nursery.start_soon(_try, site, clients, url, route, found, name=route.path)
     return sorted(found, key=lambda finding: finding.where)
 
 
-def _trials(settings: Settings) -> list[tuple[str, str, Secret]]:
-    """Path, configuration key and password of what is sent upstream."""
-    upstream, processing = settings.output.upstream, settings.processing
-    trials = []
-    if upstream.password is not None:
-        password, key = upstream.password, "output.upstream.password"
-        path = "reports" if processing.reporting.output == "upstream" else "inventory-updates"
-        trials.append((path, key, password))
+def _trials(settings: Settings) -> list[Route]:
+    """One kind of file for each password that is used."""
+    processing, trials = settings.processing, []
+    if processing.reporting.output == "upstream":
+        trials.append(REPORTS)
+    elif processing.inventory.output == "upstream":
+        trials.append(INVENTORY_UPDATES)
     if processing.inventory.output == "upstream":
-        key = "output.upstream.default_password"
-        trials.append(("inventories", key, upstream.default_password))
+        trials.append(NEW_INVENTORIES)
     return trials
 
 
-async def _try(
-    site: Site, clients: Clients, url: str, trial: tuple[str, str, Secret], found: list[Finding]
-) -> None:
-    path, key, password = trial
-    where = f"{url}/{path}/"
-    auth = site.settings.output.upstream.user, password
+async def _try(site: Site, clients: Clients, url: str, route: Route, found: list[Finding]) -> None:
+    where = f"{url}/{route.path}/"
+    upstream = site.settings.output.upstream
+    password = getattr(upstream, route.credential)
+    auth = upstream.user, password or Secret("")
     begun = time.time()
     try:
         with trio.fail_after(QUESTION_S):
             async with clients.request(
-                _PEER, _METHOD, where + _NAME, headers=_HEADERS, content=b"", auth=auth
+                PEER, _METHOD, where + _NAME, headers=_HEADERS, content=b"", auth=auth
             ) as answer:
                 status, date = answer.status, answer.headers.get("date", "")
     except trio.TooSlowError:
@@ -150,8 +160,9 @@ async def _try(
         return
     ahead = _clock(date, begun)
     if ahead is not None:
-        site.clocks[f"the upstream {site.settings.output.upstream.host}"] = ahead
-    found.extend(judge_status(status, where, key, site.settings.output.upstream.user))
+        site.clocks[f"the upstream {upstream.host}"] = ahead
+    key = f"output.upstream.{route.credential}"
+    found.extend(judge_status(status, where, key, upstream.user))
 
 
 def judge_status(status: int, where: str, key: str, user: str) -> list[Finding]:

@@ -310,7 +310,7 @@ async def listening(port: int) -> None:
 
 @pytest.mark.parametrize(
     ("content", "what"),
-    [(None, "cannot be read: No such file or directory"), (b"?", "holds no certificate (PEM)")],
+    [(None, "cannot be read: No such file or directory"), (b"?", "there is no certificate in it")],
 )
 async def test_no_pin_is_told(site: Site, content: bytes | None, what: str) -> None:
     """A pin file that is missing or is none is told, and nobody is asked."""
