@@ -10,11 +10,13 @@ from base64 import b64encode
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Final, Literal
 
 import pytest
 import trio
+import trio.abc
 
 from relayd.demo.ports import free_port
 from tests.support.daemon import PATIENCE_S
@@ -70,25 +72,58 @@ class Reply:
     exit_code: int
 
 
+class Lines:
+    """The lines of an answer, one by one, as they come."""
+
+    def __init__(self, stream: trio.abc.ReceiveStream) -> None:
+        self._stream = stream
+        self._rest = b""
+
+    async def next(self) -> str:
+        """The next line without its end; "" at the end of the answer."""
+        while b"\n" not in self._rest:
+            data = await self._stream.receive_some()
+            if not data:
+                assert self._rest == b""
+                return ""
+            self._rest += data
+        line, _, self._rest = self._rest.partition(b"\n")
+        return line.decode()
+
+    async def rest(self) -> list[str]:
+        """All that still comes."""
+        lines = []
+        while line := await self.next():
+            lines.append(line)
+        return lines
+
+
 @dataclass
 class Web:
     """A web server in front of one relayd.
 
     Attributes:
         kind: which one.
-        root: everything lies below it; its own files in `web`, the spool as in `Site`.
+        root: everything lies below it; its own files in `web`, the spool as in `Site`. Its own
+            account must reach it.
         api: port of relayd's API on 127.0.0.1.
-        port: its own HTTPS port on 127.0.0.1.
         nodes: whose certificates it knows.
         certificate: its own.
+        host: its address.
+        port: its HTTPS port there.
+        password: of USER, for everything but inventories of new nodes.
+        initial_password: for these.
     """
 
     kind: Kind
     root: Path
     api: int
     nodes: Mapping[str, SigningNode]
-    port: int = field(default_factory=free_port)
     certificate: SigningNode = field(default_factory=lambda: make_key_and_cert("front"))
+    host: str = "127.0.0.1"
+    port: int = field(default_factory=free_port)
+    password: str = PASSWORD
+    initial_password: str = INITIAL_PASSWORD
 
     @property
     def own(self) -> Path:
@@ -134,21 +169,39 @@ class Web:
             node: whose certificate and key to show.
             source: address it comes from.
         """
-        command = ["curl", "-sS", "-k", "--path-as-is", "--interface", source, "-m", "50", *options]
+        command = self._command(path, source, "-w", "\n%{http_code}", *options)
         if user is not None:
             command += ["--user", user]
         if node is not None:
             cert, key = node.write(self.own)
             command += ["--cert", str(cert), "--key", str(key)]
-        command += ["-w", "\n%{http_code}", f"https://127.0.0.1:{self.port}{path}"]
         done = await trio.run_process(
             command, capture_stdout=True, capture_stderr=True, check=False
         )
         body, _, status = done.stdout.decode(errors="replace").rpartition("\n")
         return Reply(int(status), body, done.returncode)
 
-    async def upload(self, path: str, data: bytes, user: str = f"{USER}:{PASSWORD}") -> Reply:
-        """`curl --upload-file`, as agents send run logs and inventories."""
+    def _command(self, path: str, source: str, *options: str) -> list[str]:
+        common = ["curl", "-sS", "-k", "--path-as-is", "--interface", source, "-m", "50"]
+        return [*common, *options, f"https://{self.host}:{self.port}{path}"]
+
+    @asynccontextmanager
+    async def follow(self, path: str, *options: str, source: str) -> AsyncIterator["Lines"]:
+        """A request whose answer is read as it comes; curl has to succeed in the end."""
+        run = partial(
+            trio.run_process,
+            self._command(path, source, "-N", "-f", *options),
+            stdout=subprocess.PIPE,
+        )
+        async with trio.open_nursery() as nursery:
+            process: trio.Process = await nursery.start(run)
+            assert process.stdout is not None
+            async with process.stdout:
+                yield Lines(process.stdout)
+
+    async def upload(self, path: str, data: bytes, user: str | None = None) -> Reply:
+        """`curl --upload-file`, as agents send run logs and inventories, by default those known."""
+        user = user or f"{USER}:{self.password}"
         file = self.own / "upload"
         file.write_bytes(data)
         return await self.curl(path, "--upload-file", str(file), user=user)
@@ -158,7 +211,7 @@ class Web:
     ) -> trio.SSLStream[trio.SocketStream]:
         """Sends the first half of an upload, by "length" or "chunked"; the rest never comes."""
         half = data[: len(data) // 2]
-        credentials = b64encode(f"{USER}:{PASSWORD}".encode()).decode()
+        credentials = b64encode(f"{USER}:{self.password}".encode()).decode()
         if framing == "chunked":
             header, body = "Transfer-Encoding: chunked", b"%x\r\n%s\r\n" % (len(half), half)
         else:
@@ -173,29 +226,23 @@ class Web:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
-        stream = await trio.open_tcp_stream("127.0.0.1", self.port)
+        stream = await trio.open_tcp_stream(self.host, self.port)
         return trio.SSLStream(stream, context, https_compatible=True)
 
 
-def make_web(kind: Kind, root: Path, api: int, nodes: Mapping[str, SigningNode]) -> Web:
-    """A web server with everything that it reads at its start written.
-
-    Args:
-        kind: which one.
-        root: where the spool is, or is made; the web server's own account must reach it.
-        api: port of relayd's API on 127.0.0.1.
-        nodes: whose certificates it knows.
-    """
-    web = Web(kind, root, api, nodes)
+def write_web(web: Web) -> Web:
+    """Writes everything that a web server reads at its start, and makes its spool; returns it."""
     web.own.mkdir()
     for directory in _SPOOL:
-        (root / directory).mkdir(parents=True, exist_ok=True)
-        (root / directory).chmod(0o777)
-    web.certificate.write(web.own)
-    (web.own / "nodes.pem").write_bytes(b"".join(node.cert_pem for node in nodes.values()))
-    for name, password in (("known", PASSWORD), ("initial", INITIAL_PASSWORD)):
+        (web.root / directory).mkdir(parents=True, exist_ok=True)
+        (web.root / directory).chmod(0o777)
+    cert, key = web.certificate.write(web.own)
+    cert.rename(web.own / "front.cert")
+    key.rename(web.own / "front.priv")
+    (web.own / "nodes.pem").write_bytes(b"".join(node.cert_pem for node in web.nodes.values()))
+    for name, password in (("known", web.password), ("initial", web.initial_password)):
         (web.own / name).write_text(f"{USER}:{_hash(password)}\n")
-    _WRITERS[kind](web)
+    _WRITERS[web.kind](web)
     return web
 
 
@@ -245,7 +292,7 @@ def _write_apache(web: Web) -> None:
         f'DavLockDB "{own}/locks/DavLock"',
         "AddOutputFilterByType DEFLATE text/html text/plain application/json",
         '<Directory "/">\nAllowOverride None\nRequire all denied\n</Directory>',
-        f"Listen 127.0.0.1:{web.port}",
+        f"Listen {web.host}:{web.port}",
         *(f'Define RELAYD_{name} "{value}"' for name, value in defines.items()),
         f'Include "{_APACHE}"',
     ]
@@ -260,7 +307,7 @@ def _write_nginx(web: Web) -> None:
     text = (CONF / "nginx" / "rudder-relayd.conf").read_text()
     for shipped, here in (
         ("    listen [::]:443 ssl;\n", ""),
-        ("listen 443 ssl;", f"listen 127.0.0.1:{web.port} ssl;"),
+        ("listen 443 ssl;", f"listen {web.host}:{web.port} ssl;"),
         ("/opt/rudder/etc/ssl/agent.cert", f"{own}/front.cert"),
         ("/var/rudder/cfengine-community/ppkeys/localhost.priv", f"{own}/front.priv"),
         ("/var/rudder/lib/ssl/shared/allnodescerts.pem", f"{own}/nodes.pem"),
@@ -324,7 +371,7 @@ async def _wait_listening(web: Web, process: trio.Process) -> None:
         while True:
             assert process.poll() is None, (web.own / "stderr").read_text() + web.log()
             with suppress(OSError):
-                stream = await trio.open_tcp_stream("127.0.0.1", web.port)
+                stream = await trio.open_tcp_stream(web.host, web.port)
                 await stream.aclose()
                 return
             await trio.sleep(0.01)

@@ -10,7 +10,7 @@ import pytest
 from tests.support.daemon import Site, make_site
 from tests.support.ledger import fleet
 from tests.support.postgres import Database
-from tests.support.webserver import Kind, Web, find_program, make_web
+from tests.support.webserver import Kind, Web, find_program, write_web
 
 
 @pytest.fixture(params=["apache", "nginx"])
@@ -39,4 +39,4 @@ def site(place: Path, database: Database) -> Site:
 @pytest.fixture
 def web(kind: Kind, site: Site) -> Web:
     """A web server in front of it, not started."""
-    return make_web(kind, site.root, site.port, site.nodes)
+    return write_web(Web(kind, site.root, site.port, site.nodes))

@@ -1,7 +1,6 @@
 """Who gets through the web server to relayd's API, and what relayd sees of it."""
 
 import posixpath
-import subprocess
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -22,7 +21,7 @@ from relayd.demo.ports import free_port
 from tests.support.http import open_server
 from tests.support.ledger import fleet
 from tests.support.signing import VALID_FROM, VALID_TO, SigningNode, make_key_and_cert, rsa_key
-from tests.support.webserver import NODE, POLICY_SERVER, STRANGER, Kind, Web, make_web, open_web
+from tests.support.webserver import NODE, POLICY_SERVER, STRANGER, Kind, Web, open_web, write_web
 
 API = "/rudder/relay-api"
 BASE = "/rudder/relay-api/1"
@@ -86,7 +85,7 @@ async def _output(release: trio.Event) -> AsyncIterator[str]:
 def web(kind: Kind, place: Path) -> Web:
     """A web server whose relayd is a recorder."""
     nodes = {**fleet(), "authority": certificate("authority")}
-    return make_web(kind, place, free_port(), nodes)
+    return write_web(Web(kind, place, free_port(), nodes))
 
 
 @asynccontextmanager
@@ -250,23 +249,14 @@ async def test_names_arrive_as_they_are(web: Web) -> None:
 async def test_output_of_a_remote_run_is_not_held_back(web: Web) -> None:
     """A line of output reaches the client while the run goes on, compression offered or not."""
     release = trio.Event()
-    command = ["curl", "-sSkN", "--interface", POLICY_SERVER, "-m", "50", "-d", "nodes=a", "-H"]
-    command += ["Accept-Encoding: gzip, br", f"https://127.0.0.1:{web.port}{API}/remote-run/nodes"]
-    async with open_both(web, release), trio.open_nursery() as nursery:
-        process: trio.Process = await nursery.start(_run_piped, command)
-        output = b""
-        assert process.stdout is not None
-        while b"first line\n" not in output:
-            output += await process.stdout.receive_some()
-        assert output == b"first line\n"
+    url, compressed = f"{API}/remote-run/nodes", "Accept-Encoding: gzip, br"
+    async with (
+        open_both(web, release),
+        web.follow(url, "-d", "nodes=a", "-H", compressed, source=POLICY_SERVER) as lines,
+    ):
+        assert await lines.next() == "first line"
         release.set()
-        async for data in process.stdout:
-            output += data
-    assert output == b"first line\nlast line\n"
-
-
-async def _run_piped(command: list[str], task_status: trio.TaskStatus[trio.Process]) -> None:
-    await trio.run_process(command, stdout=subprocess.PIPE, task_status=task_status)
+        assert await lines.rest() == ["last line"]
 
 
 async def test_relayd_that_comes_back(web: Web) -> None:

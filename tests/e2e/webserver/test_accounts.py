@@ -13,7 +13,7 @@ import pytest
 from tests.support.daemon import make_site, open_daemon
 from tests.support.ledger import fleet
 from tests.support.postgres import Database
-from tests.support.webserver import CONF, GROUP, Kind, make_web, open_web
+from tests.support.webserver import CONF, GROUP, Kind, Web, open_web, write_web
 
 #: An account that nobody has, in the web server's group, which takes the place of `rudder`.
 _RELAYD: Final = ("setpriv", "--reuid=64998", f"--regid={GROUP}", "--clear-groups")
@@ -50,7 +50,7 @@ async def test_two_accounts_share_the_spool(kind: Kind, place: Path, database: D
     """With the shipped directories, relayd takes what the web server wrote; others see nothing."""
     wrapper, home = other_account(), {"HOME": str(place)}
     site = make_site(place, database.rudder, fleet())
-    web = make_web(kind, place, site.port, site.nodes)
+    web = write_web(Web(kind, place, site.port, site.nodes))
     directories = make_directories(place)
     assert web.incoming in directories
     for path in (site.conf, *site.conf.iterdir()):

@@ -17,8 +17,8 @@ from tests.support.webserver import (
     Kind,
     Web,
     check_syntax,
-    make_web,
     open_web,
+    write_web,
 )
 
 KNOWN = f"{USER}:{PASSWORD}"
@@ -28,7 +28,7 @@ ROWS = "SELECT count(*) FROM ruddersysevents"
 @pytest.fixture
 def front(kind: Kind, place: Path) -> Web:
     """A web server behind which nobody listens."""
-    return make_web(kind, place, free_port(), fleet())
+    return write_web(Web(kind, place, free_port(), fleet()))
 
 
 async def stored(daemon: Daemon) -> float:
