@@ -15,7 +15,7 @@ from rich.live import Live
 from rich.padding import Padding
 
 from relayd.demo.agents import RemoteRuns
-from relayd.demo.books import Ledger, balance, read_found
+from relayd.demo.books import Entry, Ledger, balance, read_found
 from relayd.demo.daemon import Daemon
 from relayd.demo.fleet import Fleet, Pattern, make_nodes
 from relayd.demo.key_progress import KeyProgress
@@ -159,6 +159,10 @@ class _Play:
         entries = balance(self._ledger, found, last.duplicates if last else None)
         if agents is not None:
             entries.append(agents.entry())
+        return self._conclude(tree, entries)
+
+    def _conclude(self, tree: Tree, entries: list[Entry]) -> int:
+        """Prints the balance; the exit code."""
         sent = self._ledger.sent
         title = f"{sent} uploads, {sent / max(self._seconds, 0.001):.1f} per second"
         self._console.print(summary(entries, title))
