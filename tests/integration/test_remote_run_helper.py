@@ -2,7 +2,10 @@
 
 import os
 import random
+import shutil
 import socket
+import subprocess
+import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
@@ -239,6 +242,37 @@ async def test_helper_of_root_serves_one_account_only(place: Path) -> None:
         assert await ask(unit.path, GOOD) == [(b"R", b"not for this user")]
 
 
+@pytest.mark.skipif(
+    shutil.which("systemd-socket-activate") is None,
+    reason="systemd-socket-activate is not installed",
+)
+async def test_systemd_starts_the_helper(place: Path) -> None:
+    """Started for each connection by systemd's own code, the helper works as well."""
+    nodes = place / "nodeslist.json"
+    nodes.write_text('{"a": {"hostname": "a.example"}}')
+    path = place / "helper.sock"
+    command = [
+        *("systemd-socket-activate", "--accept", "--inetd", "--listen", str(path)),
+        *(sys.executable, "-m", "relayd.remote_run.helper", "--user", str(os.getuid())),
+        *("--command", str(agent(place / "rudder", TELL)), "--nodes-list", str(nodes)),
+    ]
+    process = await trio.lowlevel.open_process(command, stderr=subprocess.PIPE)
+    assert process.stderr is not None
+    async with process.stderr as said:
+        with trio.fail_after(60):
+            assert b"Listening on" in await said.receive_some()
+        try:
+            for _ in range(2):
+                output = Output()
+                end = await HelperRunner(path).run(order("a.example"), output.take)
+                assert end == Exit(0)
+                assert output.data == b"remote\nrun\n--\na.example\n"
+        finally:
+            process.terminate()
+            with trio.CancelScope(shield=True):
+                await process.wait()
+
+
 async def test_account_that_does_not_exist(place: Path) -> None:
     """A helper whose account is missing serves nobody."""
     async with helper(place, TELL, user="no-such-account") as unit:
@@ -246,8 +280,9 @@ async def test_account_that_does_not_exist(place: Path) -> None:
 
 
 @pytest.mark.fault("D.6.3", "A13")
-async def test_hostile_requests_run_nothing(place: Path) -> None:
-    """Two hundred mutants of a request: each is refused, unless it is a request again."""
+@pytest.mark.parametrize("count", [60, pytest.param(1000, marks=pytest.mark.torture)])
+async def test_hostile_requests_run_nothing(place: Path, count: int) -> None:
+    """Mutants of a request: each is refused, unless it is a request again."""
     moments = random.Random(SEED)
     mark = place / "mark"
     async with helper(place, f'echo "$@" >> {mark}') as unit:
@@ -259,7 +294,7 @@ async def test_hostile_requests_run_nothing(place: Path) -> None:
             assert [kind for kind, _ in answer] in ([b"R"], [b"S", b"E"]), data
 
         async with trio.open_nursery() as nursery:
-            for _ in range(200):
+            for _ in range(count):
                 nursery.start_soon(try_one, mutant(moments))
         lines = mark.read_text().splitlines() if mark.exists() else []
         for line in lines:
