@@ -149,8 +149,7 @@ class Gate:
         self._attempts = 0
         if self.trouble is not None:
             self.trouble = None
-            self._era += 1
-            self._ring()
+            self._begin_era()
 
     def _count_refusal(self, trouble: Trouble) -> None:
         self._refusals += 1
@@ -163,11 +162,16 @@ class Gate:
         if trouble.reached and self._in_a_row < IN_A_ROW and self.trouble is None:
             return
         self._attempts += 1
-        self._era += 1
         self.trouble = trouble
         self._until = trio.current_time() + self._delay(trouble)
-        self._ring()
+        self._begin_era()
         self._tell(trouble)
+
+    def _begin_era(self) -> None:
+        """What is under way by now is not the probe of what comes."""
+        self._era += 1
+        self._probing = False
+        self._ring()
 
     def _delay(self, trouble: Trouble) -> float:
         delays: tuple[float, ...] = BUSY_DELAYS_S if trouble.reached else UNREACHED_DELAYS_S

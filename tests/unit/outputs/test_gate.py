@@ -160,6 +160,27 @@ async def test_failures_from_before_it_closed_say_nothing_new(
     assert await guard.upload(None) <= 1.25 * UNREACHED_DELAYS_S[0]
 
 
+async def test_a_probe_that_was_overtaken_keeps_nobody_out(
+    guard: Guard, autojump_clock: MockClock
+) -> None:
+    """An old upload opens the gate while another probes; when it closes again, one may try."""
+    slow = await guard.gate.enter()
+    assert slow is not None
+    await guard.close()
+    probe = await guard.gate.enter()
+    assert probe is not None
+    with guard.gate.using(slow):
+        slow.end(None)
+    await guard.close()
+    with trio.fail_after(100):
+        await guard.upload(AWAY)
+    with guard.gate.using(probe):
+        probe.end(AWAY)
+    with trio.fail_after(100):
+        await guard.upload(None)
+    assert guard.gate.trouble is None
+
+
 async def test_one_that_leaves_without_trying_lets_the_next_try(
     guard: Guard, autojump_clock: MockClock
 ) -> None:
