@@ -5,7 +5,7 @@ import itertools
 import os
 import random
 import signal
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from urllib.parse import quote
@@ -14,9 +14,12 @@ import pytest
 import trio
 
 from tests.support.books import check_books
-from tests.support.daemon import eventually, open_daemon
+from tests.support.daemon import Daemon, eventually, open_daemon
 from tests.support.front import open_front, put
+from tests.support.http import BASE
 from tests.support.postgres import Database
+from tests.support.remote_lines import run
+from tests.support.signing import make_key_and_cert, rsa_key
 from tests.support.tree import Member, Tree, make_tree, open_fronts, open_tree
 
 NODES = ("node0", "node1", "node2")
@@ -164,3 +167,37 @@ async def test_inventories_climb_up_in_pairs(tree: Tree) -> None:
             assert await daemons[me].metric(INVENTORY, status="forward_ok") == 16
     for member in tree.members:
         assert content(member.inventories / "failed") == {}
+
+
+async def reload(daemons: Iterable[Daemon]) -> None:
+    """Has every one of them take in what was written."""
+    for daemon in daemons:
+        assert (await daemon.post(f"{BASE}/system/reload"))[0] == 200
+
+
+@pytest.mark.fault("U13")
+@pytest.mark.history(57)
+async def test_another_certificate_and_another_node(tree: Tree, database: Database) -> None:
+    """A relay's new certificate, and a new node behind relays, need a reload and no restart."""
+    async with AsyncExitStack() as stack:
+        daemons = {
+            member.me: await stack.enter_async_context(open_daemon(member))
+            for member in tree.members
+        }
+        await stack.enter_async_context(open_front(tree.root.front()))
+        await stack.enter_async_context(open_front(tree.sub.front()))
+        async with open_front(tree.relay.front()):
+            await send(tree, "node2", 0)
+            await settled(tree)
+        tree.certify("relay", make_key_and_cert("relay", key=rsa_key("relay's next key")))
+        async with open_front(tree.relay.front()):
+            await send(tree, "node2", 1)
+            await daemons["sub"].saw("upstream takes no files, they wait")
+            tree.add("node3", "sub")
+            await reload(daemons.values())
+            await send(tree, "node3", 2)
+            await settled(tree)
+            async with run(tree.root, "all") as lines:
+                assert "node3.test: ends" in await lines.rest()
+    check_books(database.query, {("node2", 0), ("node2", 1), ("node3", 2)})
+    assert tree.refused() == {}

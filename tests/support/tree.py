@@ -208,7 +208,24 @@ class Tree:
 
     def home(self, node: str) -> Member:
         """The policy server of a machine."""
-        return {member.me: member for member in self.members}[PARENTS[node]]
+        policy_server = self.root.policy_servers[node]
+        return {member.me: member for member in self.members}[policy_server]
+
+    def add(self, node: str, policy_server: str) -> None:
+        """One more machine, in every list that it belongs to."""
+        self.nodes[node] = make_key_and_cert(node)
+        for member in self.members:
+            member.policy_servers[node] = policy_server
+            member.write_nodes(self.nodes)
+
+    def certify(self, me: str, identity: SigningNode) -> None:
+        """Gives a member another certificate, pinned wherever its former one was."""
+        self.nodes[me] = identity
+        for member in self.members:
+            if member.me == me:
+                member.identity = identity
+                identity.write(member.root)
+            member.write_nodes(self.nodes)
 
     def waiting(self) -> dict[str, list[str]]:
         """Run logs that are in a spool, by member; only where there are some."""
