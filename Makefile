@@ -13,7 +13,7 @@ EPOCH = $(shell git log -1 --format=%ct 2>/dev/null || echo 1767225600)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test torture lint format faults faults-check bench lock wheel deb sbom man clean
+.PHONY: help install demo test torture lint format faults faults-check bench lock wheel deb sbom man selinux clean
 
 help:  ## Show the targets
 	@sed -n 's/^\([a-z-]*\):.*##/  make \1 -/p' $(MAKEFILE_LIST)
@@ -90,6 +90,11 @@ sbom: $(READY)  ## Write the bill of materials and docs/licences.md from the loc
 
 man: $(READY)  ## The man pages, in build/man
 	@SOURCE_DATE_EPOCH=$(EPOCH) $(BIN)/python -m tools.manpages build/man
+
+selinux:  ## The SELinux module, build/selinux/relayd.pp
+	@mkdir -p build/selinux
+	@cp selinux/relayd.* build/selinux/
+	@$(MAKE) --no-print-directory -C build/selinux -f /usr/share/selinux/devel/Makefile relayd.pp
 
 clean:  ## Remove what make and the tools made
 	@rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info

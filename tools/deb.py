@@ -47,6 +47,7 @@ FILES: Final[Mapping[str | Path, str | Path]] = {
     "conf/nginx": DOCUMENTS / "examples" / "nginx",
     "conf/sudoers": DOCUMENTS / "examples" / "sudoers",
     "conf/prometheus": DOCUMENTS / "examples" / "prometheus",
+    "selinux": DOCUMENTS / "examples" / "selinux",
     "conf/grafana": DOCUMENTS / "examples" / "grafana",
     "packaging/debian/README.Debian": DOCUMENTS / "README.Debian",
     SBOM: DOCUMENTS / SBOM.name,

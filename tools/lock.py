@@ -1,6 +1,7 @@
 """What requirements.lock holds: versions, hashes, who needs whom, and what of it relayd runs with.
 
-    python -m tools.lock > runtime.txt      the part without tests and tools, for pip
+    python -m tools.lock                  the part without tests and tools, for pip
+    python -m tools.lock NAME…            packages and what they need
 
 The lock serves every platform and holds what development needs too. A package made for a machine
 takes the runtime part only.
@@ -9,7 +10,7 @@ takes the runtime part only.
 import re
 import sys
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -100,7 +101,7 @@ def direct_dependencies(pyproject: str) -> list[str]:
     return [normalise(re.split(r"[^\w.-]", text, maxsplit=1)[0]) for text in dependencies]
 
 
-def runtime(lock: Mapping[str, Locked], direct: Iterable[str]) -> dict[str, Locked]:
+def closure(lock: Mapping[str, Locked], direct: Iterable[str]) -> dict[str, Locked]:
     """Return the packages that `direct` and what they need bring in, by name, sorted.
 
     Raises:
@@ -118,16 +119,22 @@ def runtime(lock: Mapping[str, Locked], direct: Iterable[str]) -> dict[str, Lock
 
 def runtime_lock(root: Path = REPOSITORY) -> dict[str, Locked]:
     """Read the lock and return its runtime part."""
-    lock = read_lock((root / "requirements.lock").read_text(encoding="utf-8"))
     pyproject = (root / "pyproject.toml").read_text(encoding="utf-8")
-    return runtime(lock, direct_dependencies(pyproject))
+    return part(direct_dependencies(pyproject), root)
 
 
-def main() -> int:
-    """Print the runtime part."""
-    sys.stdout.writelines(package.text for package in runtime_lock().values())
+def part(names: Iterable[str], root: Path = REPOSITORY) -> dict[str, Locked]:
+    """Read the lock and return these packages, and what they need."""
+    lock = read_lock((root / "requirements.lock").read_text(encoding="utf-8"))
+    return closure(lock, map(normalise, names))
+
+
+def main(names: Sequence[str]) -> int:
+    """Print the packages of these names, else the runtime part, with what they need."""
+    packages = part(names) if names else runtime_lock()
+    sys.stdout.writelines(package.text for package in packages.values())
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -23,6 +23,7 @@ SOURCES = (
     "pyproject.toml",
     "relayd",
     "requirements.lock",
+    "selinux",
     "systemd",
     "tools",
 )

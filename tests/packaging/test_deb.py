@@ -56,6 +56,7 @@ def leftovers(machine: Machine) -> set[str]:
     return {path for path in machine.changes() if not path.startswith(TRACES)}
 
 
+@pytest.mark.fault("D.7")
 def test_package_built_twice_is_the_same_bytes(
     package: Path, source_tree: Path, tmp_path: Path
 ) -> None:

@@ -46,6 +46,7 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return [first, build(directory / "another-name", 0o077)]
 
 
+@pytest.mark.fault("D.7")
 def test_wheel_built_twice_is_the_same_bytes(wheels: list[Path]) -> None:
     """Neither time nor place nor umask of a build shows in the wheel."""
     first, second = wheels

@@ -5,10 +5,10 @@ import pytest
 from tools.lock import (
     REPOSITORY,
     LockError,
+    closure,
     direct_dependencies,
     normalise,
     read_lock,
-    runtime,
     runtime_lock,
 )
 
@@ -50,11 +50,12 @@ def test_lock_packages_are_read_with_versions_hashes_and_parents() -> None:
 def test_lock_runtime_follows_needs_and_leaves_tools_out() -> None:
     """The runtime part is what the direct dependencies bring in, and is a lock itself."""
     lock = read_lock(LOCK)
-    part = runtime(lock, ["first"])
+    part = closure(lock, ["first"])
     assert list(part) == ["first", "second-part", "third"]
     assert read_lock("".join(package.text for package in part.values())) == part
 
 
+@pytest.mark.fault("D.7")
 @pytest.mark.parametrize(
     "text",
     [
@@ -74,7 +75,7 @@ def test_lock_without_pin_or_hash_is_refused(text: str) -> None:
 def test_lock_missing_dependency_is_told() -> None:
     """A direct dependency that the lock lacks is named."""
     with pytest.raises(LockError, match="absent"):
-        runtime(read_lock(LOCK), ["first", "absent"])
+        closure(read_lock(LOCK), ["first", "absent"])
 
 
 def test_lock_names_are_normalised() -> None:
