@@ -19,7 +19,7 @@ from urllib.parse import quote
 import pytest
 import trio
 
-from tests.support.confined import confined, may_mount
+from tests.support.confined import CAP_SYS_ADMIN, confined, may
 from tests.support.daemon import Daemon, Site, eventually, make_site, open_daemon
 from tests.support.front import dial_front, put
 from tests.support.helper_socket import HelperSocket, open_helper_socket
@@ -35,7 +35,7 @@ UNITS: Final = Path(__file__).resolve().parents[2] / "systemd"
 SERVICE: Final = UNITS / "rudder-relayd.service"
 HELPER: Final = UNITS / "rudder-relayd-helper@.service"
 READ_ONLY: Final = pytest.mark.skipif(
-    not may_mount(), reason="needs CAP_SYS_ADMIN to make a file system read-only"
+    not may(CAP_SYS_ADMIN), reason="needs CAP_SYS_ADMIN to make a file system read-only"
 )
 pytestmark = pytest.mark.skipif(
     shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed"

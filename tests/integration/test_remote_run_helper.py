@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -22,7 +22,7 @@ from relayd.remote_run.helper_client import HelperRunner
 from relayd.remote_run.helper_protocol import MAX_REQUEST
 from relayd.remote_run.runner import Exit, Order, RunnerError, Target
 from tests.support.agent import TELL, agent, alive, gone, pid_in
-from tests.support.helper_socket import HelperSocket, ask_as, frames, open_helper_socket
+from tests.support.helper_socket import HelperSocket, ask, connect, connect_as, open_helper_socket
 
 SEED: Final = 20_260_302
 HOSTS: Final = ("a.example", "b.example", "c.example")
@@ -60,19 +60,6 @@ class Output:
     async def take(self, piece: bytes) -> None:
         """Keeps a piece."""
         self.data += piece
-
-
-async def ask(path: Path, request: bytes) -> list[tuple[bytes, bytes]]:
-    """What a helper answers to these bytes."""
-    async with await trio.open_unix_socket(str(path)) as stream:
-        answer = b""
-        # The helper does not read the rest of what it refuses.
-        with suppress(trio.BrokenResourceError):
-            await stream.send_all(request)
-        with trio.fail_after(60), suppress(trio.BrokenResourceError):
-            async for piece in stream:
-                answer += piece
-    return frames(answer)
 
 
 @pytest.mark.fault("D.6.3")
@@ -213,7 +200,7 @@ async def test_hosts_that_are_no_nodes_are_left_out(place: Path) -> None:
         with pytest.raises(RunnerError):
             await HelperRunner(unit.path).run(order("evil.example"), output.take)
         request = b'{"hosts": ["evil.example"], "conditions": []}\n'
-        assert await ask(unit.path, request) == [(b"R", b"no host is in the nodes list")]
+        assert await ask(connect(unit.path), request) == [(b"R", b"no host is in the nodes list")]
 
 
 @pytest.mark.fault("D.6.3")
@@ -221,7 +208,7 @@ async def test_other_account_is_refused(place: Path) -> None:
     """Who is not the named account gets nothing run, and an audit line tells who it was."""
     mark = place / "mark"
     async with helper(place, f"touch {mark}", user="nobody") as unit:
-        assert await ask(unit.path, GOOD) == [(b"R", b"not for this user")]
+        assert await ask(connect(unit.path), GOOD) == [(b"R", b"not for this user")]
         await unit.all_gone()
         assert f"asked for by uid {os.getuid()}, pid {os.getpid()}" in unit.said()[0]
     assert not mark.exists()
@@ -233,13 +220,11 @@ async def test_helper_of_root_serves_one_account_only(place: Path) -> None:
     """The helper runs as root for the service's account, and for nobody else, root included."""
     async with helper(place, "id -u", user="4321") as unit:
         unit.path.chmod(0o666)
-        answers = {
-            uid: await trio.to_thread.run_sync(ask_as, uid, unit.path, GOOD) for uid in (4321, 4322)
-        }
+        answers = {uid: await ask(connect_as(uid, unit.path), GOOD) for uid in (4321, 4322)}
         assert [kind for kind, _ in answers[4321]] == [b"S", b"O", b"E"]
         assert answers[4321][1] == (b"O", b"0\n")
         assert answers[4322] == [(b"R", b"not for this user")]
-        assert await ask(unit.path, GOOD) == [(b"R", b"not for this user")]
+        assert await ask(connect(unit.path), GOOD) == [(b"R", b"not for this user")]
 
 
 @pytest.mark.skipif(
@@ -276,7 +261,9 @@ async def test_systemd_starts_the_helper(place: Path) -> None:
 async def test_account_that_does_not_exist(place: Path) -> None:
     """A helper whose account is missing serves nobody."""
     async with helper(place, TELL, user="no-such-account") as unit:
-        assert await ask(unit.path, GOOD) == [(b"R", b"the account that may ask does not exist")]
+        assert await ask(connect(unit.path), GOOD) == [
+            (b"R", b"the account that may ask does not exist")
+        ]
 
 
 @pytest.mark.fault("D.6.3", "A13")
@@ -290,7 +277,7 @@ async def test_hostile_requests_run_nothing(place: Path, count: int) -> None:
 
         async def try_one(data: bytes) -> None:
             async with limit:
-                answer = await ask(unit.path, data)
+                answer = await ask(connect(unit.path), data)
             assert [kind for kind, _ in answer] in ([b"R"], [b"S", b"E"]), data
 
         async with trio.open_nursery() as nursery:
@@ -327,7 +314,7 @@ async def test_endless_request_is_refused(place: Path) -> None:
     """A request is bounded, with or without an end."""
     async with helper(place, TELL) as unit:
         for request in (b" " * (MAX_REQUEST + 1), b"x" * MAX_REQUEST + b"\n", GOOD + GOOD):
-            answer = await ask(unit.path, request)
+            answer = await ask(connect(unit.path), request)
             assert [kind for kind, _ in answer] in ([b"R"], []), request[:20]
 
 
@@ -338,7 +325,7 @@ async def test_client_that_says_nothing_more_than_hello(place: Path) -> None:
             async with await trio.open_unix_socket(str(unit.path)) as stream:
                 await stream.send_all(request)
         # One after the other: this one is answered after those have been accepted.
-        assert (await ask(unit.path, GOOD))[0] == (b"S", b"")
+        assert (await ask(connect(unit.path), GOOD))[0] == (b"S", b"")
         await unit.all_gone()
         assert [helper.returncode for helper in unit.helpers] == [0, 0, 0]
 

@@ -37,6 +37,7 @@ MS_RDONLY: Final = 1
 MS_REMOUNT_BIND: Final = 32 | 4096
 MS_BIND: Final = 4096
 PR_CAPBSET_DROP: Final = 24
+CAP_SETPCAP: Final = 8
 CAP_SYS_ADMIN: Final = 21
 #: Those that a unit of ours keeps: capabilities(7).
 CAPABILITIES: Final = {"CAP_DAC_OVERRIDE": 1}
@@ -182,11 +183,11 @@ def restrict_families(unit: Unit, rules: Filter) -> None:
         rules.add(ERRNO | errno.EAFNOSUPPORT, "socket", (0, MASKED_EQUAL, 0xFFFFFFFF, family))
 
 
-def may_mount() -> bool:
-    """Whether this process has CAP_SYS_ADMIN, which root may lack in a container."""
+def may(capability: int) -> bool:
+    """Whether this process has a capability; root may lack some in a container."""
     status = Path("/proc/self/status").read_text()
     effective = status.partition("CapEff:")[2].split()[0]
-    return bool(int(effective, 16) >> CAP_SYS_ADMIN & 1)
+    return bool(int(effective, 16) >> capability & 1)
 
 
 def protect_system(writable: list[str]) -> None:
@@ -209,9 +210,9 @@ def protect_system(writable: list[str]) -> None:
 
 def confine(unit: Unit, writable: list[str]) -> None:
     """Puts everything in force that this process may."""
-    if may_mount() and unit.values.get("ProtectSystem") == ["strict"]:
+    if may(CAP_SYS_ADMIN) and unit.values.get("ProtectSystem") == ["strict"]:
         protect_system(writable)
-    if os.geteuid() == 0:
+    if may(CAP_SETPCAP):
         drop_capabilities(unit)
     if unit.is_on("NoNewPrivileges"):
         libc = ctypes.CDLL(None, use_errno=True)
