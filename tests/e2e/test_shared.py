@@ -70,11 +70,11 @@ def forget_peak(daemon: Daemon) -> int:
     return memory(daemon, "VmRSS")
 
 
-async def attack(site: Site) -> Counter[int]:
-    """Every climbing path on every route; the statuses."""
+async def attack(site: Site, paths: list[str]) -> Counter[int]:
+    """Climbing paths on every route; the statuses."""
     statuses: Counter[int] = Counter()
     body = upload(b"x")
-    for path in traversals():
+    for path in paths:
         for method, room in (("GET", FOLDER), ("HEAD", FOLDER), ("PUT", FILES), ("HEAD", FILES)):
             data = body if method == "PUT" else b""
             head = (
@@ -102,10 +102,10 @@ async def test_nothing_outside_is_opened(site: Site, tmp_path: Path) -> None:
     os.mkfifo(folder / "fifo")
     trace = tmp_path / "trace"
     async with open_daemon(site) as daemon:
-        await attack(site)  # whatever is imported late is imported now
+        await attack(site, traversals()[::25])  # whatever is imported late is imported now
         opened = ("-f", "-y", "-o", trace, "-e", "trace=open,openat,openat2,creat")
         async with open_strace([daemon.process.pid], *opened):
-            statuses = await attack(site)
+            statuses = await attack(site, traversals())
             assert (await daemon.get(f"{FOLDER}/inside"))[1] == b"inside"
     assert statuses.total() == 4 * len(traversals())
     assert set(statuses) <= {400, 404, 414, 500}
