@@ -207,7 +207,7 @@ async def test_hosts_that_are_no_nodes_are_left_out(place: Path) -> None:
 async def test_other_account_is_refused(place: Path) -> None:
     """Who is not the named account gets nothing run, and an audit line tells who it was."""
     mark = place / "mark"
-    async with helper(place, f"touch {mark}", user="nobody") as unit:
+    async with helper(place, f"touch {mark}", user=str(os.getuid() + 1)) as unit:
         assert await ask(connect(unit.path), GOOD) == [(b"R", b"not for this user")]
         await unit.all_gone()
         assert f"asked for by uid {os.getuid()}, pid {os.getpid()}" in unit.said()[0]
