@@ -106,7 +106,7 @@ class Web:
         kind: which one.
         root: everything lies below it; its own files in `web`, the spool as in `Site`. Its own
             account must reach it.
-        api: port of relayd's API on 127.0.0.1.
+        api: port of relayd's API on 127.0.0.1, or its Unix socket.
         nodes: whose certificates it knows.
         certificate: its own.
         host: its address.
@@ -117,7 +117,7 @@ class Web:
 
     kind: Kind
     root: Path
-    api: int
+    api: int | Path
     nodes: Mapping[str, SigningNode]
     certificate: SigningNode = field(default_factory=lambda: make_key_and_cert("front"))
     host: str = "127.0.0.1"
@@ -258,6 +258,7 @@ def _write_apache(web: Web) -> None:
     own = web.own
     (own / "networks").write_text(f"Require ip {NODE}\nRequire ip {POLICY_SERVER}\n")
     (own / "policy-servers").write_text(f"Require ip {POLICY_SERVER}\n")
+    tcp = f"http://127.0.0.1:{web.api}"
     defines = {
         "PORT": web.port,
         "CERTIFICATE": own / "front.cert",
@@ -269,7 +270,7 @@ def _write_apache(web: Web) -> None:
         "INITIAL_PASSWORDS": own / "initial",
         "NETWORKS": own / "networks",
         "POLICY_SERVERS": own / "policy-servers",
-        "API": f"http://127.0.0.1:{web.api}",
+        "API": tcp if isinstance(web.api, int) else f"unix:{web.api}|http://localhost",
     }
     wanted = re.search(r"# Modules: ([a-z_#\s]+)\.", _APACHE.read_text())
     assert wanted is not None
@@ -304,6 +305,7 @@ def _write_nginx(web: Web) -> None:
     own = web.own
     (own / "networks.conf").write_text(f"allow {NODE};\nallow {POLICY_SERVER};\n")
     (own / "policy-servers.conf").write_text(f"allow {POLICY_SERVER};\n")
+    api = f"http://127.0.0.1:{web.api}" if isinstance(web.api, int) else f"http://unix:{web.api}"
     text = (CONF / "nginx" / "rudder-relayd.conf").read_text()
     for shipped, here in (
         ("    listen [::]:443 ssl;\n", ""),
@@ -315,7 +317,7 @@ def _write_nginx(web: Web) -> None:
         ("/opt/rudder/etc/htpasswd-webdav", f"{own}/known"),
         ("/etc/nginx/rudder-relayd/", f"{own}/"),
         ("/var/rudder/", f"{web.root}/"),
-        ("http://127.0.0.1:3030", f"http://127.0.0.1:{web.api}"),
+        ("http://127.0.0.1:3030", api),
     ):
         assert shipped in text, shipped
         text = text.replace(shipped, here)

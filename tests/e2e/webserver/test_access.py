@@ -1,9 +1,11 @@
 """Who gets through the web server to relayd's API, and what relayd sees of it."""
 
+import os
 import posixpath
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -21,7 +23,16 @@ from relayd.demo.ports import free_port
 from tests.support.http import open_server
 from tests.support.ledger import fleet
 from tests.support.signing import VALID_FROM, VALID_TO, SigningNode, make_key_and_cert, rsa_key
-from tests.support.webserver import NODE, POLICY_SERVER, STRANGER, Kind, Web, open_web, write_web
+from tests.support.webserver import (
+    GROUP,
+    NODE,
+    POLICY_SERVER,
+    STRANGER,
+    Kind,
+    Web,
+    open_web,
+    write_web,
+)
 
 API = "/rudder/relay-api"
 BASE = "/rudder/relay-api/1"
@@ -84,8 +95,18 @@ async def _output(release: trio.Event) -> AsyncIterator[str]:
 @pytest.fixture
 def web(kind: Kind, place: Path) -> Web:
     """A web server whose relayd is a recorder."""
-    nodes = {**fleet(), "authority": certificate("authority")}
+    nodes = {**fleet(), "authority": certificate("authority"), "expired": expired()}
     return write_web(Web(kind, place, free_port(), nodes))
+
+
+def expired() -> SigningNode:
+    """A node whose certificate has ended."""
+    return make_key_and_cert("expired", not_after=datetime(2024, 1, 1, tzinfo=UTC))
+
+
+def _tcp(web: Web) -> Listen:
+    assert isinstance(web.api, int)
+    return Listen(host="127.0.0.1", port=web.api)
 
 
 @asynccontextmanager
@@ -94,7 +115,7 @@ async def open_both(web: Web, release: trio.Event | None = None) -> AsyncIterato
     seen = Seen()
     app = recorder(seen, release)
     async with (
-        open_server(app, listen=Listen(host="127.0.0.1", port=web.api), grace=0.1),
+        open_server(app, listen=_tcp(web), grace=0.1),
         open_web(web),
     ):
         yield seen
@@ -148,12 +169,13 @@ async def test_remote_run_is_for_policy_servers(web: Web) -> None:
 @pytest.mark.fault("D.2.3")
 async def test_shared_folder_is_for_nodes(web: Web) -> None:
     """The shared folder asks for the certificate of a known node, in an allowed network."""
-    known = web.nodes["node1"]
+    known, expired = web.nodes["node1"], web.nodes["expired"]
     async with open_both(web) as seen:
         for other in (
             None,
             make_key_and_cert("stranger"),
             make_key_and_cert("node1", key=rsa_key("thief")),
+            expired,
             certificate("child", issuer=web.nodes["authority"]),
             certificate("node1", issuer=web.nodes["authority"]),
         ):
@@ -269,6 +291,19 @@ async def test_relayd_that_comes_back(web: Web) -> None:
         for _ in range(3):
             assert (await web.curl(FILE, node=web.nodes["node0"])).status in (502, 503)
         seen = Seen()
-        listen = Listen(host="127.0.0.1", port=web.api)
-        async with open_server(recorder(seen), listen=listen, grace=0.1):
+        async with open_server(recorder(seen), listen=_tcp(web), grace=0.1):
             assert (await web.curl(FILE, node=web.nodes["node0"])).status == 200
+
+
+@pytest.mark.fault("A25")
+async def test_relayd_on_a_unix_socket(kind: Kind, place: Path) -> None:
+    """With one setting changed, requests go to a socket that other accounts cannot open."""
+    path = place / "api.sock"
+    web, seen = write_web(Web(kind, place, path, fleet())), Seen()
+    listen = Listen(path=str(path))
+    async with open_server(recorder(seen), listen=listen, grace=0.1), open_web(web):
+        if os.geteuid() == 0:
+            os.chown(path, -1, GROUP)
+        url = f"{API}/remote-run/all"
+        assert await statuses(web, url, (POLICY_SERVER,), "-d", "x=1") == [200]
+    assert seen.requests == [("POST", f"{BASE}/remote-run/all")]
