@@ -25,13 +25,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from relayd.remote_run.helper_command import TALK_TIMEOUT_S, GoneError, HelpedCommand
-from relayd.remote_run.helper_protocol import MAX_CONTENT, MAX_REQUEST, REFUSED, SHOWN, frame
+from relayd.remote_run.helper_protocol import HOST, MAX_CONTENT, MAX_REQUEST, REFUSED, SHOWN, frame
 
 #: Bytes of one argument. Linux takes up to 131,072 (MAX_ARG_STRLEN in execve(2)).
 MAX_ARGUMENT: Final = 100_000
 MAX_NODES_LIST: Final = 256 * 1024 * 1024
 
-_HOST: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._:-]{0,254}", re.ASCII)
 _CONDITION: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_]{0,1023}", re.ASCII)
 _ENVIRONMENT: Final = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
@@ -155,7 +154,7 @@ def read_request(line: bytes) -> tuple[list[str], list[str]]:
         raise RefusedError("the request is no JSON") from None
     if not isinstance(request, dict) or request.keys() != {"hosts", "conditions"}:
         raise RefusedError("the request is not of hosts and conditions")
-    hosts = _names(request["hosts"], _HOST, "host")
+    hosts = _names(request["hosts"], HOST, "host")
     if not hosts:
         raise RefusedError("no hosts")
     return hosts, _names(request["conditions"], _CONDITION, "condition")
@@ -175,7 +174,7 @@ def _names(value: object, form: re.Pattern[str], what: str) -> list[str]:
         if not isinstance(name, str) or form.fullmatch(name) is None:
             raise RefusedError(f"invalid {what}")
     names = list(dict.fromkeys(value))
-    if sum(len(name) + 1 for name in names) > MAX_ARGUMENT:
+    if len(",".join(names)) > MAX_ARGUMENT:
         raise RefusedError(f"too many {what}s")
     return names
 

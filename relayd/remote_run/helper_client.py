@@ -16,6 +16,7 @@ from relayd.remote_run.command import Output
 from relayd.remote_run.helper_protocol import (
     ENDED,
     FRAME,
+    HOST,
     MAX_CONTENT,
     OUTPUT,
     REFUSED,
@@ -53,9 +54,11 @@ class HelperRunner:
 
         When it is cancelled, the connection is closed; the helper then ends the command.
         """
+        hosts = self._hosts(order)
+        request = msgspec.json.encode({"hosts": hosts, "conditions": order.conditions}) + b"\n"
         try:
             with trio.fail_after(START_TIMEOUT_S):
-                stream = await self._open(order)
+                stream = await self._open(request)
         except trio.TooSlowError:
             raise self._failure("no answer in time") from None
         try:
@@ -64,7 +67,17 @@ class HelperRunner:
         finally:
             await _close(stream)
 
-    async def _open(self, order: Order) -> trio.SocketStream:
+    def _hosts(self, order: Order) -> list[str]:
+        """Those whose names the helper takes: one odd name shall not cost all the others."""
+        hosts = [target.host for target in order.targets if HOST.fullmatch(target.host)]
+        for target in order.targets:
+            if not HOST.fullmatch(target.host):
+                log.warning("helper takes no such host name, left out", node=target.node)
+        if not hosts:
+            raise self._failure("no host name that the helper takes")
+        return hosts
+
+    async def _open(self, request: bytes) -> trio.SocketStream:
         """A connection over which the command is running."""
         try:
             stream = await trio.open_unix_socket(str(self._path))
@@ -72,7 +85,7 @@ class HelperRunner:
             raise self._failure(error.strerror or "no connection") from error
         begun = False
         try:
-            await stream.send_all(_request(order))
+            await stream.send_all(request)
             kind, content = await _Frames(stream).next()
             begun = kind == STARTED
         except trio.BrokenResourceError as error:
@@ -130,11 +143,6 @@ class _Frames:
                 return None
             data += piece
         return bytes(data)
-
-
-def _request(order: Order) -> bytes:
-    hosts = [target.host for target in order.targets]
-    return msgspec.json.encode({"hosts": hosts, "conditions": order.conditions}) + b"\n"
 
 
 async def _close(stream: trio.SocketStream) -> None:

@@ -11,8 +11,12 @@ The client keeps the connection open as long as it wants the command to run: whe
 the deadline comes, the command is ended with all its children.
 """
 
+import re
 import struct
 from typing import Final
+
+#: A host name; it can be no option and split no argument.
+HOST: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._:-]{0,254}", re.ASCII)
 
 FRAME: Final = struct.Struct(">cI")
 STARTED: Final = b"S"

@@ -203,6 +203,17 @@ async def test_hosts_that_are_no_nodes_are_left_out(place: Path) -> None:
         assert await ask(connect(unit.path), request) == [(b"R", b"no host is in the nodes list")]
 
 
+async def test_odd_host_name_costs_no_other(place: Path) -> None:
+    """A node whose name the helper would refuse is left out by relayd; the others are run."""
+    async with helper(place, TELL) as unit:
+        output = Output()
+        wanted = order("näme.example", "a.example", "-x")
+        assert await HelperRunner(unit.path).run(wanted, output.take) == Exit(0)
+        assert output.data.splitlines()[-1] == b"a.example"
+        with pytest.raises(RunnerError):
+            await HelperRunner(unit.path).run(order("-x"), Output().take)
+
+
 @pytest.mark.fault("D.6.3")
 async def test_other_account_is_refused(place: Path) -> None:
     """Who is not the named account gets nothing run, and an audit line tells who it was."""

@@ -100,7 +100,9 @@ def test_what_is_no_request_is_refused(request_line: bytes) -> None:
 @pytest.mark.fault("D.6.3")
 def test_too_many_names_are_refused() -> None:
     """What would not fit into one argument of a command is refused."""
+    # Each of 9 characters and a comma, but for the last.
     fitting = [f"h{number:08}" for number in range(MAX_ARGUMENT // 10)]
+    assert len(",".join([*fitting, ""])) == MAX_ARGUMENT
     assert read_request(line(fitting, fitting))[0] == fitting
     with pytest.raises(RefusedError, match="too many hosts"):
         read_request(line([*fitting, "more"]))
