@@ -1,6 +1,6 @@
 """Write the man pages: what a person wrote, in man/*.in, and what the program itself knows.
 
-    python -m tools.manpages DIR        write rudder-relayd.1, relayd.1 and relayd.conf.5 to DIR
+    python -m tools.manpages DIR        write all pages to DIR
 
 Options and commands come from the command line's own help, keys and their defaults from the
 commented files in conf/, so a page cannot lag behind. A template names them on lines of their own:

@@ -32,6 +32,15 @@ class Stage:
     settings: dict[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Sources:
+    """Where files are copied from: the source tree, earlier stages by way of `exchange`."""
+
+    tree: Path
+    stages: dict[str, Stage]
+    exchange: Path
+
+
 def instructions() -> list[tuple[str, str]]:
     """Keyword and arguments of each instruction, lines joined."""
     text = re.sub(r"\\\n", " ", CONTAINERFILE.read_text())
@@ -45,6 +54,7 @@ def stages(
 ) -> Iterator[dict[str, Stage]]:
     """All stages, built in order; the last one is named `final`."""
     built: dict[str, Stage] = {}
+    exchange = tmp_path_factory.mktemp("exchange")
     with ExitStack() as stack:
         for word, rest in instructions():
             if word == "FROM":
@@ -52,14 +62,15 @@ def stages(
                 scratch = tmp_path_factory.mktemp("stage")
                 machine = stack.enter_context(open_machine(scratch))
                 machine.share(source_tree)
+                machine.share(exchange)
                 machine.shell("ln -sf python3 /usr/bin/python")
                 stage = built[name or "final"] = Stage(machine, base)
             elif built:
-                carry_out(word, rest, stage, built, source_tree)
+                carry_out(word, rest, stage, Sources(source_tree, built, exchange))
         yield built
 
 
-def carry_out(word: str, rest: str, stage: Stage, built: dict[str, Stage], tree: Path) -> None:
+def carry_out(word: str, rest: str, stage: Stage, sources: Sources) -> None:
     """Carries out one instruction; any that is not known here is an error."""
     if word == "RUN":
         # Where packages come from is the caller's business, as it is with an engine.
@@ -67,7 +78,7 @@ def carry_out(word: str, rest: str, stage: Stage, built: dict[str, Stage], tree:
         script = f"cd {stage.directory} && {rest}"
         stage.machine.run("env", *pip, "HOME=/root", "sh", "-euc", script)
     elif word == "COPY":
-        copy(shlex.split(rest), stage, built, tree)
+        copy(shlex.split(rest), stage, sources)
     elif word == "WORKDIR":
         stage.directory = rest
         stage.machine.run("mkdir", "-p", rest)
@@ -76,19 +87,19 @@ def carry_out(word: str, rest: str, stage: Stage, built: dict[str, Stage], tree:
         stage.settings[word] = rest
 
 
-def copy(words: list[str], stage: Stage, built: dict[str, Stage], tree: Path) -> None:
+def copy(words: list[str], stage: Stage, sources: Sources) -> None:
     """Copies from the source tree or another stage; a directory's content, as engines do."""
     origin = None
     if words[0].startswith("--from="):
-        origin = built[words.pop(0).removeprefix("--from=")]
-    *sources, target = words
+        origin = sources.stages[words.pop(0).removeprefix("--from=")]
+    *paths, target = words
     target = str(Path(stage.directory) / target) + ("/" if target.endswith("/") else "")
-    for source in sources:
+    for source in paths:
         if origin is not None:
-            moved = tree / f"stage{source}"
+            moved = Path(f"{sources.exchange}{source}")
             origin.machine.shell('mkdir -p "$2" && cp -a "$1/." "$2"', source, str(moved))
         else:
-            moved = tree / source
+            moved = sources.tree / source
         whole = f"{moved}/." if moved.is_dir() else str(moved)
         into = target if moved.is_dir() or target.endswith("/") else f"{target}/"
         stage.machine.shell('mkdir -p "$2" && cp -a "$1" "$2"', whole, into)

@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from relayd.typed_toml import leaves
 from tools.lock import REPOSITORY
 from tools.manpages import escape, fill, write
 
-PAGES = ("rudder-relayd.1", "relayd.1", "relayd.conf.5")
+PAGES = ("rudder-relayd.1", "relayd.1", "relayd.conf.5", "rudder-relayd-helper.8")
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +76,14 @@ def test_page_names_every_option(shown: dict[str, str], page: str, command: clic
     context = click.Context(command, info_name=command.name, **command.context_settings)
     words = set(re.split(r"[\s,|\[\]]+", shown[page]))
     assert set(options(command, context)) - words == set()
+
+
+def test_page_of_the_helper_names_its_options(shown: dict[str, str]) -> None:
+    """Every option of the root helper is on its page, and no other."""
+    command = [sys.executable, "-m", "relayd.remote_run.helper", "--help"]
+    text = subprocess.run(command, capture_output=True, check=True, text=True).stdout
+    told = re.findall(r"--[a-z-]+", shown["rudder-relayd-helper.8"])
+    assert set(told) == set(re.findall(r"--[a-z-]+", text)) - {"--help"}
 
 
 def test_page_names_every_command(shown: dict[str, str]) -> None:
