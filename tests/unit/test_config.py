@@ -103,6 +103,17 @@ def test_shipped_main_conf_shows_the_defaults(tmp_path: Path) -> None:
     assert {key for key, value in defaults.items() if value is None} <= NO_DEFAULT
 
 
+def test_shipped_logging_conf_names_the_components() -> None:
+    """The list of components in the shipped logging.conf is that of the code."""
+    told = re.search(r"A part is one of ([^:]+):", (CONF / "logging.conf").read_text())
+    assert told is not None
+    sources = (CONF.parent / "relayd").rglob("*.py")
+    used = {
+        name for path in sources for name in re.findall(r'get_logger\("(\w+)"', path.read_text())
+    }
+    assert set(re.findall(r"\w+", told[1])) == used
+
+
 def test_shipped_logging_conf_shows_the_defaults(tmp_path: Path) -> None:
     """The shipped logging.conf names every key, with the default that the code has."""
     text = uncommented(CONF / "logging.conf")

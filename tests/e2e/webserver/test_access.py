@@ -285,6 +285,23 @@ async def test_output_of_a_remote_run_is_not_held_back(web: Web) -> None:
         assert await lines.rest() == ["last line"]
 
 
+@pytest.mark.fault("D.2.2", "D.2.3", "D.2.4")
+async def test_without_networks_nobody_may(web: Web) -> None:
+    """Where the files with addresses and certificates are not there, only uploads are served."""
+    for name in ("networks", "networks.conf", "policy-servers", "policy-servers.conf"):
+        (web.own / name).unlink(missing_ok=True)
+    if web.kind == "apache":  # nginx does not start without certificates
+        (web.own / "nodes.pem").unlink()
+    async with open_both(web) as seen:
+        for path in ("remote-run/all", "shared-folder/x", "shared-files/a/b/c"):
+            reply = await web.curl(
+                f"{API}/{path}", "-d", "", source=POLICY_SERVER, node=web.nodes["node0"]
+            )
+            assert reply.status == 403, path
+        assert (await web.upload("/reports/x.log", b"content")).status == 201
+    assert seen.requests == []
+
+
 async def test_relayd_that_comes_back(web: Web) -> None:
     """While relayd is away the answer is an error at once; when it is back, so are its answers."""
     async with open_web(web):
