@@ -47,13 +47,14 @@ class Daemon:
 
     Attributes:
         pid: its main process.
+        port: of its HTTP API on 127.0.0.1.
         incoming: the directory into which run logs are uploaded.
     """
 
     def __init__(self, process: subprocess.Popen[bytes], directory: Path, port: int) -> None:
         self._process = process
         self._directory = directory
-        self._port = port
+        self.port = port
         self.pid = process.pid
         self.incoming = directory / "reports" / "incoming"
 
@@ -109,7 +110,7 @@ class Daemon:
         return (self._directory / "relayd.log").read_text(errors="replace")[-2000:]
 
     def _metrics(self) -> str:
-        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=10)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
         try:
             connection.request("GET", "/metrics")
             answer = connection.getresponse()
@@ -136,8 +137,17 @@ class Daemon:
 
 
 @contextmanager
-def run_daemon(directory: Path, nodes: Sequence[Node], database: Connection) -> Iterator[Daemon]:
-    """Starts relayd on a real configuration; stops it and checks its exit code at the end."""
+def run_daemon(
+    directory: Path, nodes: Sequence[Node], database: Connection, extra: str = ""
+) -> Iterator[Daemon]:
+    """Starts relayd on a real configuration; stops it and checks its exit code at the end.
+
+    Args:
+        directory: where all of its files are.
+        nodes: those it knows.
+        database: that it writes to.
+        extra: TOML, further tables of its configuration.
+    """
     port = free_port()
     (directory / "reports" / "incoming").mkdir(parents=True)
     write_nodes(list(nodes), directory)
@@ -148,6 +158,7 @@ def run_daemon(directory: Path, nodes: Sequence[Node], database: Connection) -> 
         _MAIN_CONF.format(
             directory=directory, port=port, url=database.url, password=database.password
         )
+        + extra
     )
     with (directory / "relayd.log").open("wb") as log:
         process = subprocess.Popen(
