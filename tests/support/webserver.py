@@ -364,18 +364,26 @@ async def open_web(web: Web) -> AsyncIterator[trio.Process]:
     finally:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        with trio.CancelScope(shield=True):
+        with trio.move_on_after(PATIENCE_S, shield=True):
             await process.wait()
+            # Its workers are not our children: when they are gone, so is their socket.
+            while await _is_listening(web):
+                await trio.sleep(0.01)
+
+
+async def _is_listening(web: Web) -> bool:
+    try:
+        stream = await trio.open_tcp_stream(web.host, web.port)
+    except OSError:
+        return False
+    await stream.aclose()
+    return True
 
 
 async def _wait_listening(web: Web, process: trio.Process) -> None:
     with trio.fail_after(PATIENCE_S):
-        while True:
+        while not await _is_listening(web):
             assert process.poll() is None, (web.own / "stderr").read_text() + web.log()
-            with suppress(OSError):
-                stream = await trio.open_tcp_stream(web.host, web.port)
-                await stream.aclose()
-                return
             await trio.sleep(0.01)
 
 
