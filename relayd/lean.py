@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import ModuleType
 
 
 @contextmanager
@@ -21,3 +22,25 @@ def without(*modules: str) -> Iterator[None]:
     finally:
         for name in hidden:
             del sys.modules[name]
+
+
+@contextmanager
+def stood_in(module: str, *names: str) -> Iterator[None]:
+    """Lets others import empty classes from a module that is not loaded, and never used by them.
+
+    What is imported already is left alone, and afterwards it can be imported as ever.
+
+    Args:
+        module: dotted name.
+        names: what is imported from it.
+    """
+    if module in sys.modules:
+        yield
+        return
+    sys.modules[module] = substitute = ModuleType(module)
+    for name in names:
+        setattr(substitute, name, type(name, (), {}))
+    try:
+        yield
+    finally:
+        del sys.modules[module]

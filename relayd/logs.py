@@ -24,8 +24,9 @@ from relayd.log_format import RESERVED, Render, json_renderer, text_renderer
 from relayd.log_limit import Key, RateLimit
 from relayd.log_writer import LogWriter
 
-with without("rich"):
-    # Only for tracebacks in colour, which no daemon prints: 3 MB and a tenth of the start.
+with without("rich", "greenlet"):
+    # For tracebacks in colour, which no daemon prints, and for tasks of a kind that relayd has
+    # not: 4 MB and a tenth of the start.
     import structlog
 
 __all__ = ["Logger", "configure", "dropped", "get_logger", "open_logging"]
