@@ -84,6 +84,7 @@ class Metrics:
         remote_runs: remote runs by `outcome`, one of `RUN_OUTCOMES`.
         remote_run_commands: commands of remote runs that run at the moment.
         certificate_expired: node certificates past their notAfter.
+        certificate_not_yet_valid: node certificates before their notBefore.
     """
 
     def __init__(self) -> None:
@@ -153,6 +154,9 @@ class Metrics:
         self.sub_nodes = self._gauge("sub_nodes_total", "Nodes in the nodes list")
         self.certificate_expired = self._gauge(
             "certificate_expired", "Node certificates past their notAfter date"
+        )
+        self.certificate_not_yet_valid = self._gauge(
+            "certificate_not_yet_valid", "Node certificates before their notBefore date"
         )
         self.peer_authentication_disabled = self._gauge(
             "peer_authentication_disabled", "1 when certificates of peers are not verified"

@@ -203,6 +203,14 @@ class Nodes:
         """
         return self._certificates.expired(now)
 
+    def premature_certificates(self, now: float) -> int:
+        """Counts the certificates that are not valid yet (they are trusted all the same).
+
+        Args:
+            now: unix time in seconds.
+        """
+        return self._certificates.not_yet_valid(now)
+
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
@@ -371,13 +379,13 @@ def _trust(
     """Adds one certificate; raises ValueError when it cannot vouch for a node."""
     if isinstance(block, str):
         raise ValueError(block)  # noqa: TRY004 - a fault of the file, not of the caller
-    node_id, certificate, not_after = read_certificate(block)
+    node_id, certificate, validity = read_certificate(block)
     if node_id is None:
         raise ValueError("its subject has no UID")
     node = nodes.get(node_id)
     if node is None:
         raise ValueError(f"node {_quoted(node_id)} is not in the nodes list")
-    store.add(node.id, certificate, not_after)
+    store.add(node.id, certificate, validity)
     if node.id in servers:
         store.add_peer(node.id, block)
 

@@ -5,6 +5,7 @@ from typing import Final
 
 import msgspec
 
+from relayd.runlog.certificates import Validity
 from relayd.runlog.model import NodeCertificate
 
 _LENGTH_SIZE: Final = 4
@@ -26,32 +27,34 @@ class CertificateStore:
         peers: whole certificates, DER, of the few nodes that are talked to, by node id.
     """
 
-    __slots__ = ("_end", "_not_after", "_pages", "_places", "peers")
+    __slots__ = ("_begins", "_end", "_ends", "_pages", "_places", "peers")
 
     def __init__(self) -> None:
         self._pages: list[bytearray] = []
         self._end = 0
         self._places: dict[str, int] = {}
-        self._not_after = array("q")
+        self._begins = array("q")
+        self._ends = array("q")
         self.peers: dict[str, tuple[bytes, ...]] = {}
 
     def __len__(self) -> int:
-        return len(self._not_after)
+        return len(self._ends)
 
-    def add(self, node_id: str, certificate: NodeCertificate, not_after: int) -> None:
+    def add(self, node_id: str, certificate: NodeCertificate, validity: Validity) -> None:
         """Adds a certificate after the others of its node; one that it has already is left out.
 
         Args:
             node_id: the node that it belongs to.
             certificate: what verifies its signatures.
-            not_after: end of its validity, unix time in seconds.
+            validity: only told, see `expired` and `not_yet_valid`.
         """
         others = self.get(node_id)
         if certificate in others:
             return
         # A former record of the node stays behind unused: few nodes have two certificates.
         self._places[node_id] = self._append(_pack((*others, certificate)))
-        self._not_after.append(not_after)
+        self._begins.append(validity.begin)
+        self._ends.append(validity.end)
 
     def add_peer(self, node_id: str, der: bytes) -> None:
         """Keeps the whole certificate of a node too, unless it is kept already."""
@@ -72,7 +75,11 @@ class CertificateStore:
 
     def expired(self, now: float) -> int:
         """Counts the certificates whose validity ended before `now`, unix time in seconds."""
-        return sum(not_after < now for not_after in self._not_after)
+        return sum(end < now for end in self._ends)
+
+    def not_yet_valid(self, now: float) -> int:
+        """Counts the certificates whose validity begins after `now`, unix time in seconds."""
+        return sum(begin > now for begin in self._begins)
 
     def _append(self, packed: bytes) -> int:
         """Writes one record, its length before it; returns its place."""

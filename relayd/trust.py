@@ -109,17 +109,26 @@ class Trust:
             log.warning("nodes", detail=warning)
         self._metrics.managed_nodes.set(self.nodes.managed_nodes)
         self._metrics.sub_nodes.set(self.nodes.sub_nodes)
-        self._count_expired()
+        self._judge_dates()
         log.info("nodes loaded", nodes=self.nodes.sub_nodes, neighbours=self.nodes.managed_nodes)
         self.ready.set()
 
-    def _count_expired(self) -> None:
-        expired = self.nodes.expired_certificates(time.time())
+    def _judge_dates(self) -> None:
+        """Tells about certificates out of their time: a wrong clock, here or there, shows so."""
+        now = time.time()
+        expired = self.nodes.expired_certificates(now)
         self._metrics.certificate_expired.set(expired)
         if expired:
             log.warning(
                 "node certificates are past their end and trusted all the same",
                 certificates=expired,
+            )
+        premature = self.nodes.premature_certificates(now)
+        self._metrics.certificate_not_yet_valid.set(premature)
+        if premature:
+            log.warning(
+                "node certificates are not valid yet and trusted all the same",
+                certificates=premature,
             )
 
     async def run(self, loaded: Callable[[], None]) -> None:

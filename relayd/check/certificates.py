@@ -82,14 +82,14 @@ def _read(path: Path) -> Found:
                 found.broken.append(f"line {line}: {block}")
                 continue
             try:
-                node_id, certificate, end = read_certificate(block)
+                node_id, certificate, validity = read_certificate(block)
             except ValueError as failure:
                 found.broken.append(f"line {line}: {failure}")
                 continue
             if node_id is None:
                 found.nameless.append(f"line {line}")
             else:
-                found.ends.setdefault(node_id, []).append(end)
+                found.ends.setdefault(node_id, []).append(validity.end)
                 found.keys.setdefault(node_id, []).append(certificate.spki)
     return found
 

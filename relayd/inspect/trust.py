@@ -87,7 +87,7 @@ def read_given(path: Path) -> tuple[GivenTrust, list[str]]:
                     skipped.append(f"{path}: line {line}: certificate skipped: {block}")
                     continue
                 try:
-                    owner, certificate, _not_after = read_certificate(block)
+                    owner, certificate, _validity = read_certificate(block)
                 except ValueError as error:
                     skipped.append(f"{path}: line {line}: certificate skipped: {error}")
                 else:

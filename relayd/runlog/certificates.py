@@ -51,7 +51,14 @@ _CENTURY_TURN: Final = b"50"
 _TIME_LENGTH: Final = len(b"YYYYMMDDhhmmssZ")
 
 
-def read_certificate(data: bytes) -> tuple[str | None, NodeCertificate, int]:
+class Validity(NamedTuple):
+    """When a certificate is meant to be used (RFC 5280, 4.1.2.5), seconds since 1970 (UTC)."""
+
+    begin: int
+    end: int
+
+
+def read_certificate(data: bytes) -> tuple[str | None, NodeCertificate, Validity]:
     """Read one certificate.
 
     Args:
@@ -59,7 +66,7 @@ def read_certificate(data: bytes) -> tuple[str | None, NodeCertificate, int]:
 
     Returns:
         The node id (the first UID of the subject, None when there is none), what verifies the
-        node's signatures, and the end of validity in seconds since 1970 (UTC).
+        node's signatures, and when it is valid.
 
     Raises:
         ValueError: not a certificate, or its key is weak or of an unknown kind; one line.
@@ -69,8 +76,8 @@ def read_certificate(data: bytes) -> tuple[str | None, NodeCertificate, int]:
     load_public_key(spki)
     issuer = data[fields.issuer : fields.validity]
     sid = der.encode(der.SEQUENCE, issuer, data[fields.serial : fields.signature])
-    not_after = _not_after(data, fields.validity, fields.subject)
-    return _user_id(data, fields.subject, fields.key), NodeCertificate(sid, spki), not_after
+    validity = _validity(data, fields.validity, fields.subject)
+    return _user_id(data, fields.subject, fields.key), NodeCertificate(sid, spki), validity
 
 
 def check_readable(data: bytes) -> None:
@@ -183,17 +190,21 @@ def _string(data: bytes, at: int, end: int) -> str:
     return data[der.last(data, at, tag, end) : end].decode(codec)
 
 
-def _not_after(data: bytes, validity: int, end: int) -> int:
-    """Return the second Time of a Validity (RFC 5280, 4.1.2.5) in seconds since 1970."""
-    validity = der.last(data, validity, der.SEQUENCE, end)
-    at = der.content(data, validity, der.tag(data, validity, end), end)[1]
+def _validity(data: bytes, at: int, end: int) -> Validity:
+    begin = der.last(data, at, der.SEQUENCE, end)
+    middle = der.content(data, begin, der.tag(data, begin, end), end)[1]
+    return Validity(_time(data, begin, middle), _time(data, middle, end))
+
+
+def _time(data: bytes, at: int, end: int) -> int:
+    """Return a Time (RFC 5280, 4.1.2.5) in seconds since 1970."""
     tag = der.tag(data, at, end)
     text = data[der.last(data, at, tag, end) : end]
     if tag == der.UTC_TIME:
         text = (b"19" if text >= _CENTURY_TURN else b"20") + text
     elif tag != der.GENERALIZED_TIME:
-        raise der.DerError(f"the end of validity is not a time, but has tag {tag:#04x}")
+        raise der.DerError(f"a bound of the validity is not a time, but has tag {tag:#04x}")
     if not (len(text) == _TIME_LENGTH and text[:-1].isdigit() and text.endswith(b"Z")):
-        raise ValueError("the end of validity is not YYYYMMDDhhmmssZ")
+        raise ValueError("a bound of the validity is not YYYYMMDDhhmmssZ")
     month, day, hour, minute, second = (int(text[i : i + 2]) for i in range(4, 14, 2))
     return calendar.timegm((int(text[:4]), month, day, hour, minute, second))

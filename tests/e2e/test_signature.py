@@ -105,7 +105,7 @@ def valid_between(node: SigningNode, begin: datetime, end: datetime) -> bytes:
 
 @pytest.mark.fault("C19")
 async def test_certificates_outside_of_their_time(site: Site, database: Database) -> None:
-    """Pinned certificates that are over, or not valid yet, count; those that are over show."""
+    """Pinned certificates that are over, or not valid yet, count; both show."""
     now, year = datetime.now(UTC), timedelta(days=365)
     over = valid_between(site.nodes[VICTIM], now - 2 * year, now - year)
     future = valid_between(site.nodes[ATTACKER], now + year, now + 2 * year)
@@ -114,6 +114,9 @@ async def test_certificates_outside_of_their_time(site: Site, database: Database
         line = await daemon.saw("WARN  nodes: node certificates are past their end")
         assert "certificates=1" in line
         assert await daemon.metric("rudder_relayd_certificate_expired") == 1
+        line = await daemon.saw("WARN  nodes: node certificates are not valid yet")
+        assert "certificates=1" in line
+        assert await daemon.metric("rudder_relayd_certificate_not_yet_valid") == 1
         site.send(VICTIM, 0)
         site.send(ATTACKER, 0)
         await daemon.settled()

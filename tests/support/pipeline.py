@@ -12,6 +12,7 @@ from relayd.gather import BATCH
 from relayd.nodes import Node, Nodes
 from relayd.nodes_certificates import CertificateStore
 from relayd.outputs.stored import Outcome, Stored
+from relayd.runlog.certificates import Validity
 from relayd.runlog.model import NodeCertificate, RunLog
 from relayd.spool.identity import Identity
 from relayd.spool.watcher import Arrival
@@ -24,7 +25,7 @@ def make_nodes(*certified: str, others: Sequence[str] = ()) -> Nodes:
     """Nodes with a certificate each, and others without."""
     store = CertificateStore()
     for node_id in certified:
-        store.add(node_id, NodeCertificate(b"sid", node_id.encode()), 2**40)
+        store.add(node_id, NodeCertificate(b"sid", node_id.encode()), Validity(0, 2**40))
     nodes = {node_id: Node(node_id, "host", "root") for node_id in (*certified, *others)}
     return Nodes("root", nodes, store)
 

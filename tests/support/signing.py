@@ -68,6 +68,7 @@ def make_key_and_cert(
     *,
     key: PrivateKey | None = None,
     serial: int | None = None,
+    not_before: datetime = VALID_FROM,
     not_after: datetime = VALID_TO,
     subject: x509.Name | None = None,
 ) -> SigningNode:
@@ -78,6 +79,7 @@ def make_key_and_cert(
         bits: length of the RSA key.
         key: another key instead.
         serial: serial number of the certificate; random when None.
+        not_before: begin of validity, with time zone; ten years before its end at the latest.
         not_after: end of validity, with time zone.
         subject: another subject, also the issuer.
     """
@@ -90,7 +92,7 @@ def make_key_and_cert(
         .issuer_name(name)
         .public_key(key.public_key())
         .serial_number(serial or x509.random_serial_number())
-        .not_valid_before(min(VALID_FROM, not_after - timedelta(days=3650)))
+        .not_valid_before(min(not_before, not_after - timedelta(days=3650)))
         .not_valid_after(not_after)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=False)
         .sign(key, algorithm)

@@ -552,6 +552,21 @@ def test_expired_certificates_are_counted_and_trusted(fleet: Fleet, node: Signin
     assert nodes.certificates("node-2") == (expired.certificate,)
 
 
+def test_certificates_of_the_future_are_counted_and_trusted(
+    fleet: Fleet, node: SigningNode
+) -> None:
+    """A certificate whose validity has not begun is counted, and is in force all the same."""
+    begin = datetime(2051, 6, 1, tzinfo=UTC)
+    future = make_key_and_cert(
+        "node-2", key=node.key, not_before=begin, not_after=datetime(2061, 6, 1, tzinfo=UTC)
+    )
+    fleet.write({"node-1": entry(), "node-2": entry()}, node.cert_pem, future.cert_pem)
+    nodes = fleet.load().nodes
+    assert nodes.premature_certificates(begin.timestamp()) == 0
+    assert nodes.premature_certificates(begin.timestamp() - 1) == 1
+    assert nodes.certificates("node-2") == (future.certificate,)
+
+
 @pytest.mark.history(35)
 def test_snapshot_never_changes_while_another_is_loaded(fleet: Fleet, node: SigningNode) -> None:
     """A reload builds another snapshot beside the one in force, which answers as before."""

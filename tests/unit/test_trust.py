@@ -45,12 +45,16 @@ class Home:
         """Whether the node is in force."""
         return self.trust.nodes.get(node_id) is not None
 
-    def gauges(self) -> tuple[float, float, float]:
-        """Neighbours, all nodes, expired certificates."""
+    def gauges(self) -> list[float]:
+        """Neighbours, all nodes, certificates expired and not valid yet."""
         m = self.metrics
-        gauges = (m.managed_nodes, m.sub_nodes, m.certificate_expired)
-        a, b, c = (float(gauge._value.get()) for gauge in gauges)
-        return a, b, c
+        gauges = (
+            m.managed_nodes,
+            m.sub_nodes,
+            m.certificate_expired,
+            m.certificate_not_yet_valid,
+        )
+        return [float(gauge._value.get()) for gauge in gauges]
 
 
 @pytest.fixture
@@ -77,7 +81,7 @@ async def test_load_puts_both_files_in_force(home: Home) -> None:
     assert home.trust.ready.is_set()
     assert home.trust.trouble is None
     assert home.trust.nodes.certificates("node1") == (node_of("node1").certificate,)
-    assert home.gauges() == (3, 4, 0)
+    assert home.gauges() == [3, 4, 0, 0]
 
 
 @pytest.mark.fault("G1")
@@ -142,6 +146,24 @@ async def test_expired_certificates_are_trusted_and_counted(home: Home) -> None:
     assert home.gauges()[2] == 1
     (line,) = [line for line in logs if line["log_level"] == "warning"]
     assert line["certificates"] == 1
+
+
+async def test_certificates_that_begin_later_are_trusted_and_counted(home: Home) -> None:
+    """A pin whose validity has not begun is a pin too: a gauge and a warning tell about it."""
+    home.write("node1")
+    future = make_key_and_cert(
+        "node1",
+        not_before=datetime(2051, 1, 1, tzinfo=UTC),
+        not_after=datetime(2061, 1, 1, tzinfo=UTC),
+    )
+    home.certs_file.write_bytes(future.cert_pem)
+    with capture_logs() as logs:
+        await home.trust.load()
+    assert home.trust.nodes.certificates("node1") == (future.certificate,)
+    assert home.gauges()[2:] == [0, 1]
+    (line,) = [line for line in logs if line["log_level"] == "warning"]
+    assert line["certificates"] == 1
+    assert "not valid yet" in line["event"]
 
 
 async def test_token_follows_the_nodes_in_force(home: Home) -> None:

@@ -24,15 +24,16 @@ def user_id(value: str, kind: _ASN1Type | None = None) -> x509.NameAttribute[str
     return x509.NameAttribute(NameOID.USER_ID, value, kind)
 
 
-def test_certificate_of_an_agent_tells_node_key_and_end_of_validity() -> None:
-    """The UID, the public key and the last second of validity are those of the certificate."""
+def test_certificate_of_an_agent_tells_node_key_and_validity() -> None:
+    """The UID, the public key and both ends of the validity are those of the certificate."""
     made = make_key_and_cert(NODE, not_after=datetime(2031, 2, 3, 4, 5, 6, tzinfo=UTC))
 
-    node_id, certificate, not_after = read_certificate(made.cert_der)
+    node_id, certificate, validity = read_certificate(made.cert_der)
 
     assert node_id == NODE
     assert certificate.spki == spki(made.key)
-    assert not_after == datetime(2031, 2, 3, 4, 5, 6, tzinfo=UTC).timestamp()
+    assert validity.begin == made.x509.not_valid_before_utc.timestamp()
+    assert validity.end == datetime(2031, 2, 3, 4, 5, 6, tzinfo=UTC).timestamp()
 
 
 @pytest.mark.parametrize("year", [1970, 1999, 2000, 2049, 2050, 9999])
@@ -41,7 +42,7 @@ def test_end_of_validity_is_read_in_both_forms_of_time(year: int) -> None:
     end = datetime(year, 12, 31, 23, 59, 59, tzinfo=UTC)
     made = make_key_and_cert(NODE, not_after=end)
 
-    assert read_certificate(made.cert_der)[2] == end.timestamp()
+    assert read_certificate(made.cert_der)[2].end == end.timestamp()
 
 
 @pytest.mark.parametrize(
