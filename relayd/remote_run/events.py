@@ -127,10 +127,9 @@ class Teller:
         await trio.sleep(DROP_PAUSE_S)
 
     async def _tell(self, event: Event) -> None:
+        await trio.lowlevel.checkpoint()
         if self._events:
             await self._sink.write(_line(event), vital=True)
-        else:
-            await trio.lowlevel.checkpoint()
 
 
 class LineCutter:

@@ -16,7 +16,11 @@ HELD_TOTAL: Final = 64 * 1024 * 1024
 
 
 class Sink(Protocol):
-    """Takes the bytes of an answer, and gives them out by iteration, once."""
+    """Takes the bytes of an answer, and gives them out by iteration, once.
+
+    Neither writing nor reading is a checkpoint where there is nothing to wait for: a line of output
+    costs as little as can be, and whoever uses a sink waits for commands or clients anyway.
+    """
 
     async def write(self, data: bytes, *, vital: bool = False) -> bool:
         """Takes some bytes; False when they are left out, which never happens to vital ones."""
@@ -60,7 +64,6 @@ class _Buffer:
         return self
 
     async def __anext__(self) -> bytes:
-        await trio.lowlevel.checkpoint()
         while not self._data:
             if self._ended:
                 raise StopAsyncIteration
@@ -88,7 +91,6 @@ class Stream(_Buffer):
 
     async def write(self, data: bytes, *, vital: bool = False) -> bool:
         """See `Sink.write`; nothing is ever left out."""
-        await trio.lowlevel.checkpoint()
         while len(self._data) >= HIGH_WATER:
             self._room = trio.Event()
             await self._room.wait()
