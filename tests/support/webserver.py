@@ -1,16 +1,13 @@
-"""A real Apache httpd or nginx with the shipped configuration, and a real curl in front of it."""
+"""A real Apache httpd or nginx with the shipped configuration."""
 
 import os
 import re
 import shutil
 import signal
-import ssl
 import subprocess
-from base64 import b64encode
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Final, Literal
 
@@ -19,6 +16,7 @@ import trio
 import trio.abc
 
 from relayd.demo.ports import free_port
+from tests.support.curl import NODE, POLICY_SERVER, USER, Requests
 from tests.support.daemon import PATIENCE_S
 from tests.support.signing import SigningNode, make_key_and_cert
 
@@ -26,13 +24,8 @@ Kind = Literal["apache", "nginx"]
 
 CONF: Final = Path(__file__).parents[2] / "conf"
 _APACHE: Final = CONF / "apache" / "rudder-relayd.conf"
-USER: Final = "rudder"
 PASSWORD: Final = "known:p@ss"
 INITIAL_PASSWORD: Final = "initial"
-#: Source addresses of requests: where nodes are, the policy server among them, and a stranger.
-POLICY_SERVER: Final = "127.0.0.1"
-NODE: Final = "127.0.0.2"
-STRANGER: Final = "127.0.0.3"
 
 #: Group of the web server's own account, `nobody`.
 GROUP: Final = 65534
@@ -63,43 +56,8 @@ def find_program(kind: Kind) -> str:
     pytest.skip(f"{' or '.join(_PROGRAMS[kind])} is not installed")
 
 
-@dataclass(frozen=True)
-class Reply:
-    """What curl got: the status (0: no answer), the body, curl's own exit code."""
-
-    status: int
-    body: str
-    exit_code: int
-
-
-class Lines:
-    """The lines of an answer, one by one, as they come."""
-
-    def __init__(self, stream: trio.abc.ReceiveStream) -> None:
-        self._stream = stream
-        self._rest = b""
-
-    async def next(self) -> str:
-        """The next line without its end; "" at the end of the answer."""
-        while b"\n" not in self._rest:
-            data = await self._stream.receive_some()
-            if not data:
-                assert self._rest == b""
-                return ""
-            self._rest += data
-        line, _, self._rest = self._rest.partition(b"\n")
-        return line.decode()
-
-    async def rest(self) -> list[str]:
-        """All that still comes."""
-        lines = []
-        while line := await self.next():
-            lines.append(line)
-        return lines
-
-
 @dataclass
-class Web:
+class Web(Requests):
     """A web server in front of one relayd.
 
     Attributes:
@@ -151,83 +109,6 @@ class Web:
         with suppress(FileNotFoundError):
             return (self.own / "error.log").read_text(errors="replace")
         return ""
-
-    async def curl(
-        self,
-        path: str,
-        *options: str,
-        user: str | None = None,
-        node: SigningNode | None = None,
-        source: str = NODE,
-    ) -> Reply:
-        """One request, sent as an agent sends it.
-
-        Args:
-            path: of the URL, sent as it is.
-            options: more of curl's.
-            user: `NAME:PASSWORD`.
-            node: whose certificate and key to show.
-            source: address it comes from.
-        """
-        command = self._command(path, source, "-w", "\n%{http_code}", *options)
-        if user is not None:
-            command += ["--user", user]
-        if node is not None:
-            cert, key = node.write(self.own)
-            command += ["--cert", str(cert), "--key", str(key)]
-        done = await trio.run_process(
-            command, capture_stdout=True, capture_stderr=True, check=False
-        )
-        body, _, status = done.stdout.decode(errors="replace").rpartition("\n")
-        return Reply(int(status), body, done.returncode)
-
-    def _command(self, path: str, source: str, *options: str) -> list[str]:
-        common = ["curl", "-sS", "-k", "--path-as-is", "--interface", source, "-m", "50"]
-        return [*common, *options, f"https://{self.host}:{self.port}{path}"]
-
-    @asynccontextmanager
-    async def follow(self, path: str, *options: str, source: str) -> AsyncIterator["Lines"]:
-        """A request whose answer is read as it comes; curl has to succeed in the end."""
-        run = partial(
-            trio.run_process,
-            self._command(path, source, "-N", "-f", *options),
-            stdout=subprocess.PIPE,
-        )
-        async with trio.open_nursery() as nursery:
-            process: trio.Process = await nursery.start(run)
-            assert process.stdout is not None
-            async with process.stdout:
-                yield Lines(process.stdout)
-
-    async def upload(self, path: str, data: bytes, user: str | None = None) -> Reply:
-        """`curl --upload-file`, as agents send run logs and inventories, by default those known."""
-        user = user or f"{USER}:{self.password}"
-        file = self.own / "upload"
-        file.write_bytes(data)
-        return await self.curl(path, "--upload-file", str(file), user=user)
-
-    async def begin_upload(
-        self, path: str, data: bytes, framing: str
-    ) -> trio.SSLStream[trio.SocketStream]:
-        """Sends the first half of an upload, by "length" or "chunked"; the rest never comes."""
-        half = data[: len(data) // 2]
-        credentials = b64encode(f"{USER}:{self.password}".encode()).decode()
-        if framing == "chunked":
-            header, body = "Transfer-Encoding: chunked", b"%x\r\n%s\r\n" % (len(half), half)
-        else:
-            header, body = f"Content-Length: {len(data)}", half
-        head = f"PUT {path} HTTP/1.1\r\nHost: front\r\nAuthorization: Basic {credentials}\r\n"
-        stream = await self.connect()
-        await stream.send_all(f"{head}{header}\r\n\r\n".encode() + body)
-        return stream
-
-    async def connect(self) -> trio.SSLStream[trio.SocketStream]:
-        """A connection for requests that curl would not send."""
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-        stream = await trio.open_tcp_stream(self.host, self.port)
-        return trio.SSLStream(stream, context, https_compatible=True)
 
 
 def write_web(web: Web) -> Web:

@@ -20,19 +20,11 @@ from quart_trio import QuartTrio
 
 from relayd.config import Listen
 from relayd.demo.ports import free_port
+from tests.support.curl import NODE, POLICY_SERVER, STRANGER
 from tests.support.http import open_server
 from tests.support.ledger import fleet
 from tests.support.signing import VALID_FROM, VALID_TO, SigningNode, make_key_and_cert, rsa_key
-from tests.support.webserver import (
-    GROUP,
-    NODE,
-    POLICY_SERVER,
-    STRANGER,
-    Kind,
-    Web,
-    open_web,
-    write_web,
-)
+from tests.support.webserver import GROUP, Kind, Web, open_web, write_web
 
 API = "/rudder/relay-api"
 BASE = "/rudder/relay-api/1"

@@ -11,11 +11,12 @@ from urllib.parse import quote
 import pytest
 
 from tests.support.books import check_books
+from tests.support.curl import POLICY_SERVER, USER
 from tests.support.daemon import Daemon, eventually, open_daemon
 from tests.support.postgres import Database
 from tests.support.shared import sha512, upload
 from tests.support.tree import HOSTS, Tree, make_tree
-from tests.support.webserver import POLICY_SERVER, USER, Kind, Web, open_web, write_web
+from tests.support.webserver import Kind, Web, open_web, write_web
 
 API = "/rudder/relay-api"
 #: Directory and password of each path for inventories.

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from relayd.demo.ports import free_port
+from tests.support.curl import USER
 from tests.support.daemon import Daemon, Site, eventually, open_daemon
 from tests.support.ledger import fleet
 from tests.support.postgres import Database
 from tests.support.webserver import (
     INITIAL_PASSWORD,
     PASSWORD,
-    USER,
     Kind,
     Web,
     check_syntax,
