@@ -41,12 +41,23 @@ _NO_DEFAULT: Final = "(no default"
 
 def escape(text: str) -> str:
     """Return text that mdoc shows as it is, for the inside of a line."""
-    return text.replace("\\", "\\e").replace("-", "\\-").replace('"', "\\(dq").replace("`", "\\(ga")
+    return (
+        _plain(text)
+        .replace("\\", "\\e")
+        .replace("-", "\\-")
+        .replace('"', "\\(dq")
+        .replace("`", "\\(ga")
+    )
+
+
+def _plain(text: str) -> str:
+    """Return text without the character that terminals of the C locale cannot show."""
+    return text.replace("…", "...")
 
 
 def _line(text: str) -> str:
     """Return a line of running text: no request, whatever it begins with."""
-    shown = text.replace("\\", "\\e")
+    shown = _plain(text).replace("\\", "\\e")
     return f"\\&{shown}" if shown.startswith((".", "'")) else shown
 
 

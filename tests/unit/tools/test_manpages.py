@@ -62,8 +62,8 @@ def test_page_has_no_fault_that_mandoc_knows(pages: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", PAGES)
 def test_page_is_shown_by_groff(pages: Path, name: str) -> None:
-    """The other reader of man pages, groff, shows each without a warning."""
-    command = ["groff", "-K", "utf8", "-mdoc", "-ww", "-z", "-Tutf8", str(pages / name)]
+    """The other reader of man pages, groff, shows each without a warning, on any terminal."""
+    command = ["groff", "-K", "utf8", "-mdoc", "-ww", "-z", "-Tascii", str(pages / name)]
     found = subprocess.run(command, capture_output=True, check=True, text=True)
     assert found.stderr == ""
 
