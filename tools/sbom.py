@@ -61,7 +61,9 @@ What a running relayd consists of besides Python's standard library, from `requi
 {direct} direct dependencies and {indirect} that these bring in. `make sbom` writes this page, and
 `packaging/relayd.cdx.json`, a CycloneDX bill of materials with the hashes of every package; CI
 fails when one of them is not current. relayd itself is under Apache-2.0. What the demo, the tests
-and the tools need besides is not part of an installation.
+and the tools need besides is not part of an installation. The wheels of cryptography contain
+OpenSSL (Apache-2.0) and libraries in Rust; they bring bills of their own, in `sboms` beside their
+metadata.
 
 """
 
