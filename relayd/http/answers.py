@@ -5,6 +5,15 @@ from typing import Any
 import msgspec
 from quart import Response
 
+from relayd.errors import RelaydError
+
+
+class BrokenOffError(RelaydError):
+    """The body of an answer cannot be sent to its end, which the client sees by its length.
+
+    Whoever raises it has logged why.
+    """
+
 
 class _Answer(msgspec.Struct, omit_defaults=True, rename={"error_details": "errorDetails"}):
     action: str

@@ -33,6 +33,7 @@ from hypercorn.typing import (
 from hypercorn.utils import parse_socket_addr
 from quart import Quart
 
+from relayd.http.answers import BrokenOffError
 from relayd.http.limits import Limits
 from relayd.http.strict import StrictConnection
 from relayd.logs import get_logger
@@ -94,6 +95,11 @@ class Slots:
         for connection in self._waiting:
             connection.cut()
 
+    def hurry(self) -> None:
+        """The server stops, or is cancelled: what is being written must not hold it up."""
+        for connection in self._open:
+            connection.hurry()
+
     def works(self, connection: "Connection") -> None:
         """`connection` has a request in progress from now on."""
         self._waiting.pop(connection, None)
@@ -113,6 +119,8 @@ class Connection:
         self._stream = stream
         self._scope = trio.CancelScope()
         self._send_lock = trio.Lock()
+        self._write_s = serving.limits.write_s
+        self._writing = trio.CancelScope()
         self._ending = False
         self._tasks: _Tasks
         self._protocol: _Protocol
@@ -120,6 +128,12 @@ class Connection:
     def cut(self) -> None:
         """Ends the connection now, its request included."""
         self._scope.cancel()
+
+    def hurry(self) -> None:
+        """Gives each write the time of a stop from now on, the one under way included."""
+        self._write_s = self._serving.limits.stop_write_s
+        due = trio.current_time() + self._write_s
+        self._writing.deadline = min(self._writing.deadline, due)
 
     async def run(self) -> None:
         """Serves requests until the client leaves, waits too long or misbehaves.
@@ -179,7 +193,7 @@ class Connection:
                 return
             broken = True
             # Half a message sent and another begun would be worse than no message.
-            with trio.move_on_after(self._serving.limits.write_s, shield=True):
+            with trio.move_on_after(self._write_s, shield=True) as self._writing:
                 with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
                     await self._stream.send_all(data)
                     broken = False
@@ -286,6 +300,8 @@ async def _run_app(
     try:
         with receive:
             await quart(scope, receive.receive, send)
+    except* BrokenOffError as error:
+        log.debug("answer broken off", detail=str(error.exceptions[0]))
     except* Exception:
         log.exception("request failed in the framework")
     await send(None)

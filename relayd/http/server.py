@@ -59,7 +59,7 @@ async def run_server(
 
     Ends after `stop` is set: no client is accepted any more, connections without a request are
     closed at once, answers in progress may go on for `grace` seconds; at the latest it returns
-    `limits.write_s` after that. A Unix socket is removed then.
+    `limits.stop_write_s` after that. A Unix socket is removed then.
 
     Raises:
         StartError: a library has another version, or the address cannot be bound.
@@ -86,7 +86,10 @@ async def _serve(
             serve = partial(trio.serve_listeners, handler, listeners, handler_nursery=clients)
             await accepting.start(serve)
             task_status.started([url_of(listener) for listener in listeners])
-            await stop.wait()
+            try:
+                await stop.wait()
+            finally:
+                slots.hurry()
             accepting.cancel_scope.cancel()
         await serving.context.terminated.set()
         slots.cut_waiting()
@@ -99,7 +102,7 @@ async def _serve_client(serving: Serving, slots: Slots, stream: trio.SocketStrea
         return
     connection = Connection(serving, slots, stream)
     if not slots.take(connection):
-        with trio.move_on_after(serving.limits.write_s), suppress(trio.BrokenResourceError):
+        with trio.move_on_after(serving.limits.stop_write_s), suppress(trio.BrokenResourceError):
             await stream.send_all(_BUSY)
         return
     try:

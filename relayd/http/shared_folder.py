@@ -22,8 +22,8 @@ from relayd.threads import in_thread
 log = get_logger("shared_files")
 
 _ROOM: Final = "/shared-folder/"
-#: Bytes of one write. A client has some seconds for each (`Limits.write_s`): slow ones need small
-#: pieces, 14 kB/s are enough. Larger ones are not faster.
+#: Bytes of one write. A client has `Limits.write_s` for each: slow ones need small pieces. Larger
+#: ones are not faster.
 PIECE: Final = 64 * 1024
 #: Characters of a path that a log line shows.
 _SHOWN: Final = 200
@@ -159,6 +159,7 @@ class _FileBody(ResponseBody):
     """
 
     def __init__(self, folder: SharedFolder, file: OpenFile, part: range, *, whole: bool) -> None:
+        self._path = printable(request.path, _SHOWN)
         self.part = part
         self.whole = whole
         self._folder = folder
@@ -185,8 +186,15 @@ class _FileBody(ResponseBody):
         size = min(CHUNK, self.part.stop - self._at)
         if not size:
             raise StopAsyncIteration
-        data = await in_thread(self._file.read, self._at, size, limiter=self._folder.reading)
+        try:
+            data = await in_thread(self._file.read, self._at, size, limiter=self._folder.reading)
+        except OSError as error:
+            raise self._broken_off(f"cannot be read: {error.strerror}") from error
         if not data:
-            raise OSError(f"a file below {self._folder.path} became shorter while it was sent")
+            raise self._broken_off("became shorter while it was sent")
         self._at += len(data)
         return data
+
+    def _broken_off(self, detail: str) -> answers.BrokenOffError:
+        log.warning("answer broken off", path=self._path, detail=detail)
+        return answers.BrokenOffError(detail)

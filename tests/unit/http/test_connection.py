@@ -1,5 +1,6 @@
 """One connection: what a client can do to it, and that it stays its own affair."""
 
+import socket
 from contextlib import suppress
 from typing import Any
 
@@ -12,6 +13,7 @@ from structlog.testing import capture_logs
 
 from relayd.http.body import Request
 from relayd.http.limits import Limits
+from relayd.http.shared_folder import PIECE
 from tests.support.http import (
     BASE,
     INFO,
@@ -71,7 +73,7 @@ async def test_a_fault_of_the_framework_is_answered(body: bytes) -> None:
 @pytest.mark.parametrize("end", ["stop", "cancel"])
 async def test_a_client_that_stops_reading_holds_up_no_stop(end: str) -> None:
     """A stop, and a cancellation, end although an answer cannot be written."""
-    limits = Limits(write_s=0.3)
+    limits = Limits(write_s=600, stop_write_s=0.3)
     opening = open_server(flooding(), limits=limits, grace=0.1)
     async with opening as server, server.client() as client:
         await client.send(b"GET /flood HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -92,6 +94,23 @@ async def test_a_client_that_stops_reading_is_cut_off() -> None:
         before = descriptors()
         await eventually(lambda: descriptors() < before)
         assert await server.lives()
+
+
+async def test_a_slow_reader_is_served() -> None:
+    """Slowness is no fault: the short bound for writes of a stop is not used before it."""
+    limits = Limits(write_s=600, stop_write_s=0.1)
+    async with open_server(flooding(), limits=limits, grace=0) as server:
+        with socket.socket() as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            sock.setblocking(False)
+            stream = trio.SocketStream(trio.socket.from_stdlib_socket(sock.dup()))
+            await stream.socket.connect(("127.0.0.1", server.port))
+        async with stream:
+            await stream.send_all(b"GET /flood HTTP/1.1\r\nHost: x\r\n\r\n")
+            read = 0
+            while read < 2 * PIECE:  # one takes ten times as long as the bound of a stop
+                await trio.sleep(0.02)
+                read += len(await stream.receive_some(1024))
 
 
 @pytest.mark.parametrize("requests", [0, 1, 3])
