@@ -1,5 +1,6 @@
 """The part of the API that starts agents: `/remote-run/…`."""
 
+import weakref
 from types import TracebackType
 from typing import Final, Self
 
@@ -100,16 +101,18 @@ async def _follow(run: Run, action: str) -> Response:
     if not wanted.asynchronous:
         await run.done.wait()
     content_type = NDJSON if wanted.events else _TEXT
-    body: ResponseBody | bytes = _Body(run.answer) if told else b""
+    body: ResponseBody | bytes = Body(run.answer) if told else b""
     return Response(body, content_type=content_type)
 
 
-class _Body(ResponseBody):
+class Body(ResponseBody):
     """The answer of a run; when its client goes away, the run goes on without telling."""
 
     def __init__(self, answer: Sink) -> None:
         self._answer = answer
         self._begun = False
+        # A client may be gone before anybody enters this: the run must not wait for a reader then.
+        weakref.finalize(self, answer.leave)
 
     async def __aenter__(self) -> Self:
         return self

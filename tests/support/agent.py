@@ -17,8 +17,18 @@ def agent(path: Path, script: str) -> Path:
     return path
 
 
-def children() -> set[int]:
-    """Processes whose parent is this one, zombies too."""
+class Commands:
+    """Child processes of this one that were started since it was made, zombies too."""
+
+    def __init__(self) -> None:
+        self._before = _children()
+
+    def __call__(self) -> set[int]:
+        """Their numbers."""
+        return _children() - self._before
+
+
+def _children() -> set[int]:
     own = Path(f"/proc/{os.getpid()}/task")
     return {int(pid) for task in own.iterdir() for pid in (task / "children").read_text().split()}
 

@@ -33,6 +33,11 @@ def families(metrics: Metrics) -> dict[str, Metric]:
         ("rudder_relayd_refused", "reason", {reason.value for reason in Reason}),
         ("rudder_relayd_retried", "stage", {"examine", "database", "forward"}),
         ("rudder_relayd_watch_mode", "mode", {"inotify", "poll"}),
+        (
+            "rudder_relayd_remote_runs",
+            "outcome",
+            {"ok", "incomplete", "timeout", "stopped", "refused"},
+        ),
     ],
 )
 def test_every_value_of_a_label_is_there_from_the_start(

@@ -10,14 +10,23 @@ import trio
 import trio.testing
 from structlog.testing import capture_logs
 
+from relayd.http import remote_run as module
 from relayd.remote_run import runs as runs_module
-from tests.support.agent import TELL, agent, children, gone, pid_in
+from relayd.remote_run.audit import Asker
+from relayd.remote_run.request import Wanted
+from tests.support.agent import TELL, Commands, agent, gone, pid_in
 from tests.support.http import BASE, api, descriptors, eventually, open_server
 from tests.support.remote_run import EVENTS, FORM, Following, form, make_nodes, open_lab
 
 NODES = make_nodes(["n1", "n2"])
 #: Says a line, waits until somebody opens the pipe, says another one.
 HOLDING = "echo begins; until read line < {pipe}; do :; done; echo ends"
+
+
+@pytest.fixture
+def commands() -> Commands:
+    """The commands that are started from here on."""
+    return Commands()
 
 
 @pytest.fixture
@@ -68,7 +77,7 @@ async def test_asynchronous_without_output_is_answered_at_once(tmp_path: Path, p
 @pytest.mark.history(50)
 @pytest.mark.parametrize(("keep_output", "body"), [(True, b"begins\nends\n"), (False, b"")])
 async def test_synchronous_is_answered_at_the_end(
-    tmp_path: Path, pipe: Path, *, keep_output: bool, body: bytes
+    commands: Commands, tmp_path: Path, pipe: Path, *, keep_output: bool, body: bytes
 ) -> None:
     """Not even the head of the answer comes before the command has ended."""
     async with open_lab(holding(tmp_path), NODES) as lab:
@@ -82,7 +91,7 @@ async def test_synchronous_is_answered_at_the_end(
         async with trio.open_nursery() as nursery:
             nursery.start_soon(ask)
             await release(pipe)
-            assert not answered.is_set() or not children()
+            assert not answered.is_set() or not commands()
 
 
 @pytest.mark.history(53)
@@ -255,7 +264,7 @@ async def test_a_flood_for_the_end_is_capped(
 
 
 @pytest.mark.fault("A16")
-async def test_a_command_that_never_ends_is_ended(tmp_path: Path) -> None:
+async def test_a_command_that_never_ends_is_ended(commands: Commands, tmp_path: Path) -> None:
     """At the deadline of the run its command is ended, and each node has its verdict."""
     script = f"trap '' TERM; echo on; echo $$ > {tmp_path / 'pid'}; sleep 1000; sleep 1000"
     async with open_lab(agent(tmp_path / "rudder", script), NODES, timeout=1.0) as lab:
@@ -273,12 +282,14 @@ async def test_a_command_that_never_ends_is_ended(tmp_path: Path) -> None:
         for node in ("root", "n1", "n2")
     ]
     await gone(await pid_in(tmp_path / "pid"))
-    assert not children()
+    assert not commands()
     assert [entry["outcome"] for entry in logs if "outcome" in entry] == ["timeout"]
 
 
 @pytest.mark.fault("A17")
-async def test_a_client_that_leaves_does_not_end_the_run(tmp_path: Path, pipe: Path) -> None:
+async def test_a_client_that_leaves_does_not_end_the_run(
+    commands: Commands, tmp_path: Path, pipe: Path
+) -> None:
     """The command goes on to its end when its client is gone, and nothing leaks."""
     command = agent(
         tmp_path / "rudder",
@@ -295,22 +306,35 @@ async def test_a_client_that_leaves_does_not_end_the_run(tmp_path: Path, pipe: P
         assert (tmp_path / "ended").exists()
         assert [entry["outcome"] for entry in logs] == ["ok"]
         await eventually(lambda: descriptors() == before)
-    assert not children()
+    assert not commands()
 
 
 @pytest.mark.fault("A17")
 async def test_a_client_that_leaves_before_the_end_of_a_synchronous_run(
-    tmp_path: Path, pipe: Path
+    commands: Commands, tmp_path: Path, pipe: Path
 ) -> None:
     """A synchronous run goes on, too, when nobody waits for it any more."""
     async with open_lab(holding(tmp_path), NODES) as lab:
         with capture_logs() as logs:
             async with lab.begun("nodes/n1", keep_output=True) as client:
-                await eventually(lambda: bool(children()))
+                await eventually(lambda: bool(commands()))
                 await client.reset()
             await release(pipe)
             await eventually(lambda: bool(logs))
         assert [entry["outcome"] for entry in logs] == ["ok"]
+
+
+async def test_an_answer_that_nobody_begins_to_read_holds_nobody_up(tmp_path: Path) -> None:
+    """A client that is gone before its answer begins does not leave the command waiting."""
+    command = agent(tmp_path / "rudder", "head -c 30000000 /dev/zero")
+    async with open_lab(command, NODES) as lab:
+        run = lab.runs.start(Wanted(("n1",), asynchronous=True, keep_output=True), Asker("", ""))
+        await run.certain.wait()
+        body = module.Body(run.answer)
+        await trio.testing.wait_all_tasks_blocked(0.1)
+        assert not run.done.is_set()
+        del body
+        await run.done.wait()
 
 
 async def test_a_slow_client_holds_its_command_up(tmp_path: Path) -> None:
@@ -328,18 +352,18 @@ async def test_a_slow_client_holds_its_command_up(tmp_path: Path) -> None:
 
 
 @pytest.mark.fault("A18")
-async def test_commands_at_once_are_bounded(tmp_path: Path, pipe: Path) -> None:
+async def test_commands_at_once_are_bounded(commands: Commands, tmp_path: Path, pipe: Path) -> None:
     """The third command waits until one of two has ended; its client is answered meanwhile."""
     async with open_lab(holding(tmp_path), NODES, max_commands=2) as lab:
         for _ in range(3):
             assert (await lab.post("nodes/n1", asynchronous=True)).status == 200
-        await eventually(lambda: len(children()) == 2)
+        await eventually(lambda: len(commands()) == 2)
         assert b"rudder_relayd_remote_run_commands 2.0" in lab.metrics.render()
         with capture_logs() as logs:
             for _ in range(3):
                 await release(pipe)
             await eventually(lambda: len(logs) == 3)
-    assert not children()
+    assert not commands()
 
 
 @pytest.mark.fault("A18")
@@ -393,15 +417,17 @@ async def test_every_run_leaves_one_audit_line(tmp_path: Path) -> None:
     assert b'remote_runs_total{outcome="incomplete"} 1.0' in lab.metrics.render()
 
 
-async def test_a_stop_ends_runs_and_their_commands(tmp_path: Path, pipe: Path) -> None:
+async def test_a_stop_ends_runs_and_their_commands(
+    commands: Commands, tmp_path: Path, pipe: Path
+) -> None:
     """When the service ends its tasks, commands end with it, and the audit says so."""
     async with open_lab(holding(tmp_path), NODES) as lab:
         await lab.post("nodes/n1", asynchronous=True)
-        await eventually(lambda: bool(children()))
+        await eventually(lambda: bool(commands()))
         with capture_logs() as logs:
             await lab.stop()
     assert [entry["outcome"] for entry in logs if "outcome" in entry] == ["stopped"]
-    assert not children()
+    assert not commands()
 
 
 async def test_events_are_asked_for_by_name(tmp_path: Path) -> None:

@@ -11,11 +11,17 @@ from structlog.testing import capture_logs
 
 from relayd.remote_run.command import LocalCommand
 from relayd.remote_run.runner import Exit, Order, RunnerError, Target
-from tests.support.agent import TELL, agent, alive, children, gone, pid_in
+from tests.support.agent import TELL, Commands, agent, alive, gone, pid_in
 from tests.support.http import descriptors
 
 HOSTS = (Target("n1", "host1.test"), Target("n2", "host2.test"))
 Output = Callable[[bytes], Awaitable[None]]
+
+
+@pytest.fixture
+def commands() -> Commands:
+    """The commands that are started from here on."""
+    return Commands()
 
 
 async def _nothing(_data: bytes) -> None:
@@ -104,9 +110,10 @@ async def test_the_exit_tells_code_and_last_words(tmp_path: Path) -> None:
     ],
     ids=["ignores TERM", "ends at TERM", "child ignores TERM"],
 )
-async def test_a_command_is_ended_with_its_children(tmp_path: Path, script: str) -> None:
+async def test_a_command_is_ended_with_its_children(
+    commands: Commands, tmp_path: Path, script: str
+) -> None:
     """Cancelled, a command and the children of its group are gone, whatever they ignore."""
-    before = children()
     command = agent(tmp_path / "rudder", script.format(pid=tmp_path / "pid"))
     with trio.CancelScope() as scope:
 
@@ -117,7 +124,7 @@ async def test_a_command_is_ended_with_its_children(tmp_path: Path, script: str)
         await _run(command, output=stop)
     assert scope.cancelled_caught
     await gone(await pid_in(tmp_path / "pid"))
-    assert children() == before
+    assert not commands()
 
 
 async def test_a_child_that_keeps_the_pipe_does_not_hold_the_run(tmp_path: Path) -> None:
@@ -157,7 +164,7 @@ async def test_a_command_that_cannot_be_started(tmp_path: Path, mode: int | None
 
 
 @pytest.mark.fault("A19")
-async def test_no_descriptors_for_a_command(tmp_path: Path) -> None:
+async def test_no_descriptors_for_a_command(commands: Commands, tmp_path: Path) -> None:
     """Without descriptors for its pipes a command is refused, nothing leaks."""
     command = agent(tmp_path / "rudder", "echo hi")
     assert (await _run(command)).code == 0
@@ -178,11 +185,11 @@ async def test_no_descriptors_for_a_command(tmp_path: Path) -> None:
     assert len(refusals) >= 5
     assert set(refusals) == {"the command could not be started: the system is short of resources"}
     assert descriptors() == before
-    assert not children()
+    assert not commands()
 
 
 @pytest.mark.fault("A18")
-async def test_a_thousand_commands_leave_nothing(tmp_path: Path) -> None:
+async def test_a_thousand_commands_leave_nothing(commands: Commands, tmp_path: Path) -> None:
     """After a thousand commands no process and no descriptor is left."""
     command = agent(tmp_path / "rudder", "exit 0")
     await _run(command)
@@ -196,4 +203,4 @@ async def test_a_thousand_commands_leave_nothing(tmp_path: Path) -> None:
         for _ in range(1000):
             nursery.start_soon(one)
     assert descriptors() == before
-    assert not children()
+    assert not commands()
