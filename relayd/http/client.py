@@ -30,8 +30,9 @@ CONNECT_TIMEOUT_S: Final = 5.0
 #: Who neither sends nor takes a byte for so long is gone, where the caller does not say otherwise.
 #: Callers bound the whole by a deadline of their own.
 PATIENCE_S: Final = 300.0
-#: Open connections to one peer; requests beyond it wait.
-MAX_CONNECTIONS: Final = 100
+#: Open connections to one peer; requests beyond it wait. As many as there may be remote runs, each
+#: of which may stream from the same relay.
+MAX_CONNECTIONS: Final = 512
 #: A longer line is handed on in pieces.
 MAX_LINE: Final = 64 * 1024
 CLOSE_TIMEOUT_S: Final = 1.0

@@ -1,5 +1,6 @@
 """The part of a run that a sub-relay does: one HTTPS call, its answer told on as it comes."""
 
+import math
 from typing import Final
 
 import msgspec
@@ -64,8 +65,9 @@ async def _call(hop: Hop, wanted: Wanted, teller: Teller, clients: Clients, port
             f"https://{hop.host}:{port}{_BASE}/{target}",
             headers=headers,
             content=wanted.form(share),
+            patience=math.inf,  # agents may be silent for long; the run has a deadline
         ) as answer:
-            scope.deadline = float("inf")
+            scope.deadline = math.inf
             await _tell_on(answer, hop, teller)
     if scope.cancelled_caught:
         raise PeerError(f"no answer within {HEAD_S:g} s", "transient")
