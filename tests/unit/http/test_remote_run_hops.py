@@ -277,3 +277,31 @@ async def test_a_silent_sub_relay_holds_nobody_up(
                 assert (meanwhile, following.complete) == (False, True)
             heard = await lab.events("nodes", nodes="n1,m1,k1", asynchronous=True)
             assert heard.verdicts == {"n1": "exit", "m1": "exit", "k1": "hop_error"}
+
+
+async def test_many_runs_go_through_one_relay_at_once(tmp_path: Path) -> None:
+    """A hundred and fifty runs are open at the same relay before it answers the first."""
+    together, met = 150, trio.Event()
+
+    class Meeting(Relay):
+        async def serve(self, peer: Peer, exchange: Exchange) -> None:
+            if len(peer.requests) == together:
+                met.set()
+            await met.wait()
+            await super().serve(peer, exchange)
+
+    async with (
+        open_peer(RELAY) as peer,
+        open_lab(
+            agent(tmp_path / "rudder", "exit 0"), NODES, pins=PINS, https_port=peer.port
+        ) as lab,
+        trio.open_nursery() as nursery,
+    ):
+        peer.behaviour = Meeting(b"here\n")
+
+        async def one() -> None:
+            answer = await lab.post("nodes/m1", keep_output=True)
+            assert (answer.status, answer.body) == (200, b"here\n")
+
+        for _ in range(together):
+            nursery.start_soon(one)
