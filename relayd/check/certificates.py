@@ -10,7 +10,7 @@ from relayd.check.nodes import enumerate_some, every, load
 from relayd.check.permissions import check_file
 from relayd.errors import NodesError
 from relayd.nodes import Nodes
-from relayd.nodes_files import pem_blocks
+from relayd.nodes_files import in_small_steps, pem_blocks
 from relayd.printable import printable
 from relayd.runlog.certificates import read_certificate
 from relayd.threads import in_thread
@@ -66,7 +66,7 @@ def _check(site: Site) -> list[Finding]:
 
 def _needed(site: Site, nodes: Nodes) -> list[str]:
     """Nodes whose certificates are used: to verify run logs, or to know a sub-relay."""
-    if site.from_database:
+    if site.to_database:
         return [node.id for node in every(nodes)]
     if site.settings.general.peer_authentication != "cert_pinning":
         return []
@@ -77,7 +77,7 @@ def _needed(site: Site, nodes: Nodes) -> list[str]:
 def _read(path: Path) -> Found:
     found = Found()
     with path.open("rb") as file:
-        for line, block in pem_blocks(file):
+        for line, block in in_small_steps(pem_blocks(file)):
             if isinstance(block, str):
                 found.broken.append(f"line {line}: {block}")
                 continue
@@ -97,7 +97,7 @@ def _read(path: Path) -> Found:
 def _judge_file(path: Path, read: Found, nodes: Nodes) -> list[Finding]:
     found = [warning("certificates.unusable", path, text, _AGAIN) for text in read.broken[:10]]
     if read.nameless:
-        what = f"{enumerate_some(read.nameless, 'certificate')} name no node (UID of the subject)"
+        what = f"no node (UID of the subject) in {enumerate_some(read.nameless, 'certificate')}"
         found.append(warning("certificates.nameless", path, what, _AGAIN))
     strangers = [printable(node_id, 80) for node_id in read.ends if nodes.get(node_id) is None]
     if strangers:

@@ -1,5 +1,6 @@
 """The command `relayd check`."""
 
+import signal
 from pathlib import Path
 
 import click
@@ -7,7 +8,7 @@ import trio
 from rich.console import Console
 
 from relayd.check.account import SERVICE_USER, Account, find_account
-from relayd.check.examine import examine
+from relayd.check.examine import Progress, examine
 from relayd.check.model import Report
 from relayd.check.report import as_json, as_lines, show
 from relayd.cli import directory_option
@@ -53,11 +54,29 @@ def _examine(directory: Path, account: Account) -> Report:
     """Run the checks, with their progress on the standard error if that is a terminal."""
     console = Console(stderr=True, highlight=False, markup=False, emoji=False)
     if not console.is_terminal:
-        return trio.run(examine, directory, account, lambda _pending: None)
+        return trio.run(_until_interrupted, directory, account, lambda _pending: None)
     with console.status("Checking") as status:
         return trio.run(
-            examine,
+            _until_interrupted,
             directory,
             account,
             lambda pending: status.update(f"Checking {', '.join(pending)}"),
         )
+
+
+async def _until_interrupted(directory: Path, account: Account, progress: Progress) -> Report:
+    """Examine; SIGINT ends it in order, since KeyboardInterrupt could hit asyncio's loop."""
+    report: Report | None = None
+    with trio.open_signal_receiver(signal.SIGINT) as signals:
+        async with trio.open_nursery() as nursery:
+
+            async def run_signals() -> None:
+                async for _ in signals:
+                    nursery.cancel_scope.cancel()
+
+            nursery.start_soon(run_signals, name="signals")
+            report = await examine(directory, account, progress)
+            nursery.cancel_scope.cancel()
+    if report is None:
+        raise click.Abort
+    return report

@@ -74,7 +74,7 @@ _MENDS: Final = {
 
 async def check(site: Site) -> list[Finding]:
     """Ask the database, where run logs go there."""
-    if not site.from_database:
+    if not site.to_database:
         return []
     url = site.settings.output.database.url
     begun = time.time()

@@ -111,7 +111,7 @@ class Site:
     clocks: dict[str, float] = field(default_factory=dict)
 
     @property
-    def from_database(self) -> bool:
+    def to_database(self) -> bool:
         """Whether run logs go to the database."""
         return self.settings.processing.reporting.output == "database"
 

@@ -4,6 +4,7 @@ import json
 import os
 import pwd
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -108,8 +109,17 @@ def check(site: Site, *options: str, command: str = "check") -> Checked:
 
 
 async def check_beside(site: Site, *options: str) -> Checked:
-    """The same in a thread, while the test plays the other side."""
-    return await trio.to_thread.run_sync(lambda: check(site, *options))
+    """The same as a process, while the test plays the other side."""
+    done = await trio.run_process(
+        check_command(site, *options), capture_stdout=True, capture_stderr=True, check=False
+    )
+    return Checked(done.returncode, done.stdout.decode().splitlines(), done.stderr.decode())
+
+
+def check_command(site: Site, *options: str) -> list[str]:
+    """The command line for a process."""
+    command = [sys.executable, "-m", "relayd", "check", "-c", str(site.conf)]
+    return [*command, "--user", service_user(), *options]
 
 
 def edit_nodes(site: Site, **nodes: dict[str, str] | None) -> None:

@@ -411,8 +411,8 @@ CERTIFICATES: Final = [
     case(
         "certificate of nobody",
         certify(node1(), nameless()),
-        "~warning: {root}/allnodescerts.pem: 1 certificate: line \\d+ name no node"
-        " \\(UID of the subject\\)\\. " + REGENERATE,
+        "~warning: {root}/allnodescerts.pem: no node \\(UID of the subject\\) in"
+        " 1 certificate: line \\d+\\. " + REGENERATE,
     ),
     case(
         "weak key",

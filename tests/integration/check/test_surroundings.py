@@ -5,6 +5,7 @@ import os
 import pty
 import pwd
 import shutil
+import signal
 import socket
 import struct
 import subprocess
@@ -19,7 +20,14 @@ import pytest
 from relayd.demo import schema
 from relayd.demo.pgserver import Connection, Server
 from tests.support import postgres
-from tests.support.checked import Checked, check, check_beside, open_site, service_user
+from tests.support.checked import (
+    Checked,
+    check,
+    check_beside,
+    check_command,
+    open_site,
+    service_user,
+)
 from tests.support.clock import ShiftedClock
 from tests.support.daemon import Site, open_daemon
 from tests.support.misconfigured import conf, fill, rewrite, verify
@@ -39,8 +47,7 @@ def site(database: postgres.Database) -> Iterator[Site]:
 
 def run(site: Site, *prepare: str, env: Mapping[str, str] | None = None) -> Checked:
     """Runs the check as a process, in mounts of its own that shell commands change first."""
-    command = [sys.executable, "-m", "relayd", "check", "-c", str(site.conf)]
-    command += ["--user", service_user()]
+    command = check_command(site)
     if prepare:
         script = " && ".join([*prepare, 'exec "$@"'])
         command = ["unshare", "--mount", "sh", "-c", script, "sh", *command]
@@ -267,6 +274,21 @@ def test_a_silent_database_is_told_in_time(site: Site) -> None:
         verify(check(site), (line,), site, lonely=True)
 
 
+def test_an_interrupt_ends_it(site: Site) -> None:
+    """SIGINT ends a check that waits for somebody, with the exit code of an interrupted command."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        site.database = replace(site.database, port=listener.getsockname()[1])
+        rewrite(site)
+        with subprocess.Popen(
+            check_command(site), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        ) as process:
+            connection = listener.accept()[0]
+            process.send_signal(signal.SIGINT)
+            assert process.communicate() == (b"", b"")
+        connection.close()
+        assert process.returncode == 130
+
+
 def test_an_encoding_that_cannot_hold_everything_is_told(
     site: Site, postgres_server: Server
 ) -> None:
@@ -333,9 +355,8 @@ def test_a_terminal_gets_a_table_and_the_progress() -> None:
     """On a terminal there is a table in colours, and what is being checked is shown meanwhile."""
     with open_site(NOWHERE) as site:
         ours, theirs = pty.openpty()
-        command = [sys.executable, "-m", "relayd", "check", "-c", str(site.conf)]
         process = subprocess.Popen(
-            [*command, "--user", service_user()],
+            check_command(site),
             cwd=ROOT,
             stdout=theirs,
             stderr=theirs,
