@@ -85,6 +85,10 @@ def _load_authorities(context: ssl.SSLContext, ca_path: Path | None) -> None:
         raise PeerError("this system has no certificate authorities", "operator")
 
 
+#: What is written is held back, if it is no longer, until more is written or an answer awaited.
+_HEAD_SIZE: Final = 2048
+
+
 class Stream(httpcore2.AsyncNetworkStream):
     """A connection, first plain and then, once the peer is known to be the right one, TLS."""
 
@@ -92,12 +96,15 @@ class Stream(httpcore2.AsyncNetworkStream):
         self._socket = socket
         self._stream: trio.abc.Stream = socket
         self._owner = owner
+        self._held = b""
         owner.streams.add(self)
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109
         """As the base class asks."""
         try:
             with trio.fail_after(_seconds(timeout)):
+                if self._held:
+                    await self._send(b"")
                 return bytes(await self._stream.receive_some(max_bytes))
         except trio.TooSlowError:
             raise PeerError("it did not answer in time", "transient", reached=True) from None
@@ -107,17 +114,25 @@ class Stream(httpcore2.AsyncNetworkStream):
             ) from None
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109
-        """As the base class asks."""
+        """As the base class asks; a head travels together with the beginning of its body."""
         if not buffer:
+            return
+        if not self._held and len(buffer) <= _HEAD_SIZE:
+            self._held = buffer
+            await trio.lowlevel.checkpoint()
             return
         try:
             with trio.fail_after(_seconds(timeout)):
-                await self._stream.send_all(buffer)
+                await self._send(buffer)
         except trio.TooSlowError:
             raise PeerError("it took no more data", "transient", reached=True) from None
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             # The library's own type: it then looks if an answer came before the end.
             raise httpcore2.WriteError(reason_of(error)) from None
+
+    async def _send(self, data: bytes) -> None:
+        data, self._held = self._held + data, b""
+        await self._stream.send_all(data)
 
     async def start_tls(
         self,
