@@ -34,6 +34,8 @@ __all__ = [
 MAIN_FILE: Final = "main.conf"
 _DAY_S: Final = 86_400.0
 _MAX_BODY: Final = 50 * 1024 * 1024
+#: Room for a day of a large fleet whose certificates are missing, and less than a disk.
+_MAX_FAILED: Final = 10 * 1024**3
 #: Permission bits beyond 0640 that let others read or change the passwords.
 _TOO_OPEN: Final = stat.S_IWGRP | stat.S_IRWXO
 _MAX_ID_BYTES: Final = 4096
@@ -81,10 +83,15 @@ class Catchup(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SpoolCleanup(msgspec.Struct, frozen=True, kw_only=True):
-    """How often old files are looked for, and how old they may become."""
+    """How often old files are looked for, how old they may become, and how many bytes.
+
+    Attributes:
+        max_size: bytes that refused files may take together; 0: any number.
+    """
 
     frequency: v.Period = 3600.0
     retention: v.Duration = 7 * _DAY_S
+    max_size: v.Size = _MAX_FAILED
 
 
 class Inventory(msgspec.Struct, frozen=True, kw_only=True):

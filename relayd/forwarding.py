@@ -107,6 +107,7 @@ class Line:
             spool.path, route, upstream, self._gate, disposal.committed.holds
         )
         metrics.count_in_flight(lambda: self._pending.in_flight)
+        metrics.count_unremovable(lambda: len(disposal.committed))
 
     async def run(self, stop: trio.Event) -> None:
         """Sends files until `stop` is set and what is under way has ended."""
@@ -159,8 +160,9 @@ class Forwarding:
     ) -> None:
         rooms = tuple(Room(own.directory / place, extensions) for place in places)
         failed = own.directory / "failed"
+        cleanup = own.cleanup
         self._houses.append(
-            Housekeeping(rooms, failed, own.cleanup.frequency, own.cleanup.retention)
+            Housekeeping(rooms, failed, cleanup.frequency, cleanup.retention, cleanup.max_size)
         )
         for room, route in zip(rooms, places.values(), strict=True):
             spool = WatchedDirectory(
@@ -174,7 +176,8 @@ class Forwarding:
         """Forwards until `stop` is set and what is under way has ended."""
         async with trio.open_nursery() as nursery:
             for house in self._houses:
-                nursery.start_soon(run_cleanup, house, WallClock(house.retention), name="cleanup")
+                clock = WallClock(house.retention)
+                nursery.start_soon(run_cleanup, house, clock, self._metrics, name="cleanup")
             nursery.start_soon(self._run_stopper, stop, name="stopper")
             nursery.start_soon(self._look, name="look at the upstream")
             async with trio.open_nursery() as lines:

@@ -26,6 +26,8 @@ CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
 #: Stages that can put a file off, and modes of the spool watch: closed sets, hence bounded labels.
 RETRY_STAGES: Final = ("examine", "database", "forward")
 WATCH_MODES: Final = ("inotify", "poll")
+#: Why refused files are removed in the end: too old, or too many bytes.
+REMOVALS: Final = ("age", "size")
 #: What can become of an upload to the shared files; those of `relayd.shared.receiving.Outcome`.
 SHARED_FILES: Final = (
     "stored",
@@ -71,6 +73,8 @@ class Metrics:
         spool_oldest_seconds: age of the oldest of them in seconds.
         shared_files: uploads to the shared files by `outcome`.
         in_flight: files taken up and not disposed of yet.
+        unremovable: files that are done and cannot be removed from the spool.
+        failed_removed: refused files removed from `failed` by `cause`, one of `REMOVALS`.
         queue: fill of the channel in front of `stage`.
         watch_overflows: inotify queue overflows.
         watch_mode: 1 for the `mode` in use: inotify or poll.
@@ -94,6 +98,7 @@ class Metrics:
         self._spools: dict[str, tuple[int, float]] = {}
         self._watches: dict[str, str] = {}
         self._counts: list[Callable[[], int]] = []
+        self._unremovable: list[Callable[[], int]] = []
         ProcessCollector(registry=self._registry)
         self._make_outcomes()
         self._make_nodes()
@@ -122,6 +127,11 @@ class Metrics:
         """Adds what one pipeline has in flight to the gauge."""
         self._counts.append(count)
         self.in_flight.set_function(lambda: sum(one() for one in self._counts))
+
+    def count_unremovable(self, count: Callable[[], int]) -> None:
+        """Adds what one pipeline cannot remove to the gauge."""
+        self._unremovable.append(count)
+        self.unremovable.set_function(lambda: sum(one() for one in self._unremovable))
 
     def _make_outcomes(self) -> None:
         self.reports = self._counter("reports", "Run logs by outcome", "status")
@@ -168,6 +178,14 @@ class Metrics:
             "spool_oldest_seconds", "Age of the oldest waiting file in seconds"
         )
         self.in_flight = self._gauge("in_flight", "Files taken up and not disposed of yet")
+        self.unremovable = self._gauge(
+            "unremovable_files", "Files that are done and cannot be removed from the spool"
+        )
+        self.failed_removed = self._counter(
+            "failed_removed", "Refused files removed from failed, by cause", "cause"
+        )
+        for cause in REMOVALS:
+            self.failed_removed.labels(cause)
         self.queue = self._gauge("queue", "Fill of the channel in front of a stage", "stage")
         self.watch_overflows = self._counter("watch_overflows", "Overflows of the inotify queue")
         self.watch_mode = self._gauge("watch_mode", "1 for the way the spool is watched", "mode")

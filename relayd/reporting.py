@@ -68,6 +68,7 @@ class Reporting:
         self._writer = Writer(database, metrics)
         self._clock = WallClock(own.cleanup.retention)
         metrics.count_in_flight(lambda: self._pending.in_flight)
+        metrics.count_unremovable(lambda: len(self._disposal.committed))
 
     async def run(self, stop: trio.Event) -> None:
         """Processes run logs once the nodes are known, until `stop` is set and all is drained."""
@@ -149,8 +150,8 @@ class Reporting:
     async def _run_cleanup(self) -> None:
         own = self._settings.processing.reporting.cleanup
         rooms = (Room(self._incoming, RUN_LOGS),)
-        house = Housekeeping(rooms, self._failed, own.frequency, own.retention)
-        await run_cleanup(house, self._clock)
+        house = Housekeeping(rooms, self._failed, own.frequency, own.retention, own.max_size)
+        await run_cleanup(house, self._clock, self._metrics)
 
 
 async def _then_cancel(event: trio.Event, scope: trio.CancelScope) -> None:

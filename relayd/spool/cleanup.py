@@ -3,23 +3,29 @@
 Nothing here removes a file that should have been processed, however old: that is the pipeline's.
 """
 
+import heapq
 import os
 import stat
 import time
 from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 import msgspec
 import trio
 
 from relayd.logs import get_logger
+from relayd.metrics import Metrics
 from relayd.spool.clock import WallClock
 from relayd.spool.listing import is_ours
 from relayd.spool.reasons import SUFFIX, reason_path
 from relayd.threads import in_thread
 
 log = get_logger("cleanup")
+
+#: Files that are put in order at once when the oldest have to go: 0.5 kB each.
+_BATCH: Final = 4096
 
 
 class Room(msgspec.Struct, frozen=True):
@@ -42,17 +48,20 @@ class Housekeeping(msgspec.Struct, frozen=True):
         failed: where their refused files are.
         frequency: seconds between two sweeps.
         retention: seconds that a file is left untouched before it goes.
+        max_size: bytes that refused files may take together; 0: any number.
     """
 
     rooms: tuple[Room, ...]
     failed: Path
     frequency: float
     retention: float
+    max_size: int = 0
 
 
 async def run_cleanup(
     house: Housekeeping,
     clock: WallClock,
+    metrics: Metrics,
     *,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
@@ -64,30 +73,40 @@ async def run_cleanup(
     Args:
         house: what to keep clean.
         clock: judges whether ages can be trusted.
+        metrics: counts refused files that were removed.
         task_status: started before the first sweep.
     """
     limiter = trio.CapacityLimiter(1)
     task_status.started()
     while True:
         if clock.is_trusted():
-            await in_thread(sweep, house, time.time(), limiter=limiter)
+            old, crowding = await in_thread(sweep, house, time.time(), limiter=limiter)
+            metrics.failed_removed.labels("age").inc(old)
+            metrics.failed_removed.labels("size").inc(crowding)
         else:
             log.warning("the clock was set, nothing is removed for now", seconds=round(clock.jump))
         await trio.sleep(house.frequency)
 
 
-def sweep(house: Housekeeping, now: float) -> None:
-    """Removes what is too old from all directories. Blocks: meant for a thread.
+def sweep(house: Housekeeping, now: float) -> tuple[int, int]:
+    """Removes what is too old, or too much, from all directories. Blocks: meant for a thread.
 
     Args:
         house: what to keep clean.
         now: Unix time.
+
+    Returns:
+        How many refused files were removed for their age, and for the size of all.
     """
+    old = crowding = 0
     with _given_up(house.failed):
-        sweep_failed(house.failed, house.retention, now)
+        old = sweep_failed(house.failed, house.retention, now)
+        if house.max_size:
+            crowding = shrink_failed(house.failed, house.max_size)
     for room in house.rooms:
         with _given_up(room.path):
             sweep_leftovers(room.path, room.extensions, house.retention, now)
+    return old, crowding
 
 
 @contextmanager
@@ -122,16 +141,61 @@ def sweep_failed(failed: Path, retention: float, now: float) -> int:
         if path.name.endswith(SUFFIX):
             _remove_orphan(path, status, now - retention)
             continue
-        reason = reason_path(path)
-        since = _modified(reason)
-        old = (status.st_mtime if since is None else since) < now - retention
-        if old and _unlink(path):
+        if _refused_at(path, status) < now - retention and _unlink(path):
             removed += 1
             size += status.st_size
-            _unlink(reason)
+            _unlink(reason_path(path))
     if removed:
         log.info("old refused files removed", file=str(failed), files=removed, bytes=size)
     return removed
+
+
+def shrink_failed(failed: Path, max_size: int) -> int:
+    """Remove refused files, those refused first before the others, until they take less space.
+
+    Args:
+        failed: where refused files are.
+        max_size: bytes that they may take together, reasons not counted.
+
+    Returns:
+        How many files were removed.
+
+    Raises:
+        OSError: the directory cannot be read. A file that cannot be removed is logged.
+    """
+    excess = sum(status.st_size for _, status in _refused(failed)) - max_size
+    removed = size = 0
+    while size < excess:
+        # In batches: the names of all would take memory by the million.
+        files = ((_refused_at(*file), *file) for file in _refused(failed))
+        oldest = heapq.nsmallest(_BATCH, files, key=lambda file: (file[0], file[1].name))
+        before = removed
+        for _, path, status in oldest:
+            if size < excess and _unlink(path):
+                removed += 1
+                size += status.st_size
+                _unlink(reason_path(path))
+        if removed == before:
+            break
+    if removed:
+        log.warning(
+            "refused files took too much space, the oldest are removed",
+            file=str(failed),
+            files=removed,
+            bytes=size,
+            max_size=max_size,
+        )
+    return removed
+
+
+def _refused(failed: Path) -> Iterator[tuple[Path, os.stat_result]]:
+    return (file for file in _files(failed) if not file[0].name.endswith(SUFFIX))
+
+
+def _refused_at(path: Path, status: os.stat_result) -> float:
+    """When a file was refused, Unix time; without a reason, when it was last modified."""
+    since = _modified(reason_path(path))
+    return status.st_mtime if since is None else since
 
 
 def _remove_orphan(reason: Path, status: os.stat_result, before: float) -> None:

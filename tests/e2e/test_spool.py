@@ -122,9 +122,11 @@ async def test_unlink_that_fails_after_the_commit(site: Site, database: Database
             seen = daemon.lines.index(line, seen) + 1
         assert await daemon.metric("rudder_relayd_reports_total", status="ok") == 2
         assert await daemon.metric("rudder_relayd_duplicates_total") == 0
+        assert await daemon.metric("rudder_relayd_unremovable_files") >= 1
         site.incoming.chmod(0o755)
         await daemon.settled()
         await daemon.saw("committed files can be removed again")
+        assert await daemon.metric("rudder_relayd_unremovable_files") == 0
     check_books(database.query, {(NODE, 0), (NODE, 1)})
 
 

@@ -4,15 +4,19 @@ import os
 import time
 from pathlib import Path
 
+import msgspec
 import pytest
 import trio
 from trio.testing import MockClock
 
 from relayd.errors import Reason, Refused
+from relayd.metrics import Metrics
+from relayd.spool import cleanup
 from relayd.spool.cleanup import (
     Housekeeping,
     Room,
     run_cleanup,
+    shrink_failed,
     sweep,
     sweep_failed,
     sweep_leftovers,
@@ -54,6 +58,51 @@ def test_old_refused_files_go_with_their_reasons(tmp_path: Path) -> None:
     put(tmp_path / "new.log.reason", days=6)
     assert sweep_failed(tmp_path, WEEK_S, NOW) == 2
     assert names(tmp_path) == ["new.log", "new.log.reason"]
+
+
+@pytest.mark.history(12)
+def test_refused_files_are_bounded_in_size(tmp_path: Path) -> None:
+    """Where all take too much, those refused first go with their reasons, until it fits."""
+    for number in range(10):
+        put(tmp_path / f"{number}.log", days=number)
+        os.truncate(tmp_path / f"{number}.log", 1000)
+        put(tmp_path / f"{number}.log.reason", days=9 - number)
+        os.utime(tmp_path / f"{number}.log", (NOW, NOW))
+    assert shrink_failed(tmp_path, 10_000) == 0
+    assert shrink_failed(tmp_path, 6_500) == 4
+    kept = [f"{number}.log" for number in range(4, 10)]
+    assert names(tmp_path) == sorted([*kept, *(f"{name}.reason" for name in kept)])
+
+
+@pytest.mark.history(12)
+def test_many_refused_files_go_in_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many have to go, no more than a batch of them is put in order at a time."""
+    monkeypatch.setattr(cleanup, "_BATCH", 3)
+    for number in range(10):
+        put(tmp_path / f"{number}.log", days=10 - number)
+        os.truncate(tmp_path / f"{number}.log", 1000)
+        os.utime(tmp_path / f"{number}.log", (number, number))
+    assert shrink_failed(tmp_path, 1_000) == 9
+    assert names(tmp_path) == ["9.log"]
+
+
+@pytest.mark.history(12)
+async def test_removed_files_are_counted(spool: Path, fast_clock: MockClock) -> None:
+    """Whoever looks for a refused file that is gone learns that cleanup has taken it, and why."""
+    rooms = msgspec.structs.replace(house(spool), max_size=500)
+    put(rooms.failed / "old.log", days=8, now=time.time())
+    for name in ("a.log", "b.log"):
+        put(rooms.failed / name, days=1, now=time.time())
+        os.truncate(rooms.failed / name, 400)
+    metrics = Metrics()
+    line = b'rudder_relayd_failed_removed_total{cause="%s"} 1.0'
+    async with trio.open_nursery() as nursery:
+        await nursery.start(run_cleanup, rooms, WallClock(WEEK_S), metrics)
+        while line % b"size" not in metrics.render():
+            await trio.sleep(1)
+        nursery.cancel_scope.cancel()
+    assert line % b"age" in metrics.render()
+    assert names(rooms.failed) == ["b.log"]
 
 
 def test_retention_begins_with_the_refusal(spool: Path) -> None:
@@ -130,7 +179,7 @@ async def test_unreadable_directory_is_tried_again_at_the_next_tick(
     rooms = house(spool, frequency=10)
     rooms.failed.rmdir()
     async with trio.open_nursery() as nursery:
-        await nursery.start(run_cleanup, rooms, WallClock(WEEK_S))
+        await nursery.start(run_cleanup, rooms, WallClock(WEEK_S), Metrics())
         await trio.sleep(25)
         rooms.failed.mkdir()
         put(rooms.failed / "old.log", days=8, now=time.time())
@@ -153,6 +202,6 @@ async def test_nothing_is_removed_after_the_clock_was_set(
     walls.append(time.time())
     put(spool / "a.log", days=8, now=time.time())
     with trio.move_on_after(35):
-        await run_cleanup(rooms, clock)
+        await run_cleanup(rooms, clock, Metrics())
     assert names(rooms.failed) == ["old.log"]
     assert names(spool) == [".davfs.tmp1", "a.log"]
