@@ -93,7 +93,8 @@ def give(directory: Path) -> None:
 
 def _take_back(directory: Path) -> None:
     """Rights that a test took away; those who are not root need them to clean up."""
-    for path in (directory, *(directory / name for name in DIRECTORIES)):
+    parents = {directory / name.partition("/")[0] for name in DIRECTORIES}
+    for path in (directory, *parents, *(directory / name for name in DIRECTORIES)):
         if path.is_dir():
             path.chmod(0o755)
 
