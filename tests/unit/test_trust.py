@@ -294,3 +294,19 @@ async def test_bug_in_loading_is_not_swallowed(home: Home, monkeypatch: pytest.M
     monkeypatch.setattr(module, "load_nodes", broken)
     with pytest.raises(ZeroDivisionError):
         await home.trust.load()
+
+
+async def test_a_list_that_is_not_needed_may_be_missing(tmp_path: Path) -> None:
+    """Where files are not judged by nodes, no nodes list is no error; once there, it must stay."""
+    nodes, certificates = tmp_path / "nodes.json", tmp_path / "certs.pem"
+    trust = Trust(nodes, certificates, "relay", Metrics(), list_needed=False)
+    await trust.load()
+    assert not trust.ready.is_set()
+    assert trust.trouble is not None
+    nodes.write_text('{"n": {"hostname": "h", "policy-server": "relay"}}')
+    await trust.load()
+    assert trust.ready.is_set()
+    nodes.unlink()
+    with pytest.raises(NodesError, match="is not there"):
+        await trust.load()
+    assert trust.nodes.is_neighbour("n")
