@@ -2,6 +2,7 @@
 
 import http.client
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -61,7 +62,7 @@ class Daemon:
     def upload(self, staged: Path, name: str) -> None:
         """Makes a staged file appear as mod_dav does it: temporary name, then rename."""
         part = self.incoming / f".davfs.tmp{name[:24]}"
-        os.link(staged, part)
+        shutil.copyfile(staged, part)  # a link is no upload: it is refused
         part.rename(self.incoming / name)
 
     def waiting(self) -> bool:

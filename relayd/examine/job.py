@@ -13,7 +13,7 @@ from relayd.runlog.model import NodeCertificate, RunLog, Verified
 from relayd.runlog.parser import parse
 from relayd.runlog.smime import verify
 from relayd.spool.identity import Identity, identity
-from relayd.spool.opening import NOT_A_FILE, is_regular, look, open_file, try_later
+from relayd.spool.opening import look, objection, open_file, try_later
 
 #: One call stops early when its results hold this many bytes, so that a batch of huge run logs
 #: does not gather in memory: at most this, and one run log more.
@@ -106,8 +106,9 @@ def examine_one(setup: Setup, job: Job) -> Examined:
 def _judge(
     setup: Setup, job: Job, descriptor: int, status: os.stat_result
 ) -> RunLog | Refused | Retry:
-    if not is_regular(status):
-        return NOT_A_FILE
+    refused = objection(status)
+    if refused is not None:
+        return refused
     if status.st_size > setup.max_size:
         return Refused(
             Reason.TOO_LARGE, f"{status.st_size} bytes, at most {setup.max_size} are read"

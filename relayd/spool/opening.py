@@ -24,8 +24,8 @@ def open_file(path: str) -> int | Refused | Retry | Gone:
     """Opens a file for reading, without following a link and without waiting for anybody.
 
     Returns:
-        A file descriptor, to be closed by the caller, whose type is still to be looked at with
-        `is_regular`; or why there is none.
+        A file descriptor, to be closed by the caller, of what is still to be asked `objection`;
+        or why there is none.
     """
     try:
         return os.open(path, _FLAGS)
@@ -35,9 +35,21 @@ def open_file(path: str) -> int | Refused | Retry | Gone:
         return NOT_A_FILE if error.errno in _NOT_REGULAR else try_later("cannot be opened", error)
 
 
-def is_regular(status: os.stat_result) -> bool:
-    """Whether it is a file with content, and not a directory, FIFO or device."""
-    return stat.S_ISREG(status.st_mode)
+def objection(status: os.stat_result) -> Refused | None:
+    """Why an opened file is not looked into, whatever it holds; None when it is.
+
+    That is whatever has no content (a directory, FIFO or device), and a file that may have come
+    here by link(2): its further name may be a place that whoever linked it cannot read, but this
+    process can. Files of accounts that are neither root's nor ours are nothing of the kind, and
+    stay usable for backups that link them. A writer that renames by linking is still at work.
+    """
+    if not stat.S_ISREG(status.st_mode):
+        return NOT_A_FILE
+    own = os.geteuid()
+    if status.st_nlink > 1 and (own == 0 or status.st_uid in {0, own}):
+        detail = f"it has {status.st_nlink} names, and may be another file than an upload"
+        return Refused(Reason.NOT_A_FILE, detail, maybe_unfinished=True)
+    return None
 
 
 def look(path: str) -> Identity | None:

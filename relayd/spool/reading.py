@@ -9,7 +9,7 @@ import trio
 
 from relayd.errors import Gone, Refused, Retry
 from relayd.spool.identity import Identity, identity
-from relayd.spool.opening import NOT_A_FILE, is_regular, look, open_file, try_later
+from relayd.spool.opening import look, objection, open_file, try_later
 from relayd.threads import in_thread
 
 #: A file up to this size is read in one go, when it is opened.
@@ -100,8 +100,9 @@ def _open(
     try:
         status = os.fstat(descriptor)
         found = identity(status)
-        if not is_regular(status):
-            return found, NOT_A_FILE
+        refused = objection(status)
+        if refused is not None:
+            return found, refused
         whole = os.read(descriptor, found.size) if found.size <= SMALL else None
         if whole is not None and len(whole) < found.size:
             return found, Retry("it became shorter while it was read")

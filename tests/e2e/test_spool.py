@@ -196,15 +196,16 @@ async def test_backlog_older_than_the_retention(site: Site, database: Database) 
     assert (site.failed / closed.name).stat().st_size == young.stat().st_size
 
 
-@pytest.mark.fault("S11")
+@pytest.mark.fault("S11", "D.3.2")
 async def test_what_is_no_file_is_neither_opened_nor_followed(
     site: Site, database: Database, tmp_path: Path
 ) -> None:
-    """A link, FIFO, socket or directory with a run-log name is moved away as it is."""
+    """A link of either kind, FIFO, socket or directory with a run-log name is moved as it is."""
     secret = tmp_path / "secret"
     content = site.run_log(NODE, 90)
     secret.write_bytes(content)
-    link, fifo, sock, directory, live = (site.incoming / site.name(NODE, 10 + i) for i in range(5))
+    names = (site.incoming / site.name(NODE, 10 + i) for i in range(6))
+    link, fifo, sock, directory, live, hard = names
     link.symlink_to(secret)
     os.mkfifo(fifo)
     directory.mkdir()
@@ -214,10 +215,12 @@ async def test_what_is_no_file_is_neither_opened_nor_followed(
     async with open_daemon(site) as daemon:
         (tmp_path / "live").symlink_to(secret)
         (tmp_path / "live").rename(live)
+        (tmp_path / "hard").hardlink_to(secret)
+        (tmp_path / "hard").rename(hard)
         site.send(NODE, 0)
         await daemon.settled()
     check_books(database.query, {(NODE, 0)})
-    kinds = (link, fifo, sock, directory, live)
+    kinds = (link, fifo, sock, directory, live, hard)
     assert site.refused() == dict.fromkeys((path.name for path in kinds), "not_a_file")
     assert (site.failed / link.name).readlink() == secret
     assert (site.failed / fifo.name).is_fifo()

@@ -201,23 +201,25 @@ def memory() -> int:
     raise AssertionError
 
 
-@pytest.mark.fault("S11")
+@pytest.mark.fault("S11", "D.3.2")
 async def test_what_is_no_file_is_refused_and_never_sent(tmp_path: Path) -> None:
-    """A link, a FIFO and a directory go to `failed`; what the link names is not read."""
+    """Links, a FIFO and a directory go to `failed`; what the links name is not sent."""
     async with open_relay(tmp_path) as (relay, peer):
         secret = tmp_path / "secret"
         secret.write_bytes(b"secret")
         (relay.reports / "link.log").symlink_to(secret)
+        (relay.reports / "hard.log").hardlink_to(secret)
         os.mkfifo(relay.reports / "fifo.log")
         (relay.inventories / "directory.xml").mkdir()
         os.utime(relay.inventories / "directory.xml", (1, 1))
         async with relay.running():
             await relay.empty()
-            assert relay.value("refused_total", reason="not_a_file") == 3
+            assert relay.value("refused_total", reason="not_a_file") == 4
         assert peer.uploads == []
         assert [n for n in relay.failed() if not n.endswith(".reason")] == [
             "directory.xml",
             "fifo.log",
+            "hard.log",
             "link.log",
         ]
 

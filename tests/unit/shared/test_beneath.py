@@ -59,7 +59,7 @@ def test_links_inside_are_followed(root: Path, opener: Open, path: str) -> None:
 
 
 @both
-@pytest.mark.fault("A7")
+@pytest.mark.fault("A7", "D.3.2")
 @pytest.mark.parametrize("path", ["out", "out-sideways", "out-absolute", "magic", "loop", "broken"])
 def test_links_out_are_not_followed(root: Path, opener: Open, path: str) -> None:
     """Nothing outside of the root is opened, whichever way a link goes."""
@@ -67,7 +67,7 @@ def test_links_out_are_not_followed(root: Path, opener: Open, path: str) -> None
         opener(root, (path,), os.O_RDONLY)
 
 
-@pytest.mark.fault("A7")
+@pytest.mark.fault("A7", "D.3.2")
 @pytest.mark.parametrize(
     "path", ["out", "magic", "loop", "broken", "sub", "fifo", "sock", "nothing", "near/x"]
 )
@@ -113,7 +113,7 @@ def test_directories_are_made_for_the_service_only(tmp_path: Path) -> None:
     assert [path.stat().st_mode & 0o027 for path in made] == [0, 0, 0]
 
 
-@pytest.mark.fault("A7")
+@pytest.mark.fault("A7", "D.3.2")
 def test_directories_are_not_made_outside(tmp_path: Path) -> None:
     """A link out of the root is no place to make directories in."""
     (tmp_path / "root").mkdir()
