@@ -19,8 +19,8 @@ from relayd.threads import in_thread
 
 log = get_logger("upstream")
 
-#: Name of the upstream among the clients.
-PEER: Final = "upstream"
+#: Name of the upstream among the clients; sub-relays go by their node id, so it is none.
+PEER: Final = "(upstream)"
 #: How soon a file of pins that is missing or broken is looked at again.
 RETRY_DELAYS_S: Final = (1.0, 2.0, 5.0, 10.0, 30.0)
 
@@ -78,6 +78,7 @@ class Peers:
 
     def _update(self) -> None:
         pins = {} if self._nodes is None else dict(self._nodes.peers)
+        pins.pop(PEER, None)
         if self._upstream:
             pins[PEER] = self._upstream
         self.clients.update(pins)

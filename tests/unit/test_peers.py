@@ -106,6 +106,20 @@ async def test_pins_of_upstream_and_sub_relays_are_in_force_together(tmp_path: P
         await peers.clients.aclose()
 
 
+async def test_no_node_can_take_the_upstreams_place(tmp_path: Path) -> None:
+    """A sub-relay of whatever id is not trusted as the upstream, whose pins are missing."""
+    peers, _ = make_peers(tmp_path)
+    store = CertificateStore()
+    for node_id in (PEER, "upstream"):
+        store.add_peer(node_id, SUB.cert_der)
+    nodes = {node_id: Node(node_id, "h", "relay") for node_id in (PEER, "upstream")}
+    async with open_peer(SUB) as server:
+        peers.take_nodes(Nodes("relay", nodes, store))
+        with pytest.raises(PeerError, match="certificate"):
+            await peers.clients.probe(PEER, server.url)
+        await peers.clients.aclose()
+
+
 async def test_without_pinning_no_pin_file_is_read(tmp_path: Path) -> None:
     """Where verification is switched off, the file of pins need not be there."""
     peers, _ = make_peers(tmp_path, general=', peer_authentication = "dangerous_none"')

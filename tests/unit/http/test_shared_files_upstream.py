@@ -10,6 +10,7 @@ import trio
 from relayd.http import shared_files as module
 from relayd.http.client import Clients
 from relayd.http.upstream_files import UpstreamFiles
+from relayd.peers import PEER
 from tests.support.http import Server, open_server
 from tests.support.shared import FILES, SOURCE, lines, make_shared, upload
 from tests.support.signing import make_key_and_cert
@@ -33,7 +34,7 @@ async def open_relay(root: Path, *, pinned: bool = True) -> AsyncIterator[tuple[
     """A relay's API, and the policy server above it."""
     shared = await make_shared(root)
     clients = Clients()
-    clients.update({"upstream": (ABOVE.cert_der if pinned else make_key_and_cert("x").cert_der,)})
+    clients.update({PEER: (ABOVE.cert_der if pinned else make_key_and_cert("x").cert_der,)})
     async with open_peer(ABOVE) as peer:
         relay = shared.on_relay(UpstreamFiles(clients, peer.url))
         async with open_server(relay.app()) as server:
