@@ -33,7 +33,7 @@ _SHAPES: Final = '"info", "database=trace", "[database]=trace" or "[database{nod
 _SPAN: Final = re.compile(r'\[([A-Za-z0-9_]*)(?:\{\s*node\s*=\s*"?([^{}"\s]+)"?\s*\})?\]')
 _TARGET: Final = re.compile(r"[A-Za-z0-9_:]+")
 #: Commas separate directives, but a node id in braces may hold one.
-_PARTS: Final = re.compile(r"(?:[^,{]|\{[^}]*\}?)+")
+_PARTS: Final = re.compile(r"(?:[^,{]|\{[^}]*+\}?+)+")
 
 
 class Directive(NamedTuple):

@@ -1,0 +1,274 @@
+"""What the source must not hold, judged from its syntax trees and its compiled patterns."""
+
+import ast
+import importlib
+import pkgutil
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from re import _constants as sre  # type: ignore[attr-defined]
+from re import _parser as sre_parser  # type: ignore[attr-defined]
+from typing import Any, Final
+
+import pytest
+
+import relayd
+
+PACKAGE: Final = Path(relayd.__file__).parent
+SOURCES: Final = sorted(PACKAGE.rglob("*.py"))
+
+#: Calls and modules that run code out of data, or write files where an archive says.
+CALLS: Final = {"eval", "exec", "compile", "__import__", "system", "popen", "mktemp", "extractall"}
+MODULES: Final = {"pickle", "marshal", "shelve", "yaml", "tarfile", "dill", "joblib"}
+STATEMENT: Final = re.compile(
+    r"\s*(SELECT|INSERT|UPDATE|DELETE|COPY|LOCK|ALTER|DROP|CREATE|TRUNCATE|WITH|SET)\b"
+)
+#: Where statements are shown to operators, and none is executed.
+ADVICE: Final = "check"
+#: Not part of a daemon.
+SIMULATION: Final = "demo"
+#: Where a server's certificate may go unverified: one line, for `dangerous_none`.
+UNVERIFIED: Final = "peer_tls.py"
+#: Rooms whose paths come from requests, or from names that others chose.
+UNTRUSTED: Final = ("spool", "shared", "examine", "http")
+#: Reads a file of the package.
+OWN_DATA: Final = "openapi.py"
+
+
+def faults(tree: ast.AST, name: str = "", room: str = "") -> Iterator[str]:
+    """What is banned and there, one line each."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            yield from _faults_of_call(node, room)
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            names = [node.module] if isinstance(node, ast.ImportFrom) else []
+            names += [alias.name for alias in node.names]
+            found = {str(one).partition(".")[0] for one in names} & MODULES
+            yield from (f"{node.lineno}: import of {one}" for one in found)
+        elif isinstance(node, ast.ExceptHandler) and node.type is None:
+            yield f"{node.lineno}: bare except"
+        elif isinstance(node, ast.JoinedStr) and room != ADVICE and _is_composed_sql(node):
+            yield f"{node.lineno}: SQL out of a format"
+        elif isinstance(node, ast.Attribute) and node.attr == "CERT_NONE" and name != UNVERIFIED:
+            yield f"{node.lineno}: no verification"
+
+
+def _faults_of_call(node: ast.Call, room: str) -> Iterator[str]:
+    called = _name(node.func)
+    if called in CALLS and not isinstance(node.func, ast.Attribute):
+        yield f"{node.lineno}: {called}()"
+    if isinstance(node.func, ast.Attribute):
+        owner = _name(node.func.value)
+        joined = (owner, called) == ("path", "join") and room != SIMULATION
+        if called in CALLS - {"compile"} or joined:
+            yield f"{node.lineno}: {owner}.{called}()"
+        if called == "format" and _is_statement(node.func.value):
+            yield f"{node.lineno}: SQL out of a format"
+    for keyword in node.keywords:
+        value = keyword.value.value if isinstance(keyword.value, ast.Constant) else None
+        if (keyword.arg, value) in {("shell", True), ("verify", False)}:
+            yield f"{node.lineno}: {keyword.arg}={value!r}"
+    if called in {"match", "search", "compile"} and node.args and _ends_before_newline(node):
+        yield f"{node.lineno}: a pattern that ends with $"
+
+
+def _name(node: ast.AST) -> str:
+    return getattr(node, "id", getattr(node, "attr", ""))
+
+
+def _ends_before_newline(node: ast.Call) -> bool:
+    """`$` matches before a last line end too; only line by line is that what is meant."""
+    pattern = node.args[0]
+    text = getattr(pattern, "value", None)
+    text = text.decode("latin-1") if isinstance(text, bytes) else text
+    by_line = any(_name(arg) == "MULTILINE" for arg in node.args)
+    return isinstance(text, str) and text.endswith("$") and not by_line
+
+
+def _is_statement(node: ast.AST) -> bool:
+    return isinstance(node, ast.Constant) and bool(STATEMENT.match(str(node.value)))
+
+
+def _is_composed_sql(node: ast.JoinedStr) -> bool:
+    """Constants of a module (in capitals) may be part of a statement, data never."""
+    if not _is_statement(node.values[0]):
+        return False
+    parts = [part.value for part in node.values if isinstance(part, ast.FormattedValue)]
+    inner = [each for part in parts for each in ast.walk(part)]
+    owners = {each.value for each in inner if isinstance(each, ast.Attribute)}
+    names = {_name(each) for each in inner if each not in owners} - {"", "join"}
+    return any(not name.isupper() for name in names)
+
+
+BANNED: Final = [
+    "eval(data)",
+    "exec(data)",
+    "os.system(data)",
+    "import pickle",
+    "from yaml import load",
+    "archive.extractall()",
+    "subprocess.run(data, shell=True)",
+    "get(url, verify=False)",
+    "context.verify_mode = ssl.CERT_NONE",
+    "os.path.join(root, data)",
+    "re.match('[a-z]+$', data)",
+    "re.compile(rb'[a-z]+$')",
+    "f'SELECT id FROM t WHERE id = {data}'",
+    "'DELETE FROM t WHERE id = {}'.format(data)",
+    "try:\n    pass\nexcept:\n    pass",
+]
+
+
+@pytest.mark.fault("D.3.4")
+@pytest.mark.parametrize("code", BANNED)
+def test_what_is_banned_is_found(code: str) -> None:
+    """Each kind of banned code is seen where it is."""
+    assert len(list(faults(ast.parse(code)))) == 1
+
+
+@pytest.mark.fault("D.3.4", "P14")
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_source_holds_nothing_banned(path: Path) -> None:
+    """No code out of data, no shell, no SQL out of data, no pattern that forgets a line end."""
+    found = faults(ast.parse(path.read_bytes()), path.name, path.parent.name)
+    assert list(found) == []
+
+
+def openings(tree: ast.Module) -> Iterator[str]:
+    """Openings of paths that would follow a link, or wait for a FIFO, one line each."""
+    constants = {
+        _name(node.target): node.value for node in tree.body if isinstance(node, ast.AnnAssign)
+    }
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call):
+            continue
+        called, plain = _name(node.func), isinstance(node.func, ast.Name)
+        owner = "" if plain else _name(node.func.value)  # type: ignore[attr-defined]
+        if called in {"read_bytes", "read_text", "write_bytes", "write_text"}:
+            yield f"{node.lineno}: {called}()"
+        elif called == "open" and plain and not _is_descriptor(node.args[0]):
+            yield f"{node.lineno}: open()"
+        elif called == "open" and owner == "os" and not _is_careful(node.args[1], constants):
+            yield f"{node.lineno}: os.open()"
+        elif called == "open" and not plain and owner != "os" and not _creates(node):
+            yield f"{node.lineno}: {owner}.open()"
+
+
+def _is_descriptor(node: ast.expr) -> bool:
+    return _name(node) == "fd" or (isinstance(node, ast.Call) and _name(node.func) == "open")
+
+
+def _creates(node: ast.Call) -> bool:
+    return bool(node.args) and str(getattr(node.args[0], "value", "")).startswith("x")
+
+
+def _is_careful(flags: ast.expr, constants: dict[str, Any]) -> bool:
+    """Follows no link, or opens directories only; a local name stands for what is near it."""
+    flags = constants.get(_name(flags), flags)
+    names = {_name(node) for node in ast.walk(flags)}
+    return bool(names & {"O_NOFOLLOW", "O_DIRECTORY", "_DIRECTORY", "flags"})
+
+
+@pytest.mark.fault("D.3.2")
+@pytest.mark.parametrize(
+    ("code", "found"),
+    [
+        ("os.open(path, os.O_RDONLY)", 1),
+        ("os.open(path, os.O_RDONLY | os.O_NOFOLLOW)", 0),
+        ("FLAGS: Final = os.O_RDONLY\nos.open(path, FLAGS)", 1),
+        ("open(path)", 1),
+        ("open(fd)", 0),
+        ("path.open()", 1),
+        ("path.open('x')", 0),
+        ("path.read_text()", 1),
+    ],
+)
+def test_careless_openings_are_found(code: str, found: int) -> None:
+    """An opening that follows links is told from one that does not."""
+    assert len(list(openings(ast.parse(code)))) == found
+
+
+@pytest.mark.fault("D.3.2")
+@pytest.mark.parametrize(
+    "path",
+    [path for path in SOURCES if path.parent.name in UNTRUSTED and path.name != OWN_DATA],
+    ids=lambda path: str(path.relative_to(PACKAGE)),
+)
+def test_paths_of_others_are_opened_with_care(path: Path) -> None:
+    """Wherever others choose the names, each opening refuses links, or takes directories only."""
+    assert list(openings(ast.parse(path.read_bytes()))) == []
+
+
+@pytest.mark.fault("D.3.4")
+@pytest.mark.parametrize(
+    "path",
+    [path for path in SOURCES if path.parent.name == "http" and path.name != OWN_DATA],
+    ids=lambda path: path.name,
+)
+def test_routes_build_no_paths(path: Path) -> None:
+    """No route puts a path together: names of requests go through `relayd.shared.paths` only."""
+    tree = ast.parse(path.read_bytes())
+    divided = [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div)
+    ]
+    assert not [node.lineno for node in divided if not _name(node.right).isupper()]  # a number
+    assert not [
+        node.lineno
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+        and _name(node.func) == "joinpath"
+        and path.name != "openapi.py"
+    ]
+
+
+def patterns() -> Iterator[tuple[str, re.Pattern[Any]]]:
+    """Every compiled pattern of the package, by module and name."""
+    for module in pkgutil.walk_packages([str(PACKAGE)], "relayd."):
+        if not module.name.endswith("__main__"):
+            for name, value in vars(importlib.import_module(module.name)).items():
+                if isinstance(value, re.Pattern):
+                    yield f"{module.name}.{name}", value
+
+
+def nested(parsed: Any, depth: int = 0) -> bool:
+    """Whether something without bound is repeated without bound: the way to exponential time."""
+    for code, argument in parsed:
+        inner = depth
+        if code in (sre.MAX_REPEAT, sre.MIN_REPEAT) and argument[1] == sre.MAXREPEAT:
+            inner += 1
+        if inner > 1 or any(nested(part, inner) for part in _parts(argument)):
+            return True
+    return False
+
+
+def _parts(argument: object) -> Iterator[Any]:
+    """The patterns within one element of a pattern."""
+    if isinstance(argument, sre_parser.SubPattern):
+        yield argument
+    elif isinstance(argument, list | tuple):
+        for each in argument:
+            yield from _parts(each)
+
+
+@pytest.mark.fault("D.5.3")
+@pytest.mark.parametrize("pattern", ["(a+)+", "(?:a|b*)*c", "(x(?:a+b?)*)*", "(?:(?:a*))+?"])
+def test_nested_repetition_is_found(pattern: str) -> None:
+    """Patterns that take exponential time on some text are told from others."""
+    assert nested(sre_parser.parse(pattern))
+    assert not nested(sre_parser.parse("(a|b{1,9})*c+"))
+
+
+@pytest.mark.fault("D.5.3")
+def test_no_pattern_takes_exponential_time() -> None:
+    """No pattern repeats without bound what is itself repeated without bound."""
+    found = dict(patterns())
+    assert len(found) > 30
+    assert [name for name, one in found.items() if nested(_parse(one))] == []
+
+
+def _parse(pattern: re.Pattern[Any]) -> Any:
+    text = pattern.pattern
+    flags = pattern.flags & ~re.UNICODE if isinstance(text, bytes) else pattern.flags
+    return sre_parser.parse(text, flags)
