@@ -379,7 +379,8 @@ async def test_an_upstream_that_is_away_is_asked_by_one_at_a_time(
                 assert relay.value("upstream_up") == 0
                 assert relay.value("reports_total", status="forward_error") == 0
                 peer.behaviour = Behaviour()
-                await relay.until(lambda: not relay.left(), patience=30 + count / 50)
+                await relay.until(lambda: len(peer.uploads) >= count, patience=30 + count / 50)
+                await relay.empty()
                 assert relay.value("upstream_up") == 1
         assert sorted(peer.uploads) == sorted(
             (f"/reports/{number:04}.log", b"%d" % number) for number in range(count)
