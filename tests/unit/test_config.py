@@ -453,6 +453,7 @@ def test_way_to_the_database_needs_no_restart(tmp_path: Path) -> None:
 
 
 @pytest.mark.history(65)
+@pytest.mark.fault("D.4.2")
 def test_settings_never_show_a_password(tmp_path: Path) -> None:
     """No repr, str or format of the settings holds a password, not even one in the URL."""
     text = f"""
@@ -474,6 +475,7 @@ def test_settings_never_show_a_password(tmp_path: Path) -> None:
 
 
 @pytest.mark.history(65)
+@pytest.mark.fault("D.4.2")
 @pytest.mark.parametrize(
     "text",
     [
@@ -499,6 +501,7 @@ def test_refused_configuration_never_shows_a_password(tmp_path: Path, text: str)
     assert CANARY not in "".join(traceback.format_exception(caught.value))
 
 
+@pytest.mark.fault("D.4.2")
 def test_database_parameters_keep_the_password_out_of_the_url(tmp_path: Path) -> None:
     """The driver gets the password as an argument of its own, just as the operator wrote it."""
     password = "p@ss/w?rd#%41: +"

@@ -1,6 +1,7 @@
 """What the source must not hold, judged from its syntax trees and its compiled patterns."""
 
 import ast
+import hmac
 import importlib
 import pkgutil
 import re
@@ -13,6 +14,7 @@ from typing import Any, Final
 import pytest
 
 import relayd
+from relayd.secret import Secret
 
 PACKAGE: Final = Path(relayd.__file__).parent
 SOURCES: Final = sorted(PACKAGE.rglob("*.py"))
@@ -132,6 +134,35 @@ def test_source_holds_nothing_banned(path: Path) -> None:
     """No code out of data, no shell, no SQL out of data, no pattern that forgets a line end."""
     found = faults(ast.parse(path.read_bytes()), path.name, path.parent.name)
     assert list(found) == []
+
+
+def plain_comparisons(tree: ast.AST) -> list[int]:
+    """Lines that compare a revealed secret by `==`, whose time tells how much of it was right."""
+    return [
+        node.lineno
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Compare)
+        if any(
+            isinstance(part, ast.Call) and _name(part.func) == "reveal" for part in ast.walk(node)
+        )
+    ]
+
+
+@pytest.mark.fault("D.4.3")
+def test_secrets_are_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No secret is revealed for a comparison, and two of them are compared by hmac."""
+    assert plain_comparisons(ast.parse("given == secret.reveal()")) == [1]
+    trees = {path.name: ast.parse(path.read_bytes()) for path in SOURCES}
+    assert {name: lines for name, tree in trees.items() if (lines := plain_comparisons(tree))} == {}
+    compared: list[tuple[bytes, bytes]] = []
+
+    def compare(one: bytes, other: bytes) -> bool:
+        compared.append((one, other))
+        return False
+
+    monkeypatch.setattr(hmac, "compare_digest", compare)
+    assert Secret("one") != Secret("other")
+    assert compared == [(b"one", b"other")]
 
 
 def openings(tree: ast.Module) -> Iterator[str]:
