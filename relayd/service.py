@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import trio
 
-from relayd import __version__
+from relayd import __version__, openssl
 from relayd.config import Settings, changed_keys, load_logging, load_settings
 from relayd.errors import ConfigError, NodesError, RelaydError, StartError
 from relayd.http.app import Services, make_app
@@ -85,6 +85,8 @@ def run(directory: Path) -> int:
         configure(logging)
         for warning in warnings:
             log.warning("configuration", detail=warning)
+        for warning in openssl.warnings():
+            log.warning("old library", detail=warning)
         try:
             main = partial(_main, directory, settings, take_notifier())
             trio.run(main, strict_exception_groups=True)

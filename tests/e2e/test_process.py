@@ -280,7 +280,7 @@ async def test_daemon_without_memory_ends_and_loses_nothing(
     await balance(ledger, database)
 
 
-@pytest.mark.fault("L6")
+@pytest.mark.fault("L6", "D.5.2")
 async def test_file_that_kills_its_worker_is_refused_alone(
     site: Site, ledger: Ledger, database: Database
 ) -> None:

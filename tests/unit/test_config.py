@@ -239,7 +239,7 @@ def test_syntax_error_names_the_place(tmp_path: Path, text: str | bytes, expecte
     assert re.fullmatch(expected, refusal(tmp_path, text))
 
 
-@pytest.mark.fault("P12")
+@pytest.mark.fault("P12", "D.5.5")
 @pytest.mark.parametrize(
     "text",
     [
@@ -573,7 +573,7 @@ VALUES = st.recursive(
 )
 
 
-@pytest.mark.fault("P12")
+@pytest.mark.fault("P12", "D.5.5")
 @given(st.sampled_from([key for key, _ in leaves(Settings())]), VALUES)
 def test_any_value_of_any_key_is_taken_or_refused(key: str, value: object) -> None:
     """Whatever a key is set to, loading succeeds or names the key in one printable line."""

@@ -204,7 +204,7 @@ def test_list_that_is_no_json_object_is_refused(fleet: Fleet, text: str) -> None
         fleet.load()
 
 
-@pytest.mark.fault("P12")
+@pytest.mark.fault("P12", "D.5.5")
 @pytest.mark.parametrize(
     ("text", "told"),
     [

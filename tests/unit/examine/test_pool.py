@@ -161,6 +161,7 @@ async def test_more_calls_than_lanes_wait(room: Room) -> None:
         nursery.cancel_scope.cancel()
 
 
+@pytest.mark.fault("D.5.2")
 async def test_file_that_kills_its_worker_twice_is_refused(room: Room) -> None:
     """It is refused as what was there, all others of its call are examined, and so is the next."""
     jobs = room.jobs("a.log", "crash.log", "b.log")
@@ -174,6 +175,7 @@ async def test_file_that_kills_its_worker_twice_is_refused(room: Room) -> None:
     assert room.seen().count("crash.log") == 2
 
 
+@pytest.mark.fault("D.5.2")
 async def test_file_that_kills_its_worker_once_is_examined(room: Room) -> None:
     """One death may be anything: the second attempt counts."""
     async with open_pool(room) as pool:

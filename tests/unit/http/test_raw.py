@@ -41,7 +41,7 @@ async def test_an_ambiguous_chunk_is_refused(chunks: bytes) -> None:
         assert statuses(await server.raw(data)) == [400]
 
 
-@pytest.mark.fault("A5")
+@pytest.mark.fault("A5", "D.5.5")
 @pytest.mark.parametrize(("data", "status"), EXCESS.values(), ids=EXCESS)
 async def test_too_much_or_another_protocol_is_refused(data: bytes, status: int) -> None:
     """The client learns what was too long, or that it speaks another language, and is closed."""
@@ -49,7 +49,7 @@ async def test_too_much_or_another_protocol_is_refused(data: bytes, status: int)
         assert statuses(await server.raw(data)) == [status]
 
 
-@pytest.mark.fault("A5")
+@pytest.mark.fault("A5", "D.5.5")
 @pytest.mark.parametrize("pieces", [1, 100])
 async def test_the_same_is_refused_byte_by_byte(pieces: int) -> None:
     """How a head is cut into segments changes nothing of the verdict."""

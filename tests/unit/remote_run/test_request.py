@@ -17,7 +17,7 @@ def test_a_form_is_decoded() -> None:
     assert read_form(b"nodes=a%2Cb+c%C3%A9&x=") == {"nodes": "a,b cé", "x": ""}
 
 
-@pytest.mark.fault("P12")
+@pytest.mark.fault("P12", "D.5.5")
 def test_a_form_with_many_fields_is_refused() -> None:
     """A form of a hundred thousand fields is refused before it is taken apart."""
     with pytest.raises(RequestError, match="invalid form"):

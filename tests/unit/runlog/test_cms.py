@@ -327,6 +327,7 @@ CRAFTED = [
 ]
 
 
+@pytest.mark.fault("D.5.1")
 @pytest.mark.parametrize(("make", "detail"), CRAFTED)
 def test_signature_of_another_shape_is_refused(make: Callable[[], bytes], detail: str) -> None:
     """Every departure from what agents write is refused, however well it is signed."""
