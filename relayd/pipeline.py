@@ -144,14 +144,12 @@ def _report_warnings(ticket: Ticket, run_log: RunLog) -> None:
     if run_log.warnings:
         log.warning(
             "run log has flaws",
-            node=ticket.node_id,
-            file=ticket.name,
-            run_date=ticket.run_date,
             flaws=len(run_log.warnings),
             detail=run_log.warnings[0],
+            **ticket.describe(),
         )
         for warning in run_log.warnings[1:]:
-            log.debug("flaw", node=ticket.node_id, file=ticket.name, detail=warning)
+            log.debug("flaw", detail=warning, **ticket.describe())
 
 
 class Writer:

@@ -23,6 +23,7 @@ from relayd.examine.child import LENGTH_BYTES
 from relayd.examine.job import RESULT_BYTES, Examined, Job, Setup, examine
 from relayd.logs import get_logger
 from relayd.printable import printable
+from relayd.runlog.filename import queue_id
 from relayd.runlog.model import RunLog
 from relayd.spool.identity import Identity, identity_at
 from relayd.threads import in_thread, is_shortage
@@ -74,7 +75,7 @@ class ThreadExaminer:
         except Exception:
             if len(jobs) > 1:
                 return self._examine(jobs[: len(jobs) // 2])
-            log.exception("examination broke", file=jobs[0].name, node=jobs[0].node_id)
+            log.exception("examination broke", node=jobs[0].node_id, **_named(jobs[0]))
         name = jobs[0].name
         refused = Refused(Reason.WORKER_CRASH, f"its examination broke: {printable(name, 200)}")
         return [Examined(_identity_now(Path(self._setup.directory) / name), refused)]
@@ -218,7 +219,7 @@ class WorkerPool:
         results = await self._attempt(jobs)
         if results is not None:
             return results
-        log.warning("examined one by one after a crash", files=len(jobs), file=jobs[0].name)
+        log.warning("examined one by one after a crash", files=len(jobs), **_named(jobs[0]))
         results = []
         size = 0
         for job in jobs:
@@ -381,3 +382,8 @@ async def open_examiner(setup: Setup, cores: int) -> AsyncIterator[Examiner]:
             await nursery.start(pool.run_worker, name=f"worker {number}")
         yield pool
         nursery.cancel_scope.cancel()
+
+
+def _named(job: Job) -> dict[str, str]:
+    """Which file a log line is about."""
+    return {"file": job.name, "queue_id": queue_id(job.name)}

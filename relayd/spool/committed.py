@@ -4,6 +4,7 @@ from collections import OrderedDict
 from typing import Final
 
 from relayd.logs import get_logger
+from relayd.runlog.filename import queue_id
 from relayd.spool.identity import Identity
 
 log = get_logger("disposal")
@@ -29,7 +30,10 @@ class Committed:
         """A committed file could not be removed; said once until all of them are."""
         if not self._known:
             log.error(
-                "committed file cannot be removed, keeping its name", file=name, detail=detail
+                "committed file cannot be removed, keeping its name",
+                file=name,
+                queue_id=queue_id(name),
+                detail=detail,
             )
         self._known[name] = known
         self._known.move_to_end(name)

@@ -15,6 +15,7 @@ from typing import Final, Literal
 from relayd.errors import Refused
 from relayd.libc import rename_noreplace
 from relayd.logs import get_logger
+from relayd.runlog.filename import queue_id
 from relayd.spool.identity import Identity, identity_at
 from relayd.spool.moving import copy_entry, sync_directory, temporary_path, unlink_if_same
 from relayd.spool.reasons import (
@@ -210,6 +211,7 @@ def requeue(failed: Path, incoming: Path, wanted: Callable[[ReasonRecord], bool]
 
 
 def _requeue_one(path: Path, incoming: Path, wanted: Callable[[ReasonRecord], bool]) -> bool:
+    record: ReasonRecord | None = None
     try:
         record = read_reason(reason_path(path))
         if record is None or "/" in record.name or not wanted(record):
@@ -222,7 +224,12 @@ def _requeue_one(path: Path, incoming: Path, wanted: Callable[[ReasonRecord], bo
     except FileNotFoundError:
         raise
     except OSError as error:
-        log.warning("refused file cannot go back", file=path.name, detail=error.strerror)
+        log.warning(
+            "refused file cannot go back",
+            file=path.name,
+            queue_id=queue_id(record.name if record is not None else path.name),
+            detail=error.strerror,
+        )
         return False
     log.info("refused file goes back", file=record.name, queue_id=record.queue_id, node=record.node)
     return True

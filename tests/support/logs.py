@@ -9,6 +9,26 @@ from relayd import logs
 from relayd.config import LoggingSettings
 from relayd.log_config import LoggingGeneral
 
+#: What could end a line, move a cursor, reorder or hide text, or look like another field.
+PAYLOADS = [
+    *(f"a{chr(code)}b" for code in (*range(0x20), *range(0x7F, 0xA0))),
+    *(f"a{char}b" for char in "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e"),
+    *(f"a{char}b" for char in "\u2066\u2067\u2068\u2069\u2028\u2029\u200b\ufeff"),
+    *(f"a{char}b" for char in "\u00ad\u180e\u3000\ufff9\U000e0041\ud800\udcff\ufffe"),
+    "a\nERROR main: forged",
+    "a\r\n<0>main: forged",
+    "a\x1b[2J\x1b[1;1H",
+    "a\x1b]0;title\x07",
+    "a\x9b31mred",
+    'a" level=error event="b',
+    'a\\" b=c',
+    "a\\",
+    "",
+    " ",
+    "=",
+    '"',
+]
+
 
 def settings(level: str = "trace", directives: str = "", form: str = "text") -> LoggingSettings:
     """Logging settings as logging.conf would give them; everything is logged by default."""

@@ -19,29 +19,9 @@ from relayd.errors import ConfigError
 from relayd.log_config import DEBUG, ERROR, INFO, TRACE, parse_filter
 from relayd.log_limit import BURST, WINDOW_S, Key, RateLimit
 from relayd.logs import Levels, configure, get_logger, open_logging
-from tests.support.logs import settings, written
+from tests.support.logs import PAYLOADS, settings, written
 
 log = get_logger("disposal")
-
-#: What could end a line, move a cursor, reorder or hide text, or look like another field.
-PAYLOADS = [
-    *(f"a{chr(code)}b" for code in (*range(0x20), *range(0x7F, 0xA0))),
-    *(f"a{char}b" for char in "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e"),
-    *(f"a{char}b" for char in "\u2066\u2067\u2068\u2069\u2028\u2029\u200b\ufeff"),
-    *(f"a{char}b" for char in "\u00ad\u180e\u3000\ufff9\U000e0041\ud800\udcff\ufffe"),
-    "a\nERROR main: forged",
-    "a\r\n<0>main: forged",
-    "a\x1b[2J\x1b[1;1H",
-    "a\x1b]0;title\x07",
-    "a\x9b31mred",
-    'a" level=error event="b',
-    'a\\" b=c',
-    "a\\",
-    "",
-    " ",
-    "=",
-    '"',
-]
 
 
 @pytest.fixture(autouse=True)
@@ -62,6 +42,7 @@ def pipe() -> Iterator[tuple[int, int]]:
             continue
 
 
+@pytest.mark.fault("D.8.1")
 def test_payloads_are_many() -> None:
     """The corpus holds at least a hundred different payloads."""
     assert len(set(PAYLOADS)) >= 100
@@ -92,6 +73,7 @@ PLACES: list[Callable[[str], None]] = [
 ]
 
 
+@pytest.mark.fault("D.8.1")
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("form", ["text", "json"])
 def test_hostile_text_stays_on_its_line(
@@ -395,6 +377,7 @@ def test_libraries_log_through_ours(tmp_path: Path) -> None:
     assert (root.handlers, root.level) == before
 
 
+@pytest.mark.fault("D.8.2")
 def test_rate_limit_admits_ten_lines_of_an_event_per_second() -> None:
     """In one window ten lines of an event pass, the others are counted and told once."""
     limit = RateLimit()
@@ -421,6 +404,7 @@ def test_rate_limit_forgets_nothing_between_windows() -> None:
     assert limit.due(3.0) == [(key, 3)]
 
 
+@pytest.mark.fault("D.8.2")
 def test_rate_limit_is_bounded() -> None:
     """Ever new events do not make the limit grow, and their counts are kept."""
     limit = RateLimit()
@@ -433,6 +417,7 @@ def test_rate_limit_is_bounded() -> None:
     assert (key, 2) in limit.due(0.0)
 
 
+@pytest.mark.fault("D.8.2")
 def test_flood_is_cut_and_summed_up(tmp_path: Path) -> None:
     """Of a thousand equal warnings every line is either written or in the summary."""
 
@@ -452,6 +437,7 @@ def test_flood_is_cut_and_summed_up(tmp_path: Path) -> None:
     assert sum(event["event"] == "severe" for event in events) == 1000
 
 
+@pytest.mark.fault("D.8.2")
 def test_summary_comes_without_another_line(pipe: tuple[int, int]) -> None:
     """What was left out is told soon after, even if nobody logs anything more."""
     reader, writer = pipe
