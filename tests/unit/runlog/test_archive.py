@@ -80,7 +80,7 @@ def test_zip_written_to_a_pipe_is_unpacked() -> None:
     assert unpack(pipe.written, "zip", CAP) == TEXT
 
 
-@pytest.mark.fault("P2")
+@pytest.mark.fault("P2", "D.5.5")
 def test_only_the_first_zip_member_counts() -> None:
     """Of several members the first one is taken."""
     assert unpack(zipped(("a", TEXT), ("b", b"other"), ("c", b"")), "zip", CAP) == TEXT
@@ -170,7 +170,7 @@ def one_member(packed: bytes, size: int, checksum: int = 0) -> bytes:
     return local + packed + central + b"PK\x05\x06" + end
 
 
-@pytest.mark.fault("P2")
+@pytest.mark.fault("P2", "D.5.5")
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
@@ -225,7 +225,7 @@ def test_dishonest_zip_is_refused(data: bytes, reason: Reason) -> None:
     assert (refused.reason, refused.maybe_unfinished) == (reason, False)
 
 
-@pytest.mark.fault("P2")
+@pytest.mark.fault("P2", "D.5.5")
 def test_zip_member_that_reaches_into_the_directory_is_refused() -> None:
     """A member never takes a byte of the directory, even when its checksum says so."""
     data = zipped(("a", TEXT), method=zipfile.ZIP_STORED)
@@ -235,7 +235,7 @@ def test_zip_member_that_reaches_into_the_directory_is_refused() -> None:
     assert "overlapping" in refusal(data, "zip").detail
 
 
-@pytest.mark.fault("P2")
+@pytest.mark.fault("P2", "D.5.5")
 def test_garbage_behind_a_zip_is_refused() -> None:
     """A zip with something behind its end record is refused: it may also be one cut short."""
     assert refusal(zipped(("a", TEXT)) + b"tail", "zip").reason is Reason.ARCHIVE
