@@ -4,7 +4,8 @@ import re
 import ssl
 from typing import Final
 
-from cryptography.hazmat.backends.openssl import backend
+# What `cryptography.hazmat.backends.openssl` asks too, which would cost a relay 0.3 MB.
+from cryptography.hazmat.bindings._rust import openssl as bundled
 
 #: The first release of each branch that is mended of what is known (openssl-library.org,
 #: vulnerabilities); newer branches came later than these.
@@ -18,7 +19,7 @@ def warnings() -> list[str]:
 
     Distributors mend old versions without another number, so this is a hint to look, no verdict.
     """
-    libraries = (("TLS", ssl.OPENSSL_VERSION), ("signatures", backend.openssl_version_text()))
+    libraries = (("TLS", ssl.OPENSSL_VERSION), ("signatures", bundled.openssl_version_text()))
     return [
         f"{text}, in use for {use}, has known weaknesses unless its distributor has mended it"
         for use, text in libraries
