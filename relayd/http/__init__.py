@@ -3,7 +3,20 @@
 from relayd.lean import stood_in, without
 
 # HTTP/1.1 is all that is spoken here, on Trio: 3 MB of other protocols and loops stay away.
-with without("anyio", "h2"):
+with (
+    without("anyio", "h2"),
+    stood_in("httpcore2._api", "request", "stream"),
+    stood_in(
+        "httpcore2._sync",
+        "ConnectionInterface",
+        "ConnectionPool",
+        "HTTP11Connection",
+        "HTTP2Connection",
+        "HTTPConnection",
+        "HTTPProxy",
+        "SOCKSProxy",
+    ),
+):
     import httpcore2  # noqa: F401
 
 with (
@@ -12,3 +25,24 @@ with (
     stood_in("hypercorn.protocol.h2", "H2Protocol"),
 ):
     import hypercorn.protocol  # noqa: F401
+
+# What Quart has for pages, and for testing an application: a debugger and a second client too.
+with (
+    stood_in(
+        "jinja2", "BaseLoader", "Environment", "FileSystemLoader", "Template", "TemplateNotFound"
+    ),
+    stood_in("hypercorn.asyncio", "serve"),
+    stood_in(
+        "quart.testing",
+        "QuartCliRunner",
+        "QuartClient",
+        "TestApp",
+        "make_test_body_with_headers",
+        "make_test_headers_path_and_query_string",
+        "make_test_scope",
+        "no_op_push",
+        "sentinel",
+    ),
+    stood_in("quart_trio.testing", "TrioClient", "TrioTestApp"),
+):
+    import quart_trio  # noqa: F401

@@ -7,14 +7,16 @@ import pkgutil
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from re import _constants as sre  # type: ignore[attr-defined]
-from re import _parser as sre_parser  # type: ignore[attr-defined]
 from typing import Any, Final
 
 import pytest
 
 import relayd
 from relayd.secret import Secret
+
+# The parser of patterns has no public name.
+sre: Any = importlib.import_module("re._constants")
+sre_parser: Any = importlib.import_module("re._parser")
 
 PACKAGE: Final = Path(relayd.__file__).parent
 SOURCES: Final = sorted(PACKAGE.rglob("*.py"))
