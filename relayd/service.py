@@ -6,10 +6,9 @@
         ├── reloads          what SIGHUP asked for, one after the other
         ├── HTTP API         until the pipeline has drained
         ├── remote runs      a task for each run, its commands and calls below it
-        ├── peers            closes unused connections to other policy servers
         ├── examiner         a thread, or worker processes
         ├── trust            nodes list and certificates, tried again until they load
-        ├── peers            pinned clients of other policy servers
+        ├── peers            pins and connections of other policy servers
         ├── pipelines        run logs to the database, once nodes are known; files to the upstream
         ├── announce         tells the service manager once files are taken
         ├── watchdog         tells the service manager that the event loop runs

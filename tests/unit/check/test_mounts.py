@@ -23,8 +23,8 @@ def test_a_path_is_on_the_mount_that_the_kernel_says(tmp_path: Path) -> None:
     """Two files of one directory are on one mount, /proc is on another."""
     (tmp_path / "a").touch()
     own, proc = mount_of(tmp_path / "a"), mount_of(Path("/proc/self"))
-    assert own is not None
     assert own == mount_of(tmp_path)
+    assert own != proc
     assert proc is not None
     assert (proc.kind, proc.point) == ("proc", "/proc")
     assert mount_of(tmp_path / "nothing") is None

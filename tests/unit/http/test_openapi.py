@@ -101,6 +101,8 @@ def test_server_errors_are_those_of_the_contract() -> None:
     runs = ("remoteRunNode", "remoteRunNodes", "remoteRunAll")
     assert found == {
         ("reloadConfiguration", 500),
+        ("getSharedFolder", 500),
+        ("headSharedFolder", 500),
         *((run, status) for run in runs for status in (500, 503, 508)),
         *(("putSharedFile", status) for status in (500, 502, 503, 507)),
         *(("headSharedFile", status) for status in (500, 502, 503)),
