@@ -48,6 +48,7 @@ _SSL_MODES: Final = frozenset(
         "verify-full",
     }
 )
+_URL: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/?#]*)(.*)", re.ASCII | re.DOTALL)
 _HOST: Final = re.compile(r"(\[[0-9A-Fa-f:.%]+\]|[^\s:@\[\]]*)(?::([0-9]{1,5}))?", re.ASCII)
 
 
@@ -71,22 +72,43 @@ class DatabaseUrl(msgspec.Struct, frozen=True):
         Raises:
             ValueError: scheme, host, port or an option is not valid.
         """
-        parts = urlsplit(split_password(url)[0])
+        parts = split_url(split_password(url)[0])
         if parts.scheme not in {"postgres", "postgresql"}:
             raise ValueError("scheme")
         if parts.fragment or "@" in parts.path:
             # A password with `#` or `/` in it, not escaped, would end up here.
             raise ValueError("path")
-        _check_hosts(parts.netloc.rpartition("@")[2])
+        account, at, hosts = parts.netloc.rpartition("@")
+        _check_hosts(hosts)
         options = _options(parts)
         unused = sorted((_LIBPQ_ONLY | _FIXED) & options.keys() - {"connect_timeout"})
         timeout = options.get("connect_timeout")
         kept = {k: text for k, text in options.items() if k not in _LIBPQ_ONLY | _FIXED}
+        netloc = parts.netloc
+        if "[" in hosts and "," in hosts:  # asyncpg takes the URL apart as `urlsplit` does
+            netloc, kept = f"{account}{at}", {**kept, "host": hosts}
+        dsn = _join(parts, netloc, kept)
+        urlsplit(dsn)  # so that no URL is found wrong later than here
         return cls(
-            dsn=_join(parts, parts.netloc, kept),
+            dsn=dsn,
             connect_timeout=int(timeout) if timeout and int(timeout) > 0 else None,
             warnings=tuple(f"option {name} is not used" for name in unused),
         )
+
+
+def split_url(url: str) -> SplitResult:
+    """Take a URL apart as `urlsplit` does, but with any hosts.
+
+    Releases of Python with the mend of CVE-2025-0938 refuse an IPv6 address behind another host.
+
+    Raises:
+        ValueError: it is no URL.
+    """
+    found = _URL.fullmatch(url)
+    if found is None:
+        raise ValueError("no URL")
+    scheme, netloc, rest = found.groups()
+    return urlsplit(f"{scheme}://{rest}")._replace(netloc=netloc)
 
 
 def split_password(url: str) -> tuple[str, Secret | None]:
@@ -95,7 +117,7 @@ def split_password(url: str) -> tuple[str, Secret | None]:
     Raises:
         ValueError: it is no URL.
     """
-    parts = urlsplit(url)
+    parts = split_url(url)
     credentials, at, hosts = parts.netloc.rpartition("@")
     user, _, password = credentials.partition(":")
     options = _options(parts)

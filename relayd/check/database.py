@@ -6,13 +6,13 @@ import ssl
 import time
 from collections.abc import Iterator
 from typing import Final
-from urllib.parse import urlsplit
 
 import trio_asyncio
 
 from relayd.check.clock import seconds_ahead
 from relayd.check.model import Finding, Site, error, warning
 from relayd.config import database_parameters
+from relayd.database_url import split_url
 from relayd.errors import DatabaseError
 from relayd.outputs.connection import Patience
 from relayd.outputs.survey import SEQUENCE, TABLES, Survey, survey
@@ -97,7 +97,7 @@ async def _survey(site: Site) -> Survey | DatabaseError:
 
 def judge_failure(failure: DatabaseError, url: str) -> Finding:
     """Tell why there is no connection, and what to do about that."""
-    where, parts = _place(url), urlsplit(url)
+    where, parts = _place(url), split_url(url)
     user, database = parts.username or "rudder", parts.path.lstrip("/") or "rudder"
     what = _ERRNO.sub("", str(failure))
     if failure.sqlstate:
@@ -199,5 +199,5 @@ def _judge_indexes(found: Survey, where: str) -> Iterator[Finding]:
 
 def _place(url: str) -> str:
     """Hosts and database of a URL, without user and options."""
-    parts = urlsplit(url)
+    parts = split_url(url)
     return f"{parts.netloc.rpartition('@')[2]}{parts.path}"

@@ -47,10 +47,17 @@ def find(table: str, number: int) -> Mount | None:
 
 
 def existing(path: Path) -> Path:
-    """Go up from a path to what exists."""
-    while not path.exists() and path != path.parent:
+    """Go up from a path to what exists, as far as that can be seen."""
+    while not _is_there(path) and path != path.parent:
         path = path.parent
     return path
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a directory on the way is closed to us
+        return False
 
 
 def _mount_id(path: Path) -> int:

@@ -64,10 +64,11 @@ def test_options_of_the_url_act_with_a_password(database: Database, tmp_path: Pa
         ask(refused, "SELECT 1")
 
 
-def test_second_host_of_the_url_is_tried(database: Database, tmp_path: Path) -> None:
-    """With several hosts the one that answers is used."""
+@pytest.mark.parametrize("first", ["127.0.0.1:1", "127.0.0.1:1,[::1]:1"])
+def test_another_host_of_the_url_is_tried(database: Database, tmp_path: Path, first: str) -> None:
+    """With several hosts, IPv6 addresses among them, the one that answers is used."""
     there = f"127.0.0.1:{database.rudder.port}"
-    url = database.rudder.url.replace(there, f"127.0.0.1:1,{there}")
+    url = database.rudder.url.replace(there, f"{first},{there}")
     assert url != database.rudder.url
     arguments = parameters(tmp_path, url, database.rudder.password)
     assert ask(arguments, "SELECT current_user") == database.rudder.user

@@ -2,6 +2,7 @@
 
 import os
 import stat
+from contextlib import suppress
 from pathlib import Path
 
 import trio
@@ -29,8 +30,11 @@ class Commands:
 
 
 def _children() -> set[int]:
-    own = Path(f"/proc/{os.getpid()}/task")
-    return {int(pid) for task in own.iterdir() for pid in (task / "children").read_text().split()}
+    children: set[int] = set()
+    for thread in Path(f"/proc/{os.getpid()}/task").iterdir():
+        with suppress(FileNotFoundError, ProcessLookupError):  # a thread may end meanwhile
+            children.update(map(int, (thread / "children").read_text().split()))
+    return children
 
 
 def alive(pid: int) -> bool:

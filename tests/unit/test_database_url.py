@@ -13,7 +13,8 @@ from relayd.secret import Secret
     [
         "postgres://rudder@127.0.0.1/rudder",
         "postgresql://rudder@db.example.com:5433/rudder",
-        "postgres://a@h1,h2:5433,[::1]:5434/d",
+        "postgres://a@h1,h2:5433/d",
+        "postgres://a@[::1]:5434/d",
         "postgres://a@h/d?sslmode=verify-full&sslrootcert=/etc/ca.pem",
         "postgres://a@h1,h2/d?target_session_attrs=read-write",
         "postgres://a@h/d?application_name=relayd&options=-c%20statement_timeout%3D5000",
@@ -27,6 +28,12 @@ def test_url_is_kept_as_it_is(url: str) -> None:
     """Hosts and options of a URL reach the driver unchanged, the password beside them."""
     arguments = connect_arguments(url, Secret("p@/?#"))
     assert arguments == {"dsn": url, "password": "p@/?#"}
+
+
+def test_an_ipv6_address_may_stand_beside_other_hosts() -> None:
+    """The driver gets the hosts where no release of Python takes offence at them."""
+    checked = DatabaseUrl.parse("postgres://a@h1,h2:5433,[::1]:5434/d?sslmode=require&host=no")
+    assert checked.dsn == "postgres://a@/d?sslmode=require&host=h1,h2:5433,%5B::1%5D:5434"
 
 
 @pytest.mark.parametrize(

@@ -34,3 +34,8 @@ def test_what_exists_is_found_upwards(tmp_path: Path) -> None:
     """The nearest directory that exists stands for a path that does not."""
     assert existing(tmp_path / "a" / "b") == tmp_path
     assert existing(tmp_path) == tmp_path
+
+
+def test_what_cannot_be_looked_at_does_not_exist(tmp_path: Path) -> None:
+    """A path that the system refuses to look up is no error; whoever asks goes up from it."""
+    assert existing(tmp_path / ("a" * 300) / "b") == tmp_path
