@@ -35,6 +35,12 @@ def _skipping_without_tool() -> Generator[None, None, None]:
             if name in TOOLS and shutil.which(str(name)) is None:
                 pytest.skip(f"{name} is not installed")
         raise
+    except pytest.skip.Exception as error:
+        # pytest-trio tells that a test was skipped inside a nursery, but not why.
+        for leaf in _leaves(error.__context__ or error):
+            if isinstance(leaf, pytest.skip.Exception) and leaf.msg:
+                pytest.skip(leaf.msg)
+        raise
 
 
 def _leaves(error: BaseException) -> Iterator[BaseException]:
