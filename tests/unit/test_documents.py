@@ -1,12 +1,22 @@
-"""What the documents point to is there."""
+"""What the documents point to is there, and what they list is complete."""
 
+import fnmatch
 import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 
+from relayd.cli import main, rudder_relayd
+from relayd.config import Settings
+from relayd.durations import parse_duration
+from relayd.errors import Reason
 from relayd.metrics import Metrics
+from relayd.secret import Secret
+from relayd.typed_toml import leaves
+from relayd.values import Listen
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "benchmarks/README.md"])
@@ -18,6 +28,16 @@ _TARGET = re.compile(r"(?:^|[`$#] ?)make (?P<target>[a-z][a-z-]*)", re.MULTILINE
 _PLACE = re.compile(
     r"`(?P<path>(?:conf|systemd|selinux|packaging|man|docs|relayd|tests|tools|benchmarks)/[\w./@-]+)`"
 )
+_KEY = re.compile(
+    r"`((?:general|processing|output|remote_run|shared_files|shared_folder)(?:\.[a-z_*]+)+)`"
+)
+_BLOCK = re.compile(r"^ *```console\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
+_ROW = re.compile(r"^\| `(?P<key>[a-z_.]+)` \| (?P<value>.*?) \| (?P<default>.*?) \|", re.MULTILINE)
+LOGGING = {"general.level", "general.filter", "general.format"}
+#: Its default depends on the machine, and is told in words.
+IN_WORDS = {"general.core_threads"}
+#: Findings of `relayd check` that look like keys.
+CODES = {f"remote_run.{code}" for code in ("command", "writable", "sudo", "helper")}
 
 
 def _anchors(text: str) -> Iterator[str]:
@@ -64,3 +84,112 @@ def test_every_document_is_listed() -> None:
     assert [
         one for one in set(map(_named, DOCUMENTS)) - {"README.md"} if f"({one})" not in readme
     ] == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=_named)
+def test_keys_that_are_named_exist(document: Path) -> None:
+    """Each key of a configuration file that a document names is one; a star stands for a part."""
+    keys = {key for key, _ in leaves(Settings())} | LOGGING
+    tables = {key.rpartition(".")[0] for key in keys}
+    named = set(_KEY.findall(document.read_text()))
+    if document.name == "check.md":
+        named -= CODES
+    assert [one for one in named if not fnmatch.filter(keys | tables, one)] == []
+
+
+def test_defaults_are_told() -> None:
+    """docs/configuration.md has each key of main.conf once, with the default that the code has."""
+    rows = _ROW.findall((ROOT / "docs/configuration.md").read_text())
+    told = {key: default for key, _, default in rows if key not in LOGGING}
+    defaults = dict(leaves(Settings()))
+    assert sorted(key for key, _, _ in rows) == sorted({*told, *LOGGING})
+    assert told.keys() == defaults.keys()
+    wrong = {
+        key: text
+        for key, text in told.items()
+        if key not in IN_WORDS and not _is_default(text.strip("`"), defaults[key])
+    }
+    assert wrong == {}
+
+
+def _is_default(text: str, value: object) -> bool:
+    """Whether a word of the table stands for a value."""
+    match value:
+        case None:
+            return text == "unset"
+        case bool():
+            return text == str(value).lower()
+        case float():
+            return parse_duration(text) == value
+        case Secret():
+            return text == value.reveal()
+        case Listen():
+            return text == f"{value.host}:{value.port}"
+        case Path():
+            return text.rstrip("/") == str(value)
+        case "" | ():
+            return text in {"empty", "[]"}
+        case _:
+            return text == str(value)
+
+
+def test_all_metrics_are_explained() -> None:
+    """docs/metrics.md has a row for each metric of relayd's own."""
+    page = (ROOT / "docs/metrics.md").read_text()
+    text = Metrics().render().decode()
+    metrics = set(re.findall(r"^# TYPE (rudder_relayd_\w+)", text, re.MULTILINE))
+    explained = set(re.findall(r"^\| `(rudder_relayd_[a-z_]+)", page, re.MULTILINE))
+    assert explained == metrics
+
+
+def test_all_reasons_are_explained() -> None:
+    """docs/guide.md says of each reason for which a file is refused what to do."""
+    _, _, table = (ROOT / "docs/guide.md").read_text().partition("| reason | the file |")
+    first_cells = re.findall(r"^\| (`[^|]*) \|", table, re.MULTILINE)
+    assert sorted(re.findall(r"`(\w+)`", " ".join(first_cells))) == sorted(Reason)
+
+
+def test_all_rooms_are_named() -> None:
+    """docs/architecture.md says of each module and package what it is for."""
+    _, _, table = (ROOT / "docs/architecture.md").read_text().partition("## Rooms")
+    named = re.findall(r"`([\w*]+(?:\.py|/))`", table)
+    rooms = [
+        path.name + "/" * path.is_dir()
+        for path in (ROOT / "relayd").iterdir()
+        if (path.suffix == ".py" or path.is_dir()) and not path.name.startswith("__")
+    ]
+    assert [room for room in rooms if not any(fnmatch.fnmatch(room, one) for one in named)] == []
+    assert [one for one in named if not fnmatch.filter(rooms, one)] == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=_named)
+def test_options_that_are_shown_exist(document: Path) -> None:
+    """Commands and options of ours, in examples and in the text, are those of the programs."""
+    text = document.read_text()
+    lines = re.findall(r"`((?:make|relayd|rudder-relayd) [^`\n]+)`", text)
+    for block in _BLOCK.findall(text):
+        whole = block.replace("\\\n", " ")
+        lines += re.findall(r"^ *[$#] ((?:make|relayd|rudder-relayd) .*)$", whole, re.MULTILINE)
+    unknown = [
+        f"{line}: {one}" for line in lines for one in _unknown_options(shlex.split(line, True))
+    ]
+    assert unknown == []
+
+
+def _unknown_options(words: list[str]) -> list[str]:
+    match words:
+        case ["make", "demo", argument] if argument.startswith("ARGS="):
+            return _unknown_options(["relayd", "demo", *shlex.split(argument[5:])])
+        case ["rudder-relayd", *arguments]:
+            return _missing(rudder_relayd, arguments)
+        case ["relayd", name, *arguments]:
+            command = main.get_command(click.Context(main), name)
+            return [name] if command is None else _missing(command, arguments)
+        case _:
+            return []
+
+
+def _missing(command: click.Command, arguments: list[str]) -> list[str]:
+    known = {option for one in command.params for option in one.opts}
+    known |= set(command.context_settings.get("help_option_names", ["-h", "--help"]))
+    return [one for one in arguments if one.startswith("-") and one not in known]
