@@ -132,7 +132,7 @@ def install_packages(root: Path, python: Python, version: str) -> None:
         own = ["--no-index", "--find-links", name, f"relayd=={version}"]
         _pip(*into, "install", "--no-compile", "--no-deps", *own)
     _strip(environment)
-    _compile(root, python)
+    compile_modules(root, python)
 
 
 def _strip(environment: Path) -> None:
@@ -146,12 +146,17 @@ def _strip(environment: Path) -> None:
             path.unlink()
 
 
-def _compile(root: Path, python: Python) -> None:
-    """Compile in advance: the daemon may not write, and what it reads does not change."""
+def compile_modules(root: Path, python: Python) -> None:
+    """Compile in advance: the daemon may not write, and what it reads does not change.
+
+    Also what is compiled already: some releases of pip import packages that they have just
+    installed, and leave files that go by the time of the sources, which changes later.
+    """
     site = HOME / "lib" / f"python{python.version}"
     places = ["-s", str(root), "-p", "/"]
     mode = ["--invalidation-mode", "unchecked-hash"]
-    command = [str(python.path), "-I", "-m", "compileall", "-q", *places, *mode, str(root / site)]
+    command = [str(python.path), "-I", "-m", "compileall", "-f", "-q", *places, *mode]
+    command.append(str(root / site))
     subprocess.run(command, check=True, env=os.environ | {"PYTHONHASHSEED": "0"})
 
 
