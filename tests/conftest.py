@@ -37,7 +37,7 @@ def _skipping_without_tool() -> Generator[None, None, None]:
         raise
     except pytest.skip.Exception as error:
         # pytest-trio tells that a test was skipped inside a nursery, but not why.
-        for leaf in _leaves(error.__context__ or error):
+        for leaf in _leaves(error.__context__) if error.__context__ and not error.msg else ():
             if isinstance(leaf, pytest.skip.Exception) and leaf.msg:
                 pytest.skip(leaf.msg)
         raise
