@@ -113,7 +113,7 @@ async def test_a_relay_that_is_down_is_told_for_each_node_below(tree: Tree) -> N
 
 async def test_a_relay_that_dies_in_the_middle(tree: Tree) -> None:
     """What came before it died is told, its node's verdict says what happened, others go on."""
-    tree.sub.hold_agent()
+    hold = tree.sub.hold_agent()
     told: list[dict[str, Any]] = []
     async with (
         open_fronts(tree),
@@ -126,6 +126,7 @@ async def test_a_relay_that_dies_in_the_middle(tree: Tree) -> None:
             told.append(json.loads(await lines.next()))
         sub.process.kill()
         told += await events(lines)
+        await hold.release()  # its command outlives it
     found = verdicts(told)
     assert found["node1"] == ("exit", "relay", 0)
     assert found["node2"][0] == "hop_error"
