@@ -2,7 +2,6 @@
 
 import http.client
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -59,10 +58,16 @@ class Daemon:
         self.pid = process.pid
         self.incoming = directory / "reports" / "incoming"
 
-    def upload(self, staged: Path, name: str) -> None:
-        """Makes a staged file appear as mod_dav does it: temporary name, then rename."""
+    def upload(self, written: Path, name: str) -> None:
+        """Makes a file appear as mod_dav does it: temporary name, then rename.
+
+        Args:
+            written: a file for this upload alone: a link is refused, and what writing costs is
+                not relayd's.
+            name: in the spool.
+        """
         part = self.incoming / f".davfs.tmp{name[:24]}"
-        shutil.copyfile(staged, part)  # a link is no upload: it is refused
+        written.rename(part)
         part.rename(self.incoming / name)
 
     def waiting(self) -> bool:

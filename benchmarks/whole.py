@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -142,13 +143,23 @@ class Bench:
         self.check(len(self.samples), sum(run_log.rows for run_log in self.run_logs))
         return len(self.samples) / seconds
 
+    def write_uploads(self, count: int) -> list[Path]:
+        """Writes the files of so many uploads, each its own, beside the spool."""
+        directory = self.directory / "uploads"
+        directory.mkdir(exist_ok=True)
+        written = [directory / staged.name for staged in self.staged[:count]]
+        for staged, file in zip(self.staged, written, strict=False):
+            shutil.copyfile(staged, file)
+        return written
+
     def whole_path(self) -> float:
         """Run logs per second from the spool to committed rows and an unlinked file."""
         self.reset()
+        written = self.write_uploads(len(self.samples))
         (main, workers), postgres = self.daemon.cpu(), self.postgres_cpu()
         begin = time.perf_counter()
-        for sample, staged in zip(self.samples, self.staged, strict=True):
-            self.daemon.upload(staged, sample.name)
+        for sample, file in zip(self.samples, written, strict=True):
+            self.daemon.upload(file, sample.name)
         self.daemon.wait_until_empty()
         seconds = time.perf_counter() - begin
         now_main, now_workers = self.daemon.cpu()
@@ -210,11 +221,12 @@ def measure_steady(bench: Bench, seconds: float) -> list[Figure]:
     count = min(len(bench.samples), int(STEADY_RATE * seconds))
     say(f"steady: {count} run logs at {STEADY_RATE:.0f}/s")
     bench.reset()
+    written = bench.write_uploads(count)
     (main, workers), postgres = bench.daemon.cpu(), bench.postgres_cpu()
     begin = time.perf_counter()
     for number in range(count):
         time.sleep(max(0.0, begin + number / STEADY_RATE - time.perf_counter()))
-        bench.daemon.upload(bench.staged[number], bench.samples[number].name)
+        bench.daemon.upload(written[number], bench.samples[number].name)
     bench.daemon.wait_until_empty()
     took = time.perf_counter() - begin
     now_main, now_workers = bench.daemon.cpu()
