@@ -19,6 +19,7 @@ import msgspec
 import trio
 
 from relayd.errors import Reason, Refused
+from relayd.exactly import read_exactly
 from relayd.examine.child import LENGTH_BYTES
 from relayd.examine.job import RESULT_BYTES, Examined, Job, Setup, examine
 from relayd.logs import get_logger
@@ -170,17 +171,10 @@ class Worker:
                 self._waiting.popleft().event.set()
 
     async def _read_frame(self) -> bytearray | None:
-        head = await self._read_exactly(LENGTH_BYTES)
-        return None if head is None else await self._read_exactly(int.from_bytes(head, "big"))
-
-    async def _read_exactly(self, size: int) -> bytearray | None:
-        data = bytearray()
-        while len(data) < size:
-            part = await self._stdout.receive_some(size - len(data))
-            if not part:
-                return None
-            data += part
-        return data
+        head = await read_exactly(self._stdout, LENGTH_BYTES)
+        if head is None:
+            return None
+        return await read_exactly(self._stdout, int.from_bytes(head, "big"))
 
 
 class _Answer:

@@ -20,6 +20,7 @@ import trio
 
 from relayd.logs import get_logger
 from relayd.printable import printable
+from relayd.remote_run.helper_protocol import agents_command
 from relayd.remote_run.runner import Exit, Order, RunnerError
 from relayd.threads import is_shortage
 
@@ -54,14 +55,14 @@ class LocalCommand:
     """
 
     def __init__(self, command: Path, *, use_sudo: bool) -> None:
-        self._prefix = (*(["sudo"] if use_sudo else []), str(command), "remote", "run")
+        self._sudo = ["sudo"] if use_sudo else []
+        self._command = str(command)
         self._unreaped: list[trio.Process] = []
 
     def arguments(self, order: Order) -> list[str]:
         """The command line for an order."""
-        conditions = ["-D", ",".join(order.conditions)] if order.conditions else []
-        hosts = ",".join(target.host for target in order.targets)
-        return [*self._prefix, *conditions, "--", hosts]
+        hosts = [target.host for target in order.targets]
+        return [*self._sudo, *agents_command(self._command, hosts, order.conditions)]
 
     async def run(
         self,
@@ -72,14 +73,15 @@ class LocalCommand:
     ) -> Exit:
         """See `relayd.remote_run.runner.Runner.run`."""
         self._reap()
-        process = await self._start(self.arguments(order))
+        arguments = self.arguments(order)
+        process = await self._start(arguments)
         running = _Running(process, output)
         try:
             running.watch()
             task_status.started()
             return await running.follow()
         except OSError as error:  # no descriptor left to watch it by
-            raise _failure(self._prefix[0], error) from error
+            raise _failure(arguments[0], error) from error
         finally:
             if not await running.end():
                 self._unreaped.append(process)

@@ -25,7 +25,15 @@ from pathlib import Path
 from typing import Any, Final
 
 from relayd.remote_run.helper_command import TALK_TIMEOUT_S, GoneError, HelpedCommand
-from relayd.remote_run.helper_protocol import HOST, MAX_CONTENT, MAX_REQUEST, REFUSED, SHOWN, frame
+from relayd.remote_run.helper_protocol import (
+    HOST,
+    MAX_CONTENT,
+    MAX_REQUEST,
+    REFUSED,
+    SHOWN,
+    agents_command,
+    frame,
+)
 
 #: Bytes of one argument. Linux takes up to 131,072 (MAX_ARG_STRLEN in execve(2)).
 MAX_ARGUMENT: Final = 100_000
@@ -98,7 +106,7 @@ def _admit(client: socket.socket, options: argparse.Namespace) -> list[str]:
         f"remote run for uid {uid}, pid {pid}: {len(admitted)} hosts ({shown}),"
         f" conditions ({classes[:SHOWN]})",
     )
-    return [options.command, "remote", "run", *(["-D", classes] if classes else []), "--", names]
+    return agents_command(options.command, admitted, conditions)
 
 
 def _check_peer(client: socket.socket, user: str) -> tuple[int, int]:

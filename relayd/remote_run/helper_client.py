@@ -10,6 +10,7 @@ from typing import Final
 import msgspec
 import trio
 
+from relayd.exactly import read_exactly
 from relayd.logs import get_logger
 from relayd.printable import printable
 from relayd.remote_run.command import Output
@@ -128,21 +129,12 @@ class _Frames:
 
     async def next(self) -> tuple[bytes, bytes]:
         """Kind and content of the next frame; `b""` as kind at the end, or of what is none."""
-        header = await self._exactly(FRAME.size)
+        header = await read_exactly(self._stream, FRAME.size)
         if header is None:
             return b"", b""
         kind, size = FRAME.unpack(header)
-        content = await self._exactly(size) if size <= MAX_CONTENT else None
-        return (b"", b"") if content is None else (kind, content)
-
-    async def _exactly(self, size: int) -> bytes | None:
-        data = bytearray()
-        while len(data) < size:
-            piece = await self._stream.receive_some(size - len(data))
-            if not piece:
-                return None
-            data += piece
-        return bytes(data)
+        content = await read_exactly(self._stream, size) if size <= MAX_CONTENT else None
+        return (b"", b"") if content is None else (kind, bytes(content))
 
 
 async def _close(stream: trio.SocketStream) -> None:

@@ -13,6 +13,7 @@ the deadline comes, the command is ended with all its children.
 
 import re
 import struct
+from collections.abc import Sequence
 from typing import Final
 
 #: A host name; it can be no option and split no argument.
@@ -30,6 +31,15 @@ MAX_REQUEST: Final = 512 * 1024
 MAX_CONTENT: Final = 64 * 1024
 #: Characters of what a client is shown of standard error.
 SHOWN: Final = 200
+
+
+def agents_command(command: str, hosts: Sequence[str], conditions: Sequence[str]) -> list[str]:
+    """The command that starts agents, whoever runs it: `COMMAND remote run [-D …] -- HOSTS`.
+
+    Nothing behind `--` is an option, whatever a host is called.
+    """
+    classes = ["-D", ",".join(conditions)] if conditions else []
+    return [command, "remote", "run", *classes, "--", ",".join(hosts)]
 
 
 def frame(kind: bytes, content: bytes = b"") -> bytes:

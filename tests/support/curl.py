@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Final
 
 import trio
-import trio.abc
 
+from tests.support.remote_lines import Lines
 from tests.support.signing import SigningNode
 
 USER: Final = "rudder"
@@ -30,32 +30,6 @@ class Reply:
     status: int
     body: str
     exit_code: int
-
-
-class Lines:
-    """The lines of an answer, one by one, as they come."""
-
-    def __init__(self, stream: trio.abc.ReceiveStream) -> None:
-        self._stream = stream
-        self._rest = b""
-
-    async def next(self) -> str:
-        """The next line without its end; "" at the end of the answer."""
-        while b"\n" not in self._rest:
-            data = await self._stream.receive_some()
-            if not data:
-                assert self._rest == b""
-                return ""
-            self._rest += data
-        line, _, self._rest = self._rest.partition(b"\n")
-        return line.decode()
-
-    async def rest(self) -> list[str]:
-        """All that still comes."""
-        lines = []
-        while line := await self.next():
-            lines.append(line)
-        return lines
 
 
 class Requests(ABC):
@@ -110,7 +84,7 @@ class Requests(ABC):
         return [*common, *options, f"https://{self.host}:{self.port}{path}"]
 
     @asynccontextmanager
-    async def follow(self, path: str, *options: str, source: str) -> AsyncIterator["Lines"]:
+    async def follow(self, path: str, *options: str, source: str) -> AsyncIterator[Lines]:
         """A request whose answer is read as it comes; curl has to succeed in the end."""
         run = partial(
             trio.run_process,

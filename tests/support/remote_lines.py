@@ -13,7 +13,7 @@ from tests.support.http import BASE
 class Lines:
     """The lines of an answer, one by one, as they come."""
 
-    def __init__(self, chunks: AsyncIterator[bytes]) -> None:
+    def __init__(self, chunks: AsyncIterator[bytes | bytearray]) -> None:
         self._chunks = chunks
         self._rest = b""
 
