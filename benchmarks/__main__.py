@@ -12,9 +12,9 @@ from benchmarks.measure import say
 from benchmarks.pure import measure_parser, measure_verification
 from benchmarks.table import Figure, show
 from benchmarks.whole import Bench, measure_load, measure_steady
-from relayd.demo.pgserver import Server
-from relayd.log_config import LoggingGeneral, LoggingSettings
-from relayd.logs import configure
+from relayd.commands.demo.postgres.server import Server
+from relayd.config.logging_conf import LoggingGeneral, LoggingSettings
+from relayd.telemetry.logs import configure
 
 
 def main() -> None:

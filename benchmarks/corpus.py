@@ -27,10 +27,10 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import NameOID
 
 from benchmarks.measure import say
-from relayd.demo.runlogs import make_runlog
-from relayd.demo.signing import Signer
-from relayd.runlog.certificates import read_certificate
+from relayd.commands.demo.fleet.runlogs import make_runlog
+from relayd.commands.demo.fleet.signing import Signer
 from relayd.runlog.model import NodeCertificate
+from relayd.runlog.signature.certificates import read_certificate
 
 REPORTS: Final = 72
 KEY_BITS: Final = 4096

@@ -15,8 +15,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks.corpus import Node, Sample, write_nodes
 from benchmarks.measure import children, cpu_seconds, peak_bytes
-from relayd.demo.pgserver import Connection
-from relayd.demo.ports import free_port
+from relayd.commands.demo.postgres.server import Connection
+from relayd.commands.demo.processes.ports import free_port
 
 _START_DEADLINE_S: Final = 30.0
 _STOP_DEADLINE_S: Final = 20.0

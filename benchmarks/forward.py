@@ -32,7 +32,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 
 from benchmarks.measure import say
-from relayd.demo.ports import free_port
+from relayd.commands.demo.processes.ports import free_port
 
 #: Bytes of a signed run log with 72 reports.
 SIZE: Final = 19_500

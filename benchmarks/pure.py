@@ -13,7 +13,7 @@ from benchmarks.table import Figure
 from relayd.runlog.copytext import read_copy
 from relayd.runlog.model import RunLog, Verified
 from relayd.runlog.parser import parse
-from relayd.runlog.smime import verify
+from relayd.runlog.signature.smime import verify
 
 
 def verified(sample: Sample) -> bytes:

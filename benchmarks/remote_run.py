@@ -26,9 +26,9 @@ from benchmarks.daemon import Daemon, run_daemon
 from benchmarks.measure import Rounds, children, cpu_seconds, median, ratio, say, take_turns
 from benchmarks.table import Figure, show
 from benchmarks.whole import Bench
-from relayd.demo.pgserver import Server
-from relayd.log_config import LoggingGeneral, LoggingSettings
-from relayd.logs import configure
+from relayd.commands.demo.postgres.server import Server
+from relayd.config.logging_conf import LoggingGeneral, LoggingSettings
+from relayd.telemetry.logs import configure
 
 STREAMS: Final = 200
 #: Lines per second of each stream.

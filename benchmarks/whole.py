@@ -29,9 +29,9 @@ from benchmarks.measure import (
 )
 from benchmarks.pure import parsed
 from benchmarks.table import Figure
-from relayd.demo.pgserver import Server
-from relayd.outputs.database import Database
-from relayd.outputs.stored import Stored
+from relayd.commands.demo.postgres.server import Server
+from relayd.outputs.postgres.database import Database
+from relayd.outputs.results import Stored
 from relayd.runlog.model import COLUMNS, RunLog
 
 #: Run logs in one transaction, as relayd has them under backlog.

@@ -1,6 +1,6 @@
 """`python -m relayd` is the `relayd` command."""
 
-from relayd.cli import main
+from relayd.commands.cli import main
 
 if __name__ == "__main__":
     main()

@@ -24,7 +24,8 @@ from typing import Final
 
 import click
 
-from relayd import __version__, cli
+from relayd import __version__
+from relayd.commands import cli
 from tools.lock import REPOSITORY
 
 TEMPLATES: Final = REPOSITORY / "man"

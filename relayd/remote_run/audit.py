@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 
-from relayd.logs import get_logger
-from relayd.metrics import Metrics
 from relayd.remote_run.events import Teller
 from relayd.remote_run.plan import Plan
 from relayd.remote_run.request import Wanted
+from relayd.telemetry.logs import get_logger
+from relayd.telemetry.metrics import Metrics
 
 log = get_logger("remote_run")
 
@@ -39,9 +39,9 @@ def write_audit(
     Args:
         asker: who asked.
         wanted: for what.
-        outcome: one of `relayd.metrics.RUN_OUTCOMES`: `ok` when every agent ended well or is not
-            told to have done otherwise, `incomplete` when some node failed, `timeout` when the time
-            was over, `stopped` when relayd was, `refused` when it was not taken on.
+        outcome: one of `relayd.telemetry.metrics.RUN_OUTCOMES`: `ok` when every agent ended well
+            or is not known to have failed, `incomplete` when some node failed, `timeout` when the
+            time was over, `stopped` when relayd was, `refused` when it was not taken on.
         metrics: of the service.
         plan: how it was divided, if it came to that.
         teller: how it went, if it came to that.

@@ -7,7 +7,7 @@ from typing import Final, Literal
 import msgspec
 import trio
 
-from relayd.remote_run.output import Sink
+from relayd.remote_run.answer import Sink
 
 Kind = Literal["queued", "started", "output", "exit", "unreachable", "hop_error"]
 

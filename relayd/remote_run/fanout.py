@@ -5,13 +5,13 @@ from typing import Final
 
 import trio
 
-from relayd.http.client import Clients
-from relayd.logs import get_logger
+from relayd.fleet.peers.client import Clients
 from relayd.remote_run.events import Event, LineCutter, Teller
 from relayd.remote_run.hop import call_relay
 from relayd.remote_run.plan import Plan, orders
 from relayd.remote_run.request import Wanted
 from relayd.remote_run.runner import Exit, Order, Runner, RunnerError
+from relayd.telemetry.logs import get_logger
 
 log = get_logger("remote_run")
 

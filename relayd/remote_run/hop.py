@@ -7,11 +7,11 @@ import msgspec
 import trio
 
 from relayd.errors import PeerError
-from relayd.http.client import Answer, Clients
-from relayd.logs import get_logger
+from relayd.fleet.peers.client import Answer, Clients
 from relayd.remote_run.events import VERDICTS, Event, Teller
 from relayd.remote_run.plan import Hop
 from relayd.remote_run.request import Wanted
+from relayd.telemetry.logs import get_logger
 
 log = get_logger("remote_run")
 

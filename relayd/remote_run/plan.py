@@ -11,7 +11,7 @@ from typing import Final
 import trio
 
 from relayd.errors import NodesError
-from relayd.nodes import MAX_LEVELS, Node, Nodes
+from relayd.fleet.nodes import MAX_LEVELS, Node, Nodes
 from relayd.remote_run.request import Wanted
 from relayd.remote_run.runner import Order, Target
 

@@ -10,7 +10,7 @@ from typing import Final
 from urllib.parse import parse_qsl, urlencode
 
 from relayd.errors import RelaydError
-from relayd.printable import printable
+from relayd.system.printable import printable
 
 #: Characters of one condition.
 MAX_CONDITION: Final = 1024

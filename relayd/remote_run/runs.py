@@ -9,21 +9,21 @@ from typing import Final
 
 import trio
 
-from relayd.config import RemoteRun, Settings
+from relayd.config.main_conf import RemoteRun, Settings
 from relayd.errors import RelaydError
-from relayd.http.client import Clients
-from relayd.libc import no_new_privileges
-from relayd.logs import get_logger
-from relayd.metrics import Metrics
-from relayd.nodes import Nodes
+from relayd.fleet.nodes import Nodes
+from relayd.fleet.peers.client import Clients
+from relayd.remote_run.answer import Budget, Held, Nothing, Sink, Stream
 from relayd.remote_run.audit import Asker, outcome_of, write_audit
-from relayd.remote_run.command import LocalCommand
+from relayd.remote_run.by_command import LocalCommand
+from relayd.remote_run.by_helper import HelperRunner
 from relayd.remote_run.events import Teller
 from relayd.remote_run.fanout import Fanout, Means
-from relayd.remote_run.helper_client import HelperRunner
-from relayd.remote_run.output import Budget, Held, Nothing, Sink, Stream
 from relayd.remote_run.plan import Plan, make_plan
 from relayd.remote_run.request import Wanted
+from relayd.system.libc import no_new_privileges
+from relayd.telemetry.logs import get_logger
+from relayd.telemetry.metrics import Metrics
 
 log = get_logger("remote_run")
 

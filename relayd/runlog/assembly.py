@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from relayd.errors import Reason, Refused
-from relayd.printable import printable
 from relayd.runlog.copytext import escape, join
 from relayd.runlog.dates import instant
 from relayd.runlog.model import COLUMNS, RunLog
+from relayd.system.printable import printable
 
 #: Lines of warning per run log, and characters of it in one of them.
 MAX_WARNINGS: Final = 20

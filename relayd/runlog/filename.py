@@ -7,9 +7,9 @@ import unicodedata
 from typing import Final
 
 from relayd.errors import Reason, Refused
-from relayd.printable import printable
 from relayd.runlog.dates import read_date
 from relayd.runlog.model import RunLogName
+from relayd.system.printable import printable
 
 #: How much of a bad name an operator is shown; file systems allow 255 bytes.
 _SHOWN: Final = 200

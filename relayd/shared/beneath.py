@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from relayd.libc import RESOLVE_BENEATH, RESOLVE_NO_MAGICLINKS, openat2
+from relayd.system.libc import RESOLVE_BENEATH, RESOLVE_NO_MAGICLINKS, openat2
 
 DIRECTORY_MODE: Final = 0o750
 

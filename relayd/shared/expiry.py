@@ -9,12 +9,12 @@ from pathlib import Path
 
 import trio
 
-from relayd.logs import get_logger
 from relayd.shared.beneath import open_regular
 from relayd.shared.metadata import MAX_SIZE, MetadataError, parse_metadata
 from relayd.shared.store import FILES, SUFFIX, Store, sources
-from relayd.spool.clock import CAUTION_S, WallClock
-from relayd.threads import in_thread
+from relayd.system.clock import CAUTION_S, WallClock
+from relayd.system.threads import in_thread
+from relayd.telemetry.logs import get_logger
 
 log = get_logger("shared_files")
 

@@ -15,9 +15,9 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
 from cryptography.hazmat.primitives.hashes import SHA256, SHA512, HashAlgorithm
 
-from relayd.durations import parse_duration
-from relayd.runlog import der
-from relayd.runlog.certificates import load_public_key
+from relayd.config.durations import parse_duration
+from relayd.runlog.signature import der
+from relayd.runlog.signature.certificates import load_public_key
 
 #: Bytes of it; that of an RSA key of 4096 bits has 2 KiB.
 MAX_SIZE: Final = 16 * 1024

@@ -12,7 +12,7 @@ import trio
 
 from relayd.shared.beneath import open_regular
 from relayd.spool.identity import Identity, identity
-from relayd.threads import in_thread
+from relayd.system.threads import in_thread
 
 #: Bytes of one read.
 CHUNK: Final = 256 * 1024

@@ -12,10 +12,10 @@ from typing import Final, TypeVar
 
 import trio
 
-from relayd.nodes import KeyHash, Nodes
+from relayd.fleet.nodes import KeyHash, Nodes
 from relayd.shared.metadata import MAX_SIZE, Metadata, MetadataError, parse_metadata
 from relayd.shared.store import Store
-from relayd.threads import in_thread
+from relayd.system.threads import in_thread
 
 T = TypeVar("T")
 

@@ -20,7 +20,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from relayd.libc import rename_exchange
 from relayd.shared.beneath import (
     DIRECTORY_MODE,
     make_directories,
@@ -28,6 +27,7 @@ from relayd.shared.beneath import (
     open_regular,
 )
 from relayd.shared.metadata import MAX_SIZE
+from relayd.system.libc import rename_exchange
 
 #: Names of directories being filled or emptied, beside `files`. No id can lead to them.
 STAGE_PREFIX: Final = ".relayd.tmp."

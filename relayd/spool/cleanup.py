@@ -15,12 +15,12 @@ from typing import Final
 import msgspec
 import trio
 
-from relayd.logs import get_logger
-from relayd.metrics import Metrics
-from relayd.spool.clock import WallClock
-from relayd.spool.listing import is_ours
-from relayd.spool.reasons import SUFFIX, reason_path
-from relayd.threads import in_thread
+from relayd.spool.failed.reasons import SUFFIX, reason_path
+from relayd.spool.watching.listing import is_ours
+from relayd.system.clock import WallClock
+from relayd.system.threads import in_thread
+from relayd.telemetry.logs import get_logger
+from relayd.telemetry.metrics import Metrics
 
 log = get_logger("cleanup")
 

@@ -3,9 +3,9 @@
 from collections import OrderedDict
 from typing import Final
 
-from relayd.logs import get_logger
 from relayd.runlog.filename import queue_id
 from relayd.spool.identity import Identity
+from relayd.telemetry.logs import get_logger
 
 log = get_logger("disposal")
 

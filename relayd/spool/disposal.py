@@ -14,10 +14,10 @@ import trio
 
 from relayd.errors import Refused, Retry
 from relayd.spool.committed import Committed
+from relayd.spool.failed.quarantine import quarantine, requeue
+from relayd.spool.failed.reasons import ReasonRecord
 from relayd.spool.identity import Identity, identity, identity_at
-from relayd.spool.quarantine import quarantine, requeue
-from relayd.spool.reasons import ReasonRecord
-from relayd.threads import in_thread
+from relayd.system.threads import in_thread
 
 __all__ = [
     "Disposal",

@@ -12,7 +12,7 @@ from typing import Final
 
 import trio
 
-from relayd.spool.wake import Wake
+from relayd.system.wake import Wake
 
 FIRST_DELAY_S: Final = 1.0
 LONGEST_DELAY_S: Final = 600.0

@@ -10,7 +10,7 @@ import trio
 from relayd.errors import Gone, Refused, Retry
 from relayd.spool.identity import Identity, identity
 from relayd.spool.opening import look, objection, open_file, try_later
-from relayd.threads import in_thread
+from relayd.system.threads import in_thread
 
 #: A file up to this size is read in one go, when it is opened.
 SMALL: Final = 64 * 1024

@@ -11,13 +11,14 @@ from pathlib import Path
 import pytest
 import trio
 
-from relayd.demo.pgserver import Connection
+from relayd.commands.demo.postgres.server import Connection
 from tests.support.agent import agent
 from tests.support.daemon import Site, make_site, open_daemon
+from tests.support.project import DOCS
 from tests.support.shared import spki
 from tests.support.signing import SigningNode, make_key_and_cert
 
-PAGE = Path(__file__).parents[2] / "docs" / "api.md"
+PAGE = DOCS / "api.md"
 ADDRESS = "127.0.0.1:3030"
 _BLOCK = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 #: Prints a line for each host of its last argument.

@@ -9,8 +9,8 @@ from typing import Final
 
 import pytest
 
-from relayd.demo.runlogs import make_runlog
-from relayd.spool.reasons import read_reason, reason_path
+from relayd.commands.demo.fleet.runlogs import make_runlog
+from relayd.spool.failed.reasons import read_reason, reason_path
 from tests.support.clock import ShiftedClock
 from tests.support.daemon import Site, eventually, make_site, open_daemon
 from tests.support.ledger import Ledger, fleet

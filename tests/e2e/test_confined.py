@@ -26,12 +26,12 @@ from tests.support.helper_socket import HelperSocket, open_helper_socket
 from tests.support.http import BASE, Answer, Client
 from tests.support.ledger import Ledger, fleet
 from tests.support.postgres import Database
+from tests.support.project import UNITS
 from tests.support.service_manager import open_service_manager
 from tests.support.shared import sha512, upload
 from tests.support.strace import children
 from tests.support.tree import Member, Tree, make_tree, open_tree
 
-UNITS: Final = Path(__file__).resolve().parents[2] / "systemd"
 SERVICE: Final = UNITS / "rudder-relayd.service"
 HELPER: Final = UNITS / "rudder-relayd-helper@.service"
 READ_ONLY: Final = pytest.mark.skipif(

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 import trio
 
-from relayd.demo.pgserver import StopMode
-from relayd.demo.postgres import Postgres
+from relayd.commands.demo.postgres.opening import Postgres
+from relayd.commands.demo.postgres.server import StopMode
 from tests.support.books import Run, check_books, stored_executions, stored_rows
 from tests.support.daemon import Daemon, Site, eventually, make_site, open_daemon
 from tests.support.postgres import Database, rows

@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 import pytest
 
-from relayd.demo.runlogs import make_runlog
+from relayd.commands.demo.fleet.runlogs import make_runlog
 from tests.support.daemon import Daemon, eventually, open_daemon, replace
 from tests.support.http import BASE
 from tests.support.logs import PAYLOADS

@@ -13,7 +13,7 @@ from typing import Final
 import pytest
 import trio
 
-from relayd.demo.postgres import Postgres
+from relayd.commands.demo.postgres.opening import Postgres
 from tests.support.broken import TASKS
 from tests.support.daemon import Daemon, Site, eventually, make_site, open_daemon
 from tests.support.ledger import Ledger, fleet

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import trio
 
-from relayd.demo.pgserver import Connection
-from relayd.demo.ports import free_port
+from relayd.commands.demo.postgres.server import Connection
+from relayd.commands.demo.processes.ports import free_port
 from tests.support.daemon import Site, eventually, merge, open_daemon, replace
 from tests.support.signing import SigningNode, make_key_and_cert
 from tests.support.tls_server import (

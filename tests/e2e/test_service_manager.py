@@ -6,7 +6,7 @@ from typing import Final
 
 import pytest
 
-from relayd.demo.pgserver import Connection
+from relayd.commands.demo.postgres.server import Connection
 from tests.support.daemon import Site, make_site, open_daemon
 from tests.support.ledger import Ledger, fleet
 from tests.support.postgres import Database

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from relayd.demo.pgserver import Connection
+from relayd.commands.demo.postgres.server import Connection
 from tests.support.daemon import Daemon, Site, eventually, make_site, open_daemon
 from tests.support.http import Client
 from tests.support.shared import FILES, FOLDER, SOURCE, TARGET, node, upload, write_nodes

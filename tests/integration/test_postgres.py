@@ -11,9 +11,9 @@ import asyncpg
 import pytest
 import trio
 
-from relayd.demo.pginstall import server_account, server_programs
-from relayd.demo.pgserver import Connection, Server
-from relayd.demo.postgres import Postgres, open_postgres
+from relayd.commands.demo.postgres.opening import Postgres, open_postgres
+from relayd.commands.demo.postgres.programs import server_account, server_programs
+from relayd.commands.demo.postgres.server import Connection, Server
 from relayd.errors import StartError
 from tests.support.postgres import QUICK, Database, rows
 

@@ -8,7 +8,8 @@ from typing import Final
 
 import pytest
 
-UNITS: Final = Path(__file__).resolve().parents[2] / "systemd"
+from tests.support.project import UNITS
+
 SERVICE: Final = "rudder-relayd.service"
 SOCKET: Final = "rudder-relayd-helper.socket"
 HELPER: Final = "rudder-relayd-helper@.service"

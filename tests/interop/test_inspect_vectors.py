@@ -1,16 +1,15 @@
 """`relayd inspect` on real run logs."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
-from relayd.inspect.command import command
+from relayd.commands.inspect.command import command
+from tests.support.project import VECTORS
 
-VECTORS = Path(os.environ.get("RELAYD_VECTORS", Path(__file__).parents[3] / "shared" / "vectors"))
 SIGNED = "2018-08-24T15_55_01+00_00@e745a140-40bc-4b86-b6dc-084488fc906b"
 UNSIGNED = "2019-12-02T14_24_20+00_00@root"
 

@@ -1,13 +1,10 @@
 """A nodes list and certificates as Rudder's server writes them."""
 
-import os
-from pathlib import Path
-
 import pytest
 
-from relayd.nodes import Nodes, load_nodes
+from relayd.fleet.nodes import Nodes, load_nodes
+from tests.support.project import VECTORS
 
-VECTORS = Path(os.environ.get("RELAYD_VECTORS", Path(__file__).parents[3] / "shared" / "vectors"))
 FIRST = "37817c4d-fbf7-4850-a985-50021f4e8f41"
 SECOND = "e745a140-40bc-4b86-b6dc-084488fc906b"
 

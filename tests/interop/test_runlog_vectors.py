@@ -1,6 +1,5 @@
 """Run logs of real agents, where Rudder's own test data are at hand."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +9,8 @@ import pytest
 from relayd.runlog.archive import unpack
 from relayd.runlog.filename import parse_name
 from relayd.runlog.model import RunLogName
+from tests.support.project import VECTORS
 from tests.support.runlogs import read, rows
-
-VECTORS = Path(
-    os.environ.get("RELAYD_VECTORS", Path(__file__).parents[2] / ".." / "shared" / "vectors")
-)
 
 pytestmark = pytest.mark.skipif(not VECTORS.is_dir(), reason="Rudder's test data are not here")
 

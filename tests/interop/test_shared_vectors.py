@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import re
 from pathlib import Path
 
@@ -10,15 +9,13 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from relayd.metrics import Metrics
+from relayd.fleet.in_force import Trust
 from relayd.shared.metadata import parse_metadata
-from relayd.trust import Trust
+from relayd.telemetry.metrics import Metrics
 from tests.support.http import open_server
+from tests.support.project import VECTORS
 from tests.support.shared import FILES, Shared
 
-VECTORS = Path(
-    os.environ.get("RELAYD_VECTORS", Path(__file__).parents[2] / ".." / "shared" / "vectors")
-)
 NODE = "e745a140-40bc-4b86-b6dc-084488fc906b"
 OTHER = "37817c4d-fbf7-4850-a985-50021f4e8f41"
 

@@ -1,6 +1,5 @@
 """Run logs signed by real agents, where Rudder's own test data are at hand."""
 
-import os
 import subprocess
 from pathlib import Path
 
@@ -9,13 +8,11 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from relayd.errors import Reason, Refused
-from relayd.runlog.certificates import read_certificate
 from relayd.runlog.model import NodeCertificate, Verified
-from relayd.runlog.smime import verify
+from relayd.runlog.signature.certificates import read_certificate
+from relayd.runlog.signature.smime import verify
+from tests.support.project import VECTORS
 
-VECTORS = Path(
-    os.environ.get("RELAYD_VECTORS", Path(__file__).parents[2] / ".." / "shared" / "vectors")
-)
 ALL = "nodescerts.pem"
 NODE = "e745a140-40bc-4b86-b6dc-084488fc906b"
 

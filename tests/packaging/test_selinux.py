@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from relayd.config import Settings
+from relayd.config.main_conf import Settings
 from tests.support.selinux import Policy, link_policy
 from tools.lock import REPOSITORY
 
@@ -112,7 +112,7 @@ def default_paths() -> Iterator[tuple[str, str]]:
     yield "/opt/rudder/etc/relayd/main.conf", "relayd_conf_t"
     yield "/usr/lib/relayd/bin/rudder-relayd", "relayd_exec_t"
     yield "/usr/lib/relayd/bin/rudder-relayd-helper", "relayd_helper_exec_t"
-    yield "/usr/lib/relayd/lib/python3.11/site-packages/relayd/cli.py", "lib_t"
+    yield "/usr/lib/relayd/lib/python3.11/site-packages/relayd/commands/cli.py", "lib_t"
     yield "/usr/lib/systemd/system/relayd.service", "relayd_unit_t"
     yield "/run/rudder-relayd/api.sock", "relayd_runtime_t"
     yield "/run/rudder-relayd-helper.sock", "relayd_helper_runtime_t"

@@ -15,26 +15,26 @@ import trio
 
 #: Each task of the daemon → the function that is all of it, or that it calls for each batch.
 TASKS: Final = {
-    "signals": "relayd.service:Service._run_signals",
-    "reloads": "relayd.service:Service._run_reloads",
-    "http": "relayd.service:run_server",
-    "canary": "relayd.service:Service._run_canary",
-    "trust": "relayd.trust:Trust.run",
-    "reporting": "relayd.reporting:Reporting.run",
-    "cleanup": "relayd.reporting:run_cleanup",
-    "requeue": "relayd.reporting:Reporting._run_requeue",
-    "stopper": "relayd.reporting:Reporting._run_stopper",
-    "worker": "relayd.examine.pool:WorkerPool.run_worker",
-    "worker reader": "relayd.examine.pool:Worker.run_reader",
-    "read events": "relayd.spool.watcher:_Watcher.read_events",
-    "guard watch": "relayd.spool.watcher:_Watcher.guard_watch",
-    "list": "relayd.spool.watcher:_Watcher.take_listings",
-    "serve rescans": "relayd.spool.watcher:_Watcher.serve_rescans",
-    "feed": "relayd.spool.watcher:_Watcher.feed",
-    "examine": "relayd.examine.pool:WorkerPool.examine",
-    "write": "relayd.pipeline:Writer.write",
-    "transaction": "relayd.outputs.database:Database._transaction",
-    "dispose": "relayd.dispose:Disposer.dispose",
+    "signals": "relayd.service.tree:Service._run_signals",
+    "reloads": "relayd.service.tree:Service._run_reloads",
+    "http": "relayd.service.tree:run_server",
+    "canary": "relayd.service.tree:Service._run_canary",
+    "trust": "relayd.fleet.in_force:Trust.run",
+    "reporting": "relayd.pipelines.reporting:Reporting.run",
+    "cleanup": "relayd.pipelines.reporting:run_cleanup",
+    "requeue": "relayd.pipelines.reporting:Reporting._run_requeue",
+    "stopper": "relayd.pipelines.reporting:Reporting._run_stopper",
+    "worker": "relayd.pipelines.workers.pool:WorkerPool.run_worker",
+    "worker reader": "relayd.pipelines.workers.pool:Worker.run_reader",
+    "read events": "relayd.spool.watching.watcher:_Watcher.read_events",
+    "guard watch": "relayd.spool.watching.watcher:_Watcher.guard_watch",
+    "list": "relayd.spool.watching.watcher:_Watcher.take_listings",
+    "serve rescans": "relayd.spool.watching.watcher:_Watcher.serve_rescans",
+    "feed": "relayd.spool.watching.watcher:_Watcher.feed",
+    "examine": "relayd.pipelines.workers.pool:WorkerPool.examine",
+    "write": "relayd.pipelines.examine:Writer.write",
+    "transaction": "relayd.outputs.postgres.database:Database._transaction",
+    "dispose": "relayd.pipelines.dispose:Disposer.dispose",
     "remove": "relayd.spool.disposal:Disposal.remove",
     "quarantine": "relayd.spool.disposal:Disposal.quarantine",
 }
@@ -94,7 +94,7 @@ async def _raise_after(task: str, go: Path) -> None:
 
 
 if __name__ == "__main__":
-    from relayd.cli import rudder_relayd
+    from relayd.commands.cli import rudder_relayd
 
     break_task(sys.argv[1], Path(sys.argv[2]))
     rudder_relayd(sys.argv[3:])

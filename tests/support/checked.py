@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 import trio
 
-from relayd import cli
-from relayd.demo.pgserver import Connection
-from relayd.demo.ports import free_port
+from relayd.commands import cli
+from relayd.commands.demo.postgres.server import Connection
+from relayd.commands.demo.processes.ports import free_port
 from tests.support.daemon import Site
 from tests.support.signing import make_key_and_cert
 

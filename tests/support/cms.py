@@ -6,9 +6,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 
-from relayd.demo.signing import wrap
-from relayd.runlog import cms
-from relayd.runlog.der import (
+from relayd.commands.demo.fleet.signing import wrap
+from relayd.runlog.signature import cms
+from relayd.runlog.signature.der import (
     CONTEXT_0,
     CONTEXT_1,
     INTEGER,

@@ -18,9 +18,9 @@ from typing import Any, Final
 
 import trio
 
-from relayd.demo.pgserver import Connection
-from relayd.demo.ports import free_port
-from relayd.demo.runlogs import make_runlog
+from relayd.commands.demo.fleet.runlogs import make_runlog
+from relayd.commands.demo.postgres.server import Connection
+from relayd.commands.demo.processes.ports import free_port
 from tests.support.signing import SigningNode, sign_runlog
 
 PATIENCE_S: Final = 60.0

@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 import trio
 
-from relayd.config import Settings, load_settings
-from relayd.forwarding import Forwarding, open_forwarding
-from relayd.http import client as client_module
-from relayd.metrics import Metrics
-from relayd.outputs import gate, upstream
-from relayd.peers import Peers
+from relayd.config.main_conf import Settings, load_settings
+from relayd.fleet.peers import client as client_module
+from relayd.fleet.pins import Peers
+from relayd.outputs.upstream import gate
+from relayd.outputs.upstream import uploads as upstream
+from relayd.pipelines.forwarding import Forwarding, open_forwarding
 from relayd.spool import pending
+from relayd.telemetry.metrics import Metrics
 from tests.support.signing import SigningNode
 from tests.support.tls_server import Peer
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import trio
 
-from relayd.config import Listen
-from relayd.demo.front import Front, rudder_uploads, run_front
-from relayd.demo.ports import free_port
+from relayd.commands.demo.front.server import Front, rudder_uploads, run_front
+from relayd.commands.demo.processes.ports import free_port
+from relayd.config.main_conf import Listen
 from tests.support.http import Client
 from tests.support.signing import SigningNode, make_key_and_cert
 

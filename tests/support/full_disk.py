@@ -11,7 +11,7 @@ from pathlib import Path
 
 import trio
 
-from relayd.demo.postgres import open_postgres
+from relayd.commands.demo.postgres.opening import open_postgres
 from tests.support.books import stored_rows
 from tests.support.daemon import make_site, open_daemon
 from tests.support.postgres import QUICK, rows

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import trio
 
-from relayd.service import Service
+from relayd.service.tree import Service
 
 
 async def hang_after(go: Path) -> None:
@@ -21,7 +21,7 @@ async def hang_after(go: Path) -> None:
 
 
 if __name__ == "__main__":
-    from relayd.cli import rudder_relayd
+    from relayd.commands.cli import rudder_relayd
 
     async def hang(_service: Service) -> None:
         await hang_after(Path(sys.argv[1]))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import trio
 
-from relayd.remote_run.helper_protocol import FRAME
+from relayd.remote_run.helper.protocol import FRAME
 
 PATIENCE_S = 60.0
 
@@ -84,7 +84,7 @@ async def open_helper_socket(
         "--nodes-list": str(nodes_list),
         "--deadline": str(deadline_s),
     }
-    program = [sys.executable, "-m", "relayd.remote_run.helper"]
+    program = [sys.executable, "-m", "relayd.remote_run.helper.main"]
     command_line = [*wrapper, *program, *(part for pair in options.items() for part in pair)]
     helper = HelperSocket(root / "helper.sock", command_line, root / "helper.log")
     helper.log.touch()

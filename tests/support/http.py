@@ -13,12 +13,12 @@ import trio
 from quart import Quart, Response
 from quart.wrappers.response import ResponseBody
 
-from relayd.config import Listen
-from relayd.http.app import Services, make_app
-from relayd.http.limits import Limits
-from relayd.http.server import run_server
-from relayd.http.status import Check, StatusReport
-from relayd.metrics import Metrics
+from relayd.api.app import Services, make_app
+from relayd.api.server.limits import Limits
+from relayd.api.server.server import run_server
+from relayd.api.status import Check, StatusReport
+from relayd.config.main_conf import Listen
+from relayd.telemetry.metrics import Metrics
 
 BASE = "/rudder/relay-api/1"
 LOOPBACK = Listen(host="127.0.0.1", port=0)

@@ -8,7 +8,7 @@ from typing import Final
 
 import trio
 
-from relayd.spool.reasons import SUFFIX
+from relayd.spool.failed.reasons import SUFFIX
 from tests.support.daemon import Site
 from tests.support.postgres import Database
 from tests.support.signing import SigningNode, make_key_and_cert, sign_runlog

@@ -5,9 +5,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from relayd import logs
-from relayd.config import LoggingSettings
-from relayd.log_config import LoggingGeneral
+from relayd.config.logging_conf import LoggingGeneral
+from relayd.config.main_conf import LoggingSettings
+from relayd.telemetry import logs
 
 #: What could end a line, move a cursor, reorder or hide text, or look like another field.
 PAYLOADS = [

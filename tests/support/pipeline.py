@@ -7,15 +7,15 @@ import pytest
 import trio
 
 from relayd.errors import DatabaseError, Gone, Refused, Retry
-from relayd.examine.job import Examined, Job
-from relayd.gather import BATCH
-from relayd.nodes import Node, Nodes
-from relayd.nodes_certificates import CertificateStore
-from relayd.outputs.stored import Outcome, Stored
-from relayd.runlog.certificates import Validity
+from relayd.fleet.certificates import CertificateStore
+from relayd.fleet.nodes import Node, Nodes
+from relayd.outputs.results import Outcome, Stored
+from relayd.pipelines.gather import BATCH
+from relayd.pipelines.workers.job import Examined, Job
 from relayd.runlog.model import NodeCertificate, RunLog
+from relayd.runlog.signature.certificates import Validity
 from relayd.spool.identity import Identity
-from relayd.spool.watcher import Arrival
+from relayd.spool.watching.watcher import Arrival
 from tests.support.rows import make_rows
 
 IDENTITY = Identity(1, 2, 3, 4)

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import trio
 
-from relayd.demo import schema
-from relayd.demo.pgserver import Connection, Server
-from relayd.demo.postgres import Postgres, open_postgres
+from relayd.commands.demo.postgres import schema
+from relayd.commands.demo.postgres.opening import Postgres, open_postgres
+from relayd.commands.demo.postgres.server import Connection, Server
 
 # What a test checks must survive the kill of processes, not of the machine: no fsync. (Commits
 # stay synchronous: with `synchronous_commit = off` a killed server forgets the last of them.)

@@ -11,12 +11,12 @@ from urllib.parse import urlencode
 import h11
 import trio
 
-from relayd.config import General, RemoteRun, Settings
-from relayd.http.app import Services, make_app
-from relayd.http.client import Clients
-from relayd.metrics import Metrics
-from relayd.nodes import Node, Nodes
+from relayd.api.app import Services, make_app
+from relayd.config.main_conf import General, RemoteRun, Settings
+from relayd.fleet.nodes import Node, Nodes
+from relayd.fleet.peers.client import Clients
 from relayd.remote_run.runs import RemoteRuns, make_runs
+from relayd.telemetry.metrics import Metrics
 from tests.support.http import BASE, Answer, Client, Server, healthy, nothing, open_server
 
 FORM = "Content-Type: application/x-www-form-urlencoded\r\n"

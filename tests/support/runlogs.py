@@ -1,6 +1,6 @@
 """Run logs for tests: whole realistic ones, and single lines with everything to choose."""
 
-from relayd.demo.runlogs import make_runlog
+from relayd.commands.demo.fleet.runlogs import make_runlog
 from relayd.errors import Refused
 from relayd.runlog.copytext import read_copy
 from relayd.runlog.grammar import parse_slow

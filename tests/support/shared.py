@@ -12,15 +12,15 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from quart import Quart
 
-from relayd.http.app import make_app
-from relayd.http.shared_files import SharedFiles
-from relayd.http.shared_folder import SharedFolder
-from relayd.http.system import Services
-from relayd.http.upstream_files import UpstreamFiles
-from relayd.metrics import Metrics
+from relayd.api.app import make_app
+from relayd.api.shared_files import SharedFiles
+from relayd.api.shared_folder import SharedFolder
+from relayd.api.system import Services
+from relayd.fleet.in_force import Trust
 from relayd.shared.metadata import HASHES
 from relayd.shared.store import Store
-from relayd.trust import Trust
+from relayd.shared.upstream import UpstreamFiles
+from relayd.telemetry.metrics import Metrics
 from tests.support.http import BASE, healthy, nothing
 from tests.support.signing import SigningNode, make_key_and_cert
 

@@ -11,10 +11,10 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
-from relayd.demo.signing import Signer
-from relayd.runlog.certificates import read_certificate
-from relayd.runlog.cms import Digest
+from relayd.commands.demo.fleet.signing import Signer
 from relayd.runlog.model import NodeCertificate
+from relayd.runlog.signature.certificates import read_certificate
+from relayd.runlog.signature.cms import Digest
 
 PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
 

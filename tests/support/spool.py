@@ -8,10 +8,10 @@ from pathlib import Path
 
 import trio
 
-from relayd.metrics import Metrics
 from relayd.spool.pending import Pending
-from relayd.spool.wake import Wake
-from relayd.spool.watcher import Arrival, WatchedDirectory, run_watcher
+from relayd.spool.watching.watcher import Arrival, WatchedDirectory, run_watcher
+from relayd.system.wake import Wake
+from relayd.telemetry.metrics import Metrics
 
 EXTENSIONS = frozenset({"gz", "zip", "log"})
 

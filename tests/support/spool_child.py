@@ -14,8 +14,8 @@ import trio
 from trio.testing import MockClock
 
 from relayd.errors import Reason, Refused
+from relayd.spool.failed.quarantine import quarantine, requeue
 from relayd.spool.identity import identity
-from relayd.spool.quarantine import quarantine, requeue
 from tests.support.spool import Watcher, open_watcher
 
 REFUSED = Refused(Reason.ARCHIVE, "cut short")

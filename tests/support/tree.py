@@ -19,10 +19,10 @@ from typing import Final
 
 import trio
 
-from relayd.config import Listen
-from relayd.demo.front import Front, rudder_uploads, run_front
-from relayd.demo.pgserver import Connection
-from relayd.demo.ports import free_port
+from relayd.commands.demo.front.server import Front, rudder_uploads, run_front
+from relayd.commands.demo.postgres.server import Connection
+from relayd.commands.demo.processes.ports import free_port
+from relayd.config.main_conf import Listen
 from tests.support.daemon import Daemon, Site, merge, open_daemon, replace
 from tests.support.signing import SigningNode, make_key_and_cert
 

@@ -15,14 +15,14 @@ import pytest
 import trio
 import trio.abc
 
-from relayd.demo.ports import free_port
+from relayd.commands.demo.processes.ports import free_port
 from tests.support.curl import NODE, POLICY_SERVER, USER, Requests
 from tests.support.daemon import PATIENCE_S
+from tests.support.project import CONF
 from tests.support.signing import SigningNode, make_key_and_cert
 
 Kind = Literal["apache", "nginx"]
 
-CONF: Final = Path(__file__).parents[2] / "conf"
 _APACHE: Final = CONF / "apache" / "rudder-relayd.conf"
 PASSWORD: Final = "known:p@ss"
 INITIAL_PASSWORD: Final = "initial"

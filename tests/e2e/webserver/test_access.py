@@ -18,8 +18,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from quart import Response, request
 from quart_trio import QuartTrio
 
-from relayd.config import Listen
-from relayd.demo.ports import free_port
+from relayd.commands.demo.processes.ports import free_port
+from relayd.config.main_conf import Listen
 from tests.support.curl import NODE, POLICY_SERVER, STRANGER
 from tests.support.http import open_server
 from tests.support.ledger import fleet

@@ -13,7 +13,8 @@ import pytest
 from tests.support.daemon import make_site, open_daemon
 from tests.support.ledger import fleet
 from tests.support.postgres import Database
-from tests.support.webserver import CONF, GROUP, Kind, Web, open_web, write_web
+from tests.support.project import CONF
+from tests.support.webserver import GROUP, Kind, Web, open_web, write_web
 
 #: An account that nobody has, in the web server's group, which takes the place of `rudder`.
 _RELAYD: Final = ("setpriv", "--reuid=64998", f"--regid={GROUP}", "--clear-groups")

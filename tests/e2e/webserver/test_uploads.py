@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from relayd.demo.ports import free_port
+from relayd.commands.demo.processes.ports import free_port
 from tests.support.curl import USER
 from tests.support.daemon import Daemon, Site, eventually, open_daemon
 from tests.support.ledger import fleet

@@ -9,9 +9,9 @@ from typing import Final
 
 import pytest
 
-from relayd.remote_run.command import LocalCommand
+from relayd.remote_run.by_command import LocalCommand
 from relayd.remote_run.runner import Order, Target
-from tests.support.webserver import CONF
+from tests.support.project import CONF
 
 COMMAND: Final = Path("/opt/rudder/bin/rudder")
 #: A private view of the machine with the account, the rules and a command that shows its arguments.

@@ -12,9 +12,9 @@ from typing import Any, Final
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from relayd.metrics import Metrics
+from relayd.telemetry.metrics import Metrics
 from tests.support.http import api, open_server
-from tests.support.webserver import CONF
+from tests.support.project import CONF
 
 PROMETHEUS: Final = CONF / "prometheus"
 ALERTS: Final = PROMETHEUS / "alerts.yml"

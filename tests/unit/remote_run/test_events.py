@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relayd.remote_run import events as module
+from relayd.remote_run.answer import Budget, Held, Stream
 from relayd.remote_run.events import MAX_LINE, Event, LineCutter, Teller, text_lines
-from relayd.remote_run.output import Budget, Held, Stream
 
 
 def _teller(*, events: bool = False, limit: int = 2**20) -> tuple[Teller, Held]:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relayd.nodes import Node, Nodes
+from relayd.fleet.nodes import Node, Nodes
 from relayd.remote_run.plan import MAX_ARGUMENT, Plan, make_plan, orders
 from relayd.remote_run.request import Wanted
 from relayd.remote_run.runner import Target

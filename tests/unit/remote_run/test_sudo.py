@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from relayd.config import RemoteRun
+from relayd.config.main_conf import RemoteRun
 from relayd.remote_run.runs import sudo_is_vain
 
 
@@ -28,7 +28,7 @@ def test_sudo_is_vain(table: RemoteRun, uid: int, confined: bool, expected: bool
 @pytest.mark.parametrize(("wrapper", "expected"), [((), "False"), (("--no-new-privs",), "True")])
 def test_no_new_privileges_is_seen(wrapper: tuple[str, ...], expected: str) -> None:
     """The process knows whether the service manager has set the flag."""
-    program = "from relayd.libc import no_new_privileges; print(no_new_privileges())"
+    program = "from relayd.system.libc import no_new_privileges; print(no_new_privileges())"
     command = ["setpriv", *wrapper, sys.executable, "-c", program]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == expected

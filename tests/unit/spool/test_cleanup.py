@@ -10,7 +10,6 @@ import trio
 from trio.testing import MockClock
 
 from relayd.errors import Reason, Refused
-from relayd.metrics import Metrics
 from relayd.spool import cleanup
 from relayd.spool.cleanup import (
     Housekeeping,
@@ -21,8 +20,9 @@ from relayd.spool.cleanup import (
     sweep_failed,
     sweep_leftovers,
 )
-from relayd.spool.clock import WallClock
-from relayd.spool.quarantine import quarantine
+from relayd.spool.failed.quarantine import quarantine
+from relayd.system.clock import WallClock
+from relayd.telemetry.metrics import Metrics
 
 EXTENSIONS = frozenset({"gz", "zip", "log"})
 DAY_S = 86_400.0

@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
-TOOL = Path(__file__).parents[3] / "tools" / "faults.py"
+from tests.support.project import ROOT
+
+TOOL = ROOT / "tools" / "faults.py"
 
 ROWS = """
 [[group]]

@@ -10,9 +10,10 @@ from typing import Any
 import click
 import pytest
 
-from relayd import __version__, cli
-from relayd.config import LoggingSettings, Settings, load_logging, load_settings
-from relayd.typed_toml import leaves
+from relayd import __version__
+from relayd.commands import cli
+from relayd.config.main_conf import LoggingSettings, Settings, load_logging, load_settings
+from relayd.config.toml import leaves
 from tools.lock import REPOSITORY
 from tools.manpages import escape, fill, write
 
@@ -80,7 +81,7 @@ def test_page_names_every_option(shown: dict[str, str], page: str, command: clic
 
 def test_page_of_the_helper_names_its_options(shown: dict[str, str]) -> None:
     """Every option of the root helper is on its page, and no other."""
-    command = [sys.executable, "-m", "relayd.remote_run.helper", "--help"]
+    command = [sys.executable, "-m", "relayd.remote_run.helper.main", "--help"]
     text = subprocess.run(command, capture_output=True, check=True, text=True).stdout
     told = re.findall(r"--[a-z-]+", shown["rudder-relayd-helper.8"])
     assert set(told) == set(re.findall(r"--[a-z-]+", text)) - {"--help"}

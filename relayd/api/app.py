@@ -1,0 +1,93 @@
+"""The HTTP API as a Quart-Trio app: which parts it has, and how errors are answered."""
+
+from types import TracebackType
+from typing import Final
+
+from quart import Response, request
+from quart_trio import QuartTrio
+from werkzeug.exceptions import HTTPException
+
+from relayd.api import answers
+from relayd.api.openapi import openapi_blueprint
+from relayd.api.remote_run import remote_run_blueprint
+from relayd.api.server.body import HTTPConnection, Request
+from relayd.api.server.raw_path import BASE, Rest
+from relayd.api.shared_files import ROOM as SHARED_FILES
+from relayd.api.shared_files import shared_files_blueprint
+from relayd.api.shared_folder import shared_folder_blueprint
+from relayd.api.system import Services, metrics_blueprint, system_blueprint
+from relayd.system.printable import printable
+from relayd.telemetry.logs import get_logger
+
+__all__ = ["BASE", "Services", "make_app"]
+
+log = get_logger("api")
+
+#: Bytes of a request body, where a route does not say otherwise.
+MAX_BODY: Final = 1024 * 1024
+#: Characters of a path that a log line shows.
+_SHOWN: Final = 200
+
+
+class App(QuartTrio):
+    """Quart-Trio with bounded bodies and our log."""
+
+    request_class = Request
+    asgi_http_class = HTTPConnection
+
+    def log_exception(
+        self,
+        exception_info: tuple[type, BaseException, TracebackType] | tuple[None, None, None],
+    ) -> None:
+        """Logs what a handler did not expect; the client learns no more than that."""
+        kind = exception_info[0]
+        log.exception(  # noqa: LOG004 - Quart calls this while it handles the exception
+            "request failed",
+            method=request.method,
+            path=printable(request.path, _SHOWN),
+            detail=kind.__name__ if kind is not None else "",
+        )
+
+
+def make_app(services: Services) -> App:
+    """Returns the app with all routes that `services` can serve."""
+    app = App(__name__, static_folder=None)
+    app.config.update(
+        MAX_CONTENT_LENGTH=MAX_BODY,
+        BODY_LIMITS={},
+        PROPAGATE_EXCEPTIONS=False,
+        PROVIDE_AUTOMATIC_OPTIONS=False,
+        RESPONSE_TIMEOUT=None,  # it would cut streams off; writes have a deadline of their own
+    )
+    app.url_map.converters["rest"] = Rest
+    app.url_map.merge_slashes = False  # a path is what it is, no redirect to another
+    app.register_blueprint(system_blueprint(services), url_prefix=f"{BASE}/system")
+    app.register_blueprint(metrics_blueprint(services.metrics))
+    app.register_blueprint(openapi_blueprint(), url_prefix=BASE)
+    if services.shared_folder is not None:
+        app.register_blueprint(shared_folder_blueprint(services.shared_folder), url_prefix=BASE)
+    if services.shared_files is not None:
+        app.config["BODY_LIMITS"][f"{BASE}{SHARED_FILES}"] = services.shared_files.max_body
+        app.register_blueprint(shared_files_blueprint(services.shared_files), url_prefix=BASE)
+    if services.remote_runs is not None:
+        app.register_blueprint(
+            remote_run_blueprint(services.remote_runs), url_prefix=f"{BASE}/remote-run"
+        )
+    app.register_error_handler(404, _not_found)
+    app.register_error_handler(405, _not_found)
+    app.register_error_handler(HTTPException, _http_error)
+    return app
+
+
+async def _not_found(_error: HTTPException) -> Response:
+    return answers.not_found()
+
+
+async def _http_error(error: HTTPException) -> Response:
+    """Errors that Werkzeug and Quart name; 500 is among them, without details."""
+    return answers.failure(_action(), error.name, error.code or 500)
+
+
+def _action() -> str:
+    """The action of the route in use: the last part of its endpoint's name."""
+    return (request.endpoint or "unknown").rpartition(".")[2]

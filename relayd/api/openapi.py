@@ -1,0 +1,21 @@
+"""The API's own description, an OpenAPI 3.1 document: `/openapi.json`, also kept in docs/."""
+
+from importlib.resources import files
+
+from quart import Blueprint, Response
+
+
+def openapi_blueprint() -> Blueprint:
+    """`/openapi.json`, relative to the base of the API."""
+    routes = Blueprint("openapi", __name__)
+
+    @routes.get("/openapi.json", endpoint="getOpenApi")
+    async def document() -> Response:
+        return Response(read_document(), content_type="application/json")
+
+    return routes
+
+
+def read_document() -> bytes:
+    """The document, JSON."""
+    return files("relayd.api").joinpath("openapi.json").read_bytes()

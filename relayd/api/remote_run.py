@@ -1,0 +1,136 @@
+"""The part of the API that starts agents: `/remote-run/…`."""
+
+import weakref
+from types import TracebackType
+from typing import Final, Self
+
+import trio
+from quart import Blueprint, Response, request
+from quart.wrappers.response import ResponseBody
+from werkzeug.exceptions import LengthRequired, RequestTimeout, UnsupportedMediaType
+
+from relayd.api import answers
+from relayd.fleet.nodes import MAX_LEVELS
+from relayd.remote_run.answer import Sink
+from relayd.remote_run.audit import Asker
+from relayd.remote_run.hop import HOPS_HEADER, NDJSON
+from relayd.remote_run.request import RequestError, Wanted, read_form, read_nodes, read_wanted
+from relayd.remote_run.runs import BusyError, RemoteRuns, Run
+
+#: Seconds for a client to send its form.
+BODY_TIMEOUT_S: Final = 30.0
+_FORM: Final = "application/x-www-form-urlencoded"
+_TEXT: Final = "text/plain; charset=utf-8"
+
+
+def remote_run_blueprint(runs: RemoteRuns) -> Blueprint:
+    """`/remote-run/…`, relative to the base of the API. An endpoint's name is its action."""
+    routes = Blueprint("remote_run", __name__, url_prefix="/remote-run")
+
+    @routes.post("/nodes/<node_id>", endpoint="remoteRunNode")
+    async def run_node(node_id: str) -> Response:
+        fields = await _form()
+        return await _answer(runs, _wanted(fields, (node_id,)))
+
+    @routes.post("/nodes", endpoint="remoteRunNodes")
+    async def run_nodes() -> Response:
+        fields = await _form()
+        return await _answer(runs, _wanted(fields, read_nodes(fields)))
+
+    @routes.post("/all", endpoint="remoteRunAll")
+    async def run_all() -> Response:
+        return await _answer(runs, _wanted(await _form(), None))
+
+    @routes.errorhandler(RequestError)
+    async def refuse(error: RequestError) -> Response:
+        return Response(f"{error}", status=400, content_type=_TEXT)
+
+    return routes
+
+
+async def _form() -> dict[str, str]:
+    if request.content_length is None:
+        raise LengthRequired
+    if request.mimetype not in ("", _FORM):
+        raise UnsupportedMediaType
+    try:
+        with trio.fail_after(BODY_TIMEOUT_S):
+            body = await request.get_data(as_text=False)
+    except trio.TooSlowError:
+        raise RequestTimeout from None
+    assert isinstance(body, bytes)
+    return read_form(body)
+
+
+def _wanted(fields: dict[str, str], nodes: tuple[str, ...] | None) -> Wanted:
+    events = any(
+        name.lower() == NDJSON and quality > 0 for name, quality in request.accept_mimetypes
+    )
+    return read_wanted(fields, nodes, events=events, hops=_hops())
+
+
+def _hops() -> int:
+    text = request.headers.get(HOPS_HEADER, "0")
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 4 else 0
+
+
+async def _answer(runs: RemoteRuns, wanted: Wanted) -> Response:
+    action = request.endpoint.rpartition(".")[2] if request.endpoint else ""
+    if wanted.hops > MAX_LEVELS:
+        return answers.failure(action, f"passed on by more than {MAX_LEVELS} relays", 508)
+    asker = Asker(request.remote_addr or "", request.headers.get("X-Forwarded-For", ""))
+    try:
+        run = runs.start(wanted, asker)
+    except BusyError as error:
+        busy = answers.failure(action, str(error), 503)
+        busy.headers["Retry-After"] = "10"
+        return busy
+    try:
+        return await _follow(run, action)
+    except trio.Cancelled:
+        run.answer.leave()
+        raise
+
+
+async def _follow(run: Run, action: str) -> Response:
+    wanted = run.wanted
+    await run.certain.wait()
+    if run.failure is not None:
+        return answers.failure(action, run.failure)
+    told = wanted.keep_output or wanted.events
+    if not wanted.asynchronous:
+        await run.done.wait()
+    content_type = NDJSON if wanted.events else _TEXT
+    body: ResponseBody | bytes = Body(run.answer) if told else b""
+    return Response(body, content_type=content_type)
+
+
+class Body(ResponseBody):
+    """The answer of a run; when its client goes away, the run goes on without telling."""
+
+    def __init__(self, answer: Sink) -> None:
+        self._answer = answer
+        self._begun = False
+        # A client may be gone before anybody enters this: the run must not wait for a reader then.
+        weakref.finalize(self, answer.leave)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        _type: type[BaseException] | None,
+        _value: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> None:
+        self._answer.leave()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if not self._begun:
+            # Hypercorn sends the head with the first piece, and a relay waits for the head.
+            self._begun = True
+            return b""
+        return await anext(self._answer)

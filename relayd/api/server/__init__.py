@@ -1,0 +1,1 @@
+"""The HTTP server behind the API: Quart and Hypercorn, hardened."""

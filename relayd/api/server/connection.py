@@ -1,0 +1,307 @@
+"""One client connection: Hypercorn's HTTP/1 state machine over a Trio stream.
+
+Hypercorn 0.18 brings such a class itself. Ours replaces it since there an exception in one
+connection ends the whole service, a client that stops reading holds up a stop for ever, idle
+connections stay open, and descriptors leak; and since HTTP/2 and websockets, which nothing here
+uses, are behind most inputs that bring it down.
+"""
+
+import math
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Final, cast
+
+import h11
+import trio
+from hypercorn.config import Config
+from hypercorn.events import Closed, Event, RawData, Updated
+from hypercorn.protocol.events import Event as StreamEvent
+from hypercorn.protocol.events import Request as RequestEvent
+from hypercorn.protocol.events import Response
+from hypercorn.protocol.h11 import STREAM_ID, H11Protocol
+from hypercorn.protocol.http_stream import HTTPStream
+from hypercorn.trio.worker_context import WorkerContext
+from hypercorn.typing import (
+    AppWrapper,
+    ASGIReceiveEvent,
+    ASGISendEvent,
+    ConnectionState,
+    Scope,
+    TaskGroup,
+)
+from hypercorn.utils import parse_socket_addr
+from quart import Quart
+
+from relayd.api.answers import BrokenOffError
+from relayd.api.server.limits import Limits
+from relayd.api.server.strict import StrictConnection
+from relayd.telemetry.logs import get_logger
+
+log = get_logger("api")
+
+#: Bytes of one read. With the body's high-water mark and the queue to the app this bounds what a
+#: connection holds in memory: (queue of 10 + 1) reads and 1 MiB, 1.7 MiB.
+MAX_RECEIVE: Final = 64 * 1024
+
+Send = Callable[[ASGISendEvent | None], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """What all connections of one server share."""
+
+    app: Quart
+    config: Config
+    context: WorkerContext
+    limits: Limits
+
+
+class Slots:
+    """A bounded number of connections; those that only wait make room for new ones.
+
+    A client that opens connections and sends nothing, or sends a head byte by byte, therefore
+    takes no place from anyone.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._open: set[Connection] = set()
+        self._waiting: dict[Connection, None] = {}  # in the order in which the wait began
+
+    def take(self, connection: "Connection") -> bool:
+        """Gives `connection` a place; False if all are taken by requests in progress."""
+        if len(self._open) >= self._size and not self._evict():
+            return False
+        self._open.add(connection)
+        self.waits(connection)
+        return True
+
+    def _evict(self) -> bool:
+        victim = next(iter(self._waiting), None)
+        if victim is None:
+            return False
+        victim.cut()
+        self.free(victim)
+        return True
+
+    def waits(self, connection: "Connection") -> None:
+        """`connection` has no request in progress from now on."""
+        if connection in self._open:
+            self._waiting[connection] = None
+
+    def cut_waiting(self) -> None:
+        """Ends all connections that have no request in progress."""
+        for connection in self._waiting:
+            connection.cut()
+
+    def hurry(self) -> None:
+        """The server stops, or is cancelled: what is being written must not hold it up."""
+        for connection in self._open:
+            connection.hurry()
+
+    def works(self, connection: "Connection") -> None:
+        """`connection` has a request in progress from now on."""
+        self._waiting.pop(connection, None)
+
+    def free(self, connection: "Connection") -> None:
+        """`connection` is closed."""
+        self._open.discard(connection)
+        self._waiting.pop(connection, None)
+
+
+class Connection:
+    """A client's connection, from accept to close."""
+
+    def __init__(self, serving: Serving, slots: Slots, stream: trio.SocketStream) -> None:
+        self._serving = serving
+        self._slots = slots
+        self._stream = stream
+        self._scope = trio.CancelScope()
+        self._send_lock = trio.Lock()
+        self._write_s = serving.limits.write_s
+        self._writing = trio.CancelScope()
+        self._ending = False
+        self._tasks: _Tasks
+        self._protocol: _Protocol
+
+    def cut(self) -> None:
+        """Ends the connection now, its request included."""
+        self._scope.cancel()
+
+    def hurry(self) -> None:
+        """Gives each write the time of a stop from now on, the one under way included."""
+        self._write_s = self._serving.limits.stop_write_s
+        due = trio.current_time() + self._write_s
+        self._writing.deadline = min(self._writing.deadline, due)
+
+    async def run(self) -> None:
+        """Serves requests until the client leaves, waits too long or misbehaves.
+
+        Nothing but `Cancelled` is raised: a request, however odd, ends its own connection only.
+        The stream belongs to the caller, who closes it.
+        """
+        try:
+            with self._scope:
+                async with trio.open_nursery() as nursery:
+                    self._tasks = _Tasks(nursery)
+                    await self._serve()
+        except* Exception:
+            log.exception("connection failed")
+
+    async def _serve(self) -> None:
+        sock = self._stream.socket
+        try:
+            peer = parse_socket_addr(sock.family, sock.getpeername())
+        except OSError:
+            return  # it left before we looked
+        local = parse_socket_addr(sock.family, sock.getsockname())
+        self._protocol = _Protocol(self._serving, self._tasks, peer, local, self._send)
+        self._wait_for_head()
+        await self._read()
+        await self._protocol.handle(Closed())
+
+    async def _read(self) -> None:
+        data: bytes | bytearray = b"-"
+        while data:
+            try:
+                data = await self._stream.receive_some(MAX_RECEIVE)
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                return
+            if not self._ending:
+                await self._protocol.handle(RawData(bytes(data)))
+
+    async def _send(self, event: Event) -> None:
+        """What the state machine wants done."""
+        if isinstance(event, RawData):
+            await self._write(event.data)
+        elif isinstance(event, Closed):
+            await self._end()
+        elif isinstance(event, Updated) and event.idle:
+            self._wait_for_head()
+        elif isinstance(event, Updated):
+            self._slots.works(self)
+            self._scope.deadline = math.inf
+
+    def _wait_for_head(self) -> None:
+        self._slots.waits(self)
+        self._scope.deadline = trio.current_time() + self._serving.limits.head_s
+
+    async def _write(self, data: bytes) -> None:
+        async with self._send_lock:
+            if self._ending:
+                return
+            broken = True
+            # Half a message sent and another begun would be worse than no message.
+            with trio.move_on_after(self._write_s, shield=True) as self._writing:
+                with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                    await self._stream.send_all(data)
+                    broken = False
+        if broken:
+            await trio.aclose_forcefully(self._stream)
+            self.cut()
+
+    async def _end(self) -> None:
+        """No more answers; the reader discards what still comes, for a short while."""
+        if not self._ending:
+            self._ending = True
+            self._slots.waits(self)
+            self._scope.deadline = trio.current_time() + self._serving.limits.linger_s
+            async with self._send_lock:
+                with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                    await self._stream.send_eof()
+        await self._protocol.handle(Closed())
+
+
+class _Protocol(H11Protocol):
+    """Hypercorn's HTTP/1 state machine over a strict parser, without upgrades to anything else."""
+
+    def __init__(
+        self,
+        serving: Serving,
+        tasks: "_Tasks",
+        peer: tuple[str, int] | None,
+        local: tuple[str, int] | None,
+        send: Callable[[Event], Awaitable[None]],
+    ) -> None:
+        super().__init__(
+            cast("AppWrapper", serving.app),
+            serving.config,
+            serving.context,
+            cast("TaskGroup", tasks),
+            ConnectionState({}),
+            ssl=False,  # the web server in front speaks TLS
+            client=peer,
+            server=local,
+            send=send,
+        )
+        self.connection = StrictConnection(serving.limits)
+
+    async def _check_protocol(self, event: h11.Request) -> None:
+        """An offer to switch to HTTP/2 is ignored, as RFC 9110, 7.8 allows."""
+
+    async def stream_send(self, event: StreamEvent) -> None:
+        """Passes on what the app answers; before the end of the request that is the last answer."""
+        early = self.connection.their_state is h11.SEND_BODY
+        if early and isinstance(event, Response) and event.status_code >= 200:
+            event = replace(event, headers=[*event.headers, (b"connection", b"close")])
+        await super().stream_send(event)
+
+    async def _create_stream(self, request: h11.Request) -> None:
+        self.stream = HTTPStream(
+            self.app,
+            self.config,
+            self.context,
+            self.task_group,
+            self.ssl,
+            self.client,
+            self.server,
+            self.stream_send,
+            STREAM_ID,
+        )
+        await self.stream.handle(
+            RequestEvent(
+                stream_id=STREAM_ID,
+                headers=list(request.headers),
+                http_version=request.http_version.decode(),
+                method=request.method.decode("ascii"),
+                raw_path=request.target,
+                state=self.connection_state,
+            )
+        )
+        self.keep_alive_requests += 1
+
+
+class _Tasks:
+    """The tasks of one connection, as Hypercorn's protocol code wants to start them."""
+
+    def __init__(self, nursery: trio.Nursery) -> None:
+        self._nursery = nursery
+
+    async def spawn_app(
+        self, app: AppWrapper, config: Config, scope: Scope, send: Send
+    ) -> Callable[[ASGIReceiveEvent], Awaitable[None]]:
+        """Begins a request; the result takes what the client sends."""
+        put, get = trio.open_memory_channel[ASGIReceiveEvent](config.max_app_queue_size)
+        self._nursery.start_soon(_run_app, app, scope, get, send)
+
+        async def put_while_wanted(event: ASGIReceiveEvent) -> None:
+            with suppress(trio.BrokenResourceError):  # the app has ended
+                await put.send(event)
+
+        return put_while_wanted
+
+
+async def _run_app(
+    app: AppWrapper, scope: Scope, receive: trio.MemoryReceiveChannel[ASGIReceiveEvent], send: Send
+) -> None:
+    """One request; an exception in the framework (handlers' own end there) is answered by 500."""
+    quart = cast("Quart", app)
+    try:
+        with receive:
+            await quart(scope, receive.receive, send)
+    except* BrokenOffError as error:
+        log.debug("answer broken off", detail=str(error.exceptions[0]))
+    except* Exception:
+        log.exception("request failed in the framework")
+    await send(None)

@@ -1,0 +1,97 @@
+"""What relayd says of its own state, asked anew each time and in bounded time."""
+
+import re
+from collections.abc import Awaitable, Callable
+from typing import Final, Literal
+
+import msgspec
+import trio
+
+from relayd.errors import RelaydError
+from relayd.system.threads import in_thread
+
+#: Seconds for each check: whoever asks wants to know of a database that hangs, not to hang too.
+CHECK_TIMEOUT_S: Final = 2.0
+
+_URL_CREDENTIALS: Final = re.compile(r"://\S*@")
+_PASSWORD: Final = re.compile(r"(?i)(password\s*[=:]\s*)('[^']*'|\"[^\"]*\"|\S+)")
+
+
+class Check(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The outcome of one check, as the API shows it.
+
+    Attributes:
+        status: whether it went well.
+        details: one line on what is wrong, without credentials; only on error.
+    """
+
+    status: Literal["success", "error"]
+    details: str | msgspec.UnsetType = msgspec.UNSET
+
+
+class StatusReport(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The outcome of all checks, as the API shows it.
+
+    Attributes:
+        configuration: whether the configuration on disk is valid.
+        database: whether the database answers; absent when that output is off.
+    """
+
+    configuration: Check
+    database: Check | msgspec.UnsetType = msgspec.UNSET
+
+
+OK: Final = Check("success")
+
+
+class StatusReader:
+    """Checks the configuration on disk and the database, each within two seconds.
+
+    Args:
+        configuration: reads and validates the configuration, in a thread; raises `RelaydError`.
+        database: asks the database something; raises `RelaydError`. None: that output is off.
+    """
+
+    def __init__(
+        self,
+        configuration: Callable[[], object],
+        database: Callable[[], Awaitable[object]] | None = None,
+    ) -> None:
+        self._configuration = configuration
+        self._database = database
+        # A file system that hangs keeps its threads; it shall not get more than these.
+        self._threads = trio.CapacityLimiter(2)
+
+    async def __call__(self) -> StatusReport:
+        """Runs the checks side by side."""
+        checks: dict[str, Check] = {}
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_check, checks, "configuration", self._read_configuration)
+            if self._database is not None:
+                nursery.start_soon(_check, checks, "database", self._database)
+        return StatusReport(**checks)
+
+    async def _read_configuration(self) -> None:
+        await in_thread(self._configuration, abandon_on_cancel=True, limiter=self._threads)
+
+
+async def _check(
+    checks: dict[str, Check], name: str, action: Callable[[], Awaitable[object]]
+) -> None:
+    with trio.move_on_after(CHECK_TIMEOUT_S) as scope:
+        try:
+            await action()
+        except RelaydError as error:
+            checks[name] = Check("error", without_credentials(str(error)))
+        else:
+            checks[name] = OK
+    if scope.cancelled_caught:
+        checks[name] = Check("error", f"timeout: no answer within {CHECK_TIMEOUT_S:g} s")
+
+
+def without_credentials(text: str) -> str:
+    """`text` without the user and password of URLs and without `password=…` values.
+
+    A second line of defence: errors are not meant to carry any.
+    """
+    return _PASSWORD.sub(r"\1***", _URL_CREDENTIALS.sub("://***@", text))

@@ -1,0 +1,131 @@
+"""The address of the HTTP API."""
+
+import errno
+import ipaddress
+import json
+import os
+import socket
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from relayd.commands.check.model import Finding, Site, error, skipped, warning
+from relayd.commands.check.service_user.permissions import check_directory
+
+#: Seconds for whoever listens there to answer.
+_ANSWER_S: Final = 2.0
+_MAX_ANSWER: Final = 64 * 1024
+_QUESTION: Final = (
+    b"GET /rudder/relay-api/1/system/info HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+)
+_UNPRIVILEGED: Final = Path("/proc/sys/net/ipv4/ip_unprivileged_port_start")
+
+Address = tuple[socket.AddressFamily, tuple[str, int]]
+
+
+async def check(site: Site) -> list[Finding]:
+    """Check that relayd could listen, or listens already, and for this machine only."""
+    listen = site.settings.general.listen
+    where = f"general.listen {listen}"
+    if listen.path:
+        return check_directory(site, Path(listen.path).parent, "listen.permissions", write=True)
+    try:
+        addresses = await _resolve(listen.host, listen.port)
+    except OSError as failure:
+        what = f"{listen.host} is no name of an address: {failure.strerror or failure}"
+        return [error("listen.name", where, what, 'set it to "127.0.0.1:3030"')]
+    found = _judge_port(site, where, listen.port)
+    for address in addresses:
+        found += await _check_address(where, address)
+    return found or _judge_openness(where, addresses)
+
+
+async def _resolve(host: str, port: int) -> list[Address]:
+    entries = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return [(family, (str(place[0]), port)) for family, _, _, _, place in entries]
+
+
+def _judge_openness(where: str, addresses: list[Address]) -> list[Finding]:
+    if all(ipaddress.ip_address(place[0].split("%")[0]).is_loopback for _, place in addresses):
+        return []
+    what = "other machines can reach the HTTP API, which asks nobody who they are"
+    mend = 'set it to "127.0.0.1:3030", with the web server in front'
+    return [warning("listen.public", where, what, mend)]
+
+
+def _judge_port(site: Site, where: str, port: int) -> list[Finding]:
+    try:
+        first = int(_UNPRIVILEGED.read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        first = 1024
+    if port >= first or site.account.uid == 0:
+        return []
+    what = f"user {site.account.name} may not listen on ports below {first}"
+    return [error("listen.privileged", where, what, f"take a port from {first} on")]
+
+
+async def _check_address(where: str, address: Address) -> list[Finding]:
+    family, place = address
+    if await _is_taken(place):
+        return await _ask_listener(where, place)
+    # Bound for a moment and never listening: a relayd that starts meanwhile is not disturbed.
+    with socket.socket(family, socket.SOCK_STREAM) as trial:
+        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            trial.bind(place)
+        except OSError as failure:
+            return [_judge_bind(where, place, failure)]
+    return []
+
+
+def _judge_bind(where: str, place: tuple[str, int], failure: OSError) -> Finding:
+    if failure.errno == errno.EADDRNOTAVAIL:
+        what = f"this machine has no address {place[0]}"
+        return error("listen.address", where, what, 'set it to "127.0.0.1:3030"')
+    what = f"cannot be bound: {failure.strerror or os.strerror(failure.errno or 0)}"
+    return error("listen.address", where, what, "take another address or port")
+
+
+async def _is_taken(place: tuple[str, int]) -> bool:
+    try:
+        with trio.move_on_after(_ANSWER_S):
+            stream = await trio.open_tcp_stream(*place)
+            await stream.aclose()
+    except OSError:
+        return False
+    return True
+
+
+async def _ask_listener(where: str, place: tuple[str, int]) -> list[Finding]:
+    """Tell whether the program that listens there is relayd."""
+    answer = b""
+    try:
+        with trio.move_on_after(_ANSWER_S) as scope:
+            async with await trio.open_tcp_stream(*place) as stream:
+                await stream.send_all(_QUESTION)
+                async for chunk in stream:
+                    answer += chunk
+                    if len(answer) > _MAX_ANSWER:
+                        break
+    except (OSError, trio.BrokenResourceError):
+        scope = trio.CancelScope()
+    if scope.cancelled_caught:
+        what = "a program listens there and does not answer: a relayd that hangs, or another one"
+        return [
+            skipped("listen.silent", where, what, f"see who it is: ss -ltnp sport = :{place[1]}")
+        ]
+    if _is_relayd(answer):
+        return []
+    what = "another program listens there"
+    mend = f"stop it (ss -ltnp sport = :{place[1]} names it), or take another port"
+    return [error("listen.taken", where, what, mend)]
+
+
+def _is_relayd(answer: bytes) -> bool:
+    body = answer.partition(b"\r\n\r\n")[2]
+    try:
+        document = json.loads(body[body.find(b"{") : body.rfind(b"}") + 1])
+    except ValueError:
+        return False
+    return isinstance(document, dict) and document.get("action") == "getSystemInfo"

@@ -1,0 +1,88 @@
+"""What starts agents on demand: the command, and the right to run it."""
+
+import os
+import shutil
+import stat
+from pathlib import Path
+
+from relayd.commands.check.model import Finding, Site, error, skipped
+from relayd.commands.check.service_user.account import Account
+from relayd.commands.check.service_user.child import SEARCH_PATH, run
+from relayd.commands.check.service_user.permissions import quoted
+
+
+async def check(site: Site) -> list[Finding]:
+    """Check the command, where remote runs are enabled."""
+    remote_run = site.settings.remote_run
+    if not remote_run.enabled:
+        return []
+    if remote_run.helper is not None:
+        return _check_helper(site, remote_run.helper)
+    found = _check_command(site, remote_run.command, sudo=remote_run.use_sudo)
+    if found or not remote_run.use_sudo or site.account.uid == 0:
+        return found
+    return await _check_sudo(site.account, remote_run.command)
+
+
+def _check_helper(site: Site, helper: Path) -> list[Finding]:
+    """Check the socket of the root helper; the command is the helper's own affair."""
+    mend = "systemctl enable --now rudder-relayd-helper.socket, or remove remote_run.helper"
+    try:
+        status = helper.stat()
+    except OSError as failure:
+        what = f"cannot be found: {failure.strerror}"
+        return [error("remote_run.helper", helper, what, mend)]
+    if not stat.S_ISSOCK(status.st_mode):
+        return [error("remote_run.helper", helper, "is not a socket", mend)]
+    access = None if site.access is None else site.access.get(helper)
+    if access is not None and not access.write:
+        what = f"user {site.account.name} may not connect to it"
+        mend = f"set SocketUser={site.account.name} in rudder-relayd-helper.socket"
+        return [error("remote_run.helper", helper, what, mend)]
+    return []
+
+
+def _check_command(site: Site, command: Path, *, sudo: bool) -> list[Finding]:
+    off = "or set remote_run.enabled to false"
+    try:
+        status = command.stat()
+    except OSError as failure:
+        mend = f"set remote_run.command to the rudder command, {off}"
+        return [error("remote_run.command", command, f"cannot be found: {failure.strerror}", mend)]
+    if not stat.S_ISREG(status.st_mode) or not status.st_mode & 0o111:
+        mend = f"set remote_run.command to the rudder command, or chmod 0755 {quoted(command)}"
+        return [error("remote_run.command", command, "is not a program", mend)]
+    access = None if site.access is None else site.access[command]
+    if access is not None and not sudo and not access.execute:
+        what = f"user {site.account.name} may not run it"
+        mend = f"chmod a+rx {quoted(command)}, or set remote_run.use_sudo to true"
+        return [error("remote_run.command", command, what, mend)]
+    return _judge_owner(site.account, command, status) if sudo else []
+
+
+def _judge_owner(account: Account, command: Path, status: os.stat_result) -> list[Finding]:
+    """Whoever can change what root runs is root."""
+    if status.st_mode & 0o022 == 0 and (status.st_uid == 0 or account.uid == 0):
+        return []
+    what = "sudo runs it as root, and others than root can change it"
+    mend = f"chown root:root {quoted(command)} && chmod 0755 {quoted(command)}"
+    return [error("remote_run.writable", command, what, mend)]
+
+
+async def _check_sudo(account: Account, command: Path) -> list[Finding]:
+    """Ask sudo whether it would run the command for the service user, without running it."""
+    off = "or set remote_run.use_sudo to false"
+    sudo = shutil.which("sudo", path=SEARCH_PATH)
+    if sudo is None:
+        what = "sudo is not installed, and remote_run.use_sudo is true"
+        return [error("remote_run.sudo", "sudo", what, f"install sudo, {off}")]
+    if not account.can_become:
+        what = f"only root or {account.name} itself can tell what sudo lets {account.name} do"
+        return [skipped("remote_run.sudo", "sudo", what, "run this as root")]
+    command_line = [sudo, "-n", "-l", "--", str(command), "remote", "run", "--", "localhost"]
+    done = await run(command_line, account=account)
+    if done.returncode == 0:
+        return []
+    what = f"sudo does not let user {account.name} run {command} remote run without a password"
+    rule = f"{account.name} ALL=(root) NOPASSWD: {command} remote run *"
+    return [error("remote_run.sudo", "sudo", what, f"add to /etc/sudoers.d/rudder-relayd: {rule}")]

@@ -1,0 +1,167 @@
+"""The spool: rights, mounts, space, and what waits in it."""
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from relayd.commands.check.model import Finding, Site, error, warning
+from relayd.commands.check.service_user.mounts import REMOTE, existing, mount_of
+from relayd.commands.check.service_user.permissions import check_directory, quoted
+from relayd.system.threads import in_thread
+
+#: Bytes that are free: below the first nothing works for long; below the second, and below a
+#: twentieth of all, it is time to act.
+LEAST_BYTES: Final = 64 * 2**20
+FEW_BYTES: Final = 5 * 2**30
+#: The same for inodes.
+LEAST_INODES: Final = 1_000
+FEW_INODES: Final = 100_000
+FEW_SHARE: Final = 0.05
+
+#: Seconds after which a waiting file shows that nobody takes it.
+OVERDUE_S: Final = 3600.0
+
+
+class Spool(NamedTuple):
+    """One spool: its watched directories and the one for what is refused."""
+
+    watched: tuple[Path, ...]
+    failed: Path
+
+
+class Space(NamedTuple):
+    """What is free for the service user, and all there is; 0 inodes: they are not counted."""
+
+    free: int
+    total: int
+    free_inodes: int
+    inodes: int
+
+
+async def check(site: Site) -> list[Finding]:
+    """Check the spools whose output is enabled."""
+    return await in_thread(_check, site, abandon_on_cancel=True)
+
+
+def _check(site: Site) -> list[Finding]:
+    found: list[Finding] = []
+    spools = _spools(site)
+    for spool in spools:
+        for path in (*spool.watched, spool.failed):
+            found += check_directory(site, path, "spool.permissions", write=True)
+        for path in spool.watched:
+            found += _move(path, spool.failed) + _mode(path) + _waiting(site, path)
+    return found + _disks(spools)
+
+
+def _spools(site: Site) -> list[Spool]:
+    processing = site.settings.processing
+    spools = []
+    if processing.reporting.output != "disabled":
+        directory = processing.reporting.directory
+        spools.append(Spool((directory / "incoming",), directory / "failed"))
+    if processing.inventory.output != "disabled":
+        directory = processing.inventory.directory
+        watched = directory / "incoming", directory / "accepted-nodes-updates"
+        spools.append(Spool(watched, directory / "failed"))
+    return spools
+
+
+def _move(watched: Path, failed: Path) -> list[Finding]:
+    source, target = mount_of(existing(watched)), mount_of(existing(failed))
+    if source is None or target is None or source.number == target.number:
+        return []
+    what = f"{failed} is on another mount: refused files are copied instead of renamed"
+    mend = f"have both on one mount: {source.point} is not {target.point}"
+    return [warning("spool.other_mount", watched, what, mend)]
+
+
+def _mode(path: Path) -> list[Finding]:
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return []
+    if not mode & 0o002:
+        return []
+    mend = f"chmod o-w {quoted(path)}; the web server gets in by its group"
+    return [warning("spool.open", path, "every user of this machine may write to it", mend)]
+
+
+def _waiting(site: Site, path: Path) -> list[Finding]:
+    access = None if site.access is None else site.access[path]
+    if access is None:
+        return []
+    found: list[Finding] = []
+    if access.unreadable:
+        count, name = access.unreadable, path / access.unreadable_name
+        what = (
+            f"user {site.account.name} may not read {count} of the files in it, {name.name} first"
+        )
+        mend = f"chgrp {site.account.group} and chmod g+r them; have the web server's umask be 0027"
+        found.append(error("spool.unreadable_files", path, what, mend))
+    age = 0.0 if access.oldest is None else time.time() - access.oldest
+    if age > OVERDUE_S:
+        what = f"{access.waiting} files wait in it, the oldest for {age / 3600:.0f} h"
+        mend = "see that relayd runs: systemctl status rudder-relayd; its log says why they wait"
+        found.append(warning("spool.overdue", path, what, mend))
+    return found
+
+
+def _disks(spools: list[Spool]) -> list[Finding]:
+    """Space of each file system once, and whether inotify works on it."""
+    found: list[Finding] = []
+    seen: set[int] = set()
+    for path in (path for spool in spools for path in (*spool.watched, spool.failed)):
+        place = existing(path)
+        try:
+            device, status = place.stat().st_dev, os.statvfs(place)
+        except OSError:
+            continue
+        if device in seen:
+            continue
+        seen.add(device)
+        size = status.f_frsize
+        space = Space(
+            status.f_bavail * size, status.f_blocks * size, status.f_favail, status.f_files
+        )
+        mount = mount_of(place)
+        found += judge_space(space, path, mount.point if mount else str(place))
+        found += judge_kind(mount.kind if mount else "", path)
+    return found
+
+
+def judge_space(space: Space, path: Path, point: str) -> Iterator[Finding]:
+    """Tell whether a disk is about to be full.
+
+    Args:
+        space: what is free.
+        path: what needs it.
+        point: where the file system is mounted.
+    """
+    mend = f"free space on {point}, or make it larger"
+    text = f"{space.free / 2**20:.0f} MiB are free on {point}"
+    if space.free < LEAST_BYTES:
+        yield error("spool.space", path, text, mend)
+    elif space.free < FEW_BYTES and space.free < FEW_SHARE * space.total:
+        yield warning("spool.space", path, text, mend)
+    text = f"{space.free_inodes} inodes are free on {point}"
+    mend = f"remove files on {point}, or make it anew with more inodes"
+    if not space.inodes:
+        return
+    if space.free_inodes < LEAST_INODES:
+        yield error("spool.inodes", path, text, mend)
+    elif space.free_inodes < FEW_INODES and space.free_inodes < FEW_SHARE * space.inodes:
+        yield warning("spool.inodes", path, text, mend)
+
+
+def judge_kind(kind: str, path: Path) -> list[Finding]:
+    """Tell whether files that other machines write would go unnoticed."""
+    if kind not in REMOTE:
+        return []
+    what = f"is on {kind}: what other machines write there is found by listing only"
+    mend = (
+        "put the spool on a local disk, or keep catchup.frequency short and catchup.limit above 0"
+    )
+    return [warning("spool.remote", path, what, mend)]

@@ -1,0 +1,82 @@
+"""The command `relayd check`."""
+
+import signal
+from pathlib import Path
+
+import click
+import trio
+from rich.console import Console
+
+from relayd.commands.check.model import Report
+from relayd.commands.check.report import as_json, as_lines, show
+from relayd.commands.check.runner import Progress, examine
+from relayd.commands.check.service_user.account import SERVICE_USER, Account, find_account
+from relayd.commands.cli import directory_option
+
+
+@click.command("check", context_settings={"help_option_names": ["-h", "--help"]})
+@directory_option
+@click.option(
+    "--user",
+    "name",
+    metavar="NAME",
+    help="The user that relayd runs as; as root, rights are tried as this user "
+    f"[default: {SERVICE_USER}, if there is one, else the current user].",
+)
+@click.option("--json", "machine", is_flag=True, help="Print a JSON document.")
+def command(directory: Path, name: str | None, *, machine: bool) -> int:
+    """Look for what is wrong with an installation, and say how to mend it.
+
+    Looks at configuration, files and their rights, spool, nodes, certificates, database, upstream,
+    remote run and clock. Nothing is changed, relayd may run meanwhile. The exit code is 1 if
+    anything must be mended; a warning is none.
+    """
+    report = _examine(directory, _account(name))
+    console = Console(highlight=False, markup=False, emoji=False)
+    if machine:
+        click.echo(as_json(report))
+    elif console.is_terminal:
+        show(console, report)
+    else:
+        for line in as_lines(report):
+            click.echo(line)
+    return 0 if report.sound else 1
+
+
+def _account(name: str | None) -> Account:
+    try:
+        return find_account(name)
+    except KeyError:
+        raise click.UsageError(f"There is no user {name}.") from None
+
+
+def _examine(directory: Path, account: Account) -> Report:
+    """Run the checks, with their progress on the standard error if that is a terminal."""
+    console = Console(stderr=True, highlight=False, markup=False, emoji=False)
+    if not console.is_terminal:
+        return trio.run(_until_interrupted, directory, account, lambda _pending: None)
+    with console.status("Checking") as status:
+        return trio.run(
+            _until_interrupted,
+            directory,
+            account,
+            lambda pending: status.update(f"Checking {', '.join(pending)}"),
+        )
+
+
+async def _until_interrupted(directory: Path, account: Account, progress: Progress) -> Report:
+    """Examine; SIGINT ends it in order, since KeyboardInterrupt could hit asyncio's loop."""
+    report: Report | None = None
+    with trio.open_signal_receiver(signal.SIGINT) as signals:
+        async with trio.open_nursery() as nursery:
+
+            async def run_signals() -> None:
+                async for _ in signals:
+                    nursery.cancel_scope.cancel()
+
+            nursery.start_soon(run_signals, name="signals")
+            report = await examine(directory, account, progress)
+            nursery.cancel_scope.cancel()
+    if report is None:
+        raise click.Abort
+    return report

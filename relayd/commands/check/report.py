@@ -1,0 +1,81 @@
+"""The report: lines of text, a table on a terminal, or one JSON document."""
+
+import json
+
+import msgspec
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from relayd import __version__
+from relayd.commands.check.model import Finding, Level, Report
+from relayd.system.printable import printable
+
+_STYLES = {Level.ERROR: "bold red", Level.WARNING: "yellow", Level.SKIPPED: "dim"}
+
+
+def as_json(report: Report) -> str:
+    """Write the report as a JSON document in plain ASCII (docs/check.md tells its fields)."""
+    document = {
+        "relayd": __version__,
+        "directory": str(report.directory),
+        "user": report.account.name,
+        "sound": report.sound,
+        "checks": {name: _worst(findings) for name, findings in report.results.items()},
+        "findings": msgspec.to_builtins(report.findings),
+    }
+    return json.dumps(document, indent=2).replace("\x7f", "\\u007f")
+
+
+def as_lines(report: Report) -> list[str]:
+    """Write one line for each finding and one that counts them."""
+    return [*(_line(finding) for finding in report.findings), summary(report)]
+
+
+def show(console: Console, report: Report) -> None:
+    """Print a table of the findings, and the line that counts them."""
+    if report.findings:
+        console.print(_table(report.findings))
+    style = "green" if report.sound else _STYLES[Level.ERROR]
+    console.print(Text(summary(report), style=style))
+
+
+def summary(report: Report) -> str:
+    """Count the findings, as `12 checks for user rudder-relayd: 1 error, 2 warnings`."""
+    counts = [
+        _count(sum(finding.level is level for finding in report.findings), level) for level in Level
+    ]
+    text = ", ".join(filter(None, counts)) or "nothing wrong"
+    return f"{len(report.results)} checks for user {report.account.name}: {text}"
+
+
+def _count(number: int, level: Level) -> str:
+    if not number:
+        return ""
+    plural = "s" if number > 1 and level is not Level.SKIPPED else ""
+    return f"{number} {level}{plural}"
+
+
+def _worst(findings: list[Finding]) -> str:
+    levels = {finding.level for finding in findings}
+    return next((str(level) for level in Level if level in levels), "ok")
+
+
+def _line(finding: Finding) -> str:
+    return printable(f"{finding.level}: {finding.where}: {finding.what}. Mend: {finding.mend}")
+
+
+def _table(findings: list[Finding]) -> Table:
+    """Where, what and mend below each other: commands to copy stay in one piece that way."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, expand=True, leading=1)
+    table.add_column("")
+    table.add_column("what is wrong, and how to mend it", overflow="fold", ratio=1)
+    for finding in findings:
+        style = _STYLES[finding.level]
+        where, what, mend = map(printable, (finding.where, finding.what, finding.mend))
+        text = Text(where, style="bold").append(f"\n{what}\n", style="not bold")
+        table.add_row(
+            Text(str(finding.level), style=style), text.append(mend, style="not bold cyan")
+        )
+    return table

@@ -1,0 +1,89 @@
+"""All checks side by side, each with a deadline; the clock's last, when the others' are known."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from relayd.commands.check.checks import (
+    certificates,
+    clock,
+    configuration,
+    database,
+    files,
+    listen,
+    nodes,
+    remote_run,
+    selinux,
+    spool,
+    upstream,
+)
+from relayd.commands.check.model import Check, Finding, Report, Site, error, skipped
+from relayd.commands.check.service_user.access import ask, questions
+from relayd.commands.check.service_user.account import Account
+
+#: Seconds for what asks other machines, and for what reads files.
+NETWORK_S: Final = 5.0
+FILES_S: Final = 30.0
+
+CHECKS: Final = (
+    Check("configuration", configuration.check, FILES_S),
+    Check("files", files.check, FILES_S),
+    Check("listen", listen.check, NETWORK_S),
+    Check("spool", spool.check, FILES_S),
+    Check("nodes", nodes.check, FILES_S),
+    Check("certificates", certificates.check, FILES_S),
+    Check("database", database.check, NETWORK_S),
+    Check("upstream", upstream.check, NETWORK_S),
+    Check("remote_run", remote_run.check, NETWORK_S),
+    Check("selinux", selinux.check, FILES_S),
+)
+CLOCK: Final = Check("clock", clock.check, NETWORK_S)
+
+#: Is told which checks are still going on.
+Progress = Callable[[list[str]], None]
+
+
+async def examine(directory: Path, account: Account, progress: Progress) -> Report:
+    """Run all checks.
+
+    Args:
+        directory: the configuration directory.
+        account: the user that the daemon runs as.
+        progress: is called at the start and whenever a check has ended.
+    """
+    report = Report(directory, account, {check.name: [] for check in (*CHECKS, CLOCK)})
+    loaded, found = configuration.load(directory)
+    report.results["configuration"] += found
+    if loaded is None:
+        what = "nothing else can be checked before relayd could start"
+        rest = skipped("configuration.rest", directory, what, "mend the errors, then check again")
+        report.results["configuration"].append(rest)
+        return report
+    settings, my_id = loaded
+    progress(["files"])
+    access, found = await ask(account, questions(directory, settings))
+    report.results["files"] += found
+    site = Site(directory, settings, my_id, account, access)
+    pending = [check.name for check in CHECKS]
+    progress(pending)
+
+    async def run(check: Check) -> None:
+        report.results[check.name] += await _run(check, site)
+        pending.remove(check.name)
+        progress(pending)
+
+    async with trio.open_nursery() as nursery:
+        for check in CHECKS:
+            nursery.start_soon(run, check, name=check.name)
+    report.results[CLOCK.name] += await _run(CLOCK, site)
+    return report
+
+
+async def _run(check: Check, site: Site) -> list[Finding]:
+    with trio.move_on_after(check.deadline):
+        return await check.run(site)
+    what = f"this check did not end within {check.deadline:.0f} s"
+    mend = "see what hangs: a network file system, a name server, a firewall"
+    return [error(f"{check.name}.deadline", check.name, what, mend)]

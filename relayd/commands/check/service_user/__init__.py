@@ -1,0 +1,1 @@
+"""What the account of the daemon may do, asked of the system as that very user."""

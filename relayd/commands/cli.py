@@ -1,0 +1,166 @@
+"""The two commands, `relayd` and `rudder-relayd`, and their exit codes.
+
+0   normal end
+1   a crash: its traceback tells where
+2   a configuration file is not valid; systemd does not start relayd again
+3   anything else that prevents the start, an unknown option or command included: click's own
+    code for those is 2, which would read as a broken configuration file
+
+Only what a command needs is imported: checking a configuration loads neither Trio nor the
+database stack.
+"""
+
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from relayd import __version__
+from relayd.config.main_conf import load_logging, load_settings
+from relayd.errors import ConfigError, StartError
+from relayd.system.printable import printable
+
+DEFAULT_DIRECTORY: Final = Path("/opt/rudder/etc/relayd")
+
+EXIT_CONFIG: Final = 2
+EXIT_START: Final = 3
+#: What a shell reports for a command ended by SIGINT.
+EXIT_INTERRUPTED: Final = 130
+
+#: Operator commands that live in modules of their own, which are imported when they are called:
+#: name → module, line in the list of commands.
+_LAZY: Final = {
+    "check": ("relayd.commands.check.command", "Look for what is wrong with an installation."),
+    "demo": ("relayd.commands.demo.command", "Show relayd at work on a simulated fleet."),
+    "inspect": ("relayd.commands.inspect.command", "Say what relayd would do with run-log files."),
+}
+_SETTINGS: Final = {"help_option_names": ["-h", "--help"]}
+
+
+class Program(click.Command):
+    """A click command that ends with our exit codes and one line for an operator's mistake."""
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        **extra: Any,
+    ) -> Any:
+        """Run and exit; with `standalone_mode` off, run and return or raise as click does."""
+        call = partial(super().main, args, prog_name, complete_var, standalone_mode=False, **extra)
+        if not standalone_mode:
+            return call()
+        sys.exit(_exit_code(call))
+
+
+class LazyGroup(Program, click.Group):
+    """A group that also offers the commands of `_LAZY`."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Name all commands, without importing any."""
+        return sorted({*super().list_commands(ctx), *_LAZY})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return a command, importing its module if it is in one of its own."""
+        if cmd_name not in _LAZY:
+            return super().get_command(ctx, cmd_name)
+        command = importlib.import_module(_LAZY[cmd_name][0]).command
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of commands into the help, without importing any."""
+        own = {name: command.get_short_help_str(70) for name, command in self.commands.items()}
+        lazy = {name: text for name, (_, text) in _LAZY.items()}
+        with formatter.section("Commands"):
+            formatter.write_dl(sorted((own | lazy).items()))
+
+
+directory_option = click.option(
+    "-c",
+    "--config",
+    "directory",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    default=DEFAULT_DIRECTORY,
+    show_default=True,
+    help="The directory with main.conf and logging.conf.",
+)
+
+
+@click.group(cls=LazyGroup, no_args_is_help=False, context_settings=_SETTINGS)
+@click.version_option(__version__, "-V", "--version", message="relayd %(version)s")
+def main() -> None:
+    """The relay daemon of a Rudder fleet and its tools."""
+
+
+@main.command()
+@directory_option
+def run(directory: Path) -> int:
+    """Run the daemon in the foreground, until SIGTERM or SIGINT."""
+    return _run(directory)
+
+
+@main.command()
+def version() -> None:
+    """Print the version."""
+    click.echo(f"relayd {__version__}")
+
+
+@click.command(cls=Program, name="rudder-relayd", context_settings=_SETTINGS)
+@directory_option
+@click.option("-t", "--test", is_flag=True, help="Check the configuration files and exit.")
+@click.version_option(__version__, "-V", "--version", message="rudder-relayd %(version)s")
+def rudder_relayd(directory: Path, *, test: bool) -> int:
+    """Run the daemon of a Rudder policy server, or check its configuration."""
+    return _check(directory) if test else _run(directory)
+
+
+def _run(directory: Path) -> int:
+    from relayd.service.tree import run as run_service
+
+    return run_service(directory)
+
+
+def _check(directory: Path) -> int:
+    _settings, warnings = load_settings(directory)
+    for warning in [*warnings, *load_logging(directory).warnings]:
+        click.echo(f"warning: {warning}")
+    click.echo("Syntax: OK")
+    return 0
+
+
+def _exit_code(call: Callable[[], object]) -> int:
+    """Call and return the exit code; an error that is no crash is told in one line."""
+    try:
+        result = call()
+    except ConfigError as error:
+        return _fail(str(error), EXIT_CONFIG)
+    except StartError as error:
+        return _fail(_with_cause(error), EXIT_START)
+    except click.UsageError as error:
+        command = error.ctx.command_path if error.ctx else "relayd"
+        return _fail(f"{error.format_message()} See: {command} --help", EXIT_START)
+    except click.ClickException as error:
+        return _fail(error.format_message(), EXIT_START)
+    except click.Abort:
+        return EXIT_INTERRUPTED
+    return result if isinstance(result, int) else 0
+
+
+def _with_cause(error: StartError) -> str:
+    """Add what the system said, where the text leaves it out."""
+    cause = error.__cause__
+    reason = cause.strerror if isinstance(cause, OSError) else None
+    return f"{error}: {reason}" if reason and reason not in str(error) else str(error)
+
+
+def _fail(text: str, code: int) -> int:
+    click.echo(f"error: {printable(text)}", err=True)
+    return code

@@ -1,0 +1,1 @@
+"""The simulated nodes: their keys, their run logs, their uploads."""

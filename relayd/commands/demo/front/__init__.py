@@ -1,0 +1,1 @@
+"""A small web server in front of each simulated policy server."""

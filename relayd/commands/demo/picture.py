@@ -1,0 +1,181 @@
+"""The live picture: rates, queue, refusals and last runs, as a panel or as plain lines."""
+
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final
+
+from rich.console import Group, RenderableType
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from relayd.commands.demo.books import Entry
+from relayd.commands.demo.fleet.remote_runs import RemoteRuns
+from relayd.commands.demo.observe import Snapshot
+from relayd.commands.demo.tree import Station
+
+#: Rates are means over this time, in seconds.
+_WINDOW: Final = 5.0
+_HISTORY: Final = 60
+_BARS: Final = "▁▂▃▄▅▆▇█"
+
+
+class Picture:
+    """Draws what the snapshots tell."""
+
+    def __init__(
+        self,
+        title: str,
+        names: Mapping[str, str],
+        relays: Sequence[Station] = (),
+        agents: RemoteRuns | None = None,
+    ) -> None:
+        """Begins a picture of nothing.
+
+        Args:
+            title: stands above it.
+            names: host name of each node by its id.
+            relays: the relays, in the order in which the snapshots tell of them.
+            agents: the remote runs, if there are any.
+        """
+        self._title = title
+        self._names = names
+        self._relays = relays
+        self._agents = agents
+        self._snapshots: deque[Snapshot] = deque()
+        self._speeds: deque[float] = deque(maxlen=_HISTORY)
+        self._sent = 0
+        self._begin: float | None = None
+
+    def add(self, snapshot: Snapshot, sent: int) -> None:
+        """Takes in the state of now and the number of files sent so far."""
+        if self._begin is None:
+            self._begin = snapshot.time
+        self._sent = sent
+        self._snapshots.append(snapshot)
+        while len(self._snapshots) > 2 and snapshot.time - self._snapshots[0].time > _WINDOW:
+            self._snapshots.popleft()
+        self._speeds.append(self._rates()[0])
+
+    def line(self) -> str:
+        """The state in one line of text."""
+        now = self._snapshots[-1]
+        logs, reports = self._rates()
+        refused = ", ".join(f"{reason} {number}" for reason, number in sorted(now.refused.items()))
+        return (
+            f"{self._age(now):4.0f} s  sent {self._sent}  stored {now.accepted} ({logs:.1f}/s)"
+            f"  rows {now.rows} ({reports:.0f}/s)  queue {self._queue(now)}"
+            f" (oldest {now.oldest:.1f} s)  refused {sum(now.refused.values())}"
+            f"{f' ({refused})' if refused else ''}  database {now.database}"
+            + "".join(f"  {relay.title}: {text}" for relay, text in self._each_relay(now))
+            + (f"  remote run: {self._agents.told()}" if self._agents else "")
+        )
+
+    def _each_relay(self, now: Snapshot) -> Iterator[tuple[Station, str]]:
+        for station, relay in zip(self._relays, now.relays, strict=True):
+            text = "no answer"
+            if relay is not None:
+                failed = f", {relay.failed} failed" if relay.failed else ""
+                text = f"{relay.waiting} waiting, {relay.forwarded} forwarded{failed}"
+            yield station, text
+
+    def panel(self) -> RenderableType:
+        """The state as a panel for a terminal."""
+        now = self._snapshots[-1]
+        top = Table.grid(expand=True, padding=(0, 2))
+        top.add_column(ratio=3)
+        top.add_column(ratio=2)
+        top.add_row(self._flow(now), _refusals(now))
+        parts: list[RenderableType] = [top, Text("")]
+        if self._relays:
+            parts += [self._tree(now), Text("")]
+        if self._agents:
+            parts += [_remote_run(self._agents), Text("")]
+        return Panel(
+            Group(*parts, self._runs(now)),
+            title=self._title,
+            subtitle=f"{self._age(now):.0f} s, Ctrl-C ends it",
+        )
+
+    def _flow(self, now: Snapshot) -> Table:
+        logs, reports = self._rates()
+        table = Table.grid(padding=(0, 1))
+        table.add_row("run logs", f"[bold]{logs:.1f}[/]/s", sparkline(self._speeds))
+        table.add_row("reports", f"[bold]{reports:.0f}[/]/s", f"{now.rows} rows")
+        table.add_row("stored", f"[bold]{now.accepted}[/]", f"of {self._sent} sent")
+        table.add_row("known", f"{now.duplicates}", "were stored already")
+        table.add_row("queue", f"[bold]{self._queue(now)}[/]", f"oldest {now.oldest:.1f} s")
+        colour = "green" if now.database == "success" else "red"
+        table.add_row("database", Text(now.database, colour))
+        return table
+
+    def _tree(self, now: Snapshot) -> Table:
+        table = Table(title="relays", expand=True, box=None, title_justify="left")
+        for heading in ("relay", "below", "run logs"):
+            table.add_column(heading)
+        for station, text in self._each_relay(now):
+            above = station.parent.title if station.parent else ""
+            table.add_row(station.title, above, text)
+        return table
+
+    def _runs(self, now: Snapshot) -> Table:
+        table = Table(title="last runs", expand=True, box=None, title_justify="left")
+        for heading in ("node", "start", "configuration", "stored after"):
+            table.add_column(heading)
+        for run in now.runs:
+            name = self._names.get(run.node_id, run.node_id)
+            table.add_row(*map(Text, (name, run.date, run.config_id, f"{run.delay:.1f} s")))
+        return table
+
+    def _rates(self) -> tuple[float, float]:
+        """Run logs and rows per second over the last seconds."""
+        old, new = self._snapshots[0], self._snapshots[-1]
+        seconds = new.time - old.time
+        if seconds <= 0:
+            return 0.0, 0.0
+        return (new.accepted - old.accepted) / seconds, (new.rows - old.rows) / seconds
+
+    def _queue(self, now: Snapshot) -> int:
+        """Files sent and neither stored nor refused yet."""
+        return max(0, self._sent - now.finished)
+
+    def _age(self, now: Snapshot) -> float:
+        return now.time - (self._begin or now.time)
+
+
+def _remote_run(agents: RemoteRuns) -> Table:
+    table = Table(title="remote run", expand=True, box=None, title_justify="left")
+    table.add_column(agents.told())
+    for line in agents.output:
+        table.add_row(Text(line))
+    return table
+
+
+def _refusals(now: Snapshot) -> Table:
+    table = Table.grid(padding=(0, 1))
+    table.add_row("refused", f"[bold]{sum(now.refused.values())}[/]")
+    for reason, number in sorted(now.refused.items()):
+        table.add_row(f"  {reason}", str(number))
+    return table
+
+
+def sparkline(values: Sequence[float] | deque[float]) -> str:
+    """Values as bars of eight heights, the highest value as the highest bar."""
+    top = max(values, default=0.0)
+    if top <= 0:
+        return ""
+    return "".join(_BARS[round(value / top * (len(_BARS) - 1))] for value in values)
+
+
+def summary(entries: Sequence[Entry], title: str) -> Table:
+    """The balance as a table."""
+    table = Table(title=title, title_justify="left")
+    table.add_column("read back")
+    table.add_column("expected", justify="right")
+    table.add_column("found", justify="right")
+    table.add_column("")
+    for entry in entries:
+        expected = "" if entry.expected is None else str(entry.expected)
+        mark = Text("ok", "green") if entry.balanced else Text("WRONG", "bold red")
+        table.add_row(entry.text, expected, str(entry.found), mark)
+    return table

@@ -1,0 +1,1 @@
+"""The PostgreSQL server of the demo and of the tests."""

@@ -1,0 +1,109 @@
+"""The embedded PostgreSQL server for Trio: never blocks the event loop while it starts or stops."""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final
+
+import trio
+
+from relayd.commands.demo.postgres.server import Connection, Keywords, Server, StopMode
+
+__all__ = ["Connection", "Keywords", "Postgres", "StopMode", "open_postgres"]
+
+_CLEANUP_DEADLINE: Final = 60.0
+_NO_SETTINGS: Final[Mapping[str, str]] = MappingProxyType({})
+
+
+class Postgres:
+    """A server that was started by `open_postgres`.
+
+    Attributes:
+        server: the synchronous core, with `psql` for statements as the superuser.
+    """
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+
+    @property
+    def rudder(self) -> Connection:
+        """Connection of the role `rudder`, which may do what relayd may do."""
+        return self.server.rudder
+
+    @property
+    def superuser(self) -> Connection:
+        """Connection of the superuser."""
+        return self.server.superuser
+
+    @property
+    def dsn(self) -> str:
+        """`postgres://` URL of `rudder`, password included."""
+        return self.server.rudder.dsn
+
+    @property
+    def params(self) -> Keywords:
+        """The same as keyword arguments of `asyncpg.connect`."""
+        return self.server.rudder.keywords()
+
+    @property
+    def log_file(self) -> Path:
+        """What the server writes."""
+        return self.server.log_file
+
+    async def start(self) -> None:
+        """Starts the server again, on the same data and port; returns when it is ready.
+
+        Raises:
+            StartError: it did not come up.
+        """
+        await trio.to_thread.run_sync(self.server.start)
+
+    async def stop(self, mode: StopMode = "fast") -> None:
+        """Stops the server and waits for its end: `fast`, or `immediate` as a crash does."""
+        await trio.to_thread.run_sync(self.server.stop, mode)
+
+    def kill(self) -> None:
+        """Kills all its processes (SIGKILL) and waits, some milliseconds, until they are gone."""
+        self.server.kill()
+
+    def suspend(self) -> None:
+        """Stops all its processes where they are (SIGSTOP)."""
+        self.server.suspend()
+
+    def resume(self) -> None:
+        """Lets suspended processes go on (SIGCONT)."""
+        self.server.resume()
+
+
+@asynccontextmanager
+async def open_postgres(
+    directory: Path, *, port: int | None = None, extra: Mapping[str, str] = _NO_SETTINGS
+) -> AsyncIterator[Postgres]:
+    """Runs a PostgreSQL server with Rudder's tables until the block ends.
+
+    Owns the server: whatever state the block leaves it in, it is stopped at the end, and its
+    data are removed where they had to be put outside `directory`.
+
+    Args:
+        directory: where it may write; created when missing, not removed.
+        port: TCP port on 127.0.0.1; None takes a free one.
+        extra: settings of `postgresql.conf`, for example {"max_connections": "5"}.
+
+    Yields:
+        The running server, with tables, rights and passwords in place.
+
+    Raises:
+        StartError: PostgreSQL is not installed or did not come up.
+    """
+    server = await trio.to_thread.run_sync(_describe, directory, port, extra)
+    try:
+        await trio.to_thread.run_sync(server.create)
+        yield Postgres(server)
+    finally:
+        with trio.move_on_after(_CLEANUP_DEADLINE, shield=True):
+            await trio.to_thread.run_sync(server.close)
+
+
+def _describe(directory: Path, port: int | None, extra: Mapping[str, str]) -> Server:
+    return Server(directory, port=port, extra=extra)

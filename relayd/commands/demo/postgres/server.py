@@ -1,0 +1,359 @@
+"""An embedded PostgreSQL server: one data directory, at most one process, no installation.
+
+Synchronous, for callers without an event loop; `relayd.commands.demo.postgres.opening` is the same
+for Trio. The server listens on 127.0.0.1, where passwords are checked (SCRAM), and on a Unix socket
+inside its own private directory, where the superuser needs none.
+"""
+
+import os
+import secrets
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Final, Literal, TypedDict
+from urllib.parse import quote
+
+from relayd.commands.demo.postgres import programs as pginstall
+from relayd.commands.demo.postgres import schema
+from relayd.commands.demo.processes.family import kill_family, signal_family
+from relayd.commands.demo.processes.ports import free_port
+from relayd.errors import StartError
+
+StopMode = Literal["fast", "immediate"]
+
+_HOST: Final = "127.0.0.1"
+_SUPERUSER: Final = "postgres"
+_START_DEADLINE: Final = 60.0
+_STOP_DEADLINE: Final = 20.0
+_PORT_ATTEMPTS: Final = 5
+# sun_path of unix(7) holds 107 bytes; the socket's own name takes about 20 of them.
+_LONGEST_HOME: Final = 80
+_STOP_SIGNALS: Final = {"fast": signal.SIGINT, "immediate": signal.SIGQUIT}
+
+
+class Keywords(TypedDict):
+    """Keyword arguments of `asyncpg.connect` and of most other clients."""
+
+    host: str
+    port: int
+    user: str
+    password: str
+    database: str
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """How one role reaches one database over TCP.
+
+    Attributes:
+        host: address of the server.
+        port: its TCP port.
+        user: role.
+        password: its password, never shown by `repr`.
+        database: name of the database.
+    """
+
+    host: str
+    port: int
+    user: str
+    password: str = field(repr=False)
+    database: str
+
+    @property
+    def url(self) -> str:
+        """`postgres://user@host:port/database`: what `output.database.url` takes."""
+        return f"postgres://{quote(self.user)}@{self.host}:{self.port}/{quote(self.database)}"
+
+    @property
+    def dsn(self) -> str:
+        """The same URL with the password in it, percent-encoded."""
+        login = f"{quote(self.user)}:{quote(self.password, safe='')}"
+        return f"postgres://{login}@{self.host}:{self.port}/{quote(self.database)}"
+
+    def keywords(self) -> Keywords:
+        """The same as keyword arguments."""
+        return Keywords(
+            host=self.host,
+            port=self.port,
+            user=self.user,
+            password=self.password,
+            database=self.database,
+        )
+
+
+class Server:
+    """A PostgreSQL server on a data directory of its own.
+
+    Owns its process and its data; `close` ends the former and removes the latter where it had to
+    be put outside `directory`.
+
+    Attributes:
+        rudder: connection of the role `rudder` to the database `rudder`.
+        superuser: connection of the superuser to the same database.
+        log_file: what the server writes; appended to by each start.
+    """
+
+    def __init__(
+        self, directory: Path, *, port: int | None = None, extra: Mapping[str, str] | None = None
+    ) -> None:
+        """Describes a server; nothing is written or started yet.
+
+        Args:
+            directory: where it may write; created when missing. Data are put elsewhere when the
+                server's account cannot reach it or its path is too long for a Unix socket.
+            port: TCP port; None takes a free one and keeps it for all later starts.
+            extra: settings of `postgresql.conf`, for example {"fsync": "off"}.
+
+        Raises:
+            StartError: no PostgreSQL is installed.
+        """
+        self._account = pginstall.server_account()
+        self._programs = pginstall.server_programs(self._account)
+        self._directory = directory.absolute()
+        self._extra = {"timezone": "UTC", "log_timezone": "UTC", **(extra or {})}
+        self._fixed_port = port is not None
+        self._home: Path | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self.log_file = self._directory / "postgres.log"
+        port = free_port() if port is None else port
+        # Characters that a URL must escape: whoever builds one carelessly fails at once.
+        self.rudder = Connection(
+            _HOST, port, schema.ROLE, f"p@ss/{secrets.token_hex(8)}:%?#", schema.DATABASE
+        )
+        self.superuser = Connection(
+            _HOST, port, _SUPERUSER, secrets.token_urlsafe(12), schema.DATABASE
+        )
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the server, None when it does not run."""
+        process = self._process
+        return process.pid if process is not None and process.poll() is None else None
+
+    def create(self) -> None:
+        """Makes the data directory, starts the server, creates tables and roles.
+
+        Raises:
+            StartError: one of these steps failed; its text says which and why.
+        """
+        self._directory.mkdir(parents=True, exist_ok=True)
+        self._home = self._make_home()
+        self._initdb(self._home)
+        self.start()
+        self.psql(f"CREATE DATABASE {schema.DATABASE}", database="postgres")
+        self.psql(schema.RUDDER_SCHEMA + schema.RUDDER_RIGHTS)
+        self.psql(
+            "\\getenv word RELAYD_PASSWORD\nALTER ROLE rudder PASSWORD :'word';",
+            RELAYD_PASSWORD=self.rudder.password,
+        )
+
+    def start(self) -> None:
+        """Starts the server on its data and returns when it accepts connections.
+
+        Raises:
+            StartError: it ended or was not ready within a minute.
+        """
+        for attempt in range(1, _PORT_ATTEMPTS + 1):
+            try:
+                self._launch()
+            except StartError:
+                # A free port may be taken by another process before we get it; once clients
+                # know the port, it must stay.
+                if self._fixed_port or attempt == _PORT_ATTEMPTS:
+                    raise
+                self._use_port(free_port())
+            else:
+                self._fixed_port = True
+                return
+
+    def stop(self, mode: StopMode = "fast") -> None:
+        """Stops the server and waits for its end; does nothing when it does not run.
+
+        Args:
+            mode: `fast` ends the sessions and writes a checkpoint, `immediate` drops everything
+                as a crash does.
+        """
+        process = self._process
+        if process is None:
+            return
+        self.resume()
+        if process.poll() is None:
+            process.send_signal(_STOP_SIGNALS[mode])
+        try:
+            process.wait(_STOP_DEADLINE)
+        except subprocess.TimeoutExpired:
+            self.kill()
+        self._process = None
+
+    def kill(self) -> None:
+        """Kills all processes of the server at once (SIGKILL) and waits until they are gone."""
+        process = self._process
+        if process is None:
+            return
+        kill_family(process.pid, _STOP_DEADLINE)
+        process.wait(_STOP_DEADLINE)
+        self._process = None
+
+    def suspend(self) -> None:
+        """Stops all its processes where they are (SIGSTOP): it accepts, but never answers."""
+        if (parent := self.pid) is not None:
+            signal_family(parent, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Lets suspended processes go on (SIGCONT)."""
+        if (parent := self.pid) is not None:
+            signal_family(parent, signal.SIGCONT)
+
+    def close(self) -> None:
+        """Stops the server; removes its data when they lie outside its directory."""
+        self.stop()
+        if self._home is not None and self._directory not in self._home.parents:
+            shutil.rmtree(self._home, ignore_errors=True)
+
+    def psql(self, sql: str, *, database: str = schema.DATABASE, **environment: str) -> str:
+        """Runs SQL as the superuser by `psql`.
+
+        Args:
+            sql: statements and psql commands.
+            database: where.
+            environment: variables for psql to read, so that no secret is in an argument.
+
+        Returns:
+            The rows as CSV without a heading.
+
+        Raises:
+            RuntimeError: a statement failed; the text is psql's.
+        """
+        home = self._need_home()
+        command: list[str | Path] = [
+            self._programs / "psql",
+            *("-X", "-q", "--csv", "-t", "-v", "ON_ERROR_STOP=1"),
+            *("-h", home, "-p", str(self.superuser.port), "-U", _SUPERUSER, "-d", database),
+        ]
+        done: subprocess.CompletedProcess[str] = subprocess.run(
+            command,
+            input=sql,
+            text=True,
+            capture_output=True,
+            check=False,
+            cwd=home,
+            env={**_ENVIRONMENT, **environment},
+        )
+        if done.returncode:
+            raise RuntimeError(done.stderr.strip())
+        return done.stdout
+
+    def _make_home(self) -> Path:
+        """A private directory of the server's account for data and socket."""
+        reachable = self._account.can_reach(self._directory)
+        inside = reachable and len(os.fsencode(self._directory)) <= _LONGEST_HOME
+        home = Path(tempfile.mkdtemp(prefix="postgres-", dir=self._directory if inside else None))
+        if self._account.identity():
+            os.chown(home, self._account.uid, self._account.gid)
+        return home
+
+    def _initdb(self, home: Path) -> None:
+        word = home / "superuser"
+        word.touch(mode=0o600)
+        word.write_text(self.superuser.password)
+        os.chown(word, self._account.uid, self._account.gid)
+        command: list[str | Path] = [
+            self._programs / "initdb",
+            *("-D", home / "data", "-U", _SUPERUSER, "--pwfile", word, "--no-sync"),
+            *("--auth-local=trust", "--auth-host=scram-sha-256", "-E", "UTF8", "--locale=C"),
+        ]
+        done = subprocess.run(
+            command,
+            text=True,
+            capture_output=True,
+            check=False,
+            cwd=home,
+            env=_ENVIRONMENT,
+            **self._account.identity(),
+        )
+        word.unlink()
+        if done.returncode:
+            raise StartError(f"initdb failed: {_last_line(done.stderr)}")
+
+    def _launch(self) -> None:
+        home = self._need_home()
+        options = {
+            "listen_addresses": _HOST,
+            "unix_socket_directories": str(home),
+            "unix_socket_permissions": "0700",
+            **self._extra,
+        }
+        settings = [part for key, value in options.items() for part in ("-c", f"{key}={value}")]
+        command: list[str | Path] = [self._programs / "postgres", "-D", home / "data"]
+        with self.log_file.open("ab") as log:
+            # A session of its own: Ctrl-C in a terminal is for us, who stop things in order.
+            self._process = subprocess.Popen(
+                [*command, "-p", str(self.superuser.port), *settings],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=home,
+                env=_ENVIRONMENT,
+                start_new_session=True,
+                **self._account.identity(),
+            )
+        self._wait_until_ready(self._process)
+
+    def _wait_until_ready(self, process: subprocess.Popen[bytes]) -> None:
+        deadline = time.monotonic() + _START_DEADLINE
+        while not _accepts(self._need_home() / f".s.PGSQL.{self.superuser.port}"):
+            if process.poll() is not None:
+                self._process = None
+                raise StartError(f"PostgreSQL did not start: {self._complaint()}")
+            if time.monotonic() > deadline:
+                self.kill()
+                raise StartError(f"PostgreSQL was not ready after {_START_DEADLINE:.0f} s")
+            time.sleep(0.02)
+
+    def _complaint(self) -> str:
+        lines = self.log_file.read_text(errors="replace").splitlines()
+        fatal = [line for line in lines if "FATAL" in line]
+        return _last_line("\n".join(fatal or lines))
+
+    def _use_port(self, port: int) -> None:
+        self.rudder = replace(self.rudder, port=port)
+        self.superuser = replace(self.superuser, port=port)
+
+    def _need_home(self) -> Path:
+        if self._home is None:
+            raise RuntimeError("create() has not been called")
+        return self._home
+
+
+# Nothing of the caller's: PGHOST, PGOPTIONS or a locale would change what we do.
+_ENVIRONMENT: Final = {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"}
+
+
+def _accepts(path: Path) -> bool:
+    """Whether a server behind this Unix socket lets the superuser in.
+
+    PostgreSQL's protocol 3.0 ("Message Formats"): a StartupMessage is answered by R when the
+    server is ready and by E while it starts or recovers. X says good-bye.
+    """
+    words = f"user\0{_SUPERUSER}\0database\0postgres\0\0".encode()
+    startup = struct.pack("!II", 8 + len(words), 196_608) + words
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(5)
+        try:
+            client.connect(os.fspath(path))
+            client.sendall(startup + struct.pack("!cI", b"X", 4))
+            return client.recv(1) == b"R"
+        except OSError:
+            return False
+
+
+def _last_line(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1] if lines else "it said nothing"

@@ -1,0 +1,1 @@
+"""The programs that the demo starts, their directory and their ports."""

@@ -1,0 +1,1 @@
+"""The configuration files, turned into typed settings."""

@@ -1,0 +1,177 @@
+"""From a TOML file to frozen structs, with errors that name file, key, value and expectation."""
+
+import difflib
+import re
+import tomllib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Final, NamedTuple, TypeVar, get_type_hints
+
+import msgspec
+
+from relayd.errors import ConfigError
+from relayd.system.printable import printable
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+#: A configuration file is a few kilobytes; more is a mistake and would only cost time.
+MAX_BYTES: Final = 1024 * 1024
+#: tomllib's time grows with the square of the parts of a dotted key, which is one line.
+_MAX_LINE_BYTES: Final = 4096
+_MAX_SHOWN: Final = 60
+_MAX_UNKNOWN: Final = 50
+_POSITION: Final = re.compile(r"(.*) \(at line ([0-9]+), column ([0-9]+)\)", re.DOTALL)
+_AT_END: Final = " (at end of document)"
+_TYPE_NAMES: Final = {
+    bool: "a boolean",
+    int: "an integer",
+    float: "a float",
+    str: "a string",
+    list: "an array",
+    dict: "a table",
+}
+
+
+class Leaf(NamedTuple):
+    """How the value of one key is read; stands in the `Annotated` of a struct's field.
+
+    Attributes:
+        expected: completes "expected …" in an error.
+        parse: value as TOML gives it → value of the field; raises ValueError to refuse it.
+        confidential: errors never show the value.
+    """
+
+    expected: str
+    parse: Callable[[Any], object]
+    confidential: bool = False
+
+
+def read_table(path: Path) -> dict[str, Any]:
+    """Read a TOML 1.0 file.
+
+    Raises:
+        OSError: it cannot be read.
+        ConfigError: it is too large, not UTF-8, or not TOML; the text says where.
+    """
+    with path.open("rb") as file:
+        data = file.read(MAX_BYTES + 1)
+    _check_size(path, data)
+    try:
+        text = data.decode("utf-8-sig")
+        return tomllib.loads(text)
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: byte {error.start} is not UTF-8") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: {_place(str(error), text)}") from None
+    except RecursionError:
+        raise ConfigError(f"{path}: nested too deeply") from None
+    except ValueError as error:  # a number with thousands of digits, a date that does not exist
+        raise ConfigError(f"{path}: {printable(str(error), 200)}") from None
+
+
+def build(path: Path, table: dict[str, Any], struct: type[T]) -> tuple[T, list[str]]:
+    """Turn a TOML table into `struct`; keys that are absent keep its defaults.
+
+    Every field is either a struct (a TOML table) or carries a `Leaf`.
+
+    Args:
+        path: the file, for messages only.
+        table: what `read_table` gave.
+        struct: the type to build.
+
+    Returns:
+        The value, and one warning for each key that nothing reads.
+
+    Raises:
+        ConfigError: a value is not what its key expects.
+    """
+    unknown: list[str] = []
+    value = _build(path, table, struct, "", unknown)
+    warnings = [f"{path}: {text}" for text in unknown[:_MAX_UNKNOWN]]
+    if len(unknown) > _MAX_UNKNOWN:
+        warnings.append(f"{path}: {len(unknown) - _MAX_UNKNOWN} more unknown keys")
+    return value, warnings
+
+
+def leaves(value: msgspec.Struct, prefix: str = "") -> Iterator[tuple[str, object]]:
+    """Yield dotted key and value of every field that is not itself a struct with leaves."""
+    for name, hint in get_type_hints(type(value), include_extras=True).items():
+        field = getattr(value, name)
+        if _is_struct(hint):
+            yield from leaves(field, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", field
+
+
+def invalid(path: Path, key: str, expected: str, got: str) -> ConfigError:
+    """Make the error for a value that its key does not accept."""
+    return ConfigError(f"{path}: {printable(key, 200)}: expected {expected}, got {got}")
+
+
+def shown(value: object) -> str:
+    """Show a TOML value in at most 60 characters."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return f'"{printable(value, _MAX_SHOWN)}"'
+    if isinstance(value, int | float):
+        return printable(str(value), _MAX_SHOWN)
+    return _TYPE_NAMES.get(type(value), "a date or time")
+
+
+def _check_size(path: Path, data: bytes) -> None:
+    if len(data) > MAX_BYTES:
+        raise ConfigError(f"{path}: larger than {MAX_BYTES} bytes")
+    for number, line in enumerate(data.split(b"\n"), 1):
+        if len(line) > _MAX_LINE_BYTES:
+            raise ConfigError(f"{path}: line {number}: longer than {_MAX_LINE_BYTES} bytes")
+
+
+def _build(
+    path: Path, table: dict[str, Any], struct: type[T], prefix: str, unknown: list[str]
+) -> T:
+    hints = get_type_hints(struct, include_extras=True)
+    fields: dict[str, object] = {}
+    for name, value in table.items():
+        key = prefix + name
+        hint = hints.get(name)
+        if hint is None:
+            unknown.append(_unknown(key, name, hints, describe=len(unknown) < _MAX_UNKNOWN))
+        elif not _is_struct(hint):
+            fields[name] = _parse(path, key, value, _leaf(hint))
+        elif isinstance(value, dict):
+            fields[name] = _build(path, value, hint, f"{key}.", unknown)
+        else:
+            raise invalid(path, key, "a table", shown(value))
+    return struct(**fields)
+
+
+def _parse(path: Path, key: str, value: object, leaf: Leaf) -> object:
+    try:
+        return leaf.parse(value)
+    except ValueError:
+        got = _TYPE_NAMES.get(type(value), "a date or time") if leaf.confidential else shown(value)
+        # Without its cause: that could show a confidential value.
+        raise invalid(path, key, leaf.expected, got) from None
+
+
+def _leaf(hint: Any) -> Leaf:
+    return next(extra for extra in hint.__metadata__ if isinstance(extra, Leaf))
+
+
+def _is_struct(hint: object) -> bool:
+    return isinstance(hint, type) and issubclass(hint, msgspec.Struct)
+
+
+def _unknown(key: str, name: str, known: dict[str, Any], *, describe: bool) -> str:
+    text = f"unknown key {printable(key, 200)}"
+    close = difflib.get_close_matches(name[:100], known, n=1) if describe else []
+    return f"{text}, did you mean {close[0]}?" if close else text
+
+
+def _place(message: str, text: str) -> str:
+    found = _POSITION.fullmatch(message)
+    if found is not None:
+        return f"line {found[2]}, column {found[3]}: {printable(found[1], 200)}"
+    last = text.rstrip("\n").count("\n") + 1
+    return f"line {last}, end of the file: {printable(message.removesuffix(_AT_END), 200)}"

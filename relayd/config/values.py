@@ -1,0 +1,171 @@
+"""The kinds of value that a configuration key takes."""
+
+import ipaddress
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import msgspec
+
+from relayd.config import durations
+from relayd.config.secret import Secret
+from relayd.config.toml import Leaf
+
+_HOST_NAME: Final = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,252})")
+_HOST_PORT: Final = re.compile(r"(?:\[([^\]]+)\]|([^:\[\]]+)):([0-9]{1,5})", re.ASCII)
+#: `sockaddr_un.sun_path` holds 108 bytes, the last of them 0: unix(7).
+_MAX_SOCKET_PATH: Final = 107
+
+
+class Listen(msgspec.Struct, frozen=True):
+    """Where the HTTP API listens: a TCP address or a Unix socket.
+
+    Attributes:
+        host: name, IPv4 or IPv6 address (without brackets); "" for a Unix socket.
+        port: 1 to 65535; 0 for a Unix socket.
+        path: of the Unix socket; "" for TCP.
+    """
+
+    host: str = ""
+    port: int = 0
+    path: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> "Listen":
+        """Read `host:port`, `[IPv6]:port` or `unix:/path`.
+
+        Raises:
+            ValueError: it is none of them.
+        """
+        if text.startswith("unix:"):
+            return cls(path=_socket_path(text.removeprefix("unix:")))
+        found = _HOST_PORT.fullmatch(text)
+        if found is None or not 1 <= int(found[3]) <= 65535:
+            raise ValueError(text)
+        if found[1] is not None:
+            return cls(host=str(ipaddress.IPv6Address(found[1])), port=int(found[3]))
+        if _HOST_NAME.fullmatch(found[2]) is None:
+            raise ValueError(text)
+        return cls(host=found[2], port=int(found[3]))
+
+    def __str__(self) -> str:
+        if self.path:
+            return f"unix:{self.path}"
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def _socket_path(path: str) -> str:
+    if not path.startswith("/") or "\0" in path or len(path.encode()) > _MAX_SOCKET_PATH:
+        raise ValueError(path)
+    return path
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or "\0" in value:
+        raise ValueError(value)
+    return value
+
+
+def _name(value: Any) -> str:
+    text = _text(value)
+    if not text or not text.isprintable():
+        raise ValueError(value)
+    return text
+
+
+def _path(value: Any) -> Path:
+    text = _text(value)
+    if not text:
+        raise ValueError(value)
+    return Path(text)
+
+
+def _absolute_socket(value: Any) -> Path:
+    return Path(_socket_path(_text(value)))
+
+
+def _secret(value: Any) -> Secret:
+    return Secret(_text(value))
+
+
+def _boolean(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(value)  # noqa: TRY004 - every refusal of a value is a ValueError
+    return value
+
+
+def _names(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list):
+        raise ValueError(value)  # noqa: TRY004
+    return tuple(_text(item) for item in value)
+
+
+def integer(low: int, high: int) -> Callable[[Any], int]:
+    """Return the reader of an integer from `low` to `high`."""
+
+    def read(value: Any) -> int:
+        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+            raise ValueError(value)
+        return value
+
+    return read
+
+
+def choice(*words: str) -> Leaf:
+    """Return the leaf that takes one of `words`."""
+
+    def read(value: Any) -> str:
+        if value not in words:
+            raise ValueError(value)
+        return _text(value)
+
+    *first, last = (f'"{word}"' for word in words)
+    return Leaf(f"{', '.join(first)} or {last}", read)
+
+
+def duration(*, zero: bool) -> Leaf:
+    """Return the leaf that takes a duration; 0 only if `zero`."""
+
+    def read(value: Any) -> float:
+        if not isinstance(value, str | int):
+            raise ValueError(value)  # noqa: TRY004
+        seconds = durations.parse_duration(value)
+        if not (seconds or zero):
+            raise ValueError(value)
+        return seconds
+
+    return Leaf(durations.EXPECTED if zero else f"{durations.EXPECTED}, more than 0", read)
+
+
+_LARGE: Final = 2**63 - 1
+
+Text = Annotated[str, Leaf("a string", _text)]
+Name = Annotated[str, Leaf("a string that is not empty", _name)]
+OptionalName = Annotated[str | None, Leaf("a string that is not empty", _name)]
+Names = Annotated[tuple[str, ...], Leaf("an array of strings", _names)]
+FilePath = Annotated[Path, Leaf("a path", _path)]
+OptionalFilePath = Annotated[Path | None, Leaf("a path", _path)]
+OptionalSocketPath = Annotated[
+    Path | None,
+    Leaf(f"the absolute path of a socket, at most {_MAX_SOCKET_PATH} bytes", _absolute_socket),
+]
+Flag = Annotated[bool, Leaf("true or false", _boolean)]
+Port = Annotated[int, Leaf("an integer from 1 to 65535", integer(1, 65535))]
+Count = Annotated[int, Leaf("an integer of at least 0", integer(0, _LARGE))]
+Size = Annotated[int, Leaf("an integer of at least 0 (bytes)", integer(0, _LARGE))]
+Several = Annotated[int, Leaf("an integer of at least 1", integer(1, 2**31 - 1))]
+OptionalSeveral = Annotated[int | None, Leaf("an integer of at least 1", integer(1, 2**31 - 1))]
+Password = Annotated[Secret, Leaf("a string", _secret, confidential=True)]
+OptionalPassword = Annotated[Secret | None, Leaf("a string", _secret, confidential=True)]
+#: Seconds; 0 is a value.
+Duration = Annotated[float, duration(zero=True)]
+#: Seconds, more than 0.
+Period = Annotated[float, duration(zero=False)]
+ListenAddress = Annotated[
+    Listen,
+    Leaf(
+        '"host:port", "[IPv6 address]:port" or "unix:/path"',
+        lambda value: Listen.parse(_text(value)),
+    ),
+]

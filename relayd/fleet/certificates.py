@@ -1,0 +1,93 @@
+"""The certificates of a fleet in little memory."""
+
+from array import array
+from typing import Final
+
+import msgspec
+
+from relayd.runlog.model import NodeCertificate
+from relayd.runlog.signature.certificates import Validity
+
+_LENGTH_SIZE: Final = 4
+
+#: Bytes of a page; the last record on it may make it longer.
+_PAGE_SIZE: Final = 64 * 1024
+
+_pack = msgspec.msgpack.Encoder().encode
+_unpack = msgspec.msgpack.Decoder(tuple[NodeCertificate, ...]).decode
+
+
+class CertificateStore:
+    """Certificates by node id, packed one after the other into pages of memory.
+
+    As objects, RSA-4096 certificates take 0.8 kB each, scattered over a heap that hardly shrinks
+    again after a reload, and the garbage collector stops every thread to walk through them.
+
+    Attributes:
+        peers: whole certificates, DER, of the few nodes that are talked to, by node id.
+    """
+
+    __slots__ = ("_begins", "_end", "_ends", "_pages", "_places", "peers")
+
+    def __init__(self) -> None:
+        self._pages: list[bytearray] = []
+        self._end = 0
+        self._places: dict[str, int] = {}
+        self._begins = array("q")
+        self._ends = array("q")
+        self.peers: dict[str, tuple[bytes, ...]] = {}
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def add(self, node_id: str, certificate: NodeCertificate, validity: Validity) -> None:
+        """Adds a certificate after the others of its node; one that it has already is left out.
+
+        Args:
+            node_id: the node that it belongs to.
+            certificate: what verifies its signatures.
+            validity: only told, see `expired` and `not_yet_valid`.
+        """
+        others = self.get(node_id)
+        if certificate in others:
+            return
+        # A former record of the node stays behind unused: few nodes have two certificates.
+        self._places[node_id] = self._append(_pack((*others, certificate)))
+        self._begins.append(validity.begin)
+        self._ends.append(validity.end)
+
+    def add_peer(self, node_id: str, der: bytes) -> None:
+        """Keeps the whole certificate of a node too, unless it is kept already."""
+        others = self.peers.get(node_id, ())
+        if der not in others:
+            self.peers[node_id] = (*others, der)
+
+    def get(self, node_id: str) -> tuple[NodeCertificate, ...]:
+        """Gives the certificates of a node in the order they were added, none when unknown."""
+        place = self._places.get(node_id)
+        if place is None:
+            return ()
+        number, start = divmod(place, _PAGE_SIZE)
+        page = memoryview(self._pages[number])
+        end = start + _LENGTH_SIZE
+        length = int.from_bytes(page[start:end])
+        return _unpack(page[end : end + length])
+
+    def expired(self, now: float) -> int:
+        """Counts the certificates whose validity ended before `now`, unix time in seconds."""
+        return sum(end < now for end in self._ends)
+
+    def not_yet_valid(self, now: float) -> int:
+        """Counts the certificates whose validity begins after `now`, unix time in seconds."""
+        return sum(begin > now for begin in self._begins)
+
+    def _append(self, packed: bytes) -> int:
+        """Writes one record, its length before it; returns its place."""
+        record = len(packed).to_bytes(_LENGTH_SIZE) + packed
+        if not self._pages or self._end + len(record) > len(self._pages[-1]):
+            self._pages.append(bytearray(_PAGE_SIZE))
+            self._end = 0
+        start = self._end
+        self._end += len(record)
+        self._pages[-1][start : self._end] = record
+        return (len(self._pages) - 1) * _PAGE_SIZE + start

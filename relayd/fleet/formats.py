@@ -1,0 +1,198 @@
+"""The two file formats of the nodes data, taken apart piece by piece.
+
+Decoding a whole file in one C call would hold the interpreter lock, and with it the event loop,
+for as long as the call takes: a tenth of a second with 50,000 nodes. Here each call handles one
+node or one certificate.
+"""
+
+import binascii
+import json
+import re
+import time
+from collections.abc import Iterable, Iterator
+from functools import partial
+from typing import BinaryIO, Final, TextIO, TypeVar
+
+from relayd.system.printable import printable
+
+T = TypeVar("T")
+
+_SPACE: Final = re.compile(r"[ \t\n\r]*")
+_BEGIN: Final = b"-----BEGIN CERTIFICATE-----"
+_END: Final = b"-----END CERTIFICATE-----"
+
+#: Nodes or certificates (25 µs each) between two pauses, and seconds of a pause.
+_STEP: Final = 64
+_PAUSE: Final = 50e-6
+
+#: Characters of a JSON document that are read at once.
+_WINDOW: Final = 64 * 1024
+
+#: A longer line comes in several pieces.
+_LINE_SIZE: Final = 4096
+
+#: Lines of one certificate; one of RSA-4096 has 32.
+_MAX_LINES: Final = 1024
+
+
+def in_small_steps(items: Iterable[T]) -> Iterator[T]:
+    """Passes `items` on and lets the other threads run after every few of them.
+
+    A thread that computes is asked to give up the interpreter lock after 5 ms, but the request is
+    forgotten each time it gives it up by itself, as reading a file does, and takes it again before
+    the waiting thread is awake. So it sleeps for a moment: then the event loop does get its turn.
+    """
+    for number, item in enumerate(items, 1):
+        yield item
+        if number % _STEP == 0:
+            time.sleep(_PAUSE)
+
+
+def members(file: TextIO) -> Iterator[tuple[str, object]]:
+    """Takes a JSON document that is one object (RFC 8259) apart.
+
+    Args:
+        file: open for reading; only a small part of it is in memory at a time.
+
+    Yields:
+        Key and value of each member, in their order; keys of this object may come twice.
+
+    Raises:
+        ValueError: it is not such a document, or an object inside has a key twice; the text tells
+            where a syntax error is.
+        RecursionError: nested too deeply.
+    """
+    document = _Document(file)
+    document.pass_over("{")
+    more = not document.has("}")
+    while more:
+        if not document.has('"'):
+            raise document.error("expected a name in double quotes")
+        key = str(document.take_value())
+        document.pass_over(":")
+        yield key, document.take_value()
+        more = document.has(",")
+        if more:
+            document.pass_over(",")
+    document.pass_over("}")
+    if not document.has(""):
+        raise document.error("expected nothing more")
+
+
+def pem_blocks(file: BinaryIO) -> Iterator[tuple[int, bytes | str]]:
+    """Finds the certificates of a PEM file (RFC 7468); text around them is passed over.
+
+    Args:
+        file: open for reading; only a small part of it is in memory at a time.
+
+    Yields:
+        Number of the line where a certificate begins, and its DER, or, as `str`, what is wrong
+        with it.
+
+    Raises:
+        ValueError: the end of the file is missing: its last certificate is not finished.
+    """
+    begin = 0
+    body: list[bytes] | None = None
+    line = b""
+    for number, line in enumerate(iter(partial(file.readline, _LINE_SIZE), b""), 1):
+        marker = line.strip() if line.startswith(b"-----") else b""
+        if marker == _BEGIN:
+            if body is not None:
+                yield begin, "it has no end line"
+            begin, body = number, []
+        elif body is None:
+            if marker.startswith(b"-----BEGIN "):
+                yield number, f"unknown kind: {printable(marker.decode('latin-1'), 80)}"
+        elif marker == _END:
+            yield begin, _decode(body)
+            body = None
+        elif len(body) <= _MAX_LINES:
+            body.append(line)
+    if body is not None:
+        raise ValueError(f"line {begin}: cut off within this certificate")
+    if line.startswith(b"-") and not line.endswith(b"\n") and line.strip() != _END:
+        raise ValueError("cut off within its last line")
+
+
+def _decode(body: list[bytes]) -> bytes | str:
+    """Decodes the lines of one certificate; a `str` tells what is wrong."""
+    if len(body) > _MAX_LINES:
+        return "it is too long"
+    try:
+        der = binascii.a2b_base64(b"".join(body).translate(None, b" \t\r\n"), strict_mode=True)
+    except binascii.Error as error:
+        return f"not base64: {error}"
+    return der or "it is empty"
+
+
+def _without_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """Builds an object inside the document; which one of two values counts is nobody's guess."""
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        raise ValueError(f"an object has a key twice: {printable(str(pairs), 200)}")
+    return value
+
+
+class _Document:
+    """A JSON text of which a window is in memory; it stands before the next thing to read."""
+
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+        self._decoder = json.JSONDecoder(object_pairs_hook=_without_duplicates)
+        self._text = ""
+        self._position = 0
+        self._ended = False
+        self._passed = 0
+        self._passed_lines = 0
+
+    def has(self, token: str) -> bool:
+        """Tells whether `token`, one character, comes next; "" stands for the end."""
+        self._skip_space()
+        return self._text[self._position : self._position + 1] == token
+
+    def pass_over(self, token: str) -> None:
+        """Goes on behind `token`, which must come next."""
+        if not self.has(token):
+            raise self.error(f"expected {token!r}")
+        self._position += 1
+
+    def take_value(self) -> object:
+        """Decodes the value that comes next."""
+        self._skip_space()
+        while True:
+            try:
+                value, end = self._decoder.raw_decode(self._text, self._position)
+            except json.JSONDecodeError as error:
+                if self._ended:
+                    raise self.error(error.msg, error.pos) from None
+            else:
+                if self._ended or end < len(self._text):  # a number may go on behind the window
+                    self._position = end
+                    return value
+            self._read_more()
+
+    def error(self, text: str, position: int | None = None) -> ValueError:
+        """Makes an error that tells where it is."""
+        position = self._position if position is None else position
+        line = self._passed_lines + self._text.count("\n", 0, position) + 1
+        return ValueError(f"line {line}, character {self._passed + position}: {text}")
+
+    def _skip_space(self) -> None:
+        while True:
+            found = _SPACE.match(self._text, self._position)
+            self._position = found.end() if found else self._position
+            if self._ended or self._position < len(self._text):
+                return
+            self._read_more()
+
+    def _read_more(self) -> None:
+        """Drops what was passed and doubles the rest, so that a long value is not quadratic."""
+        passed, rest = self._text[: self._position], self._text[self._position :]
+        self._passed += len(passed)
+        self._passed_lines += passed.count("\n")
+        try:
+            more = self._file.read(max(_WINDOW, len(rest)))
+        except UnicodeDecodeError as error:
+            raise self.error(f"not UTF-8 in what follows: {error.reason}") from error
+        self._text, self._position, self._ended = rest + more, 0, not more

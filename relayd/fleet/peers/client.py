@@ -1,0 +1,340 @@
+"""HTTPS to other policy servers: one client for each, its connections kept and reused.
+
+No redirect is followed, no proxy is used, nothing of the environment counts, and no byte of HTTP is
+written before the peer has proved who it is (`relayd.fleet.peers.tls`).
+"""
+
+import base64
+import ssl
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator, Mapping
+from contextlib import aclosing, asynccontextmanager, contextmanager
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final, cast
+from urllib.parse import SplitResult, urlsplit
+
+import httpcore2
+import trio
+
+from relayd import __version__
+from relayd.config.secret import Secret
+from relayd.errors import PeerError
+from relayd.fleet.peers.tls import Authentication, Network, make_context, reason_of
+from relayd.system.wake import Wake
+
+__all__ = ["CONNECT_TIMEOUT_S", "Answer", "Clients", "PeerError"]
+
+USER_AGENT: Final = f"rudder-relayd/{__version__}"
+#: To a connection, and then to the end of its handshake.
+CONNECT_TIMEOUT_S: Final = 5.0
+#: Who neither sends nor takes a byte for so long is gone, where the caller does not say otherwise.
+#: Callers bound the whole by a deadline of their own.
+PATIENCE_S: Final = 300.0
+#: Open connections to one peer; requests beyond it wait. As many as there may be remote runs, each
+#: of which may stream from the same relay.
+MAX_CONNECTIONS: Final = 512
+#: A longer line is handed on in pieces.
+MAX_LINE: Final = 64 * 1024
+CLOSE_TIMEOUT_S: Final = 1.0
+
+_NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})
+
+
+class Answer:
+    """What a peer answered; its body can be read once, while the request is open.
+
+    Attributes:
+        status: of HTTP.
+        headers: by name in lower case; what is repeated is joined by commas.
+    """
+
+    def __init__(self, response: httpcore2.Response, body: AsyncIterator[bytes]) -> None:
+        self.status = response.status
+        self.headers: dict[str, str] = {}
+        for name, value in response.headers:
+            key, text = name.decode("latin-1").lower(), value.decode("latin-1")
+            self.headers[key] = f"{self.headers[key]}, {text}" if key in self.headers else text
+        self._body = body
+
+    def chunks(self) -> AsyncIterator[bytes]:
+        """The body in the pieces in which it arrives; raises `PeerError` when it breaks off."""
+        return _Chunks(self._body)
+
+    def lines(self) -> AsyncIterator[bytes]:
+        """The body line by line as it arrives, each with its line end, the last perhaps without.
+
+        Raises `PeerError` when it breaks off, after what came before.
+        """
+        return _Lines(self._body)
+
+
+class Clients:
+    """One pinned HTTPS client for each peer.
+
+    Args:
+        mode: `general.peer_authentication`.
+        ca_path: `general.ca_path`.
+        idle_timeout: seconds after which an unused connection is not used again.
+    """
+
+    def __init__(
+        self,
+        mode: Authentication = "cert_pinning",
+        *,
+        ca_path: Path | None = None,
+        idle_timeout: float = 2.0,
+    ) -> None:
+        self._mode: Authentication = mode
+        self._ca_path = ca_path
+        self._idle_timeout = idle_timeout
+        self._pins: dict[str, tuple[bytes, ...]] = {}
+        self._clients: dict[str, _Client] = {}
+        self._unused = Wake()
+
+    def update(self, pins: Mapping[str, tuple[bytes, ...]]) -> None:
+        """Puts other pins in force: clients whose pins are the same stay as they are.
+
+        The connections of the others close when their requests have ended; requests made from
+        now on use new ones.
+
+        Args:
+            pins: DER certificates by name of peer; who is missing is not talked to any more.
+        """
+        if self._mode == "cert_pinning":
+            changed = [name for name in self._clients if self._pins.get(name) != pins.get(name)]
+        else:
+            changed = []
+        for name in changed:
+            self._clients.pop(name).retire()
+        self._pins = dict(pins)
+
+    @asynccontextmanager
+    async def request(
+        self,
+        peer: str,
+        method: str,
+        url: str,
+        *,
+        headers: Mapping[str, str] = _NO_HEADERS,
+        content: bytes | AsyncIterable[bytes] | None = None,
+        auth: tuple[str, Secret] | None = None,
+        patience: float = PATIENCE_S,
+    ) -> AsyncIterator[Answer]:
+        """Makes a request and gives the answer as soon as its headers are there.
+
+        The caller sets the deadline. Leaving the context before the end of the body closes the
+        connection.
+
+        Args:
+            peer: whose pins must match.
+            method: of HTTP.
+            url: `https://…`, percent-encoded.
+            headers: to send.
+            content: the body; an iterable is sent as it comes, chunked unless `headers` tells its
+                `Content-Length`. What it raises ends the request and passes through.
+            auth: user and password (RFC 7617).
+            patience: seconds that the peer may neither send nor take a byte.
+
+        Raises:
+            PeerError: there is no answer, or not from this peer.
+        """
+        request = _make_request(method, url, headers, content, auth)
+        request.extensions = {"timeout": _timeouts(patience)}
+        client = self._client(peer)
+        with client.in_use():
+            with _explained():
+                response = await client.pool.handle_async_request(request)
+            # The library's generator: what is left of it must not wait for the garbage collector.
+            body = cast("Any", aiter(cast("AsyncIterable[bytes]", response.stream)))
+            try:
+                async with aclosing(body):
+                    yield Answer(response, body)
+            finally:
+                with trio.move_on_after(CLOSE_TIMEOUT_S, shield=True):
+                    await response.aclose()
+
+    async def probe(self, peer: str, url: str) -> None:
+        """Connects, looks whether it is the right peer, and closes again, without a request.
+
+        Raises:
+            PeerError: it is not there, or another one.
+        """
+        parts = _split(url)
+        client = self._client(peer)
+        network = client.network
+        stream = await network.connect_tcp(
+            str(parts.hostname), parts.port or 443, CONNECT_TIMEOUT_S
+        )
+        await stream.start_tls(client.context, parts.hostname, CONNECT_TIMEOUT_S)
+        await stream.aclose()
+
+    async def run(self) -> None:
+        """Closes connections that are not used any more; runs for ever."""
+        while True:
+            await self._unused.wait()
+            await trio.sleep(self._idle_timeout)
+            before = trio.current_time() - self._idle_timeout
+            for client in self._clients.values():
+                client.close_unused(before)
+
+    async def aclose(self) -> None:
+        """Closes all connections, also those in use."""
+        for client in self._clients.values():
+            client.network.close_now()
+        self._clients.clear()
+        await trio.lowlevel.cancel_shielded_checkpoint()
+
+    def _client(self, peer: str) -> "_Client":
+        client = self._clients.get(peer)
+        if client is None:
+            pins = self._pins.get(peer, ())
+            context = make_context(self._mode, pins, self._ca_path)
+            network = Network(pins if self._mode == "cert_pinning" else None)
+            pool = httpcore2.AsyncConnectionPool(
+                ssl_context=context,
+                network_backend=network,
+                max_connections=MAX_CONNECTIONS,
+                keepalive_expiry=self._idle_timeout,
+            )
+            client = self._clients[peer] = _Client(pool, network, context, self._unused.set)
+        return client
+
+
+class _Client:
+    """A peer's connections."""
+
+    def __init__(
+        self,
+        pool: httpcore2.AsyncConnectionPool,
+        network: Network,
+        context: ssl.SSLContext,
+        unused: Callable[[], None],
+    ) -> None:
+        self.pool = pool
+        self.network = network
+        self.context = context
+        self._unused = unused
+        self._users = 0
+        self._last_use = 0.0
+        self._retired = False
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        self._users += 1
+        try:
+            yield
+        finally:
+            self._users -= 1
+            self._last_use = trio.current_time()
+            if not self._users:
+                self._unused()
+                if self._retired:
+                    self.network.close_now()
+
+    def retire(self) -> None:
+        self._retired = True
+        if not self._users:
+            self.network.close_now()
+
+    def close_unused(self, before: float) -> None:
+        if not self._users and self._last_use <= before:
+            self.network.close_now()
+
+
+class _Chunks:
+    """Gives on what a body has, with its errors as ours."""
+
+    def __init__(self, body: AsyncIterator[bytes]) -> None:
+        self._body = body
+
+    def __aiter__(self) -> "_Chunks":
+        return self
+
+    async def __anext__(self) -> bytes:
+        with _explained():
+            return await anext(self._body)
+
+
+class _Lines:
+    """Cuts what a body has into lines."""
+
+    def __init__(self, body: AsyncIterator[bytes]) -> None:
+        self._body = body
+        self._begun = b""
+        self._whole: list[bytes] = []
+        self._end: StopAsyncIteration | PeerError | None = None
+
+    def __aiter__(self) -> "_Lines":
+        return self
+
+    async def __anext__(self) -> bytes:
+        while not self._whole:
+            if self._end is not None:
+                raise self._end
+            try:
+                with _explained():
+                    self._cut(await anext(self._body))
+            except (StopAsyncIteration, PeerError) as end:
+                self._end = end
+                if self._begun:
+                    self._whole, self._begun = [self._begun], b""
+        return self._whole.pop()
+
+    def _cut(self, data: bytes) -> None:
+        lines = (self._begun + data).splitlines(keepends=True)
+        self._begun = b""
+        if lines and not lines[-1].endswith(b"\n") and len(lines[-1]) < MAX_LINE:
+            self._begun = lines.pop()
+        self._whole = lines[::-1]
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """What the library raises, as ours."""
+    try:
+        yield
+    except (httpcore2.NetworkError, httpcore2.TimeoutException, httpcore2.ProtocolError) as error:
+        raise PeerError(
+            f"no proper answer: {reason_of(error)}", "transient", reached=True
+        ) from None
+
+
+def _make_request(
+    method: str,
+    url: str,
+    headers: Mapping[str, str],
+    content: bytes | AsyncIterable[bytes] | None,
+    auth: tuple[str, Secret] | None,
+) -> httpcore2.Request:
+    fields = {"Host": _split(url).netloc, "User-Agent": USER_AGENT, "Accept": "*/*", **headers}
+    if auth is not None:
+        fields["Authorization"] = _basic(*auth)
+    told = {name.lower() for name in fields} & {"content-length", "transfer-encoding"}
+    if isinstance(content, bytes):
+        fields["Content-Length"] = str(len(content))
+    elif content is not None and not told:
+        fields["Transfer-Encoding"] = "chunked"
+    elif content is None and method in {"POST", "PUT"}:
+        fields["Content-Length"] = "0"
+    return httpcore2.Request(
+        method,
+        url,
+        headers=list(fields.items()),
+        content=content,
+    )
+
+
+def _timeouts(patience: float) -> dict[str, float]:
+    """Those of each single step, as the library takes them."""
+    return {"connect": CONNECT_TIMEOUT_S, "read": patience, "write": patience}
+
+
+def _split(url: str) -> SplitResult:
+    parts = urlsplit(url)
+    if parts.scheme != "https" or not parts.hostname or not url.isascii():
+        raise PeerError("only https:// is spoken to other policy servers", "operator")
+    return parts
+
+
+def _basic(user: str, password: Secret) -> str:
+    return "Basic " + base64.b64encode(f"{user}:{password.reveal()}".encode()).decode("ascii")

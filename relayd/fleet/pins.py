@@ -1,0 +1,145 @@
+"""The other policy servers: who they are, and by which certificates they are known."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import trio
+from cryptography import x509
+
+from relayd.config.main_conf import Settings
+from relayd.errors import PeerError
+from relayd.fleet.formats import pem_blocks
+from relayd.fleet.nodes import Nodes
+from relayd.fleet.peers.client import Clients
+from relayd.system.threads import in_thread
+from relayd.telemetry.logs import get_logger
+from relayd.telemetry.metrics import Metrics
+
+log = get_logger("upstream")
+
+#: Name of the upstream among the clients; sub-relays go by their node id, so it is none.
+PEER: Final = "(upstream)"
+#: How soon a file of pins that is missing or broken is looked at again.
+RETRY_DELAYS_S: Final = (1.0, 2.0, 5.0, 10.0, 30.0)
+
+
+class Peers:
+    """Owner of the clients and of the pins in force.
+
+    Attributes:
+        clients: one for each peer: the upstream and the sub-relays.
+        looked: set once it was tried to read the upstream's pins.
+    """
+
+    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+        general, upstream = settings.general, settings.output.upstream
+        self.clients = Clients(
+            general.peer_authentication,
+            ca_path=general.ca_path,
+            idle_timeout=general.https_idle_timeout,
+        )
+        pinned = bool(upstream.host) and general.peer_authentication == "cert_pinning"
+        self._file = upstream.server_certificate_file if pinned else None
+        self._metrics = metrics
+        self._limiter = trio.CapacityLimiter(1)
+        self._missing = pinned
+        self._upstream: tuple[bytes, ...] = ()
+        self._nodes: Nodes | None = None
+        self.looked = trio.Event()
+        if not pinned:
+            self.looked.set()
+
+    async def read_upstream(self) -> tuple[bytes, ...]:
+        """Reads the pins of the upstream, without putting them in force; none where none count.
+
+        Raises:
+            PeerError: the file cannot be read, or is none of certificates.
+        """
+        if self._file is None:
+            return ()
+        # A thread that hangs in a dead file system must not hold up a stop.
+        return await in_thread(read_pins, self._file, abandon_on_cancel=True, limiter=self._limiter)
+
+    def take_upstream(self, pins: tuple[bytes, ...]) -> None:
+        """Puts pins of the upstream in force."""
+        self._upstream = pins
+        self._missing = self._file is not None and not pins
+        if pins:
+            self._tell_expiry(pins)
+        self._update()
+        self.looked.set()
+
+    def take_nodes(self, nodes: Nodes) -> None:
+        """Puts the certificates of sub-relays in force."""
+        self._nodes = nodes
+        self._update()
+
+    def _update(self) -> None:
+        pins = {} if self._nodes is None else dict(self._nodes.peers)
+        pins.pop(PEER, None)
+        if self._upstream:
+            pins[PEER] = self._upstream
+        self.clients.update(pins)
+
+    def _tell_expiry(self, pins: tuple[bytes, ...]) -> None:
+        ends = max(x509.load_der_x509_certificate(pin).not_valid_after_utc for pin in pins)
+        self._metrics.upstream_certificate_expiry.set(ends.timestamp())
+        if ends.timestamp() < time.time():
+            log.warning(
+                "the upstream's certificate is past its end and trusted all the same",
+                detail=f"until {ends:%Y-%m-%d}",
+            )
+
+    async def run(self, loaded: Callable[[], None]) -> None:
+        """Closes unused connections, and reads the upstream's pins until there are some.
+
+        Runs for ever.
+
+        Args:
+            loaded: called when pins were found that had been missing.
+        """
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.clients.run, name="close unused connections")
+            attempt = 0
+            while self._missing:
+                try:
+                    self.take_upstream(await self.read_upstream())
+                except PeerError as error:
+                    if not attempt:
+                        log.error("the upstream's certificate is missing", detail=str(error))
+                    self.looked.set()
+                    await trio.sleep(RETRY_DELAYS_S[min(attempt, len(RETRY_DELAYS_S) - 1)])
+                    attempt += 1
+                else:
+                    loaded()
+
+
+def read_pins(path: Path) -> tuple[bytes, ...]:
+    """Reads the certificates of one peer; blocks.
+
+    Args:
+        path: PEM certificates (RFC 7468), one after the other.
+
+    Returns:
+        Each as DER; at least one.
+
+    Raises:
+        PeerError: the file cannot be read, has no certificate, or one that is broken.
+    """
+    pins: list[bytes] = []
+    try:
+        with path.open("rb") as file:
+            for line, block in pem_blocks(file):
+                if isinstance(block, str):
+                    raise PeerError(f"{path}: line {line}: {block}", "operator")
+                x509.load_der_x509_certificate(block)
+                pins.append(block)
+    except OSError as error:
+        raise PeerError(f"{path}: cannot be read: {error.strerror}", "operator") from error
+    except ValueError as error:
+        raise PeerError(f"{path}: {error}", "operator") from error
+    if not pins:
+        raise PeerError(f"{path}: there is no certificate in it", "operator")
+    return tuple(pins)

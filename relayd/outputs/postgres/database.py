@@ -1,0 +1,318 @@
+"""Run logs into PostgreSQL: whole or not at all, once, in order, many in one transaction.
+
+asyncpg lives on asyncio; everything that touches it stays in this module, and every public method
+crosses the bridge (trio-asyncio) once. The calling task must run inside
+`trio_asyncio.open_loop()`.
+"""
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from itertools import accumulate
+from typing import Any, Final
+
+import asyncpg
+import trio_asyncio
+
+from relayd.errors import DatabaseError, Reason, Refused
+from relayd.outputs.postgres import statements as sql
+from relayd.outputs.postgres.connection import Connection, Patience, connect, ms, peer
+from relayd.outputs.postgres.faults import FAULTS, explain
+from relayd.outputs.results import Outcome, Stored
+from relayd.runlog.copytext import read_columns
+from relayd.runlog.model import COLUMNS, RunLog
+from relayd.telemetry.logs import get_logger
+
+log = get_logger("database")
+
+PROBE_TIMEOUT_S: Final = 2.0
+#: Rows are handed to the connection in pieces of about this size.
+COPY_CHUNK_BYTES: Final = 512 * 1024
+
+
+_PATIENCE: Final = Patience()
+
+
+class Database:
+    """The connection that writes, and short ones that look.
+
+    One connection writes: a reader that follows "id > last seen" then never misses a row, because
+    ids are committed in the order in which they were drawn.
+    """
+
+    def __init__(
+        self,
+        parameters: Mapping[str, Any],
+        patience: Patience = _PATIENCE,
+        *,
+        connections: int = 2,
+    ) -> None:
+        """Remembers how to connect; nothing is opened yet.
+
+        Args:
+            parameters: keyword arguments of `asyncpg.connect`, the password among them.
+            patience: how long to wait for the server.
+            connections: how many it may have at once. With one, `probe` waits for its turn.
+        """
+        self._parameters = dict(parameters)
+        self._patience = patience
+        self._alone = connections < 2
+        self._turn = asyncio.Lock()
+        self._writer: Connection | None = None
+
+    def reconfigure(self, parameters: Mapping[str, Any]) -> None:
+        """Other parameters, a new password for example, serve from the next connection on."""
+        self._parameters = dict(parameters)
+
+    async def write(self, batch: Sequence[RunLog]) -> list[Outcome]:
+        """Commits a batch; a run log that the server refuses does not harm the others.
+
+        Args:
+            batch: run logs, in the order in which their rows shall get their ids.
+
+        Returns:
+            What became of each, in the order of `batch`. All of it is committed.
+
+        Raises:
+            DatabaseError: transient or operator kind: nothing is known to be stored, the whole
+                batch shall be written again (what was stored is then found to be a duplicate).
+        """
+        result: list[Outcome] = await trio_asyncio.aio_as_trio(self._write)(batch)
+        return result
+
+    async def probe(self) -> None:
+        """Asks a connection of its own whether relayd could work here now.
+
+        Raises:
+            DatabaseError: it could not; the text says why and never holds a password.
+        """
+        await trio_asyncio.aio_as_trio(self._probe)()
+
+    async def aclose(self) -> None:
+        """Closes the writing connection, at once if the server does not answer."""
+        await trio_asyncio.aio_as_trio(self._close)()
+
+    async def _write(self, batch: Sequence[RunLog]) -> list[Outcome]:
+        outcomes: dict[int, Outcome] = {}
+        for part in _rounds(batch):
+            await self._write_part(batch, part, outcomes)
+        return [outcomes[index] for index in range(len(batch))]
+
+    async def _write_part(
+        self, batch: Sequence[RunLog], part: list[int], outcomes: dict[int, Outcome]
+    ) -> None:
+        """Writes some run logs of a batch, by halves where one of them is refused."""
+        try:
+            stored = await self._transaction([batch[index] for index in part])
+        except DatabaseError as error:
+            if error.kind != "permanent":
+                raise
+            if len(part) == 1:
+                detail = f"the database refused it: {error} (SQLSTATE {error.sqlstate})"
+                outcomes[part[0]] = Refused(Reason.DATABASE, detail)
+                return
+            half = len(part) // 2
+            await self._write_part(batch, part[:half], outcomes)
+            await self._write_part(batch, part[half:], outcomes)
+        else:
+            outcomes.update(zip(part, stored, strict=True))
+
+    async def _transaction(self, run_logs: Sequence[RunLog]) -> list[Stored]:
+        size = sum(len(run_log.copy) for run_log in run_logs)
+        patience = self._patience
+        allowed = patience.statement + patience.per_mib * size / 2**20
+        try:
+            async with asyncio.timeout(allowed), self._turn:
+                connection = await self._connected()
+                await connection.execute(sql.BEGIN % _lock_keys(run_logs))
+                if allowed > 1.5 * patience.statement:
+                    await connection.execute(
+                        "SELECT set_config('statement_timeout', $1, true)", ms(allowed)
+                    )
+                stored = await _store(connection, run_logs)
+                await connection.execute(sql.COMMIT)
+                return stored
+        except FAULTS as error:
+            fault = explain(error)
+            if fault.kind == "permanent":
+                await self._roll_back()
+            else:
+                self._drop()
+            raise fault from error
+        except BaseException:
+            # Cancelled in the middle: what the server makes of it is unknown, the next attempt
+            # finds out on a fresh connection.
+            self._drop()
+            raise
+
+    async def _roll_back(self) -> None:
+        """After data were refused: the connection is well, only its transaction is not."""
+        assert self._writer is not None
+        try:
+            async with asyncio.timeout(self._patience.connect):
+                await self._writer.execute(sql.ROLLBACK)
+        except FAULTS:
+            self._drop()
+
+    async def _connected(self) -> Connection:
+        if self._writer is None or self._writer.is_closed():
+            self._writer = None
+            self._writer = await self._open()
+            log.info("connected", server=peer(self._writer))
+        return self._writer
+
+    async def _open(self) -> Connection:
+        """A connection on which relayd can work; what prevents one is never a run log's fault."""
+        try:
+            connection = await connect(self._parameters, self._patience)
+            try:
+                await _check(connection)
+            except BaseException:
+                connection.terminate()
+                raise
+        except FAULTS as error:
+            fault = explain(error)
+            if fault.kind == "permanent":
+                raise DatabaseError(str(fault), "operator", fault.sqlstate) from error
+            raise fault from error
+        return connection
+
+    async def _probe(self) -> None:
+        try:
+            async with asyncio.timeout(PROBE_TIMEOUT_S):
+                if self._alone:
+                    async with self._turn:
+                        await _check(await self._connected())
+                else:
+                    (await self._open()).terminate()
+        except FAULTS as error:
+            raise explain(error) from error
+
+    def _drop(self) -> None:
+        if self._writer is not None:
+            self._writer.terminate()
+            self._writer = None
+
+    async def _close(self) -> None:
+        writer, self._writer = self._writer, None
+        if writer is None:
+            return
+        try:
+            await writer.close(timeout=1.0)
+        except FAULTS:
+            writer.terminate()
+
+
+async def _check(connection: Connection) -> None:
+    """Raises when tables, columns or rights are not those that relayd needs."""
+    for statement in sql.SCHEMA:
+        await connection.execute(statement)
+    row = await connection.fetchrow(sql.RIGHTS)
+    missing = [name for name, there in row.items() if not there]
+    if "writable" in missing:
+        raise asyncpg.ReadOnlySQLTransactionError("the database is read-only (a standby?)")
+    if missing:
+        raise asyncpg.InsufficientPrivilegeError(
+            f"the account lacks SELECT, INSERT or USAGE on: {', '.join(missing)}"
+        )
+
+
+def _rounds(batch: Sequence[RunLog]) -> Iterable[list[int]]:
+    """Splits a batch so that one run (node and START) stands in a transaction at most once.
+
+    Two versions of one run in a single transaction would not see each other in the duplicate
+    check.
+    """
+    rounds: list[list[int]] = []
+    seen: dict[tuple[str, str], int] = {}
+    for index, run_log in enumerate(batch):
+        run = (run_log.node_id, run_log.start)
+        turn = seen.get(run, 0)
+        seen[run] = turn + 1
+        if turn == len(rounds):
+            rounds.append([])
+        rounds[turn].append(index)
+    return rounds
+
+
+def _lock_keys(run_logs: Sequence[RunLog]) -> str:
+    """The advisory locks of runs, sorted: the same numbers in every relayd that writes here."""
+    return ",".join(map(str, sorted({_lock_key(run_log) for run_log in run_logs})))
+
+
+def _lock_key(run_log: RunLog) -> int:
+    """The advisory lock of a run: the same number in every relayd that writes here."""
+    digest = hashlib.blake2b(f"{run_log.node_id}\0{run_log.start}".encode(), digest_size=8)
+    return int.from_bytes(digest.digest(), "big", signed=True)
+
+
+async def _store(connection: Connection, run_logs: Sequence[RunLog]) -> list[Stored]:
+    """Stores run logs of different runs inside the open transaction."""
+    before, there = await _already_stored(connection, run_logs)
+    fresh = [
+        run_log for index, run_log in enumerate(run_logs) if run_log.rows and index not in there
+    ]
+    if fresh:
+        await _insert(connection, fresh, before)
+    return [_stored(run_log, there.get(index)) for index, run_log in enumerate(run_logs)]
+
+
+def _stored(run_log: RunLog, rows_there: int | None) -> Stored:
+    if rows_there is None:
+        return Stored(run_log.rows)
+    return Stored(0, duplicate=True, missing=max(0, run_log.rows - rows_there))
+
+
+async def _already_stored(
+    connection: Connection, run_logs: Sequence[RunLog]
+) -> tuple[int, dict[int, int]]:
+    """An id before those of new rows, and which run logs are there with how many rows, by index.
+
+    The first report decides. Where it is of a type that is not inserted, the first one that is
+    inserted decides too.
+    """
+    owners: list[int] = []
+    probes: list[tuple[str, ...]] = []
+    for index, run_log in enumerate(run_logs):
+        if not run_log.rows:
+            continue
+        owners.append(index)
+        probes.append(run_log.first)
+        if run_log.rows != run_log.reports:
+            owners.append(index)
+            probes.append(read_columns(run_log.copy[: run_log.copy.index(b"\n")]))
+    columns = [[probe[place] for probe in probes] for place in range(len(COLUMNS))]
+    rows = await connection.fetch(sql.STORED, *columns)
+    values = {row["number"]: row["value"] for row in rows}
+    before = values.pop(0)
+    return before, {owners[number - 1]: value for number, value in values.items()}
+
+
+async def _insert(connection: Connection, run_logs: Sequence[RunLog], before: int) -> None:
+    await connection.copy_to_table(
+        "ruddersysevents", source=_copy_source(run_logs), columns=COLUMNS
+    )
+    places = accumulate((run_log.rows for run_log in run_logs), initial=1)
+    complete = [
+        (run_log.node_id, run_log.start, run_log.config_id, place)
+        for run_log, place in zip(run_logs, places, strict=False)
+        if run_log.complete
+    ]
+    if complete:
+        rows = sum(run_log.rows for run_log in run_logs)
+        columns = [list(column) for column in zip(*complete, strict=True)]
+        await connection.execute(sql.EXECUTIONS, *columns, before, rows)
+
+
+async def _copy_source(run_logs: Sequence[RunLog]) -> AsyncIterator[bytes]:
+    """The rows in large chunks: each costs a turn of the event loop."""
+    chunk: list[bytes] = []
+    size = 0
+    for run_log in run_logs:
+        chunk.append(run_log.copy)
+        size += len(run_log.copy)
+        if size >= COPY_CHUNK_BYTES:
+            yield b"".join(chunk)
+            chunk, size = [], 0
+    if chunk:
+        yield b"".join(chunk)

@@ -1,0 +1,34 @@
+"""What asyncpg raises, told as our own errors."""
+
+from typing import Final
+
+import asyncpg
+
+from relayd.errors import DatabaseError
+from relayd.outputs.postgres.sqlstate import kind_of
+
+#: What asyncpg raises when the server, the network or the data are at fault.
+FAULTS: Final = (
+    OSError,
+    TimeoutError,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+)
+
+
+def explain(error: BaseException) -> DatabaseError:
+    """The error as ours. asyncpg hides the first cause in the context when a COPY breaks."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, asyncpg.PostgresError):
+        cause = cause.__cause__ or cause.__context__
+    if isinstance(cause, asyncpg.PostgresError):
+        state = getattr(cause, "sqlstate", None) or ""
+        # Only the primary message: the server's DETAIL shows the data.
+        text = " ".join(str(getattr(cause, "message", None) or cause).split())[:200]
+        if not state:
+            return DatabaseError(text or type(cause).__name__, "transient")
+        return DatabaseError(text, kind_of(state), state)
+    if isinstance(error, TimeoutError):
+        return DatabaseError("the database did not answer in time", "transient")
+    return DatabaseError(" ".join(str(error).split())[:200] or type(error).__name__, "transient")

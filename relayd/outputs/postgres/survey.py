@@ -1,0 +1,155 @@
+"""What a database is like, asked without touching a table: for whoever checks an installation.
+
+Unlike the writer's own check, which stops at the first thing that is missing, a survey tells all.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any, Final
+
+import msgspec
+import trio_asyncio
+
+from relayd.outputs.postgres.connection import Connection, Patience, connect
+from relayd.outputs.postgres.faults import FAULTS, explain
+
+TABLES: Final = ("ruddersysevents", "reportsexecution")
+SEQUENCE: Final = "serial"
+
+#: The numbers follow server_version_num: 130004 is 13.4 (PostgreSQL manual, 20.15).
+_SERVER: Final = """
+SELECT current_setting('server_version_num')::int AS version,
+       pg_encoding_to_char(d.encoding)::text AS encoding,
+       pg_is_in_recovery() AS standby,
+       current_setting('transaction_read_only') = 'on' AS read_only,
+       r.rolsuper AS superuser,
+       current_user::text AS account,
+       extract(epoch FROM clock_timestamp())::float8 AS now
+FROM pg_database AS d, pg_roles AS r
+WHERE d.datname = current_database() AND r.rolname = current_user
+"""
+
+_COLUMNS: Final = """
+SELECT c.relname::text AS table_name, a.attname::text AS column_name,
+       format_type(a.atttypid, NULL) AS type,
+       coalesce(pg_get_expr(d.adbin, d.adrelid), '') AS default_value
+FROM pg_attribute AS a
+JOIN pg_class AS c ON c.oid = a.attrelid
+LEFT JOIN pg_attrdef AS d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+WHERE c.oid IN (SELECT to_regclass(name) FROM unnest($1::text[]) AS name)
+  AND a.attnum > 0 AND NOT a.attisdropped
+"""
+
+_INDEXES: Final = """
+SELECT c.relname::text AS table_name, i.indisunique AND i.indpred IS NULL AS is_unique,
+       i.indpred IS NULL AS whole,
+       ARRAY(SELECT a.attname::text
+               FROM unnest(i.indkey::int2[]) WITH ORDINALITY AS k(number, place)
+               JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = k.number
+              ORDER BY k.place) AS columns
+FROM pg_index AS i JOIN pg_class AS c ON c.oid = i.indrelid
+WHERE c.oid IN (SELECT to_regclass(name) FROM unnest($1::text[]) AS name) AND i.indisvalid
+"""
+
+_RIGHTS: Final = """
+SELECT name || ' ' || kind AS what, has_table_privilege(to_regclass(name), kind) AS granted
+FROM unnest($1::text[]) AS name, unnest('{SELECT,INSERT}'::text[]) AS kind
+WHERE to_regclass(name) IS NOT NULL
+UNION ALL
+SELECT $2::text || ' USAGE', has_sequence_privilege(to_regclass($2::text), 'USAGE')
+WHERE (SELECT relkind FROM pg_class WHERE oid = to_regclass($2::text)) = 'S'
+UNION ALL
+SELECT 'schema public USAGE', has_schema_privilege(to_regnamespace('public'), 'USAGE')
+WHERE to_regnamespace('public') IS NOT NULL
+"""
+
+
+class Column(msgspec.Struct, frozen=True):
+    """A column's type and default as PostgreSQL writes them; "" for no default."""
+
+    type: str
+    default: str = ""
+
+
+class Index(msgspec.Struct, frozen=True):
+    """An index.
+
+    Attributes:
+        table: what it is on.
+        columns: in their order; expressions are left out.
+        unique: whether it forbids duplicates in the whole table.
+        whole: whether it covers all rows.
+    """
+
+    table: str
+    columns: tuple[str, ...]
+    unique: bool = False
+    whole: bool = True
+
+
+class Survey(msgspec.Struct, frozen=True, kw_only=True):
+    """What was found.
+
+    Attributes:
+        version: server_version_num, 130004 for 13.4.
+        encoding: of the database, "UTF8" for example.
+        standby: whether it replays what another server writes.
+        read_only: whether a transaction may write nothing.
+        superuser: whether the account may do everything.
+        account: the role that the session has.
+        now: the server's clock, unix time in seconds.
+        columns: by table and name, of the tables that the account can see.
+        indexes: of the same tables.
+        rights: for example "ruddersysevents INSERT" → whether it is granted; what does not exist
+            is absent.
+    """
+
+    version: int
+    encoding: str
+    standby: bool
+    read_only: bool
+    superuser: bool
+    account: str
+    now: float
+    columns: dict[str, dict[str, Column]]
+    indexes: tuple[Index, ...]
+    rights: dict[str, bool]
+
+
+async def survey(parameters: Mapping[str, Any], patience: Patience) -> Survey:
+    """Asks a connection of its own; must run inside `trio_asyncio.open_loop()`.
+
+    Args:
+        parameters: keyword arguments of `asyncpg.connect`, the password among them.
+        patience: `connect` bounds the connection, `statement` each question.
+
+    Raises:
+        DatabaseError: it could not be asked; the text says why and never holds a password.
+    """
+    result: Survey = await trio_asyncio.aio_as_trio(_survey)(parameters, patience)
+    return result
+
+
+async def _survey(parameters: Mapping[str, Any], patience: Patience) -> Survey:
+    try:
+        async with asyncio.timeout(patience.connect + patience.statement):
+            connection = await connect(parameters, patience)
+            try:
+                return await _ask(connection)
+            finally:
+                connection.terminate()
+    except FAULTS as error:
+        raise explain(error) from error
+
+
+async def _ask(connection: Connection) -> Survey:
+    server = await connection.fetchrow(_SERVER)
+    columns: dict[str, dict[str, Column]] = {}
+    for table, name, kind, default in await connection.fetch(_COLUMNS, TABLES):
+        columns.setdefault(table, {})[name] = Column(kind, default)
+    indexes = [
+        Index(table, tuple(names), unique, whole)
+        for table, unique, whole, names in await connection.fetch(_INDEXES, TABLES)
+    ]
+    rights = dict(map(tuple, await connection.fetch(_RIGHTS, TABLES, SEQUENCE)))
+    return Survey(**dict(server), columns=columns, indexes=tuple(indexes), rights=rights)

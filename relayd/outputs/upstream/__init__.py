@@ -1,0 +1,1 @@
+"""The policy server above a relay, as the place where files go."""

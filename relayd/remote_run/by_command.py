@@ -1,0 +1,219 @@
+"""A `Runner` that starts a command of this machine, as `rudder-relayd` does.
+
+    [sudo] COMMAND remote run [-D cond1,cond2] -- host1,host2
+
+The command gets a session of its own, no input, and nothing of relayd's environment but the search
+path. It is over when its main process is; children that live on with its standard output are
+ended then.
+"""
+
+import errno
+import math
+import os
+import signal
+import subprocess
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from relayd.remote_run.helper.protocol import agents_command
+from relayd.remote_run.runner import Exit, Order, RunnerError
+from relayd.system.printable import printable
+from relayd.system.threads import is_shortage
+from relayd.telemetry.logs import get_logger
+
+log = get_logger("remote_run")
+
+Output = Callable[[bytes], Awaitable[None]]
+
+#: Seconds between SIGTERM and SIGKILL.
+TERM_GRACE_S: Final = 2.0
+#: Seconds for the kernel to end a killed process. One that root runs by sudo may outlive even that.
+KILL_GRACE_S: Final = 2.0
+#: Seconds in which, after the command's end, what it printed before is read.
+DRAIN_S: Final = 1.0
+#: Bytes of one read, as much as a pipe holds.
+_READ: Final = 64 * 1024
+#: Between two reads of standard error: nobody is interested in a flood of it.
+_STDERR_PAUSE_S: Final = 0.005
+#: Bytes of standard error that are remembered: its end tells why.
+_TAIL: Final = 1024
+_SHOWN: Final = 200
+_DEFAULT_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+#: The system is short of something; it is not that the command is wrong.
+_SHORTAGE: Final = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
+
+
+class LocalCommand:
+    """Runs the configured command.
+
+    Args:
+        command: its path.
+        use_sudo: sudo runs it.
+    """
+
+    def __init__(self, command: Path, *, use_sudo: bool) -> None:
+        self._sudo = ["sudo"] if use_sudo else []
+        self._command = str(command)
+        self._unreaped: list[trio.Process] = []
+
+    def arguments(self, order: Order) -> list[str]:
+        """The command line for an order."""
+        hosts = [target.host for target in order.targets]
+        return [*self._sudo, *agents_command(self._command, hosts, order.conditions)]
+
+    async def run(
+        self,
+        order: Order,
+        output: Output,
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> Exit:
+        """See `relayd.remote_run.runner.Runner.run`."""
+        self._reap()
+        arguments = self.arguments(order)
+        process = await self._start(arguments)
+        running = _Running(process, output)
+        try:
+            running.watch()
+            task_status.started()
+            return await running.follow()
+        except OSError as error:  # no descriptor left to watch it by
+            raise _failure(arguments[0], error) from error
+        finally:
+            if not await running.end():
+                self._unreaped.append(process)
+
+    async def _start(self, arguments: list[str]) -> trio.Process:
+        try:
+            return await trio.lowlevel.open_process(
+                arguments,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                start_new_session=True,
+                cwd="/",
+                env={"PATH": os.environ.get("PATH", _DEFAULT_PATH), "LANG": "C.UTF-8"},
+            )
+        except OSError as error:
+            raise _failure(arguments[0], error) from error
+        except RuntimeError as error:
+            if not is_shortage(error):
+                raise
+            raise _failure(arguments[0], OSError(errno.EAGAIN, str(error))) from error
+
+    def _reap(self) -> None:
+        """Looks after processes that could not be ended when their run was."""
+        self._unreaped = [process for process in self._unreaped if process.poll() is None]
+
+
+def _failure(command: str, error: OSError) -> RunnerError:
+    """Logs why a command cannot be started, and says less of it to the client."""
+    log.error("command cannot be started", file=command, detail=str(error.strerror))
+    why = "the system is short of resources" if error.errno in _SHORTAGE else "see the log"
+    return RunnerError(f"the command could not be started: {why}")
+
+
+class _Running:
+    """A started command. `follow` reads it to its end, `end` makes sure of that end."""
+
+    def __init__(self, process: trio.Process, output: Output) -> None:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        self._process = process
+        self._stdout = process.stdout
+        self._stderr = process.stderr
+        self._output = output
+        self._tail = b""
+        self._pidfd: int | None = None
+        self._reading = trio.CancelScope()
+        self._over = trio.Event()  # the main process has ended
+        self._told = trio.Event()  # standard error has
+        self._late = 0
+        self._reaped = False
+
+    def watch(self) -> None:
+        """Opens what tells the end of the main process without reaping it (pidfd_open(2)).
+
+        As long as it is not reaped, its number, which is that of the group, cannot be another's.
+        """
+        self._pidfd = os.pidfd_open(self._process.pid)
+
+    async def follow(self) -> Exit:
+        """Passes its output on; returns when it has ended and all of that is passed on."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._read_stderr)
+            nursery.start_soon(self._note_end)
+            whole = await self._read_stdout()
+            await self._over.wait()
+            with trio.move_on_after(DRAIN_S):
+                await self._told.wait()
+            nursery.cancel_scope.cancel()
+        if not whole:
+            self._signal(signal.SIGKILL)
+        code = await self._reap()
+        return Exit(code, printable(self._tail.decode("utf-8", "replace").strip())[-_SHOWN:])
+
+    async def _read_stdout(self) -> bool:
+        """False when the main process has ended, but others hold its standard output open."""
+        while self._late <= 2 * _READ:
+            chunk: bytes | bytearray | None = None
+            with trio.CancelScope(deadline=self._patience()) as self._reading:
+                chunk = await self._stdout.receive_some(_READ)
+            if not chunk:
+                return chunk is not None
+            self._late += len(chunk) if self._over.is_set() else 0
+            await self._output(bytes(chunk))
+        return False
+
+    def _patience(self) -> float:
+        return trio.current_time() + DRAIN_S if self._over.is_set() else math.inf
+
+    async def _read_stderr(self) -> None:
+        async for chunk in self._stderr:
+            self._tail = (self._tail + chunk)[-_TAIL:]
+            await trio.sleep(_STDERR_PAUSE_S)
+        self._told.set()
+
+    async def _note_end(self) -> None:
+        await self._exited()
+        self._over.set()
+        self._reading.deadline = self._patience()
+
+    async def _exited(self) -> None:
+        """Waits for the end of the main process and leaves it unreaped."""
+        if self._pidfd is not None:
+            await trio.lowlevel.wait_readable(self._pidfd)
+
+    async def _reap(self) -> int:
+        code = await self._process.wait()
+        self._reaped = True
+        return code
+
+    async def end(self) -> bool:
+        """Ends it with all its children, if it goes on; returns whether it is gone for good."""
+        with trio.move_on_after(TERM_GRACE_S + KILL_GRACE_S, shield=True):
+            # First, since one that we may not signal is at least ended by its next line (SIGPIPE).
+            await self._stdout.aclose()
+            await self._stderr.aclose()
+            if not self._reaped and self._signal(signal.SIGTERM):
+                with trio.move_on_after(TERM_GRACE_S):
+                    await self._exited()
+                self._signal(signal.SIGKILL)
+                await self._reap()
+        if self._pidfd is not None:
+            os.close(self._pidfd)
+        return self._reaped
+
+    def _signal(self, number: signal.Signals) -> bool:
+        """Signals the whole group; False when we may not."""
+        try:
+            os.killpg(self._process.pid, number)
+        except ProcessLookupError:
+            pass
+        except PermissionError:
+            log.error("command cannot be ended, it runs as another user", pid=self._process.pid)
+            return False
+        return True

@@ -1,0 +1,1 @@
+"""The helper that starts agents as root, and nothing else that runs as root."""

@@ -1,0 +1,245 @@
+"""The root side of a remote run: a small program of its own that starts one command.
+
+The service manager accepts a connection on a Unix socket and starts this program for it, as root,
+with the connection as standard input (inetd style). It lives for that one command; how the
+two speak is told in `relayd.remote_run.helper.protocol`.
+
+Nothing the client says is believed: it has to be the one account that is named on the command
+line, a host has to be one of the nodes list, names have to have the form of names, and sizes are
+bounded. Only the standard library is used, and little of it, since all of it runs as root.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import pwd
+import re
+import socket
+import stat
+import struct
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, Final
+
+from relayd.remote_run.helper.command import TALK_TIMEOUT_S, GoneError, HelpedCommand
+from relayd.remote_run.helper.protocol import (
+    HOST,
+    MAX_CONTENT,
+    MAX_REQUEST,
+    REFUSED,
+    SHOWN,
+    agents_command,
+    frame,
+)
+
+#: Bytes of one argument. Linux takes up to 131,072 (MAX_ARG_STRLEN in execve(2)).
+MAX_ARGUMENT: Final = 100_000
+MAX_NODES_LIST: Final = 256 * 1024 * 1024
+
+_CONDITION: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_]{0,1023}", re.ASCII)
+_ENVIRONMENT: Final = {
+    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "HOME": "/root",
+    "LANG": "C.UTF-8",
+}
+#: sd-daemon(3): the journal's priorities.
+_NOTICE: Final = "<5>"
+_WARNING: Final = "<4>"
+
+
+class RefusedError(Exception):
+    """The request is not carried out; the text goes to the client and holds nothing of it."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Serve the client on standard input; the exit code is 0 whatever became of it."""
+    options = _options(arguments)
+    if not stat.S_ISSOCK(os.fstat(0).st_mode):
+        sys.stderr.write("error: standard input is no socket; systemd starts this program\n")
+        return 3
+    with socket.socket(fileno=os.dup(0)) as client, contextlib.suppress(GoneError):
+        try:
+            order = _admit(client, options)
+            _carry_out(client, order, options.deadline)
+        except RefusedError as error:
+            _refuse(client, str(error))
+    return 0
+
+
+def _options(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="rudder-relayd-helper", description=__doc__.split("\n")[0]
+    )
+    parser.add_argument("--user", required=True, help="the account that may ask, name or number")
+    parser.add_argument("--command", default="/opt/rudder/bin/rudder", help="what is run")
+    parser.add_argument(
+        "--nodes-list",
+        type=Path,
+        default=Path("/var/rudder/lib/relay/nodeslist.json"),
+        help="the nodes; only their hosts are run on",
+    )
+    parser.add_argument("--deadline", type=float, default=600.0, help="seconds for the command")
+    return parser.parse_args(arguments)
+
+
+def _admit(client: socket.socket, options: argparse.Namespace) -> list[str]:
+    """The command line that this client may have.
+
+    Raises:
+        RefusedError: it may have none.
+    """
+    pid, uid = _check_peer(client, options.user)
+    hosts, conditions = read_request(_receive(client))
+    known = listed_hosts(options.nodes_list)
+    admitted = [host for host in hosts if host in known]
+    if unlisted := len(hosts) - len(admitted):
+        _audit(_WARNING, f"remote run: {unlisted} hosts left out, they are not in the nodes list")
+    if not admitted:
+        raise RefusedError("no host is in the nodes list")
+    names, classes = ",".join(admitted), ",".join(conditions)
+    shown = f"{names[:SHOWN]}{'…' * (len(names) > SHOWN)}"
+    _audit(
+        _NOTICE,
+        f"remote run for uid {uid}, pid {pid}: {len(admitted)} hosts ({shown}),"
+        f" conditions ({classes[:SHOWN]})",
+    )
+    return agents_command(options.command, admitted, conditions)
+
+
+def _check_peer(client: socket.socket, user: str) -> tuple[int, int]:
+    """Process and user id of the client (SO_PEERCRED in unix(7)), if it is the right user."""
+    layout = struct.Struct("3i")
+    pid, uid, _ = layout.unpack(
+        client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, layout.size)
+    )
+    try:
+        wanted = int(user) if user.isdecimal() else pwd.getpwnam(user).pw_uid
+    except KeyError:
+        raise RefusedError("the account that may ask does not exist") from None
+    if uid != wanted:
+        _audit(_WARNING, f"remote run asked for by uid {uid}, pid {pid}")
+        raise RefusedError("not for this user")
+    return pid, uid
+
+
+def _receive(client: socket.socket) -> bytes:
+    """The request, without its line feed."""
+    until = time.monotonic() + TALK_TIMEOUT_S
+    data = bytearray()
+    while not data.endswith(b"\n"):
+        left = until - time.monotonic()
+        if left <= 0:
+            raise RefusedError("no request in time")
+        client.settimeout(left)
+        try:
+            piece = client.recv(MAX_CONTENT)
+        except TimeoutError:
+            continue
+        except OSError as error:
+            raise GoneError from error
+        if not piece:
+            raise GoneError
+        data += piece
+        if len(data) > MAX_REQUEST:
+            raise RefusedError("the request is too large")
+        if b"\n" in data[:-1]:
+            raise RefusedError("more than one line")
+    return bytes(data[:-1])
+
+
+def read_request(line: bytes) -> tuple[list[str], list[str]]:
+    """Hosts and conditions of a request, each once.
+
+    Raises:
+        RefusedError: it is not exactly a request.
+    """
+    try:
+        request = json.loads(line.decode("utf-8"), object_pairs_hook=_members)
+    except (ValueError, RecursionError):
+        raise RefusedError("the request is no JSON") from None
+    if not isinstance(request, dict) or request.keys() != {"hosts", "conditions"}:
+        raise RefusedError("the request is not of hosts and conditions")
+    hosts = _names(request["hosts"], HOST, "host")
+    if not hosts:
+        raise RefusedError("no hosts")
+    return hosts, _names(request["conditions"], _CONDITION, "condition")
+
+
+def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        raise ValueError("a key comes twice")
+    return members
+
+
+def _names(value: object, form: re.Pattern[str], what: str) -> list[str]:
+    if not isinstance(value, list):
+        raise RefusedError(f"{what}s are no list")
+    for name in value:
+        if not isinstance(name, str) or form.fullmatch(name) is None:
+            raise RefusedError(f"invalid {what}")
+    names = list(dict.fromkeys(value))
+    if len(",".join(names)) > MAX_ARGUMENT:
+        raise RefusedError(f"too many {what}s")
+    return names
+
+
+def listed_hosts(path: Path) -> set[str]:
+    """Host names of the nodes list.
+
+    Raises:
+        RefusedError: it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            nodes = json.loads(file.read(MAX_NODES_LIST))
+        return {node["hostname"] for node in nodes.values()}
+    except (OSError, ValueError, RecursionError, AttributeError, TypeError, KeyError):
+        raise RefusedError("the nodes list cannot be read") from None
+
+
+def _carry_out(client: socket.socket, command: list[str], deadline_s: float) -> None:
+    try:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+            cwd="/",
+            env=_ENVIRONMENT,
+            bufsize=0,
+        )
+    except OSError as error:
+        _audit(_WARNING, f"{command[0]}: {error.strerror}")
+        raise RefusedError("the command could not be started") from None
+    begun = time.monotonic()
+    run = HelpedCommand(client, process, begun + deadline_s)
+    why = "client gone"
+    try:
+        why = run.follow()
+    finally:
+        code = run.end()
+        _audit(_NOTICE, f"remote run over: {why}, code {code}, {time.monotonic() - begun:.1f} s")
+    run.tell_end(code)
+
+
+def _refuse(client: socket.socket, why: str) -> None:
+    _audit(_WARNING, f"remote run refused: {why}")
+    client.settimeout(TALK_TIMEOUT_S)
+    with contextlib.suppress(OSError):
+        client.sendall(frame(REFUSED, why.encode()))
+
+
+def _audit(priority: str, text: str) -> None:
+    """One line for the journal. What comes from outside is in it only once it was checked."""
+    with contextlib.suppress(OSError):
+        sys.stderr.write(f"{priority}{text}\n")
+        sys.stderr.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Refused files: moved to `failed` with their reason, and back."""

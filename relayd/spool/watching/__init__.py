@@ -1,0 +1,1 @@
+"""The first stage: which files are ready, from events and from listings."""

@@ -1,0 +1,144 @@
+"""How one log event looks: a line for people, or one JSON document for machines.
+
+Nothing in an event can end its line, move a terminal's cursor or reorder its text: whatever is
+not printable is written as an escape. A value is cut, a secret is starred.
+"""
+
+import json
+import math
+import traceback
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from relayd.config.secret import REDACTED, Secret
+from relayd.system.printable import ELLIPSIS, escape, printable
+
+#: Method of the logger, event with component and fields → what is written.
+Render = Callable[[str, MutableMapping[str, Any]], bytes]
+
+#: Characters of a value that are shown; the rest is cut.
+MAX_VALUE: Final = 300
+_MAX_EVENT: Final = 1000
+_MAX_TRACEBACK_LINES: Final = 200
+_SECRET_WORDS: Final = ("password", "passwd", "secret", "token", "authorization")
+#: Method of the logger → level as shown and syslog priority (sd-daemon(3)).
+_LEVELS: Final = {
+    "trace": ("TRACE", 7),
+    "debug": ("DEBUG", 7),
+    "info": ("INFO", 6),
+    "warning": ("WARN", 4),
+    "error": ("ERROR", 3),
+    "exception": ("ERROR", 3),
+}
+#: Names in the JSON form that a field cannot have.
+RESERVED: Final = ("time", "level", "component", "event", "traceback")
+
+
+def text_renderer(*, journal: bool) -> Render:
+    """Return what makes lines `TIME LEVEL component: event key=value …`.
+
+    A traceback follows as indented lines.
+
+    Args:
+        journal: each line begins with its priority, `<3>` to `<7>`, in place of the time, which
+            the journal keeps itself.
+    """
+
+    def render(method: str, event: MutableMapping[str, Any]) -> bytes:
+        name, priority = _LEVELS[method]
+        head = f"<{priority}>" if journal else f"{_now()} "
+        component = event.pop("component")
+        tail = event.pop("exc_info", None)
+        text = f"{head}{name:<5} {component}: {printable(event.pop('event'), _MAX_EVENT)}"
+        fields = (f" {printable(key, MAX_VALUE)}={_quoted(value)}" for key, value in _shown(event))
+        lines = [text + "".join(fields)]
+        indent = f"<{priority}>    " if journal else "    "
+        lines.extend(indent + printable(line, _MAX_EVENT) for line in _traceback(tail))
+        return ("\n".join(lines) + "\n").encode()
+
+    return render
+
+
+def json_renderer(*, journal: bool) -> Render:
+    """Return what makes one JSON object per line, ASCII only: RFC 8259 escapes keep it on a line.
+
+    Args:
+        journal: each line begins with its priority.
+    """
+
+    def render(method: str, event: MutableMapping[str, Any]) -> bytes:
+        name, priority = _LEVELS[method]
+        document: dict[str, object] = {
+            "time": _now(),
+            "level": name.lower(),
+            "component": event.pop("component"),
+            "event": _cut(event.pop("event"), _MAX_EVENT),
+        }
+        tail = list(_traceback(event.pop("exc_info", None)))
+        document.update(_shown(event))
+        if tail:
+            document["traceback"] = tail
+        line = json.dumps(document, ensure_ascii=True).replace("\x7f", "\\u007f")
+        return (f"<{priority}>{line}\n" if journal else f"{line}\n").encode()
+
+    return render
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _shown(fields: Mapping[str, object]) -> Iterator[tuple[str, str | int | float | None]]:
+    for key, value in fields.items():
+        if any(word in key.lower() for word in _SECRET_WORDS):
+            yield key, REDACTED
+        else:
+            yield key, _plain(value)
+
+
+def _plain(value: object) -> str | int | float | None:
+    """Reduce a value to what both forms can write."""
+    if isinstance(value, str):
+        return _cut(value, MAX_VALUE)
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, int):
+        return value if value.bit_length() <= 64 else _cut(hex(value), MAX_VALUE)
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    if isinstance(value, bytes):
+        return _cut(value[: MAX_VALUE + 1].decode("utf-8", "backslashreplace"), MAX_VALUE)
+    return REDACTED if isinstance(value, Secret) else _cut(str(value), MAX_VALUE)
+
+
+def _cut(text: str, limit: int) -> str:
+    return text if len(text) <= limit else text[:limit] + ELLIPSIS
+
+
+def _quoted(value: str | float | None) -> str:
+    if value is None or isinstance(value, bool):
+        return str(value).lower()
+    if not isinstance(value, str):
+        return str(value)
+    if value.isprintable() and value and not any(char in value for char in ' "=\\'):
+        return value
+    return '"' + "".join(map(_in_quotes, value)) + '"'
+
+
+def _in_quotes(char: str) -> str:
+    if char in '"\\':
+        return "\\" + char
+    return char if char.isprintable() else escape(char)
+
+
+def _traceback(error: BaseException | None) -> Iterator[str]:
+    """Yield the lines of a traceback; of a very long one its beginning and its end."""
+    if error is None:
+        return
+    lines = [line for part in traceback.format_exception(error) for line in part.split("\n")]
+    lines = [line for line in lines if line]
+    half = _MAX_TRACEBACK_LINES // 2
+    if len(lines) > _MAX_TRACEBACK_LINES:
+        lines = [*lines[:half], f"{len(lines) - 2 * half} lines left out", *lines[-half:]]
+    yield from lines

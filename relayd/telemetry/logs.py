@@ -1,0 +1,309 @@
+"""Structured logging: constant event texts with fields, filtered per component and node.
+
+    log = get_logger("disposal").bind(queue_id=queue_id, file=name)
+    log.warning("file refused", reason="bad_name")
+
+Loggers work from import on. `open_logging` moves writing to a thread of its own, so that the
+event loop never waits for a reader of the log; `configure` applies `logging.conf`, again at each
+reload. Loggers are structlog's, so `structlog.testing.capture_logs` catches their events.
+"""
+
+import logging
+import os
+import sys
+import time
+from collections.abc import Iterator, MutableMapping
+from contextlib import contextmanager, suppress
+from typing import Any, Final, Self
+
+from relayd.config.logging_conf import (
+    DEBUG,
+    ERROR,
+    INFO,
+    TRACE,
+    WARNING,
+    Directive,
+    LoggingSettings,
+)
+from relayd.errors import ConfigError
+from relayd.system.lean import without
+from relayd.telemetry.bridge import bridged
+from relayd.telemetry.limit import Key, RateLimit
+from relayd.telemetry.lines import RESERVED, Render, json_renderer, text_renderer
+from relayd.telemetry.writer import LogWriter
+
+with without("rich", "greenlet"):
+    # For tracebacks in colour, which no daemon prints, and for tasks of a kind that relayd has
+    # not: 4 MB and a tenth of the start.
+    import structlog
+
+__all__ = ["Logger", "configure", "dropped", "get_logger", "open_logging"]
+
+_FORMAT_VARIABLE: Final = "RELAYD_LOG_FORMAT"
+_NAMES: Final = {
+    TRACE: "trace",
+    DEBUG: "debug",
+    INFO: "info",
+    WARNING: "warning",
+    ERROR: "error",
+}
+#: Levels whose lines are counted by the rate limit: below, somebody asked for every line, and
+#: an error is never left out.
+_LIMITED: Final = frozenset({"info", "warning"})
+
+
+class Levels:
+    """Which lines are logged: compiled directives, the more specific before the less."""
+
+    def __init__(self, directives: tuple[Directive, ...]) -> None:
+        self._table = {(item.component, item.node): item.level for item in directives}
+        self._by_node = any(item.node for item in directives)
+        self._components = {
+            name: self._threshold(name, "") for name in {item.component for item in directives}
+        }
+        self._base = self._components.get("", INFO)
+        #: The level below which nothing is logged, whoever logs.
+        self.floor = min(item.level for item in directives)
+
+    def enabled(self, level: int, component: str, node: object) -> bool:
+        """Tell whether a line of this level is logged; `node` is None when it is about none."""
+        if level < self.floor:
+            return False
+        if self._by_node and node is not None:
+            return level >= self._threshold(component, str(node))
+        return level >= self._components.get(component, self._base)
+
+    def _threshold(self, component: str, node: str) -> int:
+        for key in ((component, node), ("", node), (component, ""), ("", "")):
+            if key in self._table:
+                return self._table[key]
+        return INFO
+
+
+class Logger(structlog.BoundLoggerBase):
+    """Logs events of one component; made by `get_logger`, never directly.
+
+    Methods take a constant event text and fields. Secrets among the fields are starred, long
+    values cut, and what is not printable is escaped.
+    """
+
+    def trace(self, event: str, /, **fields: object) -> None:
+        """Log the smallest steps."""
+        self._log(TRACE, "trace", event, fields)
+
+    def debug(self, event: str, /, **fields: object) -> None:
+        """Log what helps to follow one file or request."""
+        self._log(DEBUG, "debug", event, fields)
+
+    def info(self, event: str, /, **fields: object) -> None:
+        """Log what an operator wants to see of normal work."""
+        self._log(INFO, "info", event, fields)
+
+    def warning(self, event: str, /, **fields: object) -> None:
+        """Log what is wrong with one file, node or request."""
+        self._log(WARNING, "warning", event, fields)
+
+    def error(self, event: str, /, **fields: object) -> None:
+        """Log what somebody must act on."""
+        self._log(ERROR, "error", event, fields)
+
+    def exception(self, event: str, /, **fields: object) -> None:
+        """Log the exception being handled with its traceback."""
+        self._log(ERROR, "exception", event, {"exc_info": sys.exc_info()[1], **fields})
+
+    def enabled(self, level: int) -> bool:
+        """Tell whether lines of a level (of `relayd.config.logging_conf`) are logged."""
+        context = self._context
+        return _state.levels.enabled(level, context["component"], context.get("node"))
+
+    def bind(self, **fields: object) -> Self:
+        """Return a logger whose lines carry these fields, too."""
+        return super().bind(**_renamed(fields))
+
+    def _log(self, level: int, method: str, event: str, fields: dict[str, object]) -> None:
+        context = self._context
+        node = fields.get("node") or context.get("node")
+        if not _state.levels.enabled(level, context["component"], node):
+            return
+        try:
+            (line,), _ = self._process_event(method, event, _renamed(fields))
+        except structlog.DropEvent:
+            return
+        self._logger.write(line)
+
+
+def _renamed(fields: dict[str, object]) -> dict[str, object]:
+    """Give fields that are named like a part of the line another name, never their place."""
+    for name in RESERVED:
+        if name in fields:
+            fields[f"{name}_"] = fields.pop(name)
+    return fields
+
+
+class _State:
+    """What `configure` and `open_logging` change. One per process, as there is one log."""
+
+    def __init__(self) -> None:
+        self.levels = Levels((Directive("", "", INFO),))
+        self.render: Render = text_renderer(journal=False)
+        self.limit = RateLimit()
+        self.fd = 1
+        self.writer: LogWriter | None = None
+        self.dropped = 0
+
+
+_state = _State()
+
+
+class _Output:
+    """Where structlog sends a rendered event: to the thread, or to stderr while there is none."""
+
+    def __init__(self, *, limited: bool) -> None:
+        self.limited = limited
+
+    def write(self, line: bytes) -> None:
+        writer = _state.writer
+        if writer is not None:
+            writer.put(line)
+        elif sys.stderr is not None:
+            with suppress(OSError):
+                sys.stderr.write(line.decode())
+
+
+_OUTPUTS: Final = {limited: _Output(limited=limited) for limited in (False, True)}
+
+
+def get_logger(component: str, *, limited: bool = True) -> Logger:
+    """Return the logger of one component (`relayd.config.logging_conf.COMPONENTS`).
+
+    Args:
+        component: names it in each line and in `logging.conf`.
+        limited: log at most ten lines per second of each info or warning, then a summary; False
+            where every line counts.
+    """
+    return Logger(_OUTPUTS[limited], _processors, {"component": component})
+
+
+def configure(settings: LoggingSettings, *, stream_fd: int = 1, json: bool | None = None) -> None:
+    """Apply `logging.conf`; lines logged from now on follow it. Its warnings are logged.
+
+    Args:
+        settings: levels, filter and format.
+        stream_fd: the file descriptor to write to. When systemd connected it to the journal
+            ($JOURNAL_STREAM, systemd.exec(5)), lines carry their priority.
+        json: one JSON document per line; None: as $RELAYD_LOG_FORMAT (`json` or `text`) says,
+            else as the settings say.
+
+    Raises:
+        ConfigError: a directive or the variable is not valid; nothing was changed.
+    """
+    levels = Levels(settings.directives())
+    as_json = _wants_json(settings) if json is None else json
+    make = json_renderer if as_json else text_renderer
+    _state.render = make(journal=_is_journal(stream_fd))
+    _state.levels = levels
+    _state.fd = stream_fd
+    if _state.writer is not None:
+        _state.writer.fd = stream_fd
+        logging.getLogger().setLevel(levels.floor)
+    for warning in settings.warnings:
+        get_logger("config").warning("logging configuration", detail=warning)
+
+
+@contextmanager
+def open_logging() -> Iterator[None]:
+    """Start the writing thread and take in what libraries log; at the end write what waits.
+
+    The end takes at most 2 seconds, however slow the reader is.
+    """
+    _occupy_standard_streams()
+    _state.limit = RateLimit()
+    writer = LogWriter(_state.fd, _dropped_line, _summaries, _state.limit.next_due)
+    writer.start()
+    _state.writer = writer
+    try:
+        with bridged(
+            _log_for_library, lambda level, name: _state.levels.enabled(level, name, None)
+        ):
+            logging.getLogger().setLevel(_state.levels.floor)
+            yield
+    finally:
+        _state.writer = None
+        writer.close()
+        _state.dropped += writer.dropped
+
+
+def dropped() -> int:
+    """Return how many log lines could not be written since the start."""
+    return _state.dropped + (_state.writer.dropped if _state.writer is not None else 0)
+
+
+def _limit(
+    output: _Output, method: str, event: MutableMapping[str, Any]
+) -> MutableMapping[str, Any]:
+    if output.limited and method in _LIMITED:
+        key = Key(method, event["component"], event["event"])
+        admitted, first = _state.limit.admit(key, time.monotonic())
+        if first and _state.writer is not None:
+            _state.writer.wake()
+        if not admitted:
+            raise structlog.DropEvent
+    return event
+
+
+def _render(_output: _Output, method: str, event: MutableMapping[str, Any]) -> bytes:
+    return _state.render(method, event)
+
+
+#: Shared by all loggers and changed in place only: that is how `capture_logs` reaches them.
+_processors: Final[list[Any]] = [_limit, _render]
+structlog.configure(processors=_processors)
+
+
+def _log_for_library(level: int, component: str, event: str, error: BaseException | None) -> None:
+    fields = {} if error is None else {"exc_info": error}
+    getattr(get_logger(component), _NAMES[level])(event, **fields)
+
+
+def _summaries(now: float) -> bytes:
+    return b"".join(
+        _state.render(
+            key.level, _event(key.component, "lines left out", count=count, like=key.event)
+        )
+        for key, count in _state.limit.due(now)
+    )
+
+
+def _dropped_line(count: int) -> bytes:
+    return _state.render("warning", _event("main", f"{count} log lines dropped"))
+
+
+def _event(component: str, event: str, **fields: object) -> dict[str, Any]:
+    return {"component": component, "event": event, **fields}
+
+
+def _wants_json(settings: LoggingSettings) -> bool:
+    word = os.environ.get(_FORMAT_VARIABLE) or settings.general.format
+    if word not in {"json", "text"}:
+        raise ConfigError(f'{_FORMAT_VARIABLE}: expected "json" or "text", got {word!a:.60}')
+    return word == "json"
+
+
+def _is_journal(fd: int) -> bool:
+    try:
+        status = os.fstat(fd)
+    except OSError:
+        return False
+    return os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
+
+
+def _occupy_standard_streams() -> None:
+    """Open /dev/null for each of descriptors 0 to 2 that is closed.
+
+    Otherwise the next file or socket to be opened would get its number, and our log lines.
+    """
+    while True:
+        fd = os.open(os.devnull, os.O_RDWR)
+        if fd > 2:
+            os.close(fd)
+            return

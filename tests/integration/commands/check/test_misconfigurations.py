@@ -1,0 +1,505 @@
+"""Each thing that can be wrong with a root server is told in one line, with its mend."""
+
+import os
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Final
+
+import pytest
+from cryptography import x509
+from cryptography.x509.oid import NameOID
+
+from relayd.commands.demo.postgres.server import Server
+from tests.support import postgres
+from tests.support.checked import check, open_site, service_user
+from tests.support.daemon import Site
+from tests.support.misconfigured import (
+    Break,
+    Case,
+    both,
+    case,
+    conf,
+    mode,
+    nodes,
+    parameters,
+    path,
+    rewrite,
+    unlink,
+    verify,
+    write,
+)
+from tests.support.signing import SigningNode, make_key_and_cert
+
+REGENERATE: Final = "Mend: have the server write it again: regenerate the policies"
+RENEW: Final = "Mend: renew it on the node, then send an inventory and regenerate the policies"
+NOW: Final = datetime.now(UTC)
+
+
+@pytest.fixture(scope="module")
+def shared_database(postgres_server: Server) -> Iterator[postgres.Database]:
+    """One database for all these tests, which leave it alone."""
+    with postgres.fresh_database(postgres_server) as database:
+        yield database
+
+
+@pytest.fixture
+def site(shared_database: postgres.Database) -> Iterator[Site]:
+    """A root server in which nothing is wrong."""
+    with open_site(shared_database.rudder) as site:
+        yield site
+
+
+def certify(*certificates: SigningNode) -> Break:
+    """Writes the certificates file with these, after that of root."""
+
+    def apply(site: Site, _database: postgres.Database) -> None:
+        pems = [site.nodes["root"].cert_pem, *(node.cert_pem for node in certificates)]
+        site.certificates.write_bytes(b"".join(pems))
+
+    return apply
+
+
+def node1(**changes: datetime | int) -> SigningNode:
+    """A certificate of node1."""
+    return make_key_and_cert("node1", **changes)  # type: ignore[arg-type]
+
+
+def nameless() -> SigningNode:
+    """A certificate that names no node."""
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "somebody")])
+    return make_key_and_cert("nameless", subject=subject)
+
+
+def spool_file(age: float = 0.0, bits: int = 0o640) -> Break:
+    """Puts a file of some age and mode into the spool."""
+
+    def apply(site: Site, _database: postgres.Database) -> None:
+        file = site.incoming / site.name("node1")
+        file.write_bytes(b"")
+        file.chmod(bits)
+        os.utime(file, (time.time() - age,) * 2)
+
+    return apply
+
+
+def occupied(site: Site, database: postgres.Database) -> None:
+    """The port of the HTTP API is another program's, here that of PostgreSQL."""
+    site.port = database.rudder.port
+    rewrite(site)
+
+
+def replace_with_file(directory: Path) -> None:
+    """A file where a directory should be."""
+    directory.rmdir()
+    directory.write_text("")
+
+
+def replace_with_directory(file: Path) -> None:
+    """A directory where a file should be."""
+    file.unlink()
+    file.mkdir()
+
+
+def cut(file: Path) -> None:
+    """A file of which the end is missing."""
+    data = file.read_bytes()
+    file.write_bytes(data[: len(data) - 40])
+
+
+REST: Final = (
+    "skipped: {conf}: nothing else can be checked before relayd could start."
+    " Mend: mend the errors, then check again"
+)
+
+CONFIGURATION: Final = [
+    case(
+        "no main.conf",
+        unlink("etc/main.conf"),
+        "error: {conf}/main.conf: cannot be read: No such file or directory."
+        " Mend: write it (conf/main.conf shows every key), or name its directory with -c",
+        REST,
+    ),
+    case(
+        "main.conf is no TOML",
+        write("etc/main.conf", '[general]\nlisten = "127.0.0.1:3030\n'),
+        "~error: {conf}/main.conf: line 2, column \\d+: .*\\. Mend: correct line 2;"
+        " strings stand in double quotes",
+        REST,
+    ),
+    case(
+        "wrong value",
+        conf(general="https_port = 0"),
+        "error: {conf}/main.conf: general.https_port: expected an integer from 1 to 65535, got 0."
+        " Mend: set general.https_port to an integer from 1 to 65535",
+        REST,
+    ),
+    case(
+        "no database password",
+        conf(output__database='password = ""'),
+        "error: {conf}/main.conf: output.database.password: expected a value for an output to"
+        ' "database", got none. Mend: set output.database.password',
+        REST,
+    ),
+    case(
+        "relay without upstream",
+        conf(general='node_id = "relay1"'),
+        "error: {conf}/main.conf: output.upstream.host: expected a value on every node but root,"
+        " got none. Mend: set output.upstream.host",
+        REST,
+    ),
+    case(
+        "no node id",
+        path(
+            lambda file: file.write_text(
+                file.read_text().replace('node_id = "root"', 'node_id_file = "/nowhere/uuid"')
+            ),
+            "etc/main.conf",
+        ),
+        "error: {conf}/main.conf: Could not read my node id from /nowhere/uuid: No such file or"
+        " directory. Mend: set general.node_id, or write the node id into general.node_id_file",
+        REST,
+    ),
+    case(
+        "unknown key",
+        conf(general='lisen = "a:1"'),
+        "warning: {conf}/main.conf: unknown key general.lisen. Mend: spell it listen, or remove it",
+        faults=("G6",),
+    ),
+    case(
+        "passwords are open",
+        mode(0o644, "etc/main.conf"),
+        "warning: {conf}/main.conf: mode 0644 opens the passwords to others, expected 0640."
+        " Mend: chmod 0640 {conf}/main.conf",
+        faults=("G7",),
+    ),
+    case(
+        "peers are not verified",
+        conf(general='peer_authentication = "dangerous_none"'),
+        "warning: {conf}/main.conf: Certificate verification is disabled."
+        ' Mend: set general.peer_authentication to "cert_pinning"',
+    ),
+    case(
+        "option of the URL is not used",
+        lambda site, _: conf(output__database=f'url = "{site.database.url}?gssencmode=disable"')(
+            site, _
+        ),
+        "warning: {conf}/main.conf: output.database.url: option gssencmode is not used."
+        " Mend: remove it from the URL",
+    ),
+    case(
+        "logging.conf is wrong",
+        write("etc/logging.conf", 'general.level = "loud"'),
+        '~error: {conf}/logging.conf: general.level: expected .*, got "loud"\\.'
+        " Mend: set general.level to .*",
+    ),
+    case(
+        "no logging.conf",
+        unlink("etc/logging.conf"),
+        "warning: {conf}/logging.conf: No such file or directory, default logging is used."
+        " Mend: write it (conf/logging.conf shows every key)",
+    ),
+    case(
+        "run logs go nowhere",
+        conf(processing__reporting='output = "disabled"'),
+        "warning: {conf}/main.conf: processing.reporting.output is disabled: run logs stay in the"
+        ' spool. Mend: set it to "database" on the root server, to "upstream" on a relay',
+    ),
+    case(
+        "nobody above",
+        conf(processing__inventory='output = "upstream"', output__upstream='password = "p"'),
+        'error: {conf}/main.conf: an output is "upstream", and output.upstream.host does not say'
+        ' who that is. Mend: set output.upstream.host, or the output to "database" or "disabled"',
+    ),
+]
+
+LISTEN: Final = [
+    case(
+        "another program has the port",
+        occupied,
+        "error: general.listen 127.0.0.1:{port}: another program listens there."
+        " Mend: stop it (ss -ltnp sport = :{port} names it), or take another port",
+    ),
+    case(
+        "address of another machine",
+        conf(general='listen = "192.0.2.1:3030"'),
+        "error: general.listen 192.0.2.1:3030: this machine has no address 192.0.2.1."
+        ' Mend: set it to "127.0.0.1:3030"',
+    ),
+    case(
+        "name without address",
+        conf(general='listen = "nowhere.invalid:3030"'),
+        "~error: general.listen nowhere\\.invalid:3030: nowhere\\.invalid is no name of an"
+        ' address: .*\\. Mend: set it to "127\\.0\\.0\\.1:3030"',
+    ),
+    case(
+        "open to the network",
+        conf(general='listen = "0.0.0.0:{port}"'),
+        "warning: general.listen 0.0.0.0:{port}: other machines can reach the HTTP API, which asks"
+        ' nobody who they are. Mend: set it to "127.0.0.1:3030", with the web server in front',
+    ),
+    case(
+        "socket cannot be made",
+        both(
+            path(Path.mkdir, "run"),
+            mode(0o555, "run"),
+            conf(general='listen = "unix:{root}/run/api"'),
+        ),
+        "error: {root}/run: user {user} may not read, write and enter it."
+        " Mend: chown {user} {root}/run && chmod u+rwx {root}/run",
+    ),
+]
+
+SPOOL: Final = [
+    *(
+        case(
+            f"{name} cannot be written",
+            mode(0o555, f"reports/{name}"),
+            f"error: {{root}}/reports/{name}: user {{user}} may not read, write and enter it. Mend:"
+            f" chown {{user}} {{root}}/reports/{name} && chmod u+rwx {{root}}/reports/{name}",
+        )
+        for name in ("incoming", "failed")
+    ),
+    case(
+        "incoming is a file",
+        path(replace_with_file, "reports/incoming"),
+        "error: {root}/reports/incoming: is not a directory."
+        " Mend: move {root}/reports/incoming away; relayd makes the directory",
+    ),
+    case(
+        "incoming cannot be made",
+        both(path(Path.rmdir, "reports/incoming"), mode(0o555, "reports")),
+        "error: {root}/reports/incoming: is not there, and user {user} may not make it in"
+        " {root}/reports. Mend: install -d -o {user} -g {group} -m 0770 {root}/reports/incoming",
+    ),
+    case(
+        "spool cannot be entered",
+        mode(0o600, "reports"),
+        *(
+            f"error: {{root}}/reports/{name}: user {{user}} may not enter {{root}}/reports. Mend:"
+            " chmod o+x {root}/reports, or let its group in and add {user} to it"
+            for name in ("incoming", "failed")
+        ),
+    ),
+    case(
+        "everybody may write",
+        mode(0o777, "reports/incoming"),
+        "warning: {root}/reports/incoming: every user of this machine may write to it."
+        " Mend: chmod o-w {root}/reports/incoming; the web server gets in by its group",
+    ),
+    case(
+        "run logs cannot be read",
+        spool_file(bits=0),
+        "error: {root}/reports/incoming: user {user} may not read 1 of the files in it,"
+        " 2026-03-01T12:00:00+00:00@node1.log first."
+        " Mend: chgrp {group} and chmod g+r them; have the web server's umask be 0027",
+    ),
+    case(
+        "nobody takes the run logs",
+        spool_file(age=7_200.0, bits=0o644),
+        "warning: {root}/reports/incoming: 1 files wait in it, the oldest for 2 h. Mend: see that"
+        " relayd runs: systemctl status rudder-relayd; its log says why they wait",
+    ),
+    case(
+        "shared files cannot be written",
+        mode(0o555, "shared-files"),
+        "error: {root}/shared-files: user {user} may not read, write and enter it."
+        " Mend: chown {user} {root}/shared-files && chmod u+rwx {root}/shared-files",
+    ),
+    case(
+        "shared folder cannot be read",
+        mode(0, "shared-folder"),
+        "error: {root}/shared-folder: user {user} may not read and enter it."
+        " Mend: chgrp {group} {root}/shared-folder && chmod g+rx {root}/shared-folder",
+    ),
+    case(
+        "no shared folder",
+        path(Path.rmdir, "shared-folder"),
+        "warning: {root}/shared-folder: is not there: nodes get no file of the shared folder."
+        " Mend: make the directory, or set shared_folder.path to the one that the server fills",
+    ),
+]
+
+NODES: Final = [
+    case(
+        "no nodes list",
+        unlink("nodeslist.json"),
+        "error: {root}/nodeslist.json: is not there; files wait until it can be read. "
+        + REGENERATE,
+    ),
+    case(
+        "nodes list is cut off",
+        path(cut, "nodeslist.json"),
+        "~error: {root}/nodeslist.json: line 1, character \\d+: .*;"
+        " files wait until it can be read\\. " + REGENERATE,
+    ),
+    case(
+        "nodes list cannot be read",
+        mode(0, "nodeslist.json"),
+        "error: {root}/nodeslist.json: user {user} may not read it."
+        " Mend: chgrp {group} {root}/nodeslist.json && chmod g+r {root}/nodeslist.json",
+    ),
+    case(
+        "nodes list is a directory",
+        path(replace_with_directory, "nodeslist.json"),
+        "error: {root}/nodeslist.json: is a directory, expected a file."
+        " Mend: move {root}/nodeslist.json away and write the file",
+    ),
+    case(
+        "node without host name",
+        nodes(node2={"policy-server": "root"}),
+        '~warning: {root}/nodeslist.json: node "node2" skipped: .*hostname.*\\. ' + REGENERATE,
+    ),
+    case(
+        "root is not listed",
+        both(nodes(root=None), lambda site, _: site.certificates.write_bytes(node1().cert_pem)),
+        'warning: {root}/nodeslist.json: it does not list "root", which is this server. '
+        + REGENERATE,
+    ),
+    case(
+        "all nodes are another server's",
+        nodes(
+            root={"hostname": "root.test", "policy-server": "other"},
+            node1={"hostname": "node1.test", "policy-server": "other"},
+        ),
+        "warning: {root}/nodeslist.json: no node in it has root for its policy server."
+        " Mend: see that general.node_id is right; else regenerate the policies",
+    ),
+    case(
+        "no way to a node",
+        nodes(node1={"hostname": "node1.test", "policy-server": "ghost"}),
+        "warning: {root}/nodeslist.json: no way leads from here to 1 node: node1. " + REGENERATE,
+    ),
+]
+
+CERTIFICATES: Final = [
+    case(
+        "no certificates file",
+        unlink("allnodescerts.pem"),
+        "error: {root}/allnodescerts.pem: is not there, and 2 nodes: root, node1 need a certificate"
+        " in it. " + REGENERATE,
+    ),
+    case(
+        "certificates are cut off",
+        path(cut, "allnodescerts.pem"),
+        "~error: {root}/allnodescerts.pem: line \\d+: cut off within this certificate. "
+        + REGENERATE,
+    ),
+    case(
+        "certificates cannot be read",
+        mode(0, "allnodescerts.pem"),
+        "error: {root}/allnodescerts.pem: user {user} may not read it."
+        " Mend: chgrp {group} {root}/allnodescerts.pem && chmod g+r {root}/allnodescerts.pem",
+    ),
+    case(
+        "certificate is no base64",
+        path(
+            lambda file: file.write_text(
+                "-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----\n" + file.read_text()
+            ),
+            "allnodescerts.pem",
+        ),
+        "~warning: {root}/allnodescerts.pem: line 1: not base64: .*\\. " + REGENERATE,
+    ),
+    case(
+        "certificate of a stranger",
+        certify(node1(), make_key_and_cert("stranger")),
+        "warning: {root}/allnodescerts.pem: certificates of nodes that are not in the list,"
+        " 1 node: stranger. " + REGENERATE,
+    ),
+    case(
+        "certificate of nobody",
+        certify(node1(), nameless()),
+        "~warning: {root}/allnodescerts.pem: no node \\(UID of the subject\\) in"
+        " 1 certificate: line \\d+\\. " + REGENERATE,
+    ),
+    case(
+        "weak key",
+        certify(node1(), make_key_and_cert("node1 weak", 1024)),
+        "~warning: {root}/allnodescerts.pem: line \\d+: the RSA key has 1024 bits, at least 2048"
+        " are needed\\. " + REGENERATE,
+    ),
+    case(
+        "certificate expired",
+        certify(node1(not_after=NOW - timedelta(days=1))),
+        "warning: {root}/allnodescerts.pem: expired, but trusted all the same, 1 node: node1. "
+        + RENEW,
+    ),
+    case(
+        "certificate expires soon",
+        certify(node1(not_after=NOW + timedelta(days=20))),
+        "warning: {root}/allnodescerts.pem: expires within 30 days, 1 node: node1. " + RENEW,
+    ),
+    case(
+        "node without certificate",
+        certify(),
+        "warning: {root}/allnodescerts.pem: it has no certificate of 1 node: node1."
+        " Mend: send an inventory from the node, accept it, regenerate the policies",
+    ),
+    case(
+        "no certificate at all",
+        write("allnodescerts.pem", ""),
+        "error: {root}/allnodescerts.pem: it has no certificate of 2 nodes: root, node1."
+        " Mend: send an inventory from the node, accept it, regenerate the policies",
+    ),
+    case(
+        "key of another",
+        nodes(
+            node1={
+                "hostname": "node1.test",
+                "policy-server": "root",
+                "key-hash": f"sha256:{'0' * 64}",
+            }
+        ),
+        "warning: {root}/allnodescerts.pem: the key is not the one of key-hash in the nodes list,"
+        " 1 node: node1. Mend: have the node send an inventory;"
+        " if its key was changed by nobody, look into it",
+    ),
+]
+
+REMOTE_RUN: Final = [
+    case(
+        "no command",
+        unlink("rudder"),
+        "error: {root}/rudder: cannot be found: No such file or directory. Mend: set"
+        " remote_run.command to the rudder command, or set remote_run.enabled to false",
+    ),
+    case(
+        "command is no program",
+        mode(0o644, "rudder"),
+        "error: {root}/rudder: is not a program. Mend: set remote_run.command to the rudder"
+        " command, or chmod 0755 {root}/rudder",
+    ),
+    case(
+        "anybody can change what root runs",
+        both(mode(0o777, "rudder"), conf(remote_run="use_sudo = true")),
+        "error: {root}/rudder: sudo runs it as root, and others than root can change it."
+        " Mend: chown root:root {root}/rudder && chmod 0755 {root}/rudder",
+    ),
+]
+
+ALL: Final = [
+    *CONFIGURATION,
+    *LISTEN,
+    *SPOOL,
+    *NODES,
+    *CERTIFICATES,
+    *REMOTE_RUN,
+]
+
+
+def test_a_sound_site_gives_no_warning(site: Site) -> None:
+    """Where nothing is wrong, nothing is told, and the exit code is 0."""
+    done = check(site)
+    assert done.lines == [f"11 checks for user {service_user()}: nothing wrong"]
+    assert (done.code, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("broken", parameters(ALL))
+def test_misconfiguration_is_told_in_one_line_with_its_mend(
+    broken: Case, site: Site, shared_database: postgres.Database
+) -> None:
+    """What was broken is told in its line, and nothing else; only errors give exit code 1."""
+    broken.apply(site, shared_database)
+    verify(check(site), broken.lines, site, lonely=broken.name == "run logs go nowhere")

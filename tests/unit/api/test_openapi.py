@@ -1,0 +1,163 @@
+"""The API keeps to its own description, under generated requests over a real socket."""
+
+import json
+import math
+import re
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import schemathesis
+import trio
+from hypothesis import HealthCheck, settings
+from schemathesis.checks import CheckFunction
+from schemathesis.specs.openapi import checks
+
+from relayd.api.app import make_app
+from relayd.api.openapi import read_document
+from relayd.api.shared_files import SharedFiles
+from relayd.api.shared_folder import SharedFolder
+from relayd.api.system import Services
+from relayd.remote_run.runs import RemoteRuns
+from relayd.shared.store import Store
+from tests.support.agent import agent
+from tests.support.http import BASE, api, healthy, nothing, open_server
+from tests.support.project import DOCS
+from tests.support.remote_run import make_lab_runs
+from tests.support.shared import Shared, make_shared
+
+DOCUMENT = json.loads(read_document())
+SCHEMA = schemathesis.openapi.from_dict(DOCUMENT)
+#: What an answer must be: a status, a content type and a body that the document has.
+CHECKS: list[CheckFunction] = [
+    checks.status_code_conformance,
+    checks.content_type_conformance,
+    checks.response_schema_conformance,
+]
+
+
+async def _serve(
+    root: Path, urls: list[str], begun: threading.Event, stop: threading.Event
+) -> None:
+    shared = await make_shared(root)
+    (shared.folder / "x").write_bytes(b"content")
+    runs = make_lab_runs(agent(root / "rudder", "echo hi"))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(runs.run)
+        async with open_server(make_app(_services(shared, runs)), watchdog=math.inf) as server:
+            urls.append(server.urls[0])
+            begun.set()
+            await trio.to_thread.run_sync(stop.wait)
+        nursery.cancel_scope.cancel()
+
+
+def _services(shared: Shared, runs: RemoteRuns) -> Services:
+    """All rooms of the API."""
+    files = SharedFiles(Store(shared.files), shared.trust, shared.metrics, shared.max_body)
+    folder = SharedFolder(shared.folder)
+    return Services(healthy, nothing, shared.metrics, "1.2.3", runs, folder, files)
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The real app with all its rooms, served by a thread of its own."""
+    urls: list[str] = []
+    begun, stop = threading.Event(), threading.Event()
+    root = tmp_path_factory.mktemp("openapi")
+    thread = threading.Thread(target=trio.run, args=(_serve, root, urls, begun, stop))
+    thread.start()
+    try:
+        assert begun.wait(30)
+        yield urls[0]
+    finally:
+        stop.set()
+        thread.join(30)
+
+
+@SCHEMA.parametrize()
+@settings(
+    max_examples=40,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+)
+def test_every_answer_is_in_the_document(case: "schemathesis.Case[Any]", url: str) -> None:
+    """Whatever is sent, status, content type and body are among those that are written."""
+    case.call_and_validate(base_url=url, checks=CHECKS)
+
+
+def test_server_errors_are_those_of_the_contract() -> None:
+    """Only what the contract fixes may be answered with 5xx."""
+    found = {
+        (operation["operationId"], int(status))
+        for path in DOCUMENT["paths"].values()
+        for operation in path.values()
+        if isinstance(operation, dict)
+        for status in operation["responses"]
+        if status.startswith("5")
+    }
+    runs = ("remoteRunNode", "remoteRunNodes", "remoteRunAll")
+    assert found == {
+        ("reloadConfiguration", 500),
+        ("getSharedFolder", 500),
+        ("headSharedFolder", 500),
+        *((run, status) for run in runs for status in (500, 503, 508)),
+        *(("putSharedFile", status) for status in (500, 502, 503, 507)),
+        *(("headSharedFile", status) for status in (500, 502, 503)),
+    }
+
+
+async def test_the_document_has_every_route_and_no_other(tmp_path: Path) -> None:
+    """Paths and methods of the document are those of the app with all its rooms."""
+    runs = make_lab_runs(tmp_path / "rudder")
+    app = make_app(_services(await make_shared(tmp_path), runs))
+    served = {
+        (_plain(rule.rule), method.lower())
+        for rule in app.url_map.iter_rules()
+        for method in rule.methods or ()
+        if method != "HEAD" or "<rest:" in rule.rule
+    }
+    written = {
+        (_plain(path), method)
+        for path, item in DOCUMENT["paths"].items()
+        for method in item
+        if method in {"get", "head", "put", "post"}
+    }
+    assert served == written
+
+
+def _plain(path: str) -> str:
+    """A path with one mark in the place of all that varies."""
+    return re.sub(r"(/(<[^>]*>|\{[^}]*\}))+$", "/*", path)
+
+
+async def test_the_document_is_served(tmp_path: Path) -> None:
+    """Clients get the document at its place, and docs/ has the same."""
+    async with open_server(api()) as server:
+        answer = await server.ask("GET", f"{BASE}/openapi.json")
+    assert (answer.status, answer.headers["content-type"]) == (200, "application/json")
+    assert json.loads(answer.body) == DOCUMENT
+    kept = DOCS / "openapi.json"
+    assert kept.read_bytes() == answer.body
+
+
+def test_the_page_for_people_has_the_same_routes_and_statuses() -> None:
+    """docs/api.md has a section for each operation, whose table has exactly its statuses."""
+    page = (DOCS / "api.md").read_text()
+    told = {}
+    for section in re.split(r"^##", page, flags=re.MULTILINE):
+        heading, _, text = section.partition("\n")
+        _, _, table = text.partition("| status | |\n| --- | --- |\n")
+        statuses = set(re.findall(r"^\| ([0-9]{3}) \|", table, re.MULTILINE))
+        for method, path in re.findall(r"`([A-Z]+) (/[^`]*)`", heading):
+            told[method.lower(), re.sub(r"(/[A-Z]+)+$", "/*", path)] = statuses
+    written = {
+        (method, _plain(path.removeprefix(BASE))): set(operation["responses"])
+        for path, item in DOCUMENT["paths"].items()
+        for method, operation in item.items()
+        if method in {"get", "head", "put", "post"}
+    }
+    assert told == written

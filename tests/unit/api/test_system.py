@@ -1,0 +1,161 @@
+"""The routes about relayd itself, over a real socket."""
+
+import json
+
+import pytest
+import trio
+import trio.testing
+from prometheus_client.parser import text_string_to_metric_families
+
+from relayd.api.status import Check, StatusReport
+from relayd.errors import NodesError
+from relayd.telemetry.metrics import Metrics
+from tests.support.http import BASE, api, healthy, open_server
+
+
+async def test_info_tells_the_version() -> None:
+    """The version is told in the two forms that tools expect."""
+    async with open_server(api()) as server:
+        answer = await server.ask("GET", f"{BASE}/system/info")
+    assert answer.status == 200
+    assert answer.headers["content-type"] == "application/json"
+    assert json.loads(answer.body) == {
+        "action": "getSystemInfo",
+        "result": "success",
+        "data": {"major-version": "1.2", "full-version": "1.2.3"},
+    }
+
+
+@pytest.mark.history(66)
+@pytest.mark.parametrize(
+    ("report", "data"),
+    [
+        (StatusReport(Check("success")), {"configuration": {"status": "success"}}),
+        (
+            StatusReport(Check("success"), Check("error", "refused")),
+            {
+                "configuration": {"status": "success"},
+                "database": {"status": "error", "details": "refused"},
+            },
+        ),
+        (
+            StatusReport(Check("error", "main.conf: bad"), Check("success")),
+            {
+                "configuration": {"status": "error", "details": "main.conf: bad"},
+                "database": {"status": "success"},
+            },
+        ),
+    ],
+)
+async def test_status_has_exactly_the_keys_that_apply(report: StatusReport, data: bytes) -> None:
+    """A database is spoken of only where that output is on, and details only of errors."""
+
+    async def status() -> StatusReport:
+        await trio.lowlevel.checkpoint()
+        return report
+
+    async with open_server(api(status=status)) as server:
+        answer = await server.ask("GET", f"{BASE}/system/status")
+    assert answer.status == 200
+    assert json.loads(answer.body) == {"action": "getStatus", "result": "success", "data": data}
+
+
+@pytest.mark.history(34)
+async def test_status_of_a_slow_database_holds_up_nobody() -> None:
+    """While one client waits for the status, another is answered."""
+    asked, answers = trio.Event(), trio.Event()
+
+    async def status() -> StatusReport:
+        asked.set()
+        await answers.wait()
+        return await healthy()
+
+    async with open_server(api(status=status)) as server, server.client() as waiting:
+        await waiting.send(b"GET /rudder/relay-api/1/system/status HTTP/1.1\r\nHost: x\r\n\r\n")
+        await asked.wait()
+        assert await server.lives()
+        answers.set()
+        assert (await waiting.answer()).status == 200
+
+
+async def test_reload_tells_success() -> None:
+    """A reload that worked has neither data nor details."""
+    async with open_server(api()) as server:
+        answer = await server.ask("POST", f"{BASE}/system/reload")
+    assert answer.status == 200
+    assert json.loads(answer.body) == {"action": "reloadConfiguration", "result": "success"}
+
+
+async def test_reload_tells_why_it_failed() -> None:
+    """The reason of a failed reload reaches the client."""
+
+    async def reload() -> None:
+        await trio.lowlevel.checkpoint()
+        raise NodesError("nodeslist.json: cut short at byte 12")
+
+    async with open_server(api(reload=reload)) as server:
+        answer = await server.ask("POST", f"{BASE}/system/reload")
+    assert answer.status == 500
+    assert json.loads(answer.body) == {
+        "action": "reloadConfiguration",
+        "result": "error",
+        "errorDetails": "nodeslist.json: cut short at byte 12",
+    }
+
+
+@pytest.mark.fault("A22")
+async def test_reloads_at_once_are_one_reload() -> None:
+    """A hundred clients who ask while a reload goes on share the one that follows it."""
+    runs, asked = 0, 0
+    all_asked, first_may_end = trio.Event(), trio.Event()
+
+    async def reload() -> None:
+        nonlocal runs
+        runs += 1
+        await first_may_end.wait()
+
+    app = api(reload=reload)
+
+    @app.before_request
+    async def count() -> None:
+        nonlocal asked
+        asked += 1
+        if asked == 100:
+            all_asked.set()
+
+    async with open_server(app) as server, trio.open_nursery() as nursery:
+        statuses = []
+
+        async def ask() -> None:
+            statuses.append((await server.ask("POST", f"{BASE}/system/reload")).status)
+
+        for _ in range(100):
+            nursery.start_soon(ask)
+        await all_asked.wait()
+        await trio.testing.wait_all_tasks_blocked()
+        first_may_end.set()
+    assert statuses == [200] * 100
+    assert runs == 2
+
+
+@pytest.mark.fault("A23")
+@pytest.mark.history(67)
+async def test_metrics_are_a_valid_exposition() -> None:
+    """Prometheus' own parser reads the page, backlog and insecure mode included."""
+    metrics = Metrics()
+    metrics.spool_files.set(7)
+    metrics.spool_oldest_seconds.set(90.5)
+    metrics.peer_authentication_disabled.set(1)
+    async with open_server(api(metrics=metrics)) as server:
+        answer = await server.ask("GET", "/metrics")
+    assert answer.status == 200
+    assert answer.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
+    samples = {
+        sample.name: sample.value
+        for family in text_string_to_metric_families(answer.body.decode())
+        for sample in family.samples
+    }
+    assert samples["rudder_relayd_spool_files"] == 7
+    assert samples["rudder_relayd_spool_oldest_seconds"] == 90.5
+    assert samples["rudder_relayd_peer_authentication_disabled"] == 1
+    assert samples["rudder_relayd_reports_size_bytes_count"] == 0

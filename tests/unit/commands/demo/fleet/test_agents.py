@@ -1,0 +1,119 @@
+"""The simulated fleet: its good uploads are good, its bad ones are bad in the way they say."""
+
+import itertools
+from collections import Counter
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from relayd.commands.demo.fleet.agents import Fleet, Pattern, make_nodes
+from relayd.commands.demo.fleet.upload import EXPECTED, Kind, Upload, put
+from relayd.errors import Reason, Refused
+from relayd.runlog.archive import unpack
+from relayd.runlog.filename import parse_name
+from relayd.runlog.model import RunLog
+from relayd.runlog.parser import parse
+from relayd.runlog.signature.certificates import read_certificate
+from relayd.runlog.signature.smime import verify
+
+NOW = datetime(2026, 5, 4, 3, 2, 1, 500_000, tzinfo=UTC)
+KEYS = [generate_private_key(65_537, 2048) for _ in range(4)]
+
+
+@pytest.fixture
+def fleet(tmp_path: Path) -> Fleet:
+    """Three nodes, of whose uploads half are bad."""
+    return Fleet(make_nodes(KEYS, NOW), lambda _: [tmp_path / "above", tmp_path], Pattern(50))
+
+
+def judge(fleet: Fleet, upload: Upload) -> RunLog | Reason:
+    """What relayd's own functions make of an upload."""
+    name = parse_name(upload.name)
+    assert not isinstance(name, Refused), name
+    assert name.node_id == upload.node_id
+    nodes = {node.node_id: node for node in fleet.nodes}
+    if name.node_id not in nodes:
+        return Reason.UNKNOWN_NODE
+    message = unpack(upload.body, name.archive, 1 << 20)
+    if isinstance(message, Refused):
+        return message.reason
+    certificate = nodes[name.node_id].certificate.public_bytes(Encoding.DER)
+    verified = verify(message, [read_certificate(certificate)[1]])
+    if isinstance(verified, Refused):
+        return verified.reason
+    runlog = parse(verified.content, name.node_id)
+    return runlog.reason if isinstance(runlog, Refused) else runlog
+
+
+def test_every_kind_is_what_it_says(fleet: Fleet) -> None:
+    """Each good upload is worth the rows that it says, each bad one is refused for its reason."""
+    seen: Counter[Kind] = Counter()
+    for upload in (fleet.next_upload(NOW) for _ in range(24)):
+        seen[upload.kind] += 1
+        verdict = judge(fleet, upload)
+        if isinstance(verdict, RunLog):
+            assert upload.kind in {Kind.GOOD, Kind.REPLAYED}
+            assert upload.kind is Kind.REPLAYED or upload.rows == verdict.rows > 0
+            assert verdict.complete
+            assert verdict.start == upload.start.isoformat()
+        else:
+            assert verdict is EXPECTED[upload.kind]
+    assert set(seen) == set(Kind)
+
+
+def test_no_run_is_sent_twice_under_one_date(fleet: Fleet) -> None:
+    """Uploads in one and the same second are different runs, in different files."""
+    uploads = [fleet.next_upload(NOW) for _ in range(24)]
+    fresh = [upload for upload in uploads if upload.kind is not Kind.REPLAYED]
+    assert len({upload.name for upload in fresh}) == len(fresh)
+    assert len({(upload.node_id, upload.start) for upload in fresh}) == len(fresh)
+    assert all(upload.start.microsecond == 0 for upload in fresh)
+
+
+def test_only_what_has_left_the_spool_is_replayed(fleet: Fleet, tmp_path: Path) -> None:
+    """An upload that still waits in the spool is not overwritten by its replay."""
+    uploads = []
+    for _ in range(12):
+        upload = fleet.next_upload(NOW)
+        put(tmp_path, upload)
+        uploads.append(upload)
+    assert Kind.REPLAYED not in {upload.kind for upload in uploads}
+    assert fleet.owed == 1
+    for path in tmp_path.iterdir():
+        path.unlink()
+    replay = fleet.next_upload(NOW)
+    assert replay.kind is Kind.REPLAYED
+    assert fleet.owed == 0
+    (original,) = [upload for upload in uploads if upload.name == replay.name]
+    assert replay.body == original.body
+
+
+def test_what_is_in_a_spool_above_is_not_replayed(fleet: Fleet, tmp_path: Path) -> None:
+    """An upload that has gone up and waits there is not sent again yet either."""
+    above = tmp_path / "above"
+    above.mkdir()
+    for _ in range(12):
+        upload = fleet.next_upload(NOW)
+        put(above, upload)
+        assert upload.kind is not Kind.REPLAYED
+    for path in above.iterdir():
+        path.unlink()
+    assert fleet.next_upload(NOW).kind is Kind.REPLAYED
+
+
+@pytest.mark.parametrize(("bad", "expected"), [(0, 0), (10, 10), (33, 33), (50, 50)])
+def test_share_of_bad_uploads(bad: int, expected: int) -> None:
+    """The share of bad uploads is the one asked for."""
+    kinds = list(itertools.islice(Pattern(bad).kinds(), 100))
+    assert sum(kind is not Kind.GOOD for kind in kinds) == expected
+
+
+def test_put_renames_into_place(tmp_path: Path, fleet: Fleet) -> None:
+    """The spool never shows an upload under its name before it is whole, nor a leftover."""
+    upload = fleet.next_upload(NOW)
+    put(tmp_path, upload)
+    assert [path.name for path in tmp_path.iterdir()] == [upload.name]
+    assert (tmp_path / upload.name).read_bytes() == upload.body

@@ -1,0 +1,74 @@
+"""The demo's remote runs: what is read of the answer, and what the books say of it."""
+
+import json
+from collections.abc import AsyncIterator
+
+import pytest
+from quart import Response, request
+from quart_trio import QuartTrio
+
+from relayd.commands.demo.books import Entry
+from relayd.commands.demo.fleet.remote_runs import RemoteRuns
+from tests.support.http import BASE, open_server
+
+EVENTS = [
+    *({"event": "queued", "relay": "root", "node": node} for node in "abcd"),
+    {"event": "started", "relay": "root", "node": "a"},
+    {"event": "output", "relay": "root", "output": "a: agent runs"},
+    {"event": "exit", "relay": "root", "node": "a", "code": 0},
+    {"event": "output", "relay": "other", "output": "b: agent runs"},
+    {"event": "exit", "relay": "other", "node": "b", "code": 0, "nodes": 2},
+    {"event": "exit", "relay": "other", "node": "c", "code": 3, "nodes": 2},
+    {"event": "unreachable", "relay": "root", "node": "d", "detail": "no way"},
+]
+
+
+def telling(status: int = 200) -> QuartTrio:
+    """A relayd whose remote runs go as `EVENTS` tell, in pieces that are no lines."""
+    app = QuartTrio(__name__, static_folder=None)
+
+    @app.post(f"{BASE}/remote-run/all")
+    async def run_all() -> Response:
+        assert request.headers["Accept"] == "application/x-ndjson"
+        form = await request.form
+        assert form.to_dict() == {"asynchronous": "true", "keep_output": "true"}
+
+        async def pieces() -> AsyncIterator[bytes]:
+            text = "".join(json.dumps(event) + "\n" for event in EVENTS).encode()
+            for begin in range(0, len(text), 50):
+                yield text[begin : begin + 50]
+
+        return Response(pieces(), status=status)
+
+    return app
+
+
+async def test_verdicts_are_counted_and_output_is_shown() -> None:
+    """Agents that ended well are counted, run by run; what was said last is at hand."""
+    async with open_server(telling()) as server:
+        runs = RemoteRuns(server.port, 4)
+        assert runs.told() == "none has ended yet"
+        for number in (1, 2):
+            await runs.run()
+            assert runs.told().startswith(f"run {number}: 2 of 4 agents in ")
+    assert list(runs.output) == ["a: agent runs", "b: agent runs"] * 2
+    assert runs.entry() == Entry("agents run by remote run", expected=8, found=4)
+    assert runs.curl.endswith(f"http://127.0.0.1:{server.port}{BASE}/remote-run/all")
+
+
+@pytest.mark.parametrize("status", [404, 503])
+async def test_a_refused_run_does_not_balance(status: int) -> None:
+    """A run that relayd does not make is one in which no agent ran."""
+    async with open_server(telling(status)) as server:
+        runs = RemoteRuns(server.port, 4)
+        await runs.run()
+    assert runs.entry() == Entry("agents run by remote run", expected=4, found=0)
+
+
+async def test_a_run_without_relayd_does_not_balance() -> None:
+    """Nor does one for which nobody listens."""
+    async with open_server(telling()) as server:
+        port = server.port
+    runs = RemoteRuns(port, 4)
+    await runs.run()
+    assert not runs.entry().balanced

@@ -1,0 +1,215 @@
+"""The commands as processes: what they print and how they end."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from relayd import __version__
+from tests.support.project import ROOT
+
+DROP_IN = "from relayd.commands.cli import rudder_relayd; rudder_relayd()"
+CANARY = "c4nary-p4ssword"
+Done = subprocess.CompletedProcess[str]
+
+
+def python(*arguments: str | Path) -> Done:
+    """Runs Python in the source tree."""
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=ROOT, check=False, capture_output=True, text=True
+    )
+
+
+def relayd(*arguments: str | Path) -> Done:
+    """Runs `relayd`."""
+    return python("-m", "relayd", *arguments)
+
+
+def drop_in(*arguments: str | Path) -> Done:
+    """Runs `rudder-relayd`."""
+    return python("-c", DROP_IN, *arguments)
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    """A configuration directory in which nothing is doubtful."""
+    main = tmp_path / "main.conf"
+    main.write_text('general.node_id = "root"\n')
+    main.chmod(0o640)
+    (tmp_path / "logging.conf").write_text("")
+    return tmp_path
+
+
+def one_line(done: Done) -> str:
+    """The line on stderr, of a command that printed nothing else."""
+    assert done.stdout == ""
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    return done.stderr.removesuffix("\n")
+
+
+@pytest.mark.parametrize("flags", [("-t",), ("--test",)])
+@pytest.mark.parametrize("place", ["-c", "--config"])
+def test_good_configuration_is_ok(directory: Path, flags: tuple[str], place: str) -> None:
+    """`rudder-relayd -t` on a good configuration says so and ends with 0."""
+    done = drop_in(place, directory, *flags)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "Syntax: OK\n", "")
+
+
+@pytest.mark.fault("G6", "G7")
+def test_test_mode_prints_warnings_first(directory: Path) -> None:
+    """The test mode prints each warning of both files, then that the syntax is right."""
+    (directory / "main.conf").write_text('general.node_id = "root"\ngeneral.lisen = "a:1"\n')
+    (directory / "main.conf").chmod(0o644)
+    (directory / "logging.conf").write_text("general.levl = 1")
+    main, logging = directory / "main.conf", directory / "logging.conf"
+    expected = [
+        f"warning: {main}: unknown key general.lisen, did you mean listen?",
+        f"warning: {main}: mode 0644 opens the passwords to others, expected 0640",
+        f"warning: {logging}: unknown key general.levl, did you mean level?",
+        "Syntax: OK",
+    ]
+    done = drop_in("-t", "-c", directory)
+    assert done.returncode == 0
+    assert done.stdout.splitlines() == expected
+
+
+@pytest.mark.history(62)
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        pytest.param("main.conf", "general.https_port = ", id="syntax"),
+        pytest.param("main.conf", 'general.https_port = "x"', id="type"),
+        pytest.param("main.conf", "general.https_port = 0", id="value"),
+        pytest.param(
+            "main.conf", 'general.listen = "nowhere"', id="listen", marks=pytest.mark.fault("A24")
+        ),
+        pytest.param("main.conf", 'general.node_id = "relay"', id="no upstream"),
+        pytest.param("logging.conf", 'general.level = "loud"', id="level"),
+        pytest.param("logging.conf", 'general.filter = "loud"', id="filter"),
+    ],
+)
+def test_invalid_file_ends_with_2(directory: Path, name: str, text: str) -> None:
+    """A configuration file that is not valid is exit code 2 and one line with its path."""
+    (directory / name).write_text(text)
+    done = drop_in("-t", "-c", directory)
+    assert done.returncode == 2
+    assert f"{directory / name}: " in one_line(done)
+
+
+@pytest.mark.history(62)
+def test_missing_main_conf_ends_with_3(tmp_path: Path) -> None:
+    """Without main.conf the start error names the path and what the system said."""
+    done = drop_in("-t", "-c", tmp_path)
+    assert done.returncode == 3
+    assert one_line(done) == (
+        "error: Could not read main configuration file from"
+        f" {tmp_path / 'main.conf'}: No such file or directory"
+    )
+
+
+@pytest.mark.history(62)
+@pytest.mark.parametrize(
+    "arguments",
+    [("nonsense",), (), ("check", "--nonsense"), ("check", "more"), ("a\nb",), ("check", "-c")],
+)
+def test_wrong_command_line_ends_with_3(arguments: tuple[str, ...]) -> None:
+    """A wrong command line is a start error in one line, never the code of a broken file."""
+    done = relayd(*arguments)
+    assert done.returncode == 3
+    assert "--help" in one_line(done)
+
+
+@pytest.mark.history(62)
+@pytest.mark.parametrize(
+    ("body", "code", "stderr"),
+    [
+        ("return 0", 0, ""),
+        ("return 1", 1, ""),
+        ("raise ConfigError('main.conf: bad')", 2, "error: main.conf: bad\n"),
+        ("raise StartError('no way')", 3, "error: no way\n"),
+    ],
+)
+@pytest.mark.parametrize("command", ["main", "rudder_relayd"])
+def test_daemon_decides_the_exit_code(command: str, body: str, code: int, stderr: str) -> None:
+    """What the daemon returns or raises becomes the exit code of either command."""
+    done = run_with(command, body)
+    assert (done.returncode, done.stderr) == (code, stderr)
+
+
+@pytest.mark.history(62)
+@pytest.mark.parametrize("body", ["raise KeyError('bug')", "raise OSError(5, 'later')"])
+@pytest.mark.parametrize("command", ["main", "rudder_relayd"])
+def test_crash_ends_with_1_and_a_traceback(command: str, body: str) -> None:
+    """An unexpected exception is exit code 1 with its traceback, never 2 or 3."""
+    done = run_with(command, body)
+    assert done.returncode == 1
+    assert done.stderr.startswith("Traceback")
+
+
+def run_with(command: str, body: str) -> Done:
+    """Runs the daemon's command on a daemon that does `body`."""
+    program = f"""
+import sys, types
+from relayd.commands import cli
+from relayd.errors import ConfigError, StartError
+def run(directory):
+    {body}
+sys.modules["relayd.service.tree"] = types.SimpleNamespace(run=run)
+cli.{command}(["run"] if {command!r} == "main" else [])
+"""
+    return python("-c", program)
+
+
+@pytest.mark.parametrize("flag", ["-V", "--version"])
+def test_version(flag: str) -> None:
+    """Both commands tell their version."""
+    assert drop_in(flag).stdout == f"rudder-relayd {__version__}\n"
+    assert relayd(flag).stdout == f"relayd {__version__}\n"
+    assert relayd("version").stdout == f"relayd {__version__}\n"
+
+
+@pytest.mark.parametrize("flag", ["-h", "--help"])
+def test_help_shows_all_options_and_commands(flag: str) -> None:
+    """Help lists the options of the drop-in and the commands, and ends with 0."""
+    done = drop_in(flag)
+    assert done.returncode == 0
+    assert "/opt/rudder/etc/relayd" in done.stdout
+    assert all(text in done.stdout for text in ("-c, --config", "-t, --test", "-V, --version"))
+    done = relayd(flag)
+    assert done.returncode == 0
+    assert all(name in done.stdout for name in ("check", "demo", "inspect", "run", "version"))
+
+
+def test_test_mode_loads_no_heavy_library(directory: Path) -> None:
+    """Checking a configuration imports neither the event loop nor the database stack."""
+    program = f"""
+import sys
+from relayd.commands import cli
+try:
+    cli.rudder_relayd(["-t", "-c", {str(directory)!r}])
+except SystemExit as end:
+    heavy = {{"trio", "asyncio", "asyncpg", "quart", "hypercorn", "cryptography", "structlog"}}
+    print(end.code, sorted(heavy & sys.modules.keys()))
+"""
+    assert python("-c", program).stdout == "Syntax: OK\n0 []\n"
+
+
+@pytest.mark.history(65)
+@pytest.mark.parametrize(
+    "text",
+    [
+        f'output.database.password = ["{CANARY}"]',
+        f'output.database.url = "mysql://u:{CANARY}@h/d"',
+        f'output.database.url = "postgres://u:{CANARY}@h/d"',
+        f"output.upstream.password = {CANARY}",
+        f'[output.upstream]\npassword = "{CANARY}"\nuser = 3',
+    ],
+)
+def test_test_mode_prints_no_password(directory: Path, text: str) -> None:
+    """Nothing that a check prints, good or bad, holds a password."""
+    (directory / "main.conf").write_text(f'general.node_id = "root"\n{text}\n')
+    done = drop_in("-t", "-c", directory)
+    assert CANARY not in done.stdout + done.stderr
+    assert done.stdout + done.stderr != ""

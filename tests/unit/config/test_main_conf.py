@@ -1,0 +1,594 @@
+"""`main.conf` and `logging.conf`: defaults, errors, warnings, what never shows."""
+
+import re
+import tomllib
+import traceback
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from relayd.config.durations import EXPECTED
+from relayd.config.logging_conf import LoggingSettings
+from relayd.config.main_conf import (
+    Listen,
+    Secret,
+    Settings,
+    changed_keys,
+    database_parameters,
+    load_logging,
+    load_settings,
+)
+from relayd.config.toml import MAX_BYTES, build, leaves
+from relayd.errors import ConfigError, StartError
+from tests.support.project import CONF
+
+ROOT = 'general.node_id = "root"\n'
+CANARY = "c4nary-p4ssword"
+#: Keys whose default a file cannot write: unset, or made from the machine.
+NO_DEFAULT = {
+    "general.node_id",
+    "general.core_threads",
+    "general.blocking_threads",
+    "general.ca_path",
+    "output.database.password",
+    "output.upstream.password",
+    "remote_run.helper",
+}
+
+
+def write(directory: Path, text: str | bytes, name: str = "main.conf", mode: int = 0o640) -> Path:
+    """Puts a configuration file into `directory` and returns the directory."""
+    path = directory / name
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    path.chmod(mode)
+    return directory
+
+
+def load(directory: Path, text: str) -> Settings:
+    """Loads a `main.conf` with this text, of which nothing may be doubtful."""
+    settings, warnings = load_settings(write(directory, text))
+    assert warnings == []
+    return settings
+
+
+def refusal(directory: Path, text: str | bytes) -> str:
+    """The error for a `main.conf` with this text, without the path of the file."""
+    with pytest.raises(ConfigError) as caught:
+        load_settings(write(directory, text))
+    prefix = f"{directory / 'main.conf'}: "
+    message = str(caught.value)
+    assert message.startswith(prefix)
+    assert "\n" not in message
+    return message.removeprefix(prefix)
+
+
+def flat(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted key → value."""
+    result: dict[str, Any] = {}
+    for key, value in table.items():
+        if isinstance(value, dict):
+            result |= flat(value, f"{prefix}{key}.")
+        else:
+            result[prefix + key] = value
+    return result
+
+
+def uncommented(path: Path) -> str:
+    """The text of a shipped file with every `# key = value` made to count."""
+    return re.sub(r"^# (?=[a-z_]+ = )", "", path.read_text(), flags=re.MULTILINE)
+
+
+def test_root_needs_nothing_but_its_id(tmp_path: Path) -> None:
+    """A file with the node id alone loads and keeps every default."""
+    settings = load(tmp_path, ROOT)
+    assert changed_keys(Settings(), settings) == ["general.node_id"]
+
+
+def test_shipped_main_conf_changes_nothing(tmp_path: Path) -> None:
+    """The shipped main.conf as it is sets no key."""
+    assert flat(tomllib.loads((CONF / "main.conf").read_text())) == {}
+
+
+def test_shipped_main_conf_shows_the_defaults(tmp_path: Path) -> None:
+    """The shipped main.conf names every key, with the default that the code has."""
+    text = uncommented(CONF / "main.conf")
+    settings, _ = load_settings(write(tmp_path, text))
+    defaults = dict(leaves(Settings()))
+    assert set(flat(tomllib.loads(text))) == set(defaults)
+    different = {key for key, value in leaves(settings) if value != defaults[key]}
+    assert different <= NO_DEFAULT
+    assert {key for key, value in defaults.items() if value is None} <= NO_DEFAULT
+
+
+def test_shipped_logging_conf_names_the_components() -> None:
+    """The list of components in the shipped logging.conf is that of the code."""
+    told = re.search(r"A part is one of ([^:]+):", (CONF / "logging.conf").read_text())
+    assert told is not None
+    sources = (CONF.parent / "relayd").rglob("*.py")
+    used = {
+        name for path in sources for name in re.findall(r'get_logger\("(\w+)"', path.read_text())
+    }
+    assert set(re.findall(r"\w+", told[1])) == used
+
+
+def test_shipped_logging_conf_shows_the_defaults(tmp_path: Path) -> None:
+    """The shipped logging.conf names every key, with the default that the code has."""
+    text = uncommented(CONF / "logging.conf")
+    assert set(tomllib.loads(text)["general"]) == {"level", "filter", "format"}
+    assert load_logging(write(tmp_path, text, "logging.conf")) == LoggingSettings()
+
+
+def test_documentation_lists_every_key() -> None:
+    """docs/configuration.md has a row for each key of both files."""
+    text = (CONF.parent / "docs" / "configuration.md").read_text()
+    keys = [key for key, _ in leaves(Settings())]
+    missing = [key for key in [*keys, "general.level", "general.filter"] if f"`{key}`" not in text]
+    assert missing == []
+
+
+def test_values_reach_their_places(tmp_path: Path) -> None:
+    """Tables nest as in the file; durations become seconds, arrays tuples, paths paths."""
+    settings = load(
+        tmp_path,
+        """
+        [general]
+        node_id = "root"
+        listen = "[::1]:3030"
+        peer_authentication = "cert_validation"
+        [processing.reporting]
+        directory = "/tmp/reports"
+        output = "database"
+        skip_event_types = ["log_info", "log_debug"]
+        [processing.reporting.catchup]
+        frequency = "1min 30s"
+        limit = 0
+        [processing.inventory]
+        cleanup.retention = 10
+        [output.database]
+        password = "p"
+        """,
+    )
+    reporting = settings.processing.reporting
+    assert settings.general.listen == Listen(host="::1", port=3030)
+    assert reporting.directory == Path("/tmp/reports")
+    assert reporting.skip_event_types == ("log_info", "log_debug")
+    assert (reporting.catchup.frequency, reporting.catchup.limit) == (90.0, 0)
+    assert settings.processing.inventory.cleanup.retention == 10.0
+    assert settings.output.database.password == Secret("p")
+
+
+SOCKET = "expected the absolute path of a socket, at most 107 bytes"
+PORT = "expected an integer from 1 to 65535"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('general.https_port = "x"', f'general.https_port: {PORT}, got "x"'),
+        ("general.https_port = 0", f"general.https_port: {PORT}, got 0"),
+        ("general.https_port = 65536", f"general.https_port: {PORT}, got 65536"),
+        ("general.https_port = true", f"general.https_port: {PORT}, got true"),
+        ("general.https_port = 4.5", f"general.https_port: {PORT}, got 4.5"),
+        ("general.https_port = 1979-05-27", f"general.https_port: {PORT}, got a date or time"),
+        ("general.https_port = [1]", f"general.https_port: {PORT}, got an array"),
+        ("general = 3", "general: expected a table, got 3"),
+        (
+            "general.core_threads = 0",
+            "general.core_threads: expected an integer of at least 1, got 0",
+        ),
+        (
+            "output.database.max_pool_size = 0",
+            "output.database.max_pool_size: expected an integer of at least 1, got 0",
+        ),
+        (
+            "processing.reporting.catchup.limit = -1",
+            "processing.reporting.catchup.limit: expected an integer of at least 0, got -1",
+        ),
+        (
+            "shared_files.max_body_size = -1",
+            "shared_files.max_body_size: expected an integer of at least 0 (bytes), got -1",
+        ),
+        (
+            'processing.inventory.output = "upstraem"',
+            'processing.inventory.output: expected "disabled" or "upstream", got "upstraem"',
+        ),
+        (
+            'shared_files.cleanup.frequency = "0s"',
+            f'shared_files.cleanup.frequency: expected {EXPECTED}, more than 0, got "0s"',
+        ),
+        ('remote_run.enabled = "yes"', 'remote_run.enabled: expected true or false, got "yes"'),
+        ('shared_folder.path = ""', 'shared_folder.path: expected a path, got ""'),
+        (
+            "processing.reporting.skip_event_types = [1]",
+            "processing.reporting.skip_event_types: expected an array of strings, got an array",
+        ),
+        (
+            f'remote_run.use_sudo = "{"y" * 80}"',
+            f'remote_run.use_sudo: expected true or false, got "{"y" * 60}…"',
+        ),
+        (
+            'remote_run.use_sudo = "a\\nb\\u001b"',
+            'remote_run.use_sudo: expected true or false, got "a\\nb\\x1b"',
+        ),
+        (
+            'remote_run.helper = "helper.sock"',
+            f'remote_run.helper: {SOCKET}, got "helper.sock"',
+        ),
+    ],
+)
+def test_error_names_key_expectation_and_value(tmp_path: Path, text: str, expected: str) -> None:
+    """A value that its key does not take is told in one line, the value shortened and escaped."""
+    assert refusal(tmp_path, text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("[general]\nlisten = \n", r"line 2, column 10: Invalid value"),
+        ("[general]\nlisten = ", r"line 2, end of the file: Invalid value"),
+        ('\na = "\\q"', r"line 2, column \d+: .+"),
+        ("a = 1\na = 2\n", "line 2, .+: Cannot overwrite a value"),
+        ("\xff".encode("latin-1"), "byte 0 is not UTF-8"),
+    ],
+)
+def test_syntax_error_names_the_place(tmp_path: Path, text: str | bytes, expected: str) -> None:
+    """A file that is not TOML is told with line and column."""
+    assert re.fullmatch(expected, refusal(tmp_path, text))
+
+
+@pytest.mark.fault("P12", "D.5.5")
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param("general.https_port = " + "9" * 5000, id="5000 digits"),
+        pytest.param(f"general.https_port = {'9' * 4000}", id="4000 digits"),
+        pytest.param("a = [" + "[\n" * 200_000, id="deep array"),
+        pytest.param("a." * 200_000 + "b = 1", id="deep key"),
+        pytest.param("a = " + "{a = " * 800 + "1" + "}" * 800 + "x", id="deep table"),
+        pytest.param("[general]\n[general]\n", id="table twice"),
+        pytest.param('general.listen = "a:1"\ngeneral.listen = "b:2"', id="key twice"),
+        pytest.param("#" * (MAX_BYTES + 1), id="huge file"),
+        pytest.param("general.https_port = 1e999", id="infinity"),
+    ],
+)
+def test_hostile_toml_is_a_clear_refusal(tmp_path: Path, text: str) -> None:
+    """Numbers, nesting, doubles and sizes beyond reason are one line, never a crash."""
+    assert len(refusal(tmp_path, text)) < 400
+
+
+@pytest.mark.fault("G6")
+def test_misspelt_key_is_a_warning_that_names_it(tmp_path: Path) -> None:
+    """Unknown keys are accepted with a warning that names the key that was probably meant."""
+    text = ROOT + "general.https_prot = 1\noutput.databas.url = 1\nzzz = 1\n"
+    settings, warnings = load_settings(write(tmp_path, text))
+    path = tmp_path / "main.conf"
+    assert settings.general.https_port == 443
+    assert warnings == [
+        f"{path}: unknown key general.https_prot, did you mean https_port?",
+        f"{path}: unknown key output.databas, did you mean database?",
+        f"{path}: unknown key zzz",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "warned"),
+    [
+        ('remote_run.helper = "/run/h"\nremote_run.use_sudo = true\n', True),
+        ('remote_run.helper = "/run/h"\nremote_run.use_sudo = false\n', False),
+        ('remote_run.helper = "/run/h"\n', False),
+        ("remote_run.use_sudo = true\n", False),
+    ],
+)
+def test_helper_and_sudo_contradict(tmp_path: Path, text: str, warned: bool) -> None:
+    """A root helper makes sudo pointless: who writes both is told which of them counts."""
+    settings, warnings = load_settings(write(tmp_path, ROOT + text))
+    assert settings.remote_run.helper == (Path("/run/h") if "helper" in text else None)
+    path = tmp_path / "main.conf"
+    expected = [f"{path}: remote_run.use_sudo: no effect, remote_run.helper is used"]
+    assert warnings == (expected if warned else [])
+
+
+def test_unknown_keys_make_a_bounded_number_of_warnings(tmp_path: Path) -> None:
+    """Thousands of unknown keys are told in some fifty lines, control characters escaped."""
+    text = ROOT + "".join(f'"k\\n{number}" = 1\n' for number in range(5000))
+    _, warnings = load_settings(write(tmp_path, text))
+    assert len(warnings) == 51
+    assert warnings[0].endswith("unknown key k\\n0")
+    assert warnings[-1].endswith("4950 more unknown keys")
+
+
+@pytest.mark.fault("G7")
+@pytest.mark.parametrize(
+    ("mode", "warned"),
+    [(0o600, False), (0o640, False), (0o440, False), (0o644, True), (0o660, True), (0o642, True)],
+)
+def test_configuration_that_others_can_read_is_a_warning(
+    tmp_path: Path, mode: int, warned: bool
+) -> None:
+    """Permissions beyond 0640 are told with the mode."""
+    _, warnings = load_settings(write(tmp_path, ROOT, mode=mode))
+    assert bool(warnings) == warned
+    assert all(f"mode {mode:04o}" in warning for warning in warnings)
+
+
+def test_disabled_verification_is_a_warning(tmp_path: Path) -> None:
+    """`dangerous_none` loads, with the warning operators know."""
+    text = ROOT + 'general.peer_authentication = "dangerous_none"'
+    _, warnings = load_settings(write(tmp_path, text))
+    assert warnings == ["Certificate verification is disabled"]
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ('general.node_id = "relay"', "output.upstream.host"),
+        (ROOT + 'processing.inventory.output = "upstream"', "output.upstream.password"),
+        (ROOT + 'processing.reporting.output = "upstream"', "output.upstream.password"),
+        (ROOT + 'processing.reporting.output = "database"', "output.database.password"),
+        (
+            ROOT + 'processing.reporting.output = "database"\noutput.database.password = ""',
+            "output.database.password",
+        ),
+    ],
+)
+def test_output_without_what_it_needs_is_refused(tmp_path: Path, text: str, key: str) -> None:
+    """A missing host or password of an output in use names its key."""
+    assert refusal(tmp_path, text).startswith(f"{key}: expected a value")
+
+
+def test_missing_main_conf_is_a_start_error(tmp_path: Path) -> None:
+    """Without main.conf the error is the one operators and the status page know."""
+    with pytest.raises(StartError) as caught:
+        load_settings(tmp_path)
+    path = tmp_path / "main.conf"
+    assert str(caught.value) == f"Could not read main configuration file from {path}"
+
+
+def test_node_id_comes_from_its_file(tmp_path: Path) -> None:
+    """The file's content without surrounding white space is my id; `node_id` wins over it."""
+    (tmp_path / "uuid.hive").write_text("  root\n\n")
+    text = f'general.node_id_file = "{tmp_path / "uuid.hive"}"\n'
+    assert load(tmp_path, text).node_id() == "root"
+    both = text + 'general.node_id = "other"\noutput.upstream.host = "h"'
+    assert load(tmp_path, both).node_id() == "other"
+
+
+@pytest.mark.parametrize("content", [None, b"", b" \n", b"a\nb", b"a\x00"])
+def test_node_id_file_without_an_id_is_named(tmp_path: Path, content: bytes | None) -> None:
+    """A file with my id that is missing, empty or no id is a start error with its path."""
+    path = tmp_path / "uuid.hive"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(StartError, match=re.escape(str(path))):
+        load_settings(write(tmp_path, f'general.node_id_file = "{path}"'))
+
+
+@pytest.mark.history(64)
+@pytest.mark.parametrize(
+    ("text", "listen"),
+    [
+        ("127.0.0.1:3030", Listen(host="127.0.0.1", port=3030)),
+        ("localhost:1", Listen(host="localhost", port=1)),
+        ("relay-1.example.com:65535", Listen(host="relay-1.example.com", port=65535)),
+        ("[::1]:3030", Listen(host="::1", port=3030)),
+        ("[fe80::1%eth0]:3030", Listen(host="fe80::1%eth0", port=3030)),
+        ("unix:/run/relayd/api.sock", Listen(path="/run/relayd/api.sock")),
+    ],
+)
+def test_listen_takes_names_addresses_and_sockets(
+    tmp_path: Path, text: str, listen: Listen
+) -> None:
+    """Each form of `listen` is read, and written the same way again."""
+    settings = load(tmp_path, ROOT + f'general.listen = "{text}"')
+    assert settings.general.listen == listen
+    assert str(listen) == text
+
+
+@pytest.mark.fault("A24")
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "3030",
+        ":3030",
+        "localhost",
+        "localhost:",
+        "localhost:0",
+        "localhost:65536",
+        "localhost:x",
+        "localhost:-1",
+        "localhost:3030 ",
+        "localhost:3030\\n",
+        "localhost:٣٠٣٠",
+        "::1:3030",
+        "[::1]",
+        "[::g]:3030",
+        "[localhost]:3030",
+        "http://localhost:3030",
+        "a b:3030",
+        "-x:1",
+        "unix:",
+        "unix:relative",
+        "unix:/" + "x" * 107,
+    ],
+)
+def test_senseless_listen_is_refused(tmp_path: Path, text: str) -> None:
+    """What cannot be listened on is a configuration error that shows the forms."""
+    message = refusal(tmp_path, ROOT + f'general.listen = "{text}"')
+    assert message.startswith('general.listen: expected "host:port"')
+
+
+def test_changed_keys_are_named_without_values(tmp_path: Path) -> None:
+    """The keys that need a restart are listed in the settings' order."""
+    old = load(tmp_path, ROOT)
+    new = load(
+        tmp_path,
+        ROOT
+        + 'output.upstream.host = "above"\nprocessing.reporting.catchup.limit = 0\n'
+        + 'general.listen = "unix:/x"',
+    )
+    assert changed_keys(old, old) == []
+    assert changed_keys(old, new) == [
+        "general.listen",
+        "processing.reporting.catchup.limit",
+        "output.upstream.host",
+    ]
+
+
+def test_credentials_for_the_upstream_need_no_restart(tmp_path: Path) -> None:
+    """A new user or password for uploads is not among the keys that need a restart."""
+    old = load(tmp_path, ROOT + 'output.upstream.password = "one"')
+    upstream = 'output.upstream = { user = "u", password = "two", default_password = "three" }'
+    assert changed_keys(old, load(tmp_path, ROOT + upstream)) == []
+
+
+def test_way_to_the_database_needs_no_restart(tmp_path: Path) -> None:
+    """A new address or password of the database is not among the keys that need a restart."""
+    old = load(tmp_path, ROOT + 'output.database.password = "one"')
+    database = 'output.database = { password = "two", url = "postgres://a@b/c" }'
+    assert changed_keys(old, load(tmp_path, ROOT + database)) == []
+
+
+@pytest.mark.history(65)
+@pytest.mark.fault("D.4.2")
+def test_settings_never_show_a_password(tmp_path: Path) -> None:
+    """No repr, str or format of the settings holds a password, not even one in the URL."""
+    text = f"""
+        general.node_id = "root"
+        [output.database]
+        url = "postgres://u:{CANARY}@h/d?application_name=x"
+        password = "{CANARY}"
+        [output.upstream]
+        password = "{CANARY}"
+        default_password = "{CANARY}"
+    """
+    settings, warnings = load_settings(write(tmp_path, text))
+    database = settings.output.database
+    shown = [repr(settings), str(settings), f"{database.password}", f"{database.password:>20}"]
+    assert not any(CANARY in text for text in [*shown, *warnings])
+    assert database.url == "postgres://u@h/d?application_name=x"
+    assert warnings[0].endswith("its password is ignored, output.database.password counts")
+    assert settings.output.upstream.default_password.reveal() == CANARY
+
+
+@pytest.mark.history(65)
+@pytest.mark.fault("D.4.2")
+@pytest.mark.parametrize(
+    "text",
+    [
+        f'output.database.password = ["{CANARY}"]',
+        f'output.database.password = "{CANARY}\\u0000"',
+        f"output.upstream.password = {{a = '{CANARY}'}}",
+        f'output.upstream = "{CANARY}"'.replace("upstream =", "upstream.default_password.x ="),
+        f'output.database.url = "mysql://u:{CANARY}@h/d"',
+        f'output.database.url = "postgres://u:{CANARY}@h:99999/d"',
+        f'output.database.url = "postgres://h/d?password={CANARY}&sslmode=no"',
+        f'output.database.url = "postgres://u:{CANARY}@[h/d"',
+        f'output.database.url = ["postgres://u:{CANARY}@h/d"]',
+        f"output.database.password = {CANARY}",
+        f'output.database.password = "{CANARY}',
+        f'general.node_id = "x"\noutput.upstream.password = "{CANARY}"',
+    ],
+)
+def test_refused_configuration_never_shows_a_password(tmp_path: Path, text: str) -> None:
+    """No error about a password key, nor the traceback of one, holds the password."""
+    with pytest.raises(ConfigError) as caught:
+        load_settings(write(tmp_path, text))
+    assert CANARY not in str(caught.value)
+    assert CANARY not in "".join(traceback.format_exception(caught.value))
+
+
+@pytest.mark.fault("D.4.2")
+def test_database_parameters_keep_the_password_out_of_the_url(tmp_path: Path) -> None:
+    """The driver gets the password as an argument of its own, just as the operator wrote it."""
+    password = "p@ss/w?rd#%41: +"
+    text = ROOT + f'output.database.password = "{password}"'
+    parameters = database_parameters(load(tmp_path, text))
+    assert parameters == {"dsn": "postgres://rudder@127.0.0.1/rudder", "password": password}
+
+
+@pytest.mark.history(63)
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param(b"", id="empty file"),
+        pytest.param(b"[general]\n", id="empty table"),
+        pytest.param(b'[general]\nlevel = "info"\n', id="no filter"),
+        pytest.param(b'[general]\nfilter = ""\n', id="no level"),
+        pytest.param(b'\xef\xbb\xbf[general]\nlevel = "info"', id="byte order mark"),
+    ],
+)
+def test_logging_conf_has_a_default_for_everything(tmp_path: Path, text: bytes) -> None:
+    """A logging.conf may leave out any key, its table, or everything."""
+    assert load_logging(write(tmp_path, text, "logging.conf")) == LoggingSettings()
+
+
+@pytest.mark.history(63)
+def test_missing_logging_conf_is_a_warning(tmp_path: Path) -> None:
+    """Without logging.conf the defaults hold, and a warning names the file."""
+    settings = load_logging(tmp_path)
+    assert settings.general == LoggingSettings().general
+    assert str(tmp_path / "logging.conf") in settings.warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('general.level = "loud"', 'general.level: expected "off", .+ or "trace", got "loud"'),
+        ('general.filter = "a=trace,b=x"', 'general.filter: expected .+, got "b=x"'),
+        ('general.filter = "[a{node=x}"', r'general.filter: expected .+, got "\[a\{node=x\}"'),
+        ("general.filter = 3", "general.filter: expected a string, got 3"),
+        ("[general]\nlevel", "line 2, end of the file: .+"),
+    ],
+)
+def test_bad_logging_conf_is_refused(tmp_path: Path, text: str, expected: str) -> None:
+    """A bad level or directive of logging.conf is named in one line."""
+    with pytest.raises(ConfigError) as caught:
+        load_logging(write(tmp_path, text, "logging.conf"))
+    prefix = f"{tmp_path / 'logging.conf'}: "
+    assert re.fullmatch(re.escape(prefix) + expected, str(caught.value))
+
+
+@pytest.mark.fault("G6")
+def test_unknown_key_in_logging_conf_is_a_warning(tmp_path: Path) -> None:
+    """A misspelt key of logging.conf is told, too."""
+    settings = load_logging(write(tmp_path, 'general.levle = "trace"', "logging.conf"))
+    assert settings.warnings == (
+        f"{tmp_path / 'logging.conf'}: unknown key general.levle, did you mean level?",
+    )
+
+
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text()
+    | st.sampled_from(["10s", "postgres://a@[::1", "unix:/x", "[::1]:1", "a:1", "?&=", "database"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=5,
+)
+
+
+@pytest.mark.fault("P12", "D.5.5")
+@given(st.sampled_from([key for key, _ in leaves(Settings())]), VALUES)
+def test_any_value_of_any_key_is_taken_or_refused(key: str, value: object) -> None:
+    """Whatever a key is set to, loading succeeds or names the key in one printable line."""
+    table: Any = value
+    for name in reversed(key.split(".")):
+        table = {name: table}
+    message = refusal_of(table)
+    assert message is None or message.startswith(f"main.conf: {key}: expected ")
+    assert message is None or message.isprintable()
+
+
+def refusal_of(table: dict[str, Any]) -> str | None:
+    """The error for a table, None when it is taken."""
+    try:
+        build(Path("main.conf"), table, Settings)
+    except ConfigError as error:
+        return str(error)
+    return None

@@ -1,0 +1,621 @@
+"""The client of other policy servers, against a real TLS server on a real socket."""
+
+import gc
+import os
+import ssl
+import subprocess
+import sys
+import textwrap
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+import trio
+
+from relayd.config.secret import Secret
+from relayd.fleet.peers import client as client_module
+from relayd.fleet.peers.client import MAX_LINE, USER_AGENT, Clients, PeerError
+from relayd.fleet.peers.tls import Authentication
+from tests.support.issuing import authority, issue, issue_for_host
+from tests.support.signing import SigningNode, make_key_and_cert
+from tests.support.tls_server import (
+    Answer,
+    Behaviour,
+    Cut,
+    Endless,
+    Exchange,
+    Peer,
+    Raw,
+    Silent,
+    With,
+    open_peer,
+    server_context,
+)
+
+NODE = make_key_and_cert("upstream")
+PASSWORD = "a very secret password"
+
+
+_made: list[Clients] = []
+
+
+@pytest.fixture(autouse=True)
+async def _close_clients() -> AsyncIterator[None]:
+    yield
+    for clients in _made:
+        await clients.aclose()
+    _made.clear()
+
+
+def made(clients: Clients) -> Clients:
+    """These clients, which are closed when the test ends."""
+    _made.append(clients)
+    return clients
+
+
+def clients_for(*pins: bytes, mode: Authentication = "cert_pinning") -> Clients:
+    """Clients that know one peer."""
+    clients = made(Clients(mode))
+    clients.update({"upstream": pins})
+    return clients
+
+
+async def put(
+    clients: Clients, peer: Peer, name: str = "x.log", body: bytes = b"content"
+) -> tuple[int, bytes]:
+    """An upload with credentials: status and body of the answer."""
+    with trio.fail_after(20):
+        async with clients.request(
+            "upstream",
+            "PUT",
+            f"{peer.url}/reports/{name}",
+            content=body,
+            auth=("rudder", Secret(PASSWORD)),
+        ) as answer:
+            return answer.status, b"".join([chunk async for chunk in answer.chunks()])
+
+
+async def test_a_request_reaches_a_pinned_peer_and_its_connection_is_used_again() -> None:
+    """Two uploads arrive byte for byte over one connection, with credentials and user agent."""
+    async with open_peer(NODE) as peer:
+        clients = clients_for(NODE.cert_der)
+        for body in (b"one", b"two"):
+            assert await put(clients, peer, "a%3Fb", body) == (201, b"")
+        assert peer.uploads == [("/reports/a%3Fb", b"one"), ("/reports/a%3Fb", b"two")]
+        assert peer.connections == 1
+        assert peer.requests[0].headers["user-agent"] == USER_AGENT
+        assert peer.requests[0].headers["authorization"].startswith("Basic cnVkZGVyOmEg")
+
+
+AUTHORITY = authority("authority")
+ISSUED = issue(AUTHORITY, "issued")
+STRANGER = make_key_and_cert("stranger")
+
+
+@pytest.mark.parametrize(
+    ("shown", "chain", "pins"),
+    [
+        pytest.param(STRANGER, b"", (NODE.cert_der,), id="another", marks=pytest.mark.fault("U11")),
+        pytest.param(
+            make_key_and_cert("upstream", key=make_key_and_cert("another").key),
+            b"",
+            (NODE.cert_der,),
+            id="same subject",
+            marks=pytest.mark.fault("TLS1", "U11"),
+        ),
+        pytest.param(
+            make_key_and_cert("upstream", serial=99), b"", (NODE.cert_der,), id="same key, renewed"
+        ),
+        pytest.param(
+            ISSUED,
+            AUTHORITY.cert_pem,
+            (AUTHORITY.cert_der,),
+            id="issued by the pinned one",
+            marks=pytest.mark.fault("TLS2", "U11"),
+        ),
+        pytest.param(
+            issue(NODE, "child"),
+            NODE.cert_pem,
+            (NODE.cert_der,),
+            id="signed by the pinned leaf",
+            marks=pytest.mark.fault("TLS2"),
+        ),
+        pytest.param(
+            make_key_and_cert("expired", not_after=datetime(2021, 1, 1, tzinfo=UTC)),
+            b"",
+            (NODE.cert_der,),
+            id="expired",
+            marks=pytest.mark.fault("U11"),
+        ),
+        pytest.param(NODE, b"", (), id="nothing pinned", marks=pytest.mark.fault("U11")),
+    ],
+)
+async def test_nothing_is_written_to_a_peer_that_is_not_the_pinned_one(
+    shown: SigningNode, chain: bytes, pins: tuple[bytes, ...]
+) -> None:
+    """Whatever certificate it shows but the pinned one: not a byte of HTTP, and it is told."""
+    async with open_peer(shown) as peer:
+        peer.behaviour = With(server_context(shown, chain))
+        clients = clients_for(*pins)
+        with pytest.raises(PeerError) as caught:
+            await put(clients, peer)
+        assert caught.value.kind == "operator"
+        assert not caught.value.reached
+        assert PASSWORD not in str(caught.value)
+        await peer.until(lambda: peer.open == 0)
+        assert (peer.http_bytes, peer.requests) == (0, [])
+
+
+@pytest.mark.parametrize(
+    "node",
+    [
+        pytest.param(NODE, id="self-signed", marks=pytest.mark.fault("TLS3")),
+        pytest.param(ISSUED, id="issued leaf"),
+        pytest.param(AUTHORITY, id="authority"),
+        pytest.param(
+            make_key_and_cert("old", not_after=datetime(2021, 1, 1, tzinfo=UTC)),
+            id="expired",
+            marks=pytest.mark.fault("TLS6"),
+        ),
+    ],
+)
+async def test_the_very_certificate_is_accepted_whatever_it_says(node: SigningNode) -> None:
+    """A pinned certificate needs no authority, no host name and no date."""
+    async with open_peer(node) as peer:
+        clients = clients_for(NODE.cert_der, node.cert_der)
+        assert await put(clients, peer) == (201, b"")
+
+
+@pytest.mark.fault("TLS3")
+async def test_a_certificate_as_agents_make_theirs_is_accepted(tmp_path: Path) -> None:
+    """The self-signed certificate that openssl makes with an agent's options can be pinned."""
+    cert, key = tmp_path / "cert", tmp_path / "key"
+    subject = "/UID=4ac2a4d1-9b8c-4a6b-8a4e-0d4cf3a2d1f0"
+    options = ["-x509", "-newkey", "rsa:2048", "-nodes", "-sha256", "-days", "3650"]
+    command = ["openssl", "req", *options, "-subj", subject, "-keyout", str(key), "-out", str(cert)]
+    subprocess.run(command, check=True, capture_output=True)
+    der = ssl.PEM_cert_to_DER_cert(cert.read_text())
+    node = SigningNode("a", NODE.key, key.read_bytes(), cert.read_bytes(), der)
+    async with open_peer(node) as peer:
+        clients = clients_for(der)
+        assert await put(clients, peer) == (201, b"")
+
+
+@pytest.mark.fault("U12", "TLS5")
+@pytest.mark.parametrize("mode", ["cert_pinning", "dangerous_none"])
+async def test_tls_before_1_3_is_refused(mode: Authentication) -> None:
+    """A server that has TLS 1.2 at most gets no byte of HTTP, in no mode."""
+    async with open_peer(NODE) as peer:
+        context = server_context(NODE)
+        context.maximum_version = ssl.TLSVersion.TLSv1_2
+        peer.behaviour = With(context)
+        clients = clients_for(NODE.cert_der, mode=mode)
+        with pytest.raises(PeerError, match="TLS handshake failed"):
+            await put(clients, peer)
+        assert peer.http_bytes == 0
+
+
+@pytest.mark.fault("TLS5")
+async def test_suites_without_authentication_are_refused() -> None:
+    """A server that offers anonymous key exchange only gets no byte of HTTP."""
+    async with open_peer(NODE) as peer:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.set_ciphers("aNULL:@SECLEVEL=0")
+        peer.behaviour = With(context)
+        clients = clients_for(NODE.cert_der)
+        with pytest.raises(PeerError, match="TLS handshake failed"):
+            await put(clients, peer)
+        assert peer.http_bytes == 0
+
+
+@pytest.mark.parametrize(
+    "url", ["http://127.0.0.1:{}/x", "ftp://127.0.0.1:{}/x", "https://", "https://127.0.0.1:{}/é"]
+)
+async def test_only_https_is_spoken(url: str) -> None:
+    """Another scheme, or a URL that is not percent-encoded, is refused before connecting."""
+    async with open_peer(NODE) as peer:
+        clients = clients_for(NODE.cert_der)
+        with pytest.raises(PeerError):
+            async with clients.request("upstream", "GET", url.format(peer.port)):
+                pass
+        assert peer.connections == 0
+
+
+@pytest.mark.fault("TLS9", "U7")
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+async def test_redirects_are_answers_like_others(status: int) -> None:
+    """The other place that a redirect names is never connected to."""
+    async with open_peer(NODE) as peer, open_peer(NODE) as other:
+        peer.behaviour = Answer(status, [("Location", f"{other.url}/reports/x.log")])
+        clients = clients_for(NODE.cert_der)
+        assert await put(clients, peer) == (status, b"")
+        assert (len(peer.requests), other.connections) == (1, 0)
+
+
+def validating(path: Path, pem: bytes) -> Clients:
+    """Clients that trust these authorities."""
+    path.write_bytes(pem)
+    return made(Clients("cert_validation", ca_path=path))
+
+
+async def ask(clients: Clients, url: str) -> int:
+    """The status that a GET gives."""
+    with trio.fail_after(20):
+        async with clients.request("upstream", "GET", url) as answer:
+            return answer.status
+
+
+async def test_validation_asks_for_an_authority_and_the_host_name(tmp_path: Path) -> None:
+    """The configured authority vouches for a host by its name, and nobody else does."""
+    async with open_peer(issue_for_host(AUTHORITY, "localhost")) as peer:
+        url = f"https://localhost:{peer.port}/x"
+        mine = validating(tmp_path / "ca.pem", AUTHORITY.cert_pem)
+        assert await ask(mine, url) == 201
+        with pytest.raises(PeerError, match="not the expected one"):
+            await ask(mine, f"{peer.url}/x")
+        others = validating(tmp_path / "other.pem", STRANGER.cert_pem)
+        with pytest.raises(PeerError, match="not the expected one"):
+            await ask(others, url)
+        assert len(peer.requests) == 1
+
+
+@pytest.mark.parametrize("text", ["", "<html>", None])
+async def test_authorities_that_cannot_be_loaded_are_told(tmp_path: Path, text: str | None) -> None:
+    """A missing or senseless file of authorities is an operator's case, with its name."""
+    path = tmp_path / "ca.pem"
+    if text is not None:
+        path.write_text(text)
+    clients = made(Clients("cert_validation", ca_path=path))
+    with pytest.raises(PeerError, match=r"ca\.pem") as caught:
+        await ask(clients, "https://localhost:1/x")
+    assert caught.value.kind == "operator"
+
+
+async def test_no_authentication_takes_any_certificate() -> None:
+    """Where verification is switched off, whoever answers is believed."""
+    async with open_peer(STRANGER) as peer:
+        clients = made(Clients("dangerous_none"))
+        assert await put(clients, peer) == (201, b"")
+
+
+_ISOLATED = """
+import sys, trio
+from pathlib import Path
+from relayd.fleet.peers.client import Clients, PeerError
+
+async def main(port, pin, mode):
+    clients = Clients(mode)
+    clients.update({"upstream": (Path(pin).read_bytes(),)})
+    try:
+        with trio.fail_after(20):
+            async with clients.request("upstream", "GET", f"https://localhost:{port}/x") as answer:
+                print(answer.status)
+    except PeerError as error:
+        print(error.detail)
+
+trio.run(main, *sys.argv[1:])
+"""
+
+
+async def run_isolated(command: list[str], port: int, pin: Path, mode: str, **env: str) -> str:
+    """What a client in a process of its own prints."""
+    program = textwrap.dedent(_ISOLATED)
+    done = await trio.run_process(
+        [*command, sys.executable, "-c", program, str(port), str(pin), mode],
+        env=os.environ | env,
+        capture_stdout=True,
+    )
+    return str(done.stdout.decode().strip())
+
+
+@pytest.mark.fault("TLS9")
+async def test_the_environment_does_not_count(tmp_path: Path) -> None:
+    """Neither proxies nor a key log nor other authorities are taken from the environment."""
+    (tmp_path / "pin").write_bytes(NODE.cert_der)
+    (tmp_path / "ca.pem").write_bytes(AUTHORITY.cert_pem)
+    env = {
+        "HTTPS_PROXY": "http://127.0.0.1:9",
+        "https_proxy": "http://127.0.0.1:9",
+        "ALL_PROXY": "http://127.0.0.1:9",
+        "NO_PROXY": "",
+        "SSLKEYLOGFILE": str(tmp_path / "keys"),
+        "SSL_CERT_FILE": str(tmp_path / "ca.pem"),
+    }
+    async with open_peer(NODE) as peer:
+        pinned = await run_isolated([], peer.port, tmp_path / "pin", "cert_pinning", **env)
+        assert pinned == "201"
+    async with open_peer(issue_for_host(AUTHORITY, "localhost")) as peer:
+        validated = await run_isolated([], peer.port, tmp_path / "pin", "cert_validation", **env)
+        assert "not the expected one" in validated or "no certificate authorities" in validated
+        assert peer.http_bytes == 0
+    assert not (tmp_path / "keys").exists()
+
+
+@pytest.mark.fault("TLS7")
+async def test_the_systems_authorities_are_not_opened_for_a_pin(tmp_path: Path) -> None:
+    """No certificate store of the system is opened while a pinned peer is talked to."""
+    (tmp_path / "pin").write_bytes(NODE.cert_der)
+    stores = ssl.get_default_verify_paths()
+    async with open_peer(NODE) as peer:
+        log = tmp_path / "strace"
+        command = ["strace", "-f", "-e", "trace=openat,open", "-o", str(log)]
+        assert await run_isolated(command, peer.port, tmp_path / "pin", "cert_pinning") == "201"
+    opened = log.read_text()
+    assert "libssl" in opened or "_ssl" in opened
+    for store in (stores.openssl_cafile, stores.openssl_capath, "/etc/ssl/certs"):
+        assert store not in opened
+
+
+class Keep(Behaviour):
+    """Answers once it is told to."""
+
+    def __init__(self) -> None:
+        self.go = trio.Event()
+
+    async def serve(self, peer: Peer, exchange: Exchange) -> None:  # noqa: D102
+        await exchange.body()
+        await self.go.wait()
+        await exchange.reply(204)
+
+
+@asynccontextmanager
+async def pending_put(clients: Clients, peer: Peer) -> AsyncIterator[list[tuple[int, bytes]]]:
+    """An upload that is under way in the block; its answer is in the list afterwards."""
+    answers: list[tuple[int, bytes]] = []
+
+    async def upload() -> None:
+        answers.append(await put(clients, peer))
+
+    before = len(peer.requests)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(upload)
+        await peer.until(lambda: len(peer.requests) > before)
+        yield answers
+
+
+@pytest.mark.fault("U13")
+@pytest.mark.history(57)
+async def test_another_pin_counts_from_the_next_request_on() -> None:
+    """A request under way ends by the old pin, new ones go by the new one, at once."""
+    renewed = make_key_and_cert("upstream", serial=7)
+    async with open_peer(NODE) as peer:
+        clients = clients_for(NODE.cert_der)
+        peer.behaviour = keep = Keep()
+        async with pending_put(clients, peer) as answers:
+            clients.update({"upstream": (renewed.cert_der,)})
+            with pytest.raises(PeerError):
+                await put(clients, peer)
+            peer.behaviour = With(server_context(renewed))
+            assert await put(clients, peer) == (201, b"")
+            keep.go.set()
+        assert answers == [(204, b"")]
+        await peer.until(lambda: peer.open == 1)  # the renewed one, idle
+
+
+async def test_clients_of_unchanged_pins_stay() -> None:
+    """Connections and requests of a peer whose pins are the same outlive a change of others."""
+    async with open_peer(NODE) as peer:
+        clients = Clients()
+        clients.update({"upstream": (NODE.cert_der,), "relay": (STRANGER.cert_der,)})
+        await put(clients, peer)
+        clients.update({"upstream": (NODE.cert_der,), "relay": (AUTHORITY.cert_der,)})
+        await put(clients, peer)
+        assert peer.connections == 1
+        clients.update({"relay": (AUTHORITY.cert_der,)})
+        await peer.until(lambda: peer.open == 0)
+        with pytest.raises(PeerError, match="no certificate is pinned"):
+            await put(clients, peer)
+
+
+async def test_idle_connections_are_closed() -> None:
+    """A connection that is not used again is closed, without any further request."""
+    async with open_peer(NODE) as peer, trio.open_nursery() as nursery:
+        clients = made(Clients(idle_timeout=0.05))
+        clients.update({"upstream": (NODE.cert_der,)})
+        nursery.start_soon(clients.run)
+        await put(clients, peer)
+        await peer.until(lambda: peer.open == 0)
+        assert await put(clients, peer) == (201, b"")
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_connection_that_the_peer_closed_is_not_used_again() -> None:
+    """When the peer ends an idle connection, the next request has a new one."""
+    async with open_peer(NODE) as peer:
+        clients = made(Clients(idle_timeout=60))
+        clients.update({"upstream": (NODE.cert_der,)})
+        peer.behaviour = Raw(b"HTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n")
+        await put(clients, peer)
+        await peer.until(lambda: peer.open == 0)
+        peer.behaviour = Behaviour()
+        assert await put(clients, peer) == (201, b"")
+        assert peer.connections == 2
+
+
+@pytest.mark.parametrize(
+    "behaviour",
+    [
+        pytest.param(Cut("accept"), id="reset at once"),
+        pytest.param(Cut("body"), id="reset within the body"),
+        pytest.param(Cut("stored"), id="reset before the answer"),
+        pytest.param(Raw(b""), id="closed before the answer"),
+        pytest.param(Raw(b"HTTP/1.1 201 Created\r\nContent-"), id="cut head"),
+        pytest.param(Raw(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc"), id="cut body"),
+        pytest.param(Raw(b"220 mail.example.org ESMTP\r\n"), id="no HTTP"),
+        pytest.param(Raw(b"\x00" * 5000), id="binary"),
+        pytest.param(
+            Raw(b"HTTP/1.1 200 OK\r\nX: " + b"a" * 1_000_000 + b"\r\n\r\n"),
+            id="huge head",
+            marks=pytest.mark.fault("U3"),
+        ),
+    ],
+)
+async def test_a_broken_answer_is_transient_and_leaks_nothing(behaviour: Behaviour) -> None:
+    """What is no whole answer is an error to try again after, and the connection is closed."""
+    async with open_peer(NODE) as peer:
+        peer.behaviour = behaviour
+        clients = clients_for(NODE.cert_der)
+        with pytest.raises(PeerError) as caught:
+            await put(clients, peer, body=b"x" * 200_000)
+        assert caught.value.kind == "transient"
+        assert caught.value.detail
+        await peer.until(lambda: peer.open == 0)
+        peer.behaviour = Behaviour()
+        assert await put(clients, peer) == (201, b"")
+
+
+@pytest.mark.fault("U1")
+async def test_who_is_not_there_is_told_with_the_reason() -> None:
+    """A port without a server and a name without an address are transient, with their reason."""
+    listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    port = listeners[0].socket.getsockname()[1]
+    await listeners[0].aclose()
+    clients = clients_for(NODE.cert_der)
+    with pytest.raises(PeerError, match="Connection refused") as caught:
+        await ask(clients, f"https://127.0.0.1:{port}/x")
+    assert (caught.value.kind, caught.value.reached) == ("transient", False)
+    with pytest.raises(PeerError, match=r"no connection: .+") as caught:
+        await ask(clients, "https://no-such-host.invalid/x")
+    assert (caught.value.kind, caught.value.reached) == ("transient", False)
+
+
+@pytest.mark.fault("U2")
+async def test_a_peer_that_never_greets_ends_at_the_deadline_to_connect(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A handshake that does not come is given up without a deadline of the caller."""
+    monkeypatch.setattr(client_module, "CONNECT_TIMEOUT_S", 0.2)
+    async with open_peer(NODE) as peer:
+        peer.behaviour = Silent(before_tls=True)
+        clients = clients_for(NODE.cert_der)
+        with pytest.raises(PeerError, match="no TLS handshake in time"):
+            await put(clients, peer)
+        await peer.until(lambda: peer.connections == 1)
+
+
+async def test_silence_ends_a_request() -> None:
+    """A peer that takes the request and says nothing is given up when the patience ends."""
+    async with open_peer(NODE) as peer:
+        peer.behaviour = Silent()
+        clients = clients_for(NODE.cert_der)
+        with pytest.raises(PeerError, match="did not answer in time") as caught:
+            async with clients.request("upstream", "GET", f"{peer.url}/x", patience=0.1):
+                pass
+        assert caught.value.reached
+
+
+@pytest.mark.parametrize("behaviour", [Silent(before_tls=True), Silent(), Keep()])
+async def test_a_cancelled_request_leaves_nothing_open(behaviour: Behaviour) -> None:
+    """A request that is cancelled anywhere closes its connection, and the client goes on."""
+    async with open_peer(NODE) as peer:
+        peer.behaviour = behaviour
+        clients = clients_for(NODE.cert_der)
+        with trio.move_on_after(0.2) as scope:
+            await put(clients, peer)
+        assert scope.cancelled_caught
+        gc.collect()
+        peer.behaviour = Behaviour()
+        assert await put(clients, peer) == (201, b"")
+
+
+async def test_lines_come_as_they_are_written() -> None:
+    """Lines are handed on one by one before the end of the body, the last without its end."""
+    head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    async with open_peer(NODE) as peer:
+        peer.behaviour = Raw(head, b"5\r\na\nb\r\n\r\n", b"3\r\ncd\n\r\n", b"1\r\ne\r\n0\r\n\r\n")
+        clients = clients_for(NODE.cert_der)
+        async with clients.request("upstream", "GET", f"{peer.url}/x") as answer:
+            assert [line async for line in answer.lines()] == [b"a\n", b"b\r\n", b"cd\n", b"e"]
+
+
+async def test_lines_before_a_break_are_handed_on() -> None:
+    """What came before the body broke off is not lost, and then the error is told."""
+    head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    got: list[bytes] = []
+    async with open_peer(NODE) as peer:
+        peer.behaviour = Raw(head, b"4\r\na\nbc\r\n")
+        clients = clients_for(NODE.cert_der)
+        async with clients.request("upstream", "GET", f"{peer.url}/x") as answer:
+            lines = answer.lines()
+            got.extend([await anext(lines), await anext(lines)])
+            with pytest.raises(PeerError):
+                await anext(lines)
+    assert got == [b"a\n", b"bc"]
+
+
+async def test_a_line_without_end_is_handed_on_in_pieces() -> None:
+    """An endless line does not gather in memory."""
+    head = b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n"
+    async with open_peer(NODE) as peer:
+        peer.behaviour = Endless(head, b"x" * 30_000)
+        clients = clients_for(NODE.cert_der)
+        async with clients.request("upstream", "GET", f"{peer.url}/x") as answer:
+            async for line in answer.lines():
+                assert MAX_LINE <= len(line) < 3 * MAX_LINE
+                break
+        await peer.until(lambda: peer.open == 0)
+
+
+async def test_a_streamed_body_arrives_as_it_is() -> None:
+    """A body of unknown length arrives chunked, one of known length with it, byte for byte."""
+
+    async def pieces() -> AsyncIterator[bytes]:
+        for number in range(100):
+            yield b"%d\n" % number
+
+    whole = b"".join(b"%d\n" % number for number in range(100))
+    async with open_peer(NODE) as peer:
+        clients = clients_for(NODE.cert_der)
+        for headers in ({}, {"Content-Length": str(len(whole))}):
+            url = f"{peer.url}/x"
+            async with clients.request(
+                "upstream", "PUT", url, headers=headers, content=pieces()
+            ) as answer:
+                assert answer.status == 201
+        assert peer.uploads == [("/x", whole)] * 2
+        assert peer.requests[0].headers["transfer-encoding"] == "chunked"
+        assert peer.requests[1].headers["content-length"] == str(len(whole))
+
+
+@pytest.mark.fault("TLS10")
+async def test_the_password_is_only_sent_encrypted_and_to_the_pinned_peer() -> None:
+    """Of all that passes the wire, nothing shows the password; a stranger is not even asked."""
+    wire = bytearray()
+
+    async def tap(client: trio.SocketStream) -> None:
+        server = await trio.open_tcp_stream("127.0.0.1", peer.port)
+
+        async def copy(source: trio.SocketStream, target: trio.SocketStream) -> None:
+            try:
+                async for data in source:
+                    wire.extend(data)
+                    await target.send_all(data)
+                await target.send_eof()
+            except (trio.BrokenResourceError, trio.ClosedResourceError, OSError):
+                return
+
+        async with trio.open_nursery() as copies, client, server:
+            copies.start_soon(copy, client, server)
+            await copy(server, client)
+            copies.cancel_scope.cancel()
+
+    async with open_peer(NODE) as peer, trio.open_nursery() as nursery:
+        listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        nursery.start_soon(trio.serve_listeners, tap, listeners)
+        url = f"https://127.0.0.1:{listeners[0].socket.getsockname()[1]}/reports/x"
+        for pin, status in ((NODE, 201), (STRANGER, None)):
+            clients = clients_for(pin.cert_der)
+            try:
+                async with clients.request(
+                    "upstream", "PUT", url, content=b"x", auth=("rudder", Secret(PASSWORD))
+                ) as answer:
+                    assert answer.status == status
+            except PeerError:
+                assert status is None
+        assert len(peer.requests) == 1
+        nursery.cancel_scope.cancel()
+    assert len(wire) > 1000
+    assert PASSWORD.encode() not in wire
+    assert b"Authorization" not in wire

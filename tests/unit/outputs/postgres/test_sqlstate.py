@@ -1,0 +1,59 @@
+"""What relayd does about each error code of PostgreSQL."""
+
+import asyncpg
+import pytest
+
+from relayd.outputs.postgres import sqlstate
+from relayd.outputs.postgres.sqlstate import kind_of
+
+#: Every code that asyncpg, generated from the server's own errcodes.txt, has an exception for.
+KNOWN = sorted(
+    {
+        code
+        for name in dir(asyncpg.exceptions)
+        if isinstance(code := getattr(getattr(asyncpg.exceptions, name), "sqlstate", None), str)
+        and len(code) == 5
+    }
+)
+
+
+@pytest.mark.fault("D25")
+def test_every_known_code_is_decided_explicitly() -> None:
+    """No code of the server falls through to the answer for unknown ones."""
+    listed = (sqlstate.TRANSIENT, sqlstate.PERMANENT, sqlstate.OPERATOR)
+    assert len(KNOWN) > 200
+    for code in KNOWN:
+        lists = sum(code[:2] in classes for classes in listed)
+        assert code in sqlstate.EXCEPTIONS or lists == 1, code
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        pytest.param("08006", "transient", id="connection lost"),
+        pytest.param("40001", "transient", id="serialization"),
+        pytest.param("40P01", "transient", id="deadlock"),
+        pytest.param("53100", "transient", id="disk full"),
+        pytest.param("53200", "transient", id="out of memory"),
+        pytest.param("53300", "transient", id="too many connections"),
+        pytest.param("55P03", "transient", id="lock not available"),
+        pytest.param("57014", "transient", id="statement timeout"),
+        pytest.param("57P01", "transient", id="terminated by an administrator"),
+        pytest.param("57P03", "transient", id="starting up"),
+        pytest.param("58030", "transient", id="I/O error of the server"),
+        pytest.param("22021", "permanent", id="character not in repertoire"),
+        pytest.param("22008", "permanent", id="date out of range"),
+        pytest.param("23505", "permanent", id="unique violation"),
+        pytest.param("23514", "permanent", id="check violation"),
+        pytest.param("54000", "permanent", id="index row too large"),
+        pytest.param("25006", "operator", id="read-only server"),
+        pytest.param("28P01", "operator", id="wrong password"),
+        pytest.param("3D000", "operator", id="no such database"),
+        pytest.param("42501", "operator", id="no right"),
+        pytest.param("42P01", "operator", id="no such table"),
+        pytest.param("ZZ999", "operator", id="a code nobody knows"),
+    ],
+)
+def test_codes_have_their_kind(code: str, kind: str) -> None:
+    """A code is tried again soon, waits for someone, or concerns one run log only."""
+    assert kind_of(code) == kind

@@ -1,0 +1,220 @@
+"""Backing off as a whole: when uploads are let through, and when not."""
+
+from collections.abc import Callable
+
+import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from relayd.outputs.upstream.gate import (
+    BUSY_DELAYS_S,
+    IN_A_ROW,
+    OPERATOR_DELAYS_S,
+    UNREACHED_DELAYS_S,
+    Gate,
+    Trouble,
+)
+
+AWAY = Trouble("no connection", "transient", reached=False)
+STRANGER = Trouble("another certificate", "operator", reached=False)
+BUSY = Trouble("answered 503", "transient")
+REFUSED = Trouble("answered 403", "operator")
+UNWANTED = Trouble("answered 413", "file")
+
+
+class Guard:
+    """A gate and what it told."""
+
+    def __init__(self) -> None:
+        self.told: list[Trouble | None] = []
+        self.gate = Gate(self.told.append)
+
+    async def upload(self, trouble: Trouble | None) -> float:
+        """One upload that ends so; how long it had to wait, in seconds."""
+        before = trio.current_time()
+        turn = await self.gate.enter()
+        assert turn is not None
+        with self.gate.using(turn):
+            turn.end(trouble)
+        return trio.current_time() - before
+
+    async def close(self, trouble: Trouble = AWAY) -> None:
+        """Lets uploads fail until it is closed."""
+        while self.gate.trouble is None:
+            await self.upload(trouble)
+
+
+@pytest.fixture
+def guard() -> Guard:
+    return Guard()
+
+
+async def test_open_gate_lets_all_through_at_once(guard: Guard, autojump_clock: MockClock) -> None:
+    """Nobody waits while uploads succeed, and several may be under way."""
+    turns = [await guard.gate.enter() for _ in range(100)]
+    assert None not in turns
+    assert await guard.upload(None) == 0
+
+
+async def test_an_upstream_that_is_not_reached_closes_at_once(
+    guard: Guard, autojump_clock: MockClock
+) -> None:
+    """One missing connection is enough; the next attempt waits, ever longer up to the bound."""
+    assert await guard.upload(AWAY) == 0
+    assert guard.told == [AWAY]
+    for delay in (*UNREACHED_DELAYS_S, UNREACHED_DELAYS_S[-1]):
+        assert 0.75 * delay <= await guard.upload(AWAY) <= 1.25 * delay
+    assert 0.75 * UNREACHED_DELAYS_S[-1] <= await guard.upload(None)
+    assert guard.told[-1] is None
+    assert await guard.upload(AWAY) == 0
+    assert await guard.upload(None) <= 1.25 * UNREACHED_DELAYS_S[0]
+
+
+@pytest.mark.parametrize(
+    ("trouble", "delays"), [(STRANGER, OPERATOR_DELAYS_S), (BUSY, BUSY_DELAYS_S)]
+)
+async def test_delays_by_what_is_wrong(
+    guard: Guard, autojump_clock: MockClock, trouble: Trouble, delays: tuple[float, ...]
+) -> None:
+    """Who must be mended by an operator is asked less often, who answers is asked more often."""
+    await guard.close(trouble)
+    for delay in delays:
+        assert 0.75 * delay <= await guard.upload(trouble) <= 1.25 * delay
+
+
+async def test_delays_of_two_relays_differ(guard: Guard, autojump_clock: MockClock) -> None:
+    """Delays are scattered, so that relays do not come back together."""
+    other = Guard()
+    waits = []
+    for one in (guard, other):
+        await one.close()
+        waits.append(await one.upload(None))
+    assert waits[0] != waits[1]
+
+
+async def test_failures_with_success_between_close_nothing(
+    guard: Guard, autojump_clock: MockClock
+) -> None:
+    """An upstream that answers some files is not away, however many others it fails for."""
+    for _ in range(20):
+        for _ in range(IN_A_ROW - 1):
+            assert await guard.upload(BUSY) == 0
+        assert await guard.upload(None) == 0
+    assert guard.gate.trouble is None
+    await guard.close(BUSY)
+    assert guard.told[-1] == BUSY
+
+
+@pytest.mark.parametrize("trouble", [REFUSED, UNWANTED])
+async def test_refusals_close_nothing(
+    guard: Guard, autojump_clock: MockClock, trouble: Trouble
+) -> None:
+    """What is refused on purpose waits by itself, not for others; if it is all, that is told."""
+    for _ in range(5 * IN_A_ROW):
+        assert await guard.upload(trouble) == 0
+    assert (guard.told[-1] == trouble) is (trouble is REFUSED)
+    await guard.upload(None)
+    assert guard.told[-1] is None
+
+
+async def test_a_refusal_opens_a_closed_gate(guard: Guard, autojump_clock: MockClock) -> None:
+    """Who refuses a file is there again."""
+    await guard.close()
+    await guard.upload(REFUSED)
+    assert guard.gate.trouble is None
+
+
+async def test_one_at_a_time_tries_a_closed_gate(guard: Guard, autojump_clock: MockClock) -> None:
+    """While one tries, all others wait; its success lets all of them through."""
+    await guard.close()
+    through: list[int] = []
+    release = trio.Event()
+
+    async def upload(number: int) -> None:
+        turn = await guard.gate.enter()
+        assert turn is not None
+        through.append(number)
+        await release.wait()
+        with guard.gate.using(turn):
+            turn.end(None)
+
+    async with trio.open_nursery() as nursery:
+        for number in range(50):
+            nursery.start_soon(upload, number)
+        await trio.sleep(100)
+        assert len(through) == 1
+        release.set()
+    assert len(through) == 50
+
+
+async def test_failures_from_before_it_closed_say_nothing_new(
+    guard: Guard, autojump_clock: MockClock
+) -> None:
+    """Thirty uploads that fail together count as one failure."""
+    turns = [await guard.gate.enter() for _ in range(30)]
+    for turn in turns:
+        assert turn is not None
+        with guard.gate.using(turn):
+            turn.end(AWAY)
+    assert guard.told == [AWAY]
+    assert await guard.upload(None) <= 1.25 * UNREACHED_DELAYS_S[0]
+
+
+async def test_a_probe_that_was_overtaken_keeps_nobody_out(
+    guard: Guard, autojump_clock: MockClock
+) -> None:
+    """An old upload opens the gate while another probes; when it closes again, one may try."""
+    slow = await guard.gate.enter()
+    assert slow is not None
+    await guard.close()
+    probe = await guard.gate.enter()
+    assert probe is not None
+    with guard.gate.using(slow):
+        slow.end(None)
+    await guard.close()
+    with trio.fail_after(100):
+        await guard.upload(AWAY)
+    with guard.gate.using(probe):
+        probe.end(AWAY)
+    with trio.fail_after(100):
+        await guard.upload(None)
+    assert guard.gate.trouble is None
+
+
+async def test_one_that_leaves_without_trying_lets_the_next_try(
+    guard: Guard, autojump_clock: MockClock
+) -> None:
+    """A holder whose file was gone, or that was cancelled, does not keep the gate closed."""
+    await guard.close()
+    turn = await guard.gate.enter()
+    assert turn is not None
+    with guard.gate.using(turn):
+        pass
+    assert await guard.upload(None) == 0
+
+
+async def test_a_wait_that_was_asked_for_is_kept(guard: Guard, autojump_clock: MockClock) -> None:
+    """A closed gate stays closed as long as the upstream asked."""
+    await guard.close(Trouble("answered 503", "transient", wait=120.0))
+    assert await guard.upload(None) >= 120
+
+
+@pytest.mark.parametrize(("act", "goes"), [(Gate.wake, True), (Gate.stop, False)])
+async def test_waiting_ends_by_news_and_by_a_stop(
+    guard: Guard, autojump_clock: MockClock, act: Callable[[Gate], None], goes: bool
+) -> None:
+    """News lets the next one try at once; a stop sends those away that wait."""
+    await guard.close(STRANGER)
+    turns: list[bool] = []
+
+    async def enter() -> None:
+        turns.append(await guard.gate.enter() is not None)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(enter)
+        await wait_all_tasks_blocked()
+        assert turns == []
+        before = trio.current_time()
+        act(guard.gate)
+    assert turns == [goes]
+    assert trio.current_time() == before

@@ -1,0 +1,322 @@
+"""The write stage: what it does while the database is away, and how it stops."""
+
+import itertools
+from collections.abc import Callable, Sequence
+
+import pytest
+import trio
+from structlog.testing import capture_logs
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from relayd.errors import DatabaseError, Retry
+from relayd.outputs.results import Outcome, Stored
+from relayd.pipelines.examine import (
+    ATTEMPTS_TOGETHER,
+    OPERATOR_DELAYS_S,
+    TRANSIENT_DELAYS_S,
+    ToWrite,
+    Writer,
+)
+from relayd.pipelines.gather import BATCH
+from relayd.pipelines.ticket import Ticket
+from relayd.spool.watching.watcher import Arrival
+from relayd.telemetry.metrics import Metrics
+from tests.support.pipeline import FakeDatabase, ended, name_of, operator, transient
+from tests.support.rows import make_rows
+
+
+class Writing:
+    """A writer on a fake database."""
+
+    def __init__(self) -> None:
+        self.database = FakeDatabase()
+        self.metrics = Metrics()
+        self.writer = Writer(self.database, self.metrics)  # type: ignore[arg-type]
+
+    def never_again(self, error: Callable[[], DatabaseError]) -> None:
+        """From now on the database is away."""
+        self.database.failures = [error() for _ in range(1000)]
+        self.database.probes = [error() for _ in range(1000)]
+
+    @property
+    def up(self) -> float:
+        """What the gauge says of the database."""
+        return float(self.metrics.database_up._value.get())
+
+
+@pytest.fixture
+def writing() -> Writing:
+    return Writing()
+
+
+LOGS = [make_rows(f"node{number}", rows=number + 1) for number in range(3)]
+STORED = [Stored(1), Stored(2), Stored(3)]
+
+
+async def test_outcomes_come_in_the_order_of_the_run_logs(writing: Writing) -> None:
+    """One batch is one write."""
+    assert await writing.writer.write(LOGS) == STORED
+    assert writing.database.batches == [["node0", "node1", "node2"]]
+    assert writing.up == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "delays"), [(transient, TRANSIENT_DELAYS_S), (operator, OPERATOR_DELAYS_S)]
+)
+async def test_waits_grow_by_the_kind_of_trouble(
+    writing: Writing,
+    autojump_clock: MockClock,
+    error: Callable[[], DatabaseError],
+    delays: Sequence[float],
+) -> None:
+    """A server that is away is asked again soon, one that needs a hand at most once a minute."""
+    attempts = len(delays) + 3
+    writing.database.failures = [error() for _ in range(attempts)]
+    writing.database.probes = [error() for _ in range(attempts)]
+    assert await writing.writer.write(LOGS) == STORED
+    times = writing.database.times
+    gaps = [after - before for before, after in itertools.pairwise(times)]
+    assert gaps == pytest.approx([*delays, *[delays[-1]] * 3])
+
+
+async def test_wake_ends_a_wait(writing: Writing, autojump_clock: MockClock) -> None:
+    """A reload that may have mended things is not kept waiting for a minute."""
+    writing.never_again(operator)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(writing.writer.write, LOGS)
+        await trio.sleep(100)
+        writing.database.failures = []
+        woken = trio.current_time()
+        writing.writer.wake()
+    assert trio.current_time() == woken
+
+
+async def test_wake_during_an_attempt_is_kept(writing: Writing, autojump_clock: MockClock) -> None:
+    """An attempt that began before the world changed and fails after it is followed by another."""
+    writing.database.failures = [operator()]
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(writing.writer.write, LOGS)
+        while not writing.database.batches:
+            await trio.lowlevel.checkpoint()
+        writing.writer.wake()
+    assert writing.database.times[1] == writing.database.times[0]
+
+
+async def test_stop_ends_a_wait_with_the_batch_put_back(
+    writing: Writing, autojump_clock: MockClock
+) -> None:
+    """At the stop what waits for the database is put back at once, marked as not attempted."""
+    writing.never_again(operator)
+    verdicts: list[Outcome | Retry] = []
+
+    async def write() -> None:
+        verdicts.extend(await writing.writer.write(LOGS))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(write)
+        await trio.sleep(30)
+        stopped = trio.current_time()
+        writing.writer.stop()
+    assert verdicts == [Retry("no password", attempted=False)] * 3
+    assert trio.current_time() == stopped
+
+
+async def test_stopped_writer_does_not_ask_a_database_that_is_away(writing: Writing) -> None:
+    """What still comes while the pipeline drains waits for no dead server, but for a good one."""
+    writing.database.failures = [transient()]
+    writing.writer.stop()
+    assert await writing.writer.write(LOGS) == [Retry("away", attempted=False)] * 3
+    assert await writing.writer.write(LOGS) == [Retry("away", attempted=False)] * 3
+    assert len(writing.database.batches) == 1
+
+
+async def test_stopped_writer_still_writes(writing: Writing) -> None:
+    """Draining means that what was taken up is committed."""
+    writing.writer.stop()
+    assert await writing.writer.write(LOGS) == STORED
+
+
+async def test_run_log_that_fails_alone_does_not_hold_up_the_others(
+    writing: Writing, autojump_clock: MockClock
+) -> None:
+    """After some attempts at a server that is well, run logs are written one by one."""
+    writing.database.ill = {"node1"}
+    assert await writing.writer.write(LOGS) == [Stored(1), Retry("ill"), Stored(3)]
+    assert writing.database.batches == [
+        *[["node0", "node1", "node2"]] * ATTEMPTS_TOGETHER,
+        ["node0"],
+        ["node1"],
+        ["node2"],
+    ]
+
+
+async def test_server_that_goes_away_meanwhile_is_waited_for(
+    writing: Writing, autojump_clock: MockClock
+) -> None:
+    """One by one is for the faults of single run logs: for the server's the batch waits on."""
+    writing.database.failures = [*[transient() for _ in range(ATTEMPTS_TOGETHER)], None]
+    writing.database.failures += [transient() for _ in range(20)]
+    writing.database.probes = [None, *[transient() for _ in range(20)]]
+    assert await writing.writer.write(LOGS) == STORED
+
+
+async def test_server_that_is_not_well_gets_whole_batches(
+    writing: Writing, autojump_clock: MockClock
+) -> None:
+    """While probes fail too, nothing is taken apart."""
+    writing.database.failures = [transient() for _ in range(10)]
+    writing.database.probes = [transient() for _ in range(10)]
+    assert await writing.writer.write(LOGS) == STORED
+    assert {len(batch) for batch in writing.database.batches} == {3}
+
+
+async def test_trouble_is_told_once(writing: Writing, autojump_clock: MockClock) -> None:
+    """A database that is away costs one line, another trouble another, the recovery the last."""
+    texts = ["away", "away", "away", "full", "full", "away"]
+    writing.database.failures = [transient(text) for text in texts]
+    writing.database.probes = [transient() for _ in texts]
+    with capture_logs() as logs:
+        await writing.writer.write(LOGS)
+        await writing.writer.write(LOGS)
+    told = [
+        (line["log_level"], line.get("detail")) for line in logs if line["log_level"] != "debug"
+    ]
+    assert told == [("error", "away"), ("error", "full"), ("error", "away"), ("info", None)]
+    assert [line["sqlstate"] for line in logs if line["log_level"] == "error"] == ["08006"] * 3
+
+
+async def test_gauge_follows_the_database(writing: Writing, autojump_clock: MockClock) -> None:
+    """It is down from the first failure to the next success."""
+    writing.database.failures = [transient()]
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(writing.writer.write, LOGS)
+        await trio.sleep(TRANSIENT_DELAYS_S[0] / 2)
+        assert writing.up == 0
+        assert writing.writer.trouble is not None
+    assert writing.up == 1
+    assert writing.writer.trouble is None
+
+
+class WriteStage(Writing):
+    """The write stage with its channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.source, source = trio.open_memory_channel[ToWrite](0)
+        to_dispose, self.dispose = trio.open_memory_channel[list[Ticket]](0)
+        self._ends = source, to_dispose
+
+    async def run(self) -> None:
+        """`Writer.run`."""
+        await self.writer.run(*self._ends)
+
+
+def part_of(count: int, first: int = 0) -> ToWrite:
+    """Tickets and their run logs, one of each node."""
+    numbers = range(first, first + count)
+    return ToWrite(
+        [Ticket(Arrival(name_of(n, f"node{n}"), atomic=True), 0.0) for n in numbers],
+        [make_rows(f"node{n}", rows=1) for n in numbers],
+    )
+
+
+async def test_verdicts_go_to_their_tickets(autojump_clock: MockClock) -> None:
+    """A ticket gets the verdict of its own run log."""
+    stage = WriteStage()
+    stage.database.ill = {"node1"}
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(stage.run)
+        await stage.source.send(part_of(3))
+        tickets = await stage.dispose.receive()
+        stage.source.close()
+    assert [t.verdict for t in tickets] == [Stored(1), Retry("ill"), Stored(1)]
+
+
+async def test_small_parts_share_a_transaction() -> None:
+    """What waits at the door goes along, as long as the transaction is not large already."""
+    stage = WriteStage()
+    parts = [part_of(2), part_of(1, 2), part_of(3, 3)]
+    async with trio.open_nursery() as nursery:
+        for part in parts:
+            nursery.start_soon(stage.source.send, part)
+        await wait_all_tasks_blocked()
+        nursery.start_soon(stage.run)
+        tickets = await stage.dispose.receive()
+        stage.source.close()
+    assert sorted(len(batch) for batch in stage.database.batches) == [6]
+    assert {t.name: t.verdict for t in tickets} == {
+        name_of(n, f"node{n}"): Stored(1) for n in range(6)
+    }
+
+
+async def test_full_disposal_holds_the_writer_up() -> None:
+    """Nothing is written while nobody disposes of what was written before."""
+    stage = WriteStage()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(stage.run)
+        await stage.source.send(part_of(BATCH))
+        nursery.start_soon(stage.source.send, part_of(BATCH))
+        await wait_all_tasks_blocked()
+        assert len(stage.database.batches) == 1
+        await stage.dispose.receive()
+        await stage.dispose.receive()
+        stage.source.close()
+    assert len(stage.database.batches) == 2
+
+
+async def test_writer_ends_with_its_source() -> None:
+    """What it took is written and passed on, then its neighbour sees the end."""
+    stage = WriteStage()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(stage.run)
+        await stage.source.send(part_of(1))
+        stage.source.close()
+        assert len(await stage.dispose.receive()) == 1
+        await ended(stage.dispose)
+
+
+async def test_writer_cancelled_in_a_wait_closes_its_channels() -> None:
+    """A batch that waits for the database for ever does not outlive the pipeline."""
+    stage = WriteStage()
+    stage.never_again(transient)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(stage.run)
+        await stage.source.send(part_of(1))
+        await wait_all_tasks_blocked(0.01)
+        nursery.cancel_scope.cancel()
+    await ended(stage.dispose)
+    with pytest.raises(trio.BrokenResourceError):
+        await stage.source.send(part_of(1))
+
+
+async def test_a_look_at_the_start_tells_that_the_database_is_there(
+    writing: Writing, autojump_clock: MockClock
+) -> None:
+    """Before any run log comes, the gauge says that the database is away, then that it is back."""
+    writing.database.probes = [transient(), operator("no table"), None]
+    with capture_logs() as logs:
+        await writing.writer.look()
+    assert writing.up == 1
+    assert writing.writer.trouble is None
+    assert [line["log_level"] for line in logs] == ["error", "error", "info"]
+    assert writing.database.batches == []
+
+
+async def test_a_look_ends_at_a_stop(writing: Writing, autojump_clock: MockClock) -> None:
+    """A database that never comes does not keep relayd from stopping."""
+    writing.never_again(transient)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(writing.writer.look)
+        await trio.sleep(30)
+        assert writing.up == 0
+        writing.writer.stop()
+
+
+async def test_a_full_server_gets_no_run_logs_one_by_one(
+    writing: Writing, autojump_clock: MockClock
+) -> None:
+    """When the disk is full for all, the batch waits as one although the server answers."""
+    full = DatabaseError("no space left", "transient", "53100")
+    writing.database.failures = [full] * (2 * ATTEMPTS_TOGETHER)
+    assert await writing.writer.write(LOGS) == STORED
+    assert writing.database.batches == [["node0", "node1", "node2"]] * (2 * ATTEMPTS_TOGETHER + 1)

@@ -1,0 +1,146 @@
+"""What the root helper makes of a request."""
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from relayd.remote_run.helper.main import MAX_ARGUMENT, RefusedError, listed_hosts, read_request
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner),
+)
+
+
+def line(hosts: object, conditions: object = ()) -> bytes:
+    """A request."""
+    return json.dumps({"hosts": hosts, "conditions": conditions}).encode()
+
+
+def test_request_is_read() -> None:
+    """Hosts and conditions are kept in their order, each once."""
+    request = line(["b.example", "a", "10.0.0.1", "fe80::1", "a"], ["x", "y_2"])
+    assert read_request(request) == (["b.example", "a", "10.0.0.1", "fe80::1"], ["x", "y_2"])
+
+
+@pytest.mark.fault("A13", "D.6.3")
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "-x",
+        "--help",
+        ".hidden",
+        "a b",
+        "a,b",
+        "a;reboot",
+        "$(reboot)",
+        "`reboot`",
+        "a|b",
+        "a\nb",
+        "a\n",
+        "a\x00",
+        "a/b",
+        "../a",
+        "ä.example",
+        "²",
+        "a" * 256,
+        "\ud800",
+    ],
+)
+def test_host_of_another_form_is_refused(name: str) -> None:
+    """A host name begins with a letter or digit, and nothing in it means anything to a command."""
+    with pytest.raises(RefusedError, match="invalid host"):
+        read_request(line(["good.example", name]))
+
+
+@pytest.mark.fault("A13", "D.6.3")
+@pytest.mark.parametrize(
+    "name", ["", "-D", "_a", "a-b", "a b", "a,b", "a\n", "a\x00", "a;b", "é", "x" * 1025, "a.b"]
+)
+def test_condition_of_another_form_is_refused(name: str) -> None:
+    """A condition is of letters, digits and underscores."""
+    with pytest.raises(RefusedError, match="invalid condition"):
+        read_request(line(["good.example"], ["good", name]))
+
+
+@pytest.mark.fault("D.6.3")
+@pytest.mark.parametrize(
+    "request_line",
+    [
+        b"",
+        b"null",
+        b"[]",
+        b"{}",
+        b"{",
+        b'{"hosts": ["a"]}',
+        b'{"hosts": ["a"], "conditions": [], "command": "/bin/sh"}',
+        b'{"hosts": ["a"], "hosts": ["b"], "conditions": []}',
+        b'{"hosts": "a", "conditions": []}',
+        b'{"hosts": {"a": 1}, "conditions": []}',
+        b'{"hosts": [1], "conditions": []}',
+        b'{"hosts": [["a"]], "conditions": []}',
+        b'{"hosts": [], "conditions": []}',
+        b'{"hosts": ["a"], "conditions": null}',
+        b'{"hosts": ["a"], "conditions": []} x',
+        b"\xff\xfe",
+        b"[" * 100_000,
+        b"9" * 10_000,
+    ],
+)
+def test_what_is_no_request_is_refused(request_line: bytes) -> None:
+    """A request has exactly its two keys, with lists of strings."""
+    with pytest.raises(RefusedError):
+        read_request(request_line)
+
+
+@pytest.mark.fault("D.6.3")
+def test_too_many_names_are_refused() -> None:
+    """What would not fit into one argument of a command is refused."""
+    # Each of 9 characters and a comma, but for the last.
+    fitting = [f"h{number:08}" for number in range(MAX_ARGUMENT // 10)]
+    assert len(",".join([*fitting, ""])) == MAX_ARGUMENT
+    assert read_request(line(fitting, fitting))[0] == fitting
+    with pytest.raises(RefusedError, match="too many hosts"):
+        read_request(line([*fitting, "more"]))
+    with pytest.raises(RefusedError, match="too many conditions"):
+        read_request(line(fitting, [*fitting, "more"]))
+
+
+@pytest.mark.fault("D.6.3")
+@given(st.binary(max_size=200) | JSON.map(lambda value: json.dumps(value).encode()))
+def test_any_bytes_are_a_request_or_refused(data: bytes) -> None:
+    """Whatever comes, there is no other outcome."""
+    try:
+        hosts, _ = read_request(data)
+    except RefusedError:
+        return
+    assert hosts
+
+
+@given(JSON, JSON)
+def test_any_members_are_names_or_refused(hosts: object, conditions: object) -> None:
+    """What is accepted is plain names that can split or end no argument."""
+    try:
+        names = read_request(line(hosts, conditions))
+    except RefusedError:
+        return
+    for name in [*names[0], *names[1]]:
+        assert name[0].isalnum() or name[0] == "_"
+        assert not set(name) & set(", \n\0;$/\\'\"")
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", '{"a": 1}', '{"a": {}}', '{"a": {"hostname": []}}']
+)
+def test_broken_nodes_list_is_refused(tmp_path: Path, text: str) -> None:
+    """Without a whole nodes list nothing is run."""
+    path = tmp_path / "nodeslist.json"
+    with pytest.raises(RefusedError):
+        listed_hosts(path)
+    path.write_text(text)
+    with pytest.raises(RefusedError):
+        listed_hosts(path)

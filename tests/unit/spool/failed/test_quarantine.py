@@ -1,0 +1,278 @@
+"""To `failed` and back."""
+
+import json
+import os
+import socket
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from relayd.errors import Reason, Refused
+from relayd.spool.failed import quarantine as module
+from relayd.spool.failed.quarantine import quarantine, requeue
+from relayd.spool.failed.reasons import (
+    NAME_MAX,
+    ReasonRecord,
+    fit_name,
+    read_reason,
+    reason_path,
+    write_reason,
+)
+from relayd.spool.identity import Identity, identity
+
+REFUSED = Refused(Reason.ARCHIVE, "cut short after 12 bytes")
+
+
+@pytest.fixture
+def failed(spool: Path) -> Path:
+    """Where refused files go; not made yet."""
+    return spool.with_name("failed")
+
+
+def put(path: Path, content: str = "x") -> Identity:
+    """Write a file and return its identity."""
+    path.write_text(content)
+    return identity(path.lstat())
+
+
+def refuse(spool: Path, failed: Path, name: str, known: Identity | None = None) -> Path:
+    """Refuse a file and return where it is then."""
+    where = quarantine(spool, failed, name, known, REFUSED, node_id="node", trust="token")
+    assert isinstance(where, Path)
+    return where
+
+
+def names(directory: Path) -> list[str]:
+    """What is in a directory, sorted."""
+    return sorted(path.name for path in directory.iterdir())
+
+
+def test_refused_file_is_moved_with_its_reason(spool: Path, failed: Path) -> None:
+    """The file itself is moved, and one line of JSON beside it tells why."""
+    known = put(spool / "a.log", "content")
+    where = refuse(spool, failed, "a.log", known)
+    assert where == failed / "a.log"
+    assert identity(where.lstat()) == known
+    assert names(spool) == []
+    text = (failed / "a.log.reason").read_text(encoding="ascii")
+    assert text.endswith("}\n")
+    record = json.loads(text)
+    assert record.pop("time").endswith("+00:00")
+    assert record == {
+        "name": "a.log",
+        "queue_id": "E4355B8DF831D65D391E9893AE31BFE9",
+        "reason": "archive",
+        "detail": "cut short after 12 bytes",
+        "node": "node",
+        "trust": "token",
+    }
+
+
+@pytest.mark.fault("S4")
+def test_older_refused_file_of_the_same_name_is_kept(spool: Path, failed: Path) -> None:
+    """Files refused under one name are all kept, each with its reason."""
+    for content in ("first", "second", "third"):
+        put(spool / "a.log", content)
+        refuse(spool, failed, "a.log")
+    kept = ["a.log", "a.log.~1~", "a.log.~2~"]
+    assert [(failed / name).read_text() for name in kept] == ["first", "second", "third"]
+    assert names(failed) == sorted(kept + [f"{name}.reason" for name in kept])
+
+
+@pytest.mark.fault("S3")
+def test_newer_file_of_the_same_name_is_not_refused(spool: Path, failed: Path) -> None:
+    """A file that took the name of a refused one stays to be processed."""
+    known = put(spool / "a.log")
+    (spool / "a.log").unlink()
+    put(spool / "a.log", "newer")
+    result = quarantine(spool, failed, "a.log", known, REFUSED, node_id="", trust="")
+    assert result == "changed"
+    assert names(spool) == ["a.log"]
+
+
+@pytest.mark.fault("S3")
+def test_newer_file_taken_in_the_last_moment_is_put_back(
+    spool: Path, failed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that took the name just before the move is found out after it, and goes back."""
+    known = put(spool / "a.log")
+
+    def replace_then_look(path: Path) -> Path:
+        put(spool / "new", "newer")
+        (spool / "new").rename(spool / "a.log")
+        return reason_path(path)
+
+    monkeypatch.setattr(module, "reason_path", replace_then_look)
+    result = quarantine(spool, failed, "a.log", known, REFUSED, node_id="", trust="")
+    monkeypatch.undo()
+    assert result == "changed"
+    assert (spool / "a.log").read_text() == "newer"
+    assert names(failed) == []
+
+
+@pytest.mark.fault("S16")
+def test_vanished_file_is_gone(spool: Path, failed: Path) -> None:
+    """A refused file that someone else took is no error and leaves no reason behind."""
+    assert quarantine(spool, failed, "a.log", None, REFUSED, node_id="", trust="") == "gone"
+    assert not failed.exists() or names(failed) == []
+
+
+@pytest.mark.fault("S5")
+def test_missing_failed_directory_is_made(spool: Path, failed: Path) -> None:
+    """`failed` is made when someone removed it; when that is impossible the file stays."""
+    put(spool / "a.log")
+    refuse(spool, failed, "a.log")
+    assert stat.S_IMODE(failed.stat().st_mode) & 0o007 == 0
+    put(spool / "b.log")
+    with pytest.raises(FileNotFoundError):
+        refuse(spool, failed.parent / "missing" / "failed", "b.log")
+    assert names(spool) == ["b.log"]
+
+
+def make_socket(path: Path) -> None:
+    """A listening socket, bound by a short relative path as sun_path is short."""
+    here = Path.cwd()
+    os.chdir(path.parent)
+    try:
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(path.name)
+    finally:
+        os.chdir(here)
+
+
+@pytest.mark.fault("S11")
+@pytest.mark.parametrize(
+    ("make", "kind"),
+    [
+        (lambda path: path.symlink_to("/etc/passwd"), stat.S_ISLNK),
+        (lambda path: path.symlink_to("/nowhere"), stat.S_ISLNK),
+        (os.mkfifo, stat.S_ISFIFO),
+        (make_socket, stat.S_ISSOCK),
+        (lambda path: (path / "sub").mkdir(parents=True), stat.S_ISDIR),
+    ],
+    ids=["link", "broken link", "fifo", "socket", "directory"],
+)
+def test_what_is_no_file_is_moved_as_it_is(
+    spool: Path, failed: Path, make: Callable[[Path], None], kind: Callable[[int], bool]
+) -> None:
+    """Links, FIFOs, sockets and directories are moved without being opened or followed."""
+    make(spool / "x.log")
+    known = identity((spool / "x.log").lstat())
+    where = refuse(spool, failed, "x.log", known)
+    assert kind(where.lstat().st_mode)
+    assert identity(where.lstat()) == known
+    assert names(spool) == []
+
+
+@pytest.mark.fault("S14")
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"\xff\xfe@\x80.log",
+        b"new\nline.log",
+        b"\x1b[31mred.log",
+        b"%2e%2e%2f?#.log",
+        b"x" * 251 + b".log",
+        b"\xc3\xa9" * 125 + b"a.log",
+    ],
+)
+def test_any_name_is_kept_and_comes_back(spool: Path, failed: Path, raw: bytes) -> None:
+    """Whatever bytes a name has, twice in `failed`, its reason tells it and it is restored."""
+    name = os.fsdecode(raw)
+    for content in ("first", "second"):
+        put(spool / name, content)
+        where = refuse(spool, failed, name)
+        record = read_reason(reason_path(where))
+        assert record is not None
+        assert record.name == name
+    assert len(names(failed)) == 4
+    assert requeue(failed, spool, lambda _: True) == 1
+    assert [os.fsencode(found) for found in names(spool)] == [raw]
+    (spool / name).unlink()
+    assert requeue(failed, spool, lambda _: True) == 1
+    assert names(failed) == []
+
+
+@given(
+    st.binary(min_size=1, max_size=NAME_MAX).filter(lambda raw: not set(raw) & {0, 47}),
+    st.sampled_from([".reason", ".~1~", ".~12345~"]),
+)
+def test_names_are_shortened_to_what_fits(raw: bytes, suffix: str) -> None:
+    """A name with a suffix fits a directory entry, and different long names stay different."""
+    fitted = os.fsencode(fit_name(os.fsdecode(raw), suffix))
+    assert len(fitted) <= NAME_MAX
+    assert fitted.endswith(suffix.encode())
+    if len(raw) + len(suffix) <= NAME_MAX:
+        assert fitted == raw + suffix.encode()
+    other = bytes([raw[0] ^ 1 or 2]) + raw[1:]
+    if other[0] != 47:
+        assert os.fsencode(fit_name(os.fsdecode(other), suffix)) != fitted
+
+
+def test_reason_left_by_a_crash_is_replaced(spool: Path, failed: Path) -> None:
+    """A reason whose file never came (a crash between the two) makes room for the next one."""
+    failed.mkdir()
+    (failed / "a.log.reason").write_text("{")
+    put(spool / "a.log")
+    assert refuse(spool, failed, "a.log") == failed / "a.log"
+    record = read_reason(failed / "a.log.reason")
+    assert record is not None
+    assert record.reason is Reason.ARCHIVE
+
+
+def test_only_wanted_files_go_back(spool: Path, failed: Path) -> None:
+    """Files go back by their reason; the others, and those without one, stay."""
+    for name in ("a.log", "b.log", "c.log", "d.log"):
+        put(spool / name, name)
+        refuse(spool, failed, name)
+    (failed / "c.log.reason").unlink()
+    (failed / "d.log.reason").write_text('{"name": "d.log"}')
+    assert requeue(failed, spool, lambda record: record.name != "b.log") == 1
+    assert names(spool) == ["a.log"]
+    assert (spool / "a.log").read_text() == "a.log"
+    assert names(failed) == [
+        "b.log",
+        "b.log.reason",
+        "c.log",
+        "d.log",
+        "d.log.reason",
+    ]
+
+
+def test_file_does_not_go_back_over_a_newer_one(spool: Path, failed: Path) -> None:
+    """A name that is taken in the spool is not overwritten; the refused file keeps its reason."""
+    put(spool / "a.log", "refused")
+    refuse(spool, failed, "a.log")
+    put(spool / "a.log", "newer")
+    assert requeue(failed, spool, lambda _: True) == 0
+    assert (spool / "a.log").read_text() == "newer"
+    assert names(failed) == ["a.log", "a.log.reason"]
+
+
+def test_forged_reason_does_not_move_files_elsewhere(spool: Path, failed: Path) -> None:
+    """A reason whose name leads out of the spool is not obeyed."""
+    put(spool / "a.log")
+    where = refuse(spool, failed, "a.log")
+    record = read_reason(reason_path(where))
+    assert record is not None
+    for name in ("../escaped.log", "", ".", ".."):
+        forged = ReasonRecord(name, "", record.reason, "", "", record.time, "")
+        write_reason(reason_path(where), forged)
+        assert requeue(failed, spool, lambda _: True) == 0
+    assert names(spool.parent) == ["failed", "incoming"]
+
+
+def test_missing_failed_directory_holds_nothing_to_bring_back(spool: Path, failed: Path) -> None:
+    """Without `failed` nothing goes back, and it is no crash."""
+    assert requeue(failed, spool, lambda _: True) == 0
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "null", "[" * 100_000, '{"name": 1}'])
+def test_broken_reason_counts_as_none(tmp_path: Path, content: str) -> None:
+    """A reason that is cut or not ours is no record."""
+    (tmp_path / "a.reason").write_text(content)
+    assert read_reason(tmp_path / "a.reason") is None

@@ -1,0 +1,340 @@
+"""The watcher on real directories, with the real kernel."""
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+from trio.testing import MockClock
+
+from relayd.spool.watching.watcher import Arrival
+from tests.support.spool import open_watcher
+
+OLD_S = 100.0
+
+
+def write(path: Path, *, age: float = 0.0) -> None:
+    """A file written in place, last modified `age` seconds ago."""
+    path.write_text("x")
+    if age:
+        os.utime(path, (time.time() - age,) * 2)
+
+
+def upload(path: Path) -> None:
+    """A file as the web server leaves it: written under another name, then renamed."""
+    temporary = path.with_name(".davfs.tmp000001")
+    temporary.write_text("x")
+    temporary.rename(path)
+
+
+@pytest.mark.fault("N2")
+async def test_start_takes_files_of_any_age(spool: Path, fast_clock: MockClock) -> None:
+    """Files that are there at start are taken at once, the oldest first, young ones too."""
+    for number, age in enumerate([5.0, 500.0, 0.0, 50.0]):
+        write(spool / f"{number}.log", age=age)
+    async with open_watcher(spool) as watcher:
+        assert await watcher.finish(4) == ["1.log", "3.log", "0.log", "2.log"]
+        assert watcher.mode == "inotify"
+
+
+@pytest.mark.fault("N2")
+async def test_file_that_lands_before_the_listing_is_taken_once(
+    spool: Path, fast_clock: MockClock
+) -> None:
+    """The directory is watched before it is listed: what falls between is found, and once."""
+    async with open_watcher(spool, limit=0) as watcher:
+        upload(spool / "a.log")  # the listing has not run yet: no checkpoint since the start
+        assert (await watcher.take()).name == "a.log"
+        assert await watcher.is_silent(5)
+
+
+@pytest.mark.history(4)
+async def test_the_loop_is_the_same_for_inventories(spool: Path, fast_clock: MockClock) -> None:
+    """Temporary and foreign files end no watcher, whichever extensions it serves."""
+    async with open_watcher(spool, limit=0, extensions=frozenset({"xml", "ocs"})) as watcher:
+        for name in (".davfs.tmp000002", "run.log", "notes"):
+            write(spool / name)
+        upload(spool / "node.xml")
+        assert (await watcher.take()).name == "node.xml"
+        upload(spool / "node.ocs")
+        assert (await watcher.take()).name == "node.ocs"
+
+
+@pytest.mark.history(3, 5, 6)
+@pytest.mark.fault("N10")
+async def test_upload_arrives_once_and_whole(spool: Path, fast_clock: MockClock) -> None:
+    """Of a web server's upload only the rename counts, once, and says that the file is whole."""
+    async with open_watcher(spool, limit=0, settled=True) as watcher:
+        for number in range(100):
+            (spool / f".davfs.tmp{number:06}").write_text("")
+            (spool / f"{number}.bak").write_text("")
+        upload(spool / "a.log")
+        assert await watcher.take() == Arrival("a.log", atomic=True)
+        assert await watcher.is_silent(5)
+
+
+async def test_file_written_in_place_is_not_known_to_be_whole(
+    spool: Path, fast_clock: MockClock
+) -> None:
+    """A file announced by its closing may get more: it is not called atomic."""
+    async with open_watcher(spool, settled=True) as watcher:
+        write(spool / "a.log")
+        assert await watcher.take() == Arrival("a.log", atomic=False)
+
+
+@pytest.mark.fault("S17")
+@pytest.mark.history(9)
+async def test_file_in_flight_is_not_sent_again(spool: Path, fast_clock: MockClock) -> None:
+    """Neither periodic listings nor requested ones send a file that is being worked on."""
+    write(spool / "a.log", age=OLD_S)
+    async with open_watcher(spool, frequency=1.0) as watcher:
+        assert (await watcher.take()).name == "a.log"
+        watcher.rescan.set()
+        assert await watcher.is_silent(10)
+
+
+@pytest.mark.fault("S3")
+async def test_file_replaced_in_flight_is_sent_again(spool: Path, fast_clock: MockClock) -> None:
+    """A newer file under a name in flight comes after its predecessor is done."""
+    async with open_watcher(spool, limit=0) as watcher:
+        upload(spool / "a.log")
+        assert (await watcher.take()).name == "a.log"
+        upload(spool / "a.log")
+        assert await watcher.is_silent(2)
+        watcher.pending.release("a.log")
+        assert (await watcher.take()).name == "a.log"
+
+
+@pytest.mark.fault("N8")
+async def test_event_of_a_vanished_file_is_a_hint(spool: Path, fast_clock: MockClock) -> None:
+    """A name whose file is gone again may arrive; what counts afterwards is the directory."""
+    async with open_watcher(spool, settled=True) as watcher:
+        for _ in range(3):
+            upload(spool / "a.log")
+            (spool / "a.log").unlink()
+        watcher.pending.release((await watcher.take()).name)
+        assert await watcher.is_silent(5)
+        upload(spool / "a.log")
+        assert (await watcher.take()).name == "a.log"
+
+
+@pytest.mark.fault("N9")
+async def test_without_any_event_listings_find_the_file(
+    spool: Path, tmp_path: Path, fast_clock: MockClock
+) -> None:
+    """A file that no event tells of (here: a hard link) is found within one interval."""
+    write(tmp_path / "elsewhere", age=OLD_S)
+    async with open_watcher(spool, frequency=10.0, settled=True) as watcher:
+        os.link(tmp_path / "elsewhere", spool / "a.log")
+        assert await watcher.take() == Arrival("a.log", atomic=False)
+
+
+async def test_periodic_listing_leaves_young_files_alone(
+    spool: Path, tmp_path: Path, fast_clock: MockClock
+) -> None:
+    """Files younger than 30 s are left to their events."""
+    write(tmp_path / "elsewhere")
+    async with open_watcher(spool, frequency=1.0, settled=True) as watcher:
+        os.link(tmp_path / "elsewhere", spool / "a.log")
+        assert await watcher.is_silent(10)
+
+
+@pytest.mark.history(10, 11)
+async def test_failed_file_is_retried_with_periodic_listings_off(
+    spool: Path, fast_clock: MockClock
+) -> None:
+    """With a limit of 0, what was there at start and fails comes back until it is done."""
+    write(spool / "a.log", age=86_400)
+    async with open_watcher(spool, limit=0) as watcher:
+        for _ in range(4):
+            assert (await watcher.take()).name == "a.log"
+            watcher.pending.retry("a.log")
+        assert await watcher.finish(1) == ["a.log"]
+
+
+async def test_rescan_does_not_wait_for_delays(spool: Path, fast_clock: MockClock) -> None:
+    """When the world has changed, files are tried again at once, whatever their delay."""
+    write(spool / "a.log")
+    async with open_watcher(spool, limit=0) as watcher:
+        watcher.pending.retry((await watcher.take()).name, floor=100_000)
+        watcher.rescan.set()
+        assert (await watcher.take()).name == "a.log"
+
+
+async def test_no_name_comes_after_its_file_was_done(spool: Path, fast_clock: MockClock) -> None:
+    """Listings taken while files leave the directory bring none of them back."""
+    for number in range(200):
+        write(spool / f"{number:03}.log", age=1000 - number)
+    async with open_watcher(spool, limit=5, listing_size=40) as watcher:
+        for _ in range(200):
+            name = (await watcher.take()).name
+            (spool / name).unlink()  # fails for a name that comes twice
+            watcher.pending.release(name)
+            await trio.sleep(0.1)
+
+
+@pytest.mark.fault("S18")
+async def test_backlog_larger_than_a_listing_goes_on_by_itself(
+    spool: Path, fast_clock: MockClock
+) -> None:
+    """A listing that was full is followed by the next one, in order and each file once."""
+    for number in range(35):
+        write(spool / f"{number:02}.log", age=1000 - number)
+    async with open_watcher(spool, frequency=100_000, limit=5, listing_size=10) as watcher:
+        assert await watcher.finish(35) == [f"{number:02}.log" for number in range(35)]
+
+
+async def test_live_files_go_before_the_backlog(spool: Path, fast_clock: MockClock) -> None:
+    """A file that arrives waits for one turn of the backlog at most, not for all of it."""
+    for number in range(30):
+        write(spool / f"{number:02}.log", age=OLD_S)
+    async with open_watcher(spool, limit=5) as watcher:
+        await watcher.take()
+        upload(spool / "live.log")
+        await trio.testing.wait_all_tasks_blocked()
+        names = [(await watcher.take()).name for _ in range(10)]
+    assert "live.log" in names[:6]
+
+
+async def test_backlog_is_not_starved_by_live_files(spool: Path, fast_clock: MockClock) -> None:
+    """While files keep arriving the backlog gets its turns too."""
+    for number in range(20):
+        write(spool / f"old{number}.log", age=OLD_S)
+    async with open_watcher(spool, limit=5) as watcher:
+        names = []
+        for number in range(80):
+            upload(spool / f"live{number}.log")
+            names += await watcher.finish(1)
+    assert sum(name.startswith("old") for name in names) == 20
+
+
+async def test_full_pipeline_holds_the_watcher(spool: Path, fast_clock: MockClock) -> None:
+    """No more than one name is in flight for a receiver that takes none."""
+    for number in range(10):
+        write(spool / f"{number}.log")
+    async with open_watcher(spool) as watcher:
+        await trio.sleep(20)
+        assert watcher.pending.in_flight == 1
+        assert watcher.arrivals.statistics().current_buffer_used == 0
+
+
+async def test_more_live_names_than_are_kept_are_left_to_a_listing(
+    spool: Path, fast_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the pipeline is full, names are kept to a bound; the others are found later."""
+    monkeypatch.setattr("relayd.spool.watching.watcher.LIVE_NAMES", 20)
+    names = {f"{number}.log" for number in range(100)}
+    async with open_watcher(spool, limit=0, settled=True) as watcher:
+        for name in sorted(names):
+            write(spool / name)
+        await trio.testing.wait_all_tasks_blocked()
+        assert set(await watcher.finish(len(names))) == names
+
+
+async def test_files_beyond_the_retry_table_are_found_by_a_listing(
+    spool: Path, fast_clock: MockClock
+) -> None:
+    """Files that fail when no more can be remembered come back all the same."""
+    for number in range(12):
+        write(spool / f"{number}.log")
+    async with open_watcher(spool, limit=0) as watcher:
+        watcher.pending.remembered = 8
+        for _ in range(12):
+            watcher.pending.retry((await watcher.take()).name, floor=10)
+        assert len(set(await watcher.finish(12))) == 12
+
+
+@pytest.mark.fault("N1")
+async def test_overflow_is_counted_and_followed_by_a_listing(
+    spool: Path, fast_clock: MockClock
+) -> None:
+    """When the kernel drops events, all files are still found, without any periodic listing."""
+    queued = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
+    async with open_watcher(spool, limit=0, settled=True) as watcher:
+        here, there = spool / "1.tmp", spool / "2.tmp"
+        write(here)
+        for _ in range(queued // 2 + 1):
+            here.rename(there)
+            there.rename(here)
+        write(spool / "lost.log")
+        assert await watcher.finish(1) == ["lost.log"]
+        assert watcher.value("watch_overflows") == 1
+
+
+@pytest.mark.fault("N3")
+async def test_directory_deleted_and_made_again(spool: Path, fast_clock: MockClock) -> None:
+    """After the directory was deleted and made again, old files and new events come in."""
+    async with open_watcher(spool, limit=0, settled=True) as watcher:
+        spool.rmdir()
+        spool.mkdir()
+        upload(spool / "a.log")
+        assert await watcher.finish(1) == ["a.log"]
+        spool.rmdir()
+        await trio.sleep(5)
+        spool.mkdir()
+        upload(spool / "b.log")
+        assert await watcher.finish(1) == ["b.log"]
+        await watcher.see_events()
+
+
+@pytest.mark.fault("N4")
+async def test_directory_moved_away(spool: Path, fast_clock: MockClock) -> None:
+    """After the directory was moved and replaced, only the new one counts."""
+    async with open_watcher(spool, limit=0, settled=True) as watcher:
+        moved = spool.rename(spool.with_name("moved"))
+        spool.mkdir()
+        upload(spool / "a.log")
+        assert await watcher.finish(1) == ["a.log"]
+        upload(moved / "other.log")
+        await watcher.see_events()
+
+
+async def test_directory_that_is_not_there_yet(tmp_path: Path, fast_clock: MockClock) -> None:
+    """A spool that appears later is watched from then on, files in it included."""
+    async with open_watcher(tmp_path / "a" / "incoming", limit=0) as watcher:
+        await trio.sleep(3)
+        (tmp_path / "b" / "incoming").mkdir(parents=True)
+        upload(tmp_path / "b" / "incoming" / "a.log")
+        (tmp_path / "b").rename(tmp_path / "a")
+        assert await watcher.finish(1) == ["a.log"]
+
+
+async def test_gauges_tell_the_backlog(spool: Path, fast_clock: MockClock) -> None:
+    """Size of the backlog and age of its oldest file are told, also without periodic listings."""
+    write(spool / "a.log", age=500)
+    write(spool / "b.log")
+    (spool / ".davfs.tmp1").touch()
+    async with open_watcher(spool, limit=0) as watcher:
+        await watcher.take()
+        assert watcher.value("spool_files") == 2
+        assert watcher.value("spool_oldest_seconds") == pytest.approx(500, abs=60)
+        (spool / "b.log").unlink()
+        fast_clock.rate = 1000
+        await trio.sleep(130)
+        assert watcher.value("spool_files") == 1
+
+
+async def test_stop_closes_the_channel(spool: Path, fast_clock: MockClock) -> None:
+    """When told to stop the watcher closes its channel; a name that was not taken is released."""
+    write(spool / "a.log")
+    async with open_watcher(spool) as watcher:
+        while not watcher.pending.in_flight:
+            await trio.sleep(0.1)
+        watcher.stop.set()
+        await trio.testing.wait_all_tasks_blocked()
+        assert [arrival async for arrival in watcher.arrivals] == []
+        assert watcher.pending.in_flight == 0
+
+
+async def test_descriptors_are_closed(spool: Path, fast_clock: MockClock) -> None:
+    """A watcher that ended holds no descriptor, however often its directory was replaced."""
+    before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
+    async with open_watcher(spool) as watcher:
+        for _ in range(3):
+            spool.rmdir()
+            spool.mkdir()
+            upload(spool / "a.log")
+            await watcher.finish(1)
+    assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208

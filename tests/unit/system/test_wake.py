@@ -1,0 +1,28 @@
+"""A bell for one task."""
+
+import trio
+import trio.testing
+
+from relayd.system.wake import Wake
+
+
+async def test_ring_before_the_wait_is_kept() -> None:
+    """A ring that nobody waited for makes the next wait return at once, and only that one."""
+    wake = Wake()
+    wake.set()
+    wake.set()
+    await wake.wait()
+    with trio.move_on_after(0) as scope:
+        await wake.wait()
+    assert scope.cancelled_caught
+
+
+async def test_cancelled_wait_keeps_the_ring() -> None:
+    """A ring is not lost when the waiting task is cancelled in the same moment."""
+    wake = Wake()
+    wake.set()
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await wake.wait()
+    assert scope.cancelled_caught
+    await wake.wait()
