@@ -18,7 +18,7 @@ from relayd.telemetry.logs import configure
 
 
 def main() -> None:
-    """Measures what the command line asks for, progress on standard error."""
+    """Measure what the command line asks for, progress on standard error."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--rounds", type=int, default=5, help="rounds, medians are taken of")
     parser.add_argument("--run-logs", type=int, default=3000, help="run logs in a round")

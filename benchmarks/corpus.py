@@ -76,7 +76,7 @@ class Sample:
 
 
 def make_nodes(count: int = NODES) -> list[Node]:
-    """Makes nodes with distinct certificates over `KEYS` keys."""
+    """Make nodes with distinct certificates over `KEYS` keys."""
     keys = _keys()
     return [
         _node(f"{number:08x}-5eed-4000-8000-be7c6a11ed00", keys[number % KEYS])
@@ -85,7 +85,7 @@ def make_nodes(count: int = NODES) -> list[Node]:
 
 
 def make_samples(nodes: list[Node], count: int) -> list[Sample]:
-    """Makes run logs of different runs, the nodes in turn, five minutes between runs of a node."""
+    """Make run logs of different runs, the nodes in turn, five minutes between runs of a node."""
     say(f"signing {count} run logs of {REPORTS} reports")
     samples = []
     for number in range(count):
@@ -98,7 +98,7 @@ def make_samples(nodes: list[Node], count: int) -> list[Sample]:
 
 
 def write_nodes(nodes: list[Node], directory: Path) -> None:
-    """Writes `nodeslist.json` and `allnodescerts.pem` as a policy server does."""
+    """Write `nodeslist.json` and `allnodescerts.pem` as a policy server does."""
     everyone = {"root": {"hostname": "server.example.org", "policy-server": "root"}}
     for number, node in enumerate(nodes):
         everyone[node.id] = {

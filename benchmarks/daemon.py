@@ -59,7 +59,7 @@ class Daemon:
         self.incoming = directory / "reports" / "incoming"
 
     def upload(self, written: Path, name: str) -> None:
-        """Makes a file appear as mod_dav does it: temporary name, then rename.
+        """Make a file appear as mod_dav does it: temporary name, then rename.
 
         Args:
             written: a file for this upload alone: a link is refused, and what writing costs is
@@ -71,12 +71,12 @@ class Daemon:
         part.rename(self.incoming / name)
 
     def waiting(self) -> bool:
-        """Whether a file is left in the spool; one is removed only after its commit."""
+        """Return whether a file is left in the spool; one is removed only after its commit."""
         with os.scandir(self.incoming) as entries:
             return next(entries, None) is not None
 
     def wait_until_empty(self, deadline_s: float = 300.0) -> None:
-        """Returns when the spool is empty.
+        """Return when the spool is empty.
 
         Raises:
             TimeoutError: it was not within the deadline.
@@ -103,7 +103,7 @@ class Daemon:
         return peak_bytes(self.pid), max(map(peak_bytes, self.workers()), default=0)
 
     def lags(self) -> Buckets:
-        """The event loop's lag so far, from its own metrics."""
+        """Return the event loop's lag so far, from its own metrics."""
         return {
             float(sample.labels["le"]): sample.value
             for family in text_string_to_metric_families(self._metrics())
@@ -112,7 +112,7 @@ class Daemon:
         }
 
     def log(self) -> str:
-        """The end of what it logged."""
+        """Return the end of what it logged."""
         return (self._directory / "relayd.log").read_text(errors="replace")[-2000:]
 
     def _metrics(self) -> str:
@@ -125,7 +125,7 @@ class Daemon:
             connection.close()
 
     def wait_until_up(self) -> None:
-        """Returns when its API answers.
+        """Return when its API answers.
 
         Raises:
             RuntimeError: it ended or does not answer in time; the text is its log.
@@ -146,7 +146,7 @@ class Daemon:
 def run_daemon(
     directory: Path, nodes: Sequence[Node], database: Connection, extra: str = ""
 ) -> Iterator[Daemon]:
-    """Starts relayd on a real configuration; stops it and checks its exit code at the end.
+    """Start relayd on a real configuration; stops it and checks its exit code at the end.
 
     Args:
         directory: where all of its files are.
@@ -187,7 +187,7 @@ def run_daemon(
 
 
 def stage(samples: Sequence[Sample], directory: Path) -> list[Path]:
-    """Writes samples beside the spool, from where they are linked into it again and again."""
+    """Write samples beside the spool, from where they are linked into it again and again."""
     directory.mkdir()
     paths = []
     for sample in samples:
@@ -198,7 +198,7 @@ def stage(samples: Sequence[Sample], directory: Path) -> list[Path]:
 
 
 def quantile(before: Buckets, after: Buckets, part: float) -> float:
-    """A quantile of what was observed in between, linear within its bucket; seconds."""
+    """Return a quantile of what was observed in between, linear within its bucket; seconds."""
     counts = [(bound, after[bound] - before[bound]) for bound in sorted(after)]
     wanted = counts[-1][1] * part
     low, below = 0.0, 0.0

@@ -43,7 +43,7 @@ PATIENCE_S: Final = 600.0
 
 
 def main() -> None:
-    """Measures, and prints one line for each contender and their ratio."""
+    """Measure, and prints one line for each contender and their ratio."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.forward", description=__doc__)
     parser.add_argument("--run-logs", type=int, default=5000)
     parser.add_argument("--away", type=float, default=50.0, help="milliseconds there and back")
@@ -75,7 +75,7 @@ def _measure(root: Path, run_logs: int, away: float, rounds: int) -> None:
 
 
 def _identity(root: Path) -> tuple[Path, Path]:
-    """A certificate as an agent has one, and its key."""
+    """Return a certificate as an agent has one, and its key."""
     key = generate_private_key(65537, 4096)
     name = x509.Name([x509.NameAttribute(NameOID.USER_ID, "root")])
     begin = datetime.now(UTC) - timedelta(days=1)
@@ -131,7 +131,7 @@ def _fill(directory: Path, count: int) -> None:
 
 
 def _send_plainly(root: Path, cert: Path, port: int) -> float:
-    """Uploads per second of the plain sender."""
+    """Upload per second of the plain sender."""
     _fill(root / "plain", FEW)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
@@ -153,7 +153,7 @@ def _send_plainly(root: Path, cert: Path, port: int) -> float:
 
 
 def _forward(root: Path, cert: Path, port: int, count: int) -> float:
-    """Uploads per second of relayd, from the first rename into the spool to the last unlink."""
+    """Upload per second of relayd, from the first rename into the spool to the last unlink."""
     waiting, spool = root / "waiting", root / "reports"
     _fill(waiting, count)
     api = free_port()

@@ -15,12 +15,12 @@ _CLOCK_TICK_S: Final = 0.01
 
 
 def say(text: str) -> None:
-    """Tells on standard error what is going on; the table alone goes to standard output."""
+    """Return on standard error what is going on; the table alone goes to standard output."""
     print(f"[{time.strftime('%H:%M:%S')}] {text}", file=sys.stderr, flush=True)
 
 
 def take_turns(contenders: Mapping[str, Callable[[], float]], rounds: int) -> Rounds:
-    """Runs every contender once per round, so that a slow minute hits all of them alike.
+    """Run every contender once per round, so that a slow minute hits all of them alike.
 
     The order is turned round in every other round: whoever goes first never has it better.
     """
@@ -35,7 +35,7 @@ def take_turns(contenders: Mapping[str, Callable[[], float]], rounds: int) -> Ro
 
 
 def median(figures: Rounds, name: str) -> float:
-    """The middle figure of one contender."""
+    """Return the middle figure of one contender."""
     return statistics.median(figures[name])
 
 
@@ -46,7 +46,7 @@ def ratio(figures: Rounds, name: str, other: str) -> float:
 
 
 def seconds_per_call(call: Callable[[], object], budget_s: float = 0.3) -> float:
-    """Calls again and again for about `budget_s` and returns the mean CPU time of one call.
+    """Call again and again for about `budget_s` and returns the mean CPU time of one call.
 
     CPU time of this process and of children that have ended: what else the machine does then
     counts little.

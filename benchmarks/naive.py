@@ -42,7 +42,7 @@ Row = tuple[datetime, str, str, str, str, str, str, str, str, str, datetime]
 
 
 def parse(text: bytes) -> list[Row]:
-    """Returns the reports of a run log in the order of `COLUMNS`; log entries are passed over."""
+    """Return the reports of a run log in the order of `COLUMNS`; log entries are passed over."""
     return [row for stamp, entry in _entries(text.decode()) if (row := _row(stamp, entry))]
 
 
@@ -92,7 +92,7 @@ class Element:
 
 
 def decode(data: bytes) -> list[Element]:
-    """Decodes any definite-length BER into a tree (X.690, 8.1)."""
+    """Decode any definite-length BER into a tree (X.690, 8.1)."""
     elements = []
     at = 0
     while at < len(data):
@@ -117,7 +117,7 @@ _MESSAGE_DIGEST: Final = bytes.fromhex("2a864886f70d010904")
 
 
 def verify(message: bytes, certificates: list[x509.Certificate]) -> bytes:
-    """Returns the signed text of an S/MIME message.
+    """Return the signed text of an S/MIME message.
 
     Raises:
         ValueError: structure or digest is wrong.
@@ -148,7 +148,7 @@ def verify(message: bytes, certificates: list[x509.Certificate]) -> bytes:
 
 
 def _parts(message: bytes) -> tuple[bytes, bytes]:
-    """The signed part in canonical form, and the DER of the signature."""
+    """Return the signed part in canonical form, and the DER of the signature."""
     found = re.search(rb'boundary="([^"]+)"', message)
     if found is None:
         raise ValueError("not signed")
@@ -191,7 +191,7 @@ async def insert(connection: Any, rows: list[Row]) -> None:
 async def empty_spool(
     directory: Path, certificates: dict[str, list[x509.Certificate]], parameters: dict[str, Any]
 ) -> None:
-    """Takes file after file: read, verify, parse, insert, unlink."""
+    """Take file after file: read, verify, parse, insert, unlink."""
     connection = await asyncpg.connect(**parameters)
     for path in sorted(directory.iterdir()):  # noqa: ASYNC240 - one file after the other
         node = path.name.partition("@")[2].removesuffix(".log")
@@ -211,7 +211,7 @@ def load_certificates(path: Path) -> dict[str, list[x509.Certificate]]:
 
 
 def main() -> None:
-    """Empties the spool that the command line names; prints seconds and CPU seconds as JSON."""
+    """Empty the spool that the command line names; prints seconds and CPU seconds as JSON."""
     directory, certificates = Path(sys.argv[1]), load_certificates(Path(sys.argv[2]))
     parameters = json.load(sys.stdin)
     begin, used = time.perf_counter(), time.process_time()

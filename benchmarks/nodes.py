@@ -33,7 +33,7 @@ _SERIAL = int.from_bytes(b"\x55" * 19)
 
 
 def main() -> None:
-    """Writes the files into a temporary directory, loads them twice, prints the figures."""
+    """Write the files into a temporary directory, loads them twice, prints the figures."""
     parser = argparse.ArgumentParser(description="Load a large fleet beside an event loop.")
     parser.add_argument("--nodes", type=int, default=50_000)
     count = parser.parse_args().nodes
@@ -107,7 +107,7 @@ def _write_fleet(list_file: Path, certs_file: Path, count: int) -> None:
 
 
 def _pattern() -> tuple[bytes, bytes]:
-    """Makes one certificate; gives its DER and the modulus in it."""
+    """Make one certificate; gives its DER and the modulus in it."""
     key = rsa.generate_private_key(65537, 4096)
     name = x509.Name([x509.NameAttribute(x509.NameOID.USER_ID, _PLACE)])
     now = datetime.datetime.now(datetime.UTC)

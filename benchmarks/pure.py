@@ -17,7 +17,7 @@ from relayd.runlog.signature.smime import verify
 
 
 def verified(sample: Sample) -> bytes:
-    """The content that relayd finds in a sample; the benchmark is void when it refuses it."""
+    """Return the content that relayd finds in a sample; the benchmark is void when it refuses it."""
     result = verify(sample.message, [sample.node.known])
     if not isinstance(result, Verified):
         raise TypeError(f"relayd refuses its own sample: {result}")
@@ -25,7 +25,7 @@ def verified(sample: Sample) -> bytes:
 
 
 def parsed(sample: Sample) -> RunLog:
-    """The run log that relayd finds in a sample."""
+    """Return the run log that relayd finds in a sample."""
     result = parse(verified(sample), sample.node.id)
     if not isinstance(result, RunLog):
         raise TypeError(f"relayd refuses its own sample: {result}")
@@ -33,7 +33,7 @@ def parsed(sample: Sample) -> RunLog:
 
 
 def measure_parser(sample: Sample, rounds: int) -> list[Figure]:
-    """Microseconds per report, relayd's parser and the naive one, which must agree."""
+    """Return microseconds per report, relayd's parser and the naive one, which must agree."""
     content = verified(sample)
     ours = [(row.component, row.msg, row.key_value) for row in read_copy(parsed(sample).copy)]
     theirs = [(row[5], row[8], row[6]) for row in naive.parse(content)]

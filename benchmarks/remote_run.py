@@ -67,7 +67,7 @@ class Streams:
         ]
 
     def begin(self) -> None:
-        """Returns when every command runs."""
+        """Return when every command runs."""
         for thread in self._threads:
             thread.start()
         end = time.monotonic() + 60
@@ -88,7 +88,7 @@ class Streams:
         )
 
     def end(self) -> None:
-        """Leaves; the commands go on until relayd stops."""
+        """Leave; the commands go on until relayd stops."""
         self._stop.set()
         for thread in self._threads:
             thread.join()
@@ -133,7 +133,7 @@ def _name(pid: int) -> str:
 
 
 def main() -> None:
-    """Measures and prints the figures."""
+    """Measure and prints the figures."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.remote_run", description=__doc__)
     parser.add_argument("--rounds", type=int, default=3, help="rounds, medians are taken of")
     parser.add_argument("--run-logs", type=int, default=2000, help="run logs in a round")
@@ -212,7 +212,7 @@ def _ingest(bench: Bench, streams: Streams, loads: list[float] | None) -> float:
 
 
 def _idle(streams: Streams) -> tuple[float, float]:
-    """Cores that the streams use, and lines per second, without run logs."""
+    """Return cores that the streams use, and lines per second, without run logs."""
     cpu, received, begin = streams.cpu(), streams.received, time.perf_counter()
     time.sleep(IDLE_S)
     seconds = time.perf_counter() - begin
@@ -221,7 +221,7 @@ def _idle(streams: Streams) -> tuple[float, float]:
 
 
 def _figures(figures: Rounds, used: float, rate: float, share: float) -> list[Figure]:
-    """The table.
+    """Return the table.
 
     Args:
         figures: run logs per second, with silent and with printing streams.

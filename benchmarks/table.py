@@ -28,7 +28,7 @@ class Figure:
 
 
 def show(title: str, figures: list[Figure]) -> None:
-    """Prints the table to standard output, plain where that is no terminal."""
+    """Print the table to standard output, plain where that is no terminal."""
     console = Console(width=None if Console().is_terminal else 160)
     table = Table(title=title, title_justify="left")
     for heading in ("figure", "measured", "against", "ratio", "asked", ""):

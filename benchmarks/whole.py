@@ -53,13 +53,13 @@ class Use:
     parts: dict[str, float] = field(default_factory=dict)
 
     def add(self, run_logs: int, **parts: float) -> None:
-        """Adds a round."""
+        """Add a round."""
         self.run_logs += run_logs
         for name, seconds in parts.items():
             self.parts[name] = self.parts.get(name, 0.0) + seconds
 
     def ms(self) -> dict[str, float]:
-        """Milliseconds of each kind of process for one run log."""
+        """Return milliseconds of each kind of process for one run log."""
         return {name: seconds / self.run_logs * 1e3 for name, seconds in self.parts.items()}
 
 
@@ -81,7 +81,7 @@ class Bench:
     use: defaultdict[str, Use] = field(default_factory=lambda: defaultdict(Use))
 
     def prepare(self) -> None:
-        """Parses and stages the run logs, fills the seed tables."""
+        """Parse and stages the run logs, fills the seed tables."""
         say("parsing and staging the run logs")
         self.run_logs: list[RunLog] = [parsed(sample) for sample in self.samples]
         self.staged = stage(self.samples, self.directory / "staged")
@@ -100,7 +100,7 @@ class Bench:
         )
 
     def reset(self) -> None:
-        """Gives every contender the same tables: some rows, analysed, a checkpoint done."""
+        """Return every contender the same tables: some rows, analysed, a checkpoint done."""
         columns = ", ".join(COLUMNS)
         self.server.psql(
             "TRUNCATE ruddersysevents, reportsexecution;\n"
@@ -109,7 +109,7 @@ class Bench:
         )
 
     def check(self, run_logs: int, rows: int) -> None:
-        """Fails when the tables do not hold exactly what was put in."""
+        """Fail when the tables do not hold exactly what was put in."""
         found = self.server.psql(
             "SELECT count(*) FROM ruddersysevents WHERE nodeid LIKE '%-5eed-%';\n"
             "SELECT count(*) FROM reportsexecution;"
@@ -144,7 +144,7 @@ class Bench:
         return len(self.samples) / seconds
 
     def write_uploads(self, count: int) -> list[Path]:
-        """Writes the files of so many uploads, each its own, beside the spool."""
+        """Write the files of so many uploads, each its own, beside the spool."""
         directory = self.directory / "uploads"
         directory.mkdir(exist_ok=True)
         written = [directory / staged.name for staged in self.staged[:count]]
@@ -197,7 +197,7 @@ class Bench:
 
 
 def measure_load(bench: Bench, rounds: int) -> list[Figure]:
-    """Rates, CPU, memory and lag under full load."""
+    """Rate, CPU, memory and lag under full load."""
     bench.prepare()
     say("warming up")
     bench.whole_path()

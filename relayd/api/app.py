@@ -39,7 +39,7 @@ class App(QuartTrio):
         self,
         exception_info: tuple[type, BaseException, TracebackType] | tuple[None, None, None],
     ) -> None:
-        """Logs what a handler did not expect; the client learns no more than that."""
+        """Log what a handler did not expect; the client learns no more than that."""
         kind = exception_info[0]
         log.exception(  # noqa: LOG004 - Quart calls this while it handles the exception
             "request failed",
@@ -50,7 +50,7 @@ class App(QuartTrio):
 
 
 def make_app(services: Services) -> App:
-    """Returns the app with all routes that `services` can serve."""
+    """Return the app with all routes that `services` can serve."""
     app = App(__name__, static_folder=None)
     app.config.update(
         MAX_CONTENT_LENGTH=MAX_BODY,
@@ -84,10 +84,10 @@ async def _not_found(_error: HTTPException) -> Response:
 
 
 async def _http_error(error: HTTPException) -> Response:
-    """Errors that Werkzeug and Quart name; 500 is among them, without details."""
+    """Handle errors that Werkzeug and Quart name; 500 is among them, without details."""
     return answers.failure(_action(), error.name, error.code or 500)
 
 
 def _action() -> str:
-    """The action of the route in use: the last part of its endpoint's name."""
+    """Return the action of the route in use: the last part of its endpoint's name."""
     return (request.endpoint or "unknown").rpartition(".")[2]

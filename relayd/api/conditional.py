@@ -30,7 +30,7 @@ class Version:
 
     @classmethod
     def of(cls, status: os.stat_result) -> "Version":
-        """The version of the file that a `stat` call told about."""
+        """Return the version of the file that a `stat` call told about."""
         tag = f'"{status.st_ino:x}-{status.st_mtime_ns:x}-{status.st_size:x}"'
         return cls(tag, int(status.st_mtime), status.st_size)
 
@@ -41,7 +41,7 @@ class Version:
 
 
 def precondition(headers: Headers, version: Version) -> int:
-    """Evaluates the conditions of a GET or HEAD request (RFC 9110, 13.2.2).
+    """Evaluate the conditions of a GET or HEAD request (RFC 9110, 13.2.2).
 
     Args:
         headers: of the request.
@@ -61,7 +61,7 @@ def precondition(headers: Headers, version: Version) -> int:
 
 
 def wanted_range(headers: Headers, version: Version) -> range | None:
-    """Tells which part of a file a GET request wants (RFC 9110, 14.2).
+    """Return which part of a file a GET request wants (RFC 9110, 14.2).
 
     Several ranges in one request, other units than bytes and a range of another version are
     ignored, as it is allowed.
@@ -86,7 +86,7 @@ def wanted_range(headers: Headers, version: Version) -> range | None:
 
 
 def _is_of(version: Version, if_range: str | None) -> bool:
-    """Whether `If-Range` is absent, or names exactly this version."""
+    """Return whether `If-Range` is absent, or names exactly this version."""
     if if_range is None:
         return True
     if if_range.startswith(('"', "W/")):
@@ -95,7 +95,7 @@ def _is_of(version: Version, if_range: str | None) -> bool:
 
 
 def _is_later(version: Version, date: str | None) -> bool | None:
-    """Whether the file was modified after a date; None when that is not one."""
+    """Return whether the file was modified after a date; None when that is not one."""
     parsed = parse_date(date)
     return None if parsed is None else version.modified > parsed.timestamp()
 

@@ -17,5 +17,5 @@ def openapi_blueprint() -> Blueprint:
 
 
 def read_document() -> bytes:
-    """The document, JSON."""
+    """Return the document, JSON."""
     return files("relayd.api").joinpath("openapi.json").read_bytes()

@@ -22,7 +22,7 @@ class Places:
 
     @contextmanager
     def taken(self, claimant: str) -> Iterator[bool]:
-        """Takes a place for as long as the block lasts; gives False if there is none."""
+        """Take a place for as long as the block lasts; gives False if there is none."""
         if self._taken.total() >= self._total or self._taken[claimant] >= self._each:
             yield False
             return

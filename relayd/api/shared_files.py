@@ -123,7 +123,7 @@ def shared_files_blueprint(files: SharedFiles) -> Blueprint:
 
 
 def _ids(files: SharedFiles) -> tuple[Ids, Response | None]:
-    """The ids in the path; and the answer, if the request can go no further."""
+    """Return the ids in the path; and the answer, if the request can go no further."""
     try:
         ids = check_ids(rest_of_path(ROOM))
     except PathError as error:
@@ -147,7 +147,7 @@ def _bad_length(most: int) -> Response | None:
 async def _receive(
     files: SharedFiles, receiver: Receiver, ids: Ids, ttl: float
 ) -> tuple[Outcome, str, int]:
-    """Stores an upload, or passes it on, within its deadline."""
+    """Store an upload, or passes it on, within its deadline."""
     below = files.trust.nodes.get(ids[0]) is not None
     size = request.content_length or 0
     with trio.move_on_after(PATIENCE_S + size / SLOWEST):
@@ -160,7 +160,7 @@ async def _receive(
 async def _pass_on(
     files: SharedFiles, ids: Ids, body: AsyncIterable[bytes] | None
 ) -> tuple[Outcome, str, int]:
-    """Makes the request to the policy server above; with the status of its answer."""
+    """Make the request to the policy server above; with the status of its answer."""
     assert files.upstream is not None
     query = request.query_string.decode("ascii", "replace")
     size = request.content_length or 0
@@ -174,7 +174,7 @@ async def _pass_on(
 
 
 async def _look(store: Store, ids: Ids, digest: str) -> int:
-    """The status that tells whether the file is there, and this is the hash of its content."""
+    """Return the status that tells whether the file is there, and this is the hash of its content."""
     try:
         metadata = parse_metadata(await in_thread(store.metadata, *ids))
     except (FileNotFoundError, NotADirectoryError):
@@ -186,7 +186,7 @@ async def _look(store: Store, ids: Ids, digest: str) -> int:
 
 
 def _single(name: str) -> str:
-    """A parameter of the query that must not be there twice; empty when it is or is missing."""
+    """Return a parameter of the query that must not be there twice; empty when it is or is missing."""
     values = request.args.getlist(name)
     return values[0] if len(values) == 1 else ""
 

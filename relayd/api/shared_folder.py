@@ -76,13 +76,13 @@ def shared_folder_blueprint(folder: SharedFolder) -> Blueprint:
 
 
 def _trouble(path: str, error: OSError) -> Response:
-    """The file is there, the system cannot give it."""
+    """Return the file is there, the system cannot give it."""
     log.error("file cannot be read", path=printable(path, _SHOWN), detail=str(error))
     return answers.failure("getSharedFolder", "the file cannot be read", 500)
 
 
 async def _answer(folder: SharedFolder, file: OpenFile, wanted: tuple[str, str] | None) -> Response:
-    """Answers with a file, and closes it unless its content is sent."""
+    """Answer with a file, and closes it unless its content is sent."""
     version = Version.of(file.status)
     body = None
     try:
@@ -114,7 +114,7 @@ def _wanted_hash(args: Mapping[str, str]) -> tuple[str, str] | None:
 
 
 def _body(folder: SharedFolder, file: OpenFile, version: Version) -> "_FileBody | None":
-    """The part of the file that is asked for; None when it has no such part."""
+    """Return the part of the file that is asked for; None when it has no such part."""
     part = wanted_range(request.headers, version)
     if part is None:
         return _FileBody(folder, file, range(version.size), whole=True)
@@ -122,7 +122,7 @@ def _body(folder: SharedFolder, file: OpenFile, version: Version) -> "_FileBody 
 
 
 def _response(status: int, version: Version) -> Response:
-    """An answer without the file's content."""
+    """Return an answer without the file's content."""
     if status == 200 and request.method == "GET":
         response = answers.empty(416)
         response.headers["Content-Range"] = f"bytes */{version.size}"
@@ -136,7 +136,7 @@ def _response(status: int, version: Version) -> Response:
 
 
 def _content(body: "_FileBody", version: Version) -> Response:
-    """An answer with the file's content, or a part of it."""
+    """Return an answer with the file's content, or a part of it."""
     response = Response(body, status=200 if body.whole else 206)
     _describe(response, len(body.part))
     if not body.whole:

@@ -41,7 +41,7 @@ class CertificateStore:
         return len(self._ends)
 
     def add(self, node_id: str, certificate: NodeCertificate, validity: Validity) -> None:
-        """Adds a certificate after the others of its node; one that it has already is left out.
+        """Add a certificate after the others of its node; one that it has already is left out.
 
         Args:
             node_id: the node that it belongs to.
@@ -57,13 +57,13 @@ class CertificateStore:
         self._ends.append(validity.end)
 
     def add_peer(self, node_id: str, der: bytes) -> None:
-        """Keeps the whole certificate of a node too, unless it is kept already."""
+        """Keep the whole certificate of a node too, unless it is kept already."""
         others = self.peers.get(node_id, ())
         if der not in others:
             self.peers[node_id] = (*others, der)
 
     def get(self, node_id: str) -> tuple[NodeCertificate, ...]:
-        """Gives the certificates of a node in the order they were added, none when unknown."""
+        """Return the certificates of a node in the order they were added, none when unknown."""
         place = self._places.get(node_id)
         if place is None:
             return ()
@@ -74,15 +74,15 @@ class CertificateStore:
         return _unpack(page[end : end + length])
 
     def expired(self, now: float) -> int:
-        """Counts the certificates whose validity ended before `now`, unix time in seconds."""
+        """Count the certificates whose validity ended before `now`, unix time in seconds."""
         return sum(end < now for end in self._ends)
 
     def not_yet_valid(self, now: float) -> int:
-        """Counts the certificates whose validity begins after `now`, unix time in seconds."""
+        """Count the certificates whose validity begins after `now`, unix time in seconds."""
         return sum(begin > now for begin in self._begins)
 
     def _append(self, packed: bytes) -> int:
-        """Writes one record, its length before it; returns its place."""
+        """Write one record, its length before it; returns its place."""
         record = len(packed).to_bytes(_LENGTH_SIZE) + packed
         if not self._pages or self._end + len(record) > len(self._pages[-1]):
             self._pages.append(bytearray(_PAGE_SIZE))

@@ -36,7 +36,7 @@ _MAX_LINES: Final = 1024
 
 
 def in_small_steps(items: Iterable[T]) -> Iterator[T]:
-    """Passes `items` on and lets the other threads run after every few of them.
+    """Pass `items` on and lets the other threads run after every few of them.
 
     A thread that computes is asked to give up the interpreter lock after 5 ms, but the request is
     forgotten each time it gives it up by itself, as reading a file does, and takes it again before
@@ -49,7 +49,7 @@ def in_small_steps(items: Iterable[T]) -> Iterator[T]:
 
 
 def members(file: TextIO) -> Iterator[tuple[str, object]]:
-    """Takes a JSON document that is one object (RFC 8259) apart.
+    """Take a JSON document that is one object (RFC 8259) apart.
 
     Args:
         file: open for reading; only a small part of it is in memory at a time.
@@ -80,7 +80,7 @@ def members(file: TextIO) -> Iterator[tuple[str, object]]:
 
 
 def pem_blocks(file: BinaryIO) -> Iterator[tuple[int, bytes | str]]:
-    """Finds the certificates of a PEM file (RFC 7468); text around them is passed over.
+    """Find the certificates of a PEM file (RFC 7468); text around them is passed over.
 
     Args:
         file: open for reading; only a small part of it is in memory at a time.
@@ -116,7 +116,7 @@ def pem_blocks(file: BinaryIO) -> Iterator[tuple[int, bytes | str]]:
 
 
 def _decode(body: list[bytes]) -> bytes | str:
-    """Decodes the lines of one certificate; a `str` tells what is wrong."""
+    """Decode the lines of one certificate; a `str` tells what is wrong."""
     if len(body) > _MAX_LINES:
         return "it is too long"
     try:
@@ -127,7 +127,7 @@ def _decode(body: list[bytes]) -> bytes | str:
 
 
 def _without_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    """Builds an object inside the document; which one of two values counts is nobody's guess."""
+    """Build an object inside the document; which one of two values counts is nobody's guess."""
     value = dict(pairs)
     if len(value) != len(pairs):
         raise ValueError(f"an object has a key twice: {printable(str(pairs), 200)}")
@@ -147,18 +147,18 @@ class _Document:
         self._passed_lines = 0
 
     def has(self, token: str) -> bool:
-        """Tells whether `token`, one character, comes next; "" stands for the end."""
+        """Return whether `token`, one character, comes next; "" stands for the end."""
         self._skip_space()
         return self._text[self._position : self._position + 1] == token
 
     def pass_over(self, token: str) -> None:
-        """Goes on behind `token`, which must come next."""
+        """Go on behind `token`, which must come next."""
         if not self.has(token):
             raise self.error(f"expected {token!r}")
         self._position += 1
 
     def take_value(self) -> object:
-        """Decodes the value that comes next."""
+        """Decode the value that comes next."""
         self._skip_space()
         while True:
             try:
@@ -173,7 +173,7 @@ class _Document:
             self._read_more()
 
     def error(self, text: str, position: int | None = None) -> ValueError:
-        """Makes an error that tells where it is."""
+        """Make an error that tells where it is."""
         position = self._position if position is None else position
         line = self._passed_lines + self._text.count("\n", 0, position) + 1
         return ValueError(f"line {line}, character {self._passed + position}: {text}")
@@ -187,7 +187,7 @@ class _Document:
             self._read_more()
 
     def _read_more(self) -> None:
-        """Drops what was passed and doubles the rest, so that a long value is not quadratic."""
+        """Drop what was passed and doubles the rest, so that a long value is not quadratic."""
         passed, rest = self._text[: self._position], self._text[self._position :]
         self._passed += len(passed)
         self._passed_lines += passed.count("\n")

@@ -66,7 +66,7 @@ class Trust:
         return self.nodes.trust_token(node_id)
 
     async def load(self) -> None:
-        """Loads both files and puts them in force, or leaves everything as it was.
+        """Load both files and puts them in force, or leaves everything as it was.
 
         Raises:
             NodesError: a file is broken, or the nodes list is not there and was, or is needed.
@@ -114,7 +114,7 @@ class Trust:
         self.ready.set()
 
     def _judge_dates(self) -> None:
-        """Tells about certificates out of their time: a wrong clock, here or there, shows so."""
+        """Return about certificates out of their time: a wrong clock, here or there, shows so."""
         now = time.time()
         expired = self.nodes.expired_certificates(now)
         self._metrics.certificate_expired.set(expired)
@@ -132,7 +132,7 @@ class Trust:
             )
 
     async def run(self, loaded: Callable[[], None]) -> None:
-        """Tries again, with growing delays, whenever a load has failed; runs for ever.
+        """Try again, with growing delays, whenever a load has failed; runs for ever.
 
         Args:
             loaded: called after each attempt of its own that went well.

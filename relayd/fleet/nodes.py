@@ -52,7 +52,7 @@ class KeyHash(msgspec.Struct, frozen=True, gc=False):
     digest: bytes
 
     def matches(self, spki_der: bytes) -> bool:
-        """Tells whether this is the hash of a key.
+        """Return whether this is the hash of a key.
 
         Args:
             spki_der: DER of its SubjectPublicKeyInfo (RFC 5280, 4.1).
@@ -108,19 +108,19 @@ class Nodes:
         self.managed_nodes = sum(node.policy_server == my_id for node in self._nodes.values())
 
     def get(self, node_id: str) -> Node | None:
-        """Gives a node, or None when the list does not have it."""
+        """Return a node, or None when the list does not have it."""
         return self._nodes.get(node_id)
 
     def ids(self) -> Iterable[str]:
-        """Gives the ids of all nodes in the list, in its order."""
+        """Return the ids of all nodes in the list, in its order."""
         return self._nodes.keys()
 
     def certificates(self, node_id: str) -> tuple[NodeCertificate, ...]:
-        """Gives the certificates of a node, in the order of the file; none when unknown."""
+        """Return the certificates of a node, in the order of the file; none when unknown."""
         return self._certificates.get(node_id)
 
     def peer_certificates(self, node_id: str) -> tuple[bytes, ...]:
-        """Gives the certificates, DER, of a node that is the policy server of others.
+        """Return the certificates, DER, of a node that is the policy server of others.
 
         None for any other node: only policy servers are connected to.
         """
@@ -137,12 +137,12 @@ class Nodes:
         return bool(self._certificates)
 
     def is_neighbour(self, node_id: str) -> bool:
-        """Tells whether a node reports to this policy server."""
+        """Return whether a node reports to this policy server."""
         node = self._nodes.get(node_id)
         return node is not None and node.policy_server == self.my_id
 
     def next_hop(self, node_id: str) -> str:
-        """Finds the neighbour through which a node is reached.
+        """Find the neighbour through which a node is reached.
 
         Args:
             node_id: the node to reach; a neighbour is its own next hop.
@@ -177,7 +177,7 @@ class Nodes:
         )
 
     def trust_token(self, node_id: str) -> str:
-        """Condenses whatever decides if a signature of this node is believed.
+        """Return a digest of all that decides whether a signature of this node is believed.
 
         The token is the same in every process and after every restart, and does not depend on
         the order of the certificates file. A file that was refused is worth another look exactly
@@ -196,7 +196,7 @@ class Nodes:
         return digest.hexdigest()[:16]
 
     def expired_certificates(self, now: float) -> int:
-        """Counts the certificates whose validity has ended (they are trusted all the same).
+        """Count the certificates whose validity has ended (they are trusted all the same).
 
         Args:
             now: unix time in seconds.
@@ -204,7 +204,7 @@ class Nodes:
         return self._certificates.expired(now)
 
     def premature_certificates(self, now: float) -> int:
-        """Counts the certificates that are not valid yet (they are trusted all the same).
+        """Count the certificates that are not valid yet (they are trusted all the same).
 
         Args:
             now: unix time in seconds.
@@ -231,7 +231,7 @@ class Loaded:
 def load_nodes(
     list_file: Path, certs_file: Path, my_id: str, former: Nodes | None = None
 ) -> Loaded:
-    """Reads nodes list and certificates; blocks, so it belongs in a thread.
+    """Read nodes list and certificates; blocks, so it belongs in a thread.
 
     A file that does not exist counts as empty. An entry of the list or a certificate that cannot
     be used is skipped with a warning, and so is a certificate of no known node.
@@ -257,7 +257,7 @@ def load_nodes(
 
 
 def parse_key_hash(text: object) -> KeyHash | None:
-    """Reads the `key-hash` of a nodes list: `sha256:<hex>` or `sha256//<base64>`, also sha512.
+    """Read the `key-hash` of a nodes list: `sha256:<hex>` or `sha256//<base64>`, also sha512.
 
     Args:
         text: whatever the list has there.
@@ -302,7 +302,7 @@ class _Warnings:
 
 
 def _load_list(path: Path, warnings: _Warnings) -> dict[str, Node] | None:
-    """Reads the nodes list; None when there is none."""
+    """Read the nodes list; None when there is none."""
     try:
         with path.open(encoding="utf-8", newline="") as file:
             return _read_entries(path, file, warnings)
@@ -330,7 +330,7 @@ def _read_entries(path: Path, file: TextIO, warnings: _Warnings) -> dict[str, No
 
 
 def _read_entry(node_id: str, value: object, names: dict[str, str]) -> Node:
-    """Makes a node of one member; `names` lets nodes share the name of their policy server."""
+    """Make a node of one member; `names` lets nodes share the name of their policy server."""
     entry = msgspec.convert(value, _Entry)
     if not node_id or not (node_id + entry.hostname + entry.policy_server).isprintable():
         raise ValueError("id, hostname or policy-server is empty or not printable")
@@ -376,7 +376,7 @@ def _require_content(file: BinaryIO) -> None:
 def _trust(
     store: CertificateStore, block: bytes | str, nodes: Mapping[str, Node], servers: Container[str]
 ) -> None:
-    """Adds one certificate; raises ValueError when it cannot vouch for a node."""
+    """Add one certificate; raises ValueError when it cannot vouch for a node."""
     if isinstance(block, str):
         raise ValueError(block)  # noqa: TRY004 - a fault of the file, not of the caller
     node_id, certificate, validity = read_certificate(block)
@@ -395,5 +395,5 @@ def _from_base64(text: str) -> bytes:
 
 
 def _quoted(text: str) -> str:
-    """Shows a name of unknown origin."""
+    """Show a name of unknown origin."""
     return f'"{printable(text, 80)}"'

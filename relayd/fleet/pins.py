@@ -52,7 +52,7 @@ class Peers:
             self.looked.set()
 
     async def read_upstream(self) -> tuple[bytes, ...]:
-        """Reads the pins of the upstream, without putting them in force; none where none count.
+        """Read the pins of the upstream, without putting them in force; none where none count.
 
         Raises:
             PeerError: the file cannot be read, or is none of certificates.
@@ -63,7 +63,7 @@ class Peers:
         return await in_thread(read_pins, self._file, abandon_on_cancel=True, limiter=self._limiter)
 
     def take_upstream(self, pins: tuple[bytes, ...]) -> None:
-        """Puts pins of the upstream in force."""
+        """Put pins of the upstream in force."""
         self._upstream = pins
         self._missing = self._file is not None and not pins
         if pins:
@@ -72,7 +72,7 @@ class Peers:
         self.looked.set()
 
     def take_nodes(self, nodes: Nodes) -> None:
-        """Puts the certificates of sub-relays in force."""
+        """Put the certificates of sub-relays in force."""
         self._nodes = nodes
         self._update()
 
@@ -93,7 +93,7 @@ class Peers:
             )
 
     async def run(self, loaded: Callable[[], None]) -> None:
-        """Closes unused connections, and reads the upstream's pins until there are some.
+        """Close unused connections, and reads the upstream's pins until there are some.
 
         Runs for ever.
 
@@ -117,7 +117,7 @@ class Peers:
 
 
 def read_pins(path: Path) -> tuple[bytes, ...]:
-    """Reads the certificates of one peer; blocks.
+    """Read the certificates of one peer; blocks.
 
     Args:
         path: PEM certificates (RFC 7468), one after the other.

@@ -57,13 +57,13 @@ class Disposer:
         self._clock = clock
 
     async def run(self, source: trio.MemoryReceiveChannel[list[Ticket]]) -> None:
-        """Disposes of what arrives; ends with its source, which it owns."""
+        """Dispose of what arrives; ends with its source, which it owns."""
         with source:
             async for tickets in source:
                 await self.dispose(tickets)
 
     async def dispose(self, tickets: Sequence[Ticket]) -> None:
-        """Disposes of one batch. Every ticket's name is released or put back."""
+        """Dispose of one batch. Every ticket's name is released or put back."""
         now = time.time()
         removals: list[Ticket] = []
         rejections: list[Ticket] = []
@@ -84,7 +84,7 @@ class Disposer:
             await self._reject(rejections)
 
     def _reconsider(self, ticket: Ticket, now: float) -> Verdict:
-        """A refused file may still be being written; one put off for too long is given up."""
+        """Return a refused file may still be being written; one put off for too long is given up."""
         verdict = ticket.verdict
         if isinstance(verdict, Refused) and verdict.maybe_unfinished and not ticket.atomic:
             age = _age(ticket, now)
@@ -141,7 +141,7 @@ class Disposer:
                 self._accounts.refused(ticket, file.refused)
 
     def _is_outdated(self, ticket: Ticket) -> bool:
-        """Puts a file back that was judged by what is no longer known of its node."""
+        """Put a file back that was judged by what is no longer known of its node."""
         outdated = ticket.trust not in ("", self._trust_token(ticket.node_id))
         if outdated:
             self._put_back(ticket, Retry("what is known of its node changed meanwhile"))
@@ -154,5 +154,5 @@ def _rejected(ticket: Ticket) -> Rejected:
 
 
 def _age(ticket: Ticket, now: float) -> float | None:
-    """Seconds since the file was last written to, None where nothing was read."""
+    """Return seconds since the file was last written to, None where nothing was read."""
     return None if ticket.identity is None else now - ticket.identity.mtime_ns / 1e9

@@ -56,7 +56,7 @@ class ToWrite(msgspec.Struct, frozen=True):
 
 
 def admit(ticket: Ticket, nodes: Nodes) -> Job | Refused:
-    """What the name of a file decides: whose it is and with which certificates to verify it."""
+    """Return what the name of a file decides: whose it is and with which certificates to verify it."""
     name = parse_name(ticket.name)
     if isinstance(name, Refused):
         return name
@@ -79,7 +79,7 @@ async def run_examine(
     to_write: trio.MemorySendChannel[ToWrite],
     to_dispose: trio.MemorySendChannel[list[Ticket]],
 ) -> None:
-    """Turns names into run logs; ends with its source. Owns its three channel ends."""
+    """Turn names into run logs; ends with its source. Owns its three channel ends."""
     with batches, to_write, to_dispose:
         async for batch in batches:
             now = trio.current_time()
@@ -121,7 +121,7 @@ def _sort(
     results: Sequence[Examined],
     committed: Callable[[str, Identity], bool],
 ) -> tuple[ToWrite, list[Ticket]]:
-    """Parts what must be written from what goes straight to disposal."""
+    """Part what must be written from what goes straight to disposal."""
     good = ToWrite([], [])
     others: list[Ticket] = []
     for ticket, examined in zip(tickets, results, strict=False):
@@ -181,7 +181,7 @@ class Writer:
         source: trio.MemoryReceiveChannel[ToWrite],
         to_dispose: trio.MemorySendChannel[list[Ticket]],
     ) -> None:
-        """Writes what arrives; ends with its source. Owns both channel ends."""
+        """Write what arrives; ends with its source. Owns both channel ends."""
         with source, to_dispose:
             async for part in source:
                 with suppress(trio.WouldBlock, trio.EndOfChannel):
@@ -197,7 +197,7 @@ class Writer:
                 await to_dispose.send(part.tickets)
 
     async def write(self, run_logs: Sequence[RunLog]) -> Sequence[Outcome | Retry]:
-        """Writes one batch, however long it takes, unless relayd stops."""
+        """Write one batch, however long it takes, unless relayd stops."""
         attempt = 0
         while not self._gives_up():
             try:
@@ -215,7 +215,7 @@ class Writer:
         return [self._not_attempted()] * len(run_logs)
 
     async def _write_alone(self, run_log: RunLog) -> Outcome | Retry:
-        """One that the server cannot take now does not hold up the others of its batch."""
+        """Return one that the server cannot take now does not hold up the others of its batch."""
         attempt = 0
         while not self._gives_up():
             try:
@@ -232,7 +232,7 @@ class Writer:
         return self._not_attempted()
 
     async def look(self) -> None:
-        """Tells whether the database is there before a run log needs it; ends once it was."""
+        """Return whether the database is there before a run log needs it; ends once it was."""
         attempt = 0
         while not self._was_up and not self._stopping:
             try:
@@ -295,7 +295,7 @@ async def run_reporting(
     dispose: Callable[..., Awaitable[None]],
     metrics: Metrics,
 ) -> None:
-    """Runs the pipeline until its watcher ends and all that it took up is disposed of.
+    """Run the pipeline until its watcher ends and all that it took up is disposed of.
 
     Args:
         watch: the watcher; called with the channel for arrivals, which it owns.

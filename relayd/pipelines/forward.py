@@ -36,7 +36,7 @@ async def run_parcels(
     parcels: trio.MemorySendChannel[Parcel],
     make: Callable[[Arrival], Awaitable[Parcel]],
 ) -> None:
-    """Makes parcels of what arrives; ends with its source. Owns both channel ends."""
+    """Make parcels of what arrives; ends with its source. Owns both channel ends."""
     with source, parcels:
         async for arrival in source:
             if parcel := await make(arrival):
@@ -74,7 +74,7 @@ class Forwarder:
         parcels: trio.MemoryReceiveChannel[Parcel],
         to_dispose: trio.MemorySendChannel[Ticket],
     ) -> None:
-        """Sends what arrives; ends with its source. Owns both channel ends."""
+        """Send what arrives; ends with its source. Owns both channel ends."""
         with parcels, to_dispose:
             async for parcel in parcels:
                 await self._forward(parcel)
@@ -93,7 +93,7 @@ class Forwarder:
                 return
 
     async def _forward_one(self, ticket: Ticket) -> Verdict:
-        """Tries until the upstream could be asked: that it is away says nothing of the file."""
+        """Try until the upstream could be asked: that it is away says nothing of the file."""
         while (turn := await self._gate.enter()) is not None:
             with self._gate.using(turn):
                 verdict = await self._try(ticket, turn)
@@ -132,7 +132,7 @@ async def run_forwarding(
     lanes: int,
     dispose: Callable[..., Awaitable[None]],
 ) -> None:
-    """Runs the pipeline until its watcher ends and all that it took up is disposed of.
+    """Run the pipeline until its watcher ends and all that it took up is disposed of.
 
     Args:
         watch: the watcher; called with the channel for arrivals, which it owns.

@@ -116,7 +116,7 @@ class Line:
         metrics.count_unremovable(lambda: len(disposal.committed))
 
     async def run(self, stop: trio.Event) -> None:
-        """Sends files until `stop` is set and what is under way has ended."""
+        """Send files until `stop` is set and what is under way has ended."""
 
         async def watch(arrivals: trio.MemorySendChannel[Arrival]) -> None:
             watcher = partial(run_watcher, rescan=self._rescan, stop=stop)
@@ -179,7 +179,7 @@ class Forwarding:
             )
 
     async def run(self, stop: trio.Event) -> None:
-        """Forwards until `stop` is set and what is under way has ended."""
+        """Forward until `stop` is set and what is under way has ended."""
         async with trio.open_nursery() as nursery:
             for house in self._houses:
                 clock = WallClock(house.retention)
@@ -192,7 +192,7 @@ class Forwarding:
             nursery.cancel_scope.cancel("all lines ended")
 
     async def wait_until_taking(self) -> None:
-        """Returns once files are taken from every directory."""
+        """Return once files are taken from every directory."""
         for line in self._lines:
             await line.taking.wait()
 
@@ -202,7 +202,7 @@ class Forwarding:
             line.stop()
 
     async def _look(self) -> None:
-        """Tells whether the upstream is there before a file needs it; ends once it was."""
+        """Return whether the upstream is there before a file needs it; ends once it was."""
         attempt = 0
         while True:
             trouble = await self._upstream.look()
@@ -213,7 +213,7 @@ class Forwarding:
             attempt += 1
 
     def reconfigure(self, settings: Settings) -> None:
-        """Takes over what needs no restart: user and passwords for the upstream."""
+        """Take over what needs no restart: user and passwords for the upstream."""
         self._upstream.reconfigure(settings)
         self.wake()
 
@@ -227,7 +227,7 @@ class Forwarding:
 async def open_forwarding(
     settings: Settings, peers: Peers, metrics: Metrics
 ) -> AsyncIterator[Forwarding]:
-    """Opens what forwarding needs, and closes it.
+    """Open what forwarding needs, and closes it.
 
     Raises:
         StartError: a spool cannot be used, or another relayd uses it.

@@ -19,7 +19,7 @@ T = TypeVar("T")
 async def run_gather(
     source: trio.MemoryReceiveChannel[T], batches: trio.MemorySendChannel[list[T]]
 ) -> None:
-    """Makes batches of at most `BATCH`; ends with its source. Owns both channel ends."""
+    """Make batches of at most `BATCH`; ends with its source. Owns both channel ends."""
     with source, batches:
         busy_until = -inf
         async for first in source:
@@ -31,7 +31,7 @@ async def run_gather(
 
 
 async def _fill(batch: list[T], source: trio.MemoryReceiveChannel[T], deadline: float) -> None:
-    """Adds what is there, and what comes before the deadline, until the batch is full."""
+    """Add what is there, and what comes before the deadline, until the batch is full."""
     with trio.move_on_at(deadline), suppress(trio.EndOfChannel):
         while len(batch) < BATCH:
             try:

@@ -22,12 +22,12 @@ _SIGNATURE: Final = ".sign"
 
 
 def is_signature(name: str) -> bool:
-    """Whether this is a signature and not what is signed."""
+    """Return whether this is a signature and not what is signed."""
     return name.removesuffix(".gz").endswith(_SIGNATURE)
 
 
 def partner_names(name: str) -> tuple[str, ...]:
-    """Names that the other file of a pair may have.
+    """Return names that the other file of a pair may have.
 
     Agents sign the inventory before they compress it (`x.ocs.gz` with `x.ocs.sign`); what else
     is on the way may compress first, or the signature too.
@@ -58,7 +58,7 @@ class Pairing:
         self._limiter = trio.CapacityLimiter(1)
 
     async def parcel(self, arrival: Arrival) -> list[Ticket]:
-        """What is to be sent together, the signature first; nothing while a partner may come.
+        """Return what is to be sent together, the signature first; nothing while a partner may come.
 
         The server never sees an inventory whose signature is not there yet.
         """
@@ -80,7 +80,7 @@ class Pairing:
 
 
 def _look(directory: Path, name: str) -> tuple[str | None, float]:
-    """The partner that is there, and the age of the file in seconds; an old one if it is gone."""
+    """Return the partner that is there, and the age of the file in seconds; an old one if it is gone."""
     for partner in partner_names(name):
         if _modified(directory / partner) is not None:
             return partner, 0.0

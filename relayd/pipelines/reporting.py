@@ -71,7 +71,7 @@ class Reporting:
         metrics.count_unremovable(lambda: len(self._disposal.committed))
 
     async def run(self, stop: trio.Event) -> None:
-        """Processes run logs once the nodes are known, until `stop` is set and all is drained."""
+        """Process run logs once the nodes are known, until `stop` is set and all is drained."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._run_cleanup, name="cleanup")
             nursery.start_soon(self._run_requeue, name="requeue")
@@ -123,7 +123,7 @@ class Reporting:
         self._writer.wake()
 
     def reconfigure(self, settings: Settings) -> None:
-        """Takes over what needs no restart: how the database is reached."""
+        """Take over what needs no restart: how the database is reached."""
         self.database.reconfigure(database_parameters(settings))
         self._writer.wake()
 
@@ -163,7 +163,7 @@ async def _then_cancel(event: trio.Event, scope: trio.CancelScope) -> None:
 async def open_reporting(
     settings: Settings, trust: Trust, metrics: Metrics
 ) -> AsyncIterator[Reporting]:
-    """Opens what the pipeline needs, and closes it.
+    """Open what the pipeline needs, and closes it.
 
     Raises:
         StartError: the spool cannot be used, or another relayd uses it.

@@ -55,7 +55,7 @@ class Ticket:
         self.verdict: Verdict = Gone()
 
     def describe(self) -> dict[str, str]:
-        """The fields that every log line about a file carries."""
+        """Return the fields that every log line about a file carries."""
         fields = {"file": self.name, "queue_id": queue_id(self.name)}
         if self.node_id:
             fields |= {"node": self.node_id, "run_date": self.run_date}

@@ -23,7 +23,7 @@ class Sink(Protocol):
     """
 
     async def write(self, data: bytes, *, vital: bool = False) -> bool:
-        """Takes some bytes; False when they are left out, which never happens to vital ones."""
+        """Take some bytes; False when they are left out, which never happens to vital ones."""
         ...
 
     def end(self) -> None:
@@ -121,7 +121,7 @@ class Budget:
         self._users.add(user)
 
     def room(self) -> int:
-        """Bytes that are not in use."""
+        """Return bytes that are not in use."""
         return self._total - sum(user.size for user in self._users)
 
 

@@ -34,7 +34,7 @@ def write_audit(
     teller: Teller | None = None,
     seconds: float = 0.0,
 ) -> None:
-    """Logs and counts the end of a run.
+    """Log and counts the end of a run.
 
     Args:
         asker: who asked.

@@ -60,7 +60,7 @@ class LocalCommand:
         self._unreaped: list[trio.Process] = []
 
     def arguments(self, order: Order) -> list[str]:
-        """The command line for an order."""
+        """Return the command line for an order."""
         hosts = [target.host for target in order.targets]
         return [*self._sudo, *agents_command(self._command, hosts, order.conditions)]
 
@@ -105,12 +105,12 @@ class LocalCommand:
             raise _failure(arguments[0], OSError(errno.EAGAIN, str(error))) from error
 
     def _reap(self) -> None:
-        """Looks after processes that could not be ended when their run was."""
+        """Look after processes that could not be ended when their run was."""
         self._unreaped = [process for process in self._unreaped if process.poll() is None]
 
 
 def _failure(command: str, error: OSError) -> RunnerError:
-    """Logs why a command cannot be started, and says less of it to the client."""
+    """Log why a command cannot be started, and says less of it to the client."""
     log.error("command cannot be started", file=command, detail=str(error.strerror))
     why = "the system is short of resources" if error.errno in _SHORTAGE else "see the log"
     return RunnerError(f"the command could not be started: {why}")
@@ -135,14 +135,14 @@ class _Running:
         self._reaped = False
 
     def watch(self) -> None:
-        """Opens what tells the end of the main process without reaping it (pidfd_open(2)).
+        """Open what tells the end of the main process without reaping it (pidfd_open(2)).
 
         As long as it is not reaped, its number, which is that of the group, cannot be another's.
         """
         self._pidfd = os.pidfd_open(self._process.pid)
 
     async def follow(self) -> Exit:
-        """Passes its output on; returns when it has ended and all of that is passed on."""
+        """Pass its output on; returns when it has ended and all of that is passed on."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._read_stderr)
             nursery.start_soon(self._note_end)
@@ -183,7 +183,7 @@ class _Running:
         self._reading.deadline = self._patience()
 
     async def _exited(self) -> None:
-        """Waits for the end of the main process and leaves it unreaped."""
+        """Wait for the end of the main process and leaves it unreaped."""
         if self._pidfd is not None:
             await trio.lowlevel.wait_readable(self._pidfd)
 
@@ -208,7 +208,7 @@ class _Running:
         return self._reaped
 
     def _signal(self, number: signal.Signals) -> bool:
-        """Signals the whole group; False when we may not."""
+        """Signal the whole group; False when we may not."""
         try:
             os.killpg(self._process.pid, number)
         except ProcessLookupError:

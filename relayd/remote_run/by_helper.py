@@ -79,7 +79,7 @@ class HelperRunner:
         return hosts
 
     async def _open(self, request: bytes) -> trio.SocketStream:
-        """A connection over which the command is running."""
+        """Return a connection over which the command is running."""
         try:
             stream = await trio.open_unix_socket(str(self._path))
         except OSError as error:
@@ -116,7 +116,7 @@ class HelperRunner:
                 return _LOST
 
     def _failure(self, detail: str) -> RunnerError:
-        """Logs what is wrong with the helper, and says less of it to the client."""
+        """Log what is wrong with the helper, and says less of it to the client."""
         log.error("helper does not start the command", file=str(self._path), detail=detail)
         return RunnerError("the command could not be started: see the log")
 

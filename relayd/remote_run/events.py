@@ -82,7 +82,7 @@ class Teller:
         return [node for node in nodes if node in self._open]
 
     async def verdict(self, event: Event) -> None:
-        """Tells a verdict, unless the node has one already."""
+        """Return a verdict, unless the node has one already."""
         if event.node not in self._open:
             return
         self._open.remove(event.node)
@@ -90,13 +90,13 @@ class Teller:
         await self._tell(event)
 
     async def unfinished(self, nodes: Iterable[str], relay: str, detail: str, kind: Kind) -> None:
-        """Gives the same verdict to those of these nodes that have none."""
+        """Return the same verdict to those of these nodes that have none."""
         code = None if kind == "exit" else msgspec.UNSET
         for node in self.open_of(nodes):
             await self.verdict(Event(kind, relay, node, code=code, detail=detail))
 
     async def output(self, data: bytes, relay: str, node: str | None, source: str) -> None:
-        """Tells output: whole lines, or the rest of one.
+        """Return output: whole lines, or the rest of one.
 
         Args:
             data: as it was printed.
@@ -139,7 +139,7 @@ class LineCutter:
         self._begun = b""
 
     def cut(self, data: bytes) -> bytes:
-        """The lines that are complete with `data`; b"" when there are none."""
+        """Return the lines that are complete with `data`; b"" when there are none."""
         data = self._begun + data
         end = len(data) if len(data) > MAX_LINE and b"\n" not in data else data.rfind(b"\n") + 1
         if len(data) - end > MAX_LINE:
@@ -148,12 +148,12 @@ class LineCutter:
         return data[:end]
 
     def rest(self) -> bytes:
-        """What is left at the end: a line without its end, or b""."""
+        """Return what is left at the end: a line without its end, or b""."""
         return self._begun
 
 
 def text_lines(data: bytes) -> Iterator[str]:
-    """The lines of `data` as text without their ends; long ones in parts."""
+    """Yield the lines of `data` as text without their ends; long ones in parts."""
     for line in data.removesuffix(b"\n").split(b"\n"):
         for start in range(0, len(line) or 1, MAX_LINE):
             part = line[start : start + MAX_LINE]

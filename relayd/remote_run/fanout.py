@@ -65,7 +65,7 @@ class Fanout:
         self._certain = certain
 
     async def run(self) -> None:
-        """Returns when each node has its verdict; cancelling it ends all commands and calls."""
+        """Return when each node has its verdict; cancelling it ends all commands and calls."""
         plan, wanted = self._plan, self._wanted
         await self._queue()
         async with trio.open_nursery() as nursery:
@@ -112,7 +112,7 @@ class Fanout:
             commands.release()
 
     async def give_up(self, detail: str) -> None:
-        """Gives all nodes their verdict that have none: the time of the run is over."""
+        """Return all nodes their verdict that have none: the time of the run is over."""
         plan, teller = self._plan, self._teller
         await teller.unfinished(plan.lost, plan.me, detail, "unreachable")
         await teller.unfinished((target.node for target in plan.local), plan.me, detail, "exit")
@@ -136,7 +136,7 @@ class _Command:
         self._told = trio.Event()
 
     async def run(self, certain: Callable[[str | None], None]) -> None:
-        """Runs it to its end; its nodes have their verdicts then."""
+        """Run it to its end; its nodes have their verdicts then."""
         outcome: Exit | RunnerError
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._announce, certain)

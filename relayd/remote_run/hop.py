@@ -28,7 +28,7 @@ _decode = msgspec.json.Decoder(Event).decode
 
 
 async def call_relay(hop: Hop, wanted: Wanted, teller: Teller, clients: Clients, port: int) -> None:
-    """Has a sub-relay run its part; each of its nodes has a verdict afterwards.
+    """Let a sub-relay run its part; each of its nodes has a verdict afterwards.
 
     Args:
         hop: the sub-relay.
@@ -87,7 +87,7 @@ async def _tell_on(answer: Answer, hop: Hop, teller: Teller) -> None:
 
 
 async def _tell_events(answer: Answer, hop: Hop, teller: Teller) -> None:
-    """Tells on what a relay says of its own nodes, and nothing else."""
+    """Return on what a relay says of its own nodes, and nothing else."""
     share = frozenset(hop.nodes)
     strange = 0
     async for line in answer.lines():

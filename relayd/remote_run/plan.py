@@ -59,7 +59,7 @@ class Plan:
     lost: dict[str, str] = field(default_factory=dict)
 
     def nodes(self) -> Iterator[str]:
-        """All nodes of the run."""
+        """Yield all nodes of the run."""
         yield from self.lost
         yield from (target.node for target in self.local)
         for hop in self.hops.values():
@@ -67,7 +67,7 @@ class Plan:
 
 
 async def make_plan(wanted: Wanted, nodes: Nodes) -> Plan:
-    """Divides a run; the event loop gets its turn in between, however many nodes there are."""
+    """Divide a run; the event loop gets its turn in between, however many nodes there are."""
     planner = _Planner(nodes)
     targets = nodes.ids() if wanted.nodes is None else wanted.nodes
     skipped = _not_below(nodes) if wanted.nodes is None else frozenset()
@@ -80,7 +80,7 @@ async def make_plan(wanted: Wanted, nodes: Nodes) -> Plan:
 
 
 def orders(plan: Plan, conditions: tuple[str, ...]) -> Iterator[Order]:
-    """The commands for my neighbours: as few as their host names fit into."""
+    """Yield the commands for my neighbours: as few as their host names fit into."""
     part: list[Target] = []
     size = 0
     for target in plan.local:

@@ -51,7 +51,7 @@ class Wanted:
     hops: int = 0
 
     def form(self, share: tuple[str, ...] | None) -> bytes:
-        """The same request as a form for a sub-relay.
+        """Return the same request as a form for a sub-relay.
 
         Args:
             share: the node ids that it is responsible for; None: all of its nodes.
@@ -68,7 +68,7 @@ class Wanted:
 
 
 def read_form(body: bytes) -> dict[str, str]:
-    """Reads `application/x-www-form-urlencoded` text in UTF-8.
+    """Read `application/x-www-form-urlencoded` text in UTF-8.
 
     Raises:
         RequestError: it is none, has too many fields, or has one twice.
@@ -91,7 +91,7 @@ def read_form(body: bytes) -> dict[str, str]:
 def read_wanted(
     fields: dict[str, str], nodes: tuple[str, ...] | None, *, events: bool = False, hops: int = 0
 ) -> Wanted:
-    """Checks the parameters that all targets have in common.
+    """Check the parameters that all targets have in common.
 
     Args:
         fields: of the form.
@@ -113,7 +113,7 @@ def read_wanted(
 
 
 def read_nodes(fields: dict[str, str]) -> tuple[str, ...]:
-    """Reads `nodes`, ids separated by commas; each is kept once.
+    """Read `nodes`, ids separated by commas; each is kept once.
 
     Raises:
         RequestError: there are none.
@@ -125,7 +125,7 @@ def read_nodes(fields: dict[str, str]) -> tuple[str, ...]:
 
 
 def read_conditions(fields: dict[str, str]) -> tuple[str, ...]:
-    """Reads `conditions`, or `classes`; an empty value is none.
+    """Read `conditions`, or `classes`; an empty value is none.
 
     Raises:
         RequestError: one is not valid, or both names are used.

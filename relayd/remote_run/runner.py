@@ -66,7 +66,7 @@ class Runner(Protocol):
         *,
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> Exit:
-        """Starts agents and waits for the end; `started` is called once it is certain to run.
+        """Start agents and waits for the end; `started` is called once it is certain to run.
 
         Cancelling it ends the command and all of its children, in bounded time.
 

@@ -37,7 +37,7 @@ FAREWELL_S: Final = 10.0
 def make_runs(
     settings: Settings, clients: Clients, nodes: Callable[[], Nodes], metrics: Metrics
 ) -> "RemoteRuns":
-    """Makes what takes runs on, from the settings.
+    """Make what takes runs on, from the settings.
 
     Args:
         settings: all of them.
@@ -62,7 +62,7 @@ def make_runs(
 
 
 def sudo_is_vain(table: RemoteRun, uid: int, *, confined: bool) -> bool:
-    """Whether sudo is to be used and cannot work.
+    """Return whether sudo is to be used and cannot work.
 
     Args:
         table: what is configured.
@@ -97,13 +97,13 @@ class Run:
         self.done = trio.Event()
 
     def begin(self, failure: str | None) -> None:
-        """Notes how the answer begins; only the first time counts."""
+        """Note how the answer begins; only the first time counts."""
         if not self.certain.is_set():
             self.failure = failure
             self.certain.set()
 
     def finish(self) -> None:
-        """Notes the end."""
+        """Note the end."""
         self.begin(None)
         self.answer.end()
         self.done.set()
@@ -133,7 +133,7 @@ class RemoteRuns:
         metrics.remote_run_commands.set_function(lambda: means.commands.borrowed_tokens)
 
     def start(self, wanted: Wanted, asker: Asker) -> Run:
-        """Takes a run on; it begins at once, in a task of `run`.
+        """Take a run on; it begins at once, in a task of `run`.
 
         Raises:
             BusyError: there are too many.
@@ -152,7 +152,7 @@ class RemoteRuns:
         return Stream() if wanted.asynchronous else Held(self._budget)
 
     async def run(self) -> None:
-        """Carries runs out, for ever; cancelling it ends them and their commands."""
+        """Carry runs out, for ever; cancelling it ends them and their commands."""
         async with trio.open_nursery() as nursery:
             async for run in self._receive:
                 nursery.start_soon(self._carry_out, run, name="remote run")
@@ -187,6 +187,6 @@ class RemoteRuns:
             )
 
     def _begin(self, run: Run, plan: Plan) -> Callable[[str | None], None]:
-        """A failed start is the answer only where there is nothing else to tell."""
+        """Return a failed start is the answer only where there is nothing else to tell."""
         alone = not (plan.hops or run.wanted.events)
         return lambda failure: run.begin(failure if alone else None)

@@ -52,7 +52,7 @@ class _TooLargeError(Exception):
 
 
 def unpack(data: bytes, archive: str, max_size: int) -> bytes | Refused:
-    """Returns what a run-log file holds.
+    """Return what a run-log file holds.
 
     Of a gzip file or a zip archive that is its first member. Anything behind a gzip member is
     refused, another member included; other members of a zip are ignored.
@@ -92,7 +92,7 @@ def _read(data: bytes, archive: str, max_size: int) -> bytes:
 
 
 def _inflate(data: bytes, wbits: int, max_size: int) -> bytes:
-    """The one stream that `data` is, neither cut short nor followed by anything."""
+    """Return the one stream that `data` is, neither cut short nor followed by anything."""
     if len(data) * _MAX_RATIO > max_size:
         # It might grow beyond the cap: measured first, in pieces that are thrown away, so that
         # a bomb never takes the memory that an honest run log may.
@@ -159,7 +159,7 @@ def _extract(packed: bytes, member: _Member) -> bytes:
 
 
 def _central_directory(data: bytes) -> tuple[int, list[_Member]]:
-    """Where the central directory starts (nothing of a member is behind that) and its members."""
+    """Return where the central directory starts (nothing of a member is behind that) and its members."""
     end_record = _end_record(data)
     _, _, _, _, count, length, start, _ = _END.unpack_from(data, end_record)
     if start + length > end_record:

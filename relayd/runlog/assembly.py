@@ -93,7 +93,7 @@ class Assembly:
         self._other_start = _Noted()
 
     def report(self, date: bytes, fields: ReportFields) -> None:
-        """Adds a report, and before it the log entries that waited for it.
+        """Add a report, and before it the log entries that waited for it.
 
         Raises:
             RefusalError: it is about another node, or the log entries take too much memory.
@@ -116,7 +116,7 @@ class Assembly:
         self._add(self.last, fields.event_type)
 
     def log(self, date: bytes, event_type: bytes, message: bytes) -> None:
-        """Adds a log entry: it waits for the next report.
+        """Add a log entry: it waits for the next report.
 
         Raises:
             RefusalError: the log entries take too much memory.
@@ -125,7 +125,7 @@ class Assembly:
         self.logs.append((date, event_type, message))
 
     def add_logs(self) -> None:
-        """Turns the log entries that wait into rows, copies of `last`.
+        """Turn the log entries that wait into rows, copies of `last`.
 
         Raises:
             RefusalError: they take too much memory.
@@ -141,16 +141,16 @@ class Assembly:
         self.logs.clear()
 
     def broken(self, text: bytes, fault: str) -> None:
-        """Notes an entry that opens as a report and is none."""
+        """Note an entry that opens as a report and is none."""
         self._fault(f"broken report skipped ({fault})", text)
 
     def noise(self, line: bytes) -> None:
-        """Notes a line before the first entry."""
+        """Note a line before the first entry."""
         self._noise.add(line)
         self._blank = self._blank and not line.strip()
 
     def finish(self) -> RunLog | Refused:
-        """Returns the run log; nothing can be added afterwards.
+        """Return the run log; nothing can be added afterwards.
 
         Raises:
             RefusalError: the log entries take too much memory.
@@ -254,7 +254,7 @@ def _shown(text: bytes) -> str:
 def _as_log(
     columns: tuple[bytes, ...], date: bytes, event_type: bytes, message: bytes
 ) -> tuple[bytes, ...]:
-    """The columns of a report with those of a log entry in their place."""
+    """Return the columns of a report with those of a log entry in their place."""
     return (date, *columns[_DATE + 1 : _EVENT], event_type, message, *columns[_MESSAGE + 1 :])
 
 

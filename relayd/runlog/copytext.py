@@ -12,7 +12,7 @@ _SPECIAL: Final = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "
 
 
 def escape(field: bytes) -> bytes:
-    """Writes one field so that no byte of it can end the field or the line."""
+    """Write one field so that no byte of it can end the field or the line."""
     return (
         field.replace(b"\\", b"\\\\")
         .replace(b"\t", b"\\t")
@@ -22,7 +22,7 @@ def escape(field: bytes) -> bytes:
 
 
 def join(columns: Sequence[bytes]) -> bytes:
-    """One row without its newline."""
+    """Return one row without its newline."""
     row = b"\t".join(columns)
     if b"\\" in row or b"\n" in row or b"\r" in row or row.count(b"\t") >= len(columns):
         return b"\t".join(map(escape, columns))
@@ -30,7 +30,7 @@ def join(columns: Sequence[bytes]) -> bytes:
 
 
 def read_columns(line: bytes) -> tuple[str, ...]:
-    """The columns of one row that `join` or PostgreSQL's COPY TO wrote; it has no NULL."""
+    """Return the columns of one row that `join` or PostgreSQL's COPY TO wrote; it has no NULL."""
     columns = line.rstrip(b"\n").decode().split("\t")
     if b"\\" in line:
         columns = [_ESCAPE.sub(_unescape, column) for column in columns]
@@ -42,7 +42,7 @@ def _unescape(escape: re.Match[str]) -> str:
 
 
 def read_copy(copy: bytes) -> Iterator[Report]:
-    """The rows of `RunLog.copy` as objects, one at a time.
+    """Yield the rows of `RunLog.copy` as objects, one at a time.
 
     Args:
         copy: rows with the columns `model.COLUMNS`, UTF-8, each ended by a newline.

@@ -31,7 +31,7 @@ _POSTGRESQL_OFFSET: Final = timedelta(hours=16)
 
 
 def read_date(text: bytes) -> bytes | None:
-    """Reads an RFC 3339 date-time, see `_normal_form`; None when it is none."""
+    """Read an RFC 3339 date-time, see `_normal_form`; None when it is none."""
     return read_short_date(text) if len(text) <= _LONGEST_CACHED else _read(_RFC_3339, text)
 
 
@@ -42,7 +42,7 @@ def read_short_date(text: bytes) -> bytes | None:
 
 
 def _is_normal(text: bytes) -> bool:
-    """A quick way to tell that a date is in normal form already, as nearly all are."""
+    """Return a quick way to tell that a date is in normal form already, as nearly all are."""
     if not _NORMAL.fullmatch(text):
         return False
     try:
@@ -53,7 +53,7 @@ def _is_normal(text: bytes) -> bool:
 
 
 def read_start(text: bytes) -> bytes | None:
-    """Reads `YYYY-MM-DD HH:MM:SS+ZZ:ZZ` (or with a blank before the offset), as `read_date`."""
+    """Read `YYYY-MM-DD HH:MM:SS+ZZ:ZZ` (or with a blank before the offset), as `read_date`."""
     return _read_short_start(text) if len(text) <= _LONGEST_CACHED else None
 
 
@@ -68,12 +68,12 @@ def _read(form: re.Pattern[bytes], text: bytes) -> bytes | None:
 
 
 def instant(date: bytes) -> datetime:
-    """The point in time that a date in normal form stands for."""
+    """Return the point in time that a date in normal form stands for."""
     return datetime.fromisoformat(date.decode())
 
 
 def _normal_form(match: re.Match[bytes]) -> bytes | None:
-    """The date as `2018-08-24T15:55:01+00:00`, with up to six digits of a second if it had some.
+    """Return the date as `2018-08-24T15:55:01+00:00`, with up to six digits of a second if it had some.
 
     A leap second is the instant that follows it, which is how PostgreSQL and its clients count.
     Digits beyond the microsecond are cut. An offset that PostgreSQL does not read is brought to

@@ -26,7 +26,7 @@ _NODE_FIRST: Final = re.compile(f"(?P<node>[^_]+)_{_DATE}{_TAIL}")
 
 
 def parse_name(name: str) -> RunLogName | Refused:
-    """Reads `DATETIME@NODE.log` or `NODE_DATETIME.log`, with `.gz` or `.zip` behind or without.
+    """Read `DATETIME@NODE.log` or `NODE_DATETIME.log`, with `.gz` or `.zip` behind or without.
 
     DATETIME is RFC 3339; `_` may stand for its colons, as Windows knows no colon in a name. A
     node id is anything without control characters; in the second form without `_` too.
@@ -49,7 +49,7 @@ def parse_name(name: str) -> RunLogName | Refused:
 
 
 def queue_id(name: str) -> str:
-    """The id that follows a file from relay to relay: half of the SHA-256 of its base name.
+    """Return the id that follows a file from relay to relay: half of the SHA-256 of its base name.
 
     Args:
         name: base name, as `os.fsdecode` gives it.

@@ -50,7 +50,7 @@ _EOL: Final = re.compile(rb"\r\n|\n|\r")
 
 
 def parse_slow(text: bytes, node_id: str, skip: frozenset[str] = frozenset()) -> RunLog | Refused:
-    """The same as `parser.parse`, line by line: what that has to agree with."""
+    """Return the same as `parser.parse`, line by line: what that has to agree with."""
     entries = Assembly(node_id, skip, text.count(b"\0"))
     reader = EntryReader(entries)
     try:
@@ -63,7 +63,7 @@ def parse_slow(text: bytes, node_id: str, skip: frozenset[str] = frozenset()) ->
 
 
 def split_lines(text: bytes) -> list[bytes]:
-    """The lines of a run log, without their ends, in valid UTF-8 and without NUL characters."""
+    """Return the lines of a run log, without their ends, in valid UTF-8 and without NUL characters."""
     lines = _EOL.split(text)
     if not lines[-1]:
         del lines[-1]
@@ -76,14 +76,14 @@ def clean(text: bytes) -> bytes:
 
 
 def split_stamp(line: bytes) -> tuple[bytes | None, bytes]:
-    """The stamp of a line in normal form, or None, and the text behind it."""
+    """Return the stamp of a line in normal form, or None, and the text behind it."""
     end = line.find(b" ")
     date = read_date(line[:end]) if end >= SHORTEST_DATE else None
     return (date, line[end + 1 :]) if date else (None, line)
 
 
 def split_opening(text: bytes) -> tuple[bytes, bytes] | None:
-    """What a line without its stamp opens; None when it opens nothing.
+    """Return what a line without its stamp opens; None when it opens nothing.
 
     Returns:
         `REPORT` and the whole text, or the event type of a log entry and its message.
@@ -95,7 +95,7 @@ def split_opening(text: bytes) -> tuple[bytes, bytes] | None:
 
 
 def read_report(text: bytes) -> ReportFields | str:
-    """Reads a whole report, without its stamp, its lines joined by LF.
+    """Read a whole report, without its stamp, its lines joined by LF.
 
     Returns:
         Its fields, or what is wrong with it.
@@ -134,7 +134,7 @@ class EntryReader:
         self._started = False
 
     def push(self, line: bytes) -> None:
-        """Takes the next line, without its end. It opens an entry, continues one or is noise."""
+        """Take the next line, without its end. It opens an entry, continues one or is noise."""
         if line[:1] not in _FIRST:
             self._continue(line, line)
             return
@@ -157,7 +157,7 @@ class EntryReader:
             self._entries.noise(line)
 
     def end(self) -> None:
-        """Hands over the entry that is open, if one is: nothing continues it any more."""
+        """Hand over the entry that is open, if one is: nothing continues it any more."""
         kind, stamp = self._kind, self._opened
         if kind is None:
             return

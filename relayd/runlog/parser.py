@@ -41,7 +41,7 @@ _NOTHING: Final = b"\n"
 
 
 def parse(text: bytes, node_id: str, skip: frozenset[str] = frozenset()) -> RunLog | Refused:
-    """Reads a run log. Never raises, and takes time and memory in proportion to `text`.
+    """Read a run log. Never raises, and takes time and memory in proportion to `text`.
 
     Args:
         text: verified content; lines end in CR LF, LF or CR; what is not UTF-8 becomes U+FFFD.
@@ -62,7 +62,7 @@ def parse(text: bytes, node_id: str, skip: frozenset[str] = frozenset()) -> RunL
 
 
 def _blocks(text: bytes) -> Iterator[bytes]:
-    """Cuts a run log after line ends."""
+    """Cut a run log after line ends."""
     start = 0
     while start < len(text):
         line_end = _LINE_END.search(text, start + _BLOCK)
@@ -72,7 +72,7 @@ def _blocks(text: bytes) -> Iterator[bytes]:
 
 
 def _lines(block: bytes) -> list[bytes]:
-    """The same as `grammar.split_lines`, which is slower."""
+    """Return the same as `grammar.split_lines`, which is slower."""
     lines = block.splitlines()
     if b"\0" in block or not _is_utf8(block):
         return [clean(line) for line in lines]
@@ -104,7 +104,7 @@ class _Openings(dict[bytes, bytes | None]):
 
 
 def _opens_log(line: bytes) -> bool:
-    """A stamped line that opens a log entry: what is held needs not be read by the grammar."""
+    """Return a stamped line that opens a log entry: what is held needs not be read by the grammar."""
     stamp, text = split_stamp(line)
     return stamp is not None and split_opening(text) is not None
 
@@ -131,7 +131,7 @@ class _Reader:
         return self._entries.finish()
 
     def feed(self, lines: list[bytes], *, escaped: bool) -> None:
-        """Takes the next lines; `escaped`: one of them may have something to escape for COPY."""
+        """Take the next lines; `escaped`: one of them may have something to escape for COPY."""
         entries, push, end, openings = self._entries, self._slow.push, self._slow.end, _openings
         add, logs = entries.rows.append, entries.logs
         node, start, prefix, special = self._provable()

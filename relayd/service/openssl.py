@@ -15,7 +15,7 @@ _VERSION: Final = re.compile(r"OpenSSL ([0-9]{1,3})\.([0-9]{1,3})\.([0-9]{1,3})(
 
 
 def warnings() -> list[str]:
-    """One line for each library in use that is older than it should be.
+    """Return one line for each library in use that is older than it should be.
 
     Distributors mend old versions without another number, so this is a hint to look, no verdict.
     """

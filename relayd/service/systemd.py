@@ -116,7 +116,7 @@ def take_notifier(environment: MutableMapping[str, str] = os.environ) -> Notifie
 
 
 def _watchdog(values: Mapping[str, str]) -> float | None:
-    """Seconds of the watchdog, if there is one and it means this process."""
+    """Return seconds of the watchdog, if there is one and it means this process."""
     wanted, pid = values["WATCHDOG_USEC"], values["WATCHDOG_PID"]
     if not wanted or pid not in ("", str(os.getpid())):
         return None

@@ -69,7 +69,7 @@ T = TypeVar("T")
 
 
 def run(directory: Path) -> int:
-    """Runs relayd on a configuration directory until it is told to stop.
+    """Run relayd on a configuration directory until it is told to stop.
 
     Returns:
         0 after a graceful stop, 1 after a crash, whose traceback is logged.
@@ -102,7 +102,7 @@ def run(directory: Path) -> int:
 
 
 def _only_start_errors(error: BaseException) -> RelaydError | None:
-    """The first leaf of a group in which nothing else went wrong than the start."""
+    """Return the first leaf of a group in which nothing else went wrong than the start."""
     if isinstance(error, ConfigError | StartError):
         return error
     if not isinstance(error, BaseExceptionGroup):
@@ -167,7 +167,7 @@ class Service:
         self._reading = trio.CapacityLimiter(1)
 
     async def run(self) -> None:
-        """Starts everything, waits for a stop signal, drains, stops."""
+        """Start everything, waits for a stop signal, drains, stops."""
         general = self.settings.general
         if general.blocking_threads is not None:
             trio.to_thread.current_default_thread_limiter().total_tokens = general.blocking_threads
@@ -213,7 +213,7 @@ class Service:
         self._http_ended.set()
 
     def _services(self) -> Services:
-        """What the HTTP API offers."""
+        """Return what the HTTP API offers."""
         return Services(
             self._status_reader(),
             self.reload,
@@ -231,7 +231,7 @@ class Service:
         )
 
     def _upstream_files(self) -> UpstreamFiles | None:
-        """The way to shared files of nodes that are not below; the root server has none."""
+        """Return the way to shared files of nodes that are not below; the root server has none."""
         if self.trust.nodes.my_id == "root":
             return None
         upstream, port = self.settings.output.upstream, self.settings.general.https_port
@@ -296,7 +296,7 @@ class Service:
             self.forwarding.wake()
 
     async def reload(self) -> None:
-        """Reads logging, nodes, certificates and passwords anew; docs/configuration.md has more.
+        """Read logging, nodes, certificates and passwords anew; docs/configuration.md has more.
 
         Raises:
             RelaydError: something could not be read; what was in force before still is.
@@ -315,7 +315,7 @@ class Service:
             log.info("reloaded")
 
     async def _read_aside(self, read: Callable[[Path], T]) -> T:
-        """Reads in a thread that may be left alone: files may hang, which must not delay a stop."""
+        """Read in a thread that may be left alone: files may hang, which must not delay a stop."""
         return await in_thread(read, self.directory, abandon_on_cancel=True, limiter=self._reading)
 
     def _apply(self, settings: Settings) -> None:
@@ -349,7 +349,7 @@ class Service:
         return StatusReader(self._read_configuration, database)
 
     def _read_configuration(self) -> None:
-        """Raises what is wrong with the configuration on disk, or with the nodes in force."""
+        """Raise what is wrong with the configuration on disk, or with the nodes in force."""
         load_settings(self.directory)
         load_logging(self.directory)
         if self.trust.trouble is not None:

@@ -44,7 +44,7 @@ _NOTHING: Final = frozenset(
 
 
 def open_regular(root: Path, parts: Sequence[str]) -> int:
-    """Opens a regular file for reading and returns its descriptor. Blocks.
+    """Open a regular file for reading and returns its descriptor. Blocks.
 
     Args:
         root: the directory that is not left.
@@ -68,12 +68,12 @@ def open_regular(root: Path, parts: Sequence[str]) -> int:
 
 
 def open_directory(root: Path, parts: Sequence[str]) -> int:
-    """Opens a directory at or below `root` and returns its descriptor; raises OSError. Blocks."""
+    """Open a directory at or below `root` and returns its descriptor; raises OSError. Blocks."""
     return open_beneath(root, parts, _DIRECTORY) if parts else os.open(root, _DIRECTORY)
 
 
 def make_directories(root: Path, parts: Sequence[str]) -> int:
-    """Opens a directory below `root`, making it and what is above it where missing. Blocks.
+    """Open a directory below `root`, making it and what is above it where missing. Blocks.
 
     Returns:
         Its descriptor.
@@ -95,7 +95,7 @@ def make_directories(root: Path, parts: Sequence[str]) -> int:
 
 
 def open_beneath(root: Path, parts: Sequence[str], flags: int) -> int:
-    """Opens what `parts` lead to from `root`, following links as long as they stay below it.
+    """Open what `parts` lead to from `root`, following links as long as they stay below it.
 
     Args:
         root: a directory; links on the way to it are followed.
@@ -131,7 +131,7 @@ def _open(base: int, parts: Sequence[str], flags: int) -> int:
 
 
 def walk_beneath(root: Path, parts: Sequence[str], flags: int) -> int:
-    """Does what `open_beneath` does without the help of openat2(2)."""
+    """Do what `open_beneath` does without the help of openat2(2)."""
     top = os.path.realpath(root, strict=True)
     real = os.path.realpath("/".join((top, *parts)), strict=True)
     if not real.startswith(f"{top}/"):

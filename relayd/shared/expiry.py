@@ -25,7 +25,7 @@ async def run_expiry(
     *,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Sweeps at once and then every `frequency` seconds. Ends when cancelled.
+    """Sweep at once and then every `frequency` seconds. Ends when cancelled.
 
     After the clock was set nothing is removed for a day: a pair that stays a day longer harms
     nobody.
@@ -47,7 +47,7 @@ async def run_expiry(
 
 
 def sweep(store: Store, now: float) -> int:
-    """Removes pairs that have expired, and unfinished uploads of a process that was killed.
+    """Remove pairs that have expired, and unfinished uploads of a process that was killed.
 
     What cannot be read or removed is logged and passed over.
 

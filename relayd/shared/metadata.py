@@ -64,12 +64,12 @@ class Metadata(msgspec.Struct, frozen=True, kw_only=True):
     expires: int | None = None
 
     def spki(self) -> bytes:
-        """The source's key as SubjectPublicKeyInfo (RFC 5280, 4.1), DER."""
+        """Return the source's key as SubjectPublicKeyInfo (RFC 5280, 4.1), DER."""
         key = binascii.a2b_base64(self.short_pubkey)
         return der.encode(der.SEQUENCE, _RSA_ENCRYPTION, der.encode(der.BIT_STRING, b"\0", key))
 
     def is_signed(self, digest: bytes) -> bool:
-        """Tells whether the signature is that of a content, made with the key in here.
+        """Return whether the signature is that of a content, made with the key in here.
 
         Args:
             digest: hash of the content with `algorithm`.
@@ -84,11 +84,11 @@ class Metadata(msgspec.Struct, frozen=True, kw_only=True):
         return True
 
     def expiring(self, expires: int) -> "Metadata":
-        """The same with our own time of expiry, unix time in seconds."""
+        """Return the same with our own time of expiry, unix time in seconds."""
         return msgspec.structs.replace(self, expires=expires)
 
     def text(self) -> bytes:
-        """The file that is kept beside the content."""
+        """Return the file that is kept beside the content."""
         lines = [f"header={_HEADER}"]
         lines += [f"{key}={getattr(self, key)}" for key in _CHECKS if key != "header"]
         if self.expires is not None:
@@ -97,7 +97,7 @@ class Metadata(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def parse_metadata(data: bytes) -> Metadata:
-    """Reads metadata.
+    """Read metadata.
 
     Keys that are not known are ignored.
 
@@ -163,7 +163,7 @@ _CHECKS: Final[dict[str, Callable[[str], bool]]] = {
 
 
 def parse_ttl(text: str) -> float:
-    """Reads a time of life: a whole number of seconds, or a duration such as `1day`.
+    """Read a time of life: a whole number of seconds, or a duration such as `1day`.
 
     Returns:
         Seconds.

@@ -22,7 +22,7 @@ class PathError(ValueError):
 
 
 def split_path(raw: bytes) -> tuple[str, ...]:
-    """Takes the path of a request apart.
+    """Take the path of a request apart.
 
     Args:
         raw: as it was sent, percent-encoded (RFC 3986, 2.1), without slash at its start.
@@ -57,7 +57,7 @@ def _name(raw: bytes) -> str:
 
 
 def check_ids(raw: bytes) -> tuple[str, str, str]:
-    """Takes the path of a shared file apart.
+    """Take the path of a shared file apart.
 
     Args:
         raw: `TARGET/SOURCE/FILE` as it was sent.

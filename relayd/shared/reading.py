@@ -37,15 +37,15 @@ class OpenFile:
 
     @classmethod
     def beneath(cls, root: Path, parts: Sequence[str]) -> "OpenFile":
-        """Opens a file as `open_regular` does, with its errors. Blocks."""
+        """Open a file as `open_regular` does, with its errors. Blocks."""
         return cls(open_regular(root, parts))
 
     def read(self, at: int, size: int) -> bytes:
-        """Reads at most `size` bytes from an offset on; raises OSError. Blocks."""
+        """Read at most `size` bytes from an offset on; raises OSError. Blocks."""
         return os.pread(self._descriptor, size, at)
 
     def close(self) -> None:
-        """Closes it, if that was not done."""
+        """Close it, if that was not done."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
@@ -64,7 +64,7 @@ class Digests:
         self._turns = trio.Semaphore(2)
 
     async def of(self, file: OpenFile, algorithm: str) -> str:
-        """Gives the hash of a file's content.
+        """Return the hash of a file's content.
 
         Args:
             file: read from its start to its end.

@@ -77,7 +77,7 @@ class Receiver:
         self._limiter = trio.CapacityLimiter(threads)
 
     async def receive(self, upload: Upload) -> tuple[Outcome, str]:
-        """Reads an upload to its end, or to the first thing wrong with it.
+        """Read an upload to its end, or to the first thing wrong with it.
 
         Memory does not grow with the content. Whatever goes wrong, what was stored before stays.
 
@@ -99,7 +99,7 @@ class Receiver:
             return outcome, str(error)
 
     def _foreign_key(self, source: str, metadata: Metadata) -> str:
-        """Why the key is not that of a node we know; from outside all of it looks the same."""
+        """Return why the key is not that of a node we know; from outside all of it looks the same."""
         node = self._nodes().get(source)
         key_hash = node.key_hash if node is not None else None
         matches = (key_hash or _NO_HASH).matches(metadata.spki())

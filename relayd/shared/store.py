@@ -71,7 +71,7 @@ class Store:
         self._stages: set[str] = set()
 
     def open_stage(self, target: str, file: str, algorithm: str) -> "Stage":
-        """Makes room for the content of a file.
+        """Make room for the content of a file.
 
         Args:
             target: node id that it is for.
@@ -94,7 +94,7 @@ class Store:
         self._stages.discard(name)
 
     def put(self, stage: "Stage", source: str, metadata: bytes) -> None:
-        """Puts a whole pair in place of the former one, or leaves that as it is.
+        """Put a whole pair in place of the former one, or leaves that as it is.
 
         Args:
             stage: holds the content.
@@ -115,7 +115,7 @@ class Store:
             os.fsync(files)
 
     def drop(self, target: str, source: str, names: Collection[str]) -> None:
-        """Removes pairs.
+        """Remove pairs.
 
         Args:
             target: node id that they are for.
@@ -141,7 +141,7 @@ class Store:
             os.fsync(files)
 
     def metadata(self, target: str, source: str, file: str) -> bytes:
-        """Gives the metadata of a file that is there.
+        """Return the metadata of a file that is there.
 
         Raises:
             FileNotFoundError: the pair is not there.
@@ -163,11 +163,11 @@ class Store:
             return os.path.samestat(os.fstat(now), os.fstat(directory))
 
     def is_leftover(self, name: str) -> bool:
-        """Whether an entry beside `files` is a stage that nobody uses."""
+        """Return whether an entry beside `files` is a stage that nobody uses."""
         return name.startswith(STAGE_PREFIX) and name not in self._stages
 
     def _exchange(self, stage: "Stage", files: int, source: str, but: Collection[str]) -> None:
-        """Puts the stage in the place of a source's directory, with the other files of that."""
+        """Put the stage in the place of a source's directory, with the other files of that."""
         try:
             old = os.open(source, _DIRECTORY, dir_fd=files)
         except FileNotFoundError:
@@ -199,7 +199,7 @@ class Store:
                     os.unlink(name, dir_fd=place)
 
     def _drop_last(self, target: str, files: int, source: str, gone: Collection[str]) -> bool:
-        """Removes a source's directory together with what it holds, if that is nothing else."""
+        """Remove a source's directory together with what it holds, if that is nothing else."""
         with _opened(os.open(source, _DIRECTORY, dir_fd=files)) as old:
             if not set(os.listdir(old)) <= set(gone):  # noqa: PTH208
                 return False
@@ -239,7 +239,7 @@ class Stage:
             raise
 
     def write(self, data: bytes) -> None:
-        """Appends to the content; raises OSError."""
+        """Append to the content; raises OSError."""
         self._hash.update(data)
         _write_all(self._content, data)
 
@@ -248,14 +248,14 @@ class Stage:
         return self._hash.digest()
 
     def add(self, name: str, data: bytes) -> None:
-        """Writes a file beside the content; both are on disk after that."""
+        """Write a file beside the content; both are on disk after that."""
         os.fsync(self._content)
         with _opened(os.open(name, _CREATE, FILE_MODE, dir_fd=self.directory)) as descriptor:
             _write_all(descriptor, data)
             os.fsync(descriptor)
 
     def close(self) -> None:
-        """Removes what is left of it: everything, the former pair, or nothing."""
+        """Remove what is left of it: everything, the former pair, or nothing."""
         for descriptor in (self._content, self.directory):
             if descriptor >= 0:
                 os.close(descriptor)

@@ -26,7 +26,7 @@ class UpstreamFiles:
     async def pass_on(
         self, method: str, ids: Ids, query: str, body: AsyncIterable[bytes] | None, size: int
     ) -> int:
-        """Makes a request and waits for the status of its answer; the caller sets the deadline.
+        """Make a request and waits for the status of its answer; the caller sets the deadline.
 
         Args:
             method: `PUT` or `HEAD`.

@@ -89,7 +89,7 @@ async def run_cleanup(
 
 
 def sweep(house: Housekeeping, now: float) -> tuple[int, int]:
-    """Removes what is too old, or too much, from all directories. Blocks: meant for a thread.
+    """Remove what is too old, or too much, from all directories. Blocks: meant for a thread.
 
     Args:
         house: what to keep clean.
@@ -193,7 +193,7 @@ def _refused(failed: Path) -> Iterator[tuple[Path, os.stat_result]]:
 
 
 def _refused_at(path: Path, status: os.stat_result) -> float:
-    """When a file was refused, Unix time; without a reason, when it was last modified."""
+    """Return when a file was refused, Unix time; without a reason, when it was last modified."""
     since = _modified(reason_path(path))
     return status.st_mtime if since is None else since
 

@@ -23,7 +23,7 @@ class Committed:
         return len(self._known)
 
     def holds(self, name: str, known: Identity) -> bool:
-        """Whether this very file was committed already: only its removal is left to do."""
+        """Return whether this very file was committed already: only its removal is left to do."""
         return self._known.get(name) == known
 
     def remember(self, name: str, known: Identity, detail: str) -> None:

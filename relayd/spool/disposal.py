@@ -139,7 +139,7 @@ class Disposal:
 
 
 def _attempts(actions: Sequence[Callable[[], T]]) -> Iterator[T | Retry]:
-    """Each result, or why the world is not ready: one file does not hold up the others."""
+    """Yield each result, or why the world is not ready: one file does not hold up the others."""
     for action in actions:
         try:
             yield action()

@@ -21,7 +21,7 @@ NOT_A_FILE: Final = Refused(Reason.NOT_A_FILE, "not a regular file")
 
 
 def open_file(path: str) -> int | Refused | Retry | Gone:
-    """Opens a file for reading, without following a link and without waiting for anybody.
+    """Open a file for reading, without following a link and without waiting for anybody.
 
     Returns:
         A file descriptor, to be closed by the caller, of what is still to be asked `objection`;
@@ -36,7 +36,7 @@ def open_file(path: str) -> int | Refused | Retry | Gone:
 
 
 def objection(status: os.stat_result) -> Refused | None:
-    """Why an opened file is not looked into, whatever it holds; None when it is.
+    """Return why an opened file is not looked into, whatever it holds; None when it is.
 
     That is whatever has no content (a directory, FIFO or device), and a file that may have come
     here by link(2): its further name may be a place that whoever linked it cannot read, but this
@@ -53,7 +53,7 @@ def objection(status: os.stat_result) -> Refused | None:
 
 
 def look(path: str) -> Identity | None:
-    """What cannot be read has an age all the same: without it, it would never be given up."""
+    """Return what cannot be read has an age all the same: without it, it would never be given up."""
     try:
         return identity_at(Path(path))
     except OSError:
@@ -61,5 +61,5 @@ def look(path: str) -> Identity | None:
 
 
 def try_later(what: str, error: OSError) -> Retry:
-    """Tells what the system said, and whether that counts as an attempt."""
+    """Return what the system said, and whether that counts as an attempt."""
     return Retry(f"{what}: {error.strerror}", attempted=error.errno not in _SHORTAGE)

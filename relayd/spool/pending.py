@@ -69,11 +69,11 @@ class Pending:
         return max(0, self.remembered - len(self._due) - len(self._in_flight))
 
     def is_in_flight(self, name: str) -> bool:
-        """Whether a name is claimed and not yet released or put back."""
+        """Return whether a name is claimed and not yet released or put back."""
         return name in self._in_flight
 
     def attempts(self, name: str) -> int:
-        """How often this name failed for a while since it was last released."""
+        """Return how often this name failed for a while since it was last released."""
         return self._attempts.get(name, 0)
 
     def claim(self, name: str) -> bool:
@@ -141,7 +141,7 @@ class Pending:
         self._attempts = {n: a for n, a in self._attempts.items() if n in self._in_flight}
 
     def take_spilled(self) -> bool:
-        """Whether a name was not remembered since the last call, so only a listing finds it."""
+        """Return whether a name was not remembered since the last call, so only a listing finds it."""
         spilled, self._spilled = self._spilled, False
         return spilled
 

@@ -45,7 +45,7 @@ class SpoolFile:
         return _Pieces(self._descriptor, self.size, self._limiter)
 
     def close(self) -> None:
-        """Closes it."""
+        """Close it."""
         os.close(self._descriptor)
 
 
@@ -77,7 +77,7 @@ class _Pieces:
 async def open_spool_file(
     path: str, limiter: trio.CapacityLimiter
 ) -> tuple[Identity | None, SpoolFile | Refused | Retry | Gone]:
-    """Opens a file, and reads it if it is small.
+    """Open a file, and reads it if it is small.
 
     Args:
         path: of the file.

@@ -37,7 +37,7 @@ class WallClock:
         self.jump = 0.0
 
     def is_trusted(self) -> bool:
-        """Whether ages mean something: False for a while after the wall clock was set."""
+        """Return whether ages mean something: False for a while after the wall clock was set."""
         now = self._monotonic()
         offset = self._wall() - now
         if abs(offset - self._offset) > JUMP_S:

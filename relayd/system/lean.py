@@ -8,7 +8,7 @@ from types import ModuleType
 
 @contextmanager
 def without(*modules: str) -> Iterator[None]:
-    """Makes modules look not installed while others that can do without them are imported.
+    """Make modules look not installed while others that can do without them are imported.
 
     What is imported already is left alone, and afterwards all can be imported as ever.
 
@@ -26,7 +26,7 @@ def without(*modules: str) -> Iterator[None]:
 
 @contextmanager
 def stood_in(module: str, *names: str) -> Iterator[None]:
-    """Lets others import empty classes from a module that is not loaded, and never used by them.
+    """Let others import empty classes from a module that is not loaded, and never used by them.
 
     What is imported already is left alone, and afterwards it can be imported as ever.
 

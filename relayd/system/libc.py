@@ -38,7 +38,7 @@ def inotify_rm_watch(fd: int, wd: int) -> None:
 
 
 def no_new_privileges() -> bool:
-    """Whether this process can gain no privileges by running a program (prctl(2))."""
+    """Return whether this process can gain no privileges by running a program (prctl(2))."""
     return bool(_LIBC.prctl(_PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0))
 
 

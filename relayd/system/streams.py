@@ -4,7 +4,7 @@ import trio.abc
 
 
 async def read_exactly(stream: trio.abc.ReceiveStream, size: int) -> bytearray | None:
-    """Reads so many bytes and no byte further; None when the stream ends before.
+    """Read so many bytes and no byte further; None when the stream ends before.
 
     Args:
         stream: what to read from; its errors pass through.

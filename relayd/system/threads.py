@@ -21,7 +21,7 @@ async def in_thread(
     limiter: trio.CapacityLimiter | None = None,
     abandon_on_cancel: bool = False,
 ) -> T:
-    """Runs blocking work in a thread, as `trio.to_thread.run_sync` with the same arguments.
+    """Run blocking work in a thread, as `trio.to_thread.run_sync` with the same arguments.
 
     At the limit of tasks (RLIMIT_NPROC, the TasksMax of systemd) it waits until a thread can be
     started, instead of failing: nothing is wrong with the work.
@@ -42,7 +42,7 @@ async def in_thread(
 
 
 def is_shortage(error: RuntimeError) -> bool:
-    """Whether Python raised this because the system gave it no thread (EAGAIN, clone(2))."""
+    """Return whether Python raised this because the system gave it no thread (EAGAIN, clone(2))."""
     return str(error) == "can't start new thread"
 
 

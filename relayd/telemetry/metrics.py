@@ -108,7 +108,7 @@ class Metrics:
         self._make_remote_run()
 
     def render(self) -> bytes:
-        """All metrics in Prometheus' text exposition format 0.0.4, to be sent as `CONTENT_TYPE`."""
+        """Return all metrics in Prometheus' text exposition format 0.0.4, to be sent as `CONTENT_TYPE`."""
         return generate_latest(self._registry)
 
     def note_spool(self, directory: str, files: int, oldest_s: float) -> None:
@@ -124,12 +124,12 @@ class Metrics:
             self.watch_mode.labels(known).set(known in self._watches.values())
 
     def count_in_flight(self, count: Callable[[], int]) -> None:
-        """Adds what one pipeline has in flight to the gauge."""
+        """Add what one pipeline has in flight to the gauge."""
         self._counts.append(count)
         self.in_flight.set_function(lambda: sum(one() for one in self._counts))
 
     def count_unremovable(self, count: Callable[[], int]) -> None:
-        """Adds what one pipeline cannot remove to the gauge."""
+        """Add what one pipeline cannot remove to the gauge."""
         self._unremovable.append(count)
         self.unremovable.set_function(lambda: sum(one() for one in self._unremovable))
 

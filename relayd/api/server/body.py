@@ -32,7 +32,7 @@ class Body(TrioBody):
         self._drained = trio.Event()
 
     def append(self, data: bytes) -> None:
-        """Takes what has arrived, unless nobody wants it any more or it is over the limit."""
+        """Take what has arrived, unless nobody wants it any more or it is over the limit."""
         self._received += len(data)
         limit = self._max_content_length
         if limit is not None and self._received > limit and self._must_raise is None:
@@ -43,13 +43,13 @@ class Body(TrioBody):
             super().append(data)
 
     def discard(self) -> None:
-        """Drops what is there and what will come: the answer is complete."""
+        """Drop what is there and what will come: the answer is complete."""
         self._unwanted = True
         self._data.clear()
         self._wake()
 
     async def room(self) -> None:
-        """Waits until the handler has taken so much that more may come."""
+        """Wait until the handler has taken so much that more may come."""
         while len(self._data) > HIGH_WATER and not self._unbounded():
             await self._drained.wait()
 
@@ -99,7 +99,7 @@ class HTTPConnection(TrioASGIHTTPConnection):
 
 
 def _limit_of(path: bytes, limits: Mapping[str, int]) -> int | None:
-    """Bytes of a body where a room of the API has its own limit.
+    """Return bytes of a body where a room of the API has its own limit.
 
     It has to be known before the handler is: the body may come before that.
     """
@@ -110,7 +110,7 @@ def _limit_of(path: bytes, limits: Mapping[str, int]) -> int | None:
 
 
 async def _receive_body(nursery: trio.Nursery, body: Body, receive: ASGIReceiveCallable) -> None:
-    """Passes the body on as fast as its handler takes it; a disconnect ends the request."""
+    """Pass the body on as fast as its handler takes it; a disconnect ends the request."""
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":

@@ -70,7 +70,7 @@ class Slots:
         self._waiting: dict[Connection, None] = {}  # in the order in which the wait began
 
     def take(self, connection: "Connection") -> bool:
-        """Gives `connection` a place; False if all are taken by requests in progress."""
+        """Return `connection` a place; False if all are taken by requests in progress."""
         if len(self._open) >= self._size and not self._evict():
             return False
         self._open.add(connection)
@@ -130,13 +130,13 @@ class Connection:
         self._scope.cancel()
 
     def hurry(self) -> None:
-        """Gives each write the time of a stop from now on, the one under way included."""
+        """Return each write the time of a stop from now on, the one under way included."""
         self._write_s = self._serving.limits.stop_write_s
         due = trio.current_time() + self._write_s
         self._writing.deadline = min(self._writing.deadline, due)
 
     async def run(self) -> None:
-        """Serves requests until the client leaves, waits too long or misbehaves.
+        """Serve requests until the client leaves, waits too long or misbehaves.
 
         Nothing but `Cancelled` is raised: a request, however odd, ends its own connection only.
         The stream belongs to the caller, who closes it.
@@ -241,7 +241,7 @@ class _Protocol(H11Protocol):
         """An offer to switch to HTTP/2 is ignored, as RFC 9110, 7.8 allows."""
 
     async def stream_send(self, event: StreamEvent) -> None:
-        """Passes on what the app answers; before the end of the request that is the last answer."""
+        """Pass on what the app answers; before the end of the request that is the last answer."""
         early = self.connection.their_state is h11.SEND_BODY
         if early and isinstance(event, Response) and event.status_code >= 200:
             event = replace(event, headers=[*event.headers, (b"connection", b"close")])
@@ -281,7 +281,7 @@ class _Tasks:
     async def spawn_app(
         self, app: AppWrapper, config: Config, scope: Scope, send: Send
     ) -> Callable[[ASGIReceiveEvent], Awaitable[None]]:
-        """Begins a request; the result takes what the client sends."""
+        """Begin a request; the result takes what the client sends."""
         put, get = trio.open_memory_channel[ASGIReceiveEvent](config.max_app_queue_size)
         self._nursery.start_soon(_run_app, app, scope, get, send)
 

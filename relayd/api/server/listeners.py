@@ -27,7 +27,7 @@ _NOT_HERE: Final = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 
 @asynccontextmanager
 async def open_listeners(listen: Listen) -> AsyncIterator[list[trio.SocketListener]]:
-    """Binds every address of `listen`; closes them at the end.
+    """Bind every address of `listen`; closes them at the end.
 
     The host may be a name: each of its addresses that this machine has is bound. A Unix socket
     gets mode 0660, before anyone can connect; one that a killed process left is replaced, and
@@ -47,7 +47,7 @@ async def open_listeners(listen: Listen) -> AsyncIterator[list[trio.SocketListen
 
 
 def url_of(listener: trio.SocketListener) -> str:
-    """The address of a listener: `http://host:port` or `unix:/path`."""
+    """Return the address of a listener: `http://host:port` or `unix:/path`."""
     family, address = listener.socket.family, listener.socket.getsockname()
     if family == socket.AF_UNIX:
         return f"unix:{address}"
@@ -65,7 +65,7 @@ def _identity(path: str) -> tuple[int, int] | None:
 
 
 def _remove_ours(path: str, identity: tuple[int, int] | None) -> None:
-    """Removes the socket at `path`, unless another process has put its own there."""
+    """Remove the socket at `path`, unless another process has put its own there."""
     if identity is not None and identity == _identity(path):
         Path(path).unlink()
 
@@ -101,7 +101,7 @@ async def _resolve(listen: Listen) -> list[tuple[int, tuple[str, int]]]:
 def _bind_tcp(
     family: int, address: tuple[str, int], listen: Listen, *, alone: bool
 ) -> socket.socket | None:
-    """A bound socket, or None when the address is one of several and not of this machine."""
+    """Return a bound socket, or None when the address is one of several and not of this machine."""
     try:
         sock = socket.socket(family, socket.SOCK_STREAM)
     except OSError as error:
@@ -140,7 +140,7 @@ def _bind_unix(path: str) -> socket.socket:
 
 
 def _remove_stale(path: str) -> None:
-    """Removes a socket that nobody listens on any more, and nothing else."""
+    """Remove a socket that nobody listens on any more, and nothing else."""
     try:
         mode = Path(path).lstat().st_mode
     except FileNotFoundError:

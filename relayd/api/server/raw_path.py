@@ -17,7 +17,7 @@ class Rest(BaseConverter):
 
 
 def rest_of_path(room: str) -> bytes:
-    """Gives what follows a room of the API in the path of the current request.
+    """Return what follows a room of the API in the path of the current request.
 
     Args:
         room: such as `/shared-folder/`.

@@ -35,7 +35,7 @@ _DEFAULTS: Final = Limits()
 
 
 def check_versions(expected: Mapping[str, str] = VERSIONS) -> None:
-    """Makes sure that the libraries are those that this package was made for.
+    """Make sure that the libraries are those that this package was made for.
 
     Raises:
         StartError: one is another; the text names it, what was found and what was expected.
@@ -55,7 +55,7 @@ async def run_server(
     limits: Limits = _DEFAULTS,
     task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Serves `app` on every address of `listen`; `started` gives the bound URLs.
+    """Serve `app` on every address of `listen`; `started` gives the bound URLs.
 
     Ends after `stop` is set: no client is accepted any more, connections without a request are
     closed at once, answers in progress may go on for `grace` seconds; at the latest it returns

@@ -29,7 +29,7 @@ _SINGLE: Final = (b"host", b"content-length", b"transfer-encoding")
 
 
 def check_head(head: bytes, limits: Limits) -> None:
-    """Checks a whole request head, its last empty line included.
+    """Check a whole request head, its last empty line included.
 
     Raises:
         h11.RemoteProtocolError: it is refused; `error_status_hint` is the status to answer with.
@@ -46,7 +46,7 @@ def check_head(head: bytes, limits: Limits) -> None:
 
 
 def check_unfinished(start: bytes | bytearray, limits: Limits) -> None:
-    """Checks the start of a request head, so that no client can have us wait for the rest.
+    """Check the start of a request head, so that no client can have us wait for the rest.
 
     Raises:
         h11.RemoteProtocolError: whatever follows, it will be refused.
@@ -76,7 +76,7 @@ def _check_request_line(line: bytes) -> bytes:
 
 
 def _headers(lines: list[bytes]) -> dict[bytes, bytes]:
-    """The headers by lower-case name; a folded or malformed line is refused."""
+    """Return the headers by lower-case name; a folded or malformed line is refused."""
     headers: dict[bytes, bytes] = {}
     for line in lines:
         found = _HEADER.fullmatch(line)
@@ -111,7 +111,7 @@ class _StrictBuffer(ReceiveBuffer):
         self._limits = limits
 
     def maybe_extract_lines(self) -> list[bytearray] | None:
-        """A request head, or what follows the last chunk, once it is there as a whole.
+        """Return a request head, or what follows the last chunk, once it is there as a whole.
 
         Trailers look like a head without request line, and are refused as such: no handler reads
         them.
@@ -126,7 +126,7 @@ class _StrictBuffer(ReceiveBuffer):
         return super().maybe_extract_lines()
 
     def maybe_extract_next_line(self) -> bytearray | None:
-        """The line in front of a chunk: its size in hexadecimal, and nothing else."""
+        """Return the line in front of a chunk: its size in hexadecimal, and nothing else."""
         line = super().maybe_extract_next_line()
         if line is None:
             start = bytes(self._data[:18])

@@ -67,7 +67,7 @@ def _line(finding: Finding) -> str:
 
 
 def _table(findings: list[Finding]) -> Table:
-    """Where, what and mend below each other: commands to copy stay in one piece that way."""
+    """Return where, what and mend below each other: commands to copy stay in one piece that way."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, expand=True, leading=1)
     table.add_column("")
     table.add_column("what is wrong, and how to mend it", overflow="fold", ratio=1)

@@ -44,7 +44,7 @@ class Ledger:
     replayed: set[str] = field(default_factory=set)
 
     def add(self, upload: Upload) -> None:
-        """Notes one upload; called before it is put into the spool."""
+        """Note one upload; called before it is put into the spool."""
         self.kinds[upload.kind] += 1
         if upload.kind is Kind.GOOD:
             self.good[_run(upload)] = upload.rows, upload.name
@@ -97,7 +97,7 @@ class Entry:
 
 
 def read_found(server: Server, spools: Iterable[Path], failed: Iterable[Path]) -> Found:
-    """Reads database and spools; no relayd must run any more.
+    """Read database and spools; no relayd must run any more.
 
     Args:
         server: the database server.
@@ -117,14 +117,14 @@ def _counts(rows: str) -> dict[Run, int]:
 
 
 def _refusals(failed: Path) -> dict[str, str]:
-    """The reasons that relayd keeps beside refused files; a file without one has reason ""."""
+    """Return the reasons that relayd keeps beside refused files; a file without one has reason ""."""
     records = [json.loads(path.read_text()) for path in failed.glob("*.reason")]
     reasons = {path.name: "" for path in failed.iterdir() if path.suffix != ".reason"}
     return reasons | {record["name"]: record["reason"] for record in records}
 
 
 def balance(ledger: Ledger, found: Found, recognised: int | None) -> list[Entry]:
-    """Compares what was sent with what is there.
+    """Compare what was sent with what is there.
 
     Args:
         ledger: what was sent.
@@ -151,7 +151,7 @@ def balance(ledger: Ledger, found: Found, recognised: int | None) -> list[Entry]
 
 
 def _refused(ledger: Ledger, found: Found) -> Iterable[Entry]:
-    """One line per kind; a file counts when it was refused for the right reason."""
+    """Return one line per kind; a file counts when it was refused for the right reason."""
     sent = Counter(kind for name, kind in ledger.bad.items() if name not in found.waiting)
     right = Counter(
         kind for name, kind in ledger.bad.items() if found.refused.get(name) == EXPECTED[kind]
@@ -163,5 +163,5 @@ def _refused(ledger: Ledger, found: Found) -> Iterable[Entry]:
 
 
 def _surplus(expected: Mapping[Run, int], found: Mapping[Run, int]) -> int:
-    """Rows beyond those that each run is worth; a run that nobody sent is worth none."""
+    """Return the rows beyond those that each run is worth; a run that nobody sent is worth none."""
     return sum(max(0, count - expected.get(run, 0)) for run, count in found.items())

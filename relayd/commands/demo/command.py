@@ -19,7 +19,7 @@ class Duration(click.ParamType[float]):
     def convert(
         self, value: object, param: click.Parameter | None, ctx: click.Context | None
     ) -> float:
-        """Returns seconds, more than 0."""
+        """Return seconds, more than 0."""
         text = str(value)
         try:
             seconds = float(text) if text.replace(".", "", 1).isdigit() else parse_duration(text)

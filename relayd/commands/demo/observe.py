@@ -89,7 +89,7 @@ class Snapshot:
 
 
 async def observe(daemons: Sequence[Daemon], server: Server) -> Snapshot | None:
-    """Asks every relayd and the database.
+    """Ask every relayd and the database.
 
     Args:
         daemons: that of the root server, then those of the relays.
@@ -117,7 +117,7 @@ async def _ask_relay(daemon: Daemon) -> Relay | None:
 
 
 def read_snapshot(time: float, metrics: str, status: bytes, runs: str) -> Snapshot:
-    """Puts together a snapshot.
+    """Put together a snapshot.
 
     Args:
         time: the moment.
@@ -149,7 +149,7 @@ def read_snapshot(time: float, metrics: str, status: bytes, runs: str) -> Snapsh
 
 
 def read_relay(metrics: str) -> Relay:
-    """What a relay's `/metrics`, Prometheus' text format, tells."""
+    """Return what a relay's `/metrics`, Prometheus' text format, tells."""
     samples = _Samples(metrics)
     outcomes = samples.by_label("reports_total", "status")
     return Relay(
@@ -171,11 +171,11 @@ class _Samples:
         ]
 
     def plain(self, name: str) -> float:
-        """The value of a metric without labels; 0 when it is not there."""
+        """Return the value of a metric without labels; 0 when it is not there."""
         found = (s.value for s in self._samples if s.name == _PREFIX + name and not s.labels)
         return next(found, 0.0)
 
     def by_label(self, name: str, label: str) -> dict[str, int]:
-        """The values of a counter by one of its labels."""
+        """Return the values of a counter by one of its labels."""
         found = (s for s in self._samples if s.name == _PREFIX + name)
         return {sample.labels[label]: int(sample.value) for sample in found}

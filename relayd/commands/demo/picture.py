@@ -48,7 +48,7 @@ class Picture:
         self._begin: float | None = None
 
     def add(self, snapshot: Snapshot, sent: int) -> None:
-        """Takes in the state of now and the number of files sent so far."""
+        """Take in the state of now and the number of files sent so far."""
         if self._begin is None:
             self._begin = snapshot.time
         self._sent = sent
@@ -58,7 +58,7 @@ class Picture:
         self._speeds.append(self._rates()[0])
 
     def line(self) -> str:
-        """The state in one line of text."""
+        """Return the state in one line of text."""
         now = self._snapshots[-1]
         logs, reports = self._rates()
         refused = ", ".join(f"{reason} {number}" for reason, number in sorted(now.refused.items()))
@@ -80,7 +80,7 @@ class Picture:
             yield station, text
 
     def panel(self) -> RenderableType:
-        """The state as a panel for a terminal."""
+        """Return the state as a panel for a terminal."""
         now = self._snapshots[-1]
         top = Table.grid(expand=True, padding=(0, 2))
         top.add_column(ratio=3)
@@ -136,7 +136,7 @@ class Picture:
         return (new.accepted - old.accepted) / seconds, (new.rows - old.rows) / seconds
 
     def _queue(self, now: Snapshot) -> int:
-        """Files sent and neither stored nor refused yet."""
+        """Return files sent and neither stored nor refused yet."""
         return max(0, self._sent - now.finished)
 
     def _age(self, now: Snapshot) -> float:
@@ -160,7 +160,7 @@ def _refusals(now: Snapshot) -> Table:
 
 
 def sparkline(values: Sequence[float] | deque[float]) -> str:
-    """Values as bars of eight heights, the highest value as the highest bar."""
+    """Draw values as bars of eight heights, the highest value as the highest bar."""
     top = max(values, default=0.0)
     if top <= 0:
         return ""
@@ -168,7 +168,7 @@ def sparkline(values: Sequence[float] | deque[float]) -> str:
 
 
 def summary(entries: Sequence[Entry], title: str) -> Table:
-    """The balance as a table."""
+    """Return the balance as a table."""
     table = Table(title=title, title_justify="left")
     table.add_column("read back")
     table.add_column("expected", justify="right")

@@ -67,7 +67,7 @@ class Options:
 
 
 def run(options: Options, console: Console) -> int:
-    """Runs the demo until it is done or interrupted.
+    """Run the demo until it is done or interrupted.
 
     Returns:
         0 when the books balance, 1 when they do not, 130 when it was interrupted before there
@@ -141,7 +141,7 @@ class _Play:
                 self._stop.set()
 
     async def run(self) -> int:
-        """Starts everything, plays, stops everything, prints the balance; the exit code."""
+        """Start everything, plays, stops everything, prints the balance; the exit code."""
         layout = self._layout
         layout.create()
         async with open_postgres(layout.postgres) as postgres:
@@ -162,7 +162,7 @@ class _Play:
         return self._conclude(tree, entries)
 
     def _conclude(self, tree: Tree, entries: list[Entry]) -> int:
-        """Prints the balance; the exit code."""
+        """Print the balance; the exit code."""
         sent = self._ledger.sent
         title = f"{sent} uploads, {sent / max(self._seconds, 0.001):.1f} per second"
         self._console.print(summary(entries, title))
@@ -194,7 +194,7 @@ class _Play:
         return await trio.to_thread.run_sync(make)
 
     async def _play(self, stage: _Stage) -> Snapshot | None:
-        """Has the fleet upload until the end; what relayd says when it has dealt with all."""
+        """Let the fleet upload until the end; return what relayd says when it has dealt with all."""
         self._playing = True
         async with trio.open_nursery() as nursery:
             for daemon in stage.daemons:
@@ -212,7 +212,7 @@ class _Play:
         return await observe(stage.daemons, stage.server)
 
     def _announce(self, tree: Tree, fleet: Fleet) -> RemoteRuns | None:
-        """Prepares remote runs, where there are relays, and tells how to make one by hand."""
+        """Prepare remote runs, where there are relays, and tells how to make one by hand."""
         if not tree.relays:
             return None
         agents = RemoteRuns(tree.root.port, len(fleet.nodes) + len(tree.stations))
@@ -233,7 +233,7 @@ class _Play:
             pause = _AGENTS_EVERY
 
     async def _feed(self, stage: _Stage) -> None:
-        """Uploads at the rate asked for; ends when enough is sent or a stop is asked for."""
+        """Upload at the rate asked for; ends when enough is sent or a stop is asked for."""
         period = 1 / self._options.rate if self._options.rate else 0.0
         due = trio.current_time()
         while self._left(stage.fleet.owed) and not self._stop.is_set():
@@ -245,7 +245,7 @@ class _Play:
             due = max(due + period, trio.current_time() - 1.0)
 
     async def _repeat(self, stage: _Stage) -> None:
-        """Sends again what was to be sent twice and had to leave the spool first."""
+        """Send again what was to be sent twice and had to leave the spool first."""
         while self._options.once and self._left(0) and not self._stop.is_set():
             await trio.to_thread.run_sync(self._upload, stage)
         await self._settle()
@@ -260,7 +260,7 @@ class _Play:
         put(stage.tree.spools(upload.node_id)[0], upload)
 
     async def _settle(self) -> None:
-        """Waits until the spools are empty, as long as there are fewer and fewer files in them."""
+        """Wait until the spools are empty, as long as there are fewer and fewer files in them."""
         # From below: a relay removes a file only when it is in the spool above.
         spools = [workspace.incoming for workspace in reversed(self._layout.workspaces)]
         least, deadline = None, trio.current_time() + _SETTLE_DEADLINE
@@ -272,7 +272,7 @@ class _Play:
             await trio.sleep(_SETTLE_POLL)
 
     async def _show(self, stage: _Stage) -> None:
-        """Draws until cancelled."""
+        """Draw until cancelled."""
         title = f"relayd demo: {len(stage.fleet.nodes)} nodes"
         picture = Picture(title, stage.tree.names(), stage.tree.relays, stage.agents)
         if not self._console.is_terminal:

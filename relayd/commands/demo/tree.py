@@ -101,11 +101,11 @@ class Tree:
         return self.stations[1:]
 
     def home(self, node_id: str) -> Station:
-        """The policy server of a node; a stranger comes in at the last one."""
+        """Return the policy server of a node; a stranger comes in at the last one."""
         return self._homes.get(node_id, self.stations[-1])
 
     def spools(self, node_id: str) -> list[Path]:
-        """Where a node's run logs come through: `incoming` of its policy server, then above."""
+        """Return where a node's run logs come through: `incoming` of its policy server, then above."""
         home = self.home(node_id)
         return [station.workspace.incoming for station in (home, *home.above)]
 
@@ -116,7 +116,7 @@ class Tree:
         }
 
     def write(self, database: Connection) -> None:
-        """Writes everything that the relayds and their web fronts read."""
+        """Write everything that the relayds and their web fronts read."""
         for station in self.stations:
             workspace = station.workspace
             self._write_lists(station)
@@ -140,7 +140,7 @@ class Tree:
                 workspace.write_configuration(station.title, general, "upstream", upstream=keys)
 
     def _write_lists(self, station: Station) -> None:
-        """Writes nodes list and certificates as Rudder's server generates them."""
+        """Write nodes list and certificates as Rudder's server generates them."""
         below = [(other.node, other.parent or other) for other in self.stations] + [
             (node, self._homes[node.node_id]) for node in self._nodes
         ]
@@ -156,7 +156,7 @@ class Tree:
         (directory / CERTIFICATES).write_bytes(b"".join(pems))
 
     def fronts(self) -> list[Front]:
-        """The web fronts; none where no relay needs one."""
+        """Return the web fronts; none where no relay needs one."""
         return [self._front(station) for station in self.stations] if self.relays else []
 
     def _front(self, station: Station) -> Front:
@@ -172,7 +172,7 @@ class Tree:
 
 @asynccontextmanager
 async def open_tree(tree: Tree) -> AsyncIterator[list[Daemon]]:
-    """Runs relayd and its web front for every policy server until the block ends.
+    """Run relayd and its web front for every policy server until the block ends.
 
     Yields:
         The daemons, in the order of `Tree.stations`. They are stopped from below.

@@ -54,7 +54,7 @@ def command(
 
 
 def _inspect(path: Path, rules: Rules, console: Console, *, machine: bool) -> bool:
-    """Prints the verdict on one file; tells whether it would be accepted."""
+    """Print the verdict on one file; tells whether it would be accepted."""
     try:
         verdict = judge(path, rules)
     except OSError as error:
@@ -71,7 +71,7 @@ def _inspect(path: Path, rules: Rules, console: Console, *, machine: bool) -> bo
 
 
 def _rules(directory: Path | None, certs: Path | None) -> Rules:
-    """Gathers what to judge by; what is doubtful there is told on the standard error."""
+    """Gather what to judge by; what is doubtful there is told on the standard error."""
     if directory is None and certs is None and DEFAULT_DIRECTORY.is_dir():
         directory = DEFAULT_DIRECTORY
     try:

@@ -16,13 +16,13 @@ _COLUMNS = ("executed", "event type", "technique / component / key", "message")
 
 
 def as_json(verdict: Verdict) -> str:
-    """Writes a verdict as one line of JSON in plain ASCII, so that nothing in it moves a cursor."""
+    """Write a verdict as one line of JSON in plain ASCII, so that nothing in it moves a cursor."""
     document = msgspec.to_builtins(verdict)
     return json.dumps(document).replace("\x7f", "\\u007f")
 
 
 def show(console: Console, verdict: Verdict) -> None:
-    """Prints a verdict for people: what would be done, what the file is, and its reports."""
+    """Print a verdict for people: what would be done, what the file is, and its reports."""
     console.print(Group(_heading(verdict), _facts(verdict)))
     if verdict.reports:
         console.print(_reports(verdict.reports))
@@ -73,5 +73,5 @@ def _reports(reports: list[Report]) -> Table:
 
 
 def _lines(field: str) -> str:
-    """Keeps the line ends of a field, which cannot do harm inside a table."""
+    """Keep the line ends of a field, which cannot do harm inside a table."""
     return "\n".join(printable(line) for line in field.split("\n"))

@@ -16,7 +16,7 @@ class Trust(Protocol):
     """Tells which certificates a node may sign with."""
 
     def certificates(self, node_id: str | None) -> Sequence[NodeCertificate] | Refused:
-        """Gives the certificates of a node, or why a run log of it is refused.
+        """Return the certificates of a node, or why a run log of it is refused.
 
         Args:
             node_id: None when the name of the file does not tell it.
@@ -30,7 +30,7 @@ class ConfiguredTrust:
         self._nodes = nodes
 
     def certificates(self, node_id: str | None) -> Sequence[NodeCertificate] | Refused:
-        """Gives a known node's certificates."""
+        """Return a known node's certificates."""
         if node_id is None:
             return Refused(Reason.UNKNOWN_NODE, "the name does not tell the node")
         if self._nodes.get(node_id) is None:
@@ -49,7 +49,7 @@ class GivenTrust:
         self._certificates = certificates
 
     def certificates(self, node_id: str | None) -> Sequence[NodeCertificate] | Refused:
-        """Gives the certificates of a node, or all of them for a node that is not known."""
+        """Return the certificates of a node, or all of them for a node that is not known."""
         fitting = [
             certificate
             for owner, certificate in self._certificates
@@ -70,7 +70,7 @@ class NoTrust:
 
 
 def read_given(path: Path) -> tuple[GivenTrust, list[str]]:
-    """Reads a PEM file of certificates to trust.
+    """Read a PEM file of certificates to trust.
 
     Returns:
         The trust, and what was skipped, one line each.

@@ -72,13 +72,13 @@ class Verdict(msgspec.Struct):
     skipped: list[str] = msgspec.field(default_factory=list)
 
     def refuse(self, refused: Refused) -> None:
-        """Adds a reason to refuse the file."""
+        """Add a reason to refuse the file."""
         told = f"{refused.reason}: {refused.detail}"
         self.error = f"{self.error}; {told}" if self.error else told
 
 
 def judge(path: Path, rules: Rules) -> Verdict:
-    """Judges one file.
+    """Judge one file.
 
     Args:
         path: the file; symbolic links are followed.
@@ -112,7 +112,7 @@ def _read(path: Path, max_size: int) -> bytes | Refused:
 
 
 def _judge_name(verdict: Verdict, name: str, data: bytes) -> str:
-    """Notes what the name tells; returns how the file is packed."""
+    """Note what the name tells; returns how the file is packed."""
     kept_aside = name.endswith(_KEPT_ASIDE)
     parsed = parse_name(f"{name.removesuffix(_KEPT_ASIDE)}.log" if kept_aside else name)
     if kept_aside and isinstance(parsed, RunLogName):
@@ -129,7 +129,7 @@ def _judge_name(verdict: Verdict, name: str, data: bytes) -> str:
 
 
 def _judge_signature(verdict: Verdict, message: bytes, trust: Trust) -> bytes:
-    """Notes who signed; returns the text, believed or not."""
+    """Note who signed; returns the text, believed or not."""
     known = trust.certificates(verdict.node_id)
     certificates: Sequence[NodeCertificate] = ()
     if isinstance(known, Refused):
@@ -152,7 +152,7 @@ def _judge_signature(verdict: Verdict, message: bytes, trust: Trust) -> bytes:
 
 
 def _judge_text(verdict: Verdict, text: bytes, skip: frozenset[str]) -> None:
-    """Notes what the text reports."""
+    """Note what the text reports."""
     found = _NODE.search(text)
     reported = found[1].decode("utf-8", "replace") if found else ""
     verdict.node_id = verdict.node_id or reported or None

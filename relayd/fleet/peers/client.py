@@ -57,11 +57,11 @@ class Answer:
         self._body = body
 
     def chunks(self) -> AsyncIterator[bytes]:
-        """The body in the pieces in which it arrives; raises `PeerError` when it breaks off."""
+        """Yield the body in the pieces in which it arrives; raises `PeerError` when it breaks off."""
         return _Chunks(self._body)
 
     def lines(self) -> AsyncIterator[bytes]:
-        """The body line by line as it arrives, each with its line end, the last perhaps without.
+        """Yield the body line by line as it arrives, each with its line end, the last perhaps without.
 
         Raises `PeerError` when it breaks off, after what came before.
         """
@@ -92,7 +92,7 @@ class Clients:
         self._unused = Wake()
 
     def update(self, pins: Mapping[str, tuple[bytes, ...]]) -> None:
-        """Puts other pins in force: clients whose pins are the same stay as they are.
+        """Put other pins in force: clients whose pins are the same stay as they are.
 
         The connections of the others close when their requests have ended; requests made from
         now on use new ones.
@@ -120,7 +120,7 @@ class Clients:
         auth: tuple[str, Secret] | None = None,
         patience: float = PATIENCE_S,
     ) -> AsyncIterator[Answer]:
-        """Makes a request and gives the answer as soon as its headers are there.
+        """Make a request and gives the answer as soon as its headers are there.
 
         The caller sets the deadline. Leaving the context before the end of the body closes the
         connection.
@@ -154,7 +154,7 @@ class Clients:
                     await response.aclose()
 
     async def probe(self, peer: str, url: str) -> None:
-        """Connects, looks whether it is the right peer, and closes again, without a request.
+        """Connect, looks whether it is the right peer, and closes again, without a request.
 
         Raises:
             PeerError: it is not there, or another one.
@@ -169,7 +169,7 @@ class Clients:
         await stream.aclose()
 
     async def run(self) -> None:
-        """Closes connections that are not used any more; runs for ever."""
+        """Close connections that are not used any more; runs for ever."""
         while True:
             await self._unused.wait()
             await trio.sleep(self._idle_timeout)
@@ -178,7 +178,7 @@ class Clients:
                 client.close_unused(before)
 
     async def aclose(self) -> None:
-        """Closes all connections, also those in use."""
+        """Close all connections, also those in use."""
         for client in self._clients.values():
             client.network.close_now()
         self._clients.clear()

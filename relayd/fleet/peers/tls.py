@@ -25,7 +25,7 @@ _NO_CHECK_TIME: Final = 0x200000
 def make_context(
     mode: Authentication, pins: Sequence[bytes], ca_path: Path | None = None
 ) -> ssl.SSLContext:
-    """Makes the TLS context for one peer: TLS 1.3 or later, HTTP/1.1.
+    """Make the TLS context for one peer: TLS 1.3 or later, HTTP/1.1.
 
     Nothing of the environment counts: neither `SSL_CERT_FILE` nor `SSLKEYLOGFILE`.
 
@@ -140,7 +140,7 @@ class Stream(httpcore2.AsyncNetworkStream):
         server_hostname: str | None = None,
         timeout: float | None = None,  # noqa: ASYNC109
     ) -> "Stream":
-        """Makes the handshake and looks whom it was with; only then anything may be written.
+        """Make the handshake and looks whom it was with; only then anything may be written.
 
         Raises:
             PeerError: it failed, or the peer is another one. The connection is closed.
@@ -165,17 +165,17 @@ class Stream(httpcore2.AsyncNetworkStream):
         return self
 
     async def aclose(self) -> None:
-        """Closes without the courtesies of TLS: HTTP marks its own ends."""
+        """Close without the courtesies of TLS: HTTP marks its own ends."""
         self.close_now()
         await trio.lowlevel.cancel_shielded_checkpoint()
 
     def close_now(self) -> None:
-        """Closes the socket, without waiting for anything."""
+        """Close the socket, without waiting for anything."""
         self._owner.streams.discard(self)
         self._socket.socket.close()
 
     def get_extra_info(self, info: str) -> Any:
-        """Tells only what connection pools ask: whether an idle connection was closed."""
+        """Return only what connection pools ask: whether an idle connection was closed."""
         if info != "is_readable":
             return None
         socket = self._socket.socket
@@ -217,7 +217,7 @@ class Network(httpcore2.AsyncNetworkBackend):
             raise PeerError(f"no connection: {reason_of(error)}", "transient") from None
 
     def check(self, shown: bytes | None) -> None:
-        """Refuses a peer that shows another certificate than those pinned.
+        """Refuse a peer that shows another certificate than those pinned.
 
         A chain that leads to a pinned certificate is not enough: whoever is issued a certificate
         by the peer would else be the peer.
@@ -228,7 +228,7 @@ class Network(httpcore2.AsyncNetworkBackend):
             raise PeerError("it shows another certificate than the one pinned", "operator")
 
     def close_now(self) -> None:
-        """Closes all connections."""
+        """Close all connections."""
         for stream in list(self.streams):
             stream.close_now()
 
@@ -253,7 +253,7 @@ def _explain_handshake(error: BaseException) -> PeerError:
 
 
 def reason_of(error: BaseException) -> str:
-    """The innermost reason that an exception tells, in one line; libraries wrap without text."""
+    """Return the innermost reason that an exception tells, in one line; libraries wrap without text."""
     if isinstance(error, BaseExceptionGroup):
         return reason_of(error.exceptions[0])
     cause = error.__cause__ or error.__context__

@@ -38,7 +38,7 @@ class Patience(msgspec.Struct, frozen=True):
 
 
 async def connect(parameters: Mapping[str, Any], patience: Patience) -> Connection:
-    """Opens a connection.
+    """Open a connection.
 
     Args:
         parameters: keyword arguments of `asyncpg.connect`, the password among them.
@@ -63,7 +63,7 @@ async def connect(parameters: Mapping[str, Any], patience: Patience) -> Connecti
 
 
 def ms(seconds: float) -> str:
-    """A duration as PostgreSQL's settings take it: a number without unit is milliseconds."""
+    """Return a duration as PostgreSQL's settings take it: a number without unit is milliseconds."""
     return f"{1000 * seconds:.0f}"
 
 
@@ -74,7 +74,7 @@ def peer(connection: Connection) -> str:
 
 
 def _session_settings(parameters: Mapping[str, Any], patience: Patience) -> dict[str, str]:
-    """Settings of each session, less those that the operator's URL tells itself."""
+    """Return settings of each session, less those that the operator's URL tells itself."""
     own = {
         "application_name": "relayd",
         "statement_timeout": ms(patience.statement),
@@ -86,7 +86,7 @@ def _session_settings(parameters: Mapping[str, Any], patience: Patience) -> dict
 
 
 def _bound_silence(connection: Connection) -> None:
-    """Lets the kernel give up on a peer that acknowledges nothing (tcp(7))."""
+    """Let the kernel give up on a peer that acknowledges nothing (tcp(7))."""
     transport = connection._transport
     found = transport.get_extra_info("socket")
     if found is not None and found.family in (socket.AF_INET, socket.AF_INET6):

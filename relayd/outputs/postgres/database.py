@@ -65,7 +65,7 @@ class Database:
         self._parameters = dict(parameters)
 
     async def write(self, batch: Sequence[RunLog]) -> list[Outcome]:
-        """Commits a batch; a run log that the server refuses does not harm the others.
+        """Commit a batch; a run log that the server refuses does not harm the others.
 
         Args:
             batch: run logs, in the order in which their rows shall get their ids.
@@ -81,7 +81,7 @@ class Database:
         return result
 
     async def probe(self) -> None:
-        """Asks a connection of its own whether relayd could work here now.
+        """Ask a connection of its own whether relayd could work here now.
 
         Raises:
             DatabaseError: it could not; the text says why and never holds a password.
@@ -89,7 +89,7 @@ class Database:
         await trio_asyncio.aio_as_trio(self._probe)()
 
     async def aclose(self) -> None:
-        """Closes the writing connection, at once if the server does not answer."""
+        """Close the writing connection, at once if the server does not answer."""
         await trio_asyncio.aio_as_trio(self._close)()
 
     async def _write(self, batch: Sequence[RunLog]) -> list[Outcome]:
@@ -101,7 +101,7 @@ class Database:
     async def _write_part(
         self, batch: Sequence[RunLog], part: list[int], outcomes: dict[int, Outcome]
     ) -> None:
-        """Writes some run logs of a batch, by halves where one of them is refused."""
+        """Write some run logs of a batch, by halves where one of them is refused."""
         try:
             stored = await self._transaction([batch[index] for index in part])
         except DatabaseError as error:
@@ -162,7 +162,7 @@ class Database:
         return self._writer
 
     async def _open(self) -> Connection:
-        """A connection on which relayd can work; what prevents one is never a run log's fault."""
+        """Return a connection on which relayd can work; what prevents one is never a run log's fault."""
         try:
             connection = await connect(self._parameters, self._patience)
             try:
@@ -204,7 +204,7 @@ class Database:
 
 
 async def _check(connection: Connection) -> None:
-    """Raises when tables, columns or rights are not those that relayd needs."""
+    """Raise when tables, columns or rights are not those that relayd needs."""
     for statement in sql.SCHEMA:
         await connection.execute(statement)
     row = await connection.fetchrow(sql.RIGHTS)
@@ -218,7 +218,7 @@ async def _check(connection: Connection) -> None:
 
 
 def _rounds(batch: Sequence[RunLog]) -> Iterable[list[int]]:
-    """Splits a batch so that one run (node and START) stands in a transaction at most once.
+    """Split a batch so that one run (node and START) stands in a transaction at most once.
 
     Two versions of one run in a single transaction would not see each other in the duplicate
     check.
@@ -236,18 +236,18 @@ def _rounds(batch: Sequence[RunLog]) -> Iterable[list[int]]:
 
 
 def _lock_keys(run_logs: Sequence[RunLog]) -> str:
-    """The advisory locks of runs, sorted: the same numbers in every relayd that writes here."""
+    """Return the advisory locks of runs, sorted: the same numbers in every relayd that writes here."""
     return ",".join(map(str, sorted({_lock_key(run_log) for run_log in run_logs})))
 
 
 def _lock_key(run_log: RunLog) -> int:
-    """The advisory lock of a run: the same number in every relayd that writes here."""
+    """Return the advisory lock of a run: the same number in every relayd that writes here."""
     digest = hashlib.blake2b(f"{run_log.node_id}\0{run_log.start}".encode(), digest_size=8)
     return int.from_bytes(digest.digest(), "big", signed=True)
 
 
 async def _store(connection: Connection, run_logs: Sequence[RunLog]) -> list[Stored]:
-    """Stores run logs of different runs inside the open transaction."""
+    """Store run logs of different runs inside the open transaction."""
     before, there = await _already_stored(connection, run_logs)
     fresh = [
         run_log for index, run_log in enumerate(run_logs) if run_log.rows and index not in there
@@ -266,7 +266,7 @@ def _stored(run_log: RunLog, rows_there: int | None) -> Stored:
 async def _already_stored(
     connection: Connection, run_logs: Sequence[RunLog]
 ) -> tuple[int, dict[int, int]]:
-    """An id before those of new rows, and which run logs are there with how many rows, by index.
+    """Return an id before those of new rows, and which run logs are there with how many rows, by index.
 
     The first report decides. Where it is of a type that is not inserted, the first one that is
     inserted decides too.
@@ -305,7 +305,7 @@ async def _insert(connection: Connection, run_logs: Sequence[RunLog], before: in
 
 
 async def _copy_source(run_logs: Sequence[RunLog]) -> AsyncIterator[bytes]:
-    """The rows in large chunks: each costs a turn of the event loop."""
+    """Yield the rows in large chunks: each costs a turn of the event loop."""
     chunk: list[bytes] = []
     size = 0
     for run_log in run_logs:

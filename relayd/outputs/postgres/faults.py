@@ -18,7 +18,7 @@ FAULTS: Final = (
 
 
 def explain(error: BaseException) -> DatabaseError:
-    """The error as ours. asyncpg hides the first cause in the context when a COPY breaks."""
+    """Return the error as ours. asyncpg hides the first cause in the context when a COPY breaks."""
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, asyncpg.PostgresError):
         cause = cause.__cause__ or cause.__context__

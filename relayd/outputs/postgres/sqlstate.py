@@ -34,7 +34,7 @@ EXCEPTIONS: Final[dict[str, Kind]] = {
 
 
 def kind_of(sqlstate: str) -> Kind:
-    """Tells what to do about an error of the server.
+    """Return what to do about an error of the server.
 
     Args:
         sqlstate: five characters as the server sent them.

@@ -117,7 +117,7 @@ class Survey(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def survey(parameters: Mapping[str, Any], patience: Patience) -> Survey:
-    """Asks a connection of its own; must run inside `trio_asyncio.open_loop()`.
+    """Ask a connection of its own; must run inside `trio_asyncio.open_loop()`.
 
     Args:
         parameters: keyword arguments of `asyncpg.connect`, the password among them.

@@ -58,7 +58,7 @@ class Turn:
         self.used = False
 
     def end(self, trouble: Trouble | None) -> None:
-        """Says how the upload ended."""
+        """Say how the upload ended."""
         self.used = True
         self.trouble = trouble
 
@@ -91,7 +91,7 @@ class Gate:
         self._moved = trio.Event()
 
     async def enter(self) -> Turn | None:
-        """Waits until an upload may be tried; None: relayd stops, leave it.
+        """Wait until an upload may be tried; None: relayd stops, leave it.
 
         Each turn must be given to `leave`.
         """
@@ -109,7 +109,7 @@ class Gate:
 
     @contextmanager
     def using(self, turn: Turn) -> Iterator[Turn]:
-        """Takes note of how a turn ended, whatever happens to its holder."""
+        """Take note of how a turn ended, whatever happens to its holder."""
         try:
             yield turn
         finally:
@@ -157,7 +157,7 @@ class Gate:
             self._tell(trouble)
 
     def _count(self, trouble: Trouble) -> None:
-        """Closes, or goes on being closed; what began before it closed says nothing new."""
+        """Close, or goes on being closed; what began before it closed says nothing new."""
         self._in_a_row += 1
         if trouble.reached and self._in_a_row < IN_A_ROW and self.trouble is None:
             return

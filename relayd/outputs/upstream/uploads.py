@@ -87,11 +87,11 @@ class Upstream:
         self._settings = settings.output.upstream
 
     def reconfigure(self, settings: Settings) -> None:
-        """Takes over what needs no restart: user and passwords."""
+        """Take over what needs no restart: user and passwords."""
         self._settings = settings.output.upstream
 
     async def look(self) -> Trouble | None:
-        """Tells whether the right upstream can be reached; sends no request."""
+        """Return whether the right upstream can be reached; sends no request."""
         await self._peers.looked.wait()
         try:
             await self._peers.clients.probe(PEER, self._base)
@@ -100,7 +100,7 @@ class Upstream:
         return None
 
     async def put(self, route: Route, name: str, content: Content) -> Trouble | None:
-        """Uploads a file.
+        """Upload a file.
 
         Args:
             route: its kind.
@@ -140,7 +140,7 @@ class Upstream:
 
 
 def base_url(host: str, port: int) -> str:
-    """Returns the root of a policy server, an IPv6 address in brackets."""
+    """Return the root of a policy server, an IPv6 address in brackets."""
     bare = host.strip("[]")
     shown = f"[{bare}]" if ":" in bare else bare
     return f"https://{shown}:{port}"
@@ -164,7 +164,7 @@ async def _judge(answer: Answer) -> Trouble | None:
 
 
 def judge(status: int, retry_after: str = "") -> Trouble:
-    """Tells what an answer without success means.
+    """Return what an answer without success means.
 
     Args:
         status: of HTTP, final, none of `DONE`.
@@ -181,7 +181,7 @@ def judge(status: int, retry_after: str = "") -> Trouble:
 
 
 def _wait(retry_after: str) -> float:
-    """Seconds that are asked for, within bounds; 0 where nothing sensible is."""
+    """Return seconds that are asked for, within bounds; 0 where nothing sensible is."""
     text = retry_after.strip()
     if text.isascii() and text.isdigit():
         seconds = float(text[:9])

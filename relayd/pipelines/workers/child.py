@@ -21,7 +21,7 @@ LENGTH_BYTES: Final = 4
 
 
 def main() -> None:
-    """Serves until the input ends. Its argument is the descriptor of the lifeline."""
+    """Serve until the input ends. Its argument is the descriptor of the lifeline."""
     end_with_parent(int(sys.argv[1]))
     # The terminal and systemd signal the whole group; the parent decides when a worker ends.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -33,7 +33,7 @@ def main() -> None:
 
 
 def end_with_parent(lifeline: int) -> None:
-    """Has the kernel end this process, whatever it does, when its parent ends (O_ASYNC, open(2)).
+    """Let the kernel end this process, when its parent ends (O_ASYNC, open(2)).
 
     A parent-death signal, prctl(2), would come with the end of the thread that started the
     process, and Trio starts processes in threads that come and go.
@@ -50,7 +50,7 @@ def end_with_parent(lifeline: int) -> None:
 
 
 def serve(source: BinaryIO, sink: BinaryIO, work: Callable[..., list[Examined]] = examine) -> None:
-    """Answers the frames of `source` on `sink` until it ends."""
+    """Answer the frames of `source` on `sink` until it ends."""
     first = _read_frame(source)
     if first is None:
         return

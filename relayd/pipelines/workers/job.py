@@ -67,7 +67,7 @@ class Setup(msgspec.Struct, frozen=True):
 
 
 def examine(setup: Setup, jobs: Sequence[Job]) -> list[Examined]:
-    """Examines files in order.
+    """Examine files in order.
 
     Returns:
         One result for each of the first jobs; fewer than jobs when `RESULT_BYTES` or `CALL_S`
@@ -87,7 +87,7 @@ def examine(setup: Setup, jobs: Sequence[Job]) -> list[Examined]:
 
 
 def examine_one(setup: Setup, job: Job) -> Examined:
-    """Reads, unpacks, verifies and parses one file; what is wrong with it is in the result."""
+    """Read, unpacks, verifies and parses one file; what is wrong with it is in the result."""
     path = f"{setup.directory}/{job.name}"
     descriptor = open_file(path)
     if not isinstance(descriptor, int):
@@ -123,7 +123,7 @@ def _judge(
 
 
 def _read(descriptor: int, size: int) -> bytes:
-    """All bytes up to the size that fstat told; a file cut meanwhile ends earlier."""
+    """Return all bytes up to the size that fstat told; a file cut meanwhile ends earlier."""
     data = os.read(descriptor, size)
     if len(data) == size or not data:
         return data

@@ -52,7 +52,7 @@ class Examiner(Protocol):
     lanes: int
 
     async def examine(self, jobs: Sequence[Job]) -> list[Examined]:
-        """Examines files; results for the first of them, at least one, in order."""
+        """Examine files; results for the first of them, at least one, in order."""
         ...
 
 
@@ -117,7 +117,7 @@ class Worker:
         self.alive = True
 
     async def call(self, frame: bytes) -> list[Examined]:
-        """Has the worker answer one frame: jobs, or at first the setup, both as MessagePack.
+        """Let the worker answer one frame: jobs, or at first the setup, both as MessagePack.
 
         Raises:
             WorkerDiedError: it ended or did not answer in time.
@@ -149,13 +149,13 @@ class Worker:
                 raise
 
     async def aclose(self) -> None:
-        """Closes all pipes; a living worker then ends by itself."""
+        """Close all pipes; a living worker then ends by itself."""
         os.close(self._lifeline)
         await self._stdin.aclose()
         await self._stdout.aclose()
 
     async def run_reader(self) -> None:
-        """Hands out answers; ends when the worker does, every caller then knows."""
+        """Hand out answers; ends when the worker does, every caller then knows."""
         try:
             while (frame := await self._read_frame()) is not None:
                 answer = self._waiting.popleft()
@@ -256,7 +256,7 @@ class WorkerPool:
     async def run_worker(
         self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
-        """Keeps one worker process alive; started once the first was tried, ends if cancelled."""
+        """Keep one worker process alive; started once the first was tried, ends if cancelled."""
         worker = await self._start_worker()
         task_status.started()
         while True:
@@ -277,7 +277,7 @@ class WorkerPool:
         return None
 
     async def _serve(self, worker: Worker) -> None:
-        """Offers one worker to callers, once it is set up, until it ends."""
+        """Offer one worker to callers, once it is set up, until it ends."""
         self.workers.append(worker)
         try:
             async with trio.open_nursery() as nursery:
@@ -309,7 +309,7 @@ class WorkerPool:
         self._failing = True
 
     def _forget_dead(self) -> None:
-        """Takes the dead out of the channel, so that it always has room for the living."""
+        """Take the dead out of the channel, so that it always has room for the living."""
         waiting = []
         with suppress(trio.WouldBlock):
             while True:
@@ -327,7 +327,7 @@ def _identity_now(path: Path) -> Identity | None:
 
 
 async def _end(worker: Worker) -> None:
-    """Leaves nothing of a worker behind, whatever state it is in."""
+    """Leave nothing of a worker behind, whatever state it is in."""
     worker.process.kill()
     with trio.move_on_after(CLEANUP_TIMEOUT_S, shield=True):
         await worker.process.wait()
@@ -336,7 +336,7 @@ async def _end(worker: Worker) -> None:
 
 
 async def _start_worker(call_timeout_s: float) -> Worker:
-    """Starts one worker process; raises OSError when there is none to be had."""
+    """Start one worker process; raises OSError when there is none to be had."""
     read_end, lifeline = os.pipe()
     try:
         process = await trio.lowlevel.open_process(
@@ -360,7 +360,7 @@ async def _start_worker(call_timeout_s: float) -> Worker:
 
 @asynccontextmanager
 async def open_examiner(setup: Setup, cores: int) -> AsyncIterator[Examiner]:
-    """Opens what examines files; leaves no process behind when it is closed.
+    """Open what examines files; leaves no process behind when it is closed.
 
     Args:
         setup: what all jobs have in common.
@@ -379,5 +379,5 @@ async def open_examiner(setup: Setup, cores: int) -> AsyncIterator[Examiner]:
 
 
 def _named(job: Job) -> dict[str, str]:
-    """Which file a log line is about."""
+    """Return which file a log line is about."""
     return {"file": job.name, "queue_id": queue_id(job.name)}

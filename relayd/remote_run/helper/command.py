@@ -122,7 +122,7 @@ class HelpedCommand:
             self._open.discard(self._stderr)
 
     def _has_ended(self) -> bool:
-        """Whether the main process has; it is not reaped, so its number stays its own."""
+        """Return whether the main process has; it is not reaped, so its number stays its own."""
         options = os.WEXITED | os.WNOHANG | os.WNOWAIT
         return os.waitid(os.P_PID, self._process.pid, options) is not None
 
@@ -157,7 +157,7 @@ class HelpedCommand:
 
 
 def _wakeup_at_child_end() -> socket.socket:
-    """A socket that becomes readable when a child has ended, or may have."""
+    """Return a socket that becomes readable when a child has ended, or may have."""
     reader, writer = socket.socketpair()
     reader.setblocking(False)
     writer.setblocking(False)

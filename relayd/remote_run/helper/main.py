@@ -86,7 +86,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def _admit(client: socket.socket, options: argparse.Namespace) -> list[str]:
-    """The command line that this client may have.
+    """Return the command line that this client may have.
 
     Raises:
         RefusedError: it may have none.
@@ -126,7 +126,7 @@ def _check_peer(client: socket.socket, user: str) -> tuple[int, int]:
 
 
 def _receive(client: socket.socket) -> bytes:
-    """The request, without its line feed."""
+    """Return the request, without its line feed."""
     until = time.monotonic() + TALK_TIMEOUT_S
     data = bytearray()
     while not data.endswith(b"\n"):
@@ -151,7 +151,7 @@ def _receive(client: socket.socket) -> bytes:
 
 
 def read_request(line: bytes) -> tuple[list[str], list[str]]:
-    """Hosts and conditions of a request, each once.
+    """Return hosts and conditions of a request, each once.
 
     Raises:
         RefusedError: it is not exactly a request.

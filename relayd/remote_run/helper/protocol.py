@@ -34,7 +34,7 @@ SHOWN: Final = 200
 
 
 def agents_command(command: str, hosts: Sequence[str], conditions: Sequence[str]) -> list[str]:
-    """The command that starts agents, whoever runs it: `COMMAND remote run [-D …] -- HOSTS`.
+    """Return the command that starts agents, whoever runs it: `COMMAND remote run [-D …] -- HOSTS`.
 
     Nothing behind `--` is an option, whatever a host is called.
     """

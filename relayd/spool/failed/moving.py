@@ -17,7 +17,7 @@ _numbers: Final = count()
 
 
 def temporary_path(directory: Path) -> Path:
-    """A path that nothing else in this process uses."""
+    """Return a path that nothing else in this process uses."""
     return directory / f"{TEMPORARY}{os.getpid()}.{next(_numbers)}"
 
 

@@ -167,7 +167,7 @@ def _free_path(directory: Path, name: str) -> Path:
 
 
 def _is_the_refused_one(target: Path, known: Identity | None) -> bool:
-    """Whether no newer file took the name in the last moment; a copy is told apart before."""
+    """Return whether no newer file took the name in the last moment; a copy is told apart before."""
     if known is None:
         return True
     moved = identity_at(target)

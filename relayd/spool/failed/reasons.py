@@ -44,7 +44,7 @@ class ReasonRecord(msgspec.Struct, frozen=True):
 
 
 def make_record(name: str, refused: Refused, *, node_id: str, trust: str) -> ReasonRecord:
-    """The record of a file that is refused now."""
+    """Return the record of a file that is refused now."""
     return ReasonRecord(
         name=name,
         queue_id=queue_id(name),
@@ -57,7 +57,7 @@ def make_record(name: str, refused: Refused, *, node_id: str, trust: str) -> Rea
 
 
 def reason_path(path: Path) -> Path:
-    """Where the reason of a file in `failed` is kept: its name with `.reason`.
+    """Return where the reason of a file in `failed` is kept: its name with `.reason`.
 
     A name too long for that is cut and gets a part of its SHA-256 instead.
     """
@@ -96,7 +96,7 @@ def write_reason(path: Path, record: ReasonRecord) -> None:
 
 
 def read_reason(path: Path) -> ReasonRecord | None:
-    """The record in a reason file; None when there is none or it is not one of ours.
+    """Return the record in a reason file; None when there is none or it is not one of ours.
 
     Raises:
         OSError: it cannot be read for another reason than that it is missing.

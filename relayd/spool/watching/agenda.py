@@ -50,11 +50,11 @@ class Agenda:
             self._unfinished = min_age
 
     def patience(self, now: float) -> float:
-        """Seconds until an urgent listing may be taken; infinite when there is none."""
+        """Return seconds until an urgent listing may be taken; infinite when there is none."""
         return max(0.0, self._last + URGENT_GAP_S - now) if self._everything else float("inf")
 
     def take(self, now: float, *, hungry: bool, polling: bool) -> Look | None:
-        """The listing to take now, None when there is no reason for one yet.
+        """Return the listing to take now, None when there is no reason for one yet.
 
         Args:
             now: Trio time.

@@ -34,7 +34,7 @@ class Listing(msgspec.Struct, frozen=True):
 
 
 def is_ours(name: str, extensions: Container[str]) -> bool:
-    """Whether a file name counts: a known extension (without dot) and no leading dot.
+    """Return whether a file name counts: a known extension (without dot) and no leading dot.
 
     Web servers write uploads under a name with a leading dot and rename them.
     """

@@ -278,7 +278,7 @@ class _Watcher:
         return True
 
     def _next_name(self) -> str | None:
-        """A name whose time has come, else one of the backlog. It is to be claimed at once."""
+        """Return a name whose time has come, else one of the backlog. It is to be claimed at once."""
         if due := self._pending.take_due(1):
             return due[0]
         while self._backlog:

@@ -134,7 +134,7 @@ def _judge_nodes(path: Path, read: Found, nodes: Nodes, needed: list[str]) -> li
 
 
 def _judge_ends(path: Path, read: Found, needed: list[str]) -> list[Finding]:
-    """Dates are told, not enforced: a pinned certificate is trusted past its end."""
+    """Log the dates, but do not enforce them: a pinned certificate is trusted past its end."""
     now = time.time()
     last = {node_id: max(read.ends[node_id]) for node_id in needed if node_id in read.ends}
     expired = [node_id for node_id, end in last.items() if end < now]

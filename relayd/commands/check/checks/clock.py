@@ -70,7 +70,7 @@ def judge_synchronised(state: int | None) -> list[Finding]:
 
 
 def seconds_ahead(theirs: float, before: float) -> float:
-    """How far another clock is ahead, from what it said to a question.
+    """Return how far another clock is ahead, from what it said to a question.
 
     Args:
         theirs: what it said, unix time in seconds.

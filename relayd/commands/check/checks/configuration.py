@@ -84,7 +84,7 @@ def _invalid(path: Path, text: str) -> Finding:
 
 
 def _unreadable(main: Path, failure: StartError) -> Finding:
-    """A file without which relayd does not start: main.conf, or the one with my node id."""
+    """Return a file without which relayd does not start: main.conf, or the one with my node id."""
     cause = failure.__cause__
     reason = cause.strerror if isinstance(cause, OSError) and cause.strerror else ""
     text = str(failure)

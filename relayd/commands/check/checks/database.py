@@ -198,6 +198,6 @@ def _judge_indexes(found: Survey, where: str) -> Iterator[Finding]:
 
 
 def _place(url: str) -> str:
-    """Hosts and database of a URL, without user and options."""
+    """Return host and database of a URL, without user and options."""
     parts = split_url(url)
     return f"{parts.netloc.rpartition('@')[2]}{parts.path}"

@@ -73,7 +73,7 @@ class _UnusablePinError(Exception):
 
 
 def _read_pins(site: Site) -> tuple[tuple[bytes, ...], list[Finding]]:
-    """The certificates to pin, where pins are used, and what is doubtful about them."""
+    """Return the certificates to pin, where pins are used, and what is doubtful about them."""
     general = site.settings.general
     if general.peer_authentication == "cert_validation" and general.ca_path is not None:
         _check_authorities(site, general.ca_path)
@@ -101,7 +101,7 @@ def _check_authorities(site: Site, path: Path) -> None:
 
 
 def _judge_dates(path: Path, pins: tuple[bytes, ...]) -> list[Finding]:
-    """Dates of a pinned certificate are told, not enforced."""
+    """Judge the dates of a pinned certificate, which are reported, not enforced."""
     last = max(x509.load_der_x509_certificate(pin).not_valid_after_utc for pin in pins)
     left = last.timestamp() - time.time()
     if left >= SOON_S:
@@ -129,7 +129,7 @@ async def _ask(site: Site, clients: Clients, url: str) -> list[Finding]:
 
 
 def _trials(settings: Settings) -> list[Route]:
-    """One kind of file for each password that is used."""
+    """Return one kind of file for each password that is used."""
     processing, trials = settings.processing, []
     if processing.reporting.output == "upstream":
         trials.append(REPORTS)
@@ -222,7 +222,7 @@ def _silent(where: str, detail: str) -> Finding:
 
 
 def _clock(date: str, begun: float) -> float | None:
-    """Seconds by which the clock of a Date header (RFC 9110, 6.6.1) is ahead."""
+    """Return seconds by which the clock of a Date header (RFC 9110, 6.6.1) is ahead."""
     try:
         theirs = email.utils.parsedate_to_datetime(date).timestamp()
     except ValueError:

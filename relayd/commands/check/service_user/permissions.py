@@ -51,12 +51,12 @@ def check_directory(site: Site, path: Path, code: str, *, write: bool) -> list[F
 
 
 def quoted(path: object) -> str:
-    """A path as a shell takes it."""
+    """Return a path as a shell takes it."""
     return shlex.quote(str(path))
 
 
 def is_read_only(path: Path) -> bool:
-    """Whether a path is on a file system that is mounted read-only."""
+    """Return whether a path is on a file system that is mounted read-only."""
     try:
         return bool(os.statvfs(path).f_flag & os.ST_RDONLY)
     except OSError:

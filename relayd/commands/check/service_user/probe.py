@@ -17,7 +17,7 @@ _TRIED = {"read": os.R_OK, "write": os.W_OK, "execute": os.X_OK}
 
 
 def look(path: str, extensions: list[str]) -> dict[str, Any]:
-    """Describes a path; files with these extensions in it are counted, if there are any."""
+    """Describe a path; files with these extensions in it are counted, if there are any."""
     found: dict[str, Any] = {"path": path, "kind": _kind(path)}
     found["parent"], found["blocked"] = _ancestors(path)
     found["parent_write"] = os.access(found["parent"], os.W_OK | os.X_OK)
@@ -42,7 +42,7 @@ def _kind(path: str) -> str | None:
 
 
 def _ancestors(path: str) -> tuple[str, str | None]:
-    """The nearest directory above that exists, and the first one that cannot be entered."""
+    """Return the nearest directory above that exists, and the first one that cannot be entered."""
     parts = os.path.dirname(path).split("/")  # noqa: PTH120
     nearest = "/"
     for end in range(1, len(parts) + 1):
@@ -81,7 +81,7 @@ def _note(found: dict[str, Any], entry: "os.DirEntry[str]") -> None:
 
 
 def become(uid: int, gid: int, groups: list[int]) -> None:
-    """Turns this process into another user for good; its capabilities go with that."""
+    """Turn this process into another user for good; its capabilities go with that."""
     os.setgroups(groups)
     os.setresgid(gid, gid, gid)
     os.setresuid(uid, uid, uid)

@@ -48,7 +48,7 @@ class Pattern:
 
 
 def make_nodes(keys: Sequence[RSAPrivateKey], now: datetime) -> list[Node]:
-    """Makes a node of each key, with a certificate that is valid from now on."""
+    """Make a node of each key, with a certificate that is valid from now on."""
     names = (f"node-{number:03}.demo.example" for number in itertools.count(1))
     return [Node(key, next(names), now) for key in keys]
 
@@ -79,7 +79,7 @@ class Fleet:
         self.owed = 0
 
     def next_upload(self, now: datetime) -> Upload:
-        """The next upload of the fleet. Takes some milliseconds of CPU: signing and packing."""
+        """Return the next upload of the fleet. Takes some milliseconds of CPU: signing and packing."""
         if (earlier := self._replay()) is not None:
             return earlier
         kind = next(self._kinds)
@@ -104,7 +104,7 @@ class Fleet:
         return upload
 
     def _replay(self) -> Upload | None:
-        """An earlier good upload, once more, if one is owed and has left the spool."""
+        """Return an earlier good upload, once more, if one is owed and has left the spool."""
         if not self.owed or self._is_on_its_way(self._sent[0]):
             return None
         self.owed -= 1
@@ -140,5 +140,5 @@ class Fleet:
 
 
 def count_rows(text: bytes) -> int:
-    """Rows that a run log of ours is worth: one for each line with an entry of its own."""
+    """Return the rows that a run log of the demo is worth: one for each line with an entry of its own."""
     return text.count(b"R: @@")

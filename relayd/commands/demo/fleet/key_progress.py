@@ -31,7 +31,7 @@ class KeyProgress:
         self._bar.stop()
 
     def show(self, ready: int) -> None:
-        """Tells how many are ready."""
+        """Return how many are ready."""
         self._bar.update(self._task, completed=ready)
         quarter = 4 * ready // self._count
         if not self._console.is_terminal and quarter > self._said:

@@ -27,7 +27,7 @@ _END: Final = b"-----END PRIVATE KEY-----\n"
 
 
 def cache_directory() -> Path:
-    """Where keys are kept: `relayd-demo` in the user's cache (XDG_CACHE_HOME, ~/.cache)."""
+    """Return where keys are kept: `relayd-demo` in the user's cache (XDG_CACHE_HOME, ~/.cache)."""
     base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111
     return Path(base) / "relayd-demo"
 
@@ -35,7 +35,7 @@ def cache_directory() -> Path:
 async def obtain_keys(
     count: int, bits: int, cache: Path, progress: Callable[[int], None]
 ) -> list[RSAPrivateKey]:
-    """Takes keys from the cache, makes the missing ones and adds them to it.
+    """Take keys from the cache, makes the missing ones and adds them to it.
 
     Args:
         count: how many.
@@ -91,7 +91,7 @@ async def _make(count: int, bits: int, progress: Callable[[int], None]) -> list[
 
 
 def _load(pems: list[bytes]) -> list[RSAPrivateKey]:
-    """The check of a key costs as much as making one; these are our own, in a private place."""
+    """Return the check of a key costs as much as making one; these are our own, in a private place."""
     keys = [load_pem_private_key(pem, None, unsafe_skip_rsa_key_validation=True) for pem in pems]
     return [key for key in keys if isinstance(key, RSAPrivateKey)]
 
@@ -113,7 +113,7 @@ def _read_private(path: Path) -> bytes:
 
 
 def _write_private(path: Path, pems: list[bytes]) -> None:
-    """Writes the cache anew; without a usable cache the keys are just made again next time."""
+    """Write the cache anew; without a usable cache the keys are just made again next time."""
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         scratch = path.with_name(f".{path.name}.{os.getpid()}")
@@ -126,7 +126,7 @@ def _write_private(path: Path, pems: list[bytes]) -> None:
 
 
 def main() -> None:
-    """Writes as many new keys as the first argument says, of the size that the second says."""
+    """Write as many new keys as the first argument says, of the size that the second says."""
     count, bits = (int(word) for word in sys.argv[1:])
     for _ in range(count):
         key = generate_private_key(65_537, bits)

@@ -58,11 +58,11 @@ class Node:
         return self._last
 
     def sign(self, text: bytes) -> bytes:
-        """The S/MIME message that its agent makes of a run log."""
+        """Return the S/MIME message that its agent makes of a run log."""
         return self._signer.sign(text)
 
     def entry(self, policy_server: str) -> dict[str, str]:
-        """What the nodes list says of it, below this policy server."""
+        """Return what the nodes list says of it, below this policy server."""
         return {
             "hostname": self.hostname,
             "policy-server": policy_server,

@@ -55,7 +55,7 @@ class RemoteRuns:
         self.ended = 0
 
     async def run(self) -> None:
-        """Has every agent run once; ends with the last of them."""
+        """Have every agent run once; ends with the last of them."""
         begin = trio.current_time()
         verdicts: Counter[bool] = Counter()
         try:
@@ -80,11 +80,11 @@ class RemoteRuns:
             verdicts[event.code == 0] += 1
 
     def told(self) -> str:
-        """How the last run went, in a few words."""
+        """Return how the last run went, in a few words."""
         return f"run {self.ended}: {self._last}" if self.ended else "none has ended yet"
 
     def entry(self) -> Entry:
-        """What the books say of the runs that have ended."""
+        """Return what the books say of the runs that have ended."""
         return Entry("agents run by remote run", self.ended * self._nodes, self._answered)
 
 

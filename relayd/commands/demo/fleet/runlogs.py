@@ -71,7 +71,7 @@ def make_runlog(
     config_id: str = "20260301-120000-5e7a91c0",
     partial: bool = False,
 ) -> bytes:
-    """Writes the text that the agent of a node would sign.
+    """Write the text that the agent of a node would sign.
 
     Args:
         node_id: the node it is about.

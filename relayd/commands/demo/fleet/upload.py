@@ -57,7 +57,7 @@ class Upload:
 
 
 def put(incoming: Path, upload: Upload) -> None:
-    """Writes the file as Apache's mod_dav does: under a temporary name, then renamed."""
+    """Write the file as Apache's mod_dav does: under a temporary name, then renamed."""
     scratch = incoming / f".davfs.tmp{secrets.token_hex(3)}"
     scratch.write_bytes(upload.body)
     scratch.rename(incoming / upload.name)

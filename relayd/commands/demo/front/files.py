@@ -16,7 +16,7 @@ _MODE: Final = 0o640
 
 
 def read_name(raw: bytes) -> bytes | None:
-    """The file name that one segment of a path stands for; None when it stands for none.
+    """Return the file name that one segment of a path stands for; None when it stands for none.
 
     Args:
         raw: the segment as it was sent, percent-encoded; it is decoded once.
@@ -42,13 +42,13 @@ class Scratch:
         self._committed = False
 
     def append(self, data: bytes) -> None:
-        """Writes all of `data`."""
+        """Write all of `data`."""
         rest = memoryview(data)
         while rest:
             rest = rest[os.write(self._file, rest) :]
 
     def commit(self, name: bytes) -> bool:
-        """Gives the file its name; whether it took the place of another one."""
+        """Return the file its name; whether it took the place of another one."""
         self._close()
         target = os.path.join(self._directory, name)  # noqa: PTH118
         replaced = os.path.lexists(target)
@@ -57,7 +57,7 @@ class Scratch:
         return replaced
 
     def discard(self) -> None:
-        """Removes it, unless it was committed."""
+        """Remove it, unless it was committed."""
         self._close()
         if not self._committed:
             os.unlink(self._path)  # noqa: PTH108
@@ -69,7 +69,7 @@ class Scratch:
 
 
 def status_of(error: OSError) -> int:
-    """The HTTP status for an upload that could not be stored (RFC 4918, 11.5 for a full disk)."""
+    """Return the HTTP status for an upload that could not be stored (RFC 4918, 11.5 for a full disk)."""
     if error.errno in _FULL:
         return 507
     return 409 if error.errno == errno.ENOENT else 500

@@ -20,7 +20,7 @@ Outcome = Literal["done", "client gone", "relayd gone"]
 
 
 async def pass_on(exchange: Exchange, request: h11.Request, api: Listen, target: bytes) -> None:
-    """Has relayd answer a request.
+    """Let relayd answer a request.
 
     Args:
         exchange: the client.

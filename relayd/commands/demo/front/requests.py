@@ -39,7 +39,7 @@ class Exchange:
         self.peer = peer
 
     async def run(self, handler: Handler) -> None:
-        """Has `handler` answer each request; ends when the client leaves, stalls or errs."""
+        """Let `handler` answer each request; ends when the client leaves, stalls or errs."""
         try:
             with trio.fail_after(_LIMITS.head_s):
                 await self._stream.do_handshake()
@@ -62,14 +62,14 @@ class Exchange:
             self._http.start_next_cycle()
 
     async def _is_reusable(self) -> bool:
-        """Reads what is left of the request, for a while: closing before would lose the answer."""
+        """Read what is left of the request, for a while: closing before would lose the answer."""
         with trio.move_on_after(_LIMITS.linger_s):
             while self._http.their_state is h11.SEND_BODY:
                 await self._next()
         return self._http.their_state is self._http.our_state is h11.DONE
 
     async def read(self) -> bytes:
-        """The next piece of the request's body; empty at its end.
+        """Return the next piece of the request's body; empty at its end.
 
         Raises:
             LostError: it ends too early, or nothing comes for half a minute.
@@ -82,17 +82,17 @@ class Exchange:
         raise LostError
 
     async def until_gone(self) -> None:
-        """Returns when the client closes its end; to be called after the whole body was read."""
+        """Return when the client closes its end; to be called after the whole body was read."""
         if data := await self._receive():
             self._http.receive_data(data)
             await trio.sleep_forever()  # its next request waits; that it leaves shows later
 
     async def begin(self, status: int, headers: Headers) -> None:
-        """Sends the head of the answer; without a Content-Length among them it goes in chunks."""
+        """Send the head of the answer; without a Content-Length among them it goes in chunks."""
         await self._send(h11.Response(status_code=status, headers=list(headers)))
 
     async def piece(self, data: bytes) -> None:
-        """Sends a piece of the answer now."""
+        """Send a piece of the answer now."""
         await self._send(h11.Data(data=data))
 
     async def end(self) -> None:
@@ -100,7 +100,7 @@ class Exchange:
         await self._send(h11.EndOfMessage())
 
     async def answer(self, status: int, text: str = "", headers: Headers = ()) -> None:
-        """Sends a short answer as a whole."""
+        """Send a short answer as a whole."""
         body = f"{text}\n".encode() if text else b""
         length = (b"Content-Length", str(len(body)).encode())
         await self.begin(status, [(b"Content-Type", b"text/plain"), length, *headers])

@@ -76,7 +76,7 @@ class Front:
 def rudder_uploads(
     reports: Path, inventories: Path, password: str, default_password: str
 ) -> dict[str, Uploads]:
-    """The three paths of a Rudder server.
+    """Return the three paths of a Rudder server.
 
     Args:
         reports: directory that holds the run logs' `incoming`.
@@ -94,7 +94,7 @@ def rudder_uploads(
 async def run_front(
     front: Front, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
 ) -> None:
-    """Serves until cancelled; started when clients can connect.
+    """Serve until cancelled; started when clients can connect.
 
     Raises:
         StartError: the address cannot be bound.
@@ -118,7 +118,7 @@ class _Started(trio.TaskStatus[object]):
         self._status = status
 
     def started(self, value: object = None) -> None:
-        """Passes it on."""
+        """Pass it on."""
         self._status.started()
 
 
@@ -151,7 +151,7 @@ async def _answer(front: Front, exchange: Exchange, request: h11.Request) -> Non
 
 
 def _api_path(path: bytes) -> bytes | None:
-    """The path of relayd's API that a path of ours stands for; None: it is not of the API."""
+    """Return the path of relayd's API that a path of ours stands for; None: it is not of the API."""
     if path.startswith(_SHARED_FILES):
         path = b"/rudder" + path
     rest = path.removeprefix(_API)
@@ -185,7 +185,7 @@ async def _store(
 
 
 async def _receive(directory: Path, name: bytes, exchange: Exchange, limit: int) -> int:
-    """Writes the body into the file of this name; the status to answer with."""
+    """Write the body into the file of this name; the status to answer with."""
     scratch = await in_thread(Scratch, directory)
     try:
         while data := await exchange.read():

@@ -52,7 +52,7 @@ class Postgres:
         return self.server.log_file
 
     async def start(self) -> None:
-        """Starts the server again, on the same data and port; returns when it is ready.
+        """Start the server again, on the same data and port; returns when it is ready.
 
         Raises:
             StartError: it did not come up.
@@ -60,19 +60,19 @@ class Postgres:
         await trio.to_thread.run_sync(self.server.start)
 
     async def stop(self, mode: StopMode = "fast") -> None:
-        """Stops the server and waits for its end: `fast`, or `immediate` as a crash does."""
+        """Stop the server and wait for its end: `fast`, or `immediate` as a crash does."""
         await trio.to_thread.run_sync(self.server.stop, mode)
 
     def kill(self) -> None:
-        """Kills all its processes (SIGKILL) and waits, some milliseconds, until they are gone."""
+        """Kill all its processes (SIGKILL) and waits, some milliseconds, until they are gone."""
         self.server.kill()
 
     def suspend(self) -> None:
-        """Stops all its processes where they are (SIGSTOP)."""
+        """Stop all its processes where they are (SIGSTOP)."""
         self.server.suspend()
 
     def resume(self) -> None:
-        """Lets suspended processes go on (SIGCONT)."""
+        """Let suspended processes go on (SIGCONT)."""
         self.server.resume()
 
 
@@ -80,7 +80,7 @@ class Postgres:
 async def open_postgres(
     directory: Path, *, port: int | None = None, extra: Mapping[str, str] = _NO_SETTINGS
 ) -> AsyncIterator[Postgres]:
-    """Runs a PostgreSQL server with Rudder's tables until the block ends.
+    """Run a PostgreSQL server with Rudder's tables until the block ends.
 
     Owns the server: whatever state the block leaves it in, it is stopped at the end, and its
     data are removed where they had to be put outside `directory`.

@@ -46,13 +46,13 @@ class Account:
     gid: int
 
     def identity(self) -> Identity:
-        """What `subprocess` must be told; nothing when it is our own account."""
+        """Return what `subprocess` must be told; nothing when it is our own account."""
         if self.uid == os.geteuid():
             return {}
         return {"user": self.uid, "group": self.gid, "extra_groups": []}
 
     def can_reach(self, directory: Path) -> bool:
-        """Whether the account may pass through `directory` and everything above it."""
+        """Return whether the account may pass through `directory` and everything above it."""
         return all(self._may_enter(step) for step in (directory, *directory.parents))
 
     def _may_enter(self, directory: Path) -> bool:
@@ -78,7 +78,7 @@ def server_account() -> Account:
 
 
 def server_programs(account: Account) -> Path:
-    """The directory with `initdb`, `postgres` and `psql`, readable for `account`.
+    """Return the directory with `initdb`, `postgres` and `psql`, readable for `account`.
 
     The environment variable RELAYD_POSTGRES_BIN names another server's `bin` directory.
 
@@ -113,7 +113,7 @@ def _version(programs: Path) -> int:
 
 
 def _readable_copy(programs: Path) -> Path:
-    """Copies the installation once per version of it; the copy belongs to root alone."""
+    """Copy the installation once per version of it; the copy belongs to root alone."""
     changed = (programs / "postgres").stat().st_mtime_ns
     target = Path(tempfile.gettempdir()) / f"relayd-{programs.parent.name}-{changed:x}"
     copied = target / programs.parent.parent.name / programs.parent.name / programs.name
@@ -139,7 +139,7 @@ def _readable_copy(programs: Path) -> Path:
 
 
 def _parts(programs: Path) -> Iterator[Path]:
-    """The installation, and the libraries that the wheel keeps beside its package."""
+    """Yield the installation, and the libraries that the wheel keeps beside its package."""
     package = programs.parent.parent
     yield programs.parent
     libraries = package.with_name(f"{package.name}.libs")
@@ -148,7 +148,7 @@ def _parts(programs: Path) -> Iterator[Path]:
 
 
 def _is_ours(target: Path) -> bool:
-    """Whether `target` is a copy that nobody else could have made or can change."""
+    """Return whether `target` is a copy that nobody else could have made or can change."""
     try:
         found = target.lstat()
     except FileNotFoundError:

@@ -78,7 +78,7 @@ class Connection:
         return f"postgres://{login}@{self.host}:{self.port}/{quote(self.database)}"
 
     def keywords(self) -> Keywords:
-        """The same as keyword arguments."""
+        """Return the same as keyword arguments."""
         return Keywords(
             host=self.host,
             port=self.port,
@@ -138,7 +138,7 @@ class Server:
         return process.pid if process is not None and process.poll() is None else None
 
     def create(self) -> None:
-        """Makes the data directory, starts the server, creates tables and roles.
+        """Make the data directory, starts the server, creates tables and roles.
 
         Raises:
             StartError: one of these steps failed; its text says which and why.
@@ -155,7 +155,7 @@ class Server:
         )
 
     def start(self) -> None:
-        """Starts the server on its data and returns when it accepts connections.
+        """Start the server on its data and returns when it accepts connections.
 
         Raises:
             StartError: it ended or was not ready within a minute.
@@ -174,7 +174,7 @@ class Server:
                 return
 
     def stop(self, mode: StopMode = "fast") -> None:
-        """Stops the server and waits for its end; does nothing when it does not run.
+        """Stop the server and wait for its end; does nothing when it does not run.
 
         Args:
             mode: `fast` ends the sessions and writes a checkpoint, `immediate` drops everything
@@ -193,7 +193,7 @@ class Server:
         self._process = None
 
     def kill(self) -> None:
-        """Kills all processes of the server at once (SIGKILL) and waits until they are gone."""
+        """Kill all processes of the server at once (SIGKILL) and waits until they are gone."""
         process = self._process
         if process is None:
             return
@@ -202,23 +202,23 @@ class Server:
         self._process = None
 
     def suspend(self) -> None:
-        """Stops all its processes where they are (SIGSTOP): it accepts, but never answers."""
+        """Stop all its processes where they are (SIGSTOP): it accepts, but never answers."""
         if (parent := self.pid) is not None:
             signal_family(parent, signal.SIGSTOP)
 
     def resume(self) -> None:
-        """Lets suspended processes go on (SIGCONT)."""
+        """Let suspended processes go on (SIGCONT)."""
         if (parent := self.pid) is not None:
             signal_family(parent, signal.SIGCONT)
 
     def close(self) -> None:
-        """Stops the server; removes its data when they lie outside its directory."""
+        """Stop the server; remove its data when they lie outside its directory."""
         self.stop()
         if self._home is not None and self._directory not in self._home.parents:
             shutil.rmtree(self._home, ignore_errors=True)
 
     def psql(self, sql: str, *, database: str = schema.DATABASE, **environment: str) -> str:
-        """Runs SQL as the superuser by `psql`.
+        """Run SQL as the superuser by `psql`.
 
         Args:
             sql: statements and psql commands.
@@ -251,7 +251,7 @@ class Server:
         return done.stdout
 
     def _make_home(self) -> Path:
-        """A private directory of the server's account for data and socket."""
+        """Return a private directory of the server's account for data and socket."""
         reachable = self._account.can_reach(self._directory)
         inside = reachable and len(os.fsencode(self._directory)) <= _LONGEST_HOME
         home = Path(tempfile.mkdtemp(prefix="postgres-", dir=self._directory if inside else None))
@@ -337,7 +337,7 @@ _ENVIRONMENT: Final = {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"}
 
 
 def _accepts(path: Path) -> bool:
-    """Whether a server behind this Unix socket lets the superuser in.
+    """Return whether a server behind this Unix socket lets the superuser in.
 
     PostgreSQL's protocol 3.0 ("Message Formats"): a StartupMessage is answered by R when the
     server is ready and by E while it starts or recovers. X says good-bye.

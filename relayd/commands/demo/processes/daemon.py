@@ -36,7 +36,7 @@ class Daemon:
         self._stopping = False
 
     async def get(self, path: str) -> bytes:
-        """The body of an answer of its API.
+        """Return the body of an answer of its API.
 
         Raises:
             OSError: it cannot be reached, or did not answer in time.
@@ -56,7 +56,7 @@ class Daemon:
             connection.close()
 
     async def watch(self) -> None:
-        """Returns when it was stopped by `stop`.
+        """Return when it was stopped by `stop`.
 
         Raises:
             StartError: it ended by itself.
@@ -66,7 +66,7 @@ class Daemon:
             raise StartError(f"relayd ended by itself: {self.last_words()}")
 
     async def stop(self) -> int:
-        """Asks it to stop (SIGTERM) and waits; its exit code, negative for a signal."""
+        """Ask it to stop (SIGTERM) and waits; its exit code, negative for a signal."""
         self._stopping = True
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
@@ -76,7 +76,7 @@ class Daemon:
         return await self._process.wait()
 
     async def wait_ready(self) -> None:
-        """Returns when its API answers.
+        """Return when its API answers.
 
         Raises:
             StartError: it ended, or did not answer within half a minute.
@@ -97,7 +97,7 @@ class Daemon:
         return True
 
     def last_words(self) -> str:
-        """The last line of its log, and where the rest is."""
+        """Return the last line of its log, and where the rest is."""
         lines = self.log.read_text(errors="replace").splitlines()
         # The frame that Python draws around the traceback of a group says nothing.
         said = [line.strip(" |+-") for line in lines if line.strip(" |+-")]
@@ -106,7 +106,7 @@ class Daemon:
 
 @asynccontextmanager
 async def open_daemon(configuration: Path, port: int, log: Path) -> AsyncIterator[Daemon]:
-    """Runs relayd on a configuration directory until the block ends.
+    """Run relayd on a configuration directory until the block ends.
 
     Owns the process: at the end it is stopped, gracefully at first.
 

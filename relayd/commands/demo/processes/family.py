@@ -12,7 +12,7 @@ from pathlib import Path
 
 
 def signal_family(parent: int, number: signal.Signals) -> None:
-    """Sends a signal to a process, then to its children.
+    """Send a signal to a process, then to its children.
 
     The parent comes first, so that one that is stopped starts no new child behind our back.
 
@@ -26,7 +26,7 @@ def signal_family(parent: int, number: signal.Signals) -> None:
 
 
 def kill_family(parent: int, deadline: float) -> None:
-    """Kills a process and its children (SIGKILL) and waits until they have ended.
+    """Kill a process and its children (SIGKILL) and waits until they have ended.
 
     The parent comes first: it must not take its children's end for a crash and start new ones.
 

@@ -10,7 +10,7 @@ LOOPBACK = "127.0.0.1"
 
 
 def free_port(*hosts: str) -> int:
-    """A TCP port that nobody listens on now, outside the kernel's ephemeral range.
+    """Return a TCP port that nobody listens on now, outside the kernel's ephemeral range.
 
     It is free on each of `hosts`, or on 127.0.0.1 without any.
 

@@ -58,7 +58,7 @@ class Workspace:
         self._shared_folder = root / "shared-folder"
 
     def create(self) -> None:
-        """Makes the directories, unreadable for others: there are passwords in them.
+        """Make the directories, unreadable for others: there are passwords in them.
 
         Raises:
             StartError: they exist already, or cannot be made.
@@ -73,7 +73,7 @@ class Workspace:
     def write_configuration(
         self, name: str, general: Mapping[str, object], output: str, **to: Mapping[str, object]
     ) -> None:
-        """Writes `main.conf`, `logging.conf` and the agents' command.
+        """Write `main.conf`, `logging.conf` and the agents' command.
 
         Args:
             name: what this relayd is called in the agents' words.
@@ -107,7 +107,7 @@ class Workspace:
         self._agent.chmod(0o750)
 
     def remove_all_but_log(self) -> None:
-        """Removes what it holds, except for relayd's log."""
+        """Remove what it holds, except for relayd's log."""
         self._agent.unlink(missing_ok=True)
         for path in (self.configuration, self.spool, self._shared_files, self._shared_folder):
             shutil.rmtree(path, ignore_errors=True)
@@ -135,7 +135,7 @@ class Layout:
         return [self.server, *self.relays]
 
     def create(self) -> None:
-        """Makes the directories of every relayd.
+        """Make the directories of every relayd.
 
         Raises:
             StartError: they exist already, or cannot be made.
@@ -144,7 +144,7 @@ class Layout:
             workspace.create()
 
     def remove_all_but_logs(self) -> None:
-        """Removes everything but relayd's and PostgreSQL's logs; all, when relayd never ran."""
+        """Remove everything but relayd's and PostgreSQL's logs; all, when relayd never ran."""
         if not self.server.log.exists():
             shutil.rmtree(self.root, ignore_errors=True)
             return
