@@ -57,7 +57,7 @@ async def connect(parameters: Mapping[str, Any], patience: Patience) -> Connecti
     except RuntimeError as error:
         if not is_shortage(error):  # of threads: a host name is resolved in one
             raise
-        raise BlockingIOError(errno.EAGAIN, "no thread to be had to connect") from error
+        raise BlockingIOError(errno.EAGAIN, "cannot start a thread to connect") from error
     _bound_silence(connection)
     return connection
 
