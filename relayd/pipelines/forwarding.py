@@ -25,8 +25,8 @@ from relayd.outputs.upstream.uploads import (
     NEW_INVENTORIES,
     PATIENCE,
     REPORTS,
-    Patience,
     Route,
+    UploadPatience,
     Upstream,
 )
 from relayd.pipelines.forward import Forwarder
@@ -115,7 +115,7 @@ class ForwardingPipeline:
         peers: Peers,
         metrics: Metrics,
         delays: Delays = DELAYS,
-        patience: Patience = PATIENCE,
+        patience: UploadPatience = PATIENCE,
     ) -> None:
         self._upstream = Upstream(settings, peers, patience)
         self._health = Health("upstream", metrics.upstream_up)
@@ -195,7 +195,7 @@ async def open_forwarding(
     peers: Peers,
     metrics: Metrics,
     delays: Delays = DELAYS,
-    patience: Patience = PATIENCE,
+    patience: UploadPatience = PATIENCE,
 ) -> AsyncIterator[ForwardingPipeline]:
     """Open what forwarding needs, and close it.
 

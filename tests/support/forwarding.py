@@ -12,7 +12,7 @@ import trio
 from relayd.config.main_conf import Settings, load_settings
 from relayd.fleet.peers.client import CONNECT_TIMEOUT_S
 from relayd.fleet.pins import Peers
-from relayd.outputs.upstream.uploads import PATIENCE, Patience
+from relayd.outputs.upstream.uploads import PATIENCE, UploadPatience
 from relayd.pipelines.forwarding import ForwardingPipeline, open_forwarding
 from relayd.system.delays import DELAYS, Delays, Doubling, Steps
 from relayd.telemetry.metrics import Metrics
@@ -33,7 +33,7 @@ class Pace(msgspec.Struct, frozen=True):
     """
 
     delays: Delays = DELAYS
-    patience: Patience = PATIENCE
+    patience: UploadPatience = PATIENCE
     connect: float = CONNECT_TIMEOUT_S
 
 
@@ -54,7 +54,7 @@ def hasty(patience: float = 2.0) -> Pace:
         upstream_operator=soon,
         pins=Steps((0.05,)),
     )
-    return Pace(delays, Patience(patience, patience, drain=0.1), connect=1.0)
+    return Pace(delays, UploadPatience(patience, patience, drain=0.1), connect=1.0)
 
 
 class Relay:

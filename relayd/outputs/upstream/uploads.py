@@ -1,4 +1,4 @@
-"""Uploads to the policy server above: one PUT for each file, and what its answer means."""
+"""Uploads to the policy server above: one PUT for each file, and the meaning of the answer."""
 
 import os
 import time
@@ -20,16 +20,16 @@ from relayd.outputs.health import Trouble
 
 #: The slowest upload that is waited for.
 SLOWEST_BYTES_PER_S: Final = 16 * 1024
-#: Longest wait that the upstream may ask for.
+#: The longest wait that the upstream can ask for, seconds.
 LONGEST_WAIT_S: Final = 600.0
 #: An answer's body is read to its end so that the connection can be used again; not beyond this.
 ANSWER_SIZE: Final = 64 * 1024
 
-#: Answers that mean that the file is there. No redirect is: it was not sent anywhere else.
+#: Answers that mean that the file was stored. Redirects are not followed, so none of them does.
 DONE: Final = frozenset({200, 201, 204})
-#: About all files of its kind: credentials, path, a proxy.
+#: These concern all files of a kind: credentials, path, a proxy.
 _OPERATOR: Final = frozenset({401, 403, 404, 407})
-#: Passes by itself, although the class of the status says it is our fault (RFC 9110, 6585, 8470).
+#: These pass by themselves, although 4xx blames the client (RFC 9110, 6585, 8470).
 _BUSY: Final = frozenset({408, 425, 429})
 
 
@@ -48,7 +48,7 @@ class Route(msgspec.Struct, frozen=True):
 
 
 REPORTS: Final = Route("reports", "reports", "password")
-#: Nodes that the server does not know yet have no password of their own.
+#: Nodes that the server has not accepted yet have no password of their own.
 NEW_INVENTORIES: Final = Route("new inventories", "inventories", "default_password")
 INVENTORY_UPDATES: Final = Route("inventory updates", "inventory-updates", "password")
 
@@ -69,7 +69,7 @@ class Content(Protocol):
         ...
 
 
-class Patience(msgspec.Struct, frozen=True):
+class UploadPatience(msgspec.Struct, frozen=True):
     """How long an upload may take, in seconds.
 
     Attributes:
@@ -83,7 +83,7 @@ class Patience(msgspec.Struct, frozen=True):
     drain: float = 1.0
 
 
-PATIENCE: Final = Patience()
+PATIENCE: Final = UploadPatience()
 
 
 class Upstream:
@@ -95,7 +95,9 @@ class Upstream:
         patience: how long uploads may take.
     """
 
-    def __init__(self, settings: Settings, peers: Peers, patience: Patience = PATIENCE) -> None:
+    def __init__(
+        self, settings: Settings, peers: Peers, patience: UploadPatience = PATIENCE
+    ) -> None:
         self._patience = patience
         self._peers = peers
         self._base = base_url(settings.output.upstream.host, settings.general.https_port)
@@ -106,7 +108,7 @@ class Upstream:
         self._settings = settings.output.upstream
 
     async def look(self) -> Trouble | None:
-        """Return whether the right upstream can be reached; sends no request."""
+        """Check whether the right upstream can be reached; send no request."""
         await self._peers.looked.wait()
         try:
             await self._peers.clients.probe(PEER, self._base)
@@ -123,13 +125,13 @@ class Upstream:
             content: the file.
 
         Returns:
-            None when the upstream has it, else why not.
+            None when the upstream has the file, else why not.
 
         Raises:
-            OSError: the file cannot be read to its end; nothing is stored upstream.
+            OSError: the file cannot be read to its end; the upstream stores nothing.
         """
         await self._peers.looked.wait()
-        # A name may hold any byte but "/". What a path segment may show as it is stays readable.
+        # A name can contain any byte but "/". Whatever is legal in a path segment stays readable.
         url = f"{self._base}/{route.path}/{quote_from_bytes(os.fsencode(name), safe='@:+')}"
         try:
             with trio.fail_after(self._patience.upload + content.size / SLOWEST_BYTES_PER_S):
@@ -195,7 +197,7 @@ def judge(status: int, retry_after: str = "") -> Trouble:
 
 
 def _wait(retry_after: str) -> float:
-    """Return seconds that are asked for, within bounds; 0 where nothing sensible is."""
+    """Return the seconds that the upstream asks for, within bounds; 0 for a senseless value."""
     text = retry_after.strip()
     if text.isascii() and text.isdigit():
         seconds = float(text[:9])
