@@ -66,7 +66,7 @@ def test_test_mode_prints_warnings_first(directory: Path) -> None:
     main, logging = directory / "main.conf", directory / "logging.conf"
     expected = [
         f"warning: {main}: unknown key general.lisen, did you mean listen?",
-        f"warning: {main}: mode 0644 opens the passwords to others, expected 0640",
+        f"warning: {main}: mode 0644 exposes the passwords, expected 0640",
         f"warning: {logging}: unknown key general.levl, did you mean level?",
         "Syntax: OK",
     ]
@@ -100,7 +100,7 @@ def test_invalid_file_ends_with_2(directory: Path, name: str, text: str) -> None
 
 @pytest.mark.history(62)
 def test_missing_main_conf_ends_with_3(tmp_path: Path) -> None:
-    """Without main.conf the start error names the path and what the system said."""
+    """Without main.conf the start error names the path and the system's reason."""
     done = drop_in("-t", "-c", tmp_path)
     assert done.returncode == 3
     assert one_line(done) == (

@@ -80,19 +80,15 @@ def test_password_is_taken_out_of_the_url(url: str, bare: str, password: str | N
     assert (secret.reveal() if secret is not None else None) == password
 
 
-def test_options_of_libpq_alone_are_told_and_dropped() -> None:
-    """What the server would refuse as a setting is not sent; a warning names it."""
+def test_options_of_libpq_alone_are_dropped_and_named() -> None:
+    """Options that the server would reject as settings are not sent, but listed as unused."""
     checked = DatabaseUrl.parse(
         "postgres://a@h/d?channel_binding=require&connect_timeout=5&client_encoding=latin1"
         "&keepalives=1&application_name=x"
     )
     assert checked.dsn == "postgres://a@h/d?application_name=x"
     assert checked.connect_timeout == 5
-    assert checked.warnings == (
-        "option channel_binding is not used",
-        "option client_encoding is not used",
-        "option keepalives is not used",
-    )
+    assert checked.unused == ("channel_binding", "client_encoding", "keepalives")
 
 
 def test_connect_timeout_becomes_an_argument() -> None:

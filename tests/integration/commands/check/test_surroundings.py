@@ -70,14 +70,14 @@ def run(site: Site, *prepare: str, env: Mapping[str, str] | None = None) -> Chec
             "size=32m",
             (
                 "error: {root}/reports/incoming: 32 MiB are free on {root}/reports."
-                " Mend: free space on {root}/reports, or make it larger"
+                " Fix: free space on {root}/reports, or make it larger"
             ),
         ),
         (
             "size=1g,nr_inodes=500",
             (
                 "~error: {root}/reports/incoming: \\d+ inodes are free on {root}/reports."
-                " Mend: remove files on {root}/reports, or make it anew with more inodes"
+                " Fix: remove files on {root}/reports, or make it anew with more inodes"
             ),
         ),
     ],
@@ -94,9 +94,9 @@ def test_a_read_only_mount_is_told(site: Site) -> None:
     """A spool that is mounted read-only is told as that, not as a mode to change."""
     reports = site.root / "reports"
     done = run(site, f"mount --bind {reports} {reports}", f"mount -o remount,ro,bind {reports}")
-    mend = "mount it for writing: mount -o remount,rw $(findmnt -n -o TARGET -T {root}/reports/"
+    fix = "mount it for writing: mount -o remount,rw $(findmnt -n -o TARGET -T {root}/reports/"
     lines = tuple(
-        f"error: {{root}}/reports/{name}: its file system is mounted read-only. Mend: {mend}{name})"
+        f"error: {{root}}/reports/{name}: its file system is mounted read-only. Fix: {fix}{name})"
         for name in ("incoming", "failed")
     )
     verify(done, lines, site)
@@ -109,7 +109,7 @@ def test_another_mount_is_told(site: Site) -> None:
     line = (
         "~warning: {root}/reports/incoming: {root}/reports/failed is on another mount: refused"
         " files are copied instead of renamed."
-        " Mend: have both on one mount: .* is not {root}/reports/failed"
+        " Fix: have both on one mount: .* is not {root}/reports/failed"
     )
     verify(run(site, bind), (line,), site)
 
@@ -120,7 +120,7 @@ def test_a_clock_that_is_off_is_told(site: Site, tmp_path: Path) -> None:
     clock.set(600)
     line = (
         "~error: the database {database}: its clock is (599|600|601) s behind this one."
-        " Mend: let NTP keep both clocks right \\(chronyd, systemd-timesyncd\\)"
+        " Fix: let NTP keep both clocks right \\(chronyd, systemd-timesyncd\\)"
     )
     verify(run(site, env=clock.env), (line,), site)
 
@@ -131,7 +131,7 @@ def test_a_clock_of_another_age_is_told(site: Site, tmp_path: Path) -> None:
     clock.set(-20 * 365.25 * 86_400)
     line = (
         "~error: this machine: its clock says that it is 20\\d\\d."
-        " Mend: let NTP keep both clocks right \\(chronyd, systemd-timesyncd\\)"
+        " Fix: let NTP keep both clocks right \\(chronyd, systemd-timesyncd\\)"
     )
     verify(run(site, env=clock.env), (line,), site)
 
@@ -145,7 +145,7 @@ def test_sudo_is_asked_for_the_service_user(site: Site, database: postgres.Datab
     alone = "mount -t tmpfs -o mode=0750 none /etc/sudoers.d"
     line = (
         "error: sudo: sudo does not let user {user} run {root}/rudder remote run without a"
-        f" password. Mend: add to /etc/sudoers.d/rudder-relayd: {rule}"
+        f" password. Fix: add to /etc/sudoers.d/rudder-relayd: {rule}"
     )
     verify(run(site, alone), (line,), site)
     file = site.root / "rule"
@@ -162,7 +162,7 @@ def test_a_command_that_the_user_may_not_run_is_told(
     (site.root / "rudder").chmod(0o700)
     line = (
         "error: {root}/rudder: user {user} may not run it."
-        " Mend: chmod a+rx {root}/rudder, or set remote_run.use_sudo to true"
+        " Fix: chmod a+rx {root}/rudder, or set remote_run.use_sudo to true"
     )
     verify(check(site), (line,), site)
 
@@ -174,7 +174,7 @@ def test_a_file_that_only_root_can_read_is_told(site: Site) -> None:
     os.chown(main, 0, 0)
     line = (
         "error: {conf}/main.conf: user {user} may not read it."
-        " Mend: chgrp {group} {conf}/main.conf && chmod g+r {conf}/main.conf"
+        " Fix: chgrp {group} {conf}/main.conf && chmod g+r {conf}/main.conf"
     )
     verify(check(site), (line,), site)
 
@@ -219,7 +219,7 @@ check("daemon")
     assert done.stdout.splitlines()[-3:] == [
         (
             "skipped: files and directories: only root or daemon itself can tell what daemon may"
-            " do. Mend: run this as root, or name another user with --user"
+            " do. Fix: run this as root, or name another user with --user"
         ),
         "11 checks for user daemon: 1 skipped",
         "exit 0",
@@ -235,7 +235,7 @@ def test_a_port_that_takes_root_is_told(site: Site, database: postgres.Database)
     conf(general=f'listen = "127.0.0.1:{first - 1}"')(site, database)
     line = (
         f"error: general.listen 127.0.0.1:{first - 1}: user {{user}} may not listen on ports below"
-        f" {first}. Mend: take a port from {first} on"
+        f" {first}. Fix: take a port from {first} on"
     )
     verify(check(site), (line,), site)
 
@@ -257,7 +257,7 @@ def test_a_silent_listener_is_not_judged(site: Site, database: postgres.Database
         line = (
             "skipped: general.listen 127.0.0.1:{port}: a program listens there and does not answer:"
             " a relayd that hangs, or another one."
-            " Mend: see who it is: ss -ltnp sport = :{port}"
+            " Fix: see who it is: ss -ltnp sport = :{port}"
         )
         verify(check(site), (line,), site)
 
@@ -268,7 +268,7 @@ def test_a_silent_database_is_told_in_time(site: Site) -> None:
         site.database = replace(site.database, port=listener.getsockname()[1])
         rewrite(site)
         line = (
-            "error: {database}: the database did not answer in time. Mend: see what is between"
+            "error: {database}: the database did not answer in time. Fix: see what is between"
             " here and there: a firewall, a route, a server that hangs"
         )
         verify(check(site), (line,), site, lonely=True)
@@ -303,7 +303,7 @@ def test_an_encoding_that_cannot_hold_everything_is_told(
         rewrite(site)
         line = (
             "error: {database}: its encoding is LATIN1: it cannot hold every text of a run log."
-            " Mend: dump it, and restore it into one with UTF8"
+            " Fix: dump it, and restore it into one with UTF8"
         )
         verify(check(site), (line,), site)
     finally:
@@ -330,7 +330,7 @@ def test_the_document_has_a_stable_shape() -> None:
         "database.unreachable",
     ]
     for finding in document["findings"]:
-        assert finding.keys() == {"level", "code", "where", "what", "mend"}
+        assert finding.keys() == {"level", "code", "where", "what", "fix"}
         assert all(isinstance(text, str) and text for text in finding.values())
 
 
@@ -366,7 +366,7 @@ def test_a_terminal_gets_a_table_and_the_progress() -> None:
         shown = read_all(ours).decode()
         assert process.wait() == 1
     assert "Checking " in shown
-    assert "what is wrong, and how to mend it" in shown
+    assert "what is wrong, and how to fix it" in shown
     assert "start PostgreSQL there, or correct output.database.url" in shown
     assert "\x1b[1;31merror" in shown
     assert "11 checks for user" in shown

@@ -117,7 +117,7 @@ async def test_each_wrong_password_is_told_apart(
         (
             (
                 f"error: https://127.0.0.1:{port}/{path}/: the password of user rudder is wrong."
-                f" Mend: set {key} to the one in the upstream's htpasswd file"
+                f" Fix: set {key} to the one in the upstream's htpasswd file"
             ),
         ),
         site,
@@ -141,13 +141,13 @@ async def told(site: Site, *, lonely: bool = False) -> list[str]:
             403,
             (
                 "error: {url}: uploads from here are forbidden (403)."
-                " Mend: add this machine's address to the allowed networks of the upstream"
+                " Fix: add this machine's address to the allowed networks of the upstream"
             ),
         ),
         (
             201,
             (
-                "warning: {url}: it stored relayd-check, which it should have refused (201). Mend:"
+                "warning: {url}: it stored relayd-check, which it should have refused (201). Fix:"
                 " remove that file from its spool; use a web server that refuses parts of files"
             ),
         ),
@@ -155,21 +155,21 @@ async def told(site: Site, *, lonely: bool = False) -> list[str]:
             404,
             (
                 "warning: {url}: there is no such path (404)."
-                " Mend: see the configuration of the web server there, and general.https_port"
+                " Fix: see the configuration of the web server there, and general.https_port"
             ),
         ),
         (
             302,
             (
                 "error: {url}: it redirects (302), which uploads never follow."
-                " Mend: name the final host and port"
+                " Fix: name the final host and port"
             ),
         ),
         (
             503,
             (
                 "warning: {url}: the web server there answers 503."
-                " Mend: see the error log of that web server"
+                " Fix: see the error log of that web server"
             ),
         ),
     ],
@@ -209,7 +209,7 @@ async def test_another_clock_is_told(site: Site, shift: timedelta, line: str) ->
     assert abs(seconds - abs(shift.total_seconds())) < 20
     assert found == (
         f"{line.format(seconds)} this one."
-        " Mend: let NTP keep both clocks right (chronyd, systemd-timesyncd)"
+        " Fix: let NTP keep both clocks right (chronyd, systemd-timesyncd)"
     )
 
 
@@ -220,7 +220,7 @@ async def test_nobody_is_there(site: Site) -> None:
     (line,) = await told(site, lonely=True)
     assert line.startswith(f"error: https://127.0.0.1:{port}: no connection: ")
     assert line.endswith(
-        "Connection refused. Mend: start the web server there,"
+        "Connection refused. Fix: start the web server there,"
         " or correct output.upstream.host or general.https_port"
     )
 
@@ -230,14 +230,14 @@ async def test_a_name_that_nobody_knows(site: Site) -> None:
     below(site, 443, host="nowhere.invalid")
     (line,) = await told(site, lonely=True)
     assert line.startswith("error: nowhere.invalid: the name cannot be resolved: ")
-    assert line.endswith(" Mend: correct output.upstream.host, or the name service of this machine")
+    assert line.endswith(" Fix: correct output.upstream.host, or the name service of this machine")
 
 
 async def test_a_silent_upstream_is_told_in_time(site: Site) -> None:
     """An upstream that takes the connection and says nothing is told, not waited for."""
     async with upstream(site, Silent(before_tls=True)) as peer:
         (line,) = await told(site, lonely=True)
-    assert line.startswith(f"error: {peer.url}: no connection within 4 s. Mend: ")
+    assert line.startswith(f"error: {peer.url}: no connection within 4 s. Fix: ")
 
 
 @pytest.mark.parametrize("behaviour", [Silent(), Cut("body", 0)], ids=["silent", "cut"])
@@ -249,8 +249,8 @@ async def test_an_upstream_without_answer_is_told(site: Site, behaviour: Behavio
         f"{peer.url}/inventories",
         f"{peer.url}/reports",
     ]
-    mend = "Mend: see that a web server of Rudder answers there, and its error log"
-    assert all(line.startswith("error: ") and line.endswith(mend) for line in lines)
+    fix = "Fix: see that a web server of Rudder answers there, and its error log"
+    assert all(line.startswith("error: ") and line.endswith(fix) for line in lines)
 
 
 async def test_another_certificate_than_the_pinned_one(site: Site) -> None:
@@ -259,12 +259,12 @@ async def test_another_certificate_than_the_pinned_one(site: Site) -> None:
         below(site, peer.port, node=make_key_and_cert("somebody else"))
         (line,) = await told(site, lonely=True)
     assert line.startswith(f"error: {peer.url}: its certificate is not the expected one: ")
-    assert line.endswith(f" Mend: {COPY} if it was renewed, else find out who answers there")
+    assert line.endswith(f" Fix: {COPY} if it was renewed, else find out who answers there")
     assert peer.http_bytes == 0
 
 
 async def test_old_tls_is_told(site: Site, tmp_path: Path) -> None:
-    """A server without TLS 1.3 is told with its mend."""
+    """A server without TLS 1.3 is told with its fix."""
     port = free_port()
     below(site, port)
     certificate, key = UPSTREAM.write(tmp_path)
@@ -283,18 +283,18 @@ async def test_old_tls_is_told(site: Site, tmp_path: Path) -> None:
         server.kill()
     assert line == (
         f"error: https://127.0.0.1:{port}: the TLS handshake failed: TLSV1_ALERT_PROTOCOL_VERSION."
-        " Mend: have a web server with TLS 1.3 answer there, or correct general.https_port"
+        " Fix: have a web server with TLS 1.3 answer there, or correct general.https_port"
     )
 
 
 async def test_a_server_without_tls_is_told(site: Site, postgres_server: Server) -> None:
-    """A port where TLS is not spoken is told with its mend."""
+    """A port where TLS is not spoken is told with its fix."""
     port = postgres_server.rudder.port
     below(site, port)
     (line,) = await told(site, lonely=True)
     assert line.startswith(f"error: https://127.0.0.1:{port}: the TLS handshake ")
     assert line.endswith(
-        " Mend: have a web server with TLS 1.3 answer there, or correct general.https_port"
+        " Fix: have a web server with TLS 1.3 answer there, or correct general.https_port"
     )
 
 
@@ -319,7 +319,7 @@ async def test_no_pin_is_told(site: Site, content: bytes | None, what: str) -> N
     pin.unlink()
     if content is not None:
         pin.write_bytes(content)
-    assert await told(site, lonely=True) == [f"error: {pin}: {what}. Mend: {COPY}"]
+    assert await told(site, lonely=True) == [f"error: {pin}: {what}. Fix: {COPY}"]
 
 
 async def test_a_pin_that_the_user_cannot_read(site: Site) -> None:
@@ -327,7 +327,7 @@ async def test_a_pin_that_the_user_cannot_read(site: Site) -> None:
     (site.root / "upstream.pem").chmod(0)
     text = (
         "error: {root}/upstream.pem: user {user} may not read it."
-        " Mend: chgrp {group} {root}/upstream.pem && chmod g+r {root}/upstream.pem"
+        " Fix: chgrp {group} {root}/upstream.pem && chmod g+r {root}/upstream.pem"
     )
     assert await told(site, lonely=True) == [fill(text, site)]
 
@@ -344,7 +344,7 @@ async def test_the_pins_end_is_told(site: Site, days: int, word: str) -> None:
         (line,) = await told(site)
     assert line == (
         f"warning: {site.root}/upstream.pem: the pinned certificate {word} on {end:%Y-%m-%d}; it is"
-        " trusted all the same. Mend: renew it on the upstream, then copy it here"
+        " trusted all the same. Fix: renew it on the upstream, then copy it here"
     )
 
 
@@ -357,14 +357,14 @@ async def test_authorities_are_told(site: Site) -> None:
         assert await told(site, lonely=True) == [
             (
                 f"error: {missing}: is not there."
-                " Mend: write the authorities' certificates there, or correct general.ca_path"
+                " Fix: write the authorities' certificates there, or correct general.ca_path"
             )
         ]
         missing.write_bytes(make_key_and_cert("somebody else").cert_pem)
         (line,) = await told(site, lonely=True)
     assert line.startswith(f"error: {peer.url}: its certificate is not the expected one: ")
     assert line.endswith(
-        " Mend: put its authority into general.ca_path, and its name into output.upstream.host"
+        " Fix: put its authority into general.ca_path, and its name into output.upstream.host"
     )
 
 

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from relayd.commands.check.service_user.probe import look
+from relayd.commands.check.service_user.probe import describe
 
 
 def test_a_directory_is_described_with_what_waits_in_it(tmp_path: Path) -> None:
@@ -13,7 +13,7 @@ def test_a_directory_is_described_with_what_waits_in_it(tmp_path: Path) -> None:
     os.utime(tmp_path / "b.gz", (50, 50))
     (tmp_path / "d.log").mkdir()
     (tmp_path / "e.log").symlink_to("a.log")
-    found = look(str(tmp_path), [".log", ".gz"])
+    found = describe(str(tmp_path), [".log", ".gz"])
     assert (found["kind"], found["blocked"]) == ("directory", None)
     assert (found["read"], found["write"], found["execute"]) == (True, True, True)
     assert (found["waiting"], found["unreadable"], found["oldest"]) == (2, 0, 50)
@@ -21,7 +21,7 @@ def test_a_directory_is_described_with_what_waits_in_it(tmp_path: Path) -> None:
 
 def test_what_is_missing_is_described_by_its_nearest_directory(tmp_path: Path) -> None:
     """Of a path that does not exist, the directory where it could be made is told."""
-    found = look(str(tmp_path / "a" / "b"), [])
+    found = describe(str(tmp_path / "a" / "b"), [])
     assert found["kind"] is None
     assert (found["parent"], found["parent_write"]) == (str(tmp_path), True)
 
@@ -30,6 +30,6 @@ def test_a_file_is_told_from_other_things(tmp_path: Path) -> None:
     """Regular files, directories and anything else are told apart."""
     (tmp_path / "file").touch()
     os.mkfifo(tmp_path / "fifo")
-    kinds = [look(str(tmp_path / name), [])["kind"] for name in ("file", "fifo", ".")]
+    kinds = [describe(str(tmp_path / name), [])["kind"] for name in ("file", "fifo", ".")]
     assert kinds == ["file", "other", "directory"]
-    assert look(str(tmp_path / "file" / "below"), [])["parent"] == str(tmp_path)
+    assert describe(str(tmp_path / "file" / "below"), [])["parent"] == str(tmp_path)
