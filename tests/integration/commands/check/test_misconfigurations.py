@@ -40,14 +40,14 @@ NOW: Final = datetime.now(UTC)
 
 @pytest.fixture(scope="module")
 def shared_database(postgres_server: Server) -> Iterator[postgres.Database]:
-    """One database for all these tests, which leave it alone."""
+    """One database for all these tests, which do not change it."""
     with postgres.fresh_database(postgres_server) as database:
         yield database
 
 
 @pytest.fixture
 def site(shared_database: postgres.Database) -> Iterator[Site]:
-    """A root server in which nothing is wrong."""
+    """A sound root server."""
     with open_site(shared_database.rudder) as site:
         yield site
 
@@ -86,25 +86,25 @@ def spool_file(age: float = 0.0, bits: int = 0o640) -> Break:
 
 
 def occupied(site: Site, database: postgres.Database) -> None:
-    """The port of the HTTP API is another program's, here that of PostgreSQL."""
+    """Configures the port of another program, PostgreSQL, for the HTTP API."""
     site.port = database.rudder.port
     rewrite(site)
 
 
 def replace_with_file(directory: Path) -> None:
-    """A file where a directory should be."""
+    """Puts a file in place of a directory."""
     directory.rmdir()
     directory.write_text("")
 
 
 def replace_with_directory(file: Path) -> None:
-    """A directory where a file should be."""
+    """Puts a directory in place of a file."""
     file.unlink()
     file.mkdir()
 
 
 def cut(file: Path) -> None:
-    """A file of which the end is missing."""
+    """Removes the end of a file."""
     data = file.read_bytes()
     file.write_bytes(data[: len(data) - 40])
 
@@ -378,8 +378,8 @@ CERTIFICATES: Final = [
     case(
         "no certificates file",
         unlink("allnodescerts.pem"),
-        "error: {root}/allnodescerts.pem: does not exist, and 2 nodes: root, node1 need a certificate"
-        " in it. " + REGENERATE,
+        "error: {root}/allnodescerts.pem: does not exist, and 2 nodes: root, node1 need a"
+        " certificate in it. " + REGENERATE,
     ),
     case(
         "certificates are cut off",
