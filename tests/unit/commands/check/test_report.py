@@ -11,7 +11,7 @@ from relayd.commands.check.report import as_json, as_lines, show, summary
 from relayd.commands.check.service_user.account import Account
 
 ACCOUNT = Account("relay", 7, 7, (7,), "rudder")
-ERROR = error("spool.space", "/spool", "it is full", "make room")
+ERROR = error("spool.space", "/spool", "it is full", "free space")
 WARNING = warning("clock.differs", "db", "it is late", "wait")
 SKIPPED = skipped("selinux.unknown", "SELinux", "no tool", "install it")
 
@@ -24,7 +24,7 @@ def report(*findings: Finding) -> Report:
 def test_errors_come_first_and_are_counted() -> None:
     """One line for each finding, errors before warnings, and a line that counts them."""
     assert as_lines(report(SKIPPED, WARNING, ERROR, WARNING)) == [
-        "error: /spool: it is full. Fix: make room",
+        "error: /spool: it is full. Fix: free space",
         "warning: db: it is late. Fix: wait",
         "warning: db: it is late. Fix: wait",
         "skipped: SELinux: no tool. Fix: install it",
@@ -34,7 +34,7 @@ def test_errors_come_first_and_are_counted() -> None:
 
 
 def test_only_errors_make_it_unsound() -> None:
-    """Warnings and what could not be checked are no failure."""
+    """Warnings and skipped checks are no failure."""
     assert not report(ERROR).sound
     assert report(WARNING, SKIPPED).sound
 
