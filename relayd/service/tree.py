@@ -39,7 +39,6 @@ from relayd.fleet.in_force import Trust
 from relayd.fleet.pins import Peers
 from relayd.outputs.upstream.uploads import base_url
 from relayd.remote_run.runs import RemoteRuns, make_runs
-from relayd.service import openssl
 from relayd.service.pipelines import Pipeline, open_pipelines
 from relayd.service.systemd import Notifier, take_notifier
 from relayd.shared.expiry import run_expiry
@@ -81,8 +80,6 @@ def run(directory: Path) -> int:
         configure(logging)
         for warning in warnings:
             log.warning("configuration", detail=warning)
-        for warning in openssl.warnings():
-            log.warning("old library", detail=warning)
         try:
             service = Service(directory, settings, take_notifier())
             trio.run(service.run, strict_exception_groups=True)

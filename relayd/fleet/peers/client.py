@@ -18,7 +18,7 @@ import trio
 
 from relayd import __version__
 from relayd.config.secret import Secret
-from relayd.errors import PeerError
+from relayd.errors import PeerError, PeerStep
 from relayd.fleet.peers.tls import Authentication, Network, make_context, reason_of
 from relayd.system.wake import Wake
 
@@ -302,7 +302,7 @@ def _explained() -> Iterator[None]:
         yield
     except (httpcore2.NetworkError, httpcore2.TimeoutException, httpcore2.ProtocolError) as error:
         raise PeerError(
-            f"no proper answer: {reason_of(error)}", "transient", reached=True
+            f"no proper answer: {reason_of(error)}", "transient", PeerStep.ANSWER
         ) from None
 
 
@@ -334,7 +334,8 @@ def _make_request(
 def _split(url: str) -> SplitResult:
     parts = urlsplit(url)
     if parts.scheme != "https" or not parts.hostname or not url.isascii():
-        raise PeerError("only https:// is spoken to other policy servers", "operator")
+        detail = "only https:// is spoken to other policy servers"
+        raise PeerError(detail, "operator", PeerStep.CONNECT)
     return parts
 
 

@@ -29,6 +29,7 @@ from relayd.commands.demo.front.files import Scratch, read_name, status_of
 from relayd.commands.demo.front.proxy import pass_on
 from relayd.commands.demo.front.requests import Exchange
 from relayd.config.main_conf import Listen
+from relayd.spool.layout import INCOMING, UPDATES
 from relayd.system.threads import in_thread
 
 USER: Final = "rudder"
@@ -85,9 +86,9 @@ def rudder_uploads(
         default_password: of nodes that are new.
     """
     return {
-        "reports": Uploads(reports / "incoming", password),
-        "inventories": Uploads(inventories / "incoming", default_password),
-        "inventory-updates": Uploads(inventories / "accepted-nodes-updates", password),
+        "reports": Uploads(reports / INCOMING, password),
+        "inventories": Uploads(inventories / INCOMING, default_password),
+        "inventory-updates": Uploads(inventories / UPDATES, password),
     }
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from relayd.errors import StartError
+from relayd.spool.layout import FAILED, INCOMING
 
 NODES_LIST: Final = "nodeslist.json"
 CERTIFICATES: Final = "allnodescerts.pem"
@@ -48,8 +49,8 @@ class Workspace:
         self.root = root
         self.configuration = root / "etc"
         self.spool = root / "reports"
-        self.incoming = self.spool / "incoming"
-        self.failed = self.spool / "failed"
+        self.incoming = self.spool / INCOMING
+        self.failed = self.spool / FAILED
         self.log = root / "relayd.log"
         self.certificate = root / "etc" / "front.cert"
         self.key = root / "etc" / "front.key"
