@@ -6,7 +6,7 @@ import platform
 import tempfile
 from pathlib import Path
 
-from benchmarks.corpus import Node, Sample, make_nodes, make_samples
+from benchmarks.corpus import Sample, SampleNode, make_nodes, make_samples
 from benchmarks.daemon import run_daemon
 from benchmarks.measure import say
 from benchmarks.pure import measure_parser, measure_verification
@@ -40,7 +40,7 @@ def main() -> None:
 
 
 def _with_database(
-    arguments: argparse.Namespace, nodes: list[Node], samples: list[Sample], directory: Path
+    arguments: argparse.Namespace, nodes: list[SampleNode], samples: list[Sample], directory: Path
 ) -> list[Figure]:
     say("starting PostgreSQL")
     server = Server(directory / "postgres")

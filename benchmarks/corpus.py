@@ -28,7 +28,7 @@ from cryptography.x509.oid import NameOID
 
 from benchmarks.measure import say
 from relayd.commands.demo.fleet.runlogs import make_runlog
-from relayd.commands.demo.fleet.signing import Signer
+from relayd.commands.demo.fleet.signing import RunLogSigner
 from relayd.runlog.model import NodeCertificate
 from relayd.runlog.signature.certificates import read_certificate
 
@@ -42,7 +42,7 @@ _FIRST_RUN: Final = datetime(2026, 3, 1, 6, 0, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
-class Node:
+class SampleNode:
     """A simulated machine.
 
     Attributes:
@@ -57,7 +57,7 @@ class Node:
     certificate: x509.Certificate
     known: NodeCertificate
     key: rsa.RSAPrivateKey
-    signer: Signer
+    signer: RunLogSigner
 
     @property
     def pem(self) -> bytes:
@@ -70,12 +70,12 @@ class Sample:
     """One run log: its file name, the node, the text that was signed, and the signed message."""
 
     name: str
-    node: Node
+    node: SampleNode
     text: bytes
     message: bytes
 
 
-def make_nodes(count: int = NODES) -> list[Node]:
+def make_nodes(count: int = NODES) -> list[SampleNode]:
     """Make nodes with distinct certificates over `KEYS` keys."""
     keys = _keys()
     return [
@@ -84,7 +84,7 @@ def make_nodes(count: int = NODES) -> list[Node]:
     ]
 
 
-def make_samples(nodes: list[Node], count: int) -> list[Sample]:
+def make_samples(nodes: list[SampleNode], count: int) -> list[Sample]:
     """Make run logs of different runs, the nodes in turn, five minutes between runs of a node."""
     say(f"signing {count} run logs of {REPORTS} reports")
     samples = []
@@ -97,7 +97,7 @@ def make_samples(nodes: list[Node], count: int) -> list[Sample]:
     return samples
 
 
-def write_nodes(nodes: list[Node], directory: Path) -> None:
+def write_nodes(nodes: list[SampleNode], directory: Path) -> None:
     """Write `nodeslist.json` and `allnodescerts.pem` as a policy server does."""
     everyone = {"root": {"hostname": "server.example.org", "policy-server": "root"}}
     for number, node in enumerate(nodes):
@@ -110,7 +110,7 @@ def write_nodes(nodes: list[Node], directory: Path) -> None:
     (directory / "allnodescerts.pem").write_bytes(b"".join(node.pem for node in nodes))
 
 
-def _node(node_id: str, key: rsa.RSAPrivateKey) -> Node:
+def _node(node_id: str, key: rsa.RSAPrivateKey) -> SampleNode:
     name = x509.Name([x509.NameAttribute(NameOID.USER_ID, node_id)])
     certificate = (
         x509.CertificateBuilder()
@@ -123,7 +123,7 @@ def _node(node_id: str, key: rsa.RSAPrivateKey) -> Node:
         .sign(key, SHA256())
     )
     _, known, _ = read_certificate(certificate.public_bytes(Encoding.DER))
-    return Node(node_id, certificate, known, key, Signer(key, certificate))
+    return SampleNode(node_id, certificate, known, key, RunLogSigner(key, certificate))
 
 
 def _keys() -> list[rsa.RSAPrivateKey]:

@@ -13,9 +13,9 @@ from typing import Final
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from benchmarks.corpus import Node, Sample, write_nodes
+from benchmarks.corpus import Sample, SampleNode, write_nodes
 from benchmarks.measure import children, cpu_seconds, peak_bytes
-from relayd.commands.demo.postgres.server import Connection
+from relayd.commands.demo.postgres.server import ConnectionInfo
 from relayd.commands.demo.processes.ports import free_port
 
 _START_DEADLINE_S: Final = 30.0
@@ -144,7 +144,7 @@ class Daemon:
 
 @contextmanager
 def run_daemon(
-    directory: Path, nodes: Sequence[Node], database: Connection, extra: str = ""
+    directory: Path, nodes: Sequence[SampleNode], database: ConnectionInfo, extra: str = ""
 ) -> Iterator[Daemon]:
     """Start relayd on a real configuration; stops it and checks its exit code at the end.
 

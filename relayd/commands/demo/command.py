@@ -92,7 +92,7 @@ def command(
     """
     from rich.console import Console
 
-    from relayd.commands.demo.play import Options, run
+    from relayd.commands.demo.run import Options, run
 
     if rate is None and (interval is not None or once is None):
         rate = nodes / (interval or _DEFAULT_INTERVAL)

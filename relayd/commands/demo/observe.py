@@ -21,7 +21,7 @@ FROM reportsexecution ORDER BY insertionid DESC LIMIT 8
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class StoredRun:
     """One of the last rows of `reportsexecution`.
 
     Attributes:
@@ -79,7 +79,7 @@ class Snapshot:
     in_flight: int
     oldest: float
     database: str
-    runs: tuple[Run, ...]
+    runs: tuple[StoredRun, ...]
     relays: tuple[Relay | None, ...] = ()
 
     @property
@@ -142,7 +142,7 @@ def read_snapshot(time: float, metrics: str, status: bytes, runs: str) -> Snapsh
         oldest=samples.plain("spool_oldest_seconds"),
         database=database.get("details", database["status"]),
         runs=tuple(
-            Run(node, date, config, float(delay or 0))
+            StoredRun(node, date, config, float(delay or 0))
             for node, date, config, delay in csv.reader(runs.splitlines())
         ),
     )

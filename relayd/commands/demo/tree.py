@@ -16,19 +16,19 @@ from typing import Final
 
 import trio
 
-from relayd.commands.demo.fleet.node import Node
-from relayd.commands.demo.front.server import Front, Uploads, run_front
-from relayd.commands.demo.postgres.server import Connection
+from relayd.commands.demo.fleet.node import SimulatedNode
+from relayd.commands.demo.postgres.server import ConnectionInfo
 from relayd.commands.demo.processes.daemon import Daemon, open_daemon
 from relayd.commands.demo.processes.ports import free_port
 from relayd.commands.demo.processes.workspace import CERTIFICATES, NODES_LIST, Layout, Workspace
+from relayd.commands.demo.webserver.server import UploadDirectory, WebServer, run_web_server
 from relayd.config.main_conf import Listen
 
 ROOT: Final = "root"
 
 
 @dataclass(frozen=True, slots=True)
-class Station:
+class PolicyServer:
     """One policy server.
 
     Attributes:
@@ -41,14 +41,14 @@ class Station:
     """
 
     title: str
-    node: Node
+    node: SimulatedNode
     workspace: Workspace
     port: int
-    parent: "Station | None"
+    parent: "PolicyServer | None"
     password: str
 
     @property
-    def above(self) -> list["Station"]:
+    def above(self) -> list["PolicyServer"]:
         """Those above it, the nearest first."""
         return [] if self.parent is None else [self.parent, *self.parent.above]
 
@@ -70,7 +70,9 @@ class Tree:
         stations: the root server first, parents before those below them.
     """
 
-    def __init__(self, layout: Layout, servers: Sequence[Node], nodes: Sequence[Node]) -> None:
+    def __init__(
+        self, layout: Layout, servers: Sequence[SimulatedNode], nodes: Sequence[SimulatedNode]
+    ) -> None:
         """Lays out the tree.
 
         Args:
@@ -80,27 +82,27 @@ class Tree:
         """
         self._https_port = free_port(*(server.hostname for server in servers))
         self._nodes = nodes
-        self.stations: list[Station] = []
+        self.stations: list[PolicyServer] = []
         for number, (workspace, node) in enumerate(zip(layout.workspaces, servers, strict=True)):
             title = f"relay {number}" if number else "root server"
             parent = self.stations[_parent(number)] if number else None
             password = secrets.token_urlsafe(12)
-            station = Station(title, node, workspace, free_port(), parent, password)
+            station = PolicyServer(title, node, workspace, free_port(), parent, password)
             self.stations.append(station)
         homes = cycle(self.relays or self.stations)
         self._homes = {node.node_id: next(homes) for node in nodes}
 
     @property
-    def root(self) -> Station:
+    def root(self) -> PolicyServer:
         """The root server."""
         return self.stations[0]
 
     @property
-    def relays(self) -> list[Station]:
+    def relays(self) -> list[PolicyServer]:
         """All but the root server."""
         return self.stations[1:]
 
-    def home(self, node_id: str) -> Station:
+    def home(self, node_id: str) -> PolicyServer:
         """Return the policy server of a node; a stranger comes in at the last one."""
         return self._homes.get(node_id, self.stations[-1])
 
@@ -115,7 +117,7 @@ class Tree:
             station.node.node_id: station.title for station in self.stations
         }
 
-    def write(self, database: Connection) -> None:
+    def write(self, database: ConnectionInfo) -> None:
         """Write everything that the relayds and their web fronts read."""
         for station in self.stations:
             workspace = station.workspace
@@ -139,7 +141,7 @@ class Tree:
                 }
                 workspace.write_configuration(station.title, general, "upstream", upstream=keys)
 
-    def _write_lists(self, station: Station) -> None:
+    def _write_lists(self, station: PolicyServer) -> None:
         """Write nodes list and certificates as Rudder's server generates them."""
         below = [(other.node, other.parent or other) for other in self.stations] + [
             (node, self._homes[node.node_id]) for node in self._nodes
@@ -155,18 +157,18 @@ class Tree:
         pems = [node.certificate_pem() for node, _ in known]
         (directory / CERTIFICATES).write_bytes(b"".join(pems))
 
-    def fronts(self) -> list[Front]:
+    def fronts(self) -> list[WebServer]:
         """Return the web fronts; none where no relay needs one."""
         return [self._front(station) for station in self.stations] if self.relays else []
 
-    def _front(self, station: Station) -> Front:
+    def _front(self, station: PolicyServer) -> WebServer:
         workspace = station.workspace
-        return Front(
+        return WebServer(
             listen=Listen(host=station.node.hostname, port=self._https_port),
             api=Listen(host="127.0.0.1", port=station.port),
             certificate=workspace.certificate,
             key=workspace.key,
-            uploads={"reports": Uploads(workspace.incoming, station.password)},
+            uploads={"reports": UploadDirectory(workspace.incoming, station.password)},
         )
 
 
@@ -182,7 +184,7 @@ async def open_tree(tree: Tree) -> AsyncIterator[list[Daemon]]:
     """
     async with trio.open_nursery() as nursery:
         for front in tree.fronts():
-            await nursery.start(partial(run_front, front), name=f"front {front.listen}")
+            await nursery.start(partial(run_web_server, front), name=f"front {front.listen}")
         async with AsyncExitStack() as stack:
             yield [
                 await stack.enter_async_context(

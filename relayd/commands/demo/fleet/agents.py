@@ -11,9 +11,9 @@ from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
-from relayd.commands.demo.fleet.node import Node
+from relayd.commands.demo.fleet.node import SimulatedNode
 from relayd.commands.demo.fleet.runlogs import make_runlog
-from relayd.commands.demo.fleet.upload import EXPECTED, Kind, Upload
+from relayd.commands.demo.fleet.upload import EXPECTED, Kind, SimulatedUpload
 
 #: The spools that the uploads of a node come through, its own policy server's first.
 Way = Callable[[str], Sequence[Path]]
@@ -47,10 +47,10 @@ class Pattern:
                 yield Kind.GOOD
 
 
-def make_nodes(keys: Sequence[RSAPrivateKey], now: datetime) -> list[Node]:
+def make_nodes(keys: Sequence[RSAPrivateKey], now: datetime) -> list[SimulatedNode]:
     """Make a node of each key, with a certificate that is valid from now on."""
     names = (f"node-{number:03}.demo.example" for number in itertools.count(1))
-    return [Node(key, next(names), now) for key in keys]
+    return [SimulatedNode(key, next(names), now) for key in keys]
 
 
 class Fleet:
@@ -62,7 +62,7 @@ class Fleet:
             made up for by the next uploads that can.
     """
 
-    def __init__(self, nodes: Sequence[Node], way: Way, pattern: Pattern) -> None:
+    def __init__(self, nodes: Sequence[SimulatedNode], way: Way, pattern: Pattern) -> None:
         """Takes over the nodes; the last of them is the stranger.
 
         Args:
@@ -75,10 +75,10 @@ class Fleet:
         self._turns = itertools.cycle(range(len(self.nodes)))
         self._kinds = pattern.kinds()
         self._way = way
-        self._sent: deque[Upload] = deque(maxlen=_REMEMBERED)
+        self._sent: deque[SimulatedUpload] = deque(maxlen=_REMEMBERED)
         self.owed = 0
 
-    def next_upload(self, now: datetime) -> Upload:
+    def next_upload(self, now: datetime) -> SimulatedUpload:
         """Return the next upload of the fleet. Takes some milliseconds of CPU: signing and packing."""
         if (earlier := self._replay()) is not None:
             return earlier
@@ -103,29 +103,29 @@ class Fleet:
                 self._sent.append(upload)
         return upload
 
-    def _replay(self) -> Upload | None:
+    def _replay(self) -> SimulatedUpload | None:
         """Return an earlier good upload, once more, if one is owed and has left the spool."""
         if not self.owed or self._is_on_its_way(self._sent[0]):
             return None
         self.owed -= 1
         earlier = self._sent.popleft()
-        return Upload(
+        return SimulatedUpload(
             Kind.REPLAYED, earlier.name, earlier.body, earlier.node_id, earlier.start, rows=0
         )
 
-    def _is_on_its_way(self, upload: Upload) -> bool:
+    def _is_on_its_way(self, upload: SimulatedUpload) -> bool:
         # From below: a relay removes a file only when it is in the spool above.
         return any((spool / upload.name).exists() for spool in self._way(upload.node_id))
 
     def _compose(
         self,
         kind: Kind,
-        node: Node,
+        node: SimulatedNode,
         now: datetime,
         *,
-        signer: Node | None = None,
-        subject: Node | None = None,
-    ) -> Upload:
+        signer: SimulatedNode | None = None,
+        subject: SimulatedNode | None = None,
+    ) -> SimulatedUpload:
         start = node.next_start(now)
         text = make_runlog((subject or node).node_id, start)
         message = (signer or node).sign(text)
@@ -136,7 +136,9 @@ class Fleet:
             body = body[: len(body) // 2]
         stamp = (start + _DURATION).isoformat()
         rows = count_rows(text) if kind is Kind.GOOD else 0
-        return Upload(kind, f"{stamp}@{node.node_id}.log.gz", body, node.node_id, start, rows)
+        return SimulatedUpload(
+            kind, f"{stamp}@{node.node_id}.log.gz", body, node.node_id, start, rows
+        )
 
 
 def count_rows(text: bytes) -> int:

@@ -16,13 +16,13 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import NameOID
 
-from relayd.commands.demo.fleet.signing import Signer
+from relayd.commands.demo.fleet.signing import RunLogSigner
 
 _LIFETIME: Final = timedelta(days=3650)
 _SECOND: Final = timedelta(seconds=1)
 
 
-class Node:
+class SimulatedNode:
     """One machine with an agent, a policy server among them.
 
     Attributes:
@@ -49,7 +49,7 @@ class Node:
         self.hostname = hostname
         self.certificate = _certify(key, self.node_id, now)
         self._key = key
-        self._signer = Signer(key, self.certificate)
+        self._signer = RunLogSigner(key, self.certificate)
         self._last = now.replace(microsecond=0) - _SECOND
 
     def next_start(self, now: datetime) -> datetime:

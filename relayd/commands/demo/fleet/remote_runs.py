@@ -8,7 +8,7 @@ import httpcore2
 import msgspec
 import trio
 
-from relayd.commands.demo.books import Entry
+from relayd.commands.demo.ledger import Entry
 from relayd.commands.demo.processes.daemon import API
 
 _FORM: Final = b"asynchronous=true&keep_output=true"
@@ -30,7 +30,7 @@ class _Event(msgspec.Struct):
     code: int | None = None
 
 
-class RemoteRuns:
+class RemoteRunClient:
     """All runs of a demo, one after the other.
 
     Attributes:

@@ -40,7 +40,7 @@ _CAPABILITIES: Final = bytes.fromhex(
 _BASE64_STRIDE: Final = 48
 
 
-class Signer:
+class RunLogSigner:
     """Signs run logs in the name of one node.
 
     Args:

@@ -36,7 +36,7 @@ EXPECTED: Final = MappingProxyType(
 
 
 @dataclass(frozen=True, slots=True)
-class Upload:
+class SimulatedUpload:
     """A file on its way into the spool.
 
     Attributes:
@@ -56,7 +56,7 @@ class Upload:
     rows: int
 
 
-def put(incoming: Path, upload: Upload) -> None:
+def put(incoming: Path, upload: SimulatedUpload) -> None:
     """Write the file as Apache's mod_dav does: under a temporary name, then renamed."""
     scratch = incoming / f".davfs.tmp{secrets.token_hex(3)}"
     scratch.write_bytes(upload.body)

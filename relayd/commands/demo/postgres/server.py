@@ -22,7 +22,7 @@ from urllib.parse import quote
 
 from relayd.commands.demo.postgres import programs as pginstall
 from relayd.commands.demo.postgres import schema
-from relayd.commands.demo.processes.family import kill_family, signal_family
+from relayd.commands.demo.processes.children import kill_with_children, signal_with_children
 from relayd.commands.demo.processes.ports import free_port
 from relayd.errors import StartError
 
@@ -49,7 +49,7 @@ class Keywords(TypedDict):
 
 
 @dataclass(frozen=True, slots=True)
-class Connection:
+class ConnectionInfo:
     """How one role reaches one database over TCP.
 
     Attributes:
@@ -124,10 +124,10 @@ class Server:
         self.log_file = self._directory / "postgres.log"
         port = free_port() if port is None else port
         # Characters that a URL must escape: whoever builds one carelessly fails at once.
-        self.rudder = Connection(
+        self.rudder = ConnectionInfo(
             _HOST, port, schema.ROLE, f"p@ss/{secrets.token_hex(8)}:%?#", schema.DATABASE
         )
-        self.superuser = Connection(
+        self.superuser = ConnectionInfo(
             _HOST, port, _SUPERUSER, secrets.token_urlsafe(12), schema.DATABASE
         )
 
@@ -197,19 +197,19 @@ class Server:
         process = self._process
         if process is None:
             return
-        kill_family(process.pid, _STOP_DEADLINE)
+        kill_with_children(process.pid, _STOP_DEADLINE)
         process.wait(_STOP_DEADLINE)
         self._process = None
 
     def suspend(self) -> None:
         """Stop all its processes where they are (SIGSTOP): it accepts, but never answers."""
         if (parent := self.pid) is not None:
-            signal_family(parent, signal.SIGSTOP)
+            signal_with_children(parent, signal.SIGSTOP)
 
     def resume(self) -> None:
         """Let suspended processes go on (SIGCONT)."""
         if (parent := self.pid) is not None:
-            signal_family(parent, signal.SIGCONT)
+            signal_with_children(parent, signal.SIGCONT)
 
     def close(self) -> None:
         """Stop the server; remove its data when they lie outside its directory."""
@@ -255,7 +255,7 @@ class Server:
         reachable = self._account.can_reach(self._directory)
         inside = reachable and len(os.fsencode(self._directory)) <= _LONGEST_HOME
         home = Path(tempfile.mkdtemp(prefix="postgres-", dir=self._directory if inside else None))
-        if self._account.identity():
+        if self._account.credentials():
             os.chown(home, self._account.uid, self._account.gid)
         return home
 
@@ -276,7 +276,7 @@ class Server:
             check=False,
             cwd=home,
             env=_ENVIRONMENT,
-            **self._account.identity(),
+            **self._account.credentials(),
         )
         word.unlink()
         if done.returncode:
@@ -302,7 +302,7 @@ class Server:
                 cwd=home,
                 env=_ENVIRONMENT,
                 start_new_session=True,
-                **self._account.identity(),
+                **self._account.credentials(),
             )
         self._wait_until_ready(self._process)
 

@@ -12,8 +12,8 @@ from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from relayd.commands.demo.fleet.agents import make_nodes
-from relayd.commands.demo.fleet.node import Node
-from relayd.commands.demo.postgres.server import Connection
+from relayd.commands.demo.fleet.node import SimulatedNode
+from relayd.commands.demo.postgres.server import ConnectionInfo
 from relayd.commands.demo.processes.workspace import CERTIFICATES, NODES_LIST, Layout
 from relayd.commands.demo.tree import ROOT, Tree, address
 from relayd.config.main_conf import load_settings
@@ -21,7 +21,7 @@ from relayd.fleet.nodes import load_nodes
 from relayd.runlog.signature.certificates import read_certificate
 
 NOW = datetime(2026, 5, 4, 3, 2, 1, tzinfo=UTC)
-DATABASE = Connection("127.0.0.1", 15432, "rudder", 'p@ss/"\\:%?#', "rudder")
+DATABASE = ConnectionInfo("127.0.0.1", 15432, "rudder", 'p@ss/"\\:%?#', "rudder")
 KEYS = [generate_private_key(65_537, 2048) for _ in range(10)]
 NODES = make_nodes(KEYS[:6], NOW)
 
@@ -29,7 +29,7 @@ NODES = make_nodes(KEYS[:6], NOW)
 def make_tree(root: Path, relays: int) -> Tree:
     """A tree of six nodes, written."""
     servers = [
-        Node(KEYS[6 + number], address(number), NOW, None if number else ROOT)
+        SimulatedNode(KEYS[6 + number], address(number), NOW, None if number else ROOT)
         for number in range(relays + 1)
     ]
     layout = Layout(root, relays)

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from relayd.commands.demo.fleet.agents import Fleet, Pattern, make_nodes
-from relayd.commands.demo.fleet.upload import EXPECTED, Kind, Upload, put
+from relayd.commands.demo.fleet.upload import EXPECTED, Kind, SimulatedUpload, put
 from relayd.errors import Reason, Refused
 from relayd.runlog.archive import unpack
 from relayd.runlog.filename import parse_name
@@ -29,7 +29,7 @@ def fleet(tmp_path: Path) -> Fleet:
     return Fleet(make_nodes(KEYS, NOW), lambda _: [tmp_path / "above", tmp_path], Pattern(50))
 
 
-def judge(fleet: Fleet, upload: Upload) -> RunLog | Reason:
+def judge(fleet: Fleet, upload: SimulatedUpload) -> RunLog | Reason:
     """What relayd's own functions make of an upload."""
     name = parse_name(upload.name)
     assert not isinstance(name, Refused), name

@@ -7,8 +7,8 @@ import pytest
 from quart import Response, request
 from quart_trio import QuartTrio
 
-from relayd.commands.demo.books import Entry
-from relayd.commands.demo.fleet.remote_runs import RemoteRuns
+from relayd.commands.demo.fleet.remote_runs import RemoteRunClient
+from relayd.commands.demo.ledger import Entry
 from tests.support.http import BASE, open_server
 
 EVENTS = [
@@ -46,7 +46,7 @@ def telling(status: int = 200) -> QuartTrio:
 async def test_verdicts_are_counted_and_output_is_shown() -> None:
     """Agents that ended well are counted, run by run; what was said last is at hand."""
     async with open_server(telling()) as server:
-        runs = RemoteRuns(server.port, 4)
+        runs = RemoteRunClient(server.port, 4)
         assert runs.told() == "none has ended yet"
         for number in (1, 2):
             await runs.run()
@@ -60,7 +60,7 @@ async def test_verdicts_are_counted_and_output_is_shown() -> None:
 async def test_a_refused_run_does_not_balance(status: int) -> None:
     """A run that relayd does not make is one in which no agent ran."""
     async with open_server(telling(status)) as server:
-        runs = RemoteRuns(server.port, 4)
+        runs = RemoteRunClient(server.port, 4)
         await runs.run()
     assert runs.entry() == Entry("agents run by remote run", expected=4, found=0)
 
@@ -69,6 +69,6 @@ async def test_a_run_without_relayd_does_not_balance() -> None:
     """Nor does one for which nobody listens."""
     async with open_server(telling()) as server:
         port = server.port
-    runs = RemoteRuns(port, 4)
+    runs = RemoteRunClient(port, 4)
     await runs.run()
     assert not runs.entry().balanced

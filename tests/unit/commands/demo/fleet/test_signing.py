@@ -7,7 +7,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from relayd.commands.demo.fleet.signing import Signer
+from relayd.commands.demo.fleet.signing import RunLogSigner
 from relayd.runlog.signature.cms import Digest
 from tests.support.openssl import OpenSSL
 from tests.support.signing import make_key_and_cert, rsa_key
@@ -67,4 +67,4 @@ def test_signer_with_a_weak_key_is_not_made() -> None:
     weak = make_key_and_cert("signing-weak", key=rsa_key("weak", 1024))
 
     with pytest.raises(ValueError, match="1024 bits"):
-        Signer(rsa_key("weak", 1024), x509.load_der_x509_certificate(weak.cert_der))
+        RunLogSigner(rsa_key("weak", 1024), x509.load_der_x509_certificate(weak.cert_der))

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from relayd.commands.demo.fleet.upload import EXPECTED, Kind, Upload
+from relayd.commands.demo.fleet.upload import EXPECTED, Kind, SimulatedUpload
 from relayd.commands.demo.postgres.server import Server
 
 #: A run is its node and START as Unix time.
-Run = tuple[str, int]
+RunKey = tuple[str, int]
 
 _ROWS: Final = """\
 SELECT nodeid, extract(epoch FROM executiontimestamp)::bigint, count(*)
@@ -23,7 +23,7 @@ SELECT nodeid, extract(epoch FROM date)::bigint, count(*) FROM reportsexecution 
 """
 
 
-def _run(upload: Upload) -> Run:
+def _run(upload: SimulatedUpload) -> RunKey:
     return upload.node_id, int(upload.start.timestamp())
 
 
@@ -39,11 +39,11 @@ class Ledger:
     """
 
     kinds: Counter[Kind] = field(default_factory=Counter)
-    good: dict[Run, tuple[int, str]] = field(default_factory=dict)
+    good: dict[RunKey, tuple[int, str]] = field(default_factory=dict)
     bad: dict[str, Kind] = field(default_factory=dict)
     replayed: set[str] = field(default_factory=set)
 
-    def add(self, upload: Upload) -> None:
+    def add(self, upload: SimulatedUpload) -> None:
         """Note one upload; called before it is put into the spool."""
         self.kinds[upload.kind] += 1
         if upload.kind is Kind.GOOD:
@@ -60,7 +60,7 @@ class Ledger:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class FinalState:
     """What is there after relayd has stopped.
 
     Attributes:
@@ -70,8 +70,8 @@ class Found:
         refused: reason of each file in `failed`, by name.
     """
 
-    rows: Mapping[Run, int]
-    executions: Mapping[Run, int]
+    rows: Mapping[RunKey, int]
+    executions: Mapping[RunKey, int]
     waiting: frozenset[str]
     refused: Mapping[str, str]
 
@@ -96,7 +96,7 @@ class Entry:
         return self.expected is None or self.expected == self.found
 
 
-def read_found(server: Server, spools: Iterable[Path], failed: Iterable[Path]) -> Found:
+def read_found(server: Server, spools: Iterable[Path], failed: Iterable[Path]) -> FinalState:
     """Read database and spools; no relayd must run any more.
 
     Args:
@@ -104,7 +104,7 @@ def read_found(server: Server, spools: Iterable[Path], failed: Iterable[Path]) -
         spools: the `incoming` of every relayd.
         failed: the `failed` of every relayd.
     """
-    return Found(
+    return FinalState(
         rows=_counts(server.psql(_ROWS)),
         executions=_counts(server.psql(_EXECUTIONS)),
         waiting=frozenset(path.name for spool in spools for path in spool.iterdir()),
@@ -112,7 +112,7 @@ def read_found(server: Server, spools: Iterable[Path], failed: Iterable[Path]) -
     )
 
 
-def _counts(rows: str) -> dict[Run, int]:
+def _counts(rows: str) -> dict[RunKey, int]:
     return {(node, int(start)): int(count) for node, start, count in csv.reader(rows.splitlines())}
 
 
@@ -123,7 +123,7 @@ def _refusals(failed: Path) -> dict[str, str]:
     return reasons | {record["name"]: record["reason"] for record in records}
 
 
-def balance(ledger: Ledger, found: Found, recognised: int | None) -> list[Entry]:
+def balance(ledger: Ledger, found: FinalState, recognised: int | None) -> list[Entry]:
     """Compare what was sent with what is there.
 
     Args:
@@ -150,7 +150,7 @@ def balance(ledger: Ledger, found: Found, recognised: int | None) -> list[Entry]
     return entries
 
 
-def _refused(ledger: Ledger, found: Found) -> Iterable[Entry]:
+def _refused(ledger: Ledger, found: FinalState) -> Iterable[Entry]:
     """Return one line per kind; a file counts when it was refused for the right reason."""
     sent = Counter(kind for name, kind in ledger.bad.items() if name not in found.waiting)
     right = Counter(
@@ -162,6 +162,6 @@ def _refused(ledger: Ledger, found: Found) -> Iterable[Entry]:
     yield Entry("refused, although good", 0, wrongly)
 
 
-def _surplus(expected: Mapping[Run, int], found: Mapping[Run, int]) -> int:
+def _surplus(expected: Mapping[RunKey, int], found: Mapping[RunKey, int]) -> int:
     """Return the rows beyond those that each run is worth; a run that nobody sent is worth none."""
     return sum(max(0, count - expected.get(run, 0)) for run, count in found.items())

@@ -14,19 +14,19 @@ from rich.console import Console
 from rich.live import Live
 from rich.padding import Padding
 
-from relayd.commands.demo.books import Entry, Ledger, balance, read_found
 from relayd.commands.demo.fleet.agents import Fleet, Pattern, make_nodes
 from relayd.commands.demo.fleet.key_progress import KeyProgress
 from relayd.commands.demo.fleet.keys import cache_directory, obtain_keys
-from relayd.commands.demo.fleet.node import Node
-from relayd.commands.demo.fleet.remote_runs import RemoteRuns
+from relayd.commands.demo.fleet.node import SimulatedNode
+from relayd.commands.demo.fleet.remote_runs import RemoteRunClient
 from relayd.commands.demo.fleet.upload import put
+from relayd.commands.demo.ledger import Entry, Ledger, balance, read_found
 from relayd.commands.demo.observe import Snapshot, observe
-from relayd.commands.demo.picture import Picture, summary
 from relayd.commands.demo.postgres.opening import open_postgres
 from relayd.commands.demo.postgres.server import Server
 from relayd.commands.demo.processes.daemon import Daemon
 from relayd.commands.demo.processes.workspace import Layout
+from relayd.commands.demo.screen import Screen, summary
 from relayd.commands.demo.tree import ROOT, Tree, address, open_tree
 from relayd.errors import RelaydError
 
@@ -114,7 +114,7 @@ class _Stage:
     fleet: Fleet
     daemons: list[Daemon]
     server: Server
-    agents: RemoteRuns | None
+    agents: RemoteRunClient | None
 
 
 class _Play:
@@ -185,7 +185,7 @@ class _Play:
             now = datetime.now(UTC)
             machines = make_nodes(keys[:nodes], now)
             servers = [
-                Node(key, address(number), now, None if number else ROOT)
+                SimulatedNode(key, address(number), now, None if number else ROOT)
                 for number, key in enumerate(keys[nodes:])
             ]
             tree = Tree(self._layout, servers, machines[:-1])
@@ -211,15 +211,15 @@ class _Play:
             nursery.cancel_scope.cancel()
         return await observe(stage.daemons, stage.server)
 
-    def _announce(self, tree: Tree, fleet: Fleet) -> RemoteRuns | None:
+    def _announce(self, tree: Tree, fleet: Fleet) -> RemoteRunClient | None:
         """Prepare remote runs, where there are relays, and tells how to make one by hand."""
         if not tree.relays:
             return None
-        agents = RemoteRuns(tree.root.port, len(fleet.nodes) + len(tree.stations))
+        agents = RemoteRunClient(tree.root.port, len(fleet.nodes) + len(tree.stations))
         self._console.print(f"A remote run by hand: {agents.curl}", soft_wrap=True, markup=False)
         return agents
 
-    async def _run_agents(self, agents: RemoteRuns) -> None:
+    async def _run_agents(self, agents: RemoteRunClient) -> None:
         """One remote run, when the number of uploads is limited; else one now and then."""
         if self._options.once is not None:
             await agents.run()
@@ -274,7 +274,7 @@ class _Play:
     async def _show(self, stage: _Stage) -> None:
         """Draw until cancelled."""
         title = f"relayd demo: {len(stage.fleet.nodes)} nodes"
-        picture = Picture(title, stage.tree.names(), stage.tree.relays, stage.agents)
+        picture = Screen(title, stage.tree.names(), stage.tree.relays, stage.agents)
         if not self._console.is_terminal:
             await self._look(stage, picture, partial(self._print_line, picture))
             return
@@ -286,11 +286,11 @@ class _Play:
 
             await self._look(stage, picture, draw)
 
-    def _print_line(self, picture: Picture, number: int) -> None:
+    def _print_line(self, picture: Screen, number: int) -> None:
         if number % _LINE_EVERY == 0:
             self._console.print(picture.line(), soft_wrap=True, markup=False)
 
-    async def _look(self, stage: _Stage, picture: Picture, draw: Callable[[int], None]) -> None:
+    async def _look(self, stage: _Stage, picture: Screen, draw: Callable[[int], None]) -> None:
         number = 0
         while True:
             snapshot = await observe(stage.daemons, stage.server)

@@ -25,9 +25,9 @@ import trio
 
 from relayd.api.app import BASE
 from relayd.api.server.listeners import open_listeners
-from relayd.commands.demo.front.files import Scratch, read_name, status_of
-from relayd.commands.demo.front.proxy import pass_on
-from relayd.commands.demo.front.requests import Exchange
+from relayd.commands.demo.webserver.files import Scratch, read_name, status_of
+from relayd.commands.demo.webserver.proxy import pass_on
+from relayd.commands.demo.webserver.requests import Exchange
 from relayd.config.main_conf import Listen
 from relayd.system.threads import in_thread
 
@@ -40,7 +40,7 @@ _SHARED_FILES: Final = b"/relay-api/shared-files/"
 
 
 @dataclass(frozen=True, slots=True)
-class Uploads:
+class UploadDirectory:
     """Where the files of one path go.
 
     Attributes:
@@ -53,7 +53,7 @@ class Uploads:
 
 
 @dataclass(frozen=True, slots=True)
-class Front:
+class WebServer:
     """One web server.
 
     Attributes:
@@ -69,13 +69,13 @@ class Front:
     api: Listen
     certificate: Path
     key: Path
-    uploads: Mapping[str, Uploads]
+    uploads: Mapping[str, UploadDirectory]
     max_body: int = MAX_BODY
 
 
 def rudder_uploads(
     reports: Path, inventories: Path, password: str, default_password: str
-) -> dict[str, Uploads]:
+) -> dict[str, UploadDirectory]:
     """Return the three paths of a Rudder server.
 
     Args:
@@ -85,14 +85,14 @@ def rudder_uploads(
         default_password: of nodes that are new.
     """
     return {
-        "reports": Uploads(reports / "incoming", password),
-        "inventories": Uploads(inventories / "incoming", default_password),
-        "inventory-updates": Uploads(inventories / "accepted-nodes-updates", password),
+        "reports": UploadDirectory(reports / "incoming", password),
+        "inventories": UploadDirectory(inventories / "incoming", default_password),
+        "inventory-updates": UploadDirectory(inventories / "accepted-nodes-updates", password),
     }
 
 
-async def run_front(
-    front: Front, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+async def run_web_server(
+    front: WebServer, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
 ) -> None:
     """Serve until cancelled; started when clients can connect.
 
@@ -122,13 +122,13 @@ class _Started(trio.TaskStatus[object]):
         self._status.started()
 
 
-async def _serve_client(front: Front, stream: trio.SSLStream[trio.SocketStream]) -> None:
+async def _serve_client(front: WebServer, stream: trio.SSLStream[trio.SocketStream]) -> None:
     with suppress(OSError):  # it left before we looked
         peer = str(stream.transport_stream.socket.getpeername()[0])
         await Exchange(stream, peer).run(partial(_answer, front))
 
 
-async def _answer(front: Front, exchange: Exchange, request: h11.Request) -> None:
+async def _answer(front: WebServer, exchange: Exchange, request: h11.Request) -> None:
     path, mark, query = request.target.partition(b"?")
     if any(unquote_to_bytes(part) in (b".", b"..") for part in path.split(b"/")):
         await exchange.answer(400, "such a path is not served")
@@ -167,7 +167,7 @@ def _is_allowed(request: h11.Request, password: str) -> bool:
 
 
 async def _store(
-    front: Front, directory: Path, exchange: Exchange, request: h11.Request, raw_name: bytes
+    front: WebServer, directory: Path, exchange: Exchange, request: h11.Request, raw_name: bytes
 ) -> None:
     name = read_name(raw_name)
     headers = dict(request.headers)

@@ -11,8 +11,8 @@ import trio
 from quart import Response, request
 from quart_trio import QuartTrio
 
-from relayd.commands.demo.front.files import status_of
-from relayd.commands.demo.front.server import Front
+from relayd.commands.demo.webserver.files import status_of
+from relayd.commands.demo.webserver.server import WebServer
 from relayd.config.main_conf import Listen
 from tests.support.front import (
     DEFAULT_PASSWORD,
@@ -32,14 +32,14 @@ BASE = "/rudder/relay-api/1"
 GOOD = basic(PASSWORD)
 
 
-def stored(front: Front, place: str) -> dict[str, bytes]:
+def stored(front: WebServer, place: str) -> dict[str, bytes]:
     """Names and content of what is in a directory, temporary names too."""
     directory = front.uploads[place].directory
     return {path.name: path.read_bytes() for path in directory.iterdir()}
 
 
 async def ask(
-    front: Front, method: str, path: str, body: bytes = b"", headers: str = GOOD
+    front: WebServer, method: str, path: str, body: bytes = b"", headers: str = GOOD
 ) -> Answer:
     """One request on a connection of its own."""
     async with dial_front(front) as client:
@@ -218,7 +218,7 @@ def echo() -> tuple[QuartTrio, trio.Event]:
     return app, gate
 
 
-def fronted(root: Path, server: Server) -> Front:
+def fronted(root: Path, server: Server) -> WebServer:
     """A front of this API."""
     return make_front(root, Listen(host="127.0.0.1", port=server.port))
 

@@ -8,16 +8,18 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
 from rich.console import Console
 
-from relayd.commands.demo.books import Entry
-from relayd.commands.demo.fleet.node import Node
-from relayd.commands.demo.observe import Relay, Run, Snapshot, read_relay, read_snapshot
-from relayd.commands.demo.picture import Picture, sparkline, summary
+from relayd.commands.demo.fleet.node import SimulatedNode
+from relayd.commands.demo.ledger import Entry
+from relayd.commands.demo.observe import Relay, Snapshot, StoredRun, read_relay, read_snapshot
 from relayd.commands.demo.processes.workspace import Workspace
-from relayd.commands.demo.tree import Station
+from relayd.commands.demo.screen import Screen, sparkline, summary
+from relayd.commands.demo.tree import PolicyServer
 from relayd.errors import Reason
 from relayd.telemetry.metrics import Metrics
 
-NODE = Node(generate_private_key(65_537, 2048), "127.0.0.1", datetime(2026, 5, 4, tzinfo=UTC))
+NODE = SimulatedNode(
+    generate_private_key(65_537, 2048), "127.0.0.1", datetime(2026, 5, 4, tzinfo=UTC)
+)
 RUNS = "a,2026-05-04 03:02:01+00,20260504-1,2.5\n"
 
 
@@ -54,7 +56,7 @@ def test_snapshot_reads_what_relayd_exposes() -> None:
         in_flight=5,
         oldest=1.5,
         database="no answer",
-        runs=(Run("a", "2026-05-04 03:02:01+00", "20260504-1", 2.5),),
+        runs=(StoredRun("a", "2026-05-04 03:02:01+00", "20260504-1", 2.5),),
     )
 
 
@@ -70,7 +72,7 @@ def test_relay_reads_what_relayd_exposes() -> None:
 
 def test_line_tells_rates_queue_and_refusals() -> None:
     """The plain line holds rates, queue with its age, and refusals with their reasons."""
-    picture = Picture("demo", {})
+    picture = Screen("demo", {})
     picture.add(snapshot(100.0, 10, 720), sent=20)
     picture.add(snapshot(102.0, 30, 2160), sent=40)
     assert picture.line() == (
@@ -81,7 +83,7 @@ def test_line_tells_rates_queue_and_refusals() -> None:
 
 def test_rates_are_of_the_last_seconds() -> None:
     """What happened long ago does not count in the rate of now."""
-    picture = Picture("demo", {})
+    picture = Screen("demo", {})
     for second in range(20):
         picture.add(snapshot(float(second), 100 * min(second, 10), 0), sent=0)
     assert "(0.0/s)" in picture.line()
@@ -89,7 +91,7 @@ def test_rates_are_of_the_last_seconds() -> None:
 
 def test_panel_names_nodes_and_shows_the_database() -> None:
     """The panel has the host names of the last runs and what is wrong with the database."""
-    picture = Picture("demo of 1 node", {"a": "web.example"})
+    picture = Screen("demo of 1 node", {"a": "web.example"})
     picture.add(snapshot(1.0, 1, 72, "[Errno 111] refused [/red]"), sent=9)
     shown = text(picture.panel())
     for part in ("demo of 1 node", "web.example", "2.5 s", "[Errno 111]", "[/red]", "signature"):
@@ -100,7 +102,7 @@ def test_relays_have_their_place(tmp_path: Path) -> None:
     """Panel and line tell of each relay what it holds and has passed on, or that it is silent."""
     root = station(tmp_path, "root server", None)
     first = station(tmp_path, "relay 1", root)
-    picture = Picture("demo", {}, [first, station(tmp_path, "relay 2", first)])
+    picture = Screen("demo", {}, [first, station(tmp_path, "relay 2", first)])
     relays = (Relay(waiting=3, forwarded=120, failed=4), None)
     picture.add(replace(snapshot(1.0, 1, 72), relays=relays), sent=9)
     assert picture.line().endswith(
@@ -111,9 +113,9 @@ def test_relays_have_their_place(tmp_path: Path) -> None:
     assert "relay 2 relay 1 no answer" in rows
 
 
-def station(root: Path, title: str, parent: Station | None) -> Station:
+def station(root: Path, title: str, parent: PolicyServer | None) -> PolicyServer:
     """A policy server of which only the place in the tree counts."""
-    return Station(title, NODE, Workspace(root), 3030, parent, "")
+    return PolicyServer(title, NODE, Workspace(root), 3030, parent, "")
 
 
 def test_sparkline_scales_to_its_highest_value() -> None:

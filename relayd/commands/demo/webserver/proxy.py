@@ -7,7 +7,7 @@ from typing import Final, Literal
 import h11
 import trio
 
-from relayd.commands.demo.front.requests import Exchange, LostError
+from relayd.commands.demo.webserver.requests import Exchange, LostError
 from relayd.config.main_conf import Listen
 
 #: Headers that concern one connection only (RFC 9110, 7.6.1), and one that is settled already.

@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 
-def signal_family(parent: int, number: signal.Signals) -> None:
+def signal_with_children(parent: int, number: signal.Signals) -> None:
     """Send a signal to a process, then to its children.
 
     The parent comes first, so that one that is stopped starts no new child behind our back.
@@ -25,7 +25,7 @@ def signal_family(parent: int, number: signal.Signals) -> None:
             os.kill(pid, number)
 
 
-def kill_family(parent: int, deadline: float) -> None:
+def kill_with_children(parent: int, deadline: float) -> None:
     """Kill a process and its children (SIGKILL) and waits until they have ended.
 
     The parent comes first: it must not take its children's end for a crash and start new ones.

@@ -9,10 +9,10 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from relayd.commands.demo.books import Entry
-from relayd.commands.demo.fleet.remote_runs import RemoteRuns
+from relayd.commands.demo.fleet.remote_runs import RemoteRunClient
+from relayd.commands.demo.ledger import Entry
 from relayd.commands.demo.observe import Snapshot
-from relayd.commands.demo.tree import Station
+from relayd.commands.demo.tree import PolicyServer
 
 #: Rates are means over this time, in seconds.
 _WINDOW: Final = 5.0
@@ -20,15 +20,15 @@ _HISTORY: Final = 60
 _BARS: Final = "▁▂▃▄▅▆▇█"
 
 
-class Picture:
+class Screen:
     """Draws what the snapshots tell."""
 
     def __init__(
         self,
         title: str,
         names: Mapping[str, str],
-        relays: Sequence[Station] = (),
-        agents: RemoteRuns | None = None,
+        relays: Sequence[PolicyServer] = (),
+        agents: RemoteRunClient | None = None,
     ) -> None:
         """Begins a picture of nothing.
 
@@ -71,7 +71,7 @@ class Picture:
             + (f"  remote run: {self._agents.told()}" if self._agents else "")
         )
 
-    def _each_relay(self, now: Snapshot) -> Iterator[tuple[Station, str]]:
+    def _each_relay(self, now: Snapshot) -> Iterator[tuple[PolicyServer, str]]:
         for station, relay in zip(self._relays, now.relays, strict=True):
             text = "no answer"
             if relay is not None:
@@ -143,7 +143,7 @@ class Picture:
         return now.time - (self._begin or now.time)
 
 
-def _remote_run(agents: RemoteRuns) -> Table:
+def _remote_run(agents: RemoteRunClient) -> Table:
     table = Table(title="remote run", expand=True, box=None, title_justify="left")
     table.add_column(agents.told())
     for line in agents.output:

@@ -5,15 +5,15 @@ from datetime import UTC, datetime
 
 import pytest
 
-from relayd.commands.demo.books import Entry, Found, Ledger, balance
-from relayd.commands.demo.fleet.upload import EXPECTED, Kind, Upload
+from relayd.commands.demo.fleet.upload import EXPECTED, Kind, SimulatedUpload
+from relayd.commands.demo.ledger import Entry, FinalState, Ledger, balance
 
 START = datetime(2026, 5, 4, 3, 2, 1, tzinfo=UTC)
-GOOD = Upload(Kind.GOOD, "good.log.gz", b"", "a", START, rows=3)
+GOOD = SimulatedUpload(Kind.GOOD, "good.log.gz", b"", "a", START, rows=3)
 TWICE = replace(GOOD, kind=Kind.REPLAYED, rows=0)
-FORGED = Upload(Kind.FORGED, "forged.log.gz", b"", "b", START, rows=0)
+FORGED = SimulatedUpload(Kind.FORGED, "forged.log.gz", b"", "b", START, rows=0)
 RUN = ("a", int(START.timestamp()))
-FOUND = Found(
+FOUND = FinalState(
     rows={RUN: 3},
     executions={RUN: 1},
     waiting=frozenset(),
@@ -21,7 +21,7 @@ FOUND = Found(
 )
 
 
-def wrong(found: Found, recognised: int | None = 1) -> list[str]:
+def wrong(found: FinalState, recognised: int | None = 1) -> list[str]:
     ledger = Ledger()
     for upload in (GOOD, TWICE, FORGED):
         ledger.add(upload)
@@ -54,7 +54,7 @@ def test_balanced() -> None:
         ),
     ],
 )
-def test_each_mistake_is_seen(found: Found, entries: list[str]) -> None:
+def test_each_mistake_is_seen(found: FinalState, entries: list[str]) -> None:
     """Whatever is lost, stored twice, unexplained or refused wrongly unbalances its entries."""
     assert wrong(found) == entries
 
@@ -68,7 +68,7 @@ def test_a_replay_must_be_recognised() -> None:
 def test_files_in_the_spool_are_not_lost() -> None:
     """What still waits in the spool is expected nowhere else."""
     waiting = frozenset({GOOD.name, FORGED.name})
-    assert wrong(Found({}, {}, waiting, {}), recognised=0) == []
+    assert wrong(FinalState({}, {}, waiting, {}), recognised=0) == []
 
 
 def test_entry_without_expectation_balances() -> None:
