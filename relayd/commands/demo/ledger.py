@@ -1,4 +1,4 @@
-"""The demo's book-keeping: what was sent against what the database and the spool hold."""
+"""The demo's ledger: what was sent, compared with what the database and the spools hold."""
 
 import csv
 import json
@@ -11,9 +11,6 @@ from typing import Final
 from relayd.commands.demo.fleet.upload import EXPECTED, Kind, SimulatedUpload
 from relayd.commands.demo.postgres.server import Server
 
-#: A run is its node and START as Unix time.
-RunKey = tuple[str, int]
-
 _ROWS: Final = """\
 SELECT nodeid, extract(epoch FROM executiontimestamp)::bigint, count(*)
 FROM ruddersysevents GROUP BY 1, 2
@@ -23,31 +20,57 @@ SELECT nodeid, extract(epoch FROM date)::bigint, count(*) FROM reportsexecution 
 """
 
 
-def _run(upload: SimulatedUpload) -> RunKey:
-    return upload.node_id, int(upload.start.timestamp())
+@dataclass(frozen=True, slots=True)
+class RunKey:
+    """What identifies a run of an agent.
+
+    Attributes:
+        node_id: the node.
+        start: START of the run as Unix time.
+    """
+
+    node_id: str
+    start: int
+
+
+@dataclass(frozen=True, slots=True)
+class GoodRun:
+    """A run whose run log must be stored.
+
+    Attributes:
+        rows: rows of `ruddersysevents` that it yields.
+        name: name of its file.
+    """
+
+    rows: int
+    name: str
+
+
+def _key(upload: SimulatedUpload) -> RunKey:
+    return RunKey(upload.node_id, int(upload.start.timestamp()))
 
 
 @dataclass(slots=True)
 class Ledger:
-    """What the fleet has sent.
+    """Everything the fleet has sent.
 
     Attributes:
         kinds: number of uploads of each kind.
-        good: rows that each good run is worth, and the name of its file.
+        good: runs that must be stored.
         bad: kind of each upload that must be refused, by file name.
         replayed: names of files that were sent twice.
     """
 
     kinds: Counter[Kind] = field(default_factory=Counter)
-    good: dict[RunKey, tuple[int, str]] = field(default_factory=dict)
+    good: dict[RunKey, GoodRun] = field(default_factory=dict)
     bad: dict[str, Kind] = field(default_factory=dict)
     replayed: set[str] = field(default_factory=set)
 
     def add(self, upload: SimulatedUpload) -> None:
-        """Note one upload; called before it is put into the spool."""
+        """Record an upload; call this before it is put into the spool."""
         self.kinds[upload.kind] += 1
         if upload.kind is Kind.GOOD:
-            self.good[_run(upload)] = upload.rows, upload.name
+            self.good[_key(upload)] = GoodRun(upload.rows, upload.name)
         elif upload.kind is Kind.REPLAYED:
             self.replayed.add(upload.name)
         else:
@@ -61,7 +84,7 @@ class Ledger:
 
 @dataclass(frozen=True, slots=True)
 class FinalState:
-    """What is there after relayd has stopped.
+    """State of the database and the spools after relayd has stopped.
 
     Attributes:
         rows: rows of `ruddersysevents` of each run.
@@ -82,8 +105,8 @@ class Entry:
 
     Attributes:
         text: what is counted.
-        expected: how many there should be; None when any number is right.
-        found: how many there are.
+        expected: the right number; None when any number is right.
+        found: the actual number.
     """
 
     text: str
@@ -92,17 +115,17 @@ class Entry:
 
     @property
     def balanced(self) -> bool:
-        """Whether it is as it should be."""
+        """Whether the number is right."""
         return self.expected is None or self.expected == self.found
 
 
-def read_found(server: Server, spools: Iterable[Path], failed: Iterable[Path]) -> FinalState:
-    """Read database and spools; no relayd must run any more.
+def read_final_state(server: Server, spools: Iterable[Path], failed: Iterable[Path]) -> FinalState:
+    """Read the database and the spools; every relayd must have stopped.
 
     Args:
         server: the database server.
-        spools: the `incoming` of every relayd.
-        failed: the `failed` of every relayd.
+        spools: the `incoming` directories of all relayds.
+        failed: the `failed` directories of all relayds.
     """
     return FinalState(
         rows=_counts(server.psql(_ROWS)),
@@ -113,55 +136,56 @@ def read_found(server: Server, spools: Iterable[Path], failed: Iterable[Path]) -
 
 
 def _counts(rows: str) -> dict[RunKey, int]:
-    return {(node, int(start)): int(count) for node, start, count in csv.reader(rows.splitlines())}
+    lines = csv.reader(rows.splitlines())
+    return {RunKey(node, int(start)): int(count) for node, start, count in lines}
 
 
 def _refusals(failed: Path) -> dict[str, str]:
-    """Return the reasons that relayd keeps beside refused files; a file without one has reason ""."""
+    """Return the reason of each refused file; "" for a file whose reason is missing."""
     records = [json.loads(path.read_text()) for path in failed.glob("*.reason")]
     reasons = {path.name: "" for path in failed.iterdir() if path.suffix != ".reason"}
     return reasons | {record["name"]: record["reason"] for record in records}
 
 
-def balance(ledger: Ledger, found: FinalState, recognised: int | None) -> list[Entry]:
-    """Compare what was sent with what is there.
+def balance(ledger: Ledger, state: FinalState, recognised: int | None) -> list[Entry]:
+    """Compare what was sent with the final state.
 
     Args:
         ledger: what was sent.
-        found: what is there.
-        recognised: run logs that relayd says were in the database already; None when unknown.
+        state: the final state.
+        recognised: run logs that relayd found in the database already; None when unknown.
     """
-    good = {run: rows for run, (rows, name) in ledger.good.items() if name not in found.waiting}
-    replayed = ledger.replayed - found.waiting
-    surplus = _surplus(dict.fromkeys(good, 1), found.executions)
+    good = {key: run.rows for key, run in ledger.good.items() if run.name not in state.waiting}
+    replayed = ledger.replayed - state.waiting
+    surplus = _surplus(dict.fromkeys(good, 1), state.executions)
     entries = [
-        Entry("run logs in the database", len(good), sum(1 for run in good if run in found.rows)),
-        Entry("rows of reports", sum(good.values()), sum(found.rows.values())),
-        Entry("rows of executions", len(good), sum(found.executions.values())),
+        Entry("run logs stored", len(good), sum(1 for key in good if key in state.rows)),
+        Entry("rows of reports stored", sum(good.values()), sum(state.rows.values())),
+        Entry("rows of executions stored", len(good), sum(state.executions.values())),
     ]
     if recognised is not None:
-        entries.append(Entry("sent twice, recognised", len(replayed), recognised))
-    entries += _refused(ledger, found)
+        entries.append(Entry("replays recognised, not stored again", len(replayed), recognised))
+    entries += _refused(ledger, state)
     entries += [
-        Entry("left in the spool", None, len(found.waiting)),
-        Entry("stored twice", 0, _surplus(good, found.rows) + surplus),
-        Entry("lost", 0, sum(1 for run, rows in good.items() if found.rows.get(run, 0) < rows)),
+        Entry("still in the spool", None, len(state.waiting)),
+        Entry("stored twice", 0, _surplus(good, state.rows) + surplus),
+        Entry("lost", 0, sum(1 for key, rows in good.items() if state.rows.get(key, 0) < rows)),
     ]
     return entries
 
 
-def _refused(ledger: Ledger, found: FinalState) -> Iterable[Entry]:
-    """Return one line per kind; a file counts when it was refused for the right reason."""
-    sent = Counter(kind for name, kind in ledger.bad.items() if name not in found.waiting)
+def _refused(ledger: Ledger, state: FinalState) -> Iterable[Entry]:
+    """Yield one entry per kind; a file counts if it was refused for the right reason."""
+    sent = Counter(kind for name, kind in ledger.bad.items() if name not in state.waiting)
     right = Counter(
-        kind for name, kind in ledger.bad.items() if found.refused.get(name) == EXPECTED[kind]
+        kind for name, kind in ledger.bad.items() if state.refused.get(name) == EXPECTED[kind]
     )
     for kind, reason in EXPECTED.items():
-        yield Entry(f"refused, {kind} ({reason})", sent[kind], right[kind])
-    wrongly = sum(1 for name in found.refused if name not in ledger.bad)
-    yield Entry("refused, although good", 0, wrongly)
+        yield Entry(f"refused: {kind} ({reason})", sent[kind], right[kind])
+    wrongly = sum(1 for name in state.refused if name not in ledger.bad)
+    yield Entry("refused: good run logs", 0, wrongly)
 
 
 def _surplus(expected: Mapping[RunKey, int], found: Mapping[RunKey, int]) -> int:
-    """Return the rows beyond those that each run is worth; a run that nobody sent is worth none."""
-    return sum(max(0, count - expected.get(run, 0)) for run, count in found.items())
+    """Return the number of excess rows; all rows of a run that was not sent are in excess."""
+    return sum(max(0, count - expected.get(key, 0)) for key, count in found.items())

@@ -1,1 +1,1 @@
-"""A small web server in front of each simulated policy server."""
+"""The small web server in front of each simulated policy server's relayd."""
