@@ -179,7 +179,7 @@ def test_a_dead_daemon_is_reported_in_one_line(root: Path) -> None:
 
 
 def test_live_display_in_a_terminal(root: Path) -> None:
-    """In a terminal the state is drawn in root, with rates, queue, refusals and last runs."""
+    """In a terminal the state is drawn in place, with rates, queue, refusals and last runs."""
     own_end, other_end = pty.openpty()
     with (
         os.fdopen(own_end, "rb", buffering=0) as screen,

@@ -32,9 +32,9 @@ BASE = "/rudder/relay-api/1"
 GOOD = basic(PASSWORD)
 
 
-def stored(web: WebServer, place: str) -> dict[str, bytes]:
+def stored(web: WebServer, segment: str) -> dict[str, bytes]:
     """Return names and content of the files in a directory, including temporary ones."""
-    directory = web.uploads[place].directory
+    directory = web.uploads[segment].directory
     return {path.name: path.read_bytes() for path in directory.iterdir()}
 
 
@@ -50,16 +50,16 @@ async def test_uploads_become_files(tmp_path: Path) -> None:
     """Each of the three paths has its directory; a new file is 201, a replaced one 204."""
     web = make_front(tmp_path)
     async with open_front(web), dial_front(web) as client:
-        for place, password in (
+        for segment, password in (
             ("reports", PASSWORD),
             ("inventories", DEFAULT_PASSWORD),
             ("inventory-updates", PASSWORD),
         ):
             for body, status in ((b"one" * 50_000, 201), (b"two", 204)):
-                path = f"/{place}/2026-03-01T12:00:00+00:00@node%201.log"
+                path = f"/{segment}/2026-03-01T12:00:00+00:00@node%201.log"
                 answer = await client.ask("PUT", path, body, basic(password))
                 assert answer.status == status
-            assert stored(web, place) == {"2026-03-01T12:00:00+00:00@node 1.log": b"two"}
+            assert stored(web, segment) == {"2026-03-01T12:00:00+00:00@node 1.log": b"two"}
 
 
 async def test_invalid_names_are_refused(tmp_path: Path) -> None:
