@@ -17,23 +17,23 @@ from relayd.runlog.signature.smime import verify
 
 
 def verified(sample: Sample) -> bytes:
-    """Return the verified content of a sample; fail if relayd refuses it."""
+    """Return the verified content of a sample; if relayd refuses it, the benchmark is void."""
     result = verify(sample.message, [sample.node.known])
     if not isinstance(result, Verified):
-        raise TypeError(f"relayd refused a sample: {result}")
+        raise TypeError(f"relayd refuses its own sample: {result}")
     return result.content
 
 
 def parsed(sample: Sample) -> RunLog:
-    """Return the parsed run log of a sample; fail if relayd refuses it."""
+    """Return the parsed run log of a sample."""
     result = parse(verified(sample), sample.node.id)
     if not isinstance(result, RunLog):
-        raise TypeError(f"relayd refused a sample: {result}")
+        raise TypeError(f"relayd refuses its own sample: {result}")
     return result
 
 
 def measure_parser(sample: Sample, rounds: int) -> list[Figure]:
-    """Compare relayd's parser with the naive one, per report; both must agree on every report."""
+    """Compare microseconds per report of relayd's parser and the naive one, which must agree."""
     content = verified(sample)
     rows = [(row.component, row.msg, row.key_value) for row in read_copy(parsed(sample).copy)]
     if rows != [(row[5], row[8], row[6]) for row in naive.parse(content)]:
@@ -60,9 +60,9 @@ def measure_parser(sample: Sample, rounds: int) -> list[Figure]:
 
 
 def measure_verification(sample: Sample, rounds: int, directory: Path) -> list[Figure]:
-    """Compare verification with its RSA operation, a generic decoder and the openssl command."""
+    """Compare verification with the RSA operation in it, a naive one and the openssl command."""
     public = sample.node.key.public_key()
-    # As large as a message's signed attributes, which are the input of RSA.
+    # As large as the signed attributes of such a message, which are what RSA signs.
     attributes = b"\x31" + bytes(230)
     signature = sample.node.key.sign(attributes, padding.PKCS1v15(), SHA256())
     command = _openssl(sample, directory)

@@ -22,7 +22,7 @@ ENTRY = re.compile(r"│ (.+?) +│ +(\d*) │ +(\d+) │ (\S+) +│")
 
 
 @pytest.fixture
-def root() -> Iterator[Path]:
+def place() -> Iterator[Path]:
     """A directory that every account can enter, for all files of the demo."""
     with tempfile.TemporaryDirectory(prefix="relayd-e2e-") as name:
         Path(name).chmod(0o755)
@@ -47,13 +47,13 @@ def command_and_environment(process: Path) -> bytes:
 
 @contextmanager
 def demo(
-    root: Path, *arguments: str, stdout: int = subprocess.PIPE
+    place: Path, *arguments: str, stdout: int = subprocess.PIPE
 ) -> Iterator[subprocess.Popen[str]]:
     """Run the demo until the block ends."""
     environment = {
         **os.environ,
-        "TMPDIR": str(root),
-        "XDG_CACHE_HOME": str(root / "cache"),
+        "TMPDIR": str(place),
+        "XDG_CACHE_HOME": str(place / "cache"),
         "TERM": "xterm-256color",
         "COLUMNS": "100",
         "LINES": "50",
@@ -94,9 +94,9 @@ def entries(output: str) -> dict[str, tuple[str, str, str]]:
     return {text: (expected, found, mark) for text, expected, found, mark in ENTRY.findall(output)}
 
 
-def test_once_balances(root: Path) -> None:
+def test_once_balances(place: Path) -> None:
     """Forty uploads of eight nodes are all accounted for: rows, executions, refusals, no loss."""
-    with demo(root, "--once", "40", "--nodes", "8", "--bad", "20") as process:
+    with demo(place, "--once", "40", "--nodes", "8", "--bad", "20") as process:
         output = end(process)
     assert process.returncode == 0, output
     summary = entries(output)
@@ -115,9 +115,9 @@ def test_once_balances(root: Path) -> None:
     assert Path(log[1]).stat().st_size > 0
 
 
-def test_relays_balance(root: Path) -> None:
+def test_relays_balance(place: Path) -> None:
     """The counts also match through one or two relays, and every agent can be run."""
-    with demo(root, "--relays", "2", "--once", "40", "--nodes", "8", "--bad", "20") as process:
+    with demo(place, "--relays", "2", "--once", "40", "--nodes", "8", "--bad", "20") as process:
         output = end(process)
     assert process.returncode == 0, output
     summary = entries(output)
@@ -133,9 +133,9 @@ def test_relays_balance(root: Path) -> None:
     assert all("outcome=ok" in log for log in logs)
 
 
-def test_relays_in_a_pipe(root: Path) -> None:
+def test_relays_in_a_pipe(place: Path) -> None:
     """Without a terminal, lines show what each relay has forwarded, and Ctrl-C ends all relays."""
-    with demo(root, "--relays", "1", "--nodes", "3", "--rate", "20") as process:
+    with demo(place, "--relays", "1", "--nodes", "3", "--rate", "20") as process:
         seen = wait_for(process, r"stored [1-9]\d* .*  relay 1: \d+ waiting, [1-9]\d* forwarded")
         process.send_signal(signal.SIGINT)
         output = end(process)
@@ -144,9 +144,9 @@ def test_relays_in_a_pipe(root: Path) -> None:
     assert BALANCED in output
 
 
-def test_interrupt_ends_everything(root: Path) -> None:
+def test_interrupt_ends_everything(place: Path) -> None:
     """Ctrl-C ends fleet, daemon and server, and prints the balance."""
-    with demo(root, "--nodes", "3", "--rate", "50") as process:
+    with demo(place, "--nodes", "3", "--rate", "50") as process:
         wait_for(process, r"stored [1-9]")
         process.send_signal(signal.SIGINT)
         output = end(process)
@@ -155,22 +155,22 @@ def test_interrupt_ends_everything(root: Path) -> None:
     assert int(entries(output)["run logs stored"][1]) > 0
 
 
-def test_interrupt_while_starting(root: Path) -> None:
+def test_interrupt_while_starting(place: Path) -> None:
     """Ctrl-C during the start ends everything at once and leaves nothing behind."""
-    with demo(root, "--nodes", "500", "--key-bits", "4096") as process:
+    with demo(place, "--nodes", "500", "--key-bits", "4096") as process:
         wait_for(process, "RSA-4096 keys: 0 of 502")
         process.send_signal(signal.SIGINT)
         output = end(process)
     assert process.returncode == 130, output
     assert "Traceback" not in output
-    assert list(root.glob("relayd-demo-*")) == []
+    assert list(place.glob("relayd-demo-*")) == []
 
 
-def test_a_dead_daemon_is_reported_in_one_line(root: Path) -> None:
+def test_a_dead_daemon_is_reported_in_one_line(place: Path) -> None:
     """If relayd dies, the demo ends with the last line of its log and the log's path."""
-    with demo(root, "--nodes", "3", "--rate", "20") as process:
+    with demo(place, "--nodes", "3", "--rate", "20") as process:
         wait_for(process, r"stored [1-9]")
-        for pid in processes(f"run\0-c\0{root}"):
+        for pid in processes(f"run\0-c\0{place}"):
             os.kill(pid, signal.SIGKILL)
         output = end(process)
     assert process.returncode == 3, output
@@ -178,12 +178,12 @@ def test_a_dead_daemon_is_reported_in_one_line(root: Path) -> None:
     assert "Traceback" not in output
 
 
-def test_live_display_in_a_terminal(root: Path) -> None:
+def test_live_display_in_a_terminal(place: Path) -> None:
     """In a terminal the state is drawn in place, with rates, queue, refusals and last runs."""
     own_end, other_end = pty.openpty()
     with (
         os.fdopen(own_end, "rb", buffering=0) as screen,
-        demo(root, "--nodes", "3", "--rate", "50", stdout=other_end) as process,
+        demo(place, "--nodes", "3", "--rate", "50", stdout=other_end) as process,
     ):
         os.close(other_end)
         seen = read_until(screen, b"node-00")

@@ -1,4 +1,4 @@
-"""Old versions of OpenSSL are reported."""
+"""Old versions of OpenSSL are told."""
 
 import ssl
 
@@ -24,14 +24,14 @@ from relayd.service import openssl
         ("LibreSSL 2.8.3", False),
     ],
 )
-def test_each_branch_has_its_minimum(text: str, old: bool) -> None:
-    """A release is old if it is below the minimum of its branch, or its branch is too old."""
+def test_each_branch_has_its_floor(text: str, old: bool) -> None:
+    """A release is old by the floor of its own branch; branches without one by their age."""
     assert openssl.is_old(text) is old
 
 
 @pytest.mark.fault("D.5.4")
-def test_both_libraries_are_checked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The libraries for TLS and for signatures may differ, so each has its own warning."""
+def test_both_libraries_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The library for TLS and the one for signatures may differ; each is told for itself."""
     monkeypatch.setattr(openssl, "is_old", lambda _text: True)
     lines = openssl.warnings()
     assert len(lines) == 2
