@@ -10,6 +10,7 @@ import struct
 import warnings
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -127,6 +128,51 @@ async def test_it_listens_on_a_host_name() -> None:
                 assert (await Client(stream).ask("GET", STATUS)).status == 200
 
 
+async def test_the_ipv6_wildcard_accepts_ipv4_as_well() -> None:
+    """A server on all IPv6 addresses answers on an IPv4 address too."""
+    async with open_server(api(), listen=Listen(host="::", port=0)) as server:
+        (port,) = [url.rpartition(":")[2] for url in server.urls if "0.0.0.0" in url]
+        async with await trio.open_tcp_stream("127.0.0.1", int(port)) as stream:
+            assert (await Client(stream).ask("GET", STATUS)).status == 200
+
+
+class Resolver(trio.abc.HostnameResolver):
+    """Gives each name a fixed list of addresses."""
+
+    def __init__(self, *addresses: str) -> None:
+        self._addresses = addresses
+
+    async def getaddrinfo(self, *_asked: Any, **_named: Any) -> list[Any]:
+        return [
+            (socket.AF_INET, socket.SOCK_STREAM, 0, "", (address, 0)) for address in self._addresses
+        ]
+
+    async def getnameinfo(self, _sockaddr: Any, _flags: int) -> tuple[str, str]:
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize(
+    "addresses", [("192.0.2.1", "127.0.0.1"), ("127.0.0.1", "192.0.2.1", "127.0.0.1")]
+)
+async def test_addresses_of_a_name_that_are_not_here_are_left_out(
+    addresses: tuple[str, ...],
+) -> None:
+    """Of a name's addresses, those of this machine are bound, each once."""
+    trio.socket.set_custom_hostname_resolver(Resolver(*addresses))
+    async with open_listeners(Listen(host="name.example", port=0)) as listeners:
+        assert [listener.socket.getsockname()[0] for listener in listeners] == ["127.0.0.1"]
+
+
+async def test_a_name_without_an_address_here_is_a_start_error() -> None:
+    """A name of which no address belongs to this machine cannot be listened on."""
+    trio.socket.set_custom_hostname_resolver(Resolver("198.51.100.1", "203.0.113.1"))
+    listen = Listen(host="name.example", port=3030)
+    with pytest.raises(StartError) as caught:
+        async with open_listeners(listen):
+            pass
+    assert str(caught.value) == f"cannot listen on {listen}: no such address on this machine"
+
+
 @pytest.mark.fault("A24")
 async def test_a_port_in_use_is_a_start_error() -> None:
     """The one line says which address and why; the port's owner is not disturbed."""
@@ -213,7 +259,7 @@ async def test_a_socket_in_use_and_a_file_are_left_alone(tmp_path: Path) -> None
     """Neither a living server's socket nor somebody's file is replaced."""
     file, path = tmp_path / "file", tmp_path / "api.sock"
     file.write_text("precious")
-    with pytest.raises(StartError, match="no socket"):
+    with pytest.raises(StartError, match="is not a socket"):
         async with open_listeners(Listen(path=str(file))):
             pass
     assert file.read_text() == "precious"
