@@ -194,7 +194,7 @@ def _certificate() -> bytes:
 _VERSION: Final = Version('"1f-17a-3e8"', 1_700_000_000, 1000)
 _AT: Final = "Tue, 14 Nov 2023 22:13:20 GMT"
 #: Requests whose answer RFC 9110 (13.1, 14.2) decides, or leaves open.
-_REQUESTS: Final = (
+_REQUESTS: Final[tuple[dict[str, str], ...]] = (
     {},
     {"If-None-Match": '"1f-17a-3e8"'},
     {"If-None-Match": 'W/"1f-17a-3e8"'},
