@@ -12,9 +12,8 @@ from structlog.testing import capture_logs
 from relayd.api import shared_files as module
 from relayd.fleet.in_force import Trust
 from relayd.shared.metadata import parse_metadata
-from relayd.shared.receiving import Outcome
 from relayd.shared.store import STAGE_PREFIX
-from relayd.telemetry.metrics import SHARED_FILES
+from relayd.telemetry.metrics import Metrics, UploadOutcome
 from tests.support.http import Answer, Server, descriptors, eventually, open_server
 from tests.support.shared import (
     FILES,
@@ -408,9 +407,11 @@ async def test_errors_are_told_inside_and_hidden_outside(shared: Shared) -> None
     assert outcomes(shared) == {"store": 1}
 
 
-def test_every_outcome_is_a_value_of_the_metric() -> None:
-    """Metrics and uploads speak of the same set."""
-    assert set(SHARED_FILES) == {outcome.value for outcome in Outcome}
+def test_every_outcome_is_exported_from_the_start() -> None:
+    """The metric has a value for each outcome before the first upload."""
+    text = Metrics().render().decode()
+    for outcome in UploadOutcome:
+        assert f'rudder_relayd_shared_files_total{{outcome="{outcome.value}"}} 0.0' in text
 
 
 async def test_every_refusal_has_its_line(shared: Shared) -> None:

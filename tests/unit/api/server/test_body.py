@@ -131,7 +131,7 @@ async def test_room_comes_with_reading_and_with_the_end_of_interest() -> None:
             freed = trio.Event()
 
             async def wait() -> None:
-                await body.room()
+                await body.drained()
                 freed.set()
 
             nursery.start_soon(wait)
@@ -159,7 +159,7 @@ async def test_a_refused_body_needs_no_room() -> None:
     """Over the limit nothing is kept, so nothing is waited for."""
     body = Body(None, 100)
     body.append(b"x" * (HIGH_WATER + 1))
-    await body.room()
+    await body.drained()
     with pytest.raises(RequestEntityTooLarge):
         await body
 

@@ -143,11 +143,13 @@ class Resolver(trio.abc.HostnameResolver):
         self._addresses = addresses
 
     async def getaddrinfo(self, *_asked: Any, **_named: Any) -> list[Any]:
+        """Return the addresses as IPv4."""
         return [
             (socket.AF_INET, socket.SOCK_STREAM, 0, "", (address, 0)) for address in self._addresses
         ]
 
     async def getnameinfo(self, _sockaddr: Any, _flags: int) -> tuple[str, str]:
+        """Refuse; no test needs it."""
         raise NotImplementedError
 
 

@@ -14,7 +14,6 @@ from relayd.runlog.model import Verified
 from relayd.runlog.signature import cms as oids
 from relayd.runlog.signature.der import (
     CONTEXT_0,
-    CONTEXT_1,
     INTEGER,
     OBJECT_IDENTIFIER,
     OCTET_STRING,
@@ -26,7 +25,14 @@ from relayd.runlog.signature.der import (
 from relayd.runlog.signature.mime import add_text_header
 from relayd.runlog.signature.smime import verify
 from tests.support import cms
-from tests.support.cms import attribute, message, proper_attributes, signed_data, signer_info
+from tests.support.cms import (
+    CONTEXT_1,
+    attribute,
+    message,
+    proper_attributes,
+    signed_data,
+    signer_info,
+)
 from tests.support.openssl import OpenSSL
 from tests.support.signing import make_key_and_cert
 
@@ -302,12 +308,12 @@ CRAFTED = [
         lambda: signed_data(
             signer_info(NODE, SIGNED, scheme=encode(SEQUENCE, oids.ECDSA_OIDS["sha256"]))
         ),
-        "not one of the certificate's key",
+        "does not match the key of the certificate",
         id="RSA called ECDSA",
     ),
     case(
         lambda: signed_data(signer_info(NODE, SIGNED, signature=b"")),
-        "not one of the certificate's key",
+        "does not match the key of the certificate",
         id="empty signature",
     ),
     case(

@@ -22,7 +22,7 @@ def test_content_of_what_encode_made_is_what_went_in(size: int) -> None:
         pytest.param(b"", "ends before", id="empty"),
         pytest.param(b"\x30", "ends before", id="tag only"),
         pytest.param(b"\x31\x00", "0x31 instead of 0x30", id="other tag"),
-        pytest.param(b"\x30\x03ab", "longer than what holds it", id="truncated"),
+        pytest.param(b"\x30\x03ab", "exceeds its container", id="truncated"),
         pytest.param(b"\x30\x81", "longer than needed", id="truncated length"),
         pytest.param(b"\x30\x80\x00\x00", "indefinite", id="indefinite length"),
         pytest.param(b"\x30\x81\x02ab", "longer than needed", id="long form of a short length"),
@@ -39,7 +39,7 @@ def test_content_refuses_what_is_not_der(data: bytes, detail: str) -> None:
 
 def test_content_does_not_look_past_the_end_it_is_given() -> None:
     """An element that reaches out of the one that holds it is refused."""
-    with pytest.raises(DerError, match="longer than what holds it"):
+    with pytest.raises(DerError, match="exceeds its container"):
         der.content(b"\x30\x02ab", 0, SEQUENCE, 3)
 
 
