@@ -3,8 +3,8 @@
 gzip is RFC 1952, deflate RFC 1951. Of zip (PKWARE's APPNOTE) only what agents need is read: stored
 or deflated members, one disk, no ZIP64, no encryption.
 
-Not with `zipfile`: it accepts 317 of 20,000 damaged archives that are refused here, and takes 110 MB
-instead of 7 for a directory of 14 MB (measured by `benchmarks/libraries.py`).
+Not with `zipfile`: it accepts 317 of 20,000 damaged archives that are refused here, and takes 110
+instead of 7 MB for a directory of 14 MB (measured by `benchmarks/libraries.py`).
 """
 
 import struct
