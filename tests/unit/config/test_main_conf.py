@@ -105,7 +105,7 @@ def test_shipped_main_conf_shows_the_defaults(tmp_path: Path) -> None:
 
 def test_shipped_logging_conf_names_the_components() -> None:
     """The list of components in the shipped logging.conf is that of the code."""
-    told = re.search(r"A part is one of ([^:]+):", (CONF / "logging.conf").read_text())
+    told = re.search(r"The components are ([^:]+):", (CONF / "logging.conf").read_text())
     assert told is not None
     sources = (CONF.parent / "relayd").rglob("*.py")
     used = {
