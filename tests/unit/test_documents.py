@@ -4,6 +4,7 @@ import fnmatch
 import re
 import shlex
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import click
@@ -36,6 +37,14 @@ _ROW = re.compile(r"^\| `(?P<key>[a-z_.]+)` \| (?P<value>.*?) \| (?P<default>.*?
 LOGGING = {"general.level", "general.filter", "general.format"}
 #: Its default depends on the machine, and is told in words.
 IN_WORDS = {"general.core_threads"}
+#: Written by programs, which do not end lines with sentences.
+GENERATED = {"docs/faults.md", "docs/licences.md"}
+#: Lines outside paragraphs: empty, heading, indented code, table, fence.
+_NO_PROSE = re.compile(r"$|#|    | *(?:\||```)")
+_FENCE = re.compile(r"^ *```.*?^ *```$", re.MULTILINE | re.DOTALL)
+_ITEM = re.compile(r"^ *(?:[*-]|\d+\.) ")
+_STOP = re.compile(r"[.!?][)*_`\"]*(?=\s)")
+_LAST_STOP = re.compile(r"[.!?:][)*_`\"]*$")
 #: Findings of `relayd check` that look like keys.
 CODES = {f"remote_run.{code}" for code in ("command", "writable", "sudo", "helper")}
 
@@ -193,3 +202,45 @@ def _missing(command: click.Command, arguments: list[str]) -> list[str]:
     known = {option for one in command.params for option in one.opts}
     known |= set(command.context_settings.get("help_option_names", ["-h", "--help"]))
     return [one for one in arguments if one.startswith("-") and one not in known]
+
+
+@pytest.mark.parametrize(
+    "document", [one for one in DOCUMENTS if _named(one) not in GENERATED], ids=_named
+)
+def test_each_sentence_has_a_line_of_its_own(document: Path) -> None:
+    """Prose has one sentence per line, so that a diff shows the sentences that changed."""
+    assert list(_misplaced_line_ends(document.read_text())) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        ("One sentence.\nAnother one.\n", []),
+        ("Two sentences. In one line.\n", [1]),
+        ("*A title.* And a sentence.\n\n(One.) Two.\n", [1, 3]),
+        ("A sentence that is\nwrapped.\n", [1]),
+        ("* An item,\n  wrapped.\n* A title\n* One. Two.\n", [1, 4]),
+        ("1. An item.\n   Its second sentence.\n", []),
+        ("## A heading. With a stop\n\n| a table. | Likewise |\n", []),
+        ("An example:\n\n    some code. That is\n    indented\n", []),
+        ("Before:\n\n```\nfenced. Code\nin lines\n```\n\nAfter\n", []),
+        ("Code `in. Line` counts as a word, and 1.5 is a number.\n", []),
+        ("A list follows\n\n* an item\n", []),
+    ],
+)
+def test_misplaced_line_ends_are_found(text: str, lines: list[int]) -> None:
+    """Both faults are found in paragraphs and lists, and not in headings, tables and code."""
+    assert [int(one.partition(":")[0]) for one in _misplaced_line_ends(text)] == lines
+
+
+def _misplaced_line_ends(text: str) -> Iterator[str]:
+    """Yield lines that contain an end of a sentence, or end in the middle of one."""
+    fenced = _FENCE.sub(lambda found: re.sub("[^\n]+", "```", found[0]), text)
+    lines = [*fenced.splitlines(), ""]
+    for number, (line, following) in enumerate(pairwise(lines), 1):
+        if _NO_PROSE.match(line):
+            continue
+        prose = re.sub(r"`[^`]*`", "`", _ITEM.sub("", line))
+        wrapped = not (_NO_PROSE.match(following) or _ITEM.match(following))
+        if _STOP.search(prose) or (wrapped and not _LAST_STOP.search(prose)):
+            yield f"{number}: {line}"
