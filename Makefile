@@ -54,8 +54,11 @@ endef
 demo: $(TRIAL)/.installed  ## A fleet, a database and relayd on this machine, live in the terminal
 	@$(TRIAL)/bin/python -m relayd demo $(ARGS)
 
+# Most tests wait for processes: four workers keep two cores busy. Chosen tests run in one process,
+# where starting workers would take longer than the tests and -s or --pdb work.
+JOBS ?= $(if $(strip $(ARGS)),0,4)
 test: $(READY)  ## The tests, long campaigns left out
-	@$(BIN)/python -m pytest -m "not torture" $(ARGS)
+	@$(BIN)/python -m pytest -m "not torture" -n $(JOBS) $(ARGS)
 
 torture: $(READY)  ## The long campaigns: crash points, fuzzing, faults under load
 	@$(BIN)/python -m pytest -m torture --timeout 0 $(ARGS)

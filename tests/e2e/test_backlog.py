@@ -7,21 +7,15 @@ from pathlib import Path
 import pytest
 
 from tests.support.books import Run, check_books
-from tests.support.daemon import Daemon, Site, eventually, make_site, open_daemon
+from tests.support.daemon import Daemon, Site, eventually, open_daemon
 from tests.support.postgres import Database
-from tests.support.signing import make_key_and_cert
 from tests.support.wrappers import BOUND_BY_MODES
 
 NODE = "node1"
 REPORTS = 3
 
 
-@pytest.fixture
-def site(tmp_path: Path, database: Database) -> Site:
-    """A site of one node whose relayd did not run for a while."""
-    site = make_site(tmp_path, database.rudder, {NODE: make_key_and_cert(NODE)})
-    site.incoming.mkdir(parents=True)
-    return site
+pytestmark = pytest.mark.site(nodes=[NODE])
 
 
 def add_backlog(site: Site, files: int, *, first: int = 0) -> set[Run]:
@@ -38,7 +32,7 @@ def add_backlog(site: Site, files: int, *, first: int = 0) -> set[Run]:
 
 
 def peak_memory(daemon: Daemon) -> int:
-    """The most memory that relayd and its workers have had so far, each, added up; in KiB."""
+    """Return the sum of the peak memory of relayd and each of its workers so far, in KiB."""
     parent = daemon.process.pid
     children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
     for thread in Path(f"/proc/{parent}/task").iterdir():
@@ -53,7 +47,7 @@ def _high_water(pid: int) -> int:
 
 
 async def work_off(site: Site) -> int:
-    """Runs relayd until the spool is empty; its peak memory in KiB."""
+    """Run relayd until the spool is empty; its peak memory in KiB."""
     async with open_daemon(site) as daemon:
         await eventually(lambda: not any(site.incoming.iterdir()), patience=900)
         peak = peak_memory(daemon)

@@ -19,6 +19,7 @@ from relayd.commands.demo.postgres.opening import Postgres
 from relayd.commands.demo.postgres.server import StopMode
 from tests.support.books import Run, check_books, stored_executions, stored_rows
 from tests.support.daemon import Daemon, Site, eventually, make_site, open_daemon
+from tests.support.ledger import fleet
 from tests.support.postgres import Database, rows
 from tests.support.proxy import (
     BlackHole,
@@ -31,36 +32,31 @@ from tests.support.proxy import (
     open_proxy,
 )
 from tests.support.runlogs import joined, report
-from tests.support.signing import make_key_and_cert, sign_runlog
+from tests.support.signing import sign_runlog
 
 NODE = "node1"
 STATUS = "/rudder/relay-api/1/system/status"
 INFO = "/rudder/relay-api/1/system/info"
 
 
-@pytest.fixture
-def site(tmp_path: Path, database: Database) -> Site:
-    """A site of one node with a database of its own."""
-    return make_site(tmp_path, database.rudder, {NODE: make_key_and_cert(NODE)})
+pytestmark = pytest.mark.site(nodes=[NODE])
 
 
 @pytest.fixture
 def fragile(tmp_path: Path, private_postgres: Postgres) -> Site:
-    """A site of one node with a server of its own."""
-    site = make_site(tmp_path, private_postgres.rudder, {NODE: make_key_and_cert(NODE)})
-    site.incoming.mkdir(parents=True)
-    return site
+    """Return a site of one node with a server of its own."""
+    return make_site(tmp_path, private_postgres.rudder, fleet([NODE]))
 
 
 async def database_status(daemon: Daemon) -> dict[str, Any]:
-    """What the API says of the database."""
+    """Return what the API says of the database."""
     _, body = await daemon.get(STATUS)
     answer: dict[str, Any] = json.loads(body)["data"]["database"]
     return answer
 
 
 def send_aged(site: Site, number: int) -> Run:
-    """Uploads a run log that is eight days old, older than the retention."""
+    """Upload a run log that is eight days old, older than the retention."""
     path = site.incoming / site.send(NODE, number)
     os.utime(path, (path.stat().st_mtime - 8 * 86_400,) * 2)
     return (NODE, number)
@@ -99,7 +95,7 @@ class Spot(Fault):
         self._wanted = wanted
 
     async def transfer(self, link: Link, way: Way, data: bytes) -> None:
-        """Passes everything on."""
+        """Pass everything on."""
         await link.send(way, data)
         if way == "request" and self._wanted in data:
             self.struck.set()
@@ -113,7 +109,7 @@ class Traffic:
         self.runs: set[Run] = set()
 
     async def run(self) -> None:
-        """Sends them until it is cancelled."""
+        """Send them until it is cancelled."""
         while True:
             for _ in range(3):
                 run = (NODE, len(self.runs))
@@ -124,7 +120,7 @@ class Traffic:
 
 @asynccontextmanager
 async def open_traffic(site: Site) -> AsyncIterator[set[Run]]:
-    """Sends run logs as long as the block lasts; yields the set of all that were sent."""
+    """Send run logs as long as the block lasts; yields the set of all that were sent."""
     traffic = Traffic(site)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(traffic.run)
@@ -275,7 +271,6 @@ async def test_report_with_an_empty_field(site: Site, database: Database) -> Non
 async def test_one_bad_run_log_in_a_batch(site: Site, database: Database) -> None:
     """A run log that the database refuses goes to `failed` with its SQLSTATE, its batch goes in."""
     database.query("ALTER TABLE ruddersysevents ADD CHECK (msg NOT LIKE '%poison%')")
-    site.incoming.mkdir(parents=True)
     good = {(NODE, number) for number in range(30) if number % 13}
     for run in good:
         site.send(*run)

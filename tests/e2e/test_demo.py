@@ -6,7 +6,6 @@ import re
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from io import FileIO
@@ -20,12 +19,10 @@ ENTRY = re.compile(r"│ (.+?) +│ +(\d*) │ +(\d+) │ (\S+) +│")
 
 
 @pytest.fixture
-def place() -> Iterator[Path]:
-    """A directory that every account can reach and that all files of the demo lie below."""
-    with tempfile.TemporaryDirectory(prefix="relayd-e2e-") as name:
-        Path(name).chmod(0o755)
-        yield Path(name)
-        assert processes(name) == []
+def place(place: Path) -> Iterator[Path]:
+    """Yield the directory that holds all files of the demo; no process of it is left."""
+    yield place
+    assert processes(str(place)) == []
 
 
 def processes(text: str) -> list[int]:
@@ -47,7 +44,7 @@ def told(process: Path) -> bytes:
 def demo(
     place: Path, *arguments: str, stdout: int = subprocess.PIPE
 ) -> Iterator[subprocess.Popen[str]]:
-    """Runs the demo; whatever becomes of the test, it has ended afterwards."""
+    """Run the demo; whatever becomes of the test, it has ended afterwards."""
     environment = {
         **os.environ,
         "TMPDIR": str(place),
@@ -71,13 +68,13 @@ def demo(
 
 
 def end(process: subprocess.Popen[str]) -> str:
-    """Waits for the end; what it still said."""
+    """Wait for the end; what it still said."""
     output, _ = process.communicate(timeout=PATIENCE)
     return output
 
 
 def wait_for(process: subprocess.Popen[str], pattern: str) -> str:
-    """Reads lines until one matches; what was read."""
+    """Read lines until one matches; what was read."""
     assert process.stdout is not None
     seen = ""
     for line in process.stdout:
@@ -88,7 +85,7 @@ def wait_for(process: subprocess.Popen[str], pattern: str) -> str:
 
 
 def entries(output: str) -> dict[str, tuple[str, str, str]]:
-    """The lines of the summary by their text."""
+    """Return the lines of the summary by their text."""
     return {text: (expected, found, mark) for text, expected, found, mark in ENTRY.findall(output)}
 
 
@@ -193,7 +190,7 @@ def test_live_picture_in_a_terminal(place: Path) -> None:
 
 
 def read_until(screen: FileIO, part: bytes | None) -> bytes:
-    """Reads a terminal until `part` has been seen, or to its end."""
+    """Read a terminal until `part` has been seen, or to its end."""
     seen = b""
     # A pseudo-terminal whose other end is closed reads as an error (EIO), not as an end.
     with suppress(OSError):

@@ -10,7 +10,7 @@ import pytest
 import trio
 
 from tests.support.books import check_books
-from tests.support.daemon import Daemon, Site, eventually, make_site, open_daemon, replace
+from tests.support.daemon import Daemon, Site, eventually, open_daemon, replace
 from tests.support.postgres import Database
 from tests.support.signing import SigningNode, make_key_and_cert
 
@@ -19,18 +19,18 @@ RELOAD = "/rudder/relay-api/1/system/reload"
 STATUS = "/rudder/relay-api/1/system/status"
 
 
+pytestmark = pytest.mark.site(nodes=[OLD, NEW])
+
+
 @pytest.fixture
-def site(tmp_path: Path, database: Database) -> Site:
-    """A site of two nodes, of which relayd is told the first one only."""
-    nodes = {name: make_key_and_cert(name) for name in (OLD, NEW)}
-    site = make_site(tmp_path, database.rudder, nodes)
+def site(site: Site) -> Site:
+    """Return a site of two nodes; its nodes list has only the first."""
     site.write_nodes([OLD])
-    site.incoming.mkdir(parents=True)
     return site
 
 
 async def reload_by_signal(daemon: Daemon) -> None:
-    """Sends SIGHUP and waits for the outcome."""
+    """Send SIGHUP and wait for the outcome."""
     seen = len(daemon.lines)
     daemon.process.send_signal(signal.SIGHUP)
     await daemon.saw("main: (reloaded|reload failed)", since=seen)
@@ -58,12 +58,12 @@ def empty(path: Path) -> None:
 
 
 def listed(site: Site) -> Path:
-    """The nodes list."""
+    """Return the nodes list."""
     return site.nodes_list
 
 
 def certified(site: Site) -> Path:
-    """The certificates file."""
+    """Return the certificates file."""
     return site.certificates
 
 
@@ -181,7 +181,7 @@ async def test_rotated_certificate(site: Site, database: Database, reload: Reloa
     check_books(database.query, {(OLD, 0), (OLD, 1)})
 
 
-def fleet(names: Iterable[str]) -> dict[str, SigningNode]:
+def one_key_fleet(names: Iterable[str]) -> dict[str, SigningNode]:
     """Nodes that share a key, which is what takes time to make."""
     key = make_key_and_cert(OLD).key
     return {name: make_key_and_cert(name, key=key) for name in names}
@@ -193,7 +193,7 @@ def fleet(names: Iterable[str]) -> dict[str, SigningNode]:
 )
 async def test_reloads_during_traffic(site: Site, database: Database, reloads: int) -> None:
     """Each reload adds a node whose run logs came just before and come just after it."""
-    site.nodes = fleet([OLD, *(f"new{number}" for number in range(reloads))])
+    site.nodes = one_key_fleet([OLD, *(f"new{number}" for number in range(reloads))])
     known = [OLD]
     runs = set()
     never = set()

@@ -14,34 +14,20 @@ from typing import Final, NamedTuple
 import pytest
 import trio
 
-from tests.support.daemon import Daemon, Site, eventually, make_site, open_daemon
-from tests.support.ledger import Ledger, fleet
+from tests.support.daemon import Daemon, Site, eventually, open_daemon
+from tests.support.ledger import Ledger
 from tests.support.postgres import Database
 from tests.support.strace import children, inject, open_record, open_strace, threads
 
-SEED: Final = 20_260_301
 INFO: Final = "/rudder/relay-api/1/system/info"
 
 
 @pytest.fixture
-def root(tmp_path: Path) -> Iterator[Path]:
+def site_directory(tmp_path: Path) -> Iterator[Path]:
     """In memory where there is such a filesystem: thousands of fsync(2) prove nothing here."""
     memory = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else tmp_path) as it:
         yield Path(it)
-
-
-@pytest.fixture
-def site(root: Path, database: Database) -> Site:
-    """A root server with three nodes."""
-    return make_site(root, database.rudder, fleet())
-
-
-@pytest.fixture
-def ledger(site: Site) -> Ledger:
-    """The books of this site, whose spool is there already."""
-    site.incoming.mkdir(parents=True)
-    return Ledger(site, SEED)
 
 
 def set_cores(site: Site, cores: int) -> None:
@@ -184,7 +170,7 @@ async def run_throttle(family: list[int]) -> None:
 
 
 def send_all(family: list[int], number: signal.Signals) -> None:
-    """Sends a signal to several processes."""
+    """Send a signal to several processes."""
     for pid in family:
         os.kill(pid, number)
 
@@ -273,7 +259,7 @@ async def operate(daemon: Daemon, ledger: Ledger, count: int) -> None:
 
 
 def in_place(ledger: Ledger, half: bytes) -> None:
-    """Writes half a run log under its final name, as if its writer were not done."""
+    """Write half a run log under its final name, as if its writer were not done."""
     (ledger.site.incoming / ledger.next_bad_name()).write_bytes(half)
 
 

@@ -20,14 +20,6 @@ WATCHED: Final = ("sh", "-c", 'WATCHDOG_PID=$$ exec "$@"', "sh")
 PERIOD_S: Final = 2.0
 
 
-@pytest.fixture
-def site(tmp_path: Path, database: Database) -> Site:
-    """A root server whose spool is there already."""
-    site = make_site(tmp_path, database.rudder, fleet())
-    site.incoming.mkdir(parents=True)
-    return site
-
-
 async def test_ready_once_files_are_taken_and_the_api_answers(site: Site) -> None:
     """Readiness is told when the API answers and the spool is watched, not before."""
     slow = ("strace", "-D", "-f", "-qq", "-o", "/dev/null", "-e", "trace=inotify_add_watch")
@@ -42,7 +34,7 @@ async def test_ready_once_files_are_taken_and_the_api_answers(site: Site) -> Non
 
 
 def inotify_watches(pid: int) -> list[str]:
-    """What a process watches, as its descriptors tell: proc(5)."""
+    """Return what a process watches, as its descriptors tell: proc(5)."""
     texts = [path.read_text() for path in Path(f"/proc/{pid}/fdinfo").iterdir()]
     return [line for text in texts for line in text.splitlines() if line.startswith("inotify wd:")]
 

@@ -13,8 +13,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from relayd.commands.demo.postgres.server import Connection
-from tests.support.daemon import Daemon, Site, eventually, make_site, open_daemon
+from tests.support.daemon import Daemon, Site, eventually, open_daemon
 from tests.support.http import Client
 from tests.support.shared import FILES, FOLDER, SOURCE, TARGET, node, upload, write_nodes
 from tests.support.strace import open_strace
@@ -29,10 +28,12 @@ UPLOADS = 100
 UPLOAD_SIZE = 10 * MIB
 
 
+pytestmark = pytest.mark.site(nodes=(), database=False)
+
+
 @pytest.fixture
-def site(tmp_path: Path) -> Site:
-    """A root server without a database; all sources have one and the same key."""
-    site = make_site(tmp_path, Connection("127.0.0.1", 1, "rudder", "x", "rudder"), {})
+def site(site: Site, tmp_path: Path) -> Site:
+    """Return a root server without a database; all sources have the same key."""
     site.extra = {
         "processing.reporting": 'output = "disabled"',
         "shared_folder": f'path = "{tmp_path / "folder"}"',
@@ -48,7 +49,7 @@ def site(tmp_path: Path) -> Site:
 
 @asynccontextmanager
 async def connected(site: Site) -> AsyncIterator[Client]:
-    """A connection to its API."""
+    """Yield a connection to its API."""
     stream = await trio.open_tcp_stream("127.0.0.1", site.port)
     try:
         yield Client(stream)

@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from tests.support.books import check_books
-from tests.support.daemon import START, Site, make_site, open_daemon
+from tests.support.daemon import START, Site, open_daemon
 from tests.support.openssl import OpenSSL
 from tests.support.postgres import Database
 from tests.support.runlogs import make_runlog
@@ -18,23 +18,19 @@ from tests.support.signing import SigningNode, make_key_and_cert
 VICTIM, ATTACKER = "victim", "attacker"
 
 
-@pytest.fixture
-def site(tmp_path: Path, database: Database) -> Site:
-    """A site of two nodes, one of which wants to write reports of the other."""
-    nodes = {name: make_key_and_cert(name) for name in (VICTIM, ATTACKER)}
-    return make_site(tmp_path, database.rudder, nodes)
+pytestmark = pytest.mark.site(nodes=[VICTIM, ATTACKER])
 
 
 @pytest.fixture
 def openssl(tmp_path: Path) -> OpenSSL:
-    """The agents' command."""
+    """Return the agents' command."""
     directory = tmp_path / "openssl"
     directory.mkdir()
     return OpenSSL(directory)
 
 
 async def outcome(site: Site, name: str, message: bytes) -> str:
-    """Uploads a message between two good run logs of the attacker; why it was refused."""
+    """Upload a message between two good run logs of the attacker; why it was refused."""
     async with open_daemon(site) as daemon:
         site.send(ATTACKER, 1)
         site.upload(name, message)

@@ -14,30 +14,23 @@ from pathlib import Path
 import pytest
 
 from tests.support.books import check_books
-from tests.support.daemon import Daemon, Site, eventually, make_site, open_daemon
+from tests.support.daemon import Daemon, Site, eventually, open_daemon
 from tests.support.postgres import Database
 from tests.support.proxy import BlackHole, Fault, Proxy, open_proxy
-from tests.support.signing import make_key_and_cert
 from tests.support.wrappers import BOUND_BY_MODES, failing
 
 NODE = "node1"
 DAY_S = 86_400
 
 
-@pytest.fixture
-def site(tmp_path: Path, database: Database) -> Site:
-    """A site of one node, with an empty spool."""
-    site = make_site(tmp_path, database.rudder, {NODE: make_key_and_cert(NODE)})
-    site.incoming.mkdir(parents=True)
-    site.failed.mkdir()
-    return site
+pytestmark = pytest.mark.site(nodes=[NODE])
 
 
 @asynccontextmanager
 async def open_held(
     site: Site, *, wrapper: tuple[str, ...] = ()
 ) -> AsyncIterator[tuple[Daemon, Proxy]]:
-    """Runs relayd behind a proxy; run 0 is stored, so that it is connected."""
+    """Run relayd behind a proxy; run 0 is stored, so that it is connected."""
     async with open_proxy(site.database.host, site.database.port) as proxy:
         site.database = replace(site.database, host="127.0.0.1", port=proxy.port)
         site.write_conf()

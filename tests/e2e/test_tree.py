@@ -29,12 +29,12 @@ INVENTORY = "rudder_relayd_inventories_total"
 
 @pytest.fixture
 def tree(tmp_path: Path, database: Database) -> Tree:
-    """The three members, written."""
+    """Return the three members, written."""
     return make_tree(tmp_path, database.rudder)
 
 
 async def send(tree: Tree, node: str, number: int) -> None:
-    """A run log that the agent of a node uploads."""
+    """Return a run log that the agent of a node uploads."""
     member = tree.home(node)
     name, data = member.name(node, number), member.run_log(node, number)
     if number % 2:
@@ -44,7 +44,7 @@ async def send(tree: Tree, node: str, number: int) -> None:
 
 
 async def settled(tree: Tree) -> None:
-    """Waits until no run log is in any spool."""
+    """Wait until no run log is in any spool."""
     # From below: a relay removes a file only when it is in the spool above.
     await eventually(lambda: not tree.waiting(), lambda: str(tree.waiting()))
 

@@ -17,12 +17,12 @@ EVERYBODY = ("root", "relay", "sub", "node0", "node1", "node2")
 
 @pytest.fixture
 def tree(tmp_path: Path, database: Database) -> Tree:
-    """The three members, written."""
+    """Return the three members, written."""
     return make_tree(tmp_path, database.rudder)
 
 
 def said(node: str, by: str) -> list[str]:
-    """What the agents' command says for a machine."""
+    """Return what the agents' command says for a machine."""
     host = HOSTS.get(node, f"{node}.test")
     return [f"{host}: begins, told by {by}", f"{host}: ends"]
 

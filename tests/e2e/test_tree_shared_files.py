@@ -18,12 +18,12 @@ ROOM = "/rudder/relay-api/shared-files"
 
 @pytest.fixture
 def tree(tmp_path: Path, database: Database) -> Tree:
-    """The three members, written."""
+    """Return the three members, written."""
     return make_tree(tmp_path, database.rudder)
 
 
 async def ask(member: Member, method: str, path: str, body: bytes = b"") -> Answer:
-    """A node's request through the web front of its policy server."""
+    """Return a node's request through the web front of its policy server."""
     async with dial_front(member.front()) as client:
         return await client.ask(method, f"{ROOM}/{path}", body)
 

@@ -41,7 +41,7 @@ async def echo(stream: trio.SocketStream) -> None:
 
 @pytest.fixture
 async def proxy() -> AsyncIterator[Proxy]:
-    """A proxy in front of an echo server."""
+    """Yield a proxy in front of an echo server."""
     async with trio.open_nursery() as nursery:
         listeners = await nursery.start(partial(trio.serve_tcp, echo, 0, host="127.0.0.1"))
         async with open_proxy("127.0.0.1", listeners[0].socket.getsockname()[1]) as running:

@@ -29,7 +29,7 @@ TRACES = (
 
 @pytest.fixture
 def machine(package: Path, tmp_path: Path) -> Iterator[Machine]:
-    """A machine of one test that can reach the package file, and has not installed it."""
+    """Yield a machine of one test that can reach the package file, and has not installed it."""
     with open_machine(tmp_path) as machine:
         machine.share(package.parent)
         yield machine
@@ -37,7 +37,7 @@ def machine(package: Path, tmp_path: Path) -> Iterator[Machine]:
 
 @pytest.fixture(scope="module")
 def installed(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
-    """A machine with the package installed, for tests that change nothing in it."""
+    """Yield a machine with the package installed, for tests that change nothing in it."""
     with open_machine(tmp_path_factory.mktemp("machine")) as machine:
         machine.share(package.parent)
         install(machine, package)
@@ -52,7 +52,7 @@ def install(machine: Machine, package: Path) -> str:
 
 
 def leftovers(machine: Machine) -> set[str]:
-    """What differs from before, beside what dpkg and accounts leave."""
+    """Return what differs from before, beside what dpkg and accounts leave."""
     return {path for path in machine.changes() if not path.startswith(TRACES)}
 
 
@@ -159,7 +159,7 @@ async def test_installed_daemon_takes_a_run_log_into_the_database(
     installed: Machine, database: Database
 ) -> None:
     """The daemon as installed, as its own user, inserts what a node uploads."""
-    nodes = fleet(1)
+    nodes = fleet(["node0"])
     user = int(installed.shell("id --user rudder-relayd"))
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)

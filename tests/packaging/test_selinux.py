@@ -16,7 +16,7 @@ OWN = {"relayd_runtime_t", "relayd_spool_t"}
 
 @pytest.fixture(scope="module")
 def policy(tmp_path_factory: pytest.TempPathFactory) -> Policy:
-    """The reference policy with relayd's module in it."""
+    """Return the reference policy with relayd's module in it."""
     return link_policy(REPOSITORY / "selinux", tmp_path_factory.mktemp("selinux"))
 
 

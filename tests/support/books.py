@@ -23,7 +23,7 @@ def stored_executions(query: Query) -> Counter[Run]:
 
 
 def check_books(query: Query, runs: Iterable[Run], *, reports: int = 6) -> None:
-    """Asserts that exactly these complete runs are stored, each once and whole."""
+    """Assert that exactly these complete runs are stored, each once and whole."""
     runs = set(runs)
     assert stored_rows(query) == dict.fromkeys(runs, reports)
     assert stored_executions(query) == dict.fromkeys(runs, 1)

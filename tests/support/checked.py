@@ -17,8 +17,8 @@ import trio
 
 from relayd.commands import cli
 from relayd.commands.demo.postgres.server import Connection
-from relayd.commands.demo.processes.ports import free_port
 from tests.support.daemon import Site
+from tests.support.ports import free_port
 from tests.support.signing import make_key_and_cert
 
 #: Directories that are there before relayd starts.
@@ -44,13 +44,13 @@ class Checked:
 
 
 def service_user() -> str:
-    """A user with few rights: another one as root, else the current one."""
+    """Return a user with few rights: another one as root, else the current one."""
     return "nobody" if os.geteuid() == 0 else pwd.getpwuid(os.geteuid()).pw_name
 
 
 @contextmanager
 def open_site(database: Connection) -> Iterator[Site]:
-    """A root server's files, in a directory that every user can reach, removed at the end."""
+    """Yield a root server's files, in a directory that every user can reach, removed at the end."""
     directory = Path(tempfile.mkdtemp(prefix="relayd-checked-"))
     try:
         directory.chmod(0o755)
@@ -74,7 +74,7 @@ def open_site(database: Connection) -> Iterator[Site]:
 
 
 def make_command(directory: Path) -> Path:
-    """A program in place of the one that starts agents."""
+    """Return a program in place of the one that starts agents."""
     path = directory / "rudder"
     path.write_text("#!/bin/sh\n")
     path.chmod(0o755)
@@ -82,7 +82,7 @@ def make_command(directory: Path) -> Path:
 
 
 def give(directory: Path) -> None:
-    """Makes the service user the owner of all below, but for the command."""
+    """Make the service user the owner of all below, but for the command."""
     if os.geteuid() != 0:
         return
     owner = pwd.getpwnam(service_user())
@@ -100,7 +100,7 @@ def _take_back(directory: Path) -> None:
 
 
 def check(site: Site, *options: str, command: str = "check") -> Checked:
-    """Runs the command line on a site; blocks."""
+    """Run the command line on a site; blocks."""
     out, err = StringIO(), StringIO()
     arguments = [command, "-c", str(site.conf), "--user", service_user(), *options]
     with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as end:
@@ -110,7 +110,7 @@ def check(site: Site, *options: str, command: str = "check") -> Checked:
 
 
 async def check_beside(site: Site, *options: str) -> Checked:
-    """The same as a process, while the test plays the other side."""
+    """Return the same as a process, while the test plays the other side."""
     done = await trio.run_process(
         check_command(site, *options), capture_stdout=True, capture_stderr=True, check=False
     )
@@ -118,13 +118,13 @@ async def check_beside(site: Site, *options: str) -> Checked:
 
 
 def check_command(site: Site, *options: str) -> list[str]:
-    """The command line for a process."""
+    """Return the command line for a process."""
     command = [sys.executable, "-m", "relayd", "check", "-c", str(site.conf)]
     return [*command, "--user", service_user(), *options]
 
 
 def edit_nodes(site: Site, **nodes: dict[str, str] | None) -> None:
-    """Changes entries of the nodes list; None removes one."""
+    """Change entries of the nodes list; None removes one."""
     known = json.loads(site.nodes_list.read_text())
     for name, entry in nodes.items():
         known.pop(name, None)

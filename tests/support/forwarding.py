@@ -17,6 +17,7 @@ from relayd.outputs.upstream import uploads as upstream
 from relayd.pipelines.forwarding import Forwarding, open_forwarding
 from relayd.spool import pending
 from relayd.telemetry.metrics import Metrics
+from tests.support import metrics
 from tests.support.signing import SigningNode
 from tests.support.tls_server import Peer
 
@@ -25,18 +26,22 @@ DEFAULT_PASSWORD = "everybody's password"
 
 
 def hasten(monkeypatch: pytest.MonkeyPatch, factor: float = 0.02) -> None:
-    """Lets all delays and deadlines of forwarding pass faster."""
+    """Shorten all delays of forwarding; its deadlines stay, however slow this machine is."""
+    monkeypatch.setattr(pending, "FIRST_DELAY_S", pending.FIRST_DELAY_S * factor)
+    monkeypatch.setattr(pending, "LONGEST_DELAY_S", 1.0)
+    for name in ("UNREACHED_DELAYS_S", "BUSY_DELAYS_S", "OPERATOR_DELAYS_S"):
+        monkeypatch.setattr(gate, name, (0.02, 0.05))
+
+
+def shorten_deadlines(monkeypatch: pytest.MonkeyPatch, factor: float = 0.02) -> None:
+    """Shorten the deadlines of forwarding, for an upstream that does not answer."""
     for module, name in (
-        (pending, "FIRST_DELAY_S"),
         (client_module, "CONNECT_TIMEOUT_S"),
         (upstream, "BASE_TIMEOUT_S"),
         (upstream, "PATIENCE_S"),
         (upstream, "DRAIN_TIMEOUT_S"),
     ):
         monkeypatch.setattr(module, name, getattr(module, name) * factor)
-    monkeypatch.setattr(pending, "LONGEST_DELAY_S", 1.0)
-    for name in ("UNREACHED_DELAYS_S", "BUSY_DELAYS_S", "OPERATOR_DELAYS_S"):
-        monkeypatch.setattr(gate, name, (0.02, 0.05))
 
 
 class Relay:
@@ -64,7 +69,7 @@ class Relay:
             directory.mkdir(parents=True)
 
     def settings(self) -> Settings:
-        """Written to a file and read, as the daemon does."""
+        """Write the configuration and return what the daemon reads of it."""
         path = self.conf / "main.conf"
         path.write_text(
             f"""
@@ -89,7 +94,7 @@ class Relay:
         return load_settings(self.conf)[0]
 
     def arrive(self, directory: Path, name: str, body: bytes, age: float = 0.0) -> Path:
-        """A file comes as the web server makes it come, written a while ago."""
+        """Upload a file as the web server does; its content was written `age` seconds ago."""
         scratch = directory / f".davfs.tmp{name[:4]}"
         scratch.write_bytes(body)
         if age:
@@ -98,18 +103,18 @@ class Relay:
         return scratch.rename(directory / name)
 
     def left(self) -> list[str]:
-        """Names that are still in the watched directories."""
+        """Return the names that are still in the watched directories."""
         places = (self.reports, self.inventories, self.updates)
         return sorted(path.name for place in places for path in place.iterdir())
 
     def failed(self) -> list[str]:
-        """Names in both `failed`."""
+        """Return the names in both `failed`."""
         places = (self.root / "reports" / "failed", self.root / "inventories" / "failed")
         return sorted(p.name for place in places if place.exists() for p in place.iterdir())
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator["Relay"]:
-        """Forwards until the block ends; then it must stop by itself within seconds."""
+        """Forward until the block ends; then it must stop by itself within seconds."""
         settings = self.settings()
         self.metrics = Metrics()
         self.peers = Peers(settings, self.metrics)
@@ -130,21 +135,21 @@ class Relay:
                 nursery.cancel_scope.cancel()
         await self.peers.clients.aclose()
 
-    async def until(self, condition: Callable[[], bool], patience: float = 30.0) -> None:
-        """Waits until something holds of the spool; nothing tells when files leave it."""
+    async def until(self, condition: Callable[[], bool], patience: float = 60.0) -> None:
+        """Wait until a condition holds; leaving the spool sends no event."""
         with trio.fail_after(patience):
             while not condition():
                 await trio.sleep(0.01)
 
-    async def empty(self) -> None:
-        """Waits until nothing is left in the watched directories."""
-        await self.until(lambda: not self.left())
+    async def empty(self, *left: str, patience: float = 60.0) -> None:
+        """Wait until every file but these is sent or refused, and is counted."""
+        await self.until(lambda: self.left() == [*left] and not self._in_flight(), patience)
+
+    def _in_flight(self) -> float:
+        # A file leaves the spool in a thread, before it is counted.
+        [gauge] = self.metrics.in_flight.collect()
+        return gauge.samples[0].value
 
     def value(self, name: str, **labels: str) -> float:
-        """A number of the metrics page."""
-        text = ",".join(f'{key}="{value}"' for key, value in labels.items())
-        wanted = f"rudder_relayd_{name}" + (f"{{{text}}}" if text else "") + " "
-        for line in self.metrics.render().decode().splitlines():
-            if line.startswith(wanted):
-                return float(line.rpartition(" ")[2])
-        raise KeyError(wanted)
+        """Return a number of the metrics page."""
+        return metrics.value(self.metrics.render(), f"rudder_relayd_{name}", **labels)

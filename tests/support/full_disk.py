@@ -55,7 +55,7 @@ def mount_tmpfs(place: Path) -> None:
 
 
 def fill(path: Path) -> None:
-    """Takes all space but `LEFT`."""
+    """Take all space but `LEFT`."""
     free = os.statvfs(path.parent)
     with path.open("wb") as file:
         os.posix_fallocate(file.fileno(), 0, free.f_bavail * free.f_frsize - LEFT)

@@ -31,14 +31,14 @@ PAYLOADS = [
 
 
 def settings(level: str = "trace", directives: str = "", form: str = "text") -> LoggingSettings:
-    """Logging settings as logging.conf would give them; everything is logged by default."""
+    """Return logging settings as logging.conf would give them; everything is logged by default."""
     return LoggingSettings(
         general=LoggingGeneral(level=level, filter=directives, format=form)  # type: ignore[arg-type]
     )
 
 
 def written(path: Path, act: Callable[[], object], how: LoggingSettings | None = None) -> str:
-    """Runs `act` with logging to the file `path` and returns what the file holds at the end.
+    """Run `act` with logging to the file `path` and returns what the file holds at the end.
 
     The settings are the default ones again afterwards.
     """

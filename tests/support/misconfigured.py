@@ -22,7 +22,7 @@ _LONELY: Final = re.compile(r"(warning|skipped): this machine: no.*")
 
 
 def conf(**tables: str) -> Break:
-    """Adds lines to tables of main.conf; `__` stands for the dots in a name."""
+    """Add lines to tables of main.conf; `__` stands for the dots in a name."""
 
     def apply(site: Site, _database: postgres.Database) -> None:
         for table, lines in tables.items():
@@ -34,12 +34,12 @@ def conf(**tables: str) -> Break:
 
 
 def rewrite(site: Site) -> None:
-    """Writes main.conf anew, its owner as before."""
+    """Write main.conf anew, its owner as before."""
     site.write_conf()
 
 
 def fill(text: str, site: Site) -> str:
-    """Puts this site's places into a text."""
+    """Put this site's places into a text."""
     name = service_user()
     group = grp.getgrgid(pwd.getpwnam(name).pw_gid).gr_name
     server = site.database
@@ -56,7 +56,7 @@ def fill(text: str, site: Site) -> str:
 
 
 def path(change: Callable[[Path], object], *names: str) -> Break:
-    """Changes files of the site."""
+    """Change files of the site."""
 
     def apply(site: Site, _database: postgres.Database) -> None:
         for name in names:
@@ -66,22 +66,22 @@ def path(change: Callable[[Path], object], *names: str) -> Break:
 
 
 def mode(bits: int, *names: str) -> Break:
-    """Sets the mode of files."""
+    """Set the mode of files."""
     return path(lambda file: file.chmod(bits), *names)
 
 
 def unlink(*names: str) -> Break:
-    """Removes files."""
+    """Remove files."""
     return path(Path.unlink, *names)
 
 
 def write(name: str, text: str) -> Break:
-    """Writes a file."""
+    """Write a file."""
     return path(lambda file: file.write_text(text), name)
 
 
 def sql(statement: str) -> Break:
-    """Runs SQL as the superuser in the site's database."""
+    """Run SQL as the superuser in the site's database."""
     return lambda _site, database: database.query(statement.format(name=database.rudder.database))
 
 
@@ -96,12 +96,12 @@ def server(**changes: str | int) -> Break:
 
 
 def nodes(**entries: dict[str, str] | None) -> Break:
-    """Changes the nodes list."""
+    """Change the nodes list."""
     return lambda site, _database: edit_nodes(site, **entries)
 
 
 def both(*breaks: Break) -> Break:
-    """Does several things."""
+    """Do several things."""
 
     def apply(site: Site, database: postgres.Database) -> None:
         for one in breaks:
@@ -124,7 +124,7 @@ class Case:
 
 
 def case(name: str, apply: Break, *lines: str, faults: tuple[str, ...] = ()) -> Case:
-    """Makes a case; `faults` are the rows of the fault matrix that it proves."""
+    """Make a case; `faults` are the rows of the fault matrix that it proves."""
     return Case(name, apply, lines, faults)
 
 
@@ -137,7 +137,7 @@ def parameters(cases: Iterable[Case]) -> list[ParameterSet]:
 
 
 def verify(done: Checked, expected: tuple[str, ...], site: Site, *, lonely: bool = False) -> None:
-    """Asserts that exactly these lines were told, and that only errors give exit code 1.
+    """Assert that exactly these lines were told, and that only errors give exit code 1.
 
     Args:
         done: what was told.

@@ -59,7 +59,7 @@ class FakeExaminer:
         self.error: Exception | None = None
 
     async def examine(self, jobs: Sequence[Job]) -> list[Examined]:
-        """Waits for `go_on`."""
+        """Wait for `go_on`."""
         self.calls.append([job.name for job in jobs])
         await self.go_on.wait()
         if self.error is not None:
@@ -109,12 +109,12 @@ class FakeDatabase:
 
 
 def transient(text: str = "away") -> DatabaseError:
-    """A server that is away."""
+    """Return a server that is away."""
     return DatabaseError(text, "transient", "08006")
 
 
 def operator(text: str = "no password") -> DatabaseError:
-    """A server where someone must act."""
+    """Return a server where someone must act."""
     return DatabaseError(text, "operator", "28P01")
 
 

@@ -18,7 +18,7 @@ NEW = b"the new content, a little longer"
 
 
 def store_pair(root: Path, content: bytes, metadata: bytes) -> None:
-    """Stores a pair."""
+    """Store a pair."""
     store = Store(root / "files")
     stage = store.open_stage(TARGET, "f", "sha512")
     try:

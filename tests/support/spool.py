@@ -39,7 +39,7 @@ class Watcher:
         self.mode = ""
 
     async def take(self) -> Arrival:
-        """The next arrival, left in flight."""
+        """Return the next arrival, left in flight."""
         return await self.arrivals.receive()
 
     async def finish(self, count: int) -> list[str]:
@@ -75,7 +75,7 @@ class Watcher:
         return scope.cancelled_caught
 
     def value(self, name: str, **labels: str) -> float:
-        """The value of one of the watcher's metrics."""
+        """Return the value of one of the watcher's metrics."""
         metric = getattr(self.metrics, name)
         return float((metric.labels(**labels) if labels else metric)._value.get())
 

@@ -11,7 +11,7 @@ BOUND_BY_MODES: Final[tuple[str, ...]] = (
 
 
 def failing(call: str, error: str, when: str, *paths: Path) -> tuple[str, ...]:
-    """Makes a system call fail where it concerns one of these paths.
+    """Make a system call fail where it concerns one of these paths.
 
     Args:
         call: name of the system call.

@@ -24,7 +24,7 @@ _LINE: Final = re.compile(r"^d /var/rudder(\S*) +:(\d+) :root :rudder -$", re.MU
 
 
 def other_account() -> tuple[str, ...]:
-    """A wrapper that runs Python as another account; skips where that is not to be had."""
+    """Return a wrapper that runs Python as another account; skips where that is not to be had."""
     if os.geteuid() != 0:
         pytest.skip("only root can start a process of another account")
     # setpriv itself may still read everything when it starts Python: what counts is the next one.
@@ -37,7 +37,7 @@ def other_account() -> tuple[str, ...]:
 
 
 def make_directories(root: Path) -> list[Path]:
-    """Makes the directories of the shipped tmpfiles.d(5) file below `root`."""
+    """Make the directories of the shipped tmpfiles.d(5) file below `root`."""
     lines = _LINE.findall((CONF / "tmpfiles.d" / "relayd.conf").read_text())
     for name, mode in lines:
         path = Path(f"{root}{name}")

@@ -37,7 +37,7 @@ RUN_BY = {
 
 @pytest.fixture
 def tree(place: Path, database: Database) -> Tree:
-    """The three members, written."""
+    """Return the three members, written."""
     return make_tree(place, database.rudder)
 
 
@@ -64,7 +64,7 @@ def webs(kind: Kind, tree: Tree) -> dict[str, Web]:
 
 @asynccontextmanager
 async def open_all(tree: Tree, webs: dict[str, Web]) -> AsyncIterator[dict[str, Daemon]]:
-    """Runs the three web servers and the three relayd; the latter by node id."""
+    """Run the three web servers and the three relayd; the latter by node id."""
     async with AsyncExitStack() as stack:
         for web in webs.values():
             await stack.enter_async_context(open_web(web))
@@ -75,7 +75,7 @@ async def open_all(tree: Tree, webs: dict[str, Web]) -> AsyncIterator[dict[str, 
 
 
 async def send_run_logs(tree: Tree, webs: dict[str, Web]) -> set[tuple[str, int]]:
-    """Uploads run logs to each server; node and number of each."""
+    """Upload run logs to each server; node and number of each."""
     sent = {(node, number) for node in ("node0", "node1", "node2") for number in range(5)}
     for node, number in sorted(sent):
         member = tree.home(node)
@@ -85,7 +85,7 @@ async def send_run_logs(tree: Tree, webs: dict[str, Web]) -> set[tuple[str, int]
 
 
 async def send_inventories(tree: Tree, web: Web) -> dict[Path, bytes]:
-    """Uploads a new and a known node's inventory to the sub; what has to be at the top."""
+    """Upload a new and a known node's inventory to the sub; what has to be at the top."""
     expected = {}
     for path, (place, password) in PLACES.items():
         user = f"{USER}:{getattr(tree.sub, password)}"

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from relayd.commands.demo.processes.ports import free_port
 from tests.support.curl import USER
 from tests.support.daemon import Daemon, Site, eventually, open_daemon
 from tests.support.ledger import fleet
+from tests.support.ports import free_port
 from tests.support.postgres import Database
 from tests.support.webserver import (
     INITIAL_PASSWORD,
@@ -27,7 +27,7 @@ ROWS = "SELECT count(*) FROM ruddersysevents"
 
 @pytest.fixture
 def front(kind: Kind, place: Path) -> Web:
-    """A web server behind which nobody listens."""
+    """Return a web server behind which nobody listens."""
     return write_web(Web(kind, place, free_port(), fleet()))
 
 

@@ -30,7 +30,7 @@ PATIENCE = Patience()
 async def open_database(
     connection: Connection, patience: Patience = PATIENCE
 ) -> AsyncIterator[Database]:
-    """A writer on this connection's database."""
+    """Yield a writer on this connection's database."""
     async with trio_asyncio.open_loop() as loop:
         loop.set_exception_handler(lambda _loop, _context: None)
         database = Database(connection.keywords(), patience)
@@ -41,7 +41,7 @@ async def open_database(
 
 
 def stored(outcome: object) -> Stored:
-    """The outcome, which must be success."""
+    """Return the outcome, which must be success."""
     assert isinstance(outcome, Stored), outcome
     return outcome
 

@@ -6,8 +6,7 @@ import shutil
 import socket
 import subprocess
 import sys
-import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -29,25 +28,16 @@ HOSTS: Final = ("a.example", "b.example", "c.example")
 GOOD: Final = b'{"hosts": ["a.example"], "conditions": []}\n'
 
 
-@pytest.fixture
-def place() -> Iterator[Path]:
-    """A directory that other accounts may enter, with a name short enough for a socket."""
-    with tempfile.TemporaryDirectory(dir="/tmp") as name:
-        path = Path(name)
-        path.chmod(0o755)
-        yield path
-
-
 @asynccontextmanager
 async def helper(place: Path, script: str, **more: float | str) -> AsyncIterator[HelperSocket]:
-    """A socket whose helpers run this script."""
+    """Yield a socket whose helpers run this script."""
     command = agent(place / "rudder", script)
     async with open_helper_socket(place, command, HOSTS, **more) as unit:  # type: ignore[arg-type]
         yield unit
 
 
 def order(*hosts: str, conditions: tuple[str, ...] = ()) -> Order:
-    """An order for nodes named like their hosts."""
+    """Return an order for nodes named like their hosts."""
     return Order(tuple(Target(host, host) for host in hosts), conditions)
 
 
@@ -58,7 +48,7 @@ class Output:
         self.data = b""
 
     async def take(self, piece: bytes) -> None:
-        """Keeps a piece."""
+        """Keep a piece."""
         self.data += piece
 
 
@@ -303,7 +293,7 @@ async def test_hostile_requests_run_nothing(place: Path, count: int) -> None:
 
 
 def mutant(moments: random.Random) -> bytes:
-    """A request with one to four bytes changed, a piece doubled, or hostile text put in."""
+    """Return a request with one to four bytes changed, a piece doubled, or hostile text put in."""
     data = bytearray(b'{"hosts": ["a.example", "b.example"], "conditions": ["c1"]}')
     for _ in range(moments.randint(1, 4)):
         place = moments.randrange(len(data))

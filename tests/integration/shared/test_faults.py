@@ -29,12 +29,12 @@ def traced(scenario: str, root: Path, *options: str | Path) -> "subprocess.Compl
 
 
 def metadata(content: bytes) -> bytes:
-    """What is kept beside a content."""
+    """Return what is kept beside a content."""
     return parse_metadata(joined(lines(content))).expiring(4_000_000_000).text()
 
 
 def prepared(root: Path) -> Path:
-    """A store with an old pair and another file; returns the directory of the source."""
+    """Return a store with an old pair and another file; returns the directory of the source."""
     root.mkdir(exist_ok=True)
     store_pair(root, OLD, metadata(OLD))
     (root / METADATA).write_bytes(metadata(NEW))
@@ -44,7 +44,7 @@ def prepared(root: Path) -> Path:
 
 
 def pair(place: Path) -> bytes | None:
-    """The content, if it is the one that its metadata are about; None if there is no pair."""
+    """Return the content, which must match its metadata; None if there is no pair."""
     if not (place / "f").exists() and not (place / "f.metadata").exists():
         return None
     content = (place / "f").read_bytes()

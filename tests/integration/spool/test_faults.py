@@ -27,7 +27,7 @@ def run(*command: str | Path, check: bool = True) -> "subprocess.CompletedProces
 
 
 def child(scenario: str, root: Path, *arguments: str) -> list[str | Path]:
-    """The command of a process that plays a scenario; it writes no bytecode files."""
+    """Return the command of a process that plays a scenario; it writes no bytecode files."""
     module = "tests.support.spool_child"
     return [sys.executable, "-B", "-m", module, scenario, root, *arguments]
 
@@ -46,7 +46,7 @@ def traced(scenario: str, root: Path, *options: str | Path) -> "subprocess.Compl
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """A directory with an empty `incoming`."""
+    """Return a directory with an empty `incoming`."""
     (tmp_path / "incoming").mkdir()
     return tmp_path
 

@@ -19,7 +19,7 @@ from structlog.testing import capture_logs
 from relayd.errors import PeerError
 from relayd.pipelines import parcels as pairs
 from relayd.runlog.filename import queue_id
-from tests.support.forwarding import DEFAULT_PASSWORD, PASSWORD, Relay, hasten
+from tests.support.forwarding import DEFAULT_PASSWORD, PASSWORD, Relay, hasten, shorten_deadlines
 from tests.support.signing import make_key_and_cert
 from tests.support.tls_server import (
     Answer,
@@ -43,6 +43,11 @@ LOG = "2026-03-01T12:00:00+00:00@node1.log.gz"
 @pytest.fixture
 def fast(monkeypatch: pytest.MonkeyPatch) -> None:
     hasten(monkeypatch)
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    shorten_deadlines(monkeypatch)
 
 
 @asynccontextmanager
@@ -77,7 +82,7 @@ async def test_each_kind_of_file_goes_to_its_path_with_its_password(tmp_path: Pa
                 expected.add((f"/{path}/{name}", name.encode() * 999, f"rudder:{password}"))
         (relay.reports / "x.tmp").write_bytes(b"not ours")
         async with relay.running():
-            await relay.until(lambda: relay.left() == ["x.tmp"])
+            await relay.empty("x.tmp")
             got = [(t, b) for t, b in peer.uploads]
             users = [user_of(request) for request in peer.requests]
             assert {(t, b, u) for (t, b), u in zip(got, users, strict=True)} == expected
@@ -262,9 +267,11 @@ async def test_what_is_no_file_is_refused_and_never_sent(tmp_path: Path) -> None
 )
 @pytest.mark.history(58)
 async def test_a_file_that_is_turned_down_stays_and_is_sent_later(
-    tmp_path: Path, behaviour: Behaviour, told: str
+    tmp_path: Path, behaviour: Behaviour, told: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever the upstream says but 200, 201 and 204: the file stays and goes through later."""
+    if isinstance(behaviour, (Silent, Endless)):
+        shorten_deadlines(monkeypatch)
     async with open_relay(tmp_path) as (relay, peer):
         peer.behaviour = behaviour
         with capture_logs() as logs:
@@ -294,7 +301,7 @@ async def test_three_answers_mean_done(tmp_path: Path, status: int) -> None:
         assert len(peer.requests) == 1
 
 
-@pytest.mark.usefixtures("fast")
+@pytest.mark.usefixtures("fast", "impatient")
 @pytest.mark.fault("U3")
 async def test_an_answer_whose_body_never_ends_is_bounded(tmp_path: Path) -> None:
     """An endless body after a success is cut off; the file is done."""

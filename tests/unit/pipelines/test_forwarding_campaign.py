@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from tests.support.forwarding import Relay, hasten
+from tests.support.forwarding import Relay, hasten, shorten_deadlines
 from tests.support.signing import make_key_and_cert
 from tests.support.tls_server import (
     Answer,
@@ -131,6 +131,7 @@ async def test_whatever_the_upstream_does_every_file_arrives_as_it_was(
 ) -> None:
     """Faults of 19 kinds in a row: all files arrive byte for byte, strangers get not a byte."""
     hasten(monkeypatch, 0.01)
+    shorten_deadlines(monkeypatch, 0.01)
     numbers = random.Random(count)
     chain = Chain([fault for fault, _ in zip(faults(numbers), range(count), strict=False)])
     async with open_peer(NODE) as peer, watchdog(30 + count * 0.5):
@@ -144,7 +145,7 @@ async def test_whatever_the_upstream_does_every_file_arrives_as_it_was(
         for name, body in files.items():
             relay.arrive(relay.reports, name, body)
         async with relay.running():
-            await relay.until(lambda: not relay.left(), patience=30 + count * 0.5)
+            await relay.empty(patience=30 + count * 0.5)
         assert sum(chain.struck.values()) == count
         assert len(chain.struck) == 19
         arrived = {target.removeprefix("/reports/"): body for target, body in peer.uploads}

@@ -189,12 +189,9 @@ def connect_as_nobody(path: Path) -> int:
 
 @pytest.mark.fault("A25")
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
-async def test_another_local_user_cannot_connect(tmp_path_factory: pytest.TempPathFactory) -> None:
+async def test_another_local_user_cannot_connect(place: Path) -> None:
     """A user outside the socket's group is turned away by the kernel."""
-    directory = tmp_path_factory.mktemp("open")
-    for each in (directory, *directory.parents[:2]):
-        each.chmod(0o755)
-    path = directory / "api.sock"
+    path = place / "api.sock"
     async with open_server(api(), listen=Listen(path=str(path))):
         assert connect_as_nobody(path) == errno.EACCES
 
