@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.books import Run, check_books
 from tests.support.daemon import Daemon, Site, eventually, open_daemon
 from tests.support.postgres import Database
+from tests.support.stored import Run, check_stored
 from tests.support.wrappers import BOUND_BY_MODES
 
 NODE = "node1"
@@ -73,7 +73,7 @@ async def test_memory_does_not_grow_with_the_backlog(
     runs |= add_backlog(site, files, first=200)
     large = await work_off(site)
     assert large < 1.3 * small, (small, large)
-    check_books(database.query, runs, reports=REPORTS)
+    check_stored(database.query, runs, reports=REPORTS)
     assert site.refused() == {}
 
 
@@ -110,7 +110,7 @@ async def test_poison_in_front(site: Site, database: Database) -> None:
         await eventually(lambda: live not in site.waiting())
         assert set(site.refused()) == refused
         assert await daemon.metric("rudder_relayd_reports_total", status="ok") == 1_001
-    check_books(database.query, {*runs, (NODE, 3_000)}, reports=REPORTS)
+    check_stored(database.query, {*runs, (NODE, 3_000)}, reports=REPORTS)
 
 
 @pytest.mark.fault("S18")
@@ -123,4 +123,4 @@ async def test_new_files_do_not_wait_for_the_backlog(site: Site, database: Datab
         await eventually(lambda: name not in site.waiting())
         assert site.waiting()
         await daemon.settled()
-    check_books(database.query, {*runs, (NODE, 9_000)}, reports=REPORTS)
+    check_stored(database.query, {*runs, (NODE, 9_000)}, reports=REPORTS)

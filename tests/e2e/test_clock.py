@@ -140,7 +140,7 @@ async def test_boot_in_1970(
 
 
 def year_of(site: Site, name: str) -> int:
-    """Return the year in which a file was refused, as its reason tells it."""
+    """Return the year in which a file was refused, according to its reason."""
     record = read_reason(reason_path(site.failed / name))
     assert record is not None
     return datetime.fromisoformat(record.time).year

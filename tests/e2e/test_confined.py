@@ -84,7 +84,7 @@ def test_the_wrapper_confines(program: str, expected: int) -> None:
 
 @pytest.mark.fault("D.6.2")
 async def test_load_of_all_kinds(tmp_path: Path, database: Database) -> None:
-    """Confined, a root server stores and refuses what it should, reloads and stops as ever."""
+    """A confined root server stores and refuses what it should, reloads and stops."""
     site = make_site(tmp_path, database.rudder, fleet())
     ledger = Ledger(site, 11)
     wrapper = ("sh", "-c", 'WATCHDOG_PID=$$ exec "$@"', "sh", *service(site))
@@ -167,7 +167,7 @@ async def test_forwarding_shared_files_and_remote_run(tree: Tree, database: Data
                 ("node1.test", "relay"),
                 ("node2.test", "sub"),
             )
-            for what in (f"begins, told by {by}", "ends")
+            for what in (f"begins, started by {by}", "ends")
         )
         await eventually(lambda: not tree.waiting(), lambda: str(tree.waiting()))
         for me, daemon in daemons.items():
@@ -198,11 +198,11 @@ async def share_a_file(tree: Tree) -> None:
     content = os.urandom(200_000)
     assert await folder_of(tree.root, "a/b") == b"for all"
     data = upload(content, tree.nodes["node2"])
-    room = "/rudder/relay-api/shared-files/node0/node2/file"
+    path = "/rudder/relay-api/shared-files/node0/node2/file"
 
     async def ask(method: str, query: str, body: bytes = b"") -> Answer:
         async with dial_front(tree.sub.front()) as client:
-            return await client.ask(method, f"{room}?{query}", body)
+            return await client.ask(method, f"{path}?{query}", body)
 
     assert (await ask("PUT", "ttl=1%20day", data)).status == 200
     assert (await ask("HEAD", f"hash={sha512(content)}")).status == 200

@@ -14,7 +14,7 @@ from tests.support.ledger import SEED, Ledger
 from tests.support.postgres import Database
 from tests.support.strace import Point, children, open_record, open_strace, threads
 
-#: Calls by which relayd looks at the spool, changes it, talks to the database or to a worker.
+#: Calls by which relayd reads the spool, changes it, talks to the database or to a worker.
 SEEN: Final = frozenset(
     {
         "connect",
@@ -69,7 +69,7 @@ async def test_killed_at_random_500_times(site: Site, database: Database) -> Non
 
 
 def alive(daemon: Daemon) -> bool:
-    """Whether nobody has noticed its end yet."""
+    """Whether its end has not been noticed yet."""
     return daemon.process.returncode is None
 
 

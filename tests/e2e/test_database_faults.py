@@ -17,7 +17,6 @@ import trio
 
 from relayd.commands.demo.postgres.opening import Postgres
 from relayd.commands.demo.postgres.server import StopMode
-from tests.support.books import Run, check_books, stored_executions, stored_rows
 from tests.support.daemon import Daemon, Site, eventually, make_site, open_daemon
 from tests.support.ledger import fleet
 from tests.support.postgres import Database, rows
@@ -33,6 +32,7 @@ from tests.support.proxy import (
 )
 from tests.support.runlogs import joined, report
 from tests.support.signing import sign_runlog
+from tests.support.stored import Run, check_stored, stored_executions, stored_rows
 
 NODE = "node1"
 STATUS = "/rudder/relay-api/1/system/status"
@@ -83,12 +83,12 @@ async def test_absent_at_start(fragile: Site, private_postgres: Postgres) -> Non
         await daemon.settled()
         assert await database_status(daemon) == {"status": "success"}
         assert await daemon.metric("rudder_relayd_database_up") == 1
-    check_books(partial(rows, private_postgres.server), runs)
+    check_stored(partial(rows, private_postgres.server), runs)
     assert fragile.refused() == {}
 
 
 class Spot(Fault):
-    """Tells when a request with these bytes has just been passed on."""
+    """Reports when a request with these bytes has just been passed on."""
 
     def __init__(self, wanted: bytes) -> None:
         super().__init__()
@@ -153,7 +153,7 @@ async def test_killed_in_mid_transaction(
                     with trio.fail_after(20):
                         await daemon.saw("database takes run logs again", since=seen)
             await daemon.settled()
-    check_books(partial(rows, private_postgres.server), runs)
+    check_stored(partial(rows, private_postgres.server), runs)
     assert fragile.refused() == {}
 
 
@@ -162,7 +162,7 @@ async def test_killed_in_mid_transaction(
 async def test_restarted_while_files_arrive(
     fragile: Site, private_postgres: Postgres, mode: StopMode
 ) -> None:
-    """A server that an operator stops and starts costs nothing; relayd connects anew."""
+    """A server that an operator stops and starts costs nothing; relayd connects again."""
     async with open_daemon(fragile) as daemon:
         async with open_traffic(fragile) as runs:
             for _ in range(3):
@@ -172,7 +172,7 @@ async def test_restarted_while_files_arrive(
                 await private_postgres.start()
                 await daemon.saw("database takes run logs again", since=seen)
         await daemon.settled()
-    check_books(partial(rows, private_postgres.server), runs)
+    check_stored(partial(rows, private_postgres.server), runs)
 
 
 @pytest.mark.fault("D6", "A21")
@@ -195,7 +195,7 @@ async def test_silent_server(fragile: Site, private_postgres: Postgres) -> None:
         assert fragile.waiting() == [name]
         private_postgres.resume()
         await daemon.settled()
-    check_books(partial(rows, private_postgres.server), {(NODE, 0), (NODE, 1)})
+    check_stored(partial(rows, private_postgres.server), {(NODE, 0), (NODE, 1)})
     assert fragile.refused() == {"bob.log": "bad_name", fragile.name(NODE, 2): "mime"}
 
 
@@ -207,7 +207,7 @@ def test_server_on_a_full_disk() -> None:
         alone += ["--user", "--map-current-user", "--keep-caps"]
     probe = subprocess.run([*alone, "true"], check=False, capture_output=True, timeout=30)
     if probe.returncode:
-        pytest.skip("this system lets nobody have a mount namespace")
+        pytest.skip("this system allows no mount namespaces")
     # Not below pytest's directory, which the server's account cannot reach.
     with tempfile.TemporaryDirectory(prefix="relayd-full-") as directory:
         Path(directory).chmod(0o755)
@@ -218,7 +218,7 @@ def test_server_on_a_full_disk() -> None:
 
 @pytest.mark.fault("D11")
 async def test_wrong_password(site: Site, database: Database) -> None:
-    """A wrong password is told once and shown nowhere; corrected and reloaded, work goes on."""
+    """A wrong password is logged once and shown nowhere; corrected and reloaded, work goes on."""
     wrong = "wrong-canary"
     site.database = replace(database.rudder, password=wrong)
     site.write_conf()
@@ -235,11 +235,11 @@ async def test_wrong_password(site: Site, database: Database) -> None:
         site.write_conf()
         daemon.process.send_signal(1)
         await daemon.settled()
-        told = [line for line in daemon.lines if " ERROR " in line]
-        assert len(told) == 1
+        errors = [line for line in daemon.lines if " ERROR " in line]
+        assert len(errors) == 1
         for secret in (wrong, database.rudder.password):
             assert secret not in "\n".join([*daemon.lines, str(answer)])
-    check_books(database.query, {(NODE, number) for number in range(3)})
+    check_stored(database.query, {(NODE, number) for number in range(3)})
 
 
 @pytest.mark.fault("D12")
@@ -282,7 +282,7 @@ async def test_one_bad_run_log_in_a_batch(site: Site, database: Database) -> Non
     async with open_daemon(site) as daemon:
         await daemon.settled()
         await daemon.saw("refused, moved to failed reason=database.*SQLSTATE 23514")
-    check_books(database.query, good)
+    check_stored(database.query, good)
     assert site.refused() == dict.fromkeys(bad, "database")
 
 
@@ -329,7 +329,7 @@ async def test_slow_statements(site: Site, database: Database) -> None:
                 answers += 1
         # Were each statement in the API's way, there would be one answer for each.
         assert answers > 30
-    check_books(database.query, {(NODE, number) for number in range(4)})
+    check_stored(database.query, {(NODE, number) for number in range(4)})
 
 
 @pytest.mark.parametrize(
@@ -353,7 +353,7 @@ async def test_lost_commit(
             await lost.struck.wait()
             proxy.fault = Fault()
             await daemon.settled()
-    check_books(database.query, {(NODE, number) for number in range(40)})
+    check_stored(database.query, {(NODE, number) for number in range(40)})
     assert site.refused() == {}
 
 
@@ -370,4 +370,4 @@ async def test_black_hole(site: Site, database: Database) -> None:
             await daemon.saw("database cannot take run logs, they wait.*in time")
             proxy.fault = Fault()
             await daemon.settled()
-    check_books(database.query, {(NODE, 0)})
+    check_stored(database.query, {(NODE, 0)})

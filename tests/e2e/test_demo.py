@@ -31,12 +31,12 @@ def processes(text: str) -> list[int]:
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and int(entry.name) != os.getpid():
             with suppress(OSError):
-                if text.encode() in told(entry):
+                if text.encode() in environment_of(entry):
                     found.append(int(entry.name))
     return found
 
 
-def told(process: Path) -> bytes:
+def environment_of(process: Path) -> bytes:
     return (process / "cmdline").read_bytes() + (process / "environ").read_bytes()
 
 
@@ -44,7 +44,7 @@ def told(process: Path) -> bytes:
 def demo(
     place: Path, *arguments: str, stdout: int = subprocess.PIPE
 ) -> Iterator[subprocess.Popen[str]]:
-    """Run the demo; whatever becomes of the test, it has ended afterwards."""
+    """Run the demo; it has ended afterwards, even if the test fails."""
     environment = {
         **os.environ,
         "TMPDIR": str(place),
@@ -129,7 +129,7 @@ def test_relays_balance(place: Path) -> None:
 
 
 def test_relays_in_a_pipe(place: Path) -> None:
-    """A line now and then tells what each relay has forwarded; Ctrl-C ends all of them."""
+    """A line now and then shows what each relay has forwarded; Ctrl-C ends all of them."""
     with demo(place, "--relays", "1", "--nodes", "3", "--rate", "20") as process:
         seen = wait_for(process, r"stored [1-9]\d* .*  relay 1: \d+ waiting, [1-9]\d* forwarded")
         process.send_signal(signal.SIGINT)

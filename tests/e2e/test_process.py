@@ -38,7 +38,7 @@ async def uploads(ledger: Ledger) -> AsyncIterator[None]:
 
 
 async def balance(ledger: Ledger, database: Database) -> None:
-    """Has a whole relayd finish the work, then asserts that the books balance."""
+    """Let a whole relayd finish the work, then check the ledger."""
     async with open_daemon(ledger.site) as daemon:
         await daemon.settled()
         assert await daemon.stop() == 0
@@ -310,7 +310,7 @@ async def test_goes_on_when_nobody_reads_its_log(
         await daemon.answers()
         with trio.fail_after(60):
             while not await daemon.metric("rudder_relayd_log_dropped_total"):
-                # Each of these gives a long line, for it is gone when its turn comes.
+                # Each of these gives a long line, because it is gone by then.
                 for number in range(500):
                     path = site.incoming / site.name(long, number)
                     path.touch()

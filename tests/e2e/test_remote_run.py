@@ -42,10 +42,10 @@ def _events(port: int, target: str) -> list[dict[str, object]]:
 async def test_settings_count_and_the_environment_stays_here(site: Site) -> None:
     """The deadline of main.conf ends the command, which has seen nothing of relayd's variables."""
     async with open_daemon(site, env={"RELAYD_CANARY": "secret"}):
-        told = await trio.to_thread.run_sync(partial(_events, site.port, "nodes/node1"))
-    [verdict] = [event for event in told if event["event"] == "exit"]
+        events = await trio.to_thread.run_sync(partial(_events, site.port, "nodes/node1"))
+    [verdict] = [event for event in events if event["event"] == "exit"]
     assert (verdict["code"], verdict["detail"]) == (None, "not ended within 2 s")
-    output = [str(event["output"]) for event in told if event["event"] == "output"]
+    output = [str(event["output"]) for event in events if event["event"] == "output"]
     assert f"PATH={os.environ['PATH']}" in output
     assert not [line for line in output if "RELAYD_CANARY" in line]
     await gone(await pid_in(site.root / "pid"))

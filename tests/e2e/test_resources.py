@@ -45,7 +45,7 @@ async def test_full_disk_does_not_stop_the_work(
 ) -> None:
     """With no byte left in the spool, refused files are moved and good ones are stored."""
     if subprocess.run(["unshare", "-rm", "true"], check=False).returncode:
-        pytest.skip("this system lets nobody have a mount namespace")
+        pytest.skip("this system allows no mount namespaces")
     mount = f'mount -t tmpfs -o size=512k none {site.incoming.parent} && exec "$@"'
     async with open_daemon(site, wrapper=("unshare", "-rm", "sh", "-c", mount, "sh")) as daemon:
         inside = replace(site, root=Path(f"/proc/{daemon.process.pid}/root{site.root}"))
@@ -106,7 +106,7 @@ CLONES: Final = "clone,clone3,fork,vfork"
 async def test_no_threads_for_a_while(site: Site, ledger: Ledger, database: Database) -> None:
     """Where no thread can be started for a while, relayd waits; no file is blamed."""
     set_cores(site, 1)
-    # The thread that writes the log and one more are there; the next few are refused.
+    # The thread that writes the log and one more exist; the next few are refused.
     few = ("strace", "-f", "-qq", *inject(CLONES, "error=EAGAIN:when=3..8"))
     async with open_daemon(site, wrapper=few, ready=None) as daemon:
         for _ in range(20):

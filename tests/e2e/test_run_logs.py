@@ -8,11 +8,11 @@ from datetime import timedelta
 
 import pytest
 
-from tests.support.books import stored_executions, stored_rows
 from tests.support.daemon import START, Site, open_daemon
 from tests.support.postgres import Database
 from tests.support.runlogs import STAMP, joined, report
 from tests.support.signing import sign_runlog
+from tests.support.stored import stored_executions, stored_rows
 
 NODE = "node1"
 BEGIN = report("Start execution", event="control", component="start", key="config-1")

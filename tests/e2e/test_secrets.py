@@ -23,7 +23,7 @@ DATABASE, IN_URL = "cAnary.database&=%41 x", "cAnaryInUrl"
 UPSTREAM, DEFAULT = "cAnary.upstream:/@ x", "cAnary.default?# x"
 CANARIES = (DATABASE, IN_URL, UPSTREAM, DEFAULT)
 
-#: Tells relayd that its standard output is the journal, whatever it is.
+#: Makes relayd believe that its standard output is the journal, whatever it is.
 JOURNAL = ("sh", "-c", 'JOURNAL_STREAM=$(stat -Lc %d:%i /dev/stdout) exec "$@"', "sh")
 
 #: An agents' command that keeps its environment and arguments, writes to both outputs and fails.

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.site(nodes=["node1"])
 
 
 class Stuck:
-    """A nodes list that hangs whoever reads it, as on a file system that does not answer."""
+    """A nodes list that blocks its reader, as on a file system that does not answer."""
 
     def __init__(self, site: Site) -> None:
         self._path = site.nodes_list
@@ -25,7 +25,7 @@ class Stuck:
         os.mkfifo(self._path)
 
     async def is_read(self) -> None:
-        """Wait until somebody hangs in it."""
+        """Wait until a reader is blocked."""
         with trio.fail_after(PATIENCE_S):
             while not self._try_to_open():
                 await trio.sleep(0.01)

@@ -91,7 +91,7 @@ def test_web_server_reaches_spool_and_api_but_no_passwords(policy: Policy) -> No
 
 
 def test_daemon_can_do_its_work(policy: Policy) -> None:
-    """What relayd needs is there: configuration, nodes, spool, inotify, its interpreter."""
+    """Policy covers what relayd needs: configuration, nodes, spool, inotify, its interpreter."""
     readable = policy.allowed("relayd_t", "file", "open")
     assert {"relayd_conf_t", "relayd_data_t", "relayd_spool_t", "lib_t"} <= readable.keys()
     assert {"bin_t", "relayd_exec_t"} <= policy.allowed("relayd_t", "file", "execute").keys()

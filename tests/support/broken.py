@@ -43,7 +43,7 @@ BATCHES: Final = {"examine", "write", "transaction", "dispose", "remove", "quara
 
 
 class BugError(Exception):
-    """What nobody has thought of."""
+    """A bug that no code expects."""
 
 
 def break_task(task: str, go: Path) -> None:

@@ -21,7 +21,7 @@ from tests.support.daemon import Site
 from tests.support.ports import free_port
 from tests.support.signing import make_key_and_cert
 
-#: Directories that are there before relayd starts.
+#: Directories that exist before relayd starts.
 DIRECTORIES = (
     *("reports/incoming", "reports/failed", "shared-files", "shared-folder"),
     *("inventories/incoming", "inventories/accepted-nodes-updates", "inventories/failed"),
@@ -92,7 +92,7 @@ def give(directory: Path) -> None:
 
 
 def _take_back(directory: Path) -> None:
-    """Rights that a test took away; those who are not root need them to clean up."""
+    """Restore the rights that a test took away; without root they are needed to clean up."""
     parents = {directory / name.partition("/")[0] for name in DIRECTORIES}
     for path in (directory, *parents, *(directory / name for name in DIRECTORIES)):
         if path.is_dir():

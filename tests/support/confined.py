@@ -6,7 +6,7 @@ of seccomp (systemd.exec(5)), no new privileges, an empty set of capabilities, a
 that is read-only but for the WRITABLE directories, which stand for the unit's own.
 
 Where systemd answers a forbidden call with an error, this kills the process instead: a violation
-shall show. The process keeps its user, for the interpreter of the tests may be that user's only.
+must show. The process keeps its user, for the interpreter of the tests may be that user's only.
 """
 
 import ctypes
@@ -39,7 +39,7 @@ MS_BIND: Final = 4096
 PR_CAPBSET_DROP: Final = 24
 CAP_SETPCAP: Final = 8
 CAP_SYS_ADMIN: Final = 21
-#: Those that a unit of ours keeps: capabilities(7).
+#: Those that our units keep: capabilities(7).
 CAPABILITIES: Final = {"CAP_DAC_OVERRIDE": 1}
 MS_PRIVATE_REC: Final = (1 << 18) | 16384
 #: Of ProtectSystem=strict: these stay as they are.
@@ -150,7 +150,7 @@ def filter_calls(unit: Unit) -> None:
 
 
 def filter_arguments(unit: Unit) -> None:
-    """Return the restrictions that look at arguments."""
+    """Return the restrictions that depend on arguments."""
     rules = Filter(ALLOW)
     if unit.is_on("MemoryDenyWriteExecute"):
         rules.add(KILL, "mmap", (2, MASKED_EQUAL, PROT_WRITE_EXEC, PROT_WRITE_EXEC))
@@ -161,7 +161,7 @@ def filter_arguments(unit: Unit) -> None:
         for bit in (1 << n for n in range(32) if NAMESPACES >> n & 1):
             rules.add(KILL, "clone", (0, MASKED_EQUAL, bit, bit))
             rules.add(KILL, "unshare", (0, MASKED_EQUAL, bit, bit))
-        # Its flags are in memory, where no filter can look: callers fall back to clone.
+        # Its flags are in memory, which no filter can read: callers fall back to clone.
         rules.add(ERRNO | errno.ENOSYS, "clone3")
         rules.add(KILL, "setns")
     if unit.is_on("RestrictSUIDSGID"):

@@ -169,7 +169,7 @@ class Site:
 
 
 def replace(target: Path, data: bytes, prefix: str = ".new") -> None:
-    """Write a file beside `target`, then renames it over it."""
+    """Write a file next to `target` and rename it over `target`."""
     temporary = target.parent / f"{prefix}{os.urandom(4).hex()}"
     temporary.write_bytes(data)
     temporary.rename(target)
@@ -227,7 +227,7 @@ class Daemon:
         return [line for line in self.lines if text in line]
 
     async def answers(self) -> None:
-        """Wait until its API answers, for where nobody reads its log."""
+        """Wait until its API answers, where its log is not read."""
         with trio.fail_after(PATIENCE_S):
             while True:
                 with suppress(OSError):

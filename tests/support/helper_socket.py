@@ -71,7 +71,7 @@ async def open_helper_socket(
         root: where socket, nodes list and log are made.
         command: what helpers run.
         hosts: host names of the nodes list.
-        user: who may ask; unset: this process's account.
+        user: the account that may ask; unset: this process's account.
         deadline_s: seconds for a command.
         wrapper: the command that runs each helper.
     """
@@ -137,7 +137,7 @@ def connect(path: Path) -> socket.socket:
 
 
 def connect_as(uid: int, path: Path) -> socket.socket:
-    """Return a connection of another account: the kernel notes who connects. Needs root."""
+    """Return a connection of another account: the kernel records the peer. Needs root."""
     os.seteuid(uid)
     try:
         return connect(path)

@@ -1,4 +1,4 @@
-"""The books of a campaign: what was uploaded, and where all of it must be in the end."""
+"""A ledger of uploads: what was sent, and where all of it must be in the end."""
 
 import random
 from collections import Counter
@@ -13,7 +13,7 @@ from tests.support.daemon import Site
 from tests.support.postgres import Database
 from tests.support.signing import SigningNode, make_key_and_cert, sign_runlog
 
-#: Rows and execution rows by node and START, in one look.
+#: Rows and execution rows by node and START, in one query.
 _ROWS: Final = (
     "SELECT nodeid, extract(epoch FROM executiontimestamp)::bigint, count(*),"
     " count(DISTINCT (ruleid, component, msg)) FROM ruddersysevents GROUP BY 1, 2"
@@ -54,7 +54,7 @@ class Sent:
 
 
 class Ledger:
-    """Uploads run logs, each of its own node and START, and keeps account.
+    """Uploads run logs, each of its own node and START, and records them.
 
     Attributes:
         good: what must be in the database, by node and START (Unix seconds).
@@ -73,7 +73,7 @@ class Ledger:
         return self._send(reports, partial=False)
 
     def send_any(self) -> str:
-        """Upload a run log of a random kind: mostly good ones, and all that must not pass."""
+        """Upload a run log of a random kind: mostly good, else one that must be refused."""
         kind = self._random.choice(("whole",) * 8 + ("partial", "again", "forged", "short"))
         if kind == "forged":
             return self.send_forged()
@@ -161,7 +161,7 @@ class Ledger:
 
 
 def _differences(found: Mapping[Run, object], expected: Mapping[Run, object]) -> list[str]:
-    """Return what is lost, unexpected or more or less than it should be."""
+    """Return what is missing, unexpected or of another count."""
     return [
         f"{run}: {found.get(run)} instead of {expected.get(run)}"
         for run in sorted({*found, *expected})

@@ -9,7 +9,7 @@ from relayd.config.logging_conf import LoggingGeneral
 from relayd.config.main_conf import LoggingSettings
 from relayd.telemetry import logs
 
-#: What could end a line, move a cursor, reorder or hide text, or look like another field.
+#: What could end a line, move a cursor, reorder or hide text, or resemble another field.
 PAYLOADS = [
     *(f"a{chr(code)}b" for code in (*range(0x20), *range(0x7F, 0xA0))),
     *(f"a{char}b" for char in "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e"),

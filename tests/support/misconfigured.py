@@ -1,4 +1,4 @@
-"""Ways to break an installation, and what `relayd check` shall say about it."""
+"""Ways to break an installation, and what `relayd check` must report."""
 
 import grp
 import pwd
@@ -17,7 +17,7 @@ from tests.support.daemon import Site, merge
 
 Break = Callable[[Site, postgres.Database], object]
 
-#: What is told besides where there is no clock to compare with, on a machine without NTP.
+#: What is reported as well where there is no clock to compare with, on a machine without NTP.
 _LONELY: Final = re.compile(r"(warning|skipped): this machine: no.*")
 
 
@@ -34,7 +34,7 @@ def conf(**tables: str) -> Break:
 
 
 def rewrite(site: Site) -> None:
-    """Write main.conf anew, its owner as before."""
+    """Rewrite main.conf; its owner stays."""
     site.write_conf()
 
 
@@ -112,7 +112,7 @@ def both(*breaks: Break) -> Break:
 
 @dataclass(frozen=True)
 class Case:
-    """What is broken, and the lines that tell it.
+    """Something broken, and the lines that report it.
 
     In a line the names of `fill` stand in braces; one that begins with `~` is a pattern.
     """
@@ -137,20 +137,20 @@ def parameters(cases: Iterable[Case]) -> list[ParameterSet]:
 
 
 def verify(done: Checked, expected: tuple[str, ...], site: Site, *, lonely: bool = False) -> None:
-    """Assert that exactly these lines were told, and that only errors give exit code 1.
+    """Assert that exactly these lines were printed, and that only errors give exit code 1.
 
     Args:
-        done: what was told.
+        done: the output and the exit code.
         expected: the lines of a case.
         site: for the places in them.
         lonely: whether no other machine's clock could be asked.
     """
-    told = [line for line in done.findings if not (lonely and _LONELY.fullmatch(line))]
+    shown = [line for line in done.findings if not (lonely and _LONELY.fullmatch(line))]
     assert done.stderr == ""
-    assert len(told) == len(expected), told
-    for line, text in zip(told, expected, strict=True):
+    assert len(shown) == len(expected), shown
+    for line, text in zip(shown, expected, strict=True):
         if text.startswith("~"):
             assert re.fullmatch(fill(text[1:], site), line), line
         else:
             assert line == fill(text, site)
-    assert done.code == any(line.startswith("error:") for line in told)
+    assert done.code == any(line.startswith("error:") for line in shown)

@@ -72,7 +72,7 @@ class FakeExaminer:
 
 
 class FakeDatabase:
-    """Fails as told, once for each entry of a list; stores the rest.
+    """Fails as asked, once for each entry of a list; stores the rest.
 
     Attributes:
         batches: the nodes of each batch it was asked to write.

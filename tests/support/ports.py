@@ -10,7 +10,7 @@ _WORKER: Final = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("
 
 
 def free_port(*hosts: str) -> int:
-    """Return a TCP port on which nobody listens; it is this worker's, even before it listens."""
+    """Return a TCP port without a listener, which no other worker gets either."""
     while True:
         port = ports.free_port(*hosts)
         if port % _WORKERS == _WORKER:

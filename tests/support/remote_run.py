@@ -69,11 +69,11 @@ class Lab:
         async with self.begun(target, headers, **fields) as client:
             return await client.answer("POST")
 
-    async def events(self, target: str, **fields: str | bool | Iterable[str]) -> "Told":
-        """Return a request for events and what it tells."""
+    async def events(self, target: str, **fields: str | bool | Iterable[str]) -> "Events":
+        """Request events and return them."""
         answer = await self.post(target, EVENTS, **fields)
         assert (answer.status, answer.headers["content-type"]) == (200, "application/x-ndjson")
-        return Told([json.loads(line) for line in answer.body.splitlines()])
+        return Events([json.loads(line) for line in answer.body.splitlines()])
 
     @asynccontextmanager
     async def begun(
@@ -87,7 +87,7 @@ class Lab:
             yield client
 
 
-class Told:
+class Events:
     """The events of one run."""
 
     def __init__(self, events: list[dict[str, Any]]) -> None:

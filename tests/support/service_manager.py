@@ -45,7 +45,7 @@ class ServiceManager:
                 return message
 
     async def falls_silent(self, seconds: float) -> None:
-        """Wait until nothing has come for so long, as a watchdog does."""
+        """Wait until no message has come for this long, as a watchdog does."""
         while True:
             with trio.move_on_after(seconds):
                 await self._socket.recv(65536)

@@ -85,7 +85,7 @@ def write_nodes(path: Path, senders: Iterable[SigningNode], *others: str) -> Non
 
 @dataclass
 class Shared:
-    """The two rooms of a server, on disk.
+    """The shared folder and the shared files of a server.
 
     Attributes:
         root: everything lies below it.
@@ -127,7 +127,7 @@ class Shared:
             return None
 
     def app(self) -> Quart:
-        """Return the real app with these rooms."""
+        """Return the real app that serves both."""
         return make_app(
             Services(
                 healthy,
@@ -147,7 +147,7 @@ class Shared:
 
 
 async def make_shared(root: Path, *, max_body: int = 1024 * 1024) -> Shared:
-    """Both rooms, empty, and nodes that are loaded."""
+    """Provide empty directories and loaded nodes."""
     write_nodes(root / "nodeslist.json", (node(), node("other")), TARGET, "keyless")
     metrics = Metrics()
     trust = Trust(root / "nodeslist.json", root / "certs.pem", "root", metrics)

@@ -1,4 +1,4 @@
-"""A watcher on a real directory, for tests that look at what it sends."""
+"""A watcher on a real directory, for tests of what it sends."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -21,7 +21,7 @@ class Watcher:
 
     Attributes:
         path: the watched directory.
-        pending: who is in flight.
+        pending: the files in flight.
         arrivals: what the watcher sends, handed over one by one.
         metrics: its gauges.
         rescan: rung by a test to have everything tried again.
@@ -43,7 +43,7 @@ class Watcher:
         return await self.arrivals.receive()
 
     async def finish(self, count: int) -> list[str]:
-        """Process so many files: each is removed and released, as the pipeline would.
+        """Process this many files: each is removed and released, as the pipeline would.
 
         Names whose file is gone are released and not counted.
         """

@@ -69,7 +69,7 @@ async def watched(root: Path) -> None:
 
 
 async def listed(root: Path) -> None:
-    """Process the file that is there at start."""
+    """Process the file that exists at start."""
     async with open_watcher(root / "incoming", limit=0) as watcher:
         print(*await watcher.finish(1), flush=True)
 

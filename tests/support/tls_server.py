@@ -133,12 +133,12 @@ class Peer:
         self.ring()
 
     def ring(self) -> None:
-        """Lets those look who wait for something."""
+        """Wake the tasks that wait for a condition."""
         self._news.set()
         self._news = trio.Event()
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        """Wait until something holds; looked at whenever anything happened here."""
+        """Wait until a condition holds; it is checked whenever something happens here."""
         with trio.fail_after(60):
             while not condition():
                 await self._news.wait()

@@ -37,7 +37,7 @@ _AGENT: Final = """\
 echo "$@" >> '{root}/calls'
 while [ "$1" != "--" ]; do shift; done
 for host in $(echo "$2" | tr , ' '); do
-    echo "$host: begins, told by {me}"
+    echo "$host: begins, started by {me}"
     if [ -p '{root}/hold' ]; then read -r word < '{root}/hold'; fi
     echo "$host: ends"
 done

@@ -34,7 +34,7 @@ _PROGRAMS: Final[dict[Kind, tuple[str, ...]]] = {
     "apache": ("apache2", "httpd"),
     "nginx": ("nginx",),
 }
-#: Modules that distributions load, beside those that the shipped file asks for.
+#: Modules that distributions load, besides those that the shipped file asks for.
 _MODULES: Final = ("mpm_event", "deflate", "filter", "mime", "socache_shmcb")
 _SPOOL: Final = (
     *("reports", "reports/incoming", "reports/failed"),

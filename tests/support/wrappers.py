@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Final
 
-#: Lets file modes count for root too; whoever else runs the tests is bound by them anyway.
+#: File modes count for root too; other users are bound by them anyway.
 BOUND_BY_MODES: Final[tuple[str, ...]] = (
     ("setpriv", "--bounding-set=-dac_override,-dac_read_search") if os.geteuid() == 0 else ()
 )

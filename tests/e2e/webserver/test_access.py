@@ -45,7 +45,7 @@ class Seen:
     bodies: list[bytes] = field(default_factory=list)
     lengths: list[str | None] = field(default_factory=list)
 
-    def rooms(self) -> set[str]:
+    def parts(self) -> set[str]:
         """Return the parts of the API that were reached; relayd decodes paths once."""
         return {_room(path) for _, path in self.requests}
 
@@ -241,7 +241,7 @@ async def test_climbing_from_one_part_into_another(web: Web, slash: str) -> None
     async with open_both(web) as seen:
         for path in paths:
             await web.curl(path, "-X", "POST", "-d", "", source=NODE)
-    assert seen.rooms() <= {"shared-files"}, seen.requests
+    assert seen.parts() <= {"shared-files"}, seen.requests
 
 
 async def test_names_arrive_as_they_are(web: Web) -> None:

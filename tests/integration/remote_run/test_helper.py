@@ -54,7 +54,7 @@ class Output:
 
 @pytest.mark.fault("D.6.3")
 async def test_runs_the_command(place: Path) -> None:
-    """The helper runs `COMMAND remote run -D … -- HOSTS` and tells how it ended."""
+    """The helper runs `COMMAND remote run -D … -- HOSTS` and reports how it ended."""
     async with helper(place, f"{TELL}\necho oops >&2\nexit 3") as unit:
         output = Output()
         wanted = order("a.example", "b.example", conditions=("one", "two"))
@@ -206,7 +206,7 @@ async def test_odd_host_name_costs_no_other(place: Path) -> None:
 
 @pytest.mark.fault("D.6.3")
 async def test_other_account_is_refused(place: Path) -> None:
-    """Who is not the named account gets nothing run, and an audit line tells who it was."""
+    """Another account gets nothing run, and an audit line names it."""
     mark = place / "mark"
     async with helper(place, f"touch {mark}", user=str(os.getuid() + 1)) as unit:
         assert await ask(connect(unit.path), GOOD) == [(b"R", b"not for this user")]
@@ -216,7 +216,7 @@ async def test_other_account_is_refused(place: Path) -> None:
 
 
 @pytest.mark.fault("D.6.3")
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to be somebody else")
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become another account")
 async def test_helper_of_root_serves_one_account_only(place: Path) -> None:
     """The helper runs as root for the service's account, and for nobody else, root included."""
     async with helper(place, "id -u", user="4321") as unit:
@@ -260,7 +260,7 @@ async def test_systemd_starts_the_helper(place: Path) -> None:
 
 
 async def test_account_that_does_not_exist(place: Path) -> None:
-    """A helper whose account is missing serves nobody."""
+    """A helper whose account is missing serves no one."""
     async with helper(place, TELL, user="no-such-account") as unit:
         assert await ask(connect(unit.path), GOOD) == [
             (b"R", b"the account that may ask does not exist")
@@ -348,7 +348,7 @@ async def test_command_that_cannot_be_started(place: Path, script: str) -> None:
 
 
 async def test_no_helper(place: Path) -> None:
-    """Without a socket, or with nobody behind it, the run fails at once and tells why."""
+    """Without a socket, or without a listener behind it, the run fails at once and says why."""
     path = place / "nobody"
     with pytest.raises(RelaydError, match="could not be started"):
         await HelperRunner(path).run(order("a.example"), Output().take)

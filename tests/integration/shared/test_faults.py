@@ -29,7 +29,7 @@ def traced(scenario: str, root: Path, *options: str | Path) -> "subprocess.Compl
 
 
 def metadata(content: bytes) -> bytes:
-    """Return what is kept beside a content."""
+    """Return the metadata of a content."""
     return parse_metadata(joined(lines(content))).expiring(4_000_000_000).text()
 
 
@@ -66,7 +66,7 @@ def points(scenario: str, root: Path) -> list[tuple[str, int]]:
 @pytest.mark.fault("A9")
 @pytest.mark.parametrize("scenario", ["replace", "expire"])
 def test_killed_at_any_step(tmp_path: Path, scenario: str) -> None:
-    """Whenever it dies, the old pair or the new state is there; the next sweep cleans up."""
+    """Whenever it dies, the old pair or the new state exists; the next sweep cleans up."""
     outcomes = set()
     after = NEW if scenario == "replace" else None
     for number, (call, at) in enumerate(points(scenario, tmp_path / "probe")):
@@ -107,10 +107,10 @@ def test_upload_is_durable_in_order(tmp_path: Path) -> None:
     ],
 )
 def test_full_disk(tmp_path: Path, what: str) -> None:
-    """An upload for which there is no room is answered by 507; the old pair stays, nothing else."""
+    """An upload without space is answered by 507; only the old pair stays."""
     alone = ["unshare", "-rm"]
     if subprocess.run([*alone, "true"], check=False, timeout=PATIENCE_S).returncode:
-        pytest.skip("this system lets nobody have a mount namespace")
+        pytest.skip("this system allows no mount namespaces")
     module = "tests.support.shared_full_disk"
     command = [*alone, sys.executable, "-m", module, str(tmp_path), what]
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=PATIENCE_S)
