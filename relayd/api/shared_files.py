@@ -11,7 +11,7 @@ from relayd.api import answers
 from relayd.api.places import Places
 from relayd.api.server.raw_path import rest_of_path
 from relayd.errors import PeerError
-from relayd.fleet.in_force import Trust
+from relayd.fleet.current_nodes import CurrentNodes
 from relayd.shared.metadata import MetadataError, parse_metadata, parse_ttl
 from relayd.shared.paths import PathError, check_ids
 from relayd.shared.receiving import Outcome, Receiver, Upload
@@ -72,7 +72,7 @@ class SharedFiles:
     """
 
     store: Store
-    trust: Trust
+    trust: CurrentNodes
     metrics: Metrics
     max_body: int
     upstream: UpstreamFiles | None = None

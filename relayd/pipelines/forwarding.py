@@ -11,7 +11,7 @@ import trio
 
 from relayd.config import main_conf as config
 from relayd.config.main_conf import Settings
-from relayd.fleet.pins import Peers
+from relayd.fleet.pins import PinnedClients
 from relayd.outputs.upstream.gate import UNREACHED_DELAYS_S, Gate, Trouble
 from relayd.outputs.upstream.uploads import (
     INVENTORY_UPDATES,
@@ -145,7 +145,7 @@ async def _alone(arrival: Arrival) -> Parcel:
 class Forwarding:
     """All that goes upstream, and what the service may ask of it."""
 
-    def __init__(self, settings: Settings, peers: Peers, metrics: Metrics) -> None:
+    def __init__(self, settings: Settings, peers: PinnedClients, metrics: Metrics) -> None:
         self._upstream = Upstream(settings, peers)
         self._health = Health(metrics)
         self._metrics = metrics
@@ -225,7 +225,7 @@ class Forwarding:
 
 @asynccontextmanager
 async def open_forwarding(
-    settings: Settings, peers: Peers, metrics: Metrics
+    settings: Settings, peers: PinnedClients, metrics: Metrics
 ) -> AsyncIterator[Forwarding]:
     """Open what forwarding needs, and closes it.
 

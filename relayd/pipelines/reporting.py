@@ -10,7 +10,7 @@ import trio
 
 from relayd.config.main_conf import Settings, database_parameters
 from relayd.errors import Reason
-from relayd.fleet.in_force import Trust
+from relayd.fleet.current_nodes import CurrentNodes
 from relayd.outputs.postgres.database import Database
 from relayd.pipelines.dispose import Disposer, Rules
 from relayd.pipelines.examine import Writer, run_examine, run_reporting
@@ -47,7 +47,7 @@ class Reporting:
     def __init__(
         self,
         settings: Settings,
-        trust: Trust,
+        trust: CurrentNodes,
         metrics: Metrics,
         examiner: Examiner,
         database: Database,
@@ -161,7 +161,7 @@ async def _then_cancel(event: trio.Event, scope: trio.CancelScope) -> None:
 
 @asynccontextmanager
 async def open_reporting(
-    settings: Settings, trust: Trust, metrics: Metrics
+    settings: Settings, trust: CurrentNodes, metrics: Metrics
 ) -> AsyncIterator[Reporting]:
     """Open what the pipeline needs, and closes it.
 

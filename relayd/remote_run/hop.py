@@ -65,7 +65,7 @@ async def _call(hop: Hop, wanted: Wanted, teller: Teller, clients: Clients, port
             f"https://{hop.host}:{port}{_BASE}/{target}",
             headers=headers,
             content=wanted.form(share),
-            patience=math.inf,  # agents may be silent for long; the run has a deadline
+            stall_timeout=math.inf,  # agents may be silent for long; the run has a deadline
         ) as answer:
             scope.deadline = math.inf
             await _tell_on(answer, hop, teller)

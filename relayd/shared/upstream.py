@@ -4,7 +4,7 @@ from collections.abc import AsyncIterable
 from typing import Final
 
 from relayd.fleet.peers.client import Clients
-from relayd.fleet.pins import PEER
+from relayd.fleet.pins import UPSTREAM_PEER
 
 _ROOM: Final = "/relay-api/shared-files/"
 
@@ -44,6 +44,6 @@ class UpstreamFiles:
         url = self._base + "/".join(ids) + (f"?{query}" if query else "")
         headers = {} if body is None else {"Content-Length": str(size)}
         async with self._clients.request(
-            PEER, method, url, headers=headers, content=body
+            UPSTREAM_PEER, method, url, headers=headers, content=body
         ) as answer:
             return answer.status

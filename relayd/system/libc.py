@@ -93,7 +93,9 @@ def rename_exchange(directory: int, name: str, directory2: int, name2: str) -> N
 
 
 def openat2(directory: int, path: str, flags: int, resolve: int) -> int:
-    """Open a path relative to a directory and return its descriptor, as openat2(2) does.
+    """Open a path relative to a directory and return its descriptor.
+
+    See openat2(2).
 
     Args:
         directory: descriptor to start from.

@@ -11,7 +11,7 @@ import trio
 
 from relayd.config.main_conf import Settings, load_settings
 from relayd.fleet.peers import client as client_module
-from relayd.fleet.pins import Peers
+from relayd.fleet.pins import PinnedClients
 from relayd.outputs.upstream import gate
 from relayd.outputs.upstream import uploads as upstream
 from relayd.pipelines.forwarding import Forwarding, open_forwarding
@@ -112,7 +112,7 @@ class Relay:
         """Forwards until the block ends; then it must stop by itself within seconds."""
         settings = self.settings()
         self.metrics = Metrics()
-        self.peers = Peers(settings, self.metrics)
+        self.peers = PinnedClients(settings, self.metrics)
         stop = trio.Event()
         async with open_forwarding(settings, self.peers, self.metrics) as forwarding:
             self.forwarding: Forwarding = forwarding

@@ -15,7 +15,8 @@ from relayd.config.main_conf import Settings
 from relayd.config.secret import Secret
 from relayd.errors import PeerError
 from relayd.fleet.peers.client import Answer
-from relayd.fleet.pins import PEER, Peers
+from relayd.fleet.peers.urls import base_url
+from relayd.fleet.pins import UPSTREAM_PEER, PinnedClients
 from relayd.outputs.upstream.gate import Trouble
 
 #: An upload may take so long, and a second more for each so many bytes.
@@ -81,7 +82,7 @@ class Upstream:
         peers: has the client.
     """
 
-    def __init__(self, settings: Settings, peers: Peers) -> None:
+    def __init__(self, settings: Settings, peers: PinnedClients) -> None:
         self._peers = peers
         self._base = base_url(settings.output.upstream.host, settings.general.https_port)
         self._settings = settings.output.upstream
@@ -92,9 +93,9 @@ class Upstream:
 
     async def look(self) -> Trouble | None:
         """Return whether the right upstream can be reached; sends no request."""
-        await self._peers.looked.wait()
+        await self._peers.attempted.wait()
         try:
-            await self._peers.clients.probe(PEER, self._base)
+            await self._peers.clients.probe(UPSTREAM_PEER, self._base)
         except PeerError as error:
             return _unanswered(error)
         return None
@@ -113,19 +114,19 @@ class Upstream:
         Raises:
             OSError: the file cannot be read to its end; nothing is stored upstream.
         """
-        await self._peers.looked.wait()
+        await self._peers.attempted.wait()
         # A name may hold any byte but "/". What a path segment may show as it is stays readable.
         url = f"{self._base}/{route.path}/{quote_from_bytes(os.fsencode(name), safe='@:+')}"
         try:
             with trio.fail_after(BASE_TIMEOUT_S + content.size / SLOWEST_BYTES_PER_S):
                 async with self._peers.clients.request(
-                    PEER,
+                    UPSTREAM_PEER,
                     "PUT",
                     url,
                     headers={} if content.whole is not None else _length(content),
                     content=content.pieces() if content.whole is None else content.whole,
                     auth=(self._settings.user, self._password(route)),
-                    patience=PATIENCE_S,
+                    stall_timeout=PATIENCE_S,
                 ) as answer:
                     return await _judge(answer)
         except PeerError as error:
@@ -137,13 +138,6 @@ class Upstream:
         if route.credential == "default_password":
             return self._settings.default_password
         return self._settings.password or Secret("")
-
-
-def base_url(host: str, port: int) -> str:
-    """Return the root of a policy server, an IPv6 address in brackets."""
-    bare = host.strip("[]")
-    shown = f"[{bare}]" if ":" in bare else bare
-    return f"https://{shown}:{port}"
 
 
 def _length(content: Content) -> dict[str, str]:

@@ -174,8 +174,8 @@ async def test_a_relay_without_events_has_its_verdicts_made_up_honestly(tmp_path
     [
         (Cut("accept"), "reset by peer"),
         (Cut("body"), "reset by peer"),
-        (Relay(b"half a li", end=False), "no proper answer"),
-        (Relay(*events(verdict("exit", "m1", code=0)), kind=NDJSON, end=False), "no proper answer"),
+        (Relay(b"half a li", end=False), "no valid answer"),
+        (Relay(*events(verdict("exit", "m1", code=0)), kind=NDJSON, end=False), "no valid answer"),
         (Relay(kind=NDJSON), "no verdict from this relay"),
     ],
     ids=["refuses", "resets", "breaks off", "breaks off within events", "tells no verdict"],

@@ -10,7 +10,7 @@ import trio
 from structlog.testing import capture_logs
 
 from relayd.api import shared_files as module
-from relayd.fleet.in_force import Trust
+from relayd.fleet.current_nodes import CurrentNodes
 from relayd.shared.metadata import parse_metadata
 from relayd.shared.receiving import Outcome
 from relayd.shared.store import STAGE_PREFIX
@@ -272,7 +272,9 @@ async def test_a_target_that_is_not_below_the_root_server(shared: Shared, method
 
 async def test_before_the_nodes_are_known(shared: Shared) -> None:
     """Without a nodes list nobody is refused for good."""
-    empty = Trust(shared.root / "none.json", shared.root / "none.pem", "root", shared.metrics)
+    empty = CurrentNodes(
+        shared.root / "none.json", shared.root / "none.pem", "root", shared.metrics
+    )
     shared.trust = empty
     assert (await put_once(shared, upload(CONTENT))).status == 503
 

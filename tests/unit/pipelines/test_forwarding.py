@@ -257,7 +257,7 @@ async def test_what_is_no_file_is_refused_and_never_sent(tmp_path: Path) -> None
         pytest.param(Cut("stored"), "upstream", marks=pytest.mark.fault("U10")),
         pytest.param(Silent(), "did not answer in time", marks=pytest.mark.fault("U2")),
         pytest.param(Endless(b"", b"H"), "upstream", marks=pytest.mark.fault("U3")),
-        pytest.param(Raw(b"nonsense\r\n\r\n"), "no proper answer", id="no HTTP"),
+        pytest.param(Raw(b"nonsense\r\n\r\n"), "no valid answer", id="no HTTP"),
     ],
 )
 @pytest.mark.history(58)

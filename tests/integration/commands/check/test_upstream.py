@@ -311,7 +311,7 @@ async def listening(port: int) -> None:
 
 @pytest.mark.parametrize(
     ("content", "what"),
-    [(None, "cannot be read: No such file or directory"), (b"?", "there is no certificate in it")],
+    [(None, "cannot be read: No such file or directory"), (b"?", "contains no certificate")],
 )
 async def test_no_pin_is_told(site: Site, content: bytes | None, what: str) -> None:
     """A pin file that is missing or is none is told, and nobody is asked."""
