@@ -128,7 +128,7 @@ def _ids(files: SharedFiles) -> tuple[Ids, Response | None]:
         ids = check_ids(rest_of_path(ROOM))
     except PathError as error:
         log.info("shared file refused", reason="path", detail=str(error))
-        return ("", "", ""), _failure("invalid id", 400)
+        return Ids("", "", ""), _failure("invalid id", 400)
     if not files.trust.ready.is_set():
         return ids, _failure("the nodes are not known yet", 503)
     if files.trust.nodes.get(ids[0]) is None and files.upstream is None:
