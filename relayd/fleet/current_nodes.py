@@ -131,7 +131,7 @@ class CurrentNodes:
             )
 
     async def run(self, loaded: Callable[[], None]) -> None:
-        """Retry, with growing delays, whenever a load has failed; run for ever.
+        """Retry, with growing delays, whenever a load has failed; run forever.
 
         Args:
             loaded: called after each retry that succeeds.

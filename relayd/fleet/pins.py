@@ -93,7 +93,7 @@ class PinnedClients:
             )
 
     async def run(self, loaded: Callable[[], None]) -> None:
-        """Close unused connections, and retry reading the upstream's pins; run for ever.
+        """Close unused connections, and retry reading the upstream's pins; run forever.
 
         Args:
             loaded: called when pins that had been missing were read.

@@ -170,7 +170,7 @@ class Clients:
         await stream.aclose()
 
     async def run(self) -> None:
-        """Close connections that are no longer used; run for ever."""
+        """Close connections that are no longer used; run forever."""
         while True:
             await self._unused.wait()
             await trio.sleep(self._idle_timeout)

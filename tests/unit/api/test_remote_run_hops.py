@@ -148,7 +148,11 @@ async def test_events_of_a_sub_relay_are_told_on(tmp_path: Path) -> None:
     assert sorted(heard.nodes("queued")) == ["m1", "m2", "n1"]
     assert heard.output() == ["hi", "of somebody"]
     assert peer.requests[0].headers["accept"] == NDJSON
-    strange = [entry for entry in logs if entry["event"] == "sub-relay told what was not asked"]
+    strange = [
+        entry
+        for entry in logs
+        if entry["event"] == "sub-relay sent events for nodes it was not asked about"
+    ]
     assert [entry["events"] for entry in strange] == [4]
 
 
