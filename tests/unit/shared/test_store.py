@@ -112,7 +112,7 @@ def test_readers_never_see_a_mixed_pair(tmp_path: Path) -> None:
     done: list[bool] = []
     seen: list[tuple[bytes, bytes]] = []
 
-    def look() -> None:
+    def read() -> None:
         while not done:
             directory = os.open(place, os.O_RDONLY)
             try:
@@ -129,7 +129,7 @@ def test_readers_never_see_a_mixed_pair(tmp_path: Path) -> None:
         done.append(True)
 
     with ThreadPoolExecutor() as pool:
-        for future in [pool.submit(look), pool.submit(write)]:
+        for future in [pool.submit(read), pool.submit(write)]:
             future.result()
     assert len(set(seen)) > 1
     assert all(content == metadata for content, metadata in seen)
