@@ -167,7 +167,7 @@ async def _pass_on(
     try:
         status = await files.upstream.pass_on(request.method, ids, query, body, size)
     except PeerError as error:
-        return Outcome.UPSTREAM, error.detail, 0
+        return Outcome.UPSTREAM, str(error), 0
     if 300 <= status < 400:
         return Outcome.UPSTREAM, f"it answered {status}, which is not followed", 0
     return Outcome.FORWARDED, "", status

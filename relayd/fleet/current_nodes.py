@@ -108,7 +108,7 @@ class CurrentNodes:
         if self._failed.is_set():  # otherwise `run` is waiting for this very event
             self._failed = trio.Event()
         for warning in loaded.warnings:
-            log.warning("problem in the nodes data", detail=warning)
+            log.warning("problem in the nodes data", detail=str(warning))
         self._metrics.managed_nodes.set(self.nodes.managed_nodes)
         self._metrics.sub_nodes.set(self.nodes.sub_nodes)
         self._check_dates()

@@ -13,7 +13,7 @@ import re
 from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Final, TextIO
+from typing import BinaryIO, Final, Literal, TextIO
 
 import msgspec
 
@@ -33,19 +33,36 @@ _KEY_HASH: Final = re.compile(r"(sha256|sha512)(?::([0-9A-Fa-f]+)|//([0-9A-Za-z+
 _DIGEST_SIZES: Final = {"sha256": 32, "sha512": 64}
 
 
+class NodesWarning(msgspec.Struct, frozen=True):
+    """A part of the two files that is not used; its text is one line.
+
+    Attributes:
+        kind: `entry` of the list, `certificate`, `no_certificate` of any node, or `more` warnings.
+        detail: the fault, without the name of the file.
+        file: the file, None for `more`.
+    """
+
+    kind: Literal["entry", "certificate", "no_certificate", "more"]
+    detail: str
+    file: Path | None = None
+
+    def __str__(self) -> str:
+        return self.detail if self.file is None else f"{self.file}: {self.detail}"
+
+
 @dataclass(frozen=True, slots=True)
 class Loaded:
     """The result of a load.
 
     Attributes:
         nodes: the new snapshot.
-        warnings: what was skipped and why, one line each; at most `MAX_WARNINGS`, and one more
-            that counts the others.
+        warnings: what was skipped and why; at most `MAX_WARNINGS`, and one more that counts the
+            others.
         list_missing: the nodes list does not exist (yet), so no node can be told from a stranger.
     """
 
     nodes: Nodes
-    warnings: list[str]
+    warnings: list[NodesWarning]
     list_missing: bool
 
 
@@ -73,8 +90,9 @@ def load_nodes(
     may_be_empty = previous is None or not previous.has_certificates
     certificates = _load_certificates(certs_file, nodes or {}, warnings, may_be_empty)
     if nodes and not certificates:
-        warnings.add(f"{certs_file}: no certificate of any node: no run log can be verified")
-    return Loaded(Nodes(my_id, nodes, certificates), warnings.lines(), list_missing=nodes is None)
+        detail = "no certificate of any node: no run log can be verified"
+        warnings.add(NodesWarning("no_certificate", detail, certs_file))
+    return Loaded(Nodes(my_id, nodes, certificates), warnings.listed(), list_missing=nodes is None)
 
 
 def parse_key_hash(text: object) -> KeyHash | None:
@@ -109,17 +127,17 @@ class _Warnings:
     """The first few warnings, and a count of all."""
 
     def __init__(self) -> None:
-        self._first: list[str] = []
+        self._first: list[NodesWarning] = []
         self._count = 0
 
-    def add(self, text: str) -> None:
+    def add(self, warning: NodesWarning) -> None:
         self._count += 1
         if self._count <= MAX_WARNINGS:
-            self._first.append(text)
+            self._first.append(warning)
 
-    def lines(self) -> list[str]:
+    def listed(self) -> list[NodesWarning]:
         more = self._count - len(self._first)
-        return [*self._first, f"… and {more} more"] if more else self._first
+        return [*self._first, NodesWarning("more", f"… and {more} more")] if more else self._first
 
 
 def _load_list(path: Path, warnings: _Warnings) -> dict[str, Node] | None:
@@ -130,11 +148,11 @@ def _load_list(path: Path, warnings: _Warnings) -> dict[str, Node] | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise NodesError(f"{path}: cannot be read: {error.strerror}") from error
+        raise NodesError(f"cannot be read: {error.strerror}", file=path) from error
     except RecursionError as error:
-        raise NodesError(f"{path}: nested too deeply") from error
+        raise NodesError("nested too deeply", file=path) from error
     except ValueError as error:
-        raise NodesError(f"{path}: {error}") from error
+        raise NodesError(str(error), file=path) from error
 
 
 def _read_entries(path: Path, file: TextIO, warnings: _Warnings) -> dict[str, Node]:
@@ -146,7 +164,8 @@ def _read_entries(path: Path, file: TextIO, warnings: _Warnings) -> dict[str, No
         try:
             nodes[node_id] = _read_entry(node_id, value, names)
         except ValueError as error:
-            warnings.add(f"{path}: node {quoted(node_id)} skipped: {error}")
+            detail = f"node {quoted(node_id)} skipped: {error}"
+            warnings.add(NodesWarning("entry", detail, path))
     return nodes
 
 
@@ -171,9 +190,9 @@ def _load_certificates(
     except FileNotFoundError:
         return CertificateStore()
     except OSError as error:
-        raise NodesError(f"{path}: cannot be read: {error.strerror}") from error
+        raise NodesError(f"cannot be read: {error.strerror}", file=path) from error
     except ValueError as error:
-        raise NodesError(f"{path}: {error}") from error
+        raise NodesError(str(error), file=path) from error
 
 
 def _read_certificates(
@@ -185,7 +204,8 @@ def _read_certificates(
         try:
             _add_certificate(store, block, nodes, servers)
         except ValueError as error:
-            warnings.add(f"{path}: line {line}: certificate skipped: {error}")
+            detail = f"line {line}: certificate skipped: {error}"
+            warnings.add(NodesWarning("certificate", detail, path))
     return store
 
 

@@ -9,7 +9,7 @@ import trio
 from cryptography import x509
 
 from relayd.config.main_conf import Settings
-from relayd.errors import PeerError
+from relayd.errors import PeerError, PeerStep
 from relayd.fleet.formats import pem_blocks
 from relayd.fleet.nodes import Nodes
 from relayd.fleet.peers.client import Clients
@@ -133,13 +133,17 @@ def read_pins(path: Path) -> tuple[bytes, ...]:
         with path.open("rb") as file:
             for line, block in pem_blocks(file):
                 if isinstance(block, str):
-                    raise PeerError(f"{path}: line {line}: {block}", "operator")
+                    raise _unusable(path, f"line {line}: {block}")
                 x509.load_der_x509_certificate(block)
                 pins.append(block)
     except OSError as error:
-        raise PeerError(f"{path}: cannot be read: {error.strerror}", "operator") from error
+        raise _unusable(path, f"cannot be read: {error.strerror}") from error
     except ValueError as error:
-        raise PeerError(f"{path}: {error}", "operator") from error
+        raise _unusable(path, str(error)) from error
     if not pins:
-        raise PeerError(f"{path}: contains no certificate", "operator")
+        raise _unusable(path, "contains no certificate")
     return tuple(pins)
+
+
+def _unusable(path: Path, detail: str) -> PeerError:
+    return PeerError(detail, "operator", PeerStep.TRUST, file=path)

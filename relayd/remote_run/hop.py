@@ -6,7 +6,7 @@ from typing import Final
 import msgspec
 import trio
 
-from relayd.errors import PeerError
+from relayd.errors import PeerError, PeerStep
 from relayd.fleet.peers.client import Answer, Clients
 from relayd.remote_run.events import VERDICTS, RunEvent, RunReporter
 from relayd.remote_run.plan import Hop
@@ -54,7 +54,7 @@ async def _call(
     hop: Hop, request: RunRequest, reporter: RunReporter, clients: Clients, port: int
 ) -> None:
     if hop.host is None:
-        raise PeerError("this relay has no usable host name", "operator")
+        raise PeerError("this relay has no usable host name", "operator", PeerStep.CONNECT)
     target = "all" if request.nodes is None else "nodes"
     share = None if request.nodes is None else tuple(hop.nodes)
     headers = {"Content-Type": _FORM, HOPS_HEADER: str(request.hops + 1)}
@@ -74,12 +74,13 @@ async def _call(
             scope.deadline = math.inf
             await _pass_on(answer, hop, reporter)
     if scope.cancelled_caught:
-        raise PeerError(f"no answer within {HEAD_S:g} s", "transient")
+        raise PeerError(f"no answer within {HEAD_S:g} s", "transient", PeerStep.ANSWER)
 
 
 async def _pass_on(answer: Answer, hop: Hop, reporter: RunReporter) -> None:
     if answer.status != 200:
-        raise PeerError(f"this relay answered with status {answer.status}", "operator")
+        detail = f"this relay answered with status {answer.status}"
+        raise PeerError(detail, "operator", PeerStep.ANSWER)
     if answer.headers.get("content-type", "").partition(";")[0].strip().lower() == NDJSON:
         await _pass_events_on(answer, hop, reporter)
         return

@@ -42,7 +42,6 @@ from relayd.fleet.current_nodes import CurrentNodes
 from relayd.fleet.peers.urls import base_url
 from relayd.fleet.pins import PinnedClients
 from relayd.remote_run.runs import RemoteRuns, make_runs
-from relayd.service import openssl
 from relayd.service.systemd import Notifier, take_notifier
 from relayd.shared.expiry import run_expiry
 from relayd.shared.store import Store
@@ -85,8 +84,6 @@ def run(directory: Path) -> int:
         configure(logging)
         for warning in warnings:
             log.warning("configuration", detail=warning)
-        for warning in openssl.warnings():
-            log.warning("old library", detail=warning)
         try:
             main = partial(_main, directory, settings, take_notifier())
             trio.run(main, strict_exception_groups=True)

@@ -25,7 +25,7 @@ from relayd.config.logging_conf import (
     Directive,
     LoggingSettings,
 )
-from relayd.errors import ConfigError
+from relayd.errors import SettingError
 from relayd.system.lean import without
 from relayd.telemetry.bridge import bridged
 from relayd.telemetry.limit import Key, RateLimit
@@ -195,7 +195,7 @@ def configure(settings: LoggingSettings, *, stream_fd: int = 1, json: bool | Non
             (`json` or `text`), or the settings if it is not set.
 
     Raises:
-        ConfigError: a directive or the variable is invalid; nothing was changed.
+        SettingError: a directive or the variable is invalid; nothing was changed.
     """
     levels = Levels(settings.directives())
     as_json = _wants_json(settings) if json is None else json
@@ -285,7 +285,7 @@ def _event(component: str, event: str, **fields: object) -> dict[str, Any]:
 def _wants_json(settings: LoggingSettings) -> bool:
     word = os.environ.get(_FORMAT_VARIABLE) or settings.general.format
     if word not in {"json", "text"}:
-        raise ConfigError(f'{_FORMAT_VARIABLE}: expected "json" or "text", got {word!a:.60}')
+        raise SettingError(_FORMAT_VARIABLE, '"json" or "text"', f"{word!a:.60}")
     return word == "json"
 
 

@@ -18,7 +18,7 @@ import trio
 
 from relayd import __version__
 from relayd.config.secret import Secret
-from relayd.errors import PeerError
+from relayd.errors import PeerError, PeerStep
 from relayd.fleet.peers.tls import Authentication, Network, make_context, reason_of
 from relayd.system.wake import Wake
 
@@ -295,7 +295,9 @@ def _explained() -> Iterator[None]:
     try:
         yield
     except (httpcore2.NetworkError, httpcore2.TimeoutException, httpcore2.ProtocolError) as error:
-        raise PeerError(f"no valid answer: {reason_of(error)}", "transient", reached=True) from None
+        raise PeerError(
+            f"no valid answer: {reason_of(error)}", "transient", PeerStep.ANSWER
+        ) from None
 
 
 def _make_request(
@@ -331,7 +333,8 @@ def _timeouts(stall_timeout: float) -> dict[str, float]:
 def _split(url: str) -> SplitResult:
     parts = urlsplit(url)
     if parts.scheme != "https" or not parts.hostname or not url.isascii():
-        raise PeerError("URLs of policy servers must begin with https://", "operator")
+        detail = "URLs of policy servers must begin with https://"
+        raise PeerError(detail, "operator", PeerStep.CONNECT)
     return parts
 
 

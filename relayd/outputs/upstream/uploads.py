@@ -188,4 +188,4 @@ def _wait(retry_after: str) -> float:
 
 
 def _unanswered(error: PeerError) -> Trouble:
-    return Trouble(f"upstream: {error.detail}", error.kind, reached=error.reached)
+    return Trouble(f"upstream: {error}", error.kind, reached=error.reached)

@@ -1,4 +1,4 @@
-"""SELinux labels, where SELinux is: a wrong one denies what modes allow."""
+"""SELinux labels, where SELinux is enabled: a wrong label denies access that modes allow."""
 
 import re
 from pathlib import Path
@@ -13,7 +13,7 @@ _WRONG: Final = re.compile(r"(/.*) has context (\S+), should be (\S+)")
 
 
 async def check(site: Site) -> list[Finding]:
-    """Compare the labels with those that the loaded policy asks for."""
+    """Compare the labels with those of the loaded policy."""
     if not _SYSTEM.exists():
         return []
     paths = [str(path.absolute()) for path in _paths(site) if path.exists()]
@@ -26,14 +26,14 @@ async def check(site: Site) -> list[Finding]:
 
 
 def judge(output: str) -> list[Finding]:
-    """Read what `matchpathcon -V` (matchpathcon(8)) says of several paths."""
+    """Judge the output of `matchpathcon -V` (matchpathcon(8)) for several paths."""
     found: list[Finding] = []
     for line in output.splitlines():
         wrong = _WRONG.fullmatch(line)
         if wrong is not None:
-            what = f"its label is {wrong[2]}, the policy asks for {wrong[3]}"
-            mend = f"restorecon -Rv {quoted(wrong[1])}"
-            found.append(warning("selinux.label", wrong[1], what, mend))
+            what = f"its label is {wrong[2]}, expected {wrong[3]}"
+            fix = f"restorecon -Rv {quoted(wrong[1])}"
+            found.append(warning("selinux.label", wrong[1], what, fix))
     return found
 
 
