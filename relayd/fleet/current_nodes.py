@@ -3,21 +3,18 @@
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
 
 import trio
 
 from relayd.errors import NodesError
 from relayd.fleet.loading import Loaded, load_nodes
 from relayd.fleet.nodes import Nodes
+from relayd.system.delays import DELAYS, Steps
 from relayd.system.threads import in_thread
 from relayd.telemetry.logs import get_logger
 from relayd.telemetry.metrics import Metrics
 
 log = get_logger("nodes")
-
-#: Delays before retrying a nodes list that is missing or broken.
-RETRY_DELAYS_S: Final = (1.0, 2.0, 5.0, 10.0)
 
 
 class _ListMissingError(NodesError):
@@ -39,6 +36,7 @@ class CurrentNodes:
         metrics: gets the gauges of nodes.
         list_needed: whether files are verified with the nodes. If not, a nodes list that never
             existed is not an error; loading it is retried.
+        delays: between attempts to load files that are missing or broken.
     """
 
     def __init__(
@@ -49,12 +47,14 @@ class CurrentNodes:
         metrics: Metrics,
         *,
         list_needed: bool = True,
+        delays: Steps = DELAYS.nodes,
     ) -> None:
         self._list_file = list_file
         self._certs_file = certs_file
         self._my_id = my_id
         self._metrics = metrics
         self._list_needed = list_needed
+        self._delays = delays
         self._lock = trio.Lock()
         self._limiter = trio.CapacityLimiter(1)
         self._failed = trio.Event()
@@ -138,10 +138,10 @@ class CurrentNodes:
         """
         while True:
             await self._failed.wait()
-            attempt = 0
+            attempts = 0
             while self._failed.is_set():
-                await trio.sleep(RETRY_DELAYS_S[min(attempt, len(RETRY_DELAYS_S) - 1)])
-                attempt += 1
+                attempts += 1
+                await trio.sleep(self._delays.after(attempts))
                 if self._failed.is_set():
                     await self._retry(loaded)
 

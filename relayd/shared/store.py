@@ -28,10 +28,11 @@ from relayd.shared.beneath import (
     open_regular,
 )
 from relayd.shared.metadata import MAX_SIZE
+from relayd.spool.layout import TEMPORARY
 from relayd.system.libc import rename_exchange
 
 #: Prefix of directories being filled or emptied, next to `files`. No id can lead to them.
-STAGE_PREFIX: Final = ".relayd.tmp."
+STAGE_PREFIX: Final = TEMPORARY
 FILE_MODE: Final = 0o640
 SUFFIX: Final = ".metadata"
 #: The subdirectory of a target that contains the directories of sources.

@@ -76,14 +76,14 @@ async def test_half_written_file_at_reload(
     which: Callable[[Site], Path],
     damage: Callable[[Path], None],
 ) -> None:
-    """The previous nodes stay in force, with an error, until the file is whole; no second signal."""
+    """The previous nodes stay in use, with an error, until the file is whole; no second signal."""
     async with open_daemon(site) as daemon:
         site.write_nodes([OLD, NEW])
         damage(which(site))
         status, body = await daemon.post(RELOAD)
         assert status == 500
         assert str(which(site)) in json.loads(body)["errorDetails"]
-        await daemon.saw(rf"ERROR nodes: nodes cannot be loaded.*{which(site)}.*previous nodes stay")
+        await daemon.saw(rf"ERROR nodes: nodes cannot be loaded.*{which(site)}.*previous nodes")
         _, body = await daemon.get(STATUS)
         assert json.loads(body)["data"]["configuration"]["status"] == "error"
         site.send(OLD, 0)
@@ -284,7 +284,7 @@ async def test_failed_reload_changes_nothing(site: Site, database: Database, nam
         path.write_text(f"{whole}\n[general")
         site.write_nodes([OLD, NEW])
         await reload_by_signal(daemon)
-        await daemon.saw(f"ERROR main: reload failed, nothing was changed.*{path}")
+        await daemon.saw(f"ERROR main: reload failed; nothing was changed.*{path}")
         early = site.send(NEW, 0)
         await daemon.settled()
         assert site.refused() == {early: "unknown_node"}

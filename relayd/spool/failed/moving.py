@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Final
 
 from relayd.spool.identity import Identity, identity_at
+from relayd.spool.layout import TEMPORARY
 
-#: Prefix of files that relayd is still writing. Because of the leading dot, listings skip them.
-TEMPORARY: Final = ".relayd.tmp."
 _numbers: Final = count()
 
 

@@ -13,7 +13,8 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from relayd.errors import NodesError
 from relayd.fleet import current_nodes as module
-from relayd.fleet.current_nodes import RETRY_DELAYS_S, CurrentNodes
+from relayd.fleet.current_nodes import CurrentNodes
+from relayd.system.delays import DELAYS
 from relayd.telemetry.metrics import Metrics
 from tests.support.signing import make_key_and_cert
 
@@ -218,7 +219,7 @@ async def test_broken_list_is_retried(home: Home, autojump_clock: MockClock) -> 
         nursery.cancel_scope.cancel()
     failed, *times = nodes.loads[1:]
     gaps = [b - a for a, b in zip([failed, *times], times, strict=False)]
-    assert gaps == pytest.approx([*RETRY_DELAYS_S, *[RETRY_DELAYS_S[-1]] * 4])
+    assert gaps == pytest.approx([*DELAYS.nodes.seconds, *[DELAYS.nodes.seconds[-1]] * 4])
     assert reported == [times[-1]]
     assert nodes.nodes.get("node2") is not None
 
@@ -245,7 +246,7 @@ async def test_retries_start_over_with_the_next_failure(
             home.write("node1")
             failed = trio.current_time()
             await trio.sleep(100)
-            assert reported[-1] == failed + RETRY_DELAYS_S[0]
+            assert reported[-1] == failed + DELAYS.nodes.seconds[0]
         nursery.cancel_scope.cancel()
 
 

@@ -7,7 +7,7 @@ lists from outside would be a guess.
 import inspect
 import json
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -19,7 +19,7 @@ from relayd.commands.check.service_user import probe
 from relayd.commands.check.service_user.account import Account
 from relayd.commands.check.service_user.child import run
 from relayd.config.main_conf import Settings
-from relayd.spool.extensions import INVENTORIES, RUN_LOGS
+from relayd.spool.layout import Spool, inventory_spool, run_log_spool
 
 if TYPE_CHECKING:
     from subprocess import CompletedProcess
@@ -38,10 +38,8 @@ def questions(directory: Path, settings: Settings) -> Questions:
     paths |= {general.nodes_list_file: (), general.nodes_certs_file: (), general.node_id_file: ()}
     if general.listen.path:
         paths[Path(general.listen.path).parent] = ()
-    paths |= _spool(processing.reporting.directory, RUN_LOGS, "incoming")
-    paths |= _spool(
-        processing.inventory.directory, INVENTORIES, "incoming", "accepted-nodes-updates"
-    )
+    paths |= _spool(run_log_spool(processing.reporting.directory))
+    paths |= _spool(inventory_spool(processing.inventory.directory))
     paths |= {settings.shared_files.path: (), settings.shared_folder.path: ()}
     paths |= {settings.output.upstream.server_certificate_file: (), settings.remote_run.command: ()}
     for path in (general.ca_path, settings.remote_run.helper):
@@ -50,9 +48,9 @@ def questions(directory: Path, settings: Settings) -> Questions:
     return paths
 
 
-def _spool(directory: Path, extensions: Iterable[str], *watched: str) -> Questions:
-    counted = tuple(sorted(f".{extension}" for extension in extensions))
-    return {directory / "failed": (), **{directory / name: counted for name in watched}}
+def _spool(spool: Spool) -> Questions:
+    counted = tuple(sorted(f".{extension}" for extension in spool.extensions))
+    return {spool.failed: (), **dict.fromkeys(spool.watched, counted)}
 
 
 async def ask(
