@@ -10,9 +10,6 @@ from relayd.shared.paths import SharedFileId
 _PATH: Final = "/relay-api/shared-files/"
 
 
-Ids = SharedFileId
-
-
 class UpstreamFiles:
     """Passes requests on to the policy server above.
 
