@@ -26,7 +26,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from relayd.fleet.nodes import Loaded, load_nodes
+from relayd.fleet.loading import Loaded, load_nodes
 
 _PLACEHOLDER = "00000000-0000-0000-0000-000000000000"
 _SERIAL = int.from_bytes(b"\x55" * 19)

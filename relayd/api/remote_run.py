@@ -12,10 +12,16 @@ from werkzeug.exceptions import LengthRequired, RequestTimeout, UnsupportedMedia
 from relayd.api import answers
 from relayd.fleet.nodes import MAX_LEVELS
 from relayd.remote_run.answer import Sink
-from relayd.remote_run.audit import Asker
+from relayd.remote_run.audit import Requester
 from relayd.remote_run.hop import HOPS_HEADER, NDJSON
-from relayd.remote_run.request import RequestError, Wanted, read_form, read_nodes, read_wanted
-from relayd.remote_run.runs import BusyError, RemoteRuns, Run
+from relayd.remote_run.request import (
+    RequestError,
+    RunRequest,
+    read_form,
+    read_nodes,
+    read_run_request,
+)
+from relayd.remote_run.runs import ActiveRun, BusyError, RemoteRuns
 
 #: Seconds for a client to send its form.
 BODY_TIMEOUT_S: Final = 30.0
@@ -62,11 +68,11 @@ async def _form() -> dict[str, str]:
     return read_form(body)
 
 
-def _wanted(fields: dict[str, str], nodes: tuple[str, ...] | None) -> Wanted:
+def _wanted(fields: dict[str, str], nodes: tuple[str, ...] | None) -> RunRequest:
     events = any(
         name.lower() == NDJSON and quality > 0 for name, quality in request.accept_mimetypes
     )
-    return read_wanted(fields, nodes, events=events, hops=_hops())
+    return read_run_request(fields, nodes, events=events, hops=_hops())
 
 
 def _hops() -> int:
@@ -74,13 +80,13 @@ def _hops() -> int:
     return int(text) if text.isascii() and text.isdecimal() and len(text) < 4 else 0
 
 
-async def _answer(runs: RemoteRuns, wanted: Wanted) -> Response:
+async def _answer(runs: RemoteRuns, wanted: RunRequest) -> Response:
     action = request.endpoint.rpartition(".")[2] if request.endpoint else ""
     if wanted.hops > MAX_LEVELS:
         return answers.failure(action, f"passed on by more than {MAX_LEVELS} relays", 508)
-    asker = Asker(request.remote_addr or "", request.headers.get("X-Forwarded-For", ""))
+    requester = Requester(request.remote_addr or "", request.headers.get("X-Forwarded-For", ""))
     try:
-        run = runs.start(wanted, asker)
+        run = runs.start(wanted, requester)
     except BusyError as error:
         busy = answers.failure(action, str(error), 503)
         busy.headers["Retry-After"] = "10"
@@ -92,9 +98,9 @@ async def _answer(runs: RemoteRuns, wanted: Wanted) -> Response:
         raise
 
 
-async def _follow(run: Run, action: str) -> Response:
-    wanted = run.wanted
-    await run.certain.wait()
+async def _follow(run: ActiveRun, action: str) -> Response:
+    wanted = run.request
+    await run.decided.wait()
     if run.failure is not None:
         return answers.failure(action, run.failure)
     has_body = wanted.keep_output or wanted.events

@@ -11,12 +11,12 @@ from relayd.api import answers
 from relayd.api.fair_limiter import FairLimiter
 from relayd.api.server.raw_path import rest_of_path
 from relayd.errors import PeerError
-from relayd.fleet.in_force import Trust
+from relayd.fleet.current_nodes import CurrentNodes
 from relayd.shared.metadata import MetadataError, parse_metadata, parse_ttl
-from relayd.shared.paths import PathError, check_ids
+from relayd.shared.paths import PathError, SharedFileId, check_ids
 from relayd.shared.receiving import Receiver, Result, Upload
 from relayd.shared.store import Store
-from relayd.shared.upstream import Ids, UpstreamFiles
+from relayd.shared.upstream import UpstreamFiles
 from relayd.system.threads import in_thread
 from relayd.telemetry.logs import get_logger
 from relayd.telemetry.metrics import Metrics, UploadOutcome
@@ -72,7 +72,7 @@ class SharedFiles:
     """
 
     store: Store
-    trust: Trust
+    trust: CurrentNodes
     metrics: Metrics
     max_body: int
     upstream: UpstreamFiles | None = None
@@ -124,7 +124,7 @@ def shared_files_blueprint(files: SharedFiles) -> Blueprint:
     return routes
 
 
-def _ids(files: SharedFiles) -> Ids | Response:
+def _ids(files: SharedFiles) -> SharedFileId | Response:
     """Return the ids in the path, or the answer that rejects the request."""
     try:
         ids = check_ids(rest_of_path(PREFIX))
@@ -146,7 +146,7 @@ def _bad_length(most: int) -> Response | None:
     return _failure(f"at most {most} bytes are taken", 413) if size > most else None
 
 
-async def _receive(files: SharedFiles, receiver: Receiver, ids: Ids, ttl: float) -> Result:
+async def _receive(files: SharedFiles, receiver: Receiver, ids: SharedFileId, ttl: float) -> Result:
     """Store or forward an upload within its deadline."""
     below = files.trust.nodes.get(ids[0]) is not None
     size = request.content_length or 0
@@ -157,7 +157,9 @@ async def _receive(files: SharedFiles, receiver: Receiver, ids: Ids, ttl: float)
     return Result(UploadOutcome.SLOW if below else UploadOutcome.UPSTREAM, "it took too long")
 
 
-async def _forward(files: SharedFiles, ids: Ids, body: AsyncIterable[bytes] | None) -> Result:
+async def _forward(
+    files: SharedFiles, ids: SharedFileId, body: AsyncIterable[bytes] | None
+) -> Result:
     """Send the request to the policy server above."""
     assert files.upstream is not None
     query = request.query_string.decode("ascii", "replace")
@@ -171,7 +173,7 @@ async def _forward(files: SharedFiles, ids: Ids, body: AsyncIterable[bytes] | No
     return Result(UploadOutcome.FORWARDED, status=status)
 
 
-async def _stored_status(store: Store, ids: Ids, digest: str) -> int:
+async def _stored_status(store: Store, ids: SharedFileId, digest: str) -> int:
     """Return 200 if the file exists and its content has this hash, else 404 or 500."""
     try:
         metadata = parse_metadata(await in_thread(store.metadata, *ids))
@@ -189,7 +191,7 @@ def _single(name: str) -> str:
     return values[0] if len(values) == 1 else ""
 
 
-def _log(ids: Ids, result: Result) -> None:
+def _log(ids: SharedFileId, result: Result) -> None:
     bound = log.bind(node=ids[1], file="/".join(ids))
     outcome, detail = result.outcome, result.detail or ""
     if outcome is UploadOutcome.STORED:

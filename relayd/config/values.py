@@ -11,6 +11,7 @@ import msgspec
 from relayd.config import durations
 from relayd.config.secret import Secret
 from relayd.config.toml import Leaf
+from relayd.system.addresses import bracketed
 
 _HOST_NAME: Final = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,252})")
 _HOST_PORT: Final = re.compile(r"(?:\[([^\]]+)\]|([^:\[\]]+)):([0-9]{1,5})", re.ASCII)
@@ -52,7 +53,7 @@ class Listen(msgspec.Struct, frozen=True):
     def __str__(self) -> str:
         if self.path:
             return f"unix:{self.path}"
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        return f"{bracketed(self.host)}:{self.port}"
 
 
 def _socket_path(path: str) -> str:

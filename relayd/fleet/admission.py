@@ -1,6 +1,6 @@
-"""What the name of a run-log file decides, before anything of it is read.
+"""Admission of a run log by its file name, before the file is read.
 
-The daemon and `relayd inspect` both ask here, so that they cannot disagree.
+The daemon and `relayd inspect` both use it, so that they cannot disagree.
 """
 
 from typing import Protocol
@@ -16,7 +16,7 @@ class KnownNodes(Protocol):
     """The nodes whose run logs are accepted; `relayd.fleet.nodes.Nodes` is one."""
 
     def get(self, node_id: str) -> object | None:
-        """Return what the nodes list says about a node, None where it does not have it."""
+        """Return the entry of a node in the nodes list; None if it has none."""
         ...
 
     def certificates(self, node_id: str) -> tuple[NodeCertificate, ...]:
@@ -24,12 +24,12 @@ class KnownNodes(Protocol):
         ...
 
     def trust_token(self, node_id: str) -> str:
-        """Return a digest of all that decides whether a signature of this node is accepted."""
+        """Return a digest of everything that decides whether a node's signature is trusted."""
         ...
 
 
 class Origin(msgspec.Struct, frozen=True):
-    """Where a run log comes from, by the name of its file.
+    """The origin of a run log, according to its file name.
 
     Attributes:
         node_id: the node that uploaded it.
@@ -43,7 +43,7 @@ class Origin(msgspec.Struct, frozen=True):
 
 
 class Admitted(msgspec.Struct, frozen=True):
-    """How a file that may be examined is to be read.
+    """The file may be examined.
 
     Attributes:
         archive: "gz", "zip" or "" (stored as it is).
@@ -55,10 +55,10 @@ class Admitted(msgspec.Struct, frozen=True):
 
 
 class Admission(msgspec.Struct, frozen=True):
-    """What the name of a file decides.
+    """The decision on a file by its name.
 
     Attributes:
-        origin: None when the file is not named as a run log.
+        origin: None if the file is not named like a run log.
         decision: how to examine the file, or why it is refused without being opened.
     """
 
@@ -67,11 +67,11 @@ class Admission(msgspec.Struct, frozen=True):
 
 
 def admit(file_name: str, nodes: KnownNodes) -> Admission:
-    """Decide by its name whether a file is examined.
+    """Decide by the name of a file whether it is examined.
 
     Args:
         file_name: base name in the watched directory.
-        nodes: the nodes in force.
+        nodes: the current nodes.
     """
     name = parse_name(file_name)
     if isinstance(name, Refused):

@@ -16,7 +16,7 @@ import msgspec
 import trio
 
 from relayd.config.main_conf import Inventory, Reporting, Settings
-from relayd.fleet.pins import Peers
+from relayd.fleet.pins import PinnedClients
 from relayd.outputs.health import CONNECTION, Health
 from relayd.outputs.results import Probe  # noqa: TC001  an annotation of a variable needs it
 from relayd.outputs.upstream.gate import Gate
@@ -112,7 +112,7 @@ class ForwardingPipeline:
     def __init__(
         self,
         settings: Settings,
-        peers: Peers,
+        peers: PinnedClients,
         metrics: Metrics,
         delays: Delays = DELAYS,
         patience: UploadPatience = PATIENCE,
@@ -192,7 +192,7 @@ class ForwardingPipeline:
 @asynccontextmanager
 async def open_forwarding(
     settings: Settings,
-    peers: Peers,
+    peers: PinnedClients,
     metrics: Metrics,
     delays: Delays = DELAYS,
     patience: UploadPatience = PATIENCE,

@@ -16,7 +16,7 @@ import trio
 
 from relayd.config.main_conf import Settings, database_parameters
 from relayd.errors import Reason
-from relayd.fleet.in_force import Trust
+from relayd.fleet.current_nodes import CurrentNodes
 from relayd.outputs.health import Health
 from relayd.outputs.postgres.database import Database, open_asyncio
 from relayd.outputs.results import Probe, RunLogStore
@@ -88,7 +88,7 @@ class ReportingPipeline:
     def __init__(
         self,
         settings: Settings,
-        trust: Trust,
+        trust: CurrentNodes,
         metrics: Metrics,
         examiner: Examiner,
         store: RunLogStore,
@@ -184,7 +184,7 @@ async def _then_cancel(event: trio.Event, scope: trio.CancelScope) -> None:
 
 @asynccontextmanager
 async def open_reporting(
-    settings: Settings, trust: Trust, metrics: Metrics, delays: Delays = DELAYS
+    settings: Settings, trust: CurrentNodes, metrics: Metrics, delays: Delays = DELAYS
 ) -> AsyncIterator[ReportingPipeline]:
     """Open what the pipeline needs, and close it.
 

@@ -35,9 +35,9 @@ from relayd.api.shared_folder import SharedFolder
 from relayd.api.status import StatusReader
 from relayd.config.main_conf import Settings, changed_keys, load_logging, load_settings
 from relayd.errors import ConfigError, NodesError, RelaydError, StartError
-from relayd.fleet.in_force import Trust
-from relayd.fleet.pins import Peers
-from relayd.outputs.upstream.uploads import base_url
+from relayd.fleet.current_nodes import CurrentNodes
+from relayd.fleet.peers.urls import base_url
+from relayd.fleet.pins import PinnedClients
 from relayd.remote_run.runs import RemoteRuns, make_runs
 from relayd.service.pipelines import Pipeline, open_pipelines
 from relayd.service.systemd import Notifier, take_notifier
@@ -118,7 +118,7 @@ class Service:
         self.settings = settings
         self.notifier = notifier
         self.metrics = Metrics()
-        self.trust = Trust(
+        self.trust = CurrentNodes(
             settings.general.nodes_list_file,
             settings.general.nodes_certs_file,
             settings.node_id(),
@@ -126,7 +126,7 @@ class Service:
             list_needed=settings.processing.reporting.output == "database",
             delays=delays.nodes,
         )
-        self.peers = Peers(settings, self.metrics, delays.pins)
+        self.peers = PinnedClients(settings, self.metrics, delays.pins)
         self.clients = self.peers.clients
         self.remote_runs: RemoteRuns | None = None
         if settings.remote_run.enabled:

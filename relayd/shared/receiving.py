@@ -1,4 +1,4 @@
-"""Takes an uploaded shared file in: who sent it, whether it is what was signed, and into the store.
+"""Reception of uploaded shared files: check the sender and the signature, then store the file.
 
 The signature is the only proof of who sent a file: the web server in front lets any node upload.
 """
@@ -7,7 +7,7 @@ import errno
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import Final, TypeVar, TypeVarTuple
 
 import trio
 
@@ -18,12 +18,13 @@ from relayd.system.threads import in_thread
 from relayd.telemetry.metrics import UploadOutcome
 
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 _NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _SEPARATOR: Final = b"\n\n"
-#: Of nobody: who is not known is compared all the same, so that it takes as long.
+#: Matches no key. It is compared for unknown nodes too, so that their requests take as long.
 _NO_HASH: Final = KeyHash("sha256", bytes(32))
-#: To remove what was written when the client goes away.
+#: For removing the data written so far when the client disconnects.
 CLEANUP_TIMEOUT_S: Final = 10.0
 
 
@@ -47,9 +48,9 @@ class Upload:
     """A shared file on its way.
 
     Attributes:
-        target: node id that it is for.
-        source: node id that it says it comes from.
-        file: its id.
+        target: id of the node that it is for.
+        source: id of the node that it claims to come from.
+        file: id of the file.
         ttl: seconds from its arrival until it may be removed.
         body: metadata, an empty line, the content.
     """
@@ -62,12 +63,12 @@ class Upload:
 
 
 class Receiver:
-    """Takes uploads for nodes below this policy server.
+    """Receives uploads for nodes below this policy server.
 
     Args:
-        store: where they go.
-        nodes: gives the nodes in force.
-        threads: bounds those that write.
+        store: the store for their files.
+        nodes: returns the current nodes.
+        threads: maximum number of threads that write.
     """
 
     def __init__(self, store: Store, nodes: Callable[[], Nodes], threads: int = 8) -> None:
@@ -129,12 +130,12 @@ class Receiver:
                 await in_thread(stage.close)
         return Result(UploadOutcome.STORED)
 
-    async def _in_thread(self, work: Callable[..., T], *args: object) -> T:
+    async def _in_thread(self, work: Callable[[*Ts], T], *args: *Ts) -> T:
         return await in_thread(work, *args, limiter=self._limiter)
 
 
 async def _split(body: AsyncIterator[bytes]) -> tuple[bytes, bytes]:
-    """Metadata and the start of the content, of which an unknown part has arrived."""
+    """Return the metadata and as much of the content as has arrived with them."""
     data = b""
     async for part in body:
         data += part
@@ -143,4 +144,4 @@ async def _split(body: AsyncIterator[bytes]) -> tuple[bytes, bytes]:
             return data[:end], data[end + len(_SEPARATOR) :]
         if len(data) > MAX_SIZE:
             break
-    raise MetadataError("no empty line after them")
+    raise MetadataError("no empty line after the metadata")

@@ -76,14 +76,14 @@ async def test_half_written_file_at_reload(
     which: Callable[[Site], Path],
     damage: Callable[[Path], None],
 ) -> None:
-    """The former nodes stay in force, with an error, until the file is whole; no second signal."""
+    """The previous nodes stay in use, with an error, until the file is whole; no second signal."""
     async with open_daemon(site) as daemon:
         site.write_nodes([OLD, NEW])
         damage(which(site))
         status, body = await daemon.post(RELOAD)
         assert status == 500
         assert str(which(site)) in json.loads(body)["errorDetails"]
-        await daemon.saw(rf"ERROR nodes: nodes cannot be loaded.*{which(site)}.*former nodes stay")
+        await daemon.saw(rf"ERROR nodes: nodes cannot be loaded.*{which(site)}.*previous nodes")
         _, body = await daemon.get(STATUS)
         assert json.loads(body)["data"]["configuration"]["status"] == "error"
         site.send(OLD, 0)

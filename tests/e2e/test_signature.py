@@ -107,10 +107,10 @@ async def test_certificates_outside_of_their_time(site: Site, database: Database
     future = valid_between(site.nodes[ATTACKER], now + year, now + 2 * year)
     site.certificates.write_bytes(over + future)
     async with open_daemon(site) as daemon:
-        line = await daemon.saw("WARN  nodes: node certificates are past their end")
+        line = await daemon.saw("WARN  nodes: expired node certificates")
         assert "certificates=1" in line
         assert await daemon.metric("rudder_relayd_certificate_expired") == 1
-        line = await daemon.saw("WARN  nodes: node certificates are not valid yet")
+        line = await daemon.saw("WARN  nodes: node certificates that are not yet valid")
         assert "certificates=1" in line
         assert await daemon.metric("rudder_relayd_certificate_not_yet_valid") == 1
         site.send(VICTIM, 0)

@@ -108,7 +108,7 @@ async def test_unlink_that_fails_after_the_commit(site: Site, database: Database
         site.incoming.chmod(0o555)
         proxy.fault = Fault()
         hold.lift()
-        await daemon.saw(r"ERROR disposal: committed file cannot be removed.*Permission denied")
+        await daemon.saw(r"ERROR disposal: cannot remove committed file.*Permission denied")
         seen = len(daemon.lines)
         for _ in range(2):
             line = await daemon.saw("disposal: committed file stays", since=seen)

@@ -2,7 +2,8 @@
 
 import pytest
 
-from relayd.fleet.nodes import Nodes, load_nodes
+from relayd.fleet.loading import load_nodes
+from relayd.fleet.nodes import Nodes
 from tests.support.project import VECTORS
 
 FIRST = "37817c4d-fbf7-4850-a985-50021f4e8f41"

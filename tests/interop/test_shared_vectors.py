@@ -9,7 +9,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from relayd.fleet.in_force import Trust
+from relayd.fleet.current_nodes import CurrentNodes
 from relayd.shared.metadata import parse_metadata
 from relayd.telemetry.metrics import Metrics
 from tests.support.http import open_server
@@ -52,7 +52,7 @@ async def test_upload_of_a_real_agent(tmp_path: Path, source: str, status: int) 
     }
     (tmp_path / "nodes.json").write_text(json.dumps(nodes))
     metrics = Metrics()
-    trust = Trust(tmp_path / "nodes.json", tmp_path / "none", "root", metrics)
+    trust = CurrentNodes(tmp_path / "nodes.json", tmp_path / "none", "root", metrics)
     await trust.load()
     shared = Shared(tmp_path, trust, metrics)
     body = vector("file.sign") + b"\n" + vector("file")

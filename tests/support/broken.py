@@ -19,7 +19,7 @@ TASKS: Final = {
     "reloads": "relayd.service.tree:Service._run_reloads",
     "http": "relayd.service.tree:run_server",
     "canary": "relayd.service.tree:Service._run_canary",
-    "trust": "relayd.fleet.in_force:Trust.run",
+    "trust": "relayd.fleet.current_nodes:CurrentNodes.run",
     "reporting": "relayd.pipelines.reporting:ReportingPipeline.run",
     "cleanup": "relayd.pipelines.reporting:run_spool_cleanup",
     "requeue": "relayd.pipelines.reporting:ReportingPipeline._run_requeue",

@@ -11,7 +11,7 @@ import trio
 
 from relayd.config.main_conf import Settings, load_settings
 from relayd.fleet.peers.client import CONNECT_TIMEOUT_S
-from relayd.fleet.pins import Peers
+from relayd.fleet.pins import PinnedClients
 from relayd.outputs.upstream.uploads import PATIENCE, UploadPatience
 from relayd.pipelines.forwarding import ForwardingPipeline, open_forwarding
 from relayd.system.delays import DELAYS, Delays, Doubling, Steps
@@ -128,7 +128,9 @@ class Relay:
         """Forwards until the block ends; then it must stop by itself within seconds."""
         settings, pace = self.settings(), self._pace
         self.metrics = Metrics()
-        self.peers = Peers(settings, self.metrics, pace.delays.pins, connect_timeout=pace.connect)
+        self.peers = PinnedClients(
+            settings, self.metrics, pace.delays.pins, connect_timeout=pace.connect
+        )
         stop = trio.Event()
         async with open_forwarding(
             settings, self.peers, self.metrics, pace.delays, pace.patience

@@ -16,7 +16,7 @@ from relayd.api.app import make_app
 from relayd.api.shared_files import SharedFiles
 from relayd.api.shared_folder import SharedFolder
 from relayd.api.system import Services
-from relayd.fleet.in_force import Trust
+from relayd.fleet.current_nodes import CurrentNodes
 from relayd.shared.metadata import HASHES
 from relayd.shared.store import Store
 from relayd.shared.upstream import UpstreamFiles
@@ -96,7 +96,7 @@ class Shared:
     """
 
     root: Path
-    trust: Trust
+    trust: CurrentNodes
     metrics: Metrics
     max_body: int = 1024 * 1024
     upstream: UpstreamFiles | None = None
@@ -150,7 +150,7 @@ async def make_shared(root: Path, *, max_body: int = 1024 * 1024) -> Shared:
     """Provide empty directories and loaded nodes."""
     write_nodes(root / "nodeslist.json", (node(), node("other")), TARGET, "keyless")
     metrics = Metrics()
-    trust = Trust(root / "nodeslist.json", root / "certs.pem", "root", metrics)
+    trust = CurrentNodes(root / "nodeslist.json", root / "certs.pem", "root", metrics)
     await trust.load()
     shared = Shared(root, trust, metrics, max_body)
     shared.folder.mkdir()

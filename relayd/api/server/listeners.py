@@ -13,6 +13,7 @@ import trio
 
 from relayd.config.main_conf import Listen
 from relayd.errors import StartError
+from relayd.system.addresses import bracketed
 from relayd.telemetry.logs import get_logger
 
 log = get_logger("api")
@@ -50,8 +51,7 @@ def url_of(listener: trio.SocketListener) -> str:
     family, address = listener.socket.family, listener.socket.getsockname()
     if family == socket.AF_UNIX:
         return f"unix:{address}"
-    host = f"[{address[0]}]" if family == socket.AF_INET6 else address[0]
-    return f"http://{host}:{address[1]}"
+    return f"http://{bracketed(address[0])}:{address[1]}"
 
 
 def _close(listeners: list[trio.SocketListener]) -> None:

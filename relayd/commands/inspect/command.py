@@ -12,7 +12,7 @@ from relayd.commands.inspect.trust import ConfiguredTrust, NoTrust, Trust, read_
 from relayd.commands.inspect.verdict import Rules, Verdict, judge
 from relayd.config.main_conf import Reporting, load_settings
 from relayd.errors import NodesError, StartError
-from relayd.fleet.nodes import load_nodes
+from relayd.fleet.loading import load_nodes
 from relayd.runlog.filename import queue_id
 from relayd.system.printable import printable
 

@@ -15,7 +15,8 @@ from relayd.config.main_conf import Settings
 from relayd.config.secret import Secret
 from relayd.errors import PeerError
 from relayd.fleet.peers.client import Answer
-from relayd.fleet.pins import PEER, Peers
+from relayd.fleet.peers.urls import base_url
+from relayd.fleet.pins import UPSTREAM_PEER, PinnedClients
 from relayd.outputs.health import Trouble
 
 #: The slowest upload that is waited for.
@@ -96,7 +97,7 @@ class Upstream:
     """
 
     def __init__(
-        self, settings: Settings, peers: Peers, patience: UploadPatience = PATIENCE
+        self, settings: Settings, peers: PinnedClients, patience: UploadPatience = PATIENCE
     ) -> None:
         self._patience = patience
         self._peers = peers
@@ -109,9 +110,9 @@ class Upstream:
 
     async def look(self) -> Trouble | None:
         """Check whether the right upstream can be reached; send no request."""
-        await self._peers.looked.wait()
+        await self._peers.attempted.wait()
         try:
-            await self._peers.clients.probe(PEER, self._base)
+            await self._peers.clients.probe(UPSTREAM_PEER, self._base)
         except PeerError as error:
             return _unanswered(error)
         return None
@@ -130,19 +131,19 @@ class Upstream:
         Raises:
             OSError: the file cannot be read to its end; the upstream stores nothing.
         """
-        await self._peers.looked.wait()
+        await self._peers.attempted.wait()
         # A name can contain any byte but "/". Whatever is legal in a path segment stays readable.
         url = f"{self._base}/{route.path}/{quote_from_bytes(os.fsencode(name), safe='@:+')}"
         try:
             with trio.fail_after(self._patience.upload + content.size / SLOWEST_BYTES_PER_S):
                 async with self._peers.clients.request(
-                    PEER,
+                    UPSTREAM_PEER,
                     "PUT",
                     url,
                     headers={} if content.whole is not None else _length(content),
                     content=content.pieces() if content.whole is None else content.whole,
                     auth=(self._settings.user, self._password(route)),
-                    patience=self._patience.silence,
+                    stall_timeout=self._patience.silence,
                 ) as answer:
                     return await self._judge(answer)
         except PeerError as error:
@@ -166,13 +167,6 @@ class Upstream:
         if route.credential == "default_password":
             return self._settings.default_password
         return self._settings.password or Secret("")
-
-
-def base_url(host: str, port: int) -> str:
-    """Return the root of a policy server, an IPv6 address in brackets."""
-    bare = host.strip("[]")
-    shown = f"[{bare}]" if ":" in bare else bare
-    return f"https://{shown}:{port}"
 
 
 def _length(content: Content) -> dict[str, str]:

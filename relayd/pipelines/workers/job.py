@@ -13,7 +13,7 @@ from relayd.runlog.model import NodeCertificate, RunLog, Verified
 from relayd.runlog.parser import parse
 from relayd.runlog.signature.smime import verify
 from relayd.spool.identity import Identity, identity
-from relayd.spool.opening import look, objection, open_file, try_later
+from relayd.spool.opening import identity_or_none, objection, open_file, try_later
 
 #: One call stops early when its results hold this many bytes, so that a batch of huge run logs
 #: does not gather in memory: at most this, and one run log more.
@@ -91,14 +91,14 @@ def examine_one(setup: Setup, job: Job) -> Examined:
     path = f"{setup.directory}/{job.name}"
     descriptor = open_file(path)
     if not isinstance(descriptor, int):
-        return Examined(look(path), descriptor)
+        return Examined(identity_or_none(path), descriptor)
     try:
         status = os.fstat(descriptor)
         return Examined(identity(status), _judge(setup, job, descriptor, status))
     except OSError as error:
-        return Examined(look(path), try_later("cannot be read", error))
+        return Examined(identity_or_none(path), try_later("cannot be read", error))
     except MemoryError:
-        return Examined(look(path), Retry("not enough memory to examine it"))
+        return Examined(identity_or_none(path), Retry("not enough memory to examine it"))
     finally:
         os.close(descriptor)
 

@@ -9,7 +9,7 @@ from typing import Final
 
 import pytest
 
-from relayd.remote_run.by_command import LocalCommand
+from relayd.remote_run.by_command import CommandRunner
 from relayd.remote_run.runner import Order, Target
 from tests.support.project import CONF
 
@@ -107,7 +107,7 @@ def run_as_relayd(view: Path, command: list[str]) -> subprocess.CompletedProcess
 def test_sudo_runs_what_relayd_sends(view: Path, conditions: tuple[str, ...]) -> None:
     """The command line of a remote run passes the rules, and root runs it."""
     order = Order((Target("a", "a.example.com"), Target("b", "::1")), conditions)
-    command = LocalCommand(COMMAND, use_sudo=True).arguments(order)
+    command = CommandRunner(COMMAND, use_sudo=True).arguments(order)
     done = run_as_relayd(view, command)
     assert done.stdout.splitlines() == ["0", " ".join(command[2:])], done.stderr
 

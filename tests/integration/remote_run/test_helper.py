@@ -211,7 +211,7 @@ async def test_other_account_is_refused(place: Path) -> None:
     async with helper(place, f"touch {mark}", user=str(os.getuid() + 1)) as unit:
         assert await ask(connect(unit.path), GOOD) == [(b"R", b"not for this user")]
         await unit.all_gone()
-        assert f"asked for by uid {os.getuid()}, pid {os.getpid()}" in unit.said()[0]
+        assert f"requested by uid {os.getuid()}, pid {os.getpid()}" in unit.said()[0]
     assert not mark.exists()
 
 
@@ -263,7 +263,7 @@ async def test_account_that_does_not_exist(place: Path) -> None:
     """A helper whose account is missing serves no one."""
     async with helper(place, TELL, user="no-such-account") as unit:
         assert await ask(connect(unit.path), GOOD) == [
-            (b"R", b"the account that may ask does not exist")
+            (b"R", b"the account that may connect does not exist")
         ]
 
 

@@ -12,8 +12,8 @@ from structlog.testing import capture_logs
 
 from relayd.api import remote_run as module
 from relayd.remote_run import runs as runs_module
-from relayd.remote_run.audit import Asker
-from relayd.remote_run.request import Wanted
+from relayd.remote_run.audit import Requester
+from relayd.remote_run.request import RunRequest
 from tests.support.agent import TELL, Commands, agent, gone, pid_in
 from tests.support.http import BASE, api, descriptors, eventually, open_server
 from tests.support.remote_run import EVENTS, FORM, Following, form, make_nodes, open_lab
@@ -328,8 +328,10 @@ async def test_an_answer_that_is_never_read_does_not_block_the_command(tmp_path:
     """The command does not wait for a client that disconnected before its answer began."""
     command = agent(tmp_path / "rudder", "head -c 30000000 /dev/zero")
     async with open_lab(command, NODES) as lab:
-        run = lab.runs.start(Wanted(("n1",), asynchronous=True, keep_output=True), Asker("", ""))
-        await run.certain.wait()
+        run = lab.runs.start(
+            RunRequest(("n1",), asynchronous=True, keep_output=True), Requester("", "")
+        )
+        await run.decided.wait()
         body = module.Body(run.answer)
         await trio.testing.wait_all_tasks_blocked(0.1)
         assert not run.done.is_set()

@@ -148,7 +148,11 @@ async def test_events_of_a_sub_relay_are_passed_on(tmp_path: Path) -> None:
     assert sorted(heard.nodes("queued")) == ["m1", "m2", "n1"]
     assert heard.output() == ["hi", "of somebody"]
     assert peer.requests[0].headers["accept"] == NDJSON
-    strange = [entry for entry in logs if entry["event"] == "sub-relay told what was not asked"]
+    strange = [
+        entry
+        for entry in logs
+        if entry["event"] == "sub-relay sent events for nodes it was not asked about"
+    ]
     assert [entry["events"] for entry in strange] == [4]
 
 
@@ -174,8 +178,8 @@ async def test_verdicts_for_a_relay_without_events_are_unknown(tmp_path: Path) -
     [
         (Cut("accept"), "reset by peer"),
         (Cut("body"), "reset by peer"),
-        (Relay(b"half a li", end=False), "no proper answer"),
-        (Relay(*events(verdict("exit", "m1", code=0)), kind=NDJSON, end=False), "no proper answer"),
+        (Relay(b"half a li", end=False), "no valid answer"),
+        (Relay(*events(verdict("exit", "m1", code=0)), kind=NDJSON, end=False), "no valid answer"),
         (Relay(kind=NDJSON), "no verdict from this relay"),
     ],
     ids=["refuses", "resets", "breaks off", "breaks off within events", "tells no verdict"],

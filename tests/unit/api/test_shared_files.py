@@ -10,7 +10,7 @@ import trio
 from structlog.testing import capture_logs
 
 from relayd.api import shared_files as module
-from relayd.fleet.in_force import Trust
+from relayd.fleet.current_nodes import CurrentNodes
 from relayd.shared.metadata import parse_metadata
 from relayd.shared.store import STAGE_PREFIX
 from relayd.telemetry.metrics import Metrics, UploadOutcome
@@ -271,7 +271,9 @@ async def test_a_target_that_is_not_below_the_root_server(shared: Shared, method
 
 async def test_before_the_nodes_are_known(shared: Shared) -> None:
     """Before a nodes list is loaded, refusals are temporary."""
-    empty = Trust(shared.root / "none.json", shared.root / "none.pem", "root", shared.metrics)
+    empty = CurrentNodes(
+        shared.root / "none.json", shared.root / "none.pem", "root", shared.metrics
+    )
     shared.trust = empty
     assert (await put_once(shared, upload(CONTENT))).status == 503
 

@@ -9,7 +9,7 @@ import trio
 
 from relayd.api import shared_files as module
 from relayd.fleet.peers.client import Clients
-from relayd.fleet.pins import PEER
+from relayd.fleet.pins import UPSTREAM_PEER
 from relayd.shared.upstream import UpstreamFiles
 from tests.support.http import Server, open_server
 from tests.support.shared import FILES, SOURCE, lines, make_shared, upload
@@ -34,7 +34,9 @@ async def open_relay(root: Path, *, pinned: bool = True) -> AsyncIterator[tuple[
     """A relay's API, and the policy server above it."""
     shared = await make_shared(root)
     clients = Clients()
-    clients.update({PEER: (ABOVE.cert_der if pinned else make_key_and_cert("x").cert_der,)})
+    clients.update(
+        {UPSTREAM_PEER: (ABOVE.cert_der if pinned else make_key_and_cert("x").cert_der,)}
+    )
     async with open_peer(ABOVE) as peer:
         relay = shared.on_relay(UpstreamFiles(clients, peer.url))
         async with open_server(relay.app()) as server:

@@ -7,7 +7,8 @@ from typing import Final
 from relayd.commands.check.model import Finding, Site, error, warning
 from relayd.commands.check.service_user.permissions import check_file
 from relayd.errors import NodesError
-from relayd.fleet.nodes import Node, Nodes, NodesWarning, load_nodes
+from relayd.fleet.loading import NodesWarning, load_nodes
+from relayd.fleet.nodes import Node, Nodes
 from relayd.system.threads import in_thread
 
 #: Names shown in a summary.

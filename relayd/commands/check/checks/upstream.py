@@ -16,14 +16,9 @@ from relayd.config.main_conf import Settings
 from relayd.config.secret import Secret
 from relayd.errors import PeerError, PeerStep
 from relayd.fleet.peers.client import Clients
-from relayd.fleet.pins import PEER, read_pins
-from relayd.outputs.upstream.uploads import (
-    INVENTORY_UPDATES,
-    NEW_INVENTORIES,
-    REPORTS,
-    Route,
-    base_url,
-)
+from relayd.fleet.peers.urls import base_url
+from relayd.fleet.pins import UPSTREAM_PEER, read_pins
+from relayd.outputs.upstream.uploads import INVENTORY_UPDATES, NEW_INVENTORIES, REPORTS, Route
 from relayd.system.threads import in_thread
 
 #: Seconds for each request; less than the deadline of the check, so that the reason is reported.
@@ -57,7 +52,7 @@ async def check(site: Site) -> list[Finding]:
         fix = "correct output.upstream.host, or name resolution on this machine"
         return [error("upstream.name", upstream.host, what, fix)]
     clients = Clients(general.peer_authentication, ca_path=general.ca_path)
-    clients.update({PEER: pins})
+    clients.update({UPSTREAM_PEER: pins})
     try:
         return found + await _ask(site, clients, base_url(upstream.host, general.https_port))
     finally:
@@ -115,7 +110,7 @@ async def _ask(site: Site, clients: Clients, url: str) -> list[Finding]:
     """Verify that it is the right peer, then try both passwords concurrently."""
     try:
         with trio.fail_after(QUESTION_S):
-            await clients.probe(PEER, url)
+            await clients.probe(UPSTREAM_PEER, url)
     except trio.TooSlowError:
         return [_unreachable(url, f"no connection within {QUESTION_S:.0f} s")]
     except PeerError as failure:
@@ -148,7 +143,7 @@ async def _try(site: Site, clients: Clients, url: str, route: Route, found: list
     try:
         with trio.fail_after(QUESTION_S):
             async with clients.request(
-                PEER, _METHOD, where + _NAME, headers=_HEADERS, content=b"", auth=auth
+                UPSTREAM_PEER, _METHOD, where + _NAME, headers=_HEADERS, content=b"", auth=auth
             ) as answer:
                 status, date = answer.status, answer.headers.get("date", "")
     except trio.TooSlowError:

@@ -315,7 +315,7 @@ async def listening(port: int) -> None:
 
 @pytest.mark.parametrize(
     ("content", "what"),
-    [(None, "cannot be read: No such file or directory"), (b"?", "there is no certificate in it")],
+    [(None, "cannot be read: No such file or directory"), (b"?", "contains no certificate")],
 )
 async def test_an_unusable_pin_file_is_reported(
     site: Site, content: bytes | None, what: str

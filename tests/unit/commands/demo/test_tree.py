@@ -17,7 +17,7 @@ from relayd.commands.demo.postgres.server import ConnectionInfo
 from relayd.commands.demo.processes.workspace import CERTIFICATES, NODES_LIST, Layout
 from relayd.commands.demo.tree import ROOT, Tree, address
 from relayd.config.main_conf import load_settings
-from relayd.fleet.nodes import load_nodes
+from relayd.fleet.loading import load_nodes
 from relayd.runlog.signature.certificates import read_certificate
 
 NOW = datetime(2026, 5, 4, 3, 2, 1, tzinfo=UTC)
