@@ -107,11 +107,11 @@ async def _follow(run: ActiveRun, action: str) -> Response:
     if not wanted.asynchronous:
         await run.done.wait()
     content_type = NDJSON if wanted.events else _TEXT
-    body: ResponseBody | bytes = Body(run.answer) if has_body else b""
+    body: ResponseBody | bytes = AnswerBody(run.answer) if has_body else b""
     return Response(body, content_type=content_type)
 
 
-class Body(ResponseBody):
+class AnswerBody(ResponseBody):
     """The answer of a run; when its client disconnects, the run continues without one."""
 
     def __init__(self, answer: Sink) -> None:

@@ -17,7 +17,7 @@ _URL_CREDENTIALS: Final = re.compile(r"://\S*@")
 _PASSWORD: Final = re.compile(r"(?i)(password\s*[=:]\s*)('[^']*'|\"[^\"]*\"|\S+)")
 
 
-class Check(msgspec.Struct, frozen=True, omit_defaults=True):
+class StatusCheck(msgspec.Struct, frozen=True, omit_defaults=True):
     """The outcome of one check, as the API shows it.
 
     Attributes:
@@ -37,11 +37,11 @@ class StatusReport(msgspec.Struct, frozen=True, omit_defaults=True):
         database: whether the database answers; absent if that output is off.
     """
 
-    configuration: Check
-    database: Check | msgspec.UnsetType = msgspec.UNSET
+    configuration: StatusCheck
+    database: StatusCheck | msgspec.UnsetType = msgspec.UNSET
 
 
-OK: Final = Check("success")
+OK: Final = StatusCheck("success")
 
 
 class StatusReader:
@@ -64,7 +64,7 @@ class StatusReader:
 
     async def __call__(self) -> StatusReport:
         """Run the checks concurrently."""
-        checks: dict[str, Check] = {}
+        checks: dict[str, StatusCheck] = {}
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_check, checks, "configuration", self._read_configuration)
             if self._database is not None:
@@ -76,17 +76,17 @@ class StatusReader:
 
 
 async def _check(
-    checks: dict[str, Check], name: str, action: Callable[[], Awaitable[object]]
+    checks: dict[str, StatusCheck], name: str, action: Callable[[], Awaitable[object]]
 ) -> None:
     with trio.move_on_after(CHECK_TIMEOUT_S) as scope:
         try:
             await action()
         except RelaydError as error:
-            checks[name] = Check("error", without_credentials(str(error)))
+            checks[name] = StatusCheck("error", without_credentials(str(error)))
         else:
             checks[name] = OK
     if scope.cancelled_caught:
-        checks[name] = Check("error", f"timeout: no answer within {CHECK_TIMEOUT_S:g} s")
+        checks[name] = StatusCheck("error", f"timeout: no answer within {CHECK_TIMEOUT_S:g} s")
 
 
 def without_credentials(text: str) -> str:

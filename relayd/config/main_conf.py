@@ -57,7 +57,7 @@ def _cpus() -> int:
     return len(os.sched_getaffinity(0))
 
 
-class General(msgspec.Struct, frozen=True, kw_only=True):
+class GeneralSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Table `general`."""
 
     nodes_list_file: v.FilePath = Path("/var/rudder/lib/relay/nodeslist.json")
@@ -76,7 +76,7 @@ class General(msgspec.Struct, frozen=True, kw_only=True):
     ca_path: v.OptionalFilePath = None
 
 
-class Catchup(msgspec.Struct, frozen=True, kw_only=True):
+class CatchupSettings(msgspec.Struct, frozen=True, kw_only=True):
     """How often a spool directory is listed, and how many of its files go before new ones."""
 
     frequency: v.Period = 10.0
@@ -95,18 +95,18 @@ class SpoolCleanup(msgspec.Struct, frozen=True, kw_only=True):
     max_size: v.Size = _MAX_FAILED
 
 
-class Inventory(msgspec.Struct, frozen=True, kw_only=True):
+class InventorySettings(msgspec.Struct, frozen=True, kw_only=True):
     """Table `processing.inventory`."""
 
     directory: v.FilePath = Path("/var/rudder/inventories/")
     output: Annotated[Literal["disabled", "upstream"], v.choice("disabled", "upstream")] = (
         "disabled"
     )
-    catchup: Catchup = Catchup()
+    catchup: CatchupSettings = CatchupSettings()
     cleanup: SpoolCleanup = SpoolCleanup()
 
 
-class Reporting(msgspec.Struct, frozen=True, kw_only=True):
+class ReportingSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Table `processing.reporting`.
 
     Attributes:
@@ -122,15 +122,15 @@ class Reporting(msgspec.Struct, frozen=True, kw_only=True):
     skip_event_types: v.Names = ()
     max_size: v.Size = _MAX_BODY
     settle_time: v.Duration = 10.0
-    catchup: Catchup = Catchup()
+    catchup: CatchupSettings = CatchupSettings()
     cleanup: SpoolCleanup = SpoolCleanup()
 
 
-class Processing(msgspec.Struct, frozen=True, kw_only=True):
+class ProcessingSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Table `processing`."""
 
-    inventory: Inventory = Inventory()
-    reporting: Reporting = Reporting()
+    inventory: InventorySettings = InventorySettings()
+    reporting: ReportingSettings = ReportingSettings()
 
 
 def _database_url(value: object) -> str:
@@ -140,7 +140,7 @@ def _database_url(value: object) -> str:
     return value
 
 
-class Database(msgspec.Struct, frozen=True, kw_only=True):
+class DatabaseSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Table `output.database`; `url` never holds a password."""
 
     url: Annotated[
@@ -150,7 +150,7 @@ class Database(msgspec.Struct, frozen=True, kw_only=True):
     max_pool_size: v.Several = 10
 
 
-class Upstream(msgspec.Struct, frozen=True, kw_only=True):
+class UpstreamSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Table `output.upstream`: the policy server of this relay."""
 
     host: v.Text = ""
@@ -160,14 +160,14 @@ class Upstream(msgspec.Struct, frozen=True, kw_only=True):
     server_certificate_file: v.FilePath = Path("/var/rudder/lib/ssl/policy_server.pem")
 
 
-class Output(msgspec.Struct, frozen=True, kw_only=True):
+class OutputSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Table `output`."""
 
-    database: Database = Database()
-    upstream: Upstream = Upstream()
+    database: DatabaseSettings = DatabaseSettings()
+    upstream: UpstreamSettings = UpstreamSettings()
 
 
-class RemoteRun(msgspec.Struct, frozen=True, kw_only=True):
+class RemoteRunSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Table `remote_run`.
 
     Attributes:
@@ -193,7 +193,7 @@ class SharedFilesCleanup(msgspec.Struct, frozen=True, kw_only=True):
     frequency: v.Period = 600.0
 
 
-class SharedFiles(msgspec.Struct, frozen=True, kw_only=True):
+class SharedFilesSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Table `shared_files`."""
 
     path: v.FilePath = Path("/var/rudder/shared-files/")
@@ -201,7 +201,7 @@ class SharedFiles(msgspec.Struct, frozen=True, kw_only=True):
     cleanup: SharedFilesCleanup = SharedFilesCleanup()
 
 
-class SharedFolder(msgspec.Struct, frozen=True, kw_only=True):
+class SharedFolderSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Table `shared_folder`."""
 
     path: v.FilePath = Path("/var/rudder/configuration-repository/shared-files/")
@@ -210,12 +210,12 @@ class SharedFolder(msgspec.Struct, frozen=True, kw_only=True):
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """All of `main.conf`."""
 
-    general: General = msgspec.field(default_factory=General)
-    processing: Processing = Processing()
-    output: Output = Output()
-    remote_run: RemoteRun = RemoteRun()
-    shared_files: SharedFiles = SharedFiles()
-    shared_folder: SharedFolder = SharedFolder()
+    general: GeneralSettings = msgspec.field(default_factory=GeneralSettings)
+    processing: ProcessingSettings = ProcessingSettings()
+    output: OutputSettings = OutputSettings()
+    remote_run: RemoteRunSettings = RemoteRunSettings()
+    shared_files: SharedFilesSettings = SharedFilesSettings()
+    shared_folder: SharedFolderSettings = SharedFolderSettings()
 
     def node_id(self) -> str:
         """Return the node id of this server, from `general.node_id` or `general.node_id_file`.

@@ -15,7 +15,7 @@ from typing import Final
 import msgspec
 import trio
 
-from relayd.config.main_conf import Inventory, Reporting, Settings
+from relayd.config.main_conf import InventorySettings, ReportingSettings, Settings
 from relayd.fleet.pins import PinnedClients
 from relayd.outputs.health import CONNECTION, Health
 from relayd.outputs.results import Probe  # noqa: TC001  an annotation of a variable needs it
@@ -56,7 +56,7 @@ class _Source(msgspec.Struct, frozen=True):
     """
 
     spool: Spool
-    own: Reporting | Inventory
+    own: ReportingSettings | InventorySettings
     routes: tuple[Route, ...]
 
 

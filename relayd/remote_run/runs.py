@@ -9,7 +9,7 @@ from typing import Final
 
 import trio
 
-from relayd.config.main_conf import RemoteRun, Settings
+from relayd.config.main_conf import RemoteRunSettings, Settings
 from relayd.errors import RelaydError
 from relayd.fleet.nodes import Nodes
 from relayd.fleet.peers.client import Clients
@@ -61,7 +61,7 @@ def make_runs(
     return RemoteRuns(resources, nodes, table.timeout, metrics)
 
 
-def sudo_is_useless(table: RemoteRun, uid: int, *, confined: bool) -> bool:
+def sudo_is_useless(table: RemoteRunSettings, uid: int, *, confined: bool) -> bool:
     """Return whether sudo is configured but cannot work.
 
     Args:

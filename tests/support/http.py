@@ -16,7 +16,7 @@ from quart.wrappers.response import ResponseBody
 from relayd.api.app import Services, make_app
 from relayd.api.server.limits import Limits
 from relayd.api.server.server import run_server
-from relayd.api.status import Check, StatusReport
+from relayd.api.status import StatusCheck, StatusReport
 from relayd.config.main_conf import Listen
 from relayd.telemetry.metrics import Metrics
 
@@ -37,7 +37,7 @@ async def nothing() -> None:
 async def healthy() -> StatusReport:
     """Return a status without any fault."""
     await trio.lowlevel.checkpoint()
-    return StatusReport(Check("success"))
+    return StatusReport(StatusCheck("success"))
 
 
 @dataclass

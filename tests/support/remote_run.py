@@ -12,7 +12,7 @@ import h11
 import trio
 
 from relayd.api.app import Services, make_app
-from relayd.config.main_conf import General, RemoteRun, Settings
+from relayd.config.main_conf import GeneralSettings, RemoteRunSettings, Settings
 from relayd.fleet.nodes import Node, Nodes
 from relayd.fleet.peers.client import Clients
 from relayd.remote_run.runs import RemoteRuns, make_runs
@@ -185,8 +185,10 @@ def make_lab_runs(
     max_commands: int = 64,
 ) -> RemoteRuns:
     """Return what takes runs on, as the service makes it."""
-    table = RemoteRun(command=command, use_sudo=False, timeout=timeout, max_commands=max_commands)
-    settings = Settings(general=General(https_port=https_port), remote_run=table)
+    table = RemoteRunSettings(
+        command=command, use_sudo=False, timeout=timeout, max_commands=max_commands
+    )
+    settings = Settings(general=GeneralSettings(https_port=https_port), remote_run=table)
     known = nodes or make_nodes()
     return make_runs(settings, clients or Clients(), lambda: known, metrics or Metrics())
 

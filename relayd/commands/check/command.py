@@ -7,7 +7,7 @@ import click
 import trio
 from rich.console import Console
 
-from relayd.commands.check.model import Report
+from relayd.commands.check.model import CheckReport
 from relayd.commands.check.report import as_json, as_lines, show
 from relayd.commands.check.runner import Progress, examine
 from relayd.commands.check.service_user.account import SERVICE_USER, Account, find_account
@@ -50,7 +50,7 @@ def _account(name: str | None) -> Account:
         raise click.UsageError(f"User {name} does not exist.") from None
 
 
-def _examine(directory: Path, account: Account) -> Report:
+def _examine(directory: Path, account: Account) -> CheckReport:
     """Run the checks; show their progress on the standard error if that is a terminal."""
     console = Console(stderr=True, highlight=False, markup=False, emoji=False)
     if not console.is_terminal:
@@ -64,9 +64,9 @@ def _examine(directory: Path, account: Account) -> Report:
         )
 
 
-async def _until_interrupted(directory: Path, account: Account, progress: Progress) -> Report:
+async def _until_interrupted(directory: Path, account: Account, progress: Progress) -> CheckReport:
     """Examine; cancel on SIGINT, because KeyboardInterrupt could hit the asyncio loop."""
-    report: Report | None = None
+    report: CheckReport | None = None
     with trio.open_signal_receiver(signal.SIGINT) as signals:
         async with trio.open_nursery() as nursery:
 

@@ -138,7 +138,7 @@ class Check:
 
 
 @dataclass(frozen=True)
-class Report:
+class CheckReport:
     """The findings of all checks, by name and in the order of the checks."""
 
     directory: Path

@@ -9,13 +9,13 @@ from rich.table import Table
 from rich.text import Text
 
 from relayd import __version__
-from relayd.commands.check.model import Finding, Level, Report
+from relayd.commands.check.model import CheckReport, Finding, Level
 from relayd.system.printable import printable
 
 _STYLES = {Level.ERROR: "bold red", Level.WARNING: "yellow", Level.SKIPPED: "dim"}
 
 
-def as_json(report: Report) -> str:
+def as_json(report: CheckReport) -> str:
     """Return the report as a JSON document in plain ASCII (its fields: docs/check.md)."""
     document = {
         "relayd": __version__,
@@ -28,12 +28,12 @@ def as_json(report: Report) -> str:
     return json.dumps(document, indent=2).replace("\x7f", "\\u007f")
 
 
-def as_lines(report: Report) -> list[str]:
+def as_lines(report: CheckReport) -> list[str]:
     """Return a line for each finding and one that counts them."""
     return [*(_line(finding) for finding in report.findings), summary(report)]
 
 
-def show(console: Console, report: Report) -> None:
+def show(console: Console, report: CheckReport) -> None:
     """Print a table of the findings, and the line that counts them."""
     if report.findings:
         console.print(_table(report.findings))
@@ -41,7 +41,7 @@ def show(console: Console, report: Report) -> None:
     console.print(Text(summary(report), style=style))
 
 
-def summary(report: Report) -> str:
+def summary(report: CheckReport) -> str:
     """Return a line such as `12 checks for user rudder-relayd: 1 error, 2 warnings`."""
     counts = [
         _count(sum(finding.level is level for finding in report.findings), level) for level in Level

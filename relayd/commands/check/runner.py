@@ -20,7 +20,7 @@ from relayd.commands.check.checks import (
     spool,
     upstream,
 )
-from relayd.commands.check.model import Check, Finding, Report, Site, error, skipped
+from relayd.commands.check.model import Check, CheckReport, Finding, Site, error, skipped
 from relayd.commands.check.service_user.access import ask, questions
 from relayd.commands.check.service_user.account import Account
 
@@ -47,7 +47,7 @@ CLOCK: Final = Check("clock", clock.check, NETWORK_S)
 Progress = Callable[[list[str]], None]
 
 
-async def examine(directory: Path, account: Account, progress: Progress) -> Report:
+async def examine(directory: Path, account: Account, progress: Progress) -> CheckReport:
     """Run all checks.
 
     Args:
@@ -55,7 +55,7 @@ async def examine(directory: Path, account: Account, progress: Progress) -> Repo
         account: the user that the daemon runs as.
         progress: called at the start and after each check.
     """
-    report = Report(directory, account, {check.name: [] for check in (*CHECKS, CLOCK)})
+    report = CheckReport(directory, account, {check.name: [] for check in (*CHECKS, CLOCK)})
     loaded, found = configuration.load(directory)
     report.results["configuration"] += found
     if loaded is None:

@@ -10,7 +10,7 @@ from relayd.commands.cli import DEFAULT_DIRECTORY
 from relayd.commands.inspect.show import as_json, show
 from relayd.commands.inspect.trust import ConfiguredTrust, NoTrust, Trust, read_given
 from relayd.commands.inspect.verdict import Rules, Verdict, judge
-from relayd.config.main_conf import Reporting, load_settings
+from relayd.config.main_conf import ReportingSettings, load_settings
 from relayd.errors import NodesError, StartError
 from relayd.fleet.loading import load_nodes
 from relayd.runlog.filename import queue_id
@@ -98,4 +98,4 @@ def _configured(directory: Path) -> tuple[Rules, list[str]]:
 
 
 def _unconfigured() -> tuple[Rules, list[str]]:
-    return Rules(NoTrust(), Reporting().max_size, frozenset()), []
+    return Rules(NoTrust(), ReportingSettings().max_size, frozenset()), []

@@ -6,7 +6,7 @@ import pytest
 import trio
 import trio.testing
 
-from relayd.api.status import Check, StatusReport
+from relayd.api.status import StatusCheck, StatusReport
 from relayd.errors import NodesError
 from relayd.telemetry.metrics import Metrics
 from tests.support.http import BASE, api, healthy, open_server
@@ -30,16 +30,16 @@ async def test_info_has_the_version() -> None:
 @pytest.mark.parametrize(
     ("report", "data"),
     [
-        (StatusReport(Check("success")), {"configuration": {"status": "success"}}),
+        (StatusReport(StatusCheck("success")), {"configuration": {"status": "success"}}),
         (
-            StatusReport(Check("success"), Check("error", "refused")),
+            StatusReport(StatusCheck("success"), StatusCheck("error", "refused")),
             {
                 "configuration": {"status": "success"},
                 "database": {"status": "error", "details": "refused"},
             },
         ),
         (
-            StatusReport(Check("error", "main.conf: bad"), Check("success")),
+            StatusReport(StatusCheck("error", "main.conf: bad"), StatusCheck("success")),
             {
                 "configuration": {"status": "error", "details": "main.conf: bad"},
                 "database": {"status": "success"},

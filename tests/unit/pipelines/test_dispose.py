@@ -13,7 +13,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from relayd.errors import Gone, Reason, Refused, Retry
 from relayd.fleet.admission import Origin
 from relayd.outputs.results import Stored
-from relayd.pipelines.dispose import Disposer, Rules
+from relayd.pipelines.dispose import DisposalRules, Disposer
 from relayd.pipelines.outcomes import StoredOutcomes
 from relayd.pipelines.ticket import Settled, Stage, Ticket
 from relayd.runlog.filename import queue_id
@@ -25,7 +25,7 @@ from relayd.system.clock import WallClock
 from relayd.telemetry.metrics import Metrics
 from tests.support.pipeline import Verdict, name_of, settle
 
-RULES = Rules(settle_s=10.0, retention_s=7 * 86400.0)
+RULES = DisposalRules(settle_s=10.0, retention_s=7 * 86400.0)
 UNFINISHED = Refused(Reason.ARCHIVE, "cut off", maybe_unfinished=True)
 RUN_DATE = "2026-03-01T00:01:00+00:00"
 ORIGIN = Origin("node1", RUN_DATE, "token")

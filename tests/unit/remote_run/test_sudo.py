@@ -6,21 +6,23 @@ from pathlib import Path
 
 import pytest
 
-from relayd.config.main_conf import RemoteRun
+from relayd.config.main_conf import RemoteRunSettings
 from relayd.remote_run.runs import sudo_is_useless
 
 
 @pytest.mark.parametrize(
     ("table", "uid", "confined", "expected"),
     [
-        (RemoteRun(), 999, True, True),
-        (RemoteRun(), 999, False, False),
-        (RemoteRun(), 0, True, False),
-        (RemoteRun(use_sudo=False), 999, True, False),
-        (RemoteRun(helper=Path("/run/helper.sock")), 999, True, False),
+        (RemoteRunSettings(), 999, True, True),
+        (RemoteRunSettings(), 999, False, False),
+        (RemoteRunSettings(), 0, True, False),
+        (RemoteRunSettings(use_sudo=False), 999, True, False),
+        (RemoteRunSettings(helper=Path("/run/helper.sock")), 999, True, False),
     ],
 )
-def test_sudo_is_useless(table: RemoteRun, uid: int, confined: bool, expected: bool) -> None:
+def test_sudo_is_useless(
+    table: RemoteRunSettings, uid: int, confined: bool, expected: bool
+) -> None:
     """A configuration with sudo is useless under a unit that forbids new privileges."""
     assert sudo_is_useless(table, uid, confined=confined) is expected
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from relayd.commands.check.model import Finding, Report, error, skipped, warning
+from relayd.commands.check.model import CheckReport, Finding, error, skipped, warning
 from relayd.commands.check.report import as_json, as_lines, show, summary
 from relayd.commands.check.service_user.account import Account
 
@@ -16,9 +16,9 @@ WARNING = warning("clock.differs", "db", "it is late", "wait")
 SKIPPED = skipped("selinux.unknown", "SELinux", "no tool", "install it")
 
 
-def report(*findings: Finding) -> Report:
+def report(*findings: Finding) -> CheckReport:
     """A report of two checks, all findings in the first."""
-    return Report(Path("/etc/relayd"), ACCOUNT, {"spool": list(findings), "nodes": []})
+    return CheckReport(Path("/etc/relayd"), ACCOUNT, {"spool": list(findings), "nodes": []})
 
 
 def test_errors_come_first_and_are_counted() -> None:
