@@ -113,7 +113,7 @@ async def test_missing_service_manager_is_a_warning_once(tmp_path: Path) -> None
     with capture_logs() as logs:
         await notifier.ready("up")
         await notifier.stopping()
-    assert [entry["event"] for entry in logs] == ["the service manager cannot be told"]
+    assert [entry["event"] for entry in logs] == ["cannot notify the service manager"]
 
 
 async def test_service_manager_that_does_not_read_is_not_waited_for(
@@ -126,7 +126,7 @@ async def test_service_manager_that_does_not_read_is_not_waited_for(
             await notifier.stopping()
             if logs:
                 break
-        assert logs[0]["detail"] == "it takes no messages"
+        assert logs[0]["detail"] == "timeout"
 
 
 async def test_full_socket_does_not_stop_other_tasks(address: str) -> None:

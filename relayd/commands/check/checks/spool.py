@@ -9,6 +9,7 @@ from typing import Final, NamedTuple
 from relayd.commands.check.model import Finding, Site, error, warning
 from relayd.commands.check.service_user.mounts import REMOTE, existing, mount_of
 from relayd.commands.check.service_user.permissions import check_directory, quoted
+from relayd.spool.layout import Spool, inventory_spool, run_log_spool
 from relayd.system.threads import in_thread
 
 #: Free bytes: below the first, relayd is about to fail; below the second and below the share of
@@ -22,13 +23,6 @@ FEW_SHARE: Final = 0.05
 
 #: Seconds after which a waiting file shows that relayd does not process it.
 OVERDUE_S: Final = 3600.0
-
-
-class Spool(NamedTuple):
-    """One spool: its watched directories and the one for refused files."""
-
-    watched: tuple[Path, ...]
-    failed: Path
 
 
 class Space(NamedTuple):
@@ -60,12 +54,9 @@ def _spools(site: Site) -> list[Spool]:
     processing = site.settings.processing
     spools = []
     if processing.reporting.output != "disabled":
-        directory = processing.reporting.directory
-        spools.append(Spool((directory / "incoming",), directory / "failed"))
+        spools.append(run_log_spool(processing.reporting.directory))
     if processing.inventory.output != "disabled":
-        directory = processing.inventory.directory
-        watched = directory / "incoming", directory / "accepted-nodes-updates"
-        spools.append(Spool(watched, directory / "failed"))
+        spools.append(inventory_spool(processing.inventory.directory))
     return spools
 
 

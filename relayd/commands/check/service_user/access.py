@@ -7,7 +7,7 @@ lists from outside would be a guess.
 import inspect
 import json
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -18,8 +18,9 @@ from relayd.commands.check.model import Access, Finding, error, skipped
 from relayd.commands.check.service_user import probe
 from relayd.commands.check.service_user.account import Account
 from relayd.commands.check.service_user.child import run
-from relayd.config.main_conf import Settings
-from relayd.spool.extensions import INVENTORIES, RUN_LOGS
+from relayd.config.logging_conf import LOGGING_FILE
+from relayd.config.main_conf import MAIN_FILE, Settings
+from relayd.spool.layout import Spool, inventory_spool, run_log_spool
 
 if TYPE_CHECKING:
     from subprocess import CompletedProcess
@@ -34,14 +35,12 @@ Questions = dict[Path, tuple[str, ...]]
 def questions(directory: Path, settings: Settings) -> Questions:
     """Return the paths that the daemon uses with these settings."""
     general, processing = settings.general, settings.processing
-    paths: Questions = {directory / name: () for name in ("main.conf", "logging.conf")}
+    paths: Questions = {directory / name: () for name in (MAIN_FILE, LOGGING_FILE)}
     paths |= {general.nodes_list_file: (), general.nodes_certs_file: (), general.node_id_file: ()}
     if general.listen.path:
         paths[Path(general.listen.path).parent] = ()
-    paths |= _spool(processing.reporting.directory, RUN_LOGS, "incoming")
-    paths |= _spool(
-        processing.inventory.directory, INVENTORIES, "incoming", "accepted-nodes-updates"
-    )
+    paths |= _of_spool(run_log_spool(processing.reporting.directory))
+    paths |= _of_spool(inventory_spool(processing.inventory.directory))
     paths |= {settings.shared_files.path: (), settings.shared_folder.path: ()}
     paths |= {settings.output.upstream.server_certificate_file: (), settings.remote_run.command: ()}
     for path in (general.ca_path, settings.remote_run.helper):
@@ -50,9 +49,9 @@ def questions(directory: Path, settings: Settings) -> Questions:
     return paths
 
 
-def _spool(directory: Path, extensions: Iterable[str], *watched: str) -> Questions:
-    counted = tuple(sorted(f".{extension}" for extension in extensions))
-    return {directory / "failed": (), **{directory / name: counted for name in watched}}
+def _of_spool(spool: Spool) -> Questions:
+    counted = tuple(sorted(f".{extension}" for extension in spool.extensions))
+    return {spool.failed: (), **dict.fromkeys(spool.watched, counted)}
 
 
 async def ask(
