@@ -26,15 +26,13 @@ from relayd.config.logging_conf import (
     LoggingSettings,
 )
 from relayd.errors import SettingError
-from relayd.system.lean import without
+from relayd.system.lean import lean
 from relayd.telemetry.bridge import bridged
 from relayd.telemetry.limit import Key, RateLimit
 from relayd.telemetry.lines import RESERVED, Render, json_renderer, text_renderer
 from relayd.telemetry.writer import LogWriter
 
-with without("rich", "greenlet"):
-    # For tracebacks in colour, which no daemon prints, and for tasks of a kind that relayd has
-    # not: 4 MB and a tenth of the start.
+with lean("structlog"):
     import structlog
 
 __all__ = ["Logger", "configure", "dropped", "get_logger", "open_logging"]

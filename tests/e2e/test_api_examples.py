@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from relayd.commands.demo.postgres.server import Connection
+from relayd.commands.demo.postgres.server import ConnectionInfo
 from tests.support.agent import agent
 from tests.support.daemon import Site, make_site, open_daemon
 from tests.support.project import DOCS
@@ -31,7 +31,7 @@ for host in $(echo "$last" | tr , ' '); do echo "$host: run complete"; done
 @pytest.fixture
 def site(tmp_path: Path) -> Site:
     """The root server of the examples, with its two nodes, a key and a file to share."""
-    site = make_site(tmp_path, Connection("127.0.0.1", 1, "rudder", "x", "rudder"), {})
+    site = make_site(tmp_path, ConnectionInfo("127.0.0.1", 1, "rudder", "x", "rudder"), {})
     site.extra = {
         "processing.reporting": 'output = "disabled"',
         "remote_run": f'command = "{agent(tmp_path / "rudder", AGENT)}"\nuse_sudo = false',

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from relayd.commands.demo.postgres.server import Connection
+from relayd.commands.demo.postgres.server import ConnectionInfo
 from tests.support.daemon import Daemon, Site, eventually, make_site, open_daemon
 from tests.support.http import Client
 from tests.support.shared import FILES, FOLDER, SOURCE, TARGET, node, upload, write_nodes
@@ -32,7 +32,7 @@ UPLOAD_SIZE = 10 * MIB
 @pytest.fixture
 def site(tmp_path: Path) -> Site:
     """A root server without a database; all sources have one and the same key."""
-    site = make_site(tmp_path, Connection("127.0.0.1", 1, "rudder", "x", "rudder"), {})
+    site = make_site(tmp_path, ConnectionInfo("127.0.0.1", 1, "rudder", "x", "rudder"), {})
     site.extra = {
         "processing.reporting": 'output = "disabled"',
         "shared_folder": f'path = "{tmp_path / "folder"}"',

@@ -16,7 +16,7 @@ import pytest
 import trio
 
 from relayd.commands import cli
-from relayd.commands.demo.postgres.server import Connection
+from relayd.commands.demo.postgres.server import ConnectionInfo
 from relayd.commands.demo.processes.ports import free_port
 from tests.support.daemon import Site
 from tests.support.signing import make_key_and_cert
@@ -49,7 +49,7 @@ def service_user() -> str:
 
 
 @contextmanager
-def open_site(database: Connection) -> Iterator[Site]:
+def open_site(database: ConnectionInfo) -> Iterator[Site]:
     """A root server's files, in a directory that every user can reach, removed at the end."""
     directory = Path(tempfile.mkdtemp(prefix="relayd-checked-"))
     try:

@@ -19,7 +19,7 @@ from typing import Any, Final
 import trio
 
 from relayd.commands.demo.fleet.runlogs import make_runlog
-from relayd.commands.demo.postgres.server import Connection
+from relayd.commands.demo.postgres.server import ConnectionInfo
 from relayd.commands.demo.processes.ports import free_port
 from tests.support.signing import SigningNode, sign_runlog
 
@@ -40,7 +40,7 @@ class Site:
 
     root: Path
     port: int
-    database: Connection
+    database: ConnectionInfo
     nodes: dict[str, SigningNode] = field(default_factory=dict)
     extra: dict[str, str] = field(default_factory=dict)
 
@@ -345,7 +345,7 @@ def kill_group(pid: int) -> None:
         os.killpg(pid, signal.SIGKILL)
 
 
-def make_site(root: Path, database: Connection, nodes: Mapping[str, SigningNode]) -> Site:
+def make_site(root: Path, database: ConnectionInfo, nodes: Mapping[str, SigningNode]) -> Site:
     """A site below `root`, written, with these nodes."""
     site = Site(root, free_port(), database, dict(nodes))
     site.write()

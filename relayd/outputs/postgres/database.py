@@ -159,7 +159,7 @@ class Database:
             raise
 
     async def _roll_back(self) -> None:
-        """Roll back after data were refused: the connection is intact, only its transaction is not."""
+        """Roll back after data were refused: only the transaction failed, not the connection."""
         assert self._writer is not None
         try:
             async with asyncio.timeout(self._patience.connect):

@@ -18,7 +18,7 @@ from typing import Final
 import pytest
 
 from relayd.commands.demo.postgres import schema
-from relayd.commands.demo.postgres.server import Connection, Server
+from relayd.commands.demo.postgres.server import ConnectionInfo, Server
 from tests.support import postgres
 from tests.support.checked import (
     Checked,
@@ -33,7 +33,7 @@ from tests.support.daemon import Site, open_daemon
 from tests.support.misconfigured import conf, fill, rewrite, verify
 from tests.support.project import ROOT
 
-NOWHERE: Final = Connection("127.0.0.1", 1, "rudder", "c4nary-p4ssword", "rudder")
+NOWHERE: Final = ConnectionInfo("127.0.0.1", 1, "rudder", "c4nary-p4ssword", "rudder")
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount and become others")
 

@@ -12,7 +12,7 @@ from typing import Final
 import pytest
 import trio
 
-from relayd.commands.demo.postgres.server import Connection, Server
+from relayd.commands.demo.postgres.server import ConnectionInfo, Server
 from relayd.commands.demo.processes.ports import free_port
 from tests.support import webserver
 from tests.support.checked import check_beside, open_site
@@ -30,7 +30,7 @@ from tests.support.tls_server import (
     open_peer,
 )
 
-NOBODY: Final = Connection("127.0.0.1", 1, "rudder", "secret", "rudder")
+NOBODY: Final = ConnectionInfo("127.0.0.1", 1, "rudder", "secret", "rudder")
 COPY: Final = "copy the upstream's certificate into output.upstream.server_certificate_file"
 UPSTREAM: Final = make_key_and_cert("upstream")
 
