@@ -1,12 +1,14 @@
 """The contents of requirements.lock: versions, hashes, dependencies, and the runtime part.
 
     python -m tools.lock                  print the runtime part, for pip
+    python -m tools.lock --extra demo     print it with the packages of this extra
     python -m tools.lock NAME…            print packages and their dependencies
 
 The lock covers every platform and includes the packages for development. A Debian package contains
 only the runtime part.
 """
 
+import argparse
 import re
 import sys
 import tomllib
@@ -95,9 +97,17 @@ def _package(lines: list[str]) -> Locked:
     )
 
 
-def direct_dependencies(pyproject: str) -> list[str]:
-    """Return the normalised names of relayd's direct runtime dependencies."""
-    dependencies = tomllib.loads(pyproject)["project"]["dependencies"]
+def direct_dependencies(pyproject: str, *extras: str) -> list[str]:
+    """Return the normalised names of relayd's direct runtime dependencies.
+
+    Args:
+        pyproject: the text of pyproject.toml.
+        extras: extras whose dependencies are included.
+    """
+    project = tomllib.loads(pyproject)["project"]
+    dependencies = list(project["dependencies"])
+    for extra in extras:
+        dependencies += project["optional-dependencies"][extra]
     return [normalise(re.split(r"[^\w.-]", text, maxsplit=1)[0]) for text in dependencies]
 
 
@@ -118,10 +128,10 @@ def closure(lock: Mapping[str, Locked], direct: Iterable[str]) -> dict[str, Lock
     return {name: lock[name] for name in sorted(wanted)}
 
 
-def runtime_lock(root: Path = REPOSITORY) -> dict[str, Locked]:
-    """Read the lock and return its runtime part."""
+def runtime_lock(root: Path = REPOSITORY, *extras: str) -> dict[str, Locked]:
+    """Read the lock and return its runtime part, with that of these extras."""
     pyproject = (root / "pyproject.toml").read_text(encoding="utf-8")
-    return part(direct_dependencies(pyproject), root)
+    return part(direct_dependencies(pyproject, *extras), root)
 
 
 def part(names: Iterable[str], root: Path = REPOSITORY) -> dict[str, Locked]:
@@ -130,9 +140,13 @@ def part(names: Iterable[str], root: Path = REPOSITORY) -> dict[str, Locked]:
     return closure(lock, map(normalise, names))
 
 
-def main(names: Sequence[str]) -> int:
+def main(arguments: Sequence[str]) -> int:
     """Print these packages and their dependencies; without names, the runtime part."""
-    packages = part(names) if names else runtime_lock()
+    parser = argparse.ArgumentParser(prog="tools.lock", description=main.__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help="a package of the lock")
+    parser.add_argument("--extra", action="append", default=[], help="an extra of pyproject.toml")
+    given = parser.parse_args(arguments)
+    packages = part(given.names) if given.names else runtime_lock(REPOSITORY, *given.extra)
     sys.stdout.writelines(package.text for package in packages.values())
     return 0
 

@@ -6,7 +6,6 @@ import re
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from io import FileIO
@@ -22,12 +21,10 @@ ENTRY = re.compile(r"│ (.+?) +│ +(\d*) │ +(\d+) │ (\S+) +│")
 
 
 @pytest.fixture
-def place() -> Iterator[Path]:
-    """A directory that every account can enter, for all files of the demo."""
-    with tempfile.TemporaryDirectory(prefix="relayd-e2e-") as name:
-        Path(name).chmod(0o755)
-        yield Path(name)
-        assert processes(name) == []
+def place(place: Path) -> Iterator[Path]:
+    """Yield the directory that holds all files of the demo; no process of it is left."""
+    yield place
+    assert processes(str(place)) == []
 
 
 def processes(text: str) -> list[int]:

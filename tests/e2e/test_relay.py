@@ -9,8 +9,8 @@ import pytest
 import trio
 
 from relayd.commands.demo.postgres.server import ConnectionInfo
-from relayd.commands.demo.processes.ports import free_port
 from tests.support.daemon import Site, eventually, merge, open_daemon, replace
+from tests.support.ports import free_port
 from tests.support.signing import SigningNode, make_key_and_cert
 from tests.support.tls_server import (
     Answer,
@@ -37,14 +37,14 @@ class Relay(Site):
     general: str = ""
 
     def write(self) -> None:
-        """Writes the configuration and the pin, and no nodes list."""
+        """Write the configuration and the pin, and no nodes list."""
         self.conf.mkdir(parents=True, exist_ok=True)
         (self.conf / "logging.conf").write_text('[general]\nlevel = "debug"\n')
         replace(self.root / "pin.pem", self.pin.cert_pem)
         self.write_conf()
 
     def tables(self) -> dict[str, str]:
-        """What `main.conf` says."""
+        """Return what `main.conf` says."""
         tables = super().tables()
         del tables["output.database"]
         tables["general"] = merge(
@@ -161,7 +161,7 @@ async def test_a_new_password_counts_after_a_reload(relay: Relay, peer: Peer) ->
     peer.behaviour = Password("Basic cnVkZGVyOnNlY29uZA==")  # rudder:second
     async with open_daemon(relay) as daemon:
         relay.upload("first.log", b"1")
-        await daemon.saw("file stays, will be retried.*answered 401")
+        await daemon.saw("file stays, tried again later.*answered 401")
         relay.password = "second"
         relay.write()
         daemon.process.send_signal(signal.SIGHUP)

@@ -24,7 +24,7 @@ INSERT = (
 
 
 async def run(connection: ConnectionInfo, sql: str) -> object:
-    """The first value that `sql` gives, by a client of its own."""
+    """Return the first value that `sql` gives, by a client of its own."""
     return await trio.to_thread.run_sync(asyncio.run, _fetch_value(connection.dsn, sql))
 
 

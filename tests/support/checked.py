@@ -17,8 +17,8 @@ import trio
 
 from relayd.commands import cli
 from relayd.commands.demo.postgres.server import ConnectionInfo
-from relayd.commands.demo.processes.ports import free_port
 from tests.support.daemon import Site
+from tests.support.ports import free_port
 from tests.support.signing import make_key_and_cert
 
 #: Directories that exist before relayd starts.
@@ -74,7 +74,7 @@ def open_site(database: ConnectionInfo) -> Iterator[Site]:
 
 
 def make_command(directory: Path) -> Path:
-    """A program in place of the one that starts agents."""
+    """Return a program in place of the one that starts agents."""
     path = directory / "rudder"
     path.write_text("#!/bin/sh\n")
     path.chmod(0o755)
@@ -100,7 +100,7 @@ def _take_back(directory: Path) -> None:
 
 
 def check(site: Site, *options: str, command: str = "check") -> Checked:
-    """Runs the command line on a site; blocks."""
+    """Run the command line on a site; blocks."""
     out, err = StringIO(), StringIO()
     arguments = [command, "-c", str(site.conf), "--user", service_user(), *options]
     with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as end:
@@ -118,13 +118,13 @@ async def check_beside(site: Site, *options: str) -> Checked:
 
 
 def check_command(site: Site, *options: str) -> list[str]:
-    """The command line for a process."""
+    """Return the command line for a process."""
     command = [sys.executable, "-m", "relayd", "check", "-c", str(site.conf)]
     return [*command, "--user", service_user(), *options]
 
 
 def edit_nodes(site: Site, **nodes: dict[str, str] | None) -> None:
-    """Changes entries of the nodes list; None removes one."""
+    """Change entries of the nodes list; None removes one."""
     known = json.loads(site.nodes_list.read_text())
     for name, entry in nodes.items():
         known.pop(name, None)

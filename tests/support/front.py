@@ -9,10 +9,10 @@ from pathlib import Path
 
 import trio
 
-from relayd.commands.demo.processes.ports import free_port
 from relayd.commands.demo.webserver.server import WebServer, rudder_uploads, run_web_server
 from relayd.config.main_conf import Listen
 from tests.support.http import Client
+from tests.support.ports import free_port
 from tests.support.signing import SigningNode, make_key_and_cert
 
 PASSWORD = "c0rrect horse"
@@ -22,7 +22,7 @@ PLACES = ("reports/incoming", "inventories/incoming", "inventories/accepted-node
 
 
 def make_front(root: Path, api: Listen = NOBODY, node: SigningNode | None = None) -> WebServer:
-    """A front of a spool below `root`, whose directories are made."""
+    """Return a front of a spool below `root`, whose directories are made."""
     for place in PLACES:
         (root / place).mkdir(parents=True, exist_ok=True)
     certificate, key = (node or make_key_and_cert("front")).write(root)
@@ -37,7 +37,7 @@ def make_front(root: Path, api: Listen = NOBODY, node: SigningNode | None = None
 
 @asynccontextmanager
 async def open_front(front: WebServer) -> AsyncIterator[None]:
-    """Runs it until the block ends."""
+    """Run it until the block ends."""
     async with trio.open_nursery() as nursery:
         await nursery.start(partial(run_web_server, front), name="front")
         yield
@@ -45,19 +45,19 @@ async def open_front(front: WebServer) -> AsyncIterator[None]:
 
 
 def basic(password: str, user: str = "rudder") -> str:
-    """The header line of basic authentication (RFC 7617)."""
+    """Return the header line of basic authentication (RFC 7617)."""
     return f"Authorization: Basic {b64encode(f'{user}:{password}'.encode()).decode()}\r\n"
 
 
 async def put(front: WebServer, path: str, data: bytes, password: str) -> int:
-    """An agent's upload; the status."""
+    """Return an agent's upload; the status."""
     async with dial_front(front) as client:
         answer = await client.ask("PUT", path, data, basic(password))
     return answer.status
 
 
 def client_context(front: WebServer) -> ssl.SSLContext:
-    """What trusts this front's certificate, and nothing else."""
+    """Return what trusts this front's certificate, and nothing else."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.load_verify_locations(front.certificate)
@@ -68,7 +68,7 @@ def client_context(front: WebServer) -> ssl.SSLContext:
 async def dial_front(
     front: WebServer, context: ssl.SSLContext | None = None
 ) -> AsyncIterator[Client]:
-    """A new connection."""
+    """Yield a new connection."""
     stream = await trio.open_ssl_over_tcp_stream(
         front.listen.host,
         front.listen.port,

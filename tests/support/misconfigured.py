@@ -24,7 +24,7 @@ _LIBRARY: Final = re.compile(r"warning: OpenSSL .*")
 
 
 def conf(**tables: str) -> Break:
-    """Adds lines to tables of main.conf; `__` stands for the dots in a name."""
+    """Add lines to tables of main.conf; `__` stands for the dots in a name."""
 
     def apply(site: Site, _database: postgres.Database) -> None:
         for table, lines in tables.items():
@@ -58,7 +58,7 @@ def fill(text: str, site: Site) -> str:
 
 
 def path(change: Callable[[Path], object], *names: str) -> Break:
-    """Changes files of the site."""
+    """Change files of the site."""
 
     def apply(site: Site, _database: postgres.Database) -> None:
         for name in names:
@@ -68,22 +68,22 @@ def path(change: Callable[[Path], object], *names: str) -> Break:
 
 
 def mode(bits: int, *names: str) -> Break:
-    """Sets the mode of files."""
+    """Set the mode of files."""
     return path(lambda file: file.chmod(bits), *names)
 
 
 def unlink(*names: str) -> Break:
-    """Removes files."""
+    """Remove files."""
     return path(Path.unlink, *names)
 
 
 def write(name: str, text: str) -> Break:
-    """Writes a file."""
+    """Write a file."""
     return path(lambda file: file.write_text(text), name)
 
 
 def sql(statement: str) -> Break:
-    """Runs SQL as the superuser in the site's database."""
+    """Run SQL as the superuser in the site's database."""
     return lambda _site, database: database.query(statement.format(name=database.rudder.database))
 
 
@@ -98,12 +98,12 @@ def server(**changes: str | int) -> Break:
 
 
 def nodes(**entries: dict[str, str] | None) -> Break:
-    """Changes the nodes list."""
+    """Change the nodes list."""
     return lambda site, _database: edit_nodes(site, **entries)
 
 
 def both(*breaks: Break) -> Break:
-    """Does several things."""
+    """Do several things."""
 
     def apply(site: Site, database: postgres.Database) -> None:
         for one in breaks:

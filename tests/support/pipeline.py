@@ -85,7 +85,7 @@ class FakeExaminer:
         self.error: Exception | None = None
 
     async def examine(self, jobs: Sequence[Job]) -> list[Examined]:
-        """Waits for `go_on`."""
+        """Wait for `go_on`."""
         self.calls.append([job.name for job in jobs])
         await self.go_on.wait()
         if self.error is not None:
@@ -98,7 +98,7 @@ class FakeExaminer:
 
 
 class FakeDatabase:
-    """Fails as told, once for each entry of a list; stores the rest.
+    """Fails as asked, once for each entry of a list; stores the rest.
 
     Attributes:
         batches: the nodes of each batch it was asked to write.
@@ -142,12 +142,12 @@ class FakeDatabase:
 
 
 def transient(text: str = "away") -> DatabaseError:
-    """A server that is away."""
+    """Return a server that is away."""
     return DatabaseError(text, "transient", "08006")
 
 
 def operator(text: str = "no password") -> DatabaseError:
-    """A server where someone must act."""
+    """Return a server where someone must act."""
     return DatabaseError(text, "operator", "28P01")
 
 

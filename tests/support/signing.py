@@ -44,7 +44,7 @@ class SigningNode:
         return x509.load_der_x509_certificate(self.cert_der)
 
     def signer(self, digest: Digest = "sha256") -> RunLogSigner:
-        """What signs run logs for this node; not for Ed25519."""
+        """Return what signs run logs for this node; not for Ed25519."""
         assert not isinstance(self.key, ed25519.Ed25519PrivateKey)
         return RunLogSigner(self.key, self.x509, digest=digest)
 

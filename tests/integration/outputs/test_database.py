@@ -30,7 +30,7 @@ PATIENCE = Patience()
 async def open_database(
     connection: ConnectionInfo, patience: Patience = PATIENCE
 ) -> AsyncIterator[Database]:
-    """A writer on this connection's database."""
+    """Yield a writer on this connection's database."""
     async with trio_asyncio.open_loop() as loop:
         loop.set_exception_handler(lambda _loop, _context: None)
         database = Database(connection.keywords(), patience)
@@ -41,7 +41,7 @@ async def open_database(
 
 
 def stored(outcome: object) -> Stored:
-    """The outcome, which must be success."""
+    """Return the outcome, which must be success."""
     assert isinstance(outcome, Stored), outcome
     return outcome
 
@@ -307,7 +307,7 @@ def _commit(seen: bytes) -> bool:
 
 @pytest.mark.fault("D4")
 async def test_a_commit_whose_answer_is_lost_is_found_again(database: postgres.Database) -> None:
-    """A committed batch that looks failed is a duplicate at the next attempt: one copy."""
+    """A committed batch that seems to have failed is a duplicate at the next attempt: one copy."""
     async with open_proxy(database.rudder.host, database.rudder.port) as proxy:
         proxy.fault = LoseReply(_commit)
         connection = replace(database.rudder, port=proxy.port)
@@ -351,7 +351,7 @@ async def test_a_silent_server_is_given_up_in_bounded_time(database: postgres.Da
 
 @pytest.mark.fault("D7")
 async def test_a_held_table_lock_is_transient(database: postgres.Database) -> None:
-    """Waiting for somebody's table lock ends with lock_not_available, to be tried again."""
+    """Waiting for another session's table lock ends with lock_not_available, to be tried again."""
     async with open_database(database.rudder, Patience(lock=0.2)) as writer:
         await writer.write([make_rows("a")])
         connection = await trio_asyncio.aio_as_trio(connect)(
@@ -369,7 +369,7 @@ async def test_a_held_table_lock_is_transient(database: postgres.Database) -> No
 
 @pytest.mark.fault("D16")
 async def test_a_deadlock_is_transient_and_leaves_nothing(database: postgres.Database) -> None:
-    """A transaction that the server aborts for a conflict is told apart and leaves no rows."""
+    """A transaction that the server aborts for a conflict is recognised and leaves no rows."""
     await database.fetch(
         "CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS"
         " $$ BEGIN RAISE EXCEPTION USING ERRCODE = TG_ARGV[0]; END $$;"
@@ -434,7 +434,7 @@ async def test_a_read_only_server_waits_for_an_operator(database: postgres.Datab
 @pytest.mark.fault("D11")
 @pytest.mark.history(33)
 @pytest.mark.parametrize(
-    ("harm", "mend", "sqlstate", "says"),
+    ("harm", "fix", "sqlstate", "says"),
     [
         pytest.param(
             "REVOKE INSERT ON ruddersysevents FROM rudder",
@@ -460,15 +460,15 @@ async def test_a_read_only_server_waits_for_an_operator(database: postgres.Datab
     ],
 )
 async def test_what_an_operator_must_mend_is_named(
-    database: postgres.Database, harm: str, mend: str, sqlstate: str, says: str
+    database: postgres.Database, harm: str, fix: str, sqlstate: str, says: str
 ) -> None:
-    """A missing right, table or column is named, and relayd goes on once it is there."""
+    """A missing right, table or column is named, and relayd goes on once it exists."""
     await database.fetch(harm)
     async with open_database(database.rudder) as writer:
         with pytest.raises(DatabaseError, match=says) as caught:
             await writer.write([make_rows()])
         assert (caught.value.sqlstate, caught.value.kind) == (sqlstate, "operator")
-        await database.fetch(mend)
+        await database.fetch(fix)
         assert await writer.write([make_rows()]) == [Stored(4)]
 
 
@@ -489,7 +489,7 @@ async def test_an_option_that_the_server_refuses_blames_no_run_log(
 
 @pytest.mark.fault("D11", "D22")
 async def test_a_new_password_serves_without_restart(database: postgres.Database) -> None:
-    """A wrong password or database is told without the password; a corrected one works at once."""
+    """A wrong password or database is reported without the password; a right one works at once."""
     async with open_database(replace(database.rudder, password="hush-hush")) as writer:
         with pytest.raises(DatabaseError) as caught:
             await writer.write([make_rows()])

@@ -5,12 +5,12 @@ import json
 import pytest
 import trio
 import trio.testing
-from prometheus_client.parser import text_string_to_metric_families
 
 from relayd.api.status import Check, StatusReport
 from relayd.errors import NodesError
 from relayd.telemetry.metrics import Metrics
 from tests.support.http import BASE, api, healthy, open_server
+from tests.support.metrics import samples
 
 
 async def test_info_has_the_version() -> None:
@@ -150,12 +150,8 @@ async def test_metrics_are_a_valid_exposition() -> None:
         answer = await server.ask("GET", "/metrics")
     assert answer.status == 200
     assert answer.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
-    samples = {
-        sample.name: sample.value
-        for family in text_string_to_metric_families(answer.body.decode())
-        for sample in family.samples
-    }
-    assert samples["rudder_relayd_spool_files"] == 7
-    assert samples["rudder_relayd_spool_oldest_seconds"] == 90.5
-    assert samples["rudder_relayd_peer_authentication_disabled"] == 1
-    assert samples["rudder_relayd_reports_size_bytes_count"] == 0
+    values = {sample.name: sample.value for sample in samples(answer.body)}
+    assert values["rudder_relayd_spool_files"] == 7
+    assert values["rudder_relayd_spool_oldest_seconds"] == 90.5
+    assert values["rudder_relayd_peer_authentication_disabled"] == 1
+    assert values["rudder_relayd_reports_size_bytes_count"] == 0

@@ -105,7 +105,7 @@ def test_shipped_main_conf_shows_the_defaults(tmp_path: Path) -> None:
 
 def test_shipped_logging_conf_names_the_components() -> None:
     """The shipped logging.conf lists the components of the code."""
-    listed = re.search(r"A part is one of ([^:]+):", (CONF / "logging.conf").read_text())
+    listed = re.search(r"The components are ([^:]+):", (CONF / "logging.conf").read_text())
     assert listed is not None
     sources = (CONF.parent / "relayd").rglob("*.py")
     used = {

@@ -83,6 +83,8 @@ def test_lock_names_are_normalised() -> None:
     assert normalise("Quart_Trio") == "quart-trio"
     pyproject = '[project]\ndependencies = ["A_b>=1,<2", "c[extra]==3", "d ; python_version > 3"]\n'
     assert direct_dependencies(pyproject) == ["a-b", "c", "d"]
+    extra = f'{pyproject}[project.optional-dependencies]\nmore = ["E>=1"]\n'
+    assert direct_dependencies(extra, "more") == ["a-b", "c", "d", "e"]
 
 
 def test_relayd_has_few_direct_dependencies_all_locked() -> None:

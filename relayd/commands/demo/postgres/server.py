@@ -50,7 +50,7 @@ class Keywords(TypedDict):
 
 @dataclass(frozen=True, slots=True)
 class ConnectionInfo:
-    """Connection parameters of one role and one database, over TCP.
+    """ConnectionInfo parameters of one role and one database, over TCP.
 
     Attributes:
         host: address of the server.

@@ -13,12 +13,12 @@ import pytest
 import trio
 
 from relayd.commands.demo.postgres.server import ConnectionInfo, Server
-from relayd.commands.demo.processes.ports import free_port
 from tests.support import webserver
 from tests.support.checked import check_beside, open_site
 from tests.support.daemon import Site
 from tests.support.front import DEFAULT_PASSWORD, PASSWORD, make_front, open_front
 from tests.support.misconfigured import about_site, fill, verify
+from tests.support.ports import free_port
 from tests.support.project import CONF
 from tests.support.signing import SigningNode, make_key_and_cert
 from tests.support.tls_server import (
@@ -391,16 +391,13 @@ def without_rewrites(web: webserver.Web) -> None:
 )
 async def test_real_web_servers_accept_only_right_passwords(
     site: Site,
-    tmp_path: Path,
+    place: Path,
     kind: webserver.Kind,
     change: Callable[[webserver.Web], None] | None,
 ) -> None:
     """Apache and nginx accept right passwords, refuse wrong ones, and store nothing."""
-    tmp_path.chmod(0o755)
-    for parent in tmp_path.parents[:2]:
-        parent.chmod(0o755)
     nodes = {"node1": make_key_and_cert("node1")}
-    web = webserver.write_web(webserver.Web(kind, tmp_path, free_port(), nodes))
+    web = webserver.write_web(webserver.Web(kind, place, free_port(), nodes))
     if change is not None:
         change(web)
     async with webserver.open_web(web):
