@@ -33,6 +33,7 @@ _PATTERN_METHODS: Final = frozenset(
 #: In place of a variable part.
 _GAP: Final = "\0"
 _PROSE: Final = re.compile(r"[a-z]{2}[^\0]* |[a-z]* [^\0]*[a-z]{2}", re.IGNORECASE)
+_WORDS: Final = re.compile(r"[a-z]{2}[^\0]* [^\0]*[a-z]", re.IGNORECASE)
 
 Scope = ast.Module | ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -69,7 +70,7 @@ def messages(tree: ast.Module, errors: frozenset[str]) -> set[str]:
 
 def readers(tree: ast.Module, prose: Iterable[str], errors: frozenset[str]) -> list[int]:
     """Lines of a module where code depends on the words of a message."""
-    joined = "\n".join(prose)
+    joined = "\n".join(["", *prose])
     constants = _assignments(tree)
     lines: set[int] = set()
     for scope in _scopes(tree):
@@ -154,11 +155,16 @@ class _Reader:
         return False
 
     def _is_prose(self, text: str) -> bool:
-        return bool(_PROSE.search(text)) and text in self._prose
+        if _WORDS.search(text):
+            return text in self._prose
+        # One word may be part of a message by accident, unless it begins one.
+        return bool(_PROSE.search(text)) and f"\n{text}" in self._prose
 
     def _is_pattern(self, pattern: str) -> bool:
         """Whether all literal parts of a regular expression are parts of one message."""
         runs = [run for run in _runs(pattern) if _PROSE.search(run)]
+        if len(runs) == 1:
+            return self._is_prose(runs[0])
         return bool(runs) and any(
             all(run in text for run in runs) for text in self._prose.split("\n")
         )

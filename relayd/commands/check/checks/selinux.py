@@ -7,7 +7,7 @@ from typing import Final
 from relayd.commands.check.model import Finding, Site, skipped, warning
 from relayd.commands.check.service_user.child import run
 from relayd.commands.check.service_user.permissions import quoted
-from relayd.spool.layout import FAILED, INCOMING
+from relayd.spool.layout import inventory_spool, run_log_spool
 
 _SYSTEM: Final = Path("/sys/fs/selinux/enforce")
 _WRONG: Final = re.compile(r"(/.*) has context (\S+), should be (\S+)")
@@ -40,14 +40,15 @@ def judge(output: str) -> list[Finding]:
 
 def _paths(site: Site) -> list[Path]:
     settings = site.settings
-    processing = settings.processing
-    spools = [processing.reporting.directory, processing.inventory.directory]
+    spools = (
+        run_log_spool(settings.processing.reporting.directory),
+        inventory_spool(settings.processing.inventory.directory),
+    )
     return [
         site.directory,
         settings.general.nodes_list_file,
         settings.general.nodes_certs_file,
-        *spools,
-        *(directory / name for directory in spools for name in (INCOMING, FAILED)),
+        *(path for spool in spools for path in (spool.directory, *spool.watched, spool.failed)),
         settings.shared_files.path,
         settings.shared_folder.path,
     ]

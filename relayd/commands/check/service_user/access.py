@@ -18,7 +18,8 @@ from relayd.commands.check.model import Access, Finding, error, skipped
 from relayd.commands.check.service_user import probe
 from relayd.commands.check.service_user.account import Account
 from relayd.commands.check.service_user.child import run
-from relayd.config.main_conf import Settings
+from relayd.config.logging_conf import LOGGING_FILE
+from relayd.config.main_conf import MAIN_FILE, Settings
 from relayd.spool.layout import Spool, inventory_spool, run_log_spool
 
 if TYPE_CHECKING:
@@ -34,12 +35,12 @@ Questions = dict[Path, tuple[str, ...]]
 def questions(directory: Path, settings: Settings) -> Questions:
     """Return the paths that the daemon uses with these settings."""
     general, processing = settings.general, settings.processing
-    paths: Questions = {directory / name: () for name in ("main.conf", "logging.conf")}
+    paths: Questions = {directory / name: () for name in (MAIN_FILE, LOGGING_FILE)}
     paths |= {general.nodes_list_file: (), general.nodes_certs_file: (), general.node_id_file: ()}
     if general.listen.path:
         paths[Path(general.listen.path).parent] = ()
-    paths |= _spool(run_log_spool(processing.reporting.directory))
-    paths |= _spool(inventory_spool(processing.inventory.directory))
+    paths |= _of_spool(run_log_spool(processing.reporting.directory))
+    paths |= _of_spool(inventory_spool(processing.inventory.directory))
     paths |= {settings.shared_files.path: (), settings.shared_folder.path: ()}
     paths |= {settings.output.upstream.server_certificate_file: (), settings.remote_run.command: ()}
     for path in (general.ca_path, settings.remote_run.helper):
@@ -48,7 +49,7 @@ def questions(directory: Path, settings: Settings) -> Questions:
     return paths
 
 
-def _spool(spool: Spool) -> Questions:
+def _of_spool(spool: Spool) -> Questions:
     counted = tuple(sorted(f".{extension}" for extension in spool.extensions))
     return {spool.failed: (), **dict.fromkeys(spool.watched, counted)}
 
