@@ -1,4 +1,4 @@
-"""The part of the API that starts agents: `/remote-run/…`."""
+"""The routes that start agents: `/remote-run/…`."""
 
 import weakref
 from types import TracebackType
@@ -24,7 +24,7 @@ _TEXT: Final = "text/plain; charset=utf-8"
 
 
 def remote_run_blueprint(runs: RemoteRuns) -> Blueprint:
-    """`/remote-run/…`, relative to the base of the API. An endpoint's name is its action."""
+    """Return `/remote-run/…`, relative to the base of the API. Endpoints are named by action."""
     routes = Blueprint("remote_run", __name__, url_prefix="/remote-run")
 
     @routes.post("/nodes/<node_id>", endpoint="remoteRunNode")
@@ -97,21 +97,21 @@ async def _follow(run: Run, action: str) -> Response:
     await run.certain.wait()
     if run.failure is not None:
         return answers.failure(action, run.failure)
-    told = wanted.keep_output or wanted.events
+    has_body = wanted.keep_output or wanted.events
     if not wanted.asynchronous:
         await run.done.wait()
     content_type = NDJSON if wanted.events else _TEXT
-    body: ResponseBody | bytes = Body(run.answer) if told else b""
+    body: ResponseBody | bytes = Body(run.answer) if has_body else b""
     return Response(body, content_type=content_type)
 
 
 class Body(ResponseBody):
-    """The answer of a run; when its client goes away, the run goes on without telling."""
+    """The answer of a run; when its client disconnects, the run continues without one."""
 
     def __init__(self, answer: Sink) -> None:
         self._answer = answer
         self._begun = False
-        # A client may be gone before anybody enters this: the run must not wait for a reader then.
+        # If the client disconnects before the body is entered, the run must not wait for a reader.
         weakref.finalize(self, answer.leave)
 
     async def __aenter__(self) -> Self:
@@ -130,7 +130,7 @@ class Body(ResponseBody):
 
     async def __anext__(self) -> bytes:
         if not self._begun:
-            # Hypercorn sends the head with the first piece, and a relay waits for the head.
+            # Hypercorn sends the head with the first piece, and relays wait for the head.
             self._begun = True
             return b""
         return await anext(self._answer)

@@ -3,20 +3,17 @@
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
 
 import trio
 
 from relayd.errors import NodesError
 from relayd.fleet.nodes import Loaded, Nodes, load_nodes
+from relayd.system.delays import DELAYS, Steps
 from relayd.system.threads import in_thread
 from relayd.telemetry.logs import get_logger
 from relayd.telemetry.metrics import Metrics
 
 log = get_logger("nodes")
-
-#: How soon a nodes list that is missing or broken is looked at again.
-RETRY_DELAYS_S: Final = (1.0, 2.0, 5.0, 10.0)
 
 
 class _ListMissingError(NodesError):
@@ -38,6 +35,7 @@ class Trust:
         metrics: gets the gauges of nodes.
         list_needed: whether files are judged by the nodes. Where they are not, a nodes list that
             was never there is looked for again, and no error.
+        delays: between attempts to load files that are missing or broken.
     """
 
     def __init__(
@@ -48,12 +46,14 @@ class Trust:
         metrics: Metrics,
         *,
         list_needed: bool = True,
+        delays: Steps = DELAYS.nodes,
     ) -> None:
         self._list_file = list_file
         self._certs_file = certs_file
         self._my_id = my_id
         self._metrics = metrics
         self._list_needed = list_needed
+        self._delays = delays
         self._lock = trio.Lock()
         self._limiter = trio.CapacityLimiter(1)
         self._failed = trio.Event()
@@ -139,10 +139,10 @@ class Trust:
         """
         while True:
             await self._failed.wait()
-            attempt = 0
+            attempts = 0
             while self._failed.is_set():
-                await trio.sleep(RETRY_DELAYS_S[min(attempt, len(RETRY_DELAYS_S) - 1)])
-                attempt += 1
+                attempts += 1
+                await trio.sleep(self._delays.after(attempts))
                 if self._failed.is_set():
                     await self._try_again(loaded)
 

@@ -16,7 +16,7 @@ import re
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Final, TextIO
+from typing import BinaryIO, Final, Literal, TextIO
 
 import msgspec
 
@@ -212,19 +212,36 @@ class Nodes:
         return self._certificates.not_yet_valid(now)
 
 
+class NodesWarning(msgspec.Struct, frozen=True):
+    """A part of the two files that is not used; its text is one line.
+
+    Attributes:
+        kind: `entry` of the list, `certificate`, `no_certificate` of any node, or `more` warnings.
+        detail: the fault, without the name of the file.
+        file: the file, None for `more`.
+    """
+
+    kind: Literal["entry", "certificate", "no_certificate", "more"]
+    detail: str
+    file: Path | None = None
+
+    def __str__(self) -> str:
+        return self.detail if self.file is None else f"{self.file}: {self.detail}"
+
+
 @dataclass(frozen=True, slots=True)
 class Loaded:
     """What one load gave.
 
     Attributes:
         nodes: the new snapshot.
-        warnings: what was skipped and why, one line each, at most `MAX_WARNINGS` and one more
-            that counts the others.
+        warnings: what was skipped and why, at most `MAX_WARNINGS` and one more that counts the
+            others.
         list_missing: there is no nodes list (yet), so that no node can be told from a stranger.
     """
 
     nodes: Nodes
-    warnings: list[str]
+    warnings: list[NodesWarning]
     list_missing: bool
 
 
@@ -252,8 +269,9 @@ def load_nodes(
     may_be_empty = former is None or not former.has_certificates
     certificates = _load_certificates(certs_file, nodes or {}, warnings, may_be_empty)
     if nodes and not certificates:
-        warnings.add(f"{certs_file}: no certificate of any node: no run log can be verified")
-    return Loaded(Nodes(my_id, nodes, certificates), warnings.lines(), list_missing=nodes is None)
+        detail = "no certificate of any node: no run log can be verified"
+        warnings.add(NodesWarning("no_certificate", detail, certs_file))
+    return Loaded(Nodes(my_id, nodes, certificates), warnings.listed(), list_missing=nodes is None)
 
 
 def parse_key_hash(text: object) -> KeyHash | None:
@@ -288,17 +306,17 @@ class _Warnings:
     """The first few warnings and the number of all."""
 
     def __init__(self) -> None:
-        self._told: list[str] = []
+        self._told: list[NodesWarning] = []
         self._count = 0
 
-    def add(self, text: str) -> None:
+    def add(self, warning: NodesWarning) -> None:
         self._count += 1
         if self._count <= MAX_WARNINGS:
-            self._told.append(text)
+            self._told.append(warning)
 
-    def lines(self) -> list[str]:
+    def listed(self) -> list[NodesWarning]:
         more = self._count - len(self._told)
-        return [*self._told, f"… and {more} more"] if more else self._told
+        return [*self._told, NodesWarning("more", f"… and {more} more")] if more else self._told
 
 
 def _load_list(path: Path, warnings: _Warnings) -> dict[str, Node] | None:
@@ -309,11 +327,11 @@ def _load_list(path: Path, warnings: _Warnings) -> dict[str, Node] | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise NodesError(f"{path}: cannot be read: {error.strerror}") from error
+        raise NodesError(f"cannot be read: {error.strerror}", file=path) from error
     except RecursionError as error:
-        raise NodesError(f"{path}: nested too deeply") from error
+        raise NodesError("nested too deeply", file=path) from error
     except ValueError as error:
-        raise NodesError(f"{path}: {error}") from error
+        raise NodesError(str(error), file=path) from error
 
 
 def _read_entries(path: Path, file: TextIO, warnings: _Warnings) -> dict[str, Node]:
@@ -325,7 +343,8 @@ def _read_entries(path: Path, file: TextIO, warnings: _Warnings) -> dict[str, No
         try:
             nodes[node_id] = _read_entry(node_id, value, names)
         except ValueError as error:
-            warnings.add(f"{path}: node {_quoted(node_id)} skipped: {error}")
+            detail = f"node {_quoted(node_id)} skipped: {error}"
+            warnings.add(NodesWarning("entry", detail, path))
     return nodes
 
 
@@ -350,9 +369,9 @@ def _load_certificates(
     except FileNotFoundError:
         return CertificateStore()
     except OSError as error:
-        raise NodesError(f"{path}: cannot be read: {error.strerror}") from error
+        raise NodesError(f"cannot be read: {error.strerror}", file=path) from error
     except ValueError as error:
-        raise NodesError(f"{path}: {error}") from error
+        raise NodesError(str(error), file=path) from error
 
 
 def _read_certificates(
@@ -364,7 +383,8 @@ def _read_certificates(
         try:
             _trust(store, block, nodes, servers)
         except ValueError as error:
-            warnings.add(f"{path}: line {line}: certificate skipped: {error}")
+            detail = f"line {line}: certificate skipped: {error}"
+            warnings.add(NodesWarning("certificate", detail, path))
     return store
 
 

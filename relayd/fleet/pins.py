@@ -9,10 +9,11 @@ import trio
 from cryptography import x509
 
 from relayd.config.main_conf import Settings
-from relayd.errors import PeerError
+from relayd.errors import PeerError, PeerStep
 from relayd.fleet.formats import pem_blocks
 from relayd.fleet.nodes import Nodes
-from relayd.fleet.peers.client import Clients
+from relayd.fleet.peers.client import CONNECT_TIMEOUT_S, Clients
+from relayd.system.delays import DELAYS, Steps
 from relayd.system.threads import in_thread
 from relayd.telemetry.logs import get_logger
 from relayd.telemetry.metrics import Metrics
@@ -21,8 +22,6 @@ log = get_logger("upstream")
 
 #: Name of the upstream among the clients; sub-relays go by their node id, so it is none.
 PEER: Final = "(upstream)"
-#: How soon a file of pins that is missing or broken is looked at again.
-RETRY_DELAYS_S: Final = (1.0, 2.0, 5.0, 10.0, 30.0)
 
 
 class Peers:
@@ -33,16 +32,25 @@ class Peers:
         looked: set once it was tried to read the upstream's pins.
     """
 
-    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        metrics: Metrics,
+        delays: Steps = DELAYS.pins,
+        *,
+        connect_timeout: float = CONNECT_TIMEOUT_S,
+    ) -> None:
         general, upstream = settings.general, settings.output.upstream
         self.clients = Clients(
             general.peer_authentication,
             ca_path=general.ca_path,
             idle_timeout=general.https_idle_timeout,
+            connect_timeout=connect_timeout,
         )
         pinned = bool(upstream.host) and general.peer_authentication == "cert_pinning"
         self._file = upstream.server_certificate_file if pinned else None
         self._metrics = metrics
+        self._delays = delays
         self._limiter = trio.CapacityLimiter(1)
         self._missing = pinned
         self._upstream: tuple[bytes, ...] = ()
@@ -110,8 +118,8 @@ class Peers:
                     if not attempt:
                         log.error("the upstream's certificate is missing", detail=str(error))
                     self.looked.set()
-                    await trio.sleep(RETRY_DELAYS_S[min(attempt, len(RETRY_DELAYS_S) - 1)])
                     attempt += 1
+                    await trio.sleep(self._delays.after(attempt))
                 else:
                     loaded()
 
@@ -133,13 +141,17 @@ def read_pins(path: Path) -> tuple[bytes, ...]:
         with path.open("rb") as file:
             for line, block in pem_blocks(file):
                 if isinstance(block, str):
-                    raise PeerError(f"{path}: line {line}: {block}", "operator")
+                    raise _unusable(path, f"line {line}: {block}")
                 x509.load_der_x509_certificate(block)
                 pins.append(block)
     except OSError as error:
-        raise PeerError(f"{path}: cannot be read: {error.strerror}", "operator") from error
+        raise _unusable(path, f"cannot be read: {error.strerror}") from error
     except ValueError as error:
-        raise PeerError(f"{path}: {error}", "operator") from error
+        raise _unusable(path, str(error)) from error
     if not pins:
-        raise PeerError(f"{path}: there is no certificate in it", "operator")
+        raise _unusable(path, "there is no certificate in it")
     return tuple(pins)
+
+
+def _unusable(path: Path, detail: str) -> PeerError:
+    return PeerError(detail, "operator", PeerStep.TRUST, file=path)

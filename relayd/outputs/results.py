@@ -1,15 +1,19 @@
-"""What became of a file at its output; apart, so that not every user loads that output."""
+"""What became of a file at its output; separate, so that not every user loads that output."""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 import msgspec
 
 from relayd.errors import Refused
+from relayd.runlog.model import RunLog
 
 
 class Done(msgspec.Struct, frozen=True, kw_only=True):
-    """The output has it: the file can leave the spool.
+    """The output has the file, so it can leave the spool.
 
     Attributes:
-        again: it was counted before; only its file was left to remove.
+        again: it was counted before; only the file was left to remove.
     """
 
     again: bool = False
@@ -19,8 +23,8 @@ class Stored(Done, frozen=True):
     """A run log that is in the database.
 
     Attributes:
-        rows: rows that this call inserted, 0 for a duplicate or an empty one.
-        duplicate: it was there already.
+        rows: rows that this call inserted, 0 for a duplicate or an empty run log.
+        duplicate: the run log was in the database already.
         missing: rows of this duplicate that are not stored (a longer version of the same run).
     """
 
@@ -33,4 +37,27 @@ class Forwarded(Done, frozen=True):
     """A file that the upstream has."""
 
 
-Outcome = Stored | Refused
+Written = Stored | Refused
+
+#: Raises `RelaydError` when an output is not available.
+Probe = Callable[[], Awaitable[None]]
+
+
+class RunLogStore(Protocol):
+    """An output of run logs that writes them in batches."""
+
+    async def write(self, batch: Sequence[RunLog]) -> Sequence[Written]:
+        """Store a batch; return what became of each run log, in order.
+
+        Raises:
+            DatabaseError: nothing is known to be stored; the batch can be written again.
+        """
+        ...
+
+    async def probe(self) -> None:
+        """Raise `DatabaseError` if nothing could be written now."""
+        ...
+
+    def reconfigure(self, parameters: Mapping[str, Any]) -> None:
+        """Use other connection parameters from the next connection on."""
+        ...

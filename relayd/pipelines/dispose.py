@@ -1,8 +1,8 @@
-"""The dispose stage: what became of a file decides whether it is removed, moved or left.
+"""The dispose stage: the outcome of a file decides whether it is removed, moved or left.
 
-Files are touched by `relayd.spool.disposal`, a whole batch in one thread call; what was done is
-accounted for here: the table of names in flight, one log line for each file that did not
-succeed, and what `relayd.pipelines.outcomes` counts.
+Files are touched by `relayd.spool.disposal`, a whole batch in one thread call. Here are the table
+of names in flight, one log line for each file without success, and the calls of
+`relayd.pipelines.outcomes`.
 """
 
 import time
@@ -12,20 +12,20 @@ import msgspec
 import trio
 
 from relayd.errors import Reason, Refused, Retry
-from relayd.outputs.results import Done
-from relayd.pipelines.outcomes import Accounts
-from relayd.pipelines.ticket import Ticket, Verdict
-from relayd.spool.disposal import Disposal, Rejected
+from relayd.pipelines.outcomes import Outcomes
+from relayd.pipelines.ticket import Failed, Finished, Postponed, Settled, Ticket, Vanished
+from relayd.spool.disposal import Disposal, RefusedFile
+from relayd.spool.identity import Identity
 from relayd.spool.pending import Pending
 from relayd.system.clock import WallClock
 from relayd.telemetry.logs import get_logger
 
-#: An operator looks for each single file: its lines are not summed up when there are many.
+#: An operator looks for each single file, so its lines are not summed up when there are many.
 log = get_logger("disposal", limited=False)
 
 
 class Rules(msgspec.Struct, frozen=True):
-    """What the configuration says about files that do not succeed.
+    """What the configuration says about files without success.
 
     Attributes:
         settle_s: a file written in place is not refused for being cut short before it has been
@@ -38,121 +38,140 @@ class Rules(msgspec.Struct, frozen=True):
 
 
 class Disposer:
-    """The dispose stage of one watched directory."""
+    """The dispose stage of one watched directory.
+
+    Args:
+        disposal: touches the files.
+        pending: the names in flight.
+        rules: for files without success.
+        outcomes: counts and logs.
+        trust_token: returns the present trust token of a node.
+        clock: judges whether ages can be trusted.
+    """
 
     def __init__(
         self,
         disposal: Disposal,
         pending: Pending,
         rules: Rules,
-        accounts: Accounts,
+        outcomes: Outcomes,
         trust_token: Callable[[str], str],
         clock: WallClock,
     ) -> None:
         self._disposal = disposal
         self._pending = pending
         self._rules = rules
-        self._accounts = accounts
+        self._outcomes = outcomes
         self._trust_token = trust_token
         self._clock = clock
 
-    async def run(self, source: trio.MemoryReceiveChannel[list[Ticket]]) -> None:
-        """Dispose of what arrives; ends with its source, which it owns."""
+    async def run(self, source: trio.MemoryReceiveChannel[list[Settled]]) -> None:
+        """Dispose of what arrives; end with the source, which it owns."""
         with source:
-            async for tickets in source:
-                await self.dispose(tickets)
+            async for files in source:
+                await self.dispose(files)
 
-    async def dispose(self, tickets: Sequence[Ticket]) -> None:
-        """Dispose of one batch. Every ticket's name is released or put back."""
+    async def dispose(self, files: Sequence[Settled]) -> None:
+        """Dispose of one batch. Every name is released or put back."""
         now = time.time()
-        removals: list[Ticket] = []
-        rejections: list[Ticket] = []
-        for ticket in tickets:
-            ticket.verdict = self._reconsider(ticket, now)
-            if isinstance(ticket.verdict, Done):
-                removals.append(ticket)
-            elif isinstance(ticket.verdict, Refused):
-                rejections.append(ticket)
-            elif isinstance(ticket.verdict, Retry):
-                self._put_back(ticket, ticket.verdict)
-            else:
-                log.debug("file is gone", **ticket.describe())
-                self._pending.release(ticket.name)
-        if removals:
-            await self._remove(removals)
-        if rejections:
-            await self._reject(rejections)
+        finished: list[Finished] = []
+        failed: list[Failed] = []
+        for file in files:
+            match self._reconsider(file, now):
+                case Finished() as file:
+                    finished.append(file)
+                case Failed() as file:
+                    failed.append(file)
+                case Postponed() as file:
+                    self._put_back(file)
+                case Vanished(ticket):
+                    log.debug("file is gone", **ticket.describe())
+                    self._pending.release(ticket.name)
+        if finished:
+            await self._remove(finished)
+        if failed:
+            await self._refuse(failed)
 
-    def _reconsider(self, ticket: Ticket, now: float) -> Verdict:
-        """Return a refused file may still be being written; one put off for too long is given up."""
-        verdict = ticket.verdict
-        if isinstance(verdict, Refused) and verdict.maybe_unfinished and not ticket.atomic:
-            age = _age(ticket, now)
+    def _reconsider(self, file: Settled, now: float) -> Settled:
+        """Hold a refused file that may still be being written; give up one that waited too long."""
+        if isinstance(file, Failed) and file.refused.maybe_unfinished and not file.ticket.atomic:
+            age = _age(file.identity, now)
             if age is not None and 0 <= age < self._rules.settle_s:
-                ticket.settles_in = self._rules.settle_s - age
-                return Retry(f"perhaps not finished yet: {verdict.detail}")
-        if isinstance(verdict, Retry) and verdict.attempted:
-            age = _age(ticket, now)
+                retry = Retry(f"perhaps not finished yet: {file.refused.detail}")
+                wait = self._rules.settle_s - age
+                return Postponed(file.ticket, file.identity, retry, file.stage, wait=wait)
+        if isinstance(file, Postponed) and file.retry.attempted:
+            age = _age(file.identity, now)
             if age is not None and age > self._rules.retention_s and self._clock.is_trusted():
-                return Refused(Reason.EXPIRED, f"waited longer than allowed; {verdict.detail}")
-        return verdict
+                detail = f"waited longer than allowed; {file.retry.detail}"
+                return Failed(
+                    file.ticket, file.identity, Refused(Reason.EXPIRED, detail), file.stage
+                )
+        return file
 
-    def _put_back(self, ticket: Ticket, retry: Retry) -> None:
-        self._accounts.put_off(ticket, retry)
-        self._pending.retry(ticket.name, floor=ticket.settles_in)
-        log.warning("file stays, tried again later", detail=retry.detail, **ticket.describe())
+    def _put_back(self, file: Postponed) -> None:
+        retry = file.retry
+        self._outcomes.postponed(file)
+        self._pending.retry(file.ticket.name, floor=file.wait)
+        log.warning("file stays, will be retried", detail=retry.detail, **file.ticket.describe())
 
-    async def _remove(self, tickets: Sequence[Ticket]) -> None:
-        files = [(t.name, t.identity) for t in tickets if t.identity is not None]
-        results = await self._disposal.remove(files)
+    def _postpone(self, file: Failed, retry: Retry) -> None:
+        self._put_back(Postponed(file.ticket, file.identity, retry, file.stage))
+
+    async def _remove(self, files: Sequence[Finished]) -> None:
+        results = await self._disposal.remove([(f.ticket.name, f.identity) for f in files])
         now = trio.current_time()
-        for ticket, result in zip(tickets, results, strict=True):
+        for file, result in zip(files, results, strict=True):
+            ticket = file.ticket
             if isinstance(result, Retry):
                 self._pending.retry(ticket.name)
                 log.debug("committed file stays", detail=result.detail, **ticket.describe())
             else:
                 self._pending.release(ticket.name)
-            assert isinstance(ticket.verdict, Done)
-            if not ticket.verdict.again:
-                self._accounts.done(ticket, now)
+            if not file.done.again:
+                self._outcomes.finished(file, now)
             if result == "changed":
-                self._look_again(ticket)
+                self._queue_newer(ticket)
 
-    def _look_again(self, ticket: Ticket) -> None:
-        """The name holds a newer file; its event came while this one was in flight, or comes."""
+    def _queue_newer(self, ticket: Ticket) -> None:
+        """Queue the newer file that has taken the name.
+
+        Its event came while the old one was in flight, or is still to come.
+        """
         if ticket.name not in self._pending and self._pending.claim(ticket.name):
             self._pending.retry(ticket.name)
         log.debug("a newer file has taken the name", **ticket.describe())
 
-    async def _reject(self, tickets: Sequence[Ticket]) -> None:
+    async def _refuse(self, files: Sequence[Failed]) -> None:
         # No await between this look at the nodes and the call for the thread that moves files:
         # a reload looks for what it cures in `failed` either before both or after both.
-        refused = [ticket for ticket in tickets if not self._is_outdated(ticket)]
-        files = [_rejected(ticket) for ticket in refused]
-        results = await self._disposal.quarantine(files)
-        for ticket, file, result in zip(refused, files, results, strict=True):
+        files = [file for file in files if not self._is_outdated(file)]
+        results = await self._disposal.quarantine([_refused_file(file) for file in files])
+        for file, result in zip(files, results, strict=True):
             if isinstance(result, Retry):
-                self._put_back(ticket, Retry(f"cannot be moved to failed: {result.detail}"))
+                self._postpone(file, Retry(f"cannot be moved to failed: {result.detail}"))
                 continue
-            self._pending.release(ticket.name)
+            self._pending.release(file.ticket.name)
             if result == "changed":
-                self._look_again(ticket)
+                self._queue_newer(file.ticket)
             elif result != "gone":
-                self._accounts.refused(ticket, file.refused)
+                self._outcomes.failed(file)
 
-    def _is_outdated(self, ticket: Ticket) -> bool:
-        """Put a file back that was judged by what is no longer known of its node."""
-        outdated = ticket.trust not in ("", self._trust_token(ticket.node_id))
+    def _is_outdated(self, file: Failed) -> bool:
+        """Put a file back that was judged by what has changed about its node since."""
+        origin = file.ticket.origin
+        outdated = origin is not None and origin.trust != self._trust_token(origin.node_id)
         if outdated:
-            self._put_back(ticket, Retry("what is known of its node changed meanwhile"))
+            self._postpone(file, Retry("the nodes list or the certificates changed meanwhile"))
         return outdated
 
 
-def _rejected(ticket: Ticket) -> Rejected:
-    assert isinstance(ticket.verdict, Refused)
-    return Rejected(ticket.name, ticket.identity, ticket.verdict, ticket.node_id, ticket.trust)
+def _refused_file(file: Failed) -> RefusedFile:
+    origin = file.ticket.origin
+    node_id, trust = ("", "") if origin is None else (origin.node_id, origin.trust)
+    return RefusedFile(file.ticket.name, file.identity, file.refused, node_id, trust)
 
 
-def _age(ticket: Ticket, now: float) -> float | None:
+def _age(identity: Identity | None, now: float) -> float | None:
     """Return seconds since the file was last written to, None where nothing was read."""
-    return None if ticket.identity is None else now - ticket.identity.mtime_ns / 1e9
+    return None if identity is None else now - identity.mtime_ns / 1e9

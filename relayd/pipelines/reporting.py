@@ -1,9 +1,15 @@
-"""Reporting on the root server: the parts of the pipeline, opened, run and closed."""
+"""Run logs into the database: the pipeline of a root server.
 
-import os
-from collections.abc import AsyncIterator
+    watcher ─▶ gather ─▶ examine (lanes) ─▶ write ─▶ dispose
+                            └─────── refused ─────────▲
+
+Memory at worst: the names in front of `gather` and a batch of names; for each lane, the writer and
+the disposal one batch, each at most `relayd.pipelines.workers.job.RESULT_BYTES` and one run log of
+rows.
+"""
+
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from functools import partial
 from typing import Final
 
 import trio
@@ -11,19 +17,21 @@ import trio
 from relayd.config.main_conf import Settings, database_parameters
 from relayd.errors import Reason
 from relayd.fleet.in_force import Trust
-from relayd.outputs.postgres.database import Database
-from relayd.pipelines.dispose import Disposer, Rules
-from relayd.pipelines.examine import Writer, run_examine, run_reporting
-from relayd.pipelines.outcomes import StoredAccounts
+from relayd.outputs.health import Health
+from relayd.outputs.postgres.database import Database, open_asyncio
+from relayd.outputs.results import Probe, RunLogStore
+from relayd.pipelines.examine import Accepted, ExamineStage
+from relayd.pipelines.gather import run_gather
+from relayd.pipelines.line import Line, run_spool_cleanup
+from relayd.pipelines.outcomes import StoredOutcomes
+from relayd.pipelines.ticket import Settled
 from relayd.pipelines.workers.job import Setup
 from relayd.pipelines.workers.pool import Examiner, open_examiner
-from relayd.spool.cleanup import Housekeeping, Room, run_cleanup
-from relayd.spool.disposal import Disposal, ReasonRecord
-from relayd.spool.extensions import RUN_LOGS
-from relayd.spool.layout import ensure_directories, lock_spool
-from relayd.spool.pending import Pending
-from relayd.spool.watching.watcher import WatchedDirectory, run_watcher
-from relayd.system.clock import WallClock
+from relayd.pipelines.write import Writer
+from relayd.spool.disposal import ReasonRecord
+from relayd.spool.layout import INCOMING, hold, run_log_spool
+from relayd.spool.watching.watcher import Arrival
+from relayd.system.delays import DELAYS, Delays
 from relayd.system.wake import Wake
 from relayd.telemetry.logs import get_logger
 from relayd.telemetry.metrics import Metrics
@@ -36,12 +44,45 @@ CLOSE_TIMEOUT_S: Final = 2.0
 _CURABLE: Final = frozenset({Reason.UNKNOWN_NODE, Reason.NO_CERTIFICATE, Reason.UNKNOWN_SIGNER})
 
 
-class Reporting:
-    """The pipeline of run logs and what the service may ask of it.
+class ReportingStages:
+    """The stages between the watcher and the disposal, and the channels between them.
+
+    Args:
+        examine: the examine stage.
+        lanes: how many batches are examined at once.
+        writer: the write stage.
+        metrics: gets the fill of the channel in front of the examination.
+    """
+
+    def __init__(self, examine: ExamineStage, lanes: int, writer: Writer, metrics: Metrics) -> None:
+        self._examine = examine
+        self._lanes = lanes
+        self._writer = writer
+        self._fill = metrics.queue.labels("examine")
+
+    async def __call__(
+        self,
+        arrivals: trio.MemoryReceiveChannel[Arrival],
+        settled: trio.MemorySendChannel[list[Settled]],
+    ) -> None:
+        """Settle what arrives; end with the source. Owns both channel ends."""
+        batches_in, batches = trio.open_memory_channel[list[Arrival]](0)
+        write_in, write_out = trio.open_memory_channel[list[Accepted]](0)
+        self._fill.set_function(lambda: arrivals.statistics().current_buffer_used)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(run_gather, arrivals, batches_in, name="gather")
+            with batches, write_in, settled:
+                for lane in range(self._lanes):
+                    ends = batches.clone(), write_in.clone(), settled.clone()
+                    nursery.start_soon(self._examine.run, *ends, name=f"examine {lane}")
+                nursery.start_soon(self._writer.run, write_out, settled.clone(), name="write")
+
+
+class ReportingPipeline:
+    """The pipeline of run logs into the database.
 
     Attributes:
-        database: where run logs go.
-        taking: set once run logs are taken from the spool, or only the nodes list is missing.
+        probes: checks of its output, by the name that the status shows.
     """
 
     def __init__(
@@ -50,90 +91,78 @@ class Reporting:
         trust: Trust,
         metrics: Metrics,
         examiner: Examiner,
-        database: Database,
+        store: RunLogStore,
+        delays: Delays = DELAYS,
     ) -> None:
-        own = settings.processing.reporting
-        self.database = database
-        self.taking = trio.Event()
-        self._settings = settings
+        self._own = own = settings.processing.reporting
+        self._spool = run_log_spool(own.directory)
         self._trust = trust
         self._metrics = metrics
-        self._examiner = examiner
-        self._incoming = own.directory / "incoming"
-        self._failed = own.directory / "failed"
-        self._disposal = Disposal(self._incoming, self._failed)
-        self._pending = Pending()
-        self._rescan = Wake()
+        self._store = store
         self._nodes_changed = Wake()
-        self._writer = Writer(database, metrics)
-        self._clock = WallClock(own.cleanup.retention)
-        metrics.count_in_flight(lambda: self._pending.in_flight)
-        metrics.count_unremovable(lambda: len(self._disposal.committed))
+        self._waiting_for_nodes = trio.Event()
+        self._line = Line(
+            self._spool,
+            INCOMING,
+            own,
+            StoredOutcomes(metrics),
+            metrics,
+            settle_s=own.settle_time,
+            trust_token=trust.token,
+            delays=delays,
+        )
+        examine = ExamineStage(examiner, lambda: trust.nodes, self._line.disposal.committed.holds)
+        self._writer = Writer(store, Health("database", metrics.database_up), delays)
+        self._stages = ReportingStages(examine, examiner.lanes, self._writer, metrics)
+        self.probes: Mapping[str, Probe] = {"database": store.probe}
 
     async def run(self, stop: trio.Event) -> None:
         """Process run logs once the nodes are known, until `stop` is set and all is drained."""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._run_cleanup, name="cleanup")
+            nursery.start_soon(
+                run_spool_cleanup, self._spool, self._own, self._metrics, name="cleanup"
+            )
             nursery.start_soon(self._run_requeue, name="requeue")
             nursery.start_soon(self._run_stopper, stop, name="stopper")
             nursery.start_soon(self._writer.look, name="look at the database")
             if await self._wait_for_nodes(stop):
-                await self._run_pipeline(stop)
+                await self._line.run(self._stages, stop)
             nursery.cancel_scope.cancel("pipeline ended")
 
     async def _wait_for_nodes(self, stop: trio.Event) -> bool:
-        """Until a nodes list is known, nobody can be told from a stranger: files wait."""
+        """Wait for a nodes list: without one no node can be told from a stranger, so files wait."""
         if not self._trust.ready.is_set():
-            self.taking.set()
+            self._waiting_for_nodes.set()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_then_cancel, stop, nursery.cancel_scope)
             await self._trust.ready.wait()
             nursery.cancel_scope.cancel("nodes known")
         return self._trust.ready.is_set() and not stop.is_set()
 
-    async def _run_pipeline(self, stop: trio.Event) -> None:
-        own = self._settings.processing.reporting
-        spool = WatchedDirectory(self._incoming, RUN_LOGS, own.catchup.frequency, own.catchup.limit)
-        rules = Rules(own.settle_time, own.cleanup.retention)
-        disposer = Disposer(
-            self._disposal,
-            self._pending,
-            rules,
-            StoredAccounts(self._metrics),
-            self._trust.token,
-            self._clock,
-        )
-
-        async def watch(arrivals: trio.MemorySendChannel) -> None:  # type: ignore[type-arg]
-            watcher = partial(run_watcher, rescan=self._rescan, stop=stop)
-            async with trio.open_nursery() as nursery:
-                await nursery.start(watcher, spool, self._pending, arrivals, self._metrics)
-                self.taking.set()
-
-        examine = partial(
-            run_examine, self._examiner, lambda: self._trust.nodes, self._disposal.committed.holds
-        )
-        await run_reporting(
-            watch, examine, self._examiner.lanes, self._writer.run, disposer.run, self._metrics
-        )
-
-    def nodes_changed(self) -> None:
-        """Another nodes list is in force: refused files may pass now, waiting ones too."""
-        self._nodes_changed.set()
-        self._writer.wake()
+    async def wait_until_taking(self) -> None:
+        """Return once run logs are taken from the spool, or only the nodes list is missing."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_then_cancel, self._waiting_for_nodes, nursery.cancel_scope)
+            await self._line.taking.wait()
+            nursery.cancel_scope.cancel("taking")
 
     def reconfigure(self, settings: Settings) -> None:
         """Take over what needs no restart: how the database is reached."""
-        self.database.reconfigure(database_parameters(settings))
+        if settings.processing.reporting.output == "database":
+            self._store.reconfigure(database_parameters(settings))
+
+    def wake(self) -> None:
+        """Retry: with other nodes or another database, refused and waiting files may pass now."""
+        self._nodes_changed.set()
         self._writer.wake()
 
     async def _run_requeue(self) -> None:
         while True:
             await self._nodes_changed.wait()
-            moved = await self._disposal.requeue(self._is_cured)
+            moved = await self._line.disposal.requeue(self._is_cured)
             if moved:
-                log.info("refused files are tried again with the new nodes", files=moved)
-            self._rescan.set()
+                log.info("refused files are retried with the new nodes", files=moved)
+            self._line.rescan()
 
     def _is_cured(self, record: ReasonRecord) -> bool:
         nodes = self._trust.nodes
@@ -147,12 +176,6 @@ class Reporting:
         await stop.wait()
         self._writer.stop()
 
-    async def _run_cleanup(self) -> None:
-        own = self._settings.processing.reporting.cleanup
-        rooms = (Room(self._incoming, RUN_LOGS),)
-        house = Housekeeping(rooms, self._failed, own.frequency, own.retention, own.max_size)
-        await run_cleanup(house, self._clock, self._metrics)
-
 
 async def _then_cancel(event: trio.Event, scope: trio.CancelScope) -> None:
     await event.wait()
@@ -161,23 +184,23 @@ async def _then_cancel(event: trio.Event, scope: trio.CancelScope) -> None:
 
 @asynccontextmanager
 async def open_reporting(
-    settings: Settings, trust: Trust, metrics: Metrics
-) -> AsyncIterator[Reporting]:
-    """Open what the pipeline needs, and closes it.
+    settings: Settings, trust: Trust, metrics: Metrics, delays: Delays = DELAYS
+) -> AsyncIterator[ReportingPipeline]:
+    """Open what the pipeline needs, and close it.
 
     Raises:
         StartError: the spool cannot be used, or another relayd uses it.
     """
     own = settings.processing.reporting
-    ensure_directories(own.directory, own.directory / "incoming", own.directory / "failed")
-    lock = lock_spool(own.directory)
+    spool = run_log_spool(own.directory)
+    setup = Setup(str(spool.directory / INCOMING), own.max_size, frozenset(own.skip_event_types))
     connections = settings.output.database.max_pool_size
-    database = Database(database_parameters(settings), connections=connections)
-    setup = Setup(str(own.directory / "incoming"), own.max_size, frozenset(own.skip_event_types))
-    try:
-        async with open_examiner(setup, settings.general.core_threads) as examiner:
-            yield Reporting(settings, trust, metrics, examiner, database)
-    finally:
-        os.close(lock)
-        with trio.move_on_after(CLOSE_TIMEOUT_S, shield=True):
-            await database.aclose()
+    async with open_asyncio():
+        with hold(spool):
+            database = Database(database_parameters(settings), connections=connections)
+            try:
+                async with open_examiner(setup, settings.general.core_threads) as examiner:
+                    yield ReportingPipeline(settings, trust, metrics, examiner, database, delays)
+            finally:
+                with trio.move_on_after(CLOSE_TIMEOUT_S, shield=True):
+                    await database.aclose()

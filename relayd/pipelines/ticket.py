@@ -1,62 +1,112 @@
-"""What travels through a pipeline: one file in flight."""
+"""What travels through a pipeline, one type for each thing that is known.
 
-from typing import TYPE_CHECKING
+    Arrival ─▶ Ticket ─▶ Examined run log ─▶ Settled
+               taken up  (only run logs       Finished | Failed | Postponed | Vanished
+                          for the database)
+
+All of them are frozen: a stage does not change what it received, it sends the next type.
+"""
+
+from typing import Literal
+
+import msgspec
 
 from relayd.errors import Gone, Refused, Retry
+from relayd.fleet.admission import Origin
 from relayd.outputs.results import Done
 from relayd.runlog.filename import queue_id
-from relayd.spool.watching.watcher import Arrival
+from relayd.spool.identity import Identity
 
-if TYPE_CHECKING:
-    from relayd.spool.identity import Identity
-
-Verdict = Done | Refused | Retry | Gone
+#: Where a file can be put off, as in `relayd.telemetry.metrics.RETRY_STAGES`.
+Stage = Literal["examine", "database", "forward"]
 
 
-class Ticket:
-    """One file in flight: what is known of it, gained stage by stage.
+class Ticket(msgspec.Struct, frozen=True):
+    """A file in flight.
 
     Attributes:
         name: base name in the watched directory.
-        atomic: it arrived by rename, so it is whole.
+        atomic: it arrived by rename, so it is complete.
         taken: when it was taken up, seconds of Trio's clock.
-        node_id: the node of its name, "" when that could not be read.
-        run_date: the date-time of its name, likewise.
-        trust: token of what was known of that node when the name was read (`Nodes.trust_token`).
-        identity: of what was read; None when nothing was.
-        settles_in: seconds after which it will not be held for unfinished any more.
-        stage: where it would be put off, one of `relayd.telemetry.metrics.RETRY_STAGES`.
-        verdict: what shall become of it.
+        origin: node and run by its name; None where names are not read, or the name gives none.
     """
 
-    __slots__ = (
-        "atomic",
-        "identity",
-        "name",
-        "node_id",
-        "run_date",
-        "settles_in",
-        "stage",
-        "taken",
-        "trust",
-        "verdict",
-    )
-
-    def __init__(self, arrival: Arrival, taken: float) -> None:
-        self.name = arrival.name
-        self.atomic = arrival.atomic
-        self.taken = taken
-        self.node_id = ""
-        self.run_date = ""
-        self.trust = ""
-        self.stage = "examine"
-        self.identity: Identity | None = None
-        self.settles_in = 0.0
-        self.verdict: Verdict = Gone()
+    name: str
+    atomic: bool
+    taken: float
+    origin: Origin | None = None
 
     def describe(self) -> dict[str, str]:
         """Return the fields that every log line about a file carries."""
         fields = {"file": self.name, "queue_id": queue_id(self.name)}
-        if self.node_id:
-            fields |= {"node": self.node_id, "run_date": self.run_date}
+        if self.origin is not None:
+            fields |= {"node": self.origin.node_id, "run_date": self.origin.run_date}
         return fields
+
+
+class Finished(msgspec.Struct, frozen=True):
+    """A file that its output has: it will be removed.
+
+    Attributes:
+        ticket: the file.
+        identity: of what was read.
+        done: what the output says.
+    """
+
+    ticket: Ticket
+    identity: Identity
+    done: Done
+
+
+class Failed(msgspec.Struct, frozen=True):
+    """A file that will never pass: it will be moved to `failed`.
+
+    Attributes:
+        ticket: the file.
+        identity: of what was judged; None when it was refused by its name.
+        refused: why.
+        stage: where it was refused.
+    """
+
+    ticket: Ticket
+    identity: Identity | None
+    refused: Refused
+    stage: Stage
+
+
+class Postponed(msgspec.Struct, frozen=True):
+    """A file that stays in the spool for another attempt.
+
+    Attributes:
+        ticket: the file.
+        identity: of what was read; None when nothing was.
+        retry: why.
+        stage: where it was put off.
+        wait: seconds that must pass at least before the next attempt.
+    """
+
+    ticket: Ticket
+    identity: Identity | None
+    retry: Retry
+    stage: Stage
+    wait: float = 0.0
+
+
+class Vanished(msgspec.Struct, frozen=True):
+    """A file that was gone when its turn came."""
+
+    ticket: Ticket
+
+
+Settled = Finished | Failed | Postponed | Vanished
+
+
+def unfinished(
+    ticket: Ticket, identity: Identity | None, verdict: Refused | Retry | Gone, stage: Stage
+) -> Failed | Postponed | Vanished:
+    """Return a file without success as the type that says what happens to it."""
+    if isinstance(verdict, Refused):
+        return Failed(ticket, identity, verdict, stage)
+    if isinstance(verdict, Retry):
+        return Postponed(ticket, identity, verdict, stage)
+    return Vanished(ticket)

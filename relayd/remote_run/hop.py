@@ -6,7 +6,7 @@ from typing import Final
 import msgspec
 import trio
 
-from relayd.errors import PeerError
+from relayd.errors import PeerError, PeerStep
 from relayd.fleet.peers.client import Answer, Clients
 from relayd.remote_run.events import VERDICTS, Event, Teller
 from relayd.remote_run.plan import Hop
@@ -50,7 +50,7 @@ async def call_relay(hop: Hop, wanted: Wanted, teller: Teller, clients: Clients,
 
 async def _call(hop: Hop, wanted: Wanted, teller: Teller, clients: Clients, port: int) -> None:
     if hop.host is None:
-        raise PeerError("this relay has no usable host name", "operator")
+        raise PeerError("this relay has no usable host name", "operator", PeerStep.CONNECT)
     target = "all" if wanted.nodes is None else "nodes"
     share = None if wanted.nodes is None else tuple(hop.nodes)
     headers = {"Content-Type": _FORM, HOPS_HEADER: str(wanted.hops + 1)}
@@ -70,12 +70,13 @@ async def _call(hop: Hop, wanted: Wanted, teller: Teller, clients: Clients, port
             scope.deadline = math.inf
             await _tell_on(answer, hop, teller)
     if scope.cancelled_caught:
-        raise PeerError(f"no answer within {HEAD_S:g} s", "transient")
+        raise PeerError(f"no answer within {HEAD_S:g} s", "transient", PeerStep.ANSWER)
 
 
 async def _tell_on(answer: Answer, hop: Hop, teller: Teller) -> None:
     if answer.status != 200:
-        raise PeerError(f"this relay answered with status {answer.status}", "operator")
+        detail = f"this relay answered with status {answer.status}"
+        raise PeerError(detail, "operator", PeerStep.ANSWER)
     if answer.headers.get("content-type", "").partition(";")[0].strip().lower() == NDJSON:
         await _tell_events(answer, hop, teller)
         return

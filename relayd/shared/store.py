@@ -27,10 +27,11 @@ from relayd.shared.beneath import (
     open_regular,
 )
 from relayd.shared.metadata import MAX_SIZE
+from relayd.spool.layout import TEMPORARY
 from relayd.system.libc import rename_exchange
 
 #: Names of directories being filled or emptied, beside `files`. No id can lead to them.
-STAGE_PREFIX: Final = ".relayd.tmp."
+STAGE_PREFIX: Final = TEMPORARY
 FILE_MODE: Final = 0o640
 SUFFIX: Final = ".metadata"
 #: The directory below a target's that holds the sources'.

@@ -1,6 +1,6 @@
-"""What keeps the spool from growing: old refused files and leftovers of others go.
+"""Removal of old refused files, and of leftovers of other programs, so that the spool stays small.
 
-Nothing here removes a file that should have been processed, however old: that is the pipeline's.
+Nothing here removes a file that should be processed, however old: only the pipeline does.
 """
 
 import heapq
@@ -16,6 +16,7 @@ import msgspec
 import trio
 
 from relayd.spool.failed.reasons import SUFFIX, reason_path
+from relayd.spool.layout import Spool
 from relayd.spool.watching.listing import is_ours
 from relayd.system.clock import WallClock
 from relayd.system.threads import in_thread
@@ -24,42 +25,28 @@ from relayd.telemetry.metrics import Metrics
 
 log = get_logger("cleanup")
 
-#: Files that are put in order at once when the oldest have to go: 0.5 kB each.
+#: Files that are sorted at once when the oldest must be removed: 0.5 kB each.
 _BATCH: Final = 4096
 
 
-class Room(msgspec.Struct, frozen=True):
-    """A watched directory.
+class CleanupPlan(msgspec.Struct, frozen=True):
+    """What is cleaned up, and by which rules.
 
     Attributes:
-        path: the directory.
-        extensions: of the files that are processed, without dot: never removed here.
-    """
-
-    path: Path
-    extensions: frozenset[str]
-
-
-class Housekeeping(msgspec.Struct, frozen=True):
-    """What is kept clean, and how.
-
-    Attributes:
-        rooms: watched directories.
-        failed: where their refused files are.
+        spool: its directories.
         frequency: seconds between two sweeps.
-        retention: seconds that a file is left untouched before it goes.
+        retention: seconds that a file is left untouched before it is removed.
         max_size: bytes that refused files may take together; 0: any number.
     """
 
-    rooms: tuple[Room, ...]
-    failed: Path
+    spool: Spool
     frequency: float
     retention: float
     max_size: int = 0
 
 
 async def run_cleanup(
-    house: Housekeeping,
+    plan: CleanupPlan,
     clock: WallClock,
     metrics: Metrics,
     *,
@@ -67,11 +54,11 @@ async def run_cleanup(
 ) -> None:
     """Sweep at once and then every `frequency` seconds. Ends when cancelled.
 
-    A directory that cannot be read is given up until the next sweep. While the clock is not
+    A directory that cannot be read is skipped until the next sweep. While the clock is not
     trusted nothing is removed.
 
     Args:
-        house: what to keep clean.
+        plan: what to clean up.
         clock: judges whether ages can be trusted.
         metrics: counts refused files that were removed.
         task_status: started before the first sweep.
@@ -80,42 +67,52 @@ async def run_cleanup(
     task_status.started()
     while True:
         if clock.is_trusted():
-            old, crowding = await in_thread(sweep, house, time.time(), limiter=limiter)
-            metrics.failed_removed.labels("age").inc(old)
-            metrics.failed_removed.labels("size").inc(crowding)
+            removed = await in_thread(sweep, plan, time.time(), limiter=limiter)
+            metrics.failed_removed.labels("age").inc(removed.for_age)
+            metrics.failed_removed.labels("size").inc(removed.for_size)
         else:
-            log.warning("the clock was set, nothing is removed for now", seconds=round(clock.jump))
-        await trio.sleep(house.frequency)
+            log.warning("the clock was set; nothing is removed for now", seconds=round(clock.jump))
+        await trio.sleep(plan.frequency)
 
 
-def sweep(house: Housekeeping, now: float) -> tuple[int, int]:
-    """Remove what is too old, or too much, from all directories. Blocks: meant for a thread.
+class Removed(msgspec.Struct, frozen=True):
+    """How many refused files a sweep removed.
+
+    Attributes:
+        for_age: since they were older than the retention.
+        for_size: since all of them took too much space.
+    """
+
+    for_age: int = 0
+    for_size: int = 0
+
+
+def sweep(plan: CleanupPlan, now: float) -> Removed:
+    """Remove from all directories what is too old, or too much. Blocks: meant for a thread.
 
     Args:
-        house: what to keep clean.
+        plan: what to clean up.
         now: Unix time.
-
-    Returns:
-        How many refused files were removed for their age, and for the size of all.
     """
-    old = crowding = 0
-    with _given_up(house.failed):
-        old = sweep_failed(house.failed, house.retention, now)
-        if house.max_size:
-            crowding = shrink_failed(house.failed, house.max_size)
-    for room in house.rooms:
-        with _given_up(room.path):
-            sweep_leftovers(room.path, room.extensions, house.retention, now)
-    return old, crowding
+    spool = plan.spool
+    for_age = for_size = 0
+    with _skipping(spool.failed):
+        for_age = sweep_failed(spool.failed, plan.retention, now)
+        if plan.max_size:
+            for_size = shrink_failed(spool.failed, plan.max_size)
+    for directory in spool.watched:
+        with _skipping(directory):
+            sweep_leftovers(directory, spool.extensions, plan.retention, now)
+    return Removed(for_age, for_size)
 
 
 @contextmanager
-def _given_up(directory: Path) -> Iterator[None]:
+def _skipping(directory: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
         log.warning(
-            "directory cannot be cleaned for now", file=str(directory), detail=error.strerror
+            "directory cannot be cleaned up for now", file=str(directory), detail=error.strerror
         )
 
 
@@ -151,7 +148,7 @@ def sweep_failed(failed: Path, retention: float, now: float) -> int:
 
 
 def shrink_failed(failed: Path, max_size: int) -> int:
-    """Remove refused files, those refused first before the others, until they take less space.
+    """Remove refused files, the oldest refusals first, until they take less space.
 
     Args:
         failed: where refused files are.
@@ -179,7 +176,7 @@ def shrink_failed(failed: Path, max_size: int) -> int:
             break
     if removed:
         log.warning(
-            "refused files took too much space, the oldest are removed",
+            "refused files took too much space; the oldest were removed",
             file=str(failed),
             files=removed,
             bytes=size,
@@ -208,9 +205,9 @@ def _remove_orphan(reason: Path, status: os.stat_result, before: float) -> None:
 def sweep_leftovers(
     directory: Path, extensions: Container[str], retention: float, now: float
 ) -> int:
-    """Remove old files of a watched directory that are not ours to process.
+    """Remove old files of a watched directory that are not processed.
 
-    These are temporary files of the web server and files of other extensions. Directories and
+    These are temporary files of the web server and files with other extensions. Directories and
     symbolic links stay.
 
     Args:
@@ -243,9 +240,11 @@ def _files(directory: Path) -> Iterator[tuple[Path, os.stat_result]]:
             except FileNotFoundError:
                 continue
             except PermissionError:
-                raise  # lstat(2) asks nothing of the file itself: the directory is closed to us
+                raise  # lstat(2) needs no right to the file itself, so the directory is closed
             except OSError as error:
-                log.warning("file cannot be looked at", file=entry.path, detail=error.strerror)
+                log.warning(
+                    "file cannot be examined for cleanup", file=entry.path, detail=error.strerror
+                )
                 continue
             if stat.S_ISREG(status.st_mode):
                 yield Path(entry.path), status

@@ -23,7 +23,7 @@ __all__ = [
     "Disposal",
     "Identity",
     "ReasonRecord",
-    "Rejected",
+    "RefusedFile",
     "Removal",
     "identity",
     "quarantine",
@@ -38,8 +38,8 @@ T = TypeVar("T")
 def remove(directory: Path, name: str, known: Identity) -> Removal:
     """Remove a file whose rows are committed, or that the upstream has.
 
-    The kernel has no call that unlinks a file only if it is a certain one, so a newer file that
-    takes the name between two adjacent system calls (microseconds) would be missed.
+    The kernel cannot unlink a file on the condition that it is a certain one, so a newer file that
+    takes the name between two adjacent system calls (microseconds) would be lost.
 
     Args:
         directory: the watched directory.
@@ -47,11 +47,11 @@ def remove(directory: Path, name: str, known: Identity) -> Removal:
         known: identity of what was read.
 
     Returns:
-        "removed"; "changed" when the name holds a newer file, which stays; "gone" when it holds
-        none.
+        "removed"; "changed" when the name holds a newer file, which stays; "gone" when nothing
+        has this name.
 
     Raises:
-        OSError: the world is not ready (EACCES, EROFS, EIO, …); the file is still there.
+        OSError: the file cannot be removed now (EACCES, EROFS, EIO, …); it still exists.
     """
     path = directory / name
     try:
@@ -63,8 +63,8 @@ def remove(directory: Path, name: str, known: Identity) -> Removal:
     return "removed"
 
 
-class Rejected(msgspec.Struct, frozen=True):
-    """A refused file and what its reason file shall tell, as the arguments of `quarantine`."""
+class RefusedFile(msgspec.Struct, frozen=True):
+    """A refused file and what its reason file says; the arguments of `quarantine`."""
 
     name: str
     known: Identity | None
@@ -108,7 +108,7 @@ class Disposal:
         return results
 
     async def quarantine(
-        self, files: Sequence[Rejected]
+        self, files: Sequence[RefusedFile]
     ) -> list[Path | Literal["changed", "gone"] | Retry]:
         """Move refused files to `failed`, see the function `quarantine`.
 
@@ -118,7 +118,7 @@ class Disposal:
         """
         return await self._in_thread([partial(self._quarantine_one, file) for file in files])
 
-    def _quarantine_one(self, file: Rejected) -> Path | Literal["changed", "gone"]:
+    def _quarantine_one(self, file: RefusedFile) -> Path | Literal["changed", "gone"]:
         return quarantine(
             self._incoming,
             self._failed,

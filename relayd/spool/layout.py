@@ -1,39 +1,109 @@
-"""The spool's directories at start: made, and held for one process."""
+"""What a spool looks like on disk; nothing else in relayd spells these names.
+
+reports/                        inventories/
+├── incoming/   run logs        ├── incoming/                  of nodes not accepted yet
+└── failed/     refused ones    ├── accepted-nodes-updates/    of accepted nodes
+└── failed/
+"""
 
 import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
 from relayd.errors import StartError
+
+INCOMING: Final = "incoming"
+UPDATES: Final = "accepted-nodes-updates"
+FAILED: Final = "failed"
+
+#: Extensions of files that are processed, without dot. Cleanup removes any other file once old.
+RUN_LOGS: Final = frozenset({"gz", "zip", "log"})
+INVENTORIES: Final = frozenset({"gz", "xml", "ocs", "sign"})
+
+#: relayd writes a file under such a name until it is whole. The leading dot hides it from listings.
+TEMPORARY: Final = ".relayd.tmp."
 
 _MODE: Final = 0o750
 
 
-def ensure_directories(*directories: Path) -> None:
-    """Make the directories that are missing, with mode 0750 less the umask.
+class Spool(msgspec.Struct, frozen=True):
+    """One spool.
+
+    Attributes:
+        directory: as configured.
+        places: names of its watched directories.
+        extensions: of the files that are processed, without dot.
+    """
+
+    directory: Path
+    places: tuple[str, ...]
+    extensions: frozenset[str]
+
+    @property
+    def watched(self) -> tuple[Path, ...]:
+        """The watched directories, in the order of `places`."""
+        return tuple(self.directory / place for place in self.places)
+
+    @property
+    def failed(self) -> Path:
+        """The directory of refused files."""
+        return self.directory / FAILED
+
+
+def run_log_spool(directory: Path) -> Spool:
+    """Return the spool of run logs below `processing.reporting.directory`."""
+    return Spool(directory, (INCOMING,), RUN_LOGS)
+
+
+def inventory_spool(directory: Path) -> Spool:
+    """Return the spool of inventories below `processing.inventory.directory`."""
+    return Spool(directory, (INCOMING, UPDATES), INVENTORIES)
+
+
+@contextmanager
+def hold(spool: Spool) -> Iterator[None]:
+    """Make missing directories, and keep other processes out of the spool until the block ends.
 
     Raises:
-        StartError: one cannot be made or used; names it.
+        StartError: a directory cannot be used, or another relayd uses the spool.
+    """
+    ensure_directories(spool.directory, *spool.watched, spool.failed)
+    lock = lock_spool(spool.directory)
+    try:
+        yield
+    finally:
+        os.close(lock)
+
+
+def ensure_directories(*directories: Path) -> None:
+    """Make the directories that are missing, with mode 0750 minus the umask.
+
+    Raises:
+        StartError: one cannot be made or used; the text names it.
     """
     for directory in directories:
         try:
             directory.mkdir(mode=_MODE, parents=True, exist_ok=True)
         except OSError as error:
-            message = f"spool directory {directory} cannot be made: {error.strerror}"
+            message = f"spool directory {directory} cannot be created: {error.strerror}"
             raise StartError(message) from error
         if not os.access(directory, os.R_OK | os.W_OK | os.X_OK):
             raise StartError(f"spool directory {directory} cannot be read and written")
 
 
 def lock_spool(directory: Path) -> int:
-    """Hold a spool directory for this process, with flock(2) on the directory itself.
+    """Lock a spool for this process, with flock(2) on the directory itself.
 
     Returns:
-        A file descriptor; the lock lasts until it is closed, at the latest when the process ends.
+        A file descriptor; the lock lasts until it is closed, or until the process ends.
 
     Raises:
-        StartError: another process holds it, or it cannot be opened or locked.
+        StartError: another process holds the lock, or the directory cannot be opened or locked.
     """
     try:
         fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -12,10 +12,9 @@ from typing import Final
 
 import trio
 
+from relayd.system.delays import DELAYS, Doubling
 from relayd.system.wake import Wake
 
-FIRST_DELAY_S: Final = 1.0
-LONGEST_DELAY_S: Final = 600.0
 #: Names that may wait at once, about 300 bytes each. Those beyond it stay in the spool and are
 #: found by a later listing.
 REMEMBERED: Final = 10_000
@@ -30,13 +29,19 @@ class Pending:
             feeds the pipeline with what else there is.
 
     Args:
+        delays: between attempts with the same file.
         remembered: how many names may wait at most.
         jitter: source of the spread of delays; one with a seed makes them repeatable.
     """
 
     def __init__(
-        self, *, remembered: int = REMEMBERED, jitter: random.Random | None = None
+        self,
+        delays: Doubling = DELAYS.file,
+        *,
+        remembered: int = REMEMBERED,
+        jitter: random.Random | None = None,
     ) -> None:
+        self._delays = delays
         self.remembered = remembered
         self.news = Wake()
         self._spilled = False
@@ -117,9 +122,9 @@ class Pending:
             return
         tried = self._attempts.get(name, 0)
         self._attempts[name] = tried + 1
-        doubled = min(LONGEST_DELAY_S, FIRST_DELAY_S * 2 ** min(tried, 32))
-        delay = max(doubled * self._jitter.uniform(0.75, 1.25), floor)
-        self._wait_until(name, trio.current_time() + min(delay, max(LONGEST_DELAY_S, floor)))
+        spread = self._delays.after(tried + 1) * self._jitter.uniform(0.75, 1.25)
+        delay = max(min(spread, self._delays.longest), floor)
+        self._wait_until(name, trio.current_time() + delay)
 
     def wait(self, name: str, seconds: float) -> None:
         """Something else has to come first: the file is due again later, and nothing failed.

@@ -1,23 +1,27 @@
-"""Blocking work in threads, which wait their turn also while the system has none to give."""
+"""Blocking work in threads, which waits while the system cannot start one."""
 
 from collections.abc import Callable
-from typing import Final, TypeVar
+from typing import Final, TypeVar, TypeVarTuple
 
 import trio
 
-from relayd.telemetry.logs import get_logger
-
-log = get_logger("main")
-
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
-#: Between attempts to get a thread: a limit of tasks is usually reached for seconds.
-AGAIN_S: Final = 0.25
+#: Seconds between attempts to start a thread: a limit of tasks is usually reached for seconds.
+RETRY_S: Final = 0.25
+
+_observers: list[Callable[[str], None]] = []
+
+
+def observe_shortage(observer: Callable[[str], None]) -> None:
+    """Call `observer` with the name of the work each time that work has to wait for a thread."""
+    _observers.append(observer)
 
 
 async def in_thread(
-    work: Callable[..., T],
-    *args: object,
+    work: Callable[[*Ts], T],
+    *args: *Ts,
     limiter: trio.CapacityLimiter | None = None,
     abandon_on_cancel: bool = False,
 ) -> T:
@@ -26,7 +30,7 @@ async def in_thread(
     At the limit of tasks (RLIMIT_NPROC, the TasksMax of systemd) it waits until a thread can be
     started, instead of failing: nothing is wrong with the work.
     """
-    told = False
+    waiting = False
     while True:
         try:
             return await trio.to_thread.run_sync(
@@ -35,16 +39,17 @@ async def in_thread(
         except RuntimeError as error:
             if not is_shortage(error):
                 raise
-        if not told:
-            log.warning("no thread to be had, trying again", work=_name(work))
-        told = True
-        await trio.sleep(AGAIN_S)
+        if not waiting:
+            for observer in _observers:
+                observer(_name(work))
+        waiting = True
+        await trio.sleep(RETRY_S)
 
 
 def is_shortage(error: RuntimeError) -> bool:
-    """Return whether Python raised this because the system gave it no thread (EAGAIN, clone(2))."""
+    """Return whether the system refused a thread (EAGAIN, clone(2)); only the text says so."""
     return str(error) == "can't start new thread"
 
 
-def _name(work: Callable[..., object]) -> str:
+def _name(work: object) -> str:
     return getattr(getattr(work, "func", work), "__name__", type(work).__name__)

@@ -25,16 +25,14 @@ from relayd.config.logging_conf import (
     Directive,
     LoggingSettings,
 )
-from relayd.errors import ConfigError
-from relayd.system.lean import without
+from relayd.errors import SettingError
+from relayd.system.lean import lean
 from relayd.telemetry.bridge import bridged
 from relayd.telemetry.limit import Key, RateLimit
 from relayd.telemetry.lines import RESERVED, Render, json_renderer, text_renderer
 from relayd.telemetry.writer import LogWriter
 
-with without("rich", "greenlet"):
-    # For tracebacks in colour, which no daemon prints, and for tasks of a kind that relayd has
-    # not: 4 MB and a tenth of the start.
+with lean("structlog"):
     import structlog
 
 __all__ = ["Logger", "configure", "dropped", "get_logger", "open_logging"]
@@ -195,7 +193,7 @@ def configure(settings: LoggingSettings, *, stream_fd: int = 1, json: bool | Non
             else as the settings say.
 
     Raises:
-        ConfigError: a directive or the variable is not valid; nothing was changed.
+        SettingError: a directive or the variable is not valid; nothing was changed.
     """
     levels = Levels(settings.directives())
     as_json = _wants_json(settings) if json is None else json
@@ -285,7 +283,7 @@ def _event(component: str, event: str, **fields: object) -> dict[str, Any]:
 def _wants_json(settings: LoggingSettings) -> bool:
     word = os.environ.get(_FORMAT_VARIABLE) or settings.general.format
     if word not in {"json", "text"}:
-        raise ConfigError(f'{_FORMAT_VARIABLE}: expected "json" or "text", got {word!a:.60}')
+        raise SettingError(_FORMAT_VARIABLE, '"json" or "text"', f"{word!a:.60}")
     return word == "json"
 
 

@@ -6,6 +6,7 @@ Names, labels and units are an interface: dashboards and alerts of an installed 
 
 import math
 from collections.abc import Callable
+from enum import StrEnum
 from typing import Final
 
 from prometheus_client import (
@@ -28,20 +29,6 @@ RETRY_STAGES: Final = ("examine", "database", "forward")
 WATCH_MODES: Final = ("inotify", "poll")
 #: Why refused files are removed in the end: too old, or too many bytes.
 REMOVALS: Final = ("age", "size")
-#: What can become of an upload to the shared files; those of `relayd.shared.receiving.Outcome`.
-SHARED_FILES: Final = (
-    "stored",
-    "forwarded",
-    "malformed",
-    "unknown",
-    "signature",
-    "mismatch",
-    "no_space",
-    "store",
-    "upstream",
-    "busy",
-    "slow",
-)
 #: How a remote run ends; `relayd.remote_run.audit` tells what each means.
 RUN_OUTCOMES: Final = ("ok", "incomplete", "timeout", "stopped", "refused")
 
@@ -50,6 +37,22 @@ _DURATIONS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60
 #: 1 KiB to 64 MiB, as uploaded (an ordinary run log has some KiB, the cap is 50 MiB).
 _SIZES: Final = tuple(1024 * 4**power for power in range(9))
 _LAGS: Final = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5)
+
+
+class UploadOutcome(StrEnum):
+    """The outcomes of an upload to the shared files."""
+
+    STORED = "stored"
+    FORWARDED = "forwarded"
+    MALFORMED = "malformed"
+    UNKNOWN = "unknown"
+    SIGNATURE = "signature"
+    MISMATCH = "mismatch"
+    NO_SPACE = "no_space"
+    STORE = "store"
+    UPSTREAM = "upstream"
+    BUSY = "busy"
+    SLOW = "slow"
 
 
 class Metrics:
@@ -196,8 +199,8 @@ class Metrics:
         self.shared_files = self._counter(
             "shared_files", "Uploads to the shared files, by outcome", "outcome"
         )
-        for outcome in SHARED_FILES:
-            self.shared_files.labels(outcome)
+        for outcome in UploadOutcome:
+            self.shared_files.labels(outcome.value)
 
     def _make_health(self) -> None:
         self.database_up = self._gauge(

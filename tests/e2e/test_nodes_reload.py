@@ -284,7 +284,7 @@ async def test_failed_reload_changes_nothing(site: Site, database: Database, nam
         path.write_text(f"{whole}\n[general")
         site.write_nodes([OLD, NEW])
         await reload_by_signal(daemon)
-        await daemon.saw(f"ERROR main: reload failed, nothing was changed.*{path}")
+        await daemon.saw(f"ERROR main: reload failed; nothing was changed.*{path}")
         early = site.send(NEW, 0)
         await daemon.settled()
         assert site.refused() == {early: "unknown_node"}

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from relayd.commands.demo.postgres.server import Connection
+from relayd.commands.demo.postgres.server import ConnectionInfo
 from tests.support.daemon import Site, eventually, merge, open_daemon, replace
 from tests.support.ports import free_port
 from tests.support.signing import SigningNode, make_key_and_cert
@@ -24,7 +24,7 @@ from tests.support.tls_server import (
 
 UPSTREAM = make_key_and_cert("upstream")
 RENEWED = make_key_and_cert("upstream", serial=7)
-NOWHERE = Connection("127.0.0.1", 1, "rudder", "rudder", "none")
+NOWHERE = ConnectionInfo("127.0.0.1", 1, "rudder", "rudder", "none")
 
 
 @dataclass

@@ -6,7 +6,7 @@ from typing import Final
 
 import pytest
 
-from relayd.commands.demo.postgres.server import Connection
+from relayd.commands.demo.postgres.server import ConnectionInfo
 from tests.support.daemon import Site, make_site, open_daemon
 from tests.support.ledger import Ledger, fleet
 from tests.support.postgres import Database
@@ -62,7 +62,7 @@ async def test_ready_without_nodes_list(site: Site) -> None:
 
 async def test_ready_without_database(tmp_path: Path) -> None:
     """A database that is not there is no reason not to be ready."""
-    nowhere = Connection("127.0.0.1", 1, "rudder", "secret", "rudder")
+    nowhere = ConnectionInfo("127.0.0.1", 1, "rudder", "secret", "rudder")
     site = make_site(tmp_path, nowhere, fleet())
     with open_service_manager(site.root / "notify") as manager:
         async with open_daemon(site, env=manager.environment(), ready=None):

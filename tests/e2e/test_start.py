@@ -136,5 +136,5 @@ async def test_directory_that_cannot_be_made_is_a_start_error(site: Site) -> Non
     spool.write_text("not a directory")
     code, line = await fails_to_start(site)
     assert code == 3
-    assert line.startswith(f"error: spool directory {spool} cannot be made")
+    assert line.startswith(f"error: spool directory {spool} cannot be created")
     assert os.strerror(errno.EEXIST) in line or os.strerror(errno.ENOTDIR) in line

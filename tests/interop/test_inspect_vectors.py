@@ -48,7 +48,7 @@ def test_signed_run_log_is_accepted_under_a_proper_name(tmp_path: Path) -> None:
 
 
 def test_signed_run_log_kept_aside_is_accepted_with_a_note() -> None:
-    """Under the extension that the reference file has, it is judged as a run log, and told so."""
+    """With the extension of the reference file, it is examined as a run log, with a note."""
     code, document = inspect(VECTORS / "runlogs" / f"{SIGNED}.signed")
     assert (code, document["verified"], document["error"]) == (0, True, None)
     assert document["skipped"][0].startswith("extension .signed is judged as .log")

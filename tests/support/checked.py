@@ -1,4 +1,4 @@
-"""An installation in which nothing is wrong, for tests of `relayd check` that break it."""
+"""A sound installation, for tests of `relayd check` that break it."""
 
 import json
 import os
@@ -16,7 +16,7 @@ import pytest
 import trio
 
 from relayd.commands import cli
-from relayd.commands.demo.postgres.server import Connection
+from relayd.commands.demo.postgres.server import ConnectionInfo
 from tests.support.daemon import Site
 from tests.support.ports import free_port
 from tests.support.signing import make_key_and_cert
@@ -31,7 +31,7 @@ NODES = ("root", "node1")
 
 @dataclass(frozen=True)
 class Checked:
-    """What `relayd check` printed, line by line, and its exit code."""
+    """The output of `relayd check`, line by line, and its exit code."""
 
     code: int
     lines: list[str]
@@ -39,18 +39,18 @@ class Checked:
 
     @property
     def findings(self) -> list[str]:
-        """The lines without the last, which counts them."""
+        """All lines but the last, which counts them."""
         return self.lines[:-1]
 
 
 def service_user() -> str:
-    """Return a user with few rights: another one as root, else the current one."""
+    """A user with few permissions: another one as root, else the current one."""
     return "nobody" if os.geteuid() == 0 else pwd.getpwuid(os.geteuid()).pw_name
 
 
 @contextmanager
-def open_site(database: Connection) -> Iterator[Site]:
-    """Yield a root server's files, in a directory that every user can reach, removed at the end."""
+def open_site(database: ConnectionInfo) -> Iterator[Site]:
+    """A root server's files, in a directory that every user can reach, removed at the end."""
     directory = Path(tempfile.mkdtemp(prefix="relayd-checked-"))
     try:
         directory.chmod(0o755)
@@ -82,7 +82,7 @@ def make_command(directory: Path) -> Path:
 
 
 def give(directory: Path) -> None:
-    """Make the service user the owner of all below, but for the command."""
+    """Makes the service user the owner of everything below, except the command."""
     if os.geteuid() != 0:
         return
     owner = pwd.getpwnam(service_user())
@@ -92,7 +92,7 @@ def give(directory: Path) -> None:
 
 
 def _take_back(directory: Path) -> None:
-    """Restore the rights that a test took away; without root they are needed to clean up."""
+    """Restores permissions that a test took away, which cleaning up needs without root."""
     parents = {directory / name.partition("/")[0] for name in DIRECTORIES}
     for path in (directory, *parents, *(directory / name for name in DIRECTORIES)):
         if path.is_dir():
@@ -110,7 +110,7 @@ def check(site: Site, *options: str, command: str = "check") -> Checked:
 
 
 async def check_beside(site: Site, *options: str) -> Checked:
-    """Return the same as a process, while the test plays the other side."""
+    """Runs the command line as a process, while the test plays the other side."""
     done = await trio.run_process(
         check_command(site, *options), capture_stdout=True, capture_stderr=True, check=False
     )

@@ -19,14 +19,14 @@ from typing import Any, Final
 import trio
 
 from relayd.commands.demo.fleet.runlogs import make_runlog
-from relayd.commands.demo.postgres.server import Connection
+from relayd.commands.demo.postgres.server import ConnectionInfo
 from tests.support import metrics
 from tests.support.ports import free_port
 from tests.support.signing import SigningNode, sign_runlog
 
 PATIENCE_S: Final = 60.0
 #: For a relayd without a database.
-NOWHERE: Final = Connection("127.0.0.1", 1, "rudder", "x", "rudder")
+NOWHERE: Final = ConnectionInfo("127.0.0.1", 1, "rudder", "x", "rudder")
 START: Final = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
 
 
@@ -43,7 +43,7 @@ class Site:
 
     root: Path
     port: int
-    database: Connection
+    database: ConnectionInfo
     nodes: dict[str, SigningNode] = field(default_factory=dict)
     extra: dict[str, str] = field(default_factory=dict)
 
@@ -346,7 +346,7 @@ def kill_group(pid: int) -> None:
 
 def make_site(
     root: Path,
-    database: Connection,
+    database: ConnectionInfo,
     nodes: Mapping[str, SigningNode],
     extra: Mapping[str, str] | None = None,
 ) -> Site:

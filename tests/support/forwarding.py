@@ -6,16 +6,15 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-import pytest
+import msgspec
 import trio
 
 from relayd.config.main_conf import Settings, load_settings
-from relayd.fleet.peers import client as client_module
+from relayd.fleet.peers.client import CONNECT_TIMEOUT_S
 from relayd.fleet.pins import Peers
-from relayd.outputs.upstream import gate
-from relayd.outputs.upstream import uploads as upstream
-from relayd.pipelines.forwarding import Forwarding, open_forwarding
-from relayd.spool import pending
+from relayd.outputs.upstream.uploads import PATIENCE, UploadPatience
+from relayd.pipelines.forwarding import ForwardingPipeline, open_forwarding
+from relayd.system.delays import DELAYS, Delays, Doubling, Steps
 from relayd.telemetry.metrics import Metrics
 from tests.support import metrics
 from tests.support.signing import SigningNode
@@ -25,23 +24,34 @@ PASSWORD = "relay's own password"
 DEFAULT_PASSWORD = "everybody's password"
 
 
-def hasten(monkeypatch: pytest.MonkeyPatch, factor: float = 0.02) -> None:
-    """Shorten all delays of forwarding; its deadlines stay, however slow this machine is."""
-    monkeypatch.setattr(pending, "FIRST_DELAY_S", pending.FIRST_DELAY_S * factor)
-    monkeypatch.setattr(pending, "LONGEST_DELAY_S", 1.0)
-    for name in ("UNREACHED_DELAYS_S", "BUSY_DELAYS_S", "OPERATOR_DELAYS_S"):
-        monkeypatch.setattr(gate, name, (0.02, 0.05))
+class Pace(msgspec.Struct, frozen=True):
+    """How long a relay waits, for what.
+
+    Attributes:
+        delays: between attempts.
+        patience: for uploads.
+        connect: seconds for a connection.
+    """
+
+    delays: Delays = DELAYS
+    patience: UploadPatience = PATIENCE
+    connect: float = CONNECT_TIMEOUT_S
 
 
-def shorten_deadlines(monkeypatch: pytest.MonkeyPatch, factor: float = 0.02) -> None:
-    """Shorten the deadlines of forwarding, for an upstream that does not answer."""
-    for module, name in (
-        (client_module, "CONNECT_TIMEOUT_S"),
-        (upstream, "BASE_TIMEOUT_S"),
-        (upstream, "PATIENCE_S"),
-        (upstream, "DRAIN_TIMEOUT_S"),
-    ):
-        monkeypatch.setattr(module, name, getattr(module, name) * factor)
+USUAL = Pace()
+_SOON = Steps((0.02, 0.05))
+#: Short delays. Deadlines stay, however slow this machine is.
+HASTY = Pace(
+    Delays(
+        file=Doubling(0.02, 1.0),
+        upstream_failing=_SOON,
+        upstream_unreachable=_SOON,
+        upstream_operator=_SOON,
+        pins=Steps((0.05,)),
+    )
+)
+#: Short deadlines too, for an upstream that does not answer.
+IMPATIENT = Pace(HASTY.delays, UploadPatience(0.5, 0.5, drain=0.05), connect=0.5)
 
 
 class Relay:
@@ -53,7 +63,8 @@ class Relay:
         peers: likewise.
     """
 
-    def __init__(self, root: Path, peer: Peer, pin: SigningNode) -> None:
+    def __init__(self, root: Path, peer: Peer, pin: SigningNode, pace: Pace = USUAL) -> None:
+        self._pace = pace
         self.root = root
         self.conf = root / "etc"
         self.pins = root / "policy_server.pem"
@@ -114,13 +125,15 @@ class Relay:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator["Relay"]:
-        """Forward until the block ends; then it must stop by itself within seconds."""
-        settings = self.settings()
+        """Forwards until the block ends; then it must stop by itself within seconds."""
+        settings, pace = self.settings(), self._pace
         self.metrics = Metrics()
-        self.peers = Peers(settings, self.metrics)
+        self.peers = Peers(settings, self.metrics, pace.delays.pins, connect_timeout=pace.connect)
         stop = trio.Event()
-        async with open_forwarding(settings, self.peers, self.metrics) as forwarding:
-            self.forwarding: Forwarding = forwarding
+        async with open_forwarding(
+            settings, self.peers, self.metrics, pace.delays, pace.patience
+        ) as forwarding:
+            self.forwarding: ForwardingPipeline = forwarding
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self.peers.run, forwarding.wake)
                 async with trio.open_nursery() as work:

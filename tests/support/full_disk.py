@@ -37,7 +37,7 @@ async def main(directory: Path) -> None:
             fill(disk / "filler")
             names = [site.send(NODE, number, reports=REPORTS) for number in (1, 2)]
             await daemon.saw(r"could not extend file.*No space left on device.*sqlstate=53100")
-            await daemon.saw(r"database still cannot take run logs.*attempt=4")
+            await daemon.saw(r"output still unavailable.*attempt=4")
             assert site.waiting() == sorted(names)
             assert site.refused() == {}
             (disk / "filler").unlink()

@@ -1,6 +1,6 @@
 """Fakes of what the pipeline's stages stand on, and the values that travel through them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -9,8 +9,9 @@ import trio
 from relayd.errors import DatabaseError, Gone, Refused, Retry
 from relayd.fleet.certificates import CertificateStore
 from relayd.fleet.nodes import Node, Nodes
-from relayd.outputs.results import Outcome, Stored
+from relayd.outputs.results import Done, Stored, Written
 from relayd.pipelines.gather import BATCH
+from relayd.pipelines.ticket import Failed, Finished, Settled, Stage, Ticket, Vanished, unfinished
 from relayd.pipelines.workers.job import Examined, Job
 from relayd.runlog.model import NodeCertificate, RunLog
 from relayd.runlog.signature.certificates import Validity
@@ -19,6 +20,8 @@ from relayd.spool.watching.watcher import Arrival
 from tests.support.rows import make_rows
 
 IDENTITY = Identity(1, 2, 3, 4)
+
+Verdict = Done | Refused | Retry | Gone
 
 
 def make_nodes(*certified: str, others: Sequence[str] = ()) -> Nodes:
@@ -38,6 +41,29 @@ def name_of(number: int, node_id: str = "node1") -> str:
 def arrivals(count: int, node_id: str = "node1") -> list[Arrival]:
     """Files of one node."""
     return [Arrival(name_of(number, node_id), atomic=True) for number in range(count)]
+
+
+def settle(
+    ticket: Ticket, identity: Identity | None, verdict: Verdict, stage: Stage = "examine"
+) -> Settled:
+    """A file whose outcome is known."""
+    if isinstance(verdict, Done):
+        assert identity is not None
+        return Finished(ticket, identity, verdict)
+    return unfinished(ticket, identity, verdict, stage)
+
+
+def verdict_of(file: Settled) -> Verdict:
+    """What became of a file."""
+    match file:
+        case Finished():
+            return file.done
+        case Failed():
+            return file.refused
+        case Vanished():
+            return Gone()
+        case _:
+            return file.retry
 
 
 class FakeExaminer:
@@ -79,6 +105,8 @@ class FakeDatabase:
         failures: errors of the next writes; None stands for success.
         ill: nodes whose run logs it cannot take now.
         probes: errors of the next probes; well where there are none.
+        times: when it was asked to write.
+        parameters: how it shall be reached, one for each reconfiguration.
     """
 
     def __init__(self) -> None:
@@ -87,8 +115,9 @@ class FakeDatabase:
         self.ill: set[str] = set()
         self.probes: list[DatabaseError | None] = []
         self.times: list[float] = []
+        self.parameters: list[dict[str, object]] = []
 
-    async def write(self, batch: Sequence[RunLog]) -> list[Outcome]:
+    async def write(self, batch: Sequence[RunLog]) -> list[Written]:
         """As `Database.write`."""
         self.times.append(trio.current_time())
         self.batches.append([run_log.node_id for run_log in batch])
@@ -99,6 +128,10 @@ class FakeDatabase:
         if error is not None:
             raise error
         return [Stored(run_log.rows) for run_log in batch]
+
+    def reconfigure(self, parameters: Mapping[str, object]) -> None:
+        """As `Database.reconfigure`."""
+        self.parameters.append(dict(parameters))
 
     async def probe(self) -> None:
         """As `Database.probe`."""

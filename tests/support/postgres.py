@@ -13,7 +13,7 @@ import trio
 
 from relayd.commands.demo.postgres import schema
 from relayd.commands.demo.postgres.opening import Postgres, open_postgres
-from relayd.commands.demo.postgres.server import Connection, Server
+from relayd.commands.demo.postgres.server import ConnectionInfo, Server
 
 # What a test checks must survive the kill of processes, not of the machine: no fsync. (Commits
 # stay synchronous: with `synchronous_commit = off` a killed server forgets the last of them.)
@@ -35,8 +35,8 @@ class Database:
         server: the server that other tests use too; do not stop it.
     """
 
-    rudder: Connection
-    superuser: Connection
+    rudder: ConnectionInfo
+    superuser: ConnectionInfo
     server: Server
 
     def query(self, sql: str) -> list[tuple[str, ...]]:

@@ -19,8 +19,8 @@ from typing import Final
 
 import trio
 
-from relayd.commands.demo.front.server import Front, rudder_uploads, run_front
-from relayd.commands.demo.postgres.server import Connection
+from relayd.commands.demo.postgres.server import ConnectionInfo
+from relayd.commands.demo.webserver.server import WebServer, rudder_uploads, run_web_server
 from relayd.config.main_conf import Listen
 from tests.support.daemon import Daemon, Site, merge, open_daemon, replace
 from tests.support.ports import free_port
@@ -150,9 +150,9 @@ class Member(Site):
             server_certificate_file = "{parent.root / f"{parent.me}.cert"}"
         """
 
-    def front(self) -> Front:
+    def front(self) -> WebServer:
         """Its web server."""
-        return Front(
+        return WebServer(
             listen=Listen(host=self.host, port=self.https_port),
             api=Listen(host="127.0.0.1", port=self.port),
             certificate=self.root / f"{self.me}.cert",
@@ -238,7 +238,7 @@ class Tree:
         return {member.me: reasons for member in self.members if (reasons := member.refused())}
 
 
-def make_tree(root: Path, database: Connection) -> Tree:
+def make_tree(root: Path, database: ConnectionInfo) -> Tree:
     """Return a tree below a directory, written."""
     nodes = {node: make_key_and_cert(node) for node in PARENTS}
     port = free_port(*HOSTS.values())
@@ -266,7 +266,9 @@ async def open_fronts(tree: Tree) -> AsyncIterator[None]:
     """Run the three web servers until the block ends."""
     async with trio.open_nursery() as nursery:
         for member in tree.members:
-            await nursery.start(partial(run_front, member.front()), name=f"front of {member.me}")
+            await nursery.start(
+                partial(run_web_server, member.front()), name=f"front of {member.me}"
+            )
         yield
         nursery.cancel_scope.cancel()
 

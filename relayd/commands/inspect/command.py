@@ -94,7 +94,7 @@ def _configured(directory: Path) -> tuple[Rules, list[str]]:
     missing = [f"{general.nodes_list_file} is not there"] if loaded.list_missing else []
     trust: Trust = ConfiguredTrust(loaded.nodes)
     skip = frozenset(reporting.skip_event_types)
-    return Rules(trust, reporting.max_size, skip), missing + loaded.warnings
+    return Rules(trust, reporting.max_size, skip), [*missing, *map(str, loaded.warnings)]
 
 
 def _unconfigured() -> tuple[Rules, list[str]]:

@@ -18,7 +18,7 @@ import trio
 
 from relayd import __version__
 from relayd.config.secret import Secret
-from relayd.errors import PeerError
+from relayd.errors import PeerError, PeerStep
 from relayd.fleet.peers.tls import Authentication, Network, make_context, reason_of
 from relayd.system.wake import Wake
 
@@ -75,6 +75,7 @@ class Clients:
         mode: `general.peer_authentication`.
         ca_path: `general.ca_path`.
         idle_timeout: seconds after which an unused connection is not used again.
+        connect_timeout: seconds for a connection, and again for its handshake.
     """
 
     def __init__(
@@ -83,10 +84,12 @@ class Clients:
         *,
         ca_path: Path | None = None,
         idle_timeout: float = 2.0,
+        connect_timeout: float = CONNECT_TIMEOUT_S,
     ) -> None:
         self._mode: Authentication = mode
         self._ca_path = ca_path
         self._idle_timeout = idle_timeout
+        self._connect_timeout = connect_timeout
         self._pins: dict[str, tuple[bytes, ...]] = {}
         self._clients: dict[str, _Client] = {}
         self._unused = Wake()
@@ -139,7 +142,7 @@ class Clients:
             PeerError: there is no answer, or not from this peer.
         """
         request = _make_request(method, url, headers, content, auth)
-        request.extensions = {"timeout": _timeouts(patience)}
+        request.extensions = {"timeout": self._timeouts(patience)}
         client = self._client(peer)
         with client.in_use():
             with _explained():
@@ -153,6 +156,10 @@ class Clients:
                 with trio.move_on_after(CLOSE_TIMEOUT_S, shield=True):
                     await response.aclose()
 
+    def _timeouts(self, patience: float) -> dict[str, float]:
+        """Return the timeout of each single step, as the library takes them."""
+        return {"connect": self._connect_timeout, "read": patience, "write": patience}
+
     async def probe(self, peer: str, url: str) -> None:
         """Connect, looks whether it is the right peer, and closes again, without a request.
 
@@ -163,9 +170,9 @@ class Clients:
         client = self._client(peer)
         network = client.network
         stream = await network.connect_tcp(
-            str(parts.hostname), parts.port or 443, CONNECT_TIMEOUT_S
+            str(parts.hostname), parts.port or 443, self._connect_timeout
         )
-        await stream.start_tls(client.context, parts.hostname, CONNECT_TIMEOUT_S)
+        await stream.start_tls(client.context, parts.hostname, self._connect_timeout)
         await stream.aclose()
 
     async def run(self) -> None:
@@ -295,7 +302,7 @@ def _explained() -> Iterator[None]:
         yield
     except (httpcore2.NetworkError, httpcore2.TimeoutException, httpcore2.ProtocolError) as error:
         raise PeerError(
-            f"no proper answer: {reason_of(error)}", "transient", reached=True
+            f"no proper answer: {reason_of(error)}", "transient", PeerStep.ANSWER
         ) from None
 
 
@@ -324,15 +331,11 @@ def _make_request(
     )
 
 
-def _timeouts(patience: float) -> dict[str, float]:
-    """Those of each single step, as the library takes them."""
-    return {"connect": CONNECT_TIMEOUT_S, "read": patience, "write": patience}
-
-
 def _split(url: str) -> SplitResult:
     parts = urlsplit(url)
     if parts.scheme != "https" or not parts.hostname or not url.isascii():
-        raise PeerError("only https:// is spoken to other policy servers", "operator")
+        detail = "only https:// is spoken to other policy servers"
+        raise PeerError(detail, "operator", PeerStep.CONNECT)
     return parts
 
 

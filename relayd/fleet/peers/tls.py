@@ -13,7 +13,7 @@ from typing import Any, Final, Literal
 import httpcore2
 import trio
 
-from relayd.errors import PeerError
+from relayd.errors import PeerError, PeerStep
 
 Authentication = Literal["cert_pinning", "cert_validation", "dangerous_none"]
 
@@ -53,13 +53,14 @@ def make_context(
 
 def _pin(context: ssl.SSLContext, pins: Sequence[bytes]) -> None:
     if not pins:
-        raise PeerError("no certificate is pinned for it", "operator")
+        raise PeerError("no certificate is pinned for it", "operator", PeerStep.TRUST)
     # An agent's certificate is no authority, and one issued by an authority is pinned as a leaf.
     context.verify_flags = ssl.VerifyFlags(ssl.VERIFY_X509_PARTIAL_CHAIN | _NO_CHECK_TIME)
     try:
         context.load_verify_locations(cadata=b"".join(pins))
     except ssl.SSLError as error:
-        raise PeerError(f"its pinned certificate cannot be used: {error}", "operator") from error
+        detail = f"its pinned certificate cannot be used: {error}"
+        raise PeerError(detail, "operator", PeerStep.TRUST) from error
 
 
 def _load_authorities(context: ssl.SSLContext, ca_path: Path | None) -> None:
@@ -80,9 +81,11 @@ def _load_authorities(context: ssl.SSLContext, ca_path: Path | None) -> None:
                 loaded += 1
         except OSError as error:
             reason = error.strerror or str(error)
-            raise PeerError(f"{place}: no certificate authorities: {reason}", "operator") from error
+            detail = f"no certificate authorities: {reason}"
+            raise PeerError(detail, "operator", PeerStep.TRUST, file=place) from error
     if not loaded:
-        raise PeerError("this system has no certificate authorities", "operator")
+        detail = "this system has no certificate authorities"
+        raise PeerError(detail, "operator", PeerStep.TRUST)
 
 
 #: What is written is held back, if it is no longer, until more is written or an answer awaited.
@@ -107,10 +110,10 @@ class Stream(httpcore2.AsyncNetworkStream):
                     await self._send(b"")
                 return bytes(await self._stream.receive_some(max_bytes))
         except trio.TooSlowError:
-            raise PeerError("it did not answer in time", "transient", reached=True) from None
+            raise PeerError("it did not answer in time", "transient", PeerStep.ANSWER) from None
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             raise PeerError(
-                f"the connection broke: {reason_of(error)}", "transient", reached=True
+                f"the connection broke: {reason_of(error)}", "transient", PeerStep.ANSWER
             ) from None
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109
@@ -125,7 +128,7 @@ class Stream(httpcore2.AsyncNetworkStream):
             with trio.fail_after(_seconds(timeout)):
                 await self._send(buffer)
         except trio.TooSlowError:
-            raise PeerError("it took no more data", "transient", reached=True) from None
+            raise PeerError("it took no more data", "transient", PeerStep.ANSWER) from None
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             # The library's own type: it then looks if an answer came before the end.
             raise httpcore2.WriteError(reason_of(error)) from None
@@ -154,7 +157,7 @@ class Stream(httpcore2.AsyncNetworkStream):
             self._owner.check(tls.getpeercert(binary_form=True))
         except trio.TooSlowError:
             self.close_now()
-            raise PeerError("no TLS handshake in time", "transient") from None
+            raise PeerError("no TLS handshake in time", "transient", PeerStep.TLS) from None
         except trio.BrokenResourceError as error:
             self.close_now()
             raise _explain_handshake(error) from None
@@ -212,9 +215,10 @@ class Network(httpcore2.AsyncNetworkBackend):
             with trio.fail_after(_seconds(timeout)):
                 return Stream(await trio.open_tcp_stream(host, port), self)
         except trio.TooSlowError:
-            raise PeerError("no connection in time", "transient") from None
+            raise PeerError("no connection in time", "transient", PeerStep.CONNECT) from None
         except OSError as error:
-            raise PeerError(f"no connection: {reason_of(error)}", "transient") from None
+            detail = f"no connection: {reason_of(error)}"
+            raise PeerError(detail, "transient", PeerStep.CONNECT) from None
 
     def check(self, shown: bytes | None) -> None:
         """Refuse a peer that shows another certificate than those pinned.
@@ -225,7 +229,8 @@ class Network(httpcore2.AsyncNetworkBackend):
         if self._pins is None:
             return
         if not any(hmac.compare_digest(shown or b"", pin) for pin in self._pins):
-            raise PeerError("it shows another certificate than the one pinned", "operator")
+            detail = "it shows another certificate than the one pinned"
+            raise PeerError(detail, "operator", PeerStep.IDENTITY)
 
     def close_now(self) -> None:
         """Close all connections."""
@@ -242,14 +247,15 @@ def _explain_handshake(error: BaseException) -> PeerError:
     while cause is not None:
         if isinstance(cause, ssl.SSLCertVerificationError):
             text = f"its certificate is not the expected one: {cause.verify_message}"
-            return PeerError(text, "operator")
+            return PeerError(text, "operator", PeerStep.IDENTITY)
         if isinstance(cause, ssl.SSLError):
             kind: Literal["transient", "operator"] = (
                 "transient" if isinstance(cause, ssl.SSLEOFError) else "operator"
             )
-            return PeerError(f"the TLS handshake failed: {cause.reason or cause}", kind)
+            text = f"the TLS handshake failed: {cause.reason or cause}"
+            return PeerError(text, kind, PeerStep.TLS)
         cause = cause.__cause__ or cause.__context__
-    return PeerError(f"the TLS handshake broke: {reason_of(error)}", "transient")
+    return PeerError(f"the TLS handshake broke: {reason_of(error)}", "transient", PeerStep.TLS)
 
 
 def reason_of(error: BaseException) -> str:

@@ -1,13 +1,13 @@
 """Run logs into PostgreSQL: whole or not at all, once, in order, many in one transaction.
 
-asyncpg lives on asyncio; everything that touches it stays in this module, and every public method
-crosses the bridge (trio-asyncio) once. The calling task must run inside
-`trio_asyncio.open_loop()`.
+asyncpg runs on asyncio; all that touches it stays in this package, and every public method crosses
+the bridge (trio-asyncio) once. The calling task must run inside `open_asyncio`.
 """
 
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from itertools import accumulate
 from typing import Any, Final
 
@@ -18,7 +18,7 @@ from relayd.errors import DatabaseError, Reason, Refused
 from relayd.outputs.postgres import statements as sql
 from relayd.outputs.postgres.connection import Connection, Patience, connect, ms, peer
 from relayd.outputs.postgres.faults import FAULTS, explain
-from relayd.outputs.results import Outcome, Stored
+from relayd.outputs.results import Stored, Written
 from relayd.runlog.copytext import read_columns
 from relayd.runlog.model import COLUMNS, RunLog
 from relayd.telemetry.logs import get_logger
@@ -26,15 +26,28 @@ from relayd.telemetry.logs import get_logger
 log = get_logger("database")
 
 PROBE_TIMEOUT_S: Final = 2.0
-#: Rows are handed to the connection in pieces of about this size.
+#: Rows are passed to the connection in pieces of about this size.
 COPY_CHUNK_BYTES: Final = 512 * 1024
 
 
 _PATIENCE: Final = Patience()
 
 
+@asynccontextmanager
+async def open_asyncio() -> AsyncIterator[None]:
+    """Run an asyncio loop under Trio; databases are used inside it."""
+    async with trio_asyncio.open_loop() as loop:
+        loop.set_exception_handler(_log_asyncio_error)
+        yield
+
+
+def _log_asyncio_error(_loop: object, context: dict[str, Any]) -> None:
+    """Log what stray tasks of asyncpg leave when a server vanishes, instead of crashing."""
+    log.debug("asyncio", detail=str(context.get("message")), error=repr(context.get("exception")))
+
+
 class Database:
-    """The connection that writes, and short ones that look.
+    """One connection that writes, and short ones for probes.
 
     One connection writes: a reader that follows "id > last seen" then never misses a row, because
     ids are committed in the order in which they were drawn.
@@ -47,12 +60,12 @@ class Database:
         *,
         connections: int = 2,
     ) -> None:
-        """Remembers how to connect; nothing is opened yet.
+        """Initialize; nothing is opened yet.
 
         Args:
             parameters: keyword arguments of `asyncpg.connect`, the password among them.
             patience: how long to wait for the server.
-            connections: how many it may have at once. With one, `probe` waits for its turn.
+            connections: how many may be open at once. With one, `probe` waits until it is free.
         """
         self._parameters = dict(parameters)
         self._patience = patience
@@ -61,30 +74,30 @@ class Database:
         self._writer: Connection | None = None
 
     def reconfigure(self, parameters: Mapping[str, Any]) -> None:
-        """Other parameters, a new password for example, serve from the next connection on."""
+        """Use other parameters, a new password for example, from the next connection on."""
         self._parameters = dict(parameters)
 
-    async def write(self, batch: Sequence[RunLog]) -> list[Outcome]:
+    async def write(self, batch: Sequence[RunLog]) -> list[Written]:
         """Commit a batch; a run log that the server refuses does not harm the others.
 
         Args:
-            batch: run logs, in the order in which their rows shall get their ids.
+            batch: run logs, in the order in which their rows get their ids.
 
         Returns:
             What became of each, in the order of `batch`. All of it is committed.
 
         Raises:
-            DatabaseError: transient or operator kind: nothing is known to be stored, the whole
-                batch shall be written again (what was stored is then found to be a duplicate).
+            DatabaseError: transient or operator kind: nothing is known to be stored. Write the
+                whole batch again; what was stored is then recognized as a duplicate.
         """
-        result: list[Outcome] = await trio_asyncio.aio_as_trio(self._write)(batch)
+        result: list[Written] = await trio_asyncio.aio_as_trio(self._write)(batch)
         return result
 
     async def probe(self) -> None:
-        """Ask a connection of its own whether relayd could work here now.
+        """Check over a connection of its own whether run logs could be written now.
 
         Raises:
-            DatabaseError: it could not; the text says why and never holds a password.
+            DatabaseError: they could not; the text says why and never contains a password.
         """
         await trio_asyncio.aio_as_trio(self._probe)()
 
@@ -92,14 +105,14 @@ class Database:
         """Close the writing connection, at once if the server does not answer."""
         await trio_asyncio.aio_as_trio(self._close)()
 
-    async def _write(self, batch: Sequence[RunLog]) -> list[Outcome]:
-        outcomes: dict[int, Outcome] = {}
+    async def _write(self, batch: Sequence[RunLog]) -> list[Written]:
+        outcomes: dict[int, Written] = {}
         for part in _rounds(batch):
             await self._write_part(batch, part, outcomes)
         return [outcomes[index] for index in range(len(batch))]
 
     async def _write_part(
-        self, batch: Sequence[RunLog], part: list[int], outcomes: dict[int, Outcome]
+        self, batch: Sequence[RunLog], part: list[int], outcomes: dict[int, Written]
     ) -> None:
         """Write some run logs of a batch, by halves where one of them is refused."""
         try:
@@ -140,13 +153,13 @@ class Database:
                 self._drop()
             raise fault from error
         except BaseException:
-            # Cancelled in the middle: what the server makes of it is unknown, the next attempt
-            # finds out on a fresh connection.
+            # Cancelled in the middle: whether the server commits is unknown; the next attempt
+            # finds out on a new connection.
             self._drop()
             raise
 
     async def _roll_back(self) -> None:
-        """After data were refused: the connection is well, only its transaction is not."""
+        """Roll back after data were refused: only the transaction failed, not the connection."""
         assert self._writer is not None
         try:
             async with asyncio.timeout(self._patience.connect):
@@ -162,7 +175,7 @@ class Database:
         return self._writer
 
     async def _open(self) -> Connection:
-        """Return a connection on which relayd can work; what prevents one is never a run log's fault."""
+        """Return a usable connection; what prevents one is never the fault of a run log."""
         try:
             connection = await connect(self._parameters, self._patience)
             try:
@@ -204,7 +217,7 @@ class Database:
 
 
 async def _check(connection: Connection) -> None:
-    """Raise when tables, columns or rights are not those that relayd needs."""
+    """Raise if tables, columns or rights are not those that relayd needs."""
     for statement in sql.SCHEMA:
         await connection.execute(statement)
     row = await connection.fetchrow(sql.RIGHTS)
@@ -218,7 +231,7 @@ async def _check(connection: Connection) -> None:
 
 
 def _rounds(batch: Sequence[RunLog]) -> Iterable[list[int]]:
-    """Split a batch so that one run (node and START) stands in a transaction at most once.
+    """Split a batch so that one run (node and START) is in a transaction at most once.
 
     Two versions of one run in a single transaction would not see each other in the duplicate
     check.
@@ -236,7 +249,7 @@ def _rounds(batch: Sequence[RunLog]) -> Iterable[list[int]]:
 
 
 def _lock_keys(run_logs: Sequence[RunLog]) -> str:
-    """Return the advisory locks of runs, sorted: the same numbers in every relayd that writes here."""
+    """Return the advisory locks of runs, sorted, for the statement that takes them."""
     return ",".join(map(str, sorted({_lock_key(run_log) for run_log in run_logs})))
 
 
@@ -266,7 +279,7 @@ def _stored(run_log: RunLog, rows_there: int | None) -> Stored:
 async def _already_stored(
     connection: Connection, run_logs: Sequence[RunLog]
 ) -> tuple[int, dict[int, int]]:
-    """Return an id before those of new rows, and which run logs are there with how many rows, by index.
+    """Return an id before those of new rows, and the rows of run logs stored before, by index.
 
     The first report decides. Where it is of a type that is not inserted, the first one that is
     inserted decides too.

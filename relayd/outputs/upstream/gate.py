@@ -1,65 +1,44 @@
-"""Backing off from an upstream that takes no files, all of them together.
+"""Backing off from an upstream that accepts no files, for all files of a kind together.
 
 While uploads succeed the gate is open. When the upstream cannot be reached, or fails for file after
-file, it closes: nobody tries but one file at a time, ever more rarely, until one is answered. So
-100,000 files that wait do not each find out for themselves. What the upstream refuses on purpose
-(4xx, redirects) may concern single files, which have their own delays: that closes nothing.
+file, the gate closes: one file at a time is tried, ever more rarely, until one is answered. So
+100,000 waiting files do not each find out for themselves. What the upstream refuses on purpose
+(4xx, redirects) may concern single files, which have their own delays; it does not close the gate.
 """
 
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from math import inf
-from typing import Final, Literal
+from typing import Final
 
-import msgspec
 import trio
 
-#: Turned down so often in a row, with no success between, it is not the files.
+from relayd.outputs.health import Trouble
+from relayd.system.delays import DELAYS, Delays
+
+#: After this many failures in a row, without a success between them, the files are not the cause.
 IN_A_ROW: Final = 8
-#: Seconds between attempts by what is wrong: reached but failing (a few files that always fail
-#: must not hold up the others for long), not reached, and someone must act before it is. Each
-#: is spread by a quarter, so that relays do not return together.
-BUSY_DELAYS_S: Final = (0.1, 0.25, 0.5, 1.0)
-UNREACHED_DELAYS_S: Final = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
-OPERATOR_DELAYS_S: Final = (5.0, 15.0, 60.0)
 
 
-class Trouble(msgspec.Struct, frozen=True):
-    """Why an upload did not succeed.
-
-    Attributes:
-        detail: one line for the operator.
-        kind: `file` concerns this file alone; `transient` passes by itself; `operator`: someone
-            must act.
-        reached: False when there was not even a connection to the right peer.
-        wait: seconds that the upstream asked to wait, 0 when it did not.
-    """
-
-    detail: str
-    kind: Literal["file", "transient", "operator"]
-    reached: bool = True
-    wait: float = 0.0
-
-
-class Turn:
+class Attempt:
     """One upload that was let through.
 
     Attributes:
-        trouble: how it ended; set by the holder. None: it succeeded.
-        used: whether it was tried at all.
+        trouble: how it ended; None: it succeeded, or was not tried.
+        tried: whether the upload was tried at all.
     """
 
-    __slots__ = ("era", "trouble", "used")
+    __slots__ = ("generation", "tried", "trouble")
 
-    def __init__(self, era: int) -> None:
-        self.era = era
+    def __init__(self, generation: int) -> None:
+        self.generation = generation
         self.trouble: Trouble | None = None
-        self.used = False
+        self.tried = False
 
     def end(self, trouble: Trouble | None) -> None:
-        """Say how the upload ended."""
-        self.used = True
+        """Note how the upload ended."""
+        self.tried = True
         self.trouble = trouble
 
 
@@ -70,116 +49,126 @@ class Gate:
         trouble: why it is closed; None while it is open.
 
     Args:
-        changed: told the trouble each time it closes, or when all is refused; and None with each
-            upload that is not.
-        jitter: source of the spread of delays.
+        report: gets the trouble each time the gate closes or the upstream refuses file after file,
+            and None after each upload that shows the upstream to be well.
+        delays: how long to wait between attempts while it is closed. Each delay is spread by a
+            quarter, so that relays do not return together.
+        jitter: source of that spread.
     """
 
     def __init__(
-        self, changed: Callable[[Trouble | None], None], *, jitter: random.Random | None = None
+        self,
+        report: Callable[[Trouble | None], None],
+        delays: Delays = DELAYS,
+        *,
+        jitter: random.Random | None = None,
     ) -> None:
         self.trouble: Trouble | None = None
-        self._tell = changed
+        self._report = report
+        self._delays = delays
         self._jitter = jitter or random.Random()  # noqa: S311  spreads load, keeps no secret
-        self._era = 0
+        self._generation = 0
         self._in_a_row = 0
         self._refusals = 0
-        self._attempts = 0
+        self._failures = 0
         self._until = -inf
         self._probing = False
         self._stopping = False
-        self._moved = trio.Event()
+        self._changed = trio.Event()
 
-    async def enter(self) -> Turn | None:
-        """Wait until an upload may be tried; None: relayd stops, leave it.
+    async def enter(self) -> Attempt | None:
+        """Wait until an upload may be tried; return None when relayd stops.
 
-        Each turn must be given to `leave`.
+        Each attempt must be held by `using`.
         """
         while not self._stopping or self.trouble is None:
             if self.trouble is None:
                 await trio.lowlevel.checkpoint()
-                return Turn(self._era)
+                return Attempt(self._generation)
             if not self._probing and trio.current_time() >= self._until:
                 self._probing = True
-                return Turn(self._era)
+                return Attempt(self._generation)
             with trio.move_on_at(inf if self._probing else self._until):
-                await self._moved.wait()
+                await self._changed.wait()
         await trio.lowlevel.checkpoint()
         return None
 
     @contextmanager
-    def using(self, turn: Turn) -> Iterator[Turn]:
-        """Take note of how a turn ended, whatever happens to its holder."""
+    def using(self, attempt: Attempt) -> Iterator[Attempt]:
+        """Note how an attempt ended, whatever happens to the task that holds it."""
         try:
-            yield turn
+            yield attempt
         finally:
-            self._leave(turn)
+            self._leave(attempt)
 
-    def _leave(self, turn: Turn) -> None:
-        current = turn.era == self._era
+    def _leave(self, attempt: Attempt) -> None:
+        current = attempt.generation == self._generation
         if current and self.trouble is not None:
             self._probing = False
-            self._ring()
-        if not turn.used:
+            self._wake_waiting()
+        if not attempt.tried:
             return
-        trouble = turn.trouble
+        trouble = attempt.trouble
         if trouble is None or trouble.kind == "file":
             self._open()
             self._refusals = 0
-            self._tell(None)
+            self._report(None)
         elif trouble.kind == "operator" and trouble.reached:
             self._open()
             self._count_refusal(trouble)
         elif current:
-            self._count(trouble)
+            self._count_failure(trouble)
 
     def wake(self) -> None:
-        """Something changed that may have mended it: the next attempt may be made now."""
+        """Allow the next attempt at once: something changed that may have fixed the upstream."""
         self._until = -inf
-        self._attempts = 0
-        self._ring()
+        self._failures = 0
+        self._wake_waiting()
 
     def stop(self) -> None:
-        """From now on nobody waits here."""
+        """Let nobody wait here any longer."""
         self._stopping = True
-        self._ring()
+        self._wake_waiting()
 
     def _open(self) -> None:
         self._in_a_row = 0
-        self._attempts = 0
+        self._failures = 0
         if self.trouble is not None:
             self.trouble = None
-            self._begin_era()
+            self._begin_generation()
 
     def _count_refusal(self, trouble: Trouble) -> None:
         self._refusals += 1
         if self._refusals >= IN_A_ROW:
-            self._tell(trouble)
+            self._report(trouble)
 
-    def _count(self, trouble: Trouble) -> None:
-        """Close, or goes on being closed; what began before it closed says nothing new."""
+    def _count_failure(self, trouble: Trouble) -> None:
+        """Close the gate or keep it closed; a single failure while it is open does neither."""
         self._in_a_row += 1
         if trouble.reached and self._in_a_row < IN_A_ROW and self.trouble is None:
             return
-        self._attempts += 1
+        self._failures += 1
         self.trouble = trouble
         self._until = trio.current_time() + self._delay(trouble)
-        self._begin_era()
-        self._tell(trouble)
+        self._begin_generation()
+        self._report(trouble)
 
-    def _begin_era(self) -> None:
-        """What is under way by now is not the probe of what comes."""
-        self._era += 1
+    def _begin_generation(self) -> None:
+        """Stop counting uploads that are under way now: they say nothing about what comes."""
+        self._generation += 1
         self._probing = False
-        self._ring()
+        self._wake_waiting()
 
     def _delay(self, trouble: Trouble) -> float:
-        delays: tuple[float, ...] = BUSY_DELAYS_S if trouble.reached else UNREACHED_DELAYS_S
-        if not trouble.reached and trouble.kind == "operator":
-            delays = OPERATOR_DELAYS_S
-        delay = delays[min(self._attempts, len(delays)) - 1]
-        return max(delay * self._jitter.uniform(0.75, 1.25), trouble.wait)
+        steps = self._delays.upstream_failing
+        if not trouble.reached:
+            operator = trouble.kind == "operator"
+            steps = (
+                self._delays.upstream_operator if operator else self._delays.upstream_unreachable
+            )
+        delay = steps.after(self._failures) * self._jitter.uniform(0.75, 1.25)
+        return max(delay, trouble.wait)
 
-    def _ring(self) -> None:
-        self._moved.set()
-        self._moved = trio.Event()
+    def _wake_waiting(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()

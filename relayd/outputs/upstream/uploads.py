@@ -1,4 +1,4 @@
-"""Uploads to the policy server above: one PUT for each file, and what its answer means."""
+"""Uploads to the policy server above: one PUT for each file, and the meaning of the answer."""
 
 import os
 import time
@@ -16,24 +16,20 @@ from relayd.config.secret import Secret
 from relayd.errors import PeerError
 from relayd.fleet.peers.client import Answer
 from relayd.fleet.pins import PEER, Peers
-from relayd.outputs.upstream.gate import Trouble
+from relayd.outputs.health import Trouble
 
-#: An upload may take so long, and a second more for each so many bytes.
-BASE_TIMEOUT_S: Final = 30.0
+#: The slowest upload that is waited for.
 SLOWEST_BYTES_PER_S: Final = 16 * 1024
-#: The upstream may neither take nor send a byte for so long.
-PATIENCE_S: Final = 30.0
-#: Longest wait that the upstream may ask for.
+#: The longest wait that the upstream can ask for, seconds.
 LONGEST_WAIT_S: Final = 600.0
 #: An answer's body is read to its end so that the connection can be used again; not beyond this.
 ANSWER_SIZE: Final = 64 * 1024
-DRAIN_TIMEOUT_S: Final = 1.0
 
-#: Answers that mean that the file is there. No redirect is: it was not sent anywhere else.
+#: Answers that mean that the file was stored. Redirects are not followed, so none of them does.
 DONE: Final = frozenset({200, 201, 204})
-#: About all files of its kind: credentials, path, a proxy.
+#: These concern all files of a kind: credentials, path, a proxy.
 _OPERATOR: Final = frozenset({401, 403, 404, 407})
-#: Passes by itself, although the class of the status says it is our fault (RFC 9110, 6585, 8470).
+#: These pass by themselves, although 4xx blames the client (RFC 9110, 6585, 8470).
 _BUSY: Final = frozenset({408, 425, 429})
 
 
@@ -52,7 +48,7 @@ class Route(msgspec.Struct, frozen=True):
 
 
 REPORTS: Final = Route("reports", "reports", "password")
-#: Nodes that the server does not know yet have no password of their own.
+#: Nodes that the server has not accepted yet have no password of their own.
 NEW_INVENTORIES: Final = Route("new inventories", "inventories", "default_password")
 INVENTORY_UPDATES: Final = Route("inventory updates", "inventory-updates", "password")
 
@@ -73,15 +69,36 @@ class Content(Protocol):
         ...
 
 
+class UploadPatience(msgspec.Struct, frozen=True):
+    """How long an upload may take, in seconds.
+
+    Attributes:
+        upload: for all of it; more by its size, see `SLOWEST_BYTES_PER_S`.
+        silence: the longest time in which the upstream neither takes nor sends a byte.
+        drain: for the rest of an answer whose status says that the file was stored.
+    """
+
+    upload: float = 30.0
+    silence: float = 30.0
+    drain: float = 1.0
+
+
+PATIENCE: Final = UploadPatience()
+
+
 class Upstream:
     """Where a relay's files go.
 
     Args:
         settings: `output.upstream` and the port.
         peers: has the client.
+        patience: how long uploads may take.
     """
 
-    def __init__(self, settings: Settings, peers: Peers) -> None:
+    def __init__(
+        self, settings: Settings, peers: Peers, patience: UploadPatience = PATIENCE
+    ) -> None:
+        self._patience = patience
         self._peers = peers
         self._base = base_url(settings.output.upstream.host, settings.general.https_port)
         self._settings = settings.output.upstream
@@ -91,7 +108,7 @@ class Upstream:
         self._settings = settings.output.upstream
 
     async def look(self) -> Trouble | None:
-        """Return whether the right upstream can be reached; sends no request."""
+        """Check whether the right upstream can be reached; send no request."""
         await self._peers.looked.wait()
         try:
             await self._peers.clients.probe(PEER, self._base)
@@ -108,16 +125,16 @@ class Upstream:
             content: the file.
 
         Returns:
-            None when the upstream has it, else why not.
+            None when the upstream has the file, else why not.
 
         Raises:
-            OSError: the file cannot be read to its end; nothing is stored upstream.
+            OSError: the file cannot be read to its end; the upstream stores nothing.
         """
         await self._peers.looked.wait()
-        # A name may hold any byte but "/". What a path segment may show as it is stays readable.
+        # A name can contain any byte but "/". Whatever is legal in a path segment stays readable.
         url = f"{self._base}/{route.path}/{quote_from_bytes(os.fsencode(name), safe='@:+')}"
         try:
-            with trio.fail_after(BASE_TIMEOUT_S + content.size / SLOWEST_BYTES_PER_S):
+            with trio.fail_after(self._patience.upload + content.size / SLOWEST_BYTES_PER_S):
                 async with self._peers.clients.request(
                     PEER,
                     "PUT",
@@ -125,13 +142,25 @@ class Upstream:
                     headers={} if content.whole is not None else _length(content),
                     content=content.pieces() if content.whole is None else content.whole,
                     auth=(self._settings.user, self._password(route)),
-                    patience=PATIENCE_S,
+                    patience=self._patience.silence,
                 ) as answer:
-                    return await _judge(answer)
+                    return await self._judge(answer)
         except PeerError as error:
             return _unanswered(error)
         except trio.TooSlowError:
             return Trouble("the upstream did not answer in time", "transient")
+
+    async def _judge(self, answer: Answer) -> Trouble | None:
+        if answer.status not in DONE:
+            return judge(answer.status, answer.headers.get("retry-after", ""))
+        # The head says that the file was stored; the rest only decides if the connection can stay.
+        size = 0
+        with trio.move_on_after(self._patience.drain), suppress(PeerError):
+            async for chunk in answer.chunks():
+                size += len(chunk)
+                if size > ANSWER_SIZE:
+                    break
+        return None
 
     def _password(self, route: Route) -> Secret:
         if route.credential == "default_password":
@@ -148,19 +177,6 @@ def base_url(host: str, port: int) -> str:
 
 def _length(content: Content) -> dict[str, str]:
     return {"Content-Length": str(content.size)}
-
-
-async def _judge(answer: Answer) -> Trouble | None:
-    if answer.status not in DONE:
-        return judge(answer.status, answer.headers.get("retry-after", ""))
-    # The head says that the file is there; the rest only decides if the connection can stay.
-    size = 0
-    with trio.move_on_after(DRAIN_TIMEOUT_S), suppress(PeerError):
-        async for chunk in answer.chunks():
-            size += len(chunk)
-            if size > ANSWER_SIZE:
-                break
-    return None
 
 
 def judge(status: int, retry_after: str = "") -> Trouble:
@@ -181,7 +197,7 @@ def judge(status: int, retry_after: str = "") -> Trouble:
 
 
 def _wait(retry_after: str) -> float:
-    """Return seconds that are asked for, within bounds; 0 where nothing sensible is."""
+    """Return the seconds that the upstream asks for, within bounds; 0 for a senseless value."""
     text = retry_after.strip()
     if text.isascii() and text.isdigit():
         seconds = float(text[:9])
@@ -194,4 +210,4 @@ def _wait(retry_after: str) -> float:
 
 
 def _unanswered(error: PeerError) -> Trouble:
-    return Trouble(f"upstream: {error.detail}", error.kind, reached=error.reached)
+    return Trouble(f"upstream: {error}", error.kind, reached=error.reached)

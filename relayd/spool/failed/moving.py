@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Final
 
 from relayd.spool.identity import Identity, identity_at
+from relayd.spool.layout import TEMPORARY
 
-#: Names that relayd writes under until they are whole. The leading dot keeps listings away.
-TEMPORARY: Final = ".relayd.tmp."
 _numbers: Final = count()
 
 

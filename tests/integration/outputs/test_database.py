@@ -12,7 +12,7 @@ import trio
 import trio_asyncio
 
 from relayd.commands.demo.postgres.opening import Postgres, open_postgres
-from relayd.commands.demo.postgres.server import Connection
+from relayd.commands.demo.postgres.server import ConnectionInfo
 from relayd.config.main_conf import database_parameters, load_settings
 from relayd.errors import DatabaseError, Reason, Refused
 from relayd.outputs.postgres.connection import Patience, connect
@@ -28,7 +28,7 @@ PATIENCE = Patience()
 
 @asynccontextmanager
 async def open_database(
-    connection: Connection, patience: Patience = PATIENCE
+    connection: ConnectionInfo, patience: Patience = PATIENCE
 ) -> AsyncIterator[Database]:
     """Yield a writer on this connection's database."""
     async with trio_asyncio.open_loop() as loop:

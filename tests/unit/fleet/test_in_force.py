@@ -13,7 +13,8 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from relayd.errors import NodesError
 from relayd.fleet import in_force as module
-from relayd.fleet.in_force import RETRY_DELAYS_S, Trust
+from relayd.fleet.in_force import Trust
+from relayd.system.delays import DELAYS
 from relayd.telemetry.metrics import Metrics
 from tests.support.signing import make_key_and_cert
 
@@ -204,7 +205,7 @@ async def test_broken_list_is_tried_again_by_itself(home: Home, autojump_clock: 
         await trio.sleep(1000)
         nursery.cancel_scope.cancel()
     gaps = [b - a for a, b in zip([failed, *times], times, strict=False)]
-    assert gaps == pytest.approx([*RETRY_DELAYS_S, *[RETRY_DELAYS_S[-1]] * 4])
+    assert gaps == pytest.approx([*DELAYS.nodes.seconds, *[DELAYS.nodes.seconds[-1]] * 4])
     assert told == [times[-1]]
     assert home.knows("node2")
 
@@ -231,7 +232,7 @@ async def test_retries_start_over_with_the_next_trouble(
             home.write("node1")
             failed = trio.current_time()
             await trio.sleep(100)
-            assert told[-1] == failed + RETRY_DELAYS_S[0]
+            assert told[-1] == failed + DELAYS.nodes.seconds[0]
         nursery.cancel_scope.cancel()
 
 

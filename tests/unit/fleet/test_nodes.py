@@ -136,7 +136,7 @@ def test_missing_files_count_as_empty(fleet: Fleet) -> None:
     loaded = fleet.load()
     assert not loaded.list_missing
     assert loaded.nodes.get("root") is not None
-    assert loaded.warnings == [
+    assert [str(warning) for warning in loaded.warnings] == [
         f"{fleet.certs_file}: no certificate of any node: no run log can be verified"
     ]
 
@@ -269,8 +269,9 @@ def test_one_unusable_entry_costs_only_its_node(fleet: Fleet, value: object) -> 
     loaded = fleet.load()
     assert loaded.nodes.get("bad") is None
     assert None not in {loaded.nodes.get("good-1"), loaded.nodes.get("good-2")}
-    assert loaded.warnings[0].startswith(f'{fleet.list_file}: node "bad" skipped: ')
-    assert loaded.warnings[0].isprintable()
+    assert loaded.warnings[0].kind == "entry"
+    assert str(loaded.warnings[0]).startswith(f'{fleet.list_file}: node "bad" skipped: ')
+    assert str(loaded.warnings[0]).isprintable()
 
 
 @pytest.mark.parametrize("node_id", ["", "a\nb", "\x1b]0;x\x07", "\ud800", "a\u202eb"])
@@ -279,7 +280,7 @@ def test_entry_with_an_unprintable_id_is_skipped(fleet: Fleet, node_id: str) -> 
     fleet.write({node_id: entry(), "good": entry()})
     loaded = fleet.load()
     assert (loaded.nodes.sub_nodes, loaded.nodes.get("good") is not None) == (1, True)
-    assert loaded.warnings[0].isprintable()
+    assert str(loaded.warnings[0]).isprintable()
 
 
 SHA256, SHA512 = hashlib.sha256(b"key").digest(), hashlib.sha512(b"key").digest()
@@ -378,7 +379,7 @@ def test_one_malformed_certificate_costs_only_itself(
     assert loaded.nodes.certificates("node-3") == (third.certificate,)
     line = node.cert_pem.count(b"\n") + 1
     [warning] = loaded.warnings
-    assert warning.startswith(f"{fleet.certs_file}: line {line}: certificate skipped: ")
+    assert str(warning).startswith(f"{fleet.certs_file}: line {line}: certificate skipped: ")
 
 
 @pytest.mark.fault("G4")
@@ -419,7 +420,7 @@ def test_certificate_without_uid_or_of_an_unknown_node_is_skipped(
     loaded = fleet.load()
     assert loaded.nodes.certificates("node-1") == (node.certificate,)
     assert loaded.nodes.certificates("node-2") == ()
-    assert [warning.split("skipped: ")[1] for warning in loaded.warnings] == [
+    assert [warning.detail.split("skipped: ")[1] for warning in loaded.warnings] == [
         "its subject has no UID",
         'node "node-2" is not in the nodes list',
     ]
@@ -443,7 +444,7 @@ def test_warnings_of_one_load_are_bounded(fleet: Fleet) -> None:
     fleet.list_file.write_text(json.dumps({f"node-{number}": 0 for number in range(1000)}))
     warnings = fleet.load().warnings
     assert len(warnings) == MAX_WARNINGS + 1
-    assert warnings[-1] == f"… and {1000 - MAX_WARNINGS} more"
+    assert str(warnings[-1]) == f"… and {1000 - MAX_WARNINGS} more"
 
 
 TREE: Entries = {

@@ -11,23 +11,24 @@ from structlog.testing import capture_logs
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from relayd.errors import Gone, Reason, Refused, Retry
+from relayd.fleet.admission import Origin
 from relayd.outputs.results import Stored
 from relayd.pipelines.dispose import Disposer, Rules
-from relayd.pipelines.outcomes import StoredAccounts
-from relayd.pipelines.ticket import Ticket, Verdict
+from relayd.pipelines.outcomes import StoredOutcomes
+from relayd.pipelines.ticket import Settled, Stage, Ticket
 from relayd.runlog.filename import queue_id
 from relayd.spool.disposal import Disposal
 from relayd.spool.failed.reasons import read_reason, reason_path
 from relayd.spool.identity import identity_at
 from relayd.spool.pending import Pending
-from relayd.spool.watching.watcher import Arrival
 from relayd.system.clock import WallClock
 from relayd.telemetry.metrics import Metrics
-from tests.support.pipeline import name_of
+from tests.support.pipeline import Verdict, name_of, settle
 
 RULES = Rules(settle_s=10.0, retention_s=7 * 86400.0)
 UNFINISHED = Refused(Reason.ARCHIVE, "cut off", maybe_unfinished=True)
 RUN_DATE = "2026-03-01T00:01:00+00:00"
+ORIGIN = Origin("node1", RUN_DATE, "token")
 NAME = name_of(1)
 
 
@@ -56,14 +57,14 @@ class Desk:
             self.disposal,
             self.pending,
             RULES,
-            StoredAccounts(self.metrics),
+            StoredOutcomes(self.metrics),
             lambda node_id: self.tokens.get(node_id, "token"),
             clock,
         )
 
-    def ticket(
+    def file(
         self, verdict: Verdict, name: str = NAME, *, atomic: bool = True, age: float = 60.0
-    ) -> Ticket:
+    ) -> Settled:
         """A file of some age in seconds, in flight, with its verdict."""
         path = self.incoming / name
         path.write_text("content")
@@ -71,17 +72,22 @@ class Desk:
         os.utime(path, (written, written))
         return self.claim(verdict, name, atomic=atomic)
 
-    def claim(self, verdict: Verdict, name: str = NAME, *, atomic: bool = True) -> Ticket:
-        """Takes a file up as it is."""
+    def claim(
+        self,
+        verdict: Verdict,
+        name: str = NAME,
+        *,
+        atomic: bool = True,
+        origin: Origin | None = ORIGIN,
+        stage: Stage = "examine",
+        seen: bool = True,
+    ) -> Settled:
+        """Takes a file up as it is; `seen`: it was opened."""
         assert self.pending.claim(name)
-        ticket = Ticket(Arrival(name, atomic), trio.current_time())
-        ticket.node_id = "node1"
-        ticket.run_date = RUN_DATE
-        ticket.trust = "token"
-        ticket.verdict = verdict
-        if (self.incoming / name).exists():
-            ticket.identity = identity_at(self.incoming / name)
-        return ticket
+        ticket = Ticket(name, atomic, trio.current_time(), origin)
+        path = self.incoming / name
+        identity = identity_at(path) if seen and path.exists() else None
+        return settle(ticket, identity, verdict, stage)
 
     def names(self) -> list[str]:
         """What is in `incoming`."""
@@ -133,7 +139,7 @@ FIELDS = {
 async def test_stored_file_is_removed_and_counted(desk: Desk) -> None:
     """Its rows are committed: it goes, and its rows, size and way are counted; no line is due."""
     with capture_logs() as logs:
-        await desk.disposer.dispose([desk.ticket(Stored(42))])
+        await desk.disposer.dispose([desk.file(Stored(42))])
     assert desk.names() == []
     assert NAME not in desk.pending
     assert desk.value("reports_total", status="ok") == 1
@@ -146,7 +152,7 @@ async def test_stored_file_is_removed_and_counted(desk: Desk) -> None:
 
 async def test_processing_time_counts_from_taking_up(desk: Desk, autojump_clock: MockClock) -> None:
     """The histogram gets the time between the arrival and the disposal."""
-    ticket = desk.ticket(Stored(1))
+    ticket = desk.file(Stored(1))
     await trio.sleep(7)
     await desk.disposer.dispose([ticket])
     assert desk.value("reports_processing_duration_seconds_sum") == pytest.approx(7)
@@ -155,7 +161,7 @@ async def test_processing_time_counts_from_taking_up(desk: Desk, autojump_clock:
 async def test_duplicate_is_removed_and_told(desk: Desk) -> None:
     """A run log that was there already counts as success and as duplicate."""
     with capture_logs() as logs:
-        await desk.disposer.dispose([desk.ticket(Stored(0, duplicate=True))])
+        await desk.disposer.dispose([desk.file(Stored(0, duplicate=True))])
     assert desk.names() == []
     assert desk.value("reports_total", status="ok") == 1
     assert desk.value("duplicates_total") == 1
@@ -166,7 +172,7 @@ async def test_duplicate_is_removed_and_told(desk: Desk) -> None:
 async def test_longer_version_of_a_stored_run_is_told(desk: Desk) -> None:
     """A duplicate with rows that are not stored is not dropped in silence."""
     with capture_logs() as logs:
-        await desk.disposer.dispose([desk.ticket(Stored(0, duplicate=True, missing=3))])
+        await desk.disposer.dispose([desk.file(Stored(0, duplicate=True, missing=3))])
     (line,) = told(logs)
     assert FIELDS.items() <= line.items()
     assert line["missing"] == 3
@@ -177,12 +183,11 @@ async def test_file_that_cannot_be_removed_is_counted_once(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It waits with growing delays, is known as done, and counts once however often it is seen."""
-    ticket = desk.ticket(Stored(42))
-    identity = ticket.identity
-    assert identity is not None
+    file = desk.file(Stored(42))
+    identity = identity_at(desk.incoming / NAME)
     with monkeypatch.context() as patch, capture_logs() as logs:
         patch.setattr(Path, "unlink", _refuse)
-        await desk.disposer.dispose([ticket])
+        await desk.disposer.dispose([file])
         assert desk.disposal.committed.holds(NAME, identity)
         assert desk.pending.attempts(NAME) == 1
         await desk.disposer.dispose([desk.claim(Stored(0, again=True))])
@@ -204,7 +209,7 @@ def _refuse(*_arguments: Any, **_options: Any) -> None:
 async def test_refused_file_is_moved_counted_and_told(desk: Desk, reason: Reason) -> None:
     """It lies in `failed` with its reason; one line says why; two counters know."""
     with capture_logs() as logs:
-        await desk.disposer.dispose([desk.ticket(Refused(reason, "because"))])
+        await desk.disposer.dispose([desk.file(Refused(reason, "because"))])
     assert desk.names() == []
     assert NAME not in desk.pending
     record = read_reason(reason_path(desk.failed / NAME))
@@ -221,10 +226,10 @@ async def test_refused_file_is_moved_counted_and_told(desk: Desk, reason: Reason
 
 async def test_refused_file_without_a_node_has_no_node_in_its_line(desk: Desk) -> None:
     """Where the name tells nothing, the line has file and queue id."""
-    ticket = desk.ticket(Refused(Reason.BAD_NAME, "no"), "bob.log")
-    ticket.node_id = ticket.run_date = ticket.trust = ""
+    (desk.incoming / "bob.log").touch()
+    file = desk.claim(Refused(Reason.BAD_NAME, "no"), "bob.log", origin=None)
     with capture_logs() as logs:
-        await desk.disposer.dispose([ticket])
+        await desk.disposer.dispose([file])
     (line,) = logs
     assert "node" not in line
     assert (line["file"], line["queue_id"]) == ("bob.log", queue_id("bob.log"))
@@ -240,12 +245,12 @@ async def test_gone_file_is_forgotten(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize("stage", ["examine", "database"])
-async def test_file_put_off_waits_and_is_counted_by_stage(desk: Desk, stage: str) -> None:
+async def test_file_put_off_waits_and_is_counted_by_stage(desk: Desk, stage: Stage) -> None:
     """It stays where it is; one line says why, one counter where."""
-    ticket = desk.ticket(Retry("busy"))
-    ticket.stage = stage
+    (desk.incoming / NAME).touch()
+    file = desk.claim(Retry("busy"), stage=stage)
     with capture_logs() as logs:
-        await desk.disposer.dispose([ticket])
+        await desk.disposer.dispose([file])
     assert desk.names() == [NAME]
     assert desk.pending.attempts(NAME) == 1
     assert desk.value("retried_total", stage=stage) == 1
@@ -257,7 +262,7 @@ async def test_file_put_off_waits_and_is_counted_by_stage(desk: Desk, stage: str
 async def test_young_file_written_in_place_is_held_until_it_is_settled(desk: Desk) -> None:
     """What looks cut short may grow: it is looked at again when nobody wrote to it for a while."""
     with capture_logs() as logs:
-        await desk.disposer.dispose([desk.ticket(UNFINISHED, atomic=False, age=2)])
+        await desk.disposer.dispose([desk.file(UNFINISHED, atomic=False, age=2)])
     assert desk.names() == [NAME]
     assert await desk.due_in() == pytest.approx(8, abs=0.5)
     assert len(told(logs)) == 1
@@ -278,7 +283,7 @@ async def test_other_files_are_not_held(
     desk: Desk, verdict: Verdict, atomic: bool, age: float
 ) -> None:
     """Only what was written in place, is young and looks cut short gets a second look."""
-    await desk.disposer.dispose([desk.ticket(verdict, atomic=atomic, age=age)])
+    await desk.disposer.dispose([desk.file(verdict, atomic=atomic, age=age)])
     assert desk.names() == []
     assert list(desk.refused()) == [NAME]
 
@@ -287,7 +292,7 @@ async def test_other_files_are_not_held(
 async def test_file_that_cannot_be_processed_for_too_long_expires(desk: Desk) -> None:
     """Older than the retention and tried once more: to `failed` as expired, with the last cause."""
     with capture_logs() as logs:
-        await desk.disposer.dispose([desk.ticket(Retry("unreadable"), age=8 * 86400)])
+        await desk.disposer.dispose([desk.file(Retry("unreadable"), age=8 * 86400)])
     assert desk.refused() == {NAME: "expired"}
     assert desk.value("refused_total", reason="expired") == 1
     (line,) = logs
@@ -308,16 +313,16 @@ async def test_other_files_do_not_expire(
 ) -> None:
     """Only what was tried in vain, by a clock that can be trusted, is given up."""
     desk.wall = wall
-    await desk.disposer.dispose([desk.ticket(verdict, age=age)])
+    await desk.disposer.dispose([desk.file(verdict, age=age)])
     assert desk.names() == [NAME]
     assert desk.pending.waiting == 1
 
 
 async def test_file_that_was_never_seen_does_not_expire(desk: Desk) -> None:
     """Without a look at it, nobody knows how old it is."""
-    ticket = desk.ticket(Retry("cannot be opened"), age=8 * 86400)
-    ticket.identity = None
-    await desk.disposer.dispose([ticket])
+    (desk.incoming / NAME).touch()
+    os.utime(desk.incoming / NAME, (0, 0))
+    await desk.disposer.dispose([desk.claim(Retry("cannot be opened"), seen=False)])
     assert desk.pending.waiting == 1
 
 
@@ -330,7 +335,7 @@ async def test_newer_file_of_the_name_is_looked_at(
     desk: Desk, verdict: Verdict, announced: bool
 ) -> None:
     """It stays, and is due soon, whether its event came already or not."""
-    ticket = desk.ticket(verdict)
+    ticket = desk.file(verdict)
     newer = desk.incoming / ".new"
     newer.write_text("newer content")
     newer.rename(desk.incoming / NAME)
@@ -349,9 +354,9 @@ async def test_file_that_cannot_be_moved_is_put_back(
 ) -> None:
     """`failed` is no use: that file waits, one line says so, the others of its batch go on."""
     batch = [
-        desk.ticket(Refused(Reason.EMPTY, "")),
-        desk.ticket(Stored(1), name_of(2)),
-        desk.ticket(Gone(), name_of(3)),
+        desk.file(Refused(Reason.EMPTY, "")),
+        desk.file(Stored(1), name_of(2)),
+        desk.file(Gone(), name_of(3)),
     ]
     desk.failed.rmdir()
     desk.failed.write_text("not a directory")
@@ -369,10 +374,12 @@ async def test_file_that_cannot_be_moved_is_put_back(
 
 @pytest.mark.fault("G3", "C21")
 async def test_verdict_by_former_nodes_is_not_carried_out(desk: Desk) -> None:
-    """The node became known between name and disposal: the file is examined anew, not refused."""
-    unknown = desk.ticket(Refused(Reason.UNKNOWN_NODE, "who?"))
-    other = desk.ticket(Refused(Reason.UNKNOWN_NODE, "who?"), name_of(2, "other"))
-    other.node_id = "other"
+    """The node became known between name and disposal: the file is examined again, not refused."""
+    unknown = desk.file(Refused(Reason.UNKNOWN_NODE, "who?"))
+    name = name_of(2, "other")
+    (desk.incoming / name).touch()
+    origin = Origin("other", RUN_DATE, "token")
+    other = desk.claim(Refused(Reason.UNKNOWN_NODE, "who?"), name, origin=origin)
     desk.tokens["node1"] = "now it is known"
     with capture_logs() as logs:
         await desk.disposer.dispose([unknown, other])
@@ -385,7 +392,7 @@ async def test_verdict_by_former_nodes_is_not_carried_out(desk: Desk) -> None:
 @pytest.mark.parametrize("verdict", [Stored(1), Refused(Reason.EMPTY, ""), Gone(), Retry("")])
 async def test_every_name_is_released_or_put_back(desk: Desk, verdict: Verdict) -> None:
     """Whatever the verdict, and whether the file is still there or not, no name stays in flight."""
-    batch = [desk.ticket(verdict, name_of(number)) for number in range(4)]
+    batch = [desk.file(verdict, name_of(number)) for number in range(4)]
     (desk.incoming / name_of(1)).unlink()
     (desk.incoming / name_of(2)).unlink()
     (desk.incoming / name_of(2)).mkdir()
@@ -395,11 +402,11 @@ async def test_every_name_is_released_or_put_back(desk: Desk, verdict: Verdict) 
 
 async def test_disposal_ends_with_its_source(desk: Desk) -> None:
     """Batch after batch, then the end."""
-    send, receive = trio.open_memory_channel[list[Ticket]](0)
+    send, receive = trio.open_memory_channel[list[Settled]](0)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(desk.disposer.run, receive)
-        await send.send([desk.ticket(Stored(1))])
-        await send.send([desk.ticket(Stored(1), name_of(2))])
+        await send.send([desk.file(Stored(1))])
+        await send.send([desk.file(Stored(1), name_of(2))])
         send.close()
     assert desk.names() == []
 
@@ -416,13 +423,13 @@ async def test_disposal_takes_one_batch_at_a_time(
         return await real(files)
 
     monkeypatch.setattr(desk.disposal, "remove", slow)
-    send, receive = trio.open_memory_channel[list[Ticket]](0)
+    send, receive = trio.open_memory_channel[list[Settled]](0)
     sent: list[int] = []
 
     async def feed() -> None:
         with send:
             for number in range(3):
-                await send.send([desk.ticket(Stored(1), name_of(number))])
+                await send.send([desk.file(Stored(1), name_of(number))])
                 sent.append(number)
 
     async with trio.open_nursery() as nursery:
@@ -436,10 +443,10 @@ async def test_disposal_takes_one_batch_at_a_time(
 
 async def test_cancelled_disposal_leaves_nothing_half_done(desk: Desk) -> None:
     """A batch that was begun is moved whole, each file with its reason, or not at all."""
-    batch = [desk.ticket(Refused(Reason.EMPTY, ""), name_of(n)) for n in range(50)]
+    batch = [desk.file(Refused(Reason.EMPTY, ""), name_of(n)) for n in range(50)]
     with trio.move_on_after(0.001):
         await desk.disposer.dispose(batch)
     moved = set(desk.refused())
-    assert moved in (set(), {ticket.name for ticket in batch})
+    assert moved in (set(), {file.ticket.name for file in batch})
     assert len(desk.names()) + len(moved) == 50
     assert not [p.name for p in desk.failed.iterdir() if p.name.startswith(".")]

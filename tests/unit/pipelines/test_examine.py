@@ -1,39 +1,30 @@
-"""The stages of the pipeline but the writer, and the wiring between them."""
+"""The examine stage: what is refused by its name, what is examined, what is passed on where."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
 
 import pytest
 import trio
 from structlog.testing import capture_logs
-from trio.testing import MockClock, wait_all_tasks_blocked
+from trio.testing import wait_all_tasks_blocked
 
 from relayd.errors import Gone, Reason, Refused, Retry
+from relayd.fleet.admission import Origin
 from relayd.fleet.nodes import Nodes
 from relayd.outputs.results import Stored
-from relayd.pipelines.examine import (
-    ARRIVALS,
-    ToWrite,
-    Writer,
-    admit,
-    run_examine,
-    run_reporting,
-)
-from relayd.pipelines.gather import BATCH, LINGER_S, QUIET_S, run_gather
-from relayd.pipelines.ticket import Ticket
-from relayd.pipelines.workers.job import Job
+from relayd.pipelines.examine import Accepted, ExamineStage
+from relayd.pipelines.gather import BATCH
+from relayd.pipelines.ticket import Failed, Settled
 from relayd.runlog.model import RunLog
 from relayd.spool.watching.watcher import Arrival
-from relayd.telemetry.metrics import Metrics
 from tests.support.pipeline import (
     IDENTITY,
-    FakeDatabase,
     FakeExaminer,
     arrivals,
     ended,
     make_nodes,
     name_of,
+    verdict_of,
 )
 from tests.support.rows import make_rows
 
@@ -51,19 +42,17 @@ class Stage:
         self.nodes = nodes
         self.committed: set[str] = set()
         self.batches, self._source = trio.open_memory_channel[list[Arrival]](0)
-        self._to_write, self.write = trio.open_memory_channel[ToWrite](0)
-        self._to_dispose, self.dispose = trio.open_memory_channel[list[Ticket]](0)
+        self._to_write, self.write = trio.open_memory_channel[list[Accepted]](0)
+        self._to_dispose, self.dispose = trio.open_memory_channel[list[Settled]](0)
 
     async def run(self) -> None:
-        """`run_examine`."""
-        await run_examine(
+        """`ExamineStage.run`."""
+        stage = ExamineStage(
             self.examiner,
             lambda: self.nodes,
             lambda name, identity: name in self.committed and identity == IDENTITY,
-            self._source,
-            self._to_write,
-            self._to_dispose,
         )
+        await stage.run(self._source, self._to_write, self._to_dispose)
 
 
 @asynccontextmanager
@@ -88,22 +77,23 @@ async def test_file_refused_by_its_name_is_never_opened(name: str, reason: Reaso
     """What the name alone decides goes to disposal without an examination; good ones follow."""
     async with open_stage(nodes=make_nodes("node1", others=["bare"])) as stage:
         await stage.batches.send([Arrival(name, atomic=True), *arrivals(2)])
-        (ticket,) = await stage.dispose.receive()
-        assert isinstance(ticket.verdict, Refused)
-        assert (ticket.name, ticket.verdict.reason) == (name, reason)
-        assert len((await stage.write.receive()).tickets) == 2
+        (file,) = await stage.dispose.receive()
+        assert isinstance(file, Failed)
+        assert (file.ticket.name, file.refused.reason) == (name, reason)
+        assert len(await stage.write.receive()) == 2
     assert stage.examiner.calls == [[name_of(0), name_of(1)]]
 
 
-def test_admit_tells_whose_file_it_is() -> None:
-    """The ticket gets node, date and a token of what was known then; the job the certificates."""
-    ticket = Ticket(Arrival(name_of(7), atomic=True), 0.0)
+async def test_files_carry_what_their_names_say() -> None:
+    """A ticket has node, date and a token of the nodes in force; a bad name gives none."""
     nodes = make_nodes("node1", "node2")
-    job = admit(ticket, nodes)
-    assert job == Job(name_of(7), "", "node1", nodes.certificates("node1"))
-    assert ticket.node_id == "node1"
-    assert ticket.run_date == "2026-03-01T00:07:00+00:00"
-    assert ticket.trust == nodes.trust_token("node1") != nodes.trust_token("node2")
+    async with open_stage(nodes=nodes) as stage:
+        await stage.batches.send([Arrival("bob.log", atomic=True), *arrivals(1)])
+        (refused,) = await stage.dispose.receive()
+        (accepted,) = await stage.write.receive()
+    assert refused.ticket.origin is None
+    origin = Origin("node1", "2026-03-01T00:00:00+00:00", nodes.trust_token("node1"))
+    assert accepted.ticket.origin == origin
 
 
 async def test_verdicts_stay_with_their_files() -> None:
@@ -117,15 +107,14 @@ async def test_verdicts_stay_with_their_files() -> None:
         await stage.batches.send(arrivals(8))
         others = await stage.dispose.receive()
         good = await stage.write.receive()
-    assert {ticket.name: ticket.verdict for ticket in others} == {
+    assert {file.ticket.name: verdict_of(file) for file in others} == {
         name_of(1): Refused(Reason.SIGNATURE, "bad"),
         name_of(3): Gone(),
         name_of(5): Retry("busy"),
         name_of(6): Stored(0, again=True),
     }
-    assert [ticket.name for ticket in good.tickets] == [name_of(n) for n in (0, 2, 4, 7)]
-    assert len(good.run_logs) == 4
-    assert {ticket.identity for ticket in good.tickets} == {IDENTITY}
+    assert [file.ticket.name for file in good] == [name_of(n) for n in (0, 2, 4, 7)]
+    assert {file.identity for file in good} == {IDENTITY}
 
 
 async def test_call_that_ends_early_is_continued() -> None:
@@ -135,8 +124,8 @@ async def test_call_that_ends_early_is_continued() -> None:
         await stage.batches.send(arrivals(8))
         seen: list[str] = []
         for channel in (stage.write, stage.dispose, stage.write, stage.write):
-            part = await channel.receive()
-            seen += [t.name for t in (part.tickets if isinstance(part, ToWrite) else part)]
+            part: Sequence[Accepted | Settled] = await channel.receive()
+            seen += [file.ticket.name for file in part]
     assert sorted(seen) == [name_of(n) for n in range(8)]
     assert [len(call) for call in stage.examiner.calls] == [8, 5, 2]
 
@@ -159,7 +148,7 @@ async def test_examination_ends_with_its_source() -> None:
     async with open_stage() as stage:
         await stage.batches.send(arrivals(2))
         stage.batches.close()
-        assert len((await stage.write.receive()).tickets) == 2
+        assert len(await stage.write.receive()) == 2
         await ended(stage.write, stage.dispose)
 
 
@@ -207,168 +196,3 @@ async def test_flaws_of_a_run_log_are_told_in_one_line() -> None:
     (line,) = [line for line in logs if line["log_level"] == "warning"]
     assert (line["node"], line["file"], line["flaws"]) == ("node1", name_of(0), 3)
     assert line["detail"] == "first"
-
-
-class Gatherer:
-    """The gather stage between two channels."""
-
-    def __init__(self, room: int = ARRIVALS) -> None:
-        self.arrivals, source = trio.open_memory_channel[int](room)
-        to, self.batches = trio.open_memory_channel[list[int]](0)
-        self._ends = source, to
-
-    async def run(self) -> None:
-        """`run_gather`."""
-        await run_gather(*self._ends)
-
-
-async def test_lone_file_does_not_wait(autojump_clock: MockClock) -> None:
-    """After a quiet second a file makes a batch of its own, at once."""
-    stage = Gatherer()
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(stage.run)
-        for number in range(3):
-            await trio.sleep(QUIET_S + 0.1)
-            before = trio.current_time()
-            await stage.arrivals.send(number)
-            assert await stage.batches.receive() == [number]
-            assert trio.current_time() == before
-        stage.arrivals.close()
-
-
-async def test_trickle_is_gathered(autojump_clock: MockClock) -> None:
-    """Files that come steadily share batches: each waits no longer than the linger."""
-    stage = Gatherer()
-    sent: dict[int, float] = {}
-    waits: list[float] = []
-    sizes: list[int] = []
-
-    async def send() -> None:
-        with stage.arrivals:
-            for number in range(60):
-                sent[number] = trio.current_time()
-                await stage.arrivals.send(number)
-                await trio.sleep(LINGER_S / 10)
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(stage.run)
-        nursery.start_soon(send)
-        async for batch in stage.batches:
-            sizes.append(len(batch))
-            waits += [trio.current_time() - sent[number] for number in batch]
-    assert sum(sizes) == 60
-    assert len(sizes) <= 8
-    assert max(waits) <= LINGER_S + 1e-6
-
-
-async def test_batches_are_bounded(autojump_clock: MockClock) -> None:
-    """A backlog is cut into full batches, in order, and the last one may be smaller."""
-    stage = Gatherer(3 * BATCH)
-    for number in range(2 * BATCH + 5):
-        stage.arrivals.send_nowait(number)
-    stage.arrivals.close()
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(stage.run)
-        batches = [batch async for batch in stage.batches]
-    assert [len(batch) for batch in batches] == [BATCH, BATCH, 5]
-    assert [number for batch in batches for number in batch] == list(range(2 * BATCH + 5))
-
-
-class Pipeline:
-    """All stages wired as in the service, with a watcher and a disposal that a test controls."""
-
-    def __init__(self, lanes: int = 2) -> None:
-        self.lanes = lanes
-        self.examiner = FakeExaminer()
-        self.database = FakeDatabase()
-        self.metrics = Metrics()
-        self.writer = Writer(self.database, self.metrics)  # type: ignore[arg-type]
-        self.source, self._feed = trio.open_memory_channel[Arrival](0)
-        self.disposed: list[str] = []
-        self.sent = 0
-        self.may_dispose = trio.Event()
-        self.may_dispose.set()
-        self.ends: list[str] = []
-
-    async def watch(self, to: trio.MemorySendChannel[Arrival]) -> None:
-        """Passes on what the test sends."""
-        with to:
-            async for arrival in self._feed:
-                await to.send(arrival)
-                self.sent += 1
-        self.ends.append("watch")
-
-    async def examine(self, *ends: Any) -> None:
-        """`run_examine`."""
-        nodes = make_nodes("node1")
-        await run_examine(self.examiner, lambda: nodes, lambda _name, _identity: False, *ends)
-        self.ends.append("examine")
-
-    async def write(self, *ends: Any) -> None:
-        """`Writer.run`."""
-        await self.writer.run(*ends)
-        self.ends.append("write")
-
-    async def dispose(self, source: trio.MemoryReceiveChannel[list[Ticket]]) -> None:
-        """Notes what arrives, when it may."""
-        with source:
-            async for tickets in source:
-                await self.may_dispose.wait()
-                self.disposed += [ticket.name for ticket in tickets]
-        self.ends.append("dispose")
-
-    async def run(self) -> None:
-        """`run_reporting`."""
-        await run_reporting(
-            self.watch, self.examine, self.lanes, self.write, self.dispose, self.metrics
-        )
-
-
-async def test_pipeline_drains_in_the_order_of_its_stages(autojump_clock: MockClock) -> None:
-    """When the watcher ends, all that it took up gets through, then stage after stage ends."""
-    pipeline = Pipeline()
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(pipeline.run)
-        for arrival in arrivals(700):
-            await pipeline.source.send(arrival)
-        pipeline.source.close()
-    assert sorted(pipeline.disposed) == sorted(name_of(n) for n in range(700))
-    assert pipeline.ends == ["watch", "examine", "examine", "write", "dispose"]
-
-
-async def test_blocked_disposal_stops_the_watcher_in_the_end() -> None:
-    """Memory does not grow with the backlog: with the last stage stuck, names stay in the spool."""
-    pipeline = Pipeline()
-    pipeline.may_dispose = trio.Event()
-
-    async def feed() -> None:
-        for arrival in arrivals(5000):
-            await pipeline.source.send(arrival)
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(pipeline.run)
-        nursery.start_soon(feed)
-        await wait_all_tasks_blocked(0.05)
-        stuck = pipeline.sent
-        # The channel; a batch in the gatherer, in each lane, with the writer and the disposal.
-        assert stuck <= ARRIVALS + BATCH * (1 + pipeline.lanes) + 2 * 2 * BATCH
-        gauge = pipeline.metrics.queue.labels("examine")._child_samples()
-        assert next(iter(gauge)).value == ARRIVALS
-        nursery.cancel_scope.cancel()
-    assert pipeline.disposed == []
-
-
-@pytest.mark.parametrize("stage", ["watch", "examine", "write", "dispose"])
-async def test_bug_in_a_stage_ends_the_pipeline(
-    stage: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """No stage goes on beside a dead one: the error comes out, all others are cancelled."""
-    pipeline = Pipeline(lanes=1)
-
-    async def broken(*_ends: Any) -> None:
-        await trio.lowlevel.checkpoint()
-        raise ZeroDivisionError
-
-    monkeypatch.setattr(pipeline, stage, broken)
-    with trio.fail_after(10), pytest.RaisesGroup(ZeroDivisionError):
-        await pipeline.run()

@@ -19,7 +19,15 @@ from structlog.testing import capture_logs
 from relayd.errors import PeerError
 from relayd.pipelines import parcels as pairs
 from relayd.runlog.filename import queue_id
-from tests.support.forwarding import DEFAULT_PASSWORD, PASSWORD, Relay, hasten, shorten_deadlines
+from tests.support.forwarding import (
+    DEFAULT_PASSWORD,
+    HASTY,
+    IMPATIENT,
+    PASSWORD,
+    USUAL,
+    Pace,
+    Relay,
+)
 from tests.support.signing import make_key_and_cert
 from tests.support.tls_server import (
     Answer,
@@ -40,21 +48,11 @@ STRANGER = make_key_and_cert("stranger")
 LOG = "2026-03-01T12:00:00+00:00@node1.log.gz"
 
 
-@pytest.fixture
-def fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    hasten(monkeypatch)
-
-
-@pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    shorten_deadlines(monkeypatch)
-
-
 @asynccontextmanager
-async def open_relay(root: Path) -> AsyncIterator[tuple[Relay, Peer]]:
+async def open_relay(root: Path, pace: Pace = USUAL) -> AsyncIterator[tuple[Relay, Peer]]:
     """An upstream and a relay that is not running yet."""
     async with open_peer(NODE) as peer:
-        yield Relay(root, peer, NODE), peer
+        yield Relay(root, peer, NODE, pace), peer
 
 
 def user_of(exchange: Exchange) -> str:
@@ -229,7 +227,6 @@ async def test_what_is_no_file_is_refused_and_never_sent(tmp_path: Path) -> None
         ]
 
 
-@pytest.mark.usefixtures("fast")
 @pytest.mark.parametrize(
     ("behaviour", "told"),
     [
@@ -267,12 +264,11 @@ async def test_what_is_no_file_is_refused_and_never_sent(tmp_path: Path) -> None
 )
 @pytest.mark.history(58)
 async def test_a_file_that_is_turned_down_stays_and_is_sent_later(
-    tmp_path: Path, behaviour: Behaviour, told: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, behaviour: Behaviour, told: str
 ) -> None:
     """Whatever the upstream says but 200, 201 and 204: the file stays and goes through later."""
-    if isinstance(behaviour, (Silent, Endless)):
-        shorten_deadlines(monkeypatch)
-    async with open_relay(tmp_path) as (relay, peer):
+    pace = IMPATIENT if isinstance(behaviour, (Silent, Endless)) else HASTY
+    async with open_relay(tmp_path, pace) as (relay, peer):
         peer.behaviour = behaviour
         with capture_logs() as logs:
             async with relay.running():
@@ -283,7 +279,7 @@ async def test_a_file_that_is_turned_down_stays_and_is_sent_later(
                 await relay.empty()
         assert peer.uploads[-1] == (f"/reports/{LOG}", b"content")
         assert relay.failed() == []
-        lines = [line for line in logs if line["event"] == "file stays, tried again later"]
+        lines = [line for line in logs if line["event"] == "file stays, will be retried"]
         assert told in lines[0]["detail"]
         assert all(line["queue_id"] == queue_id(LOG) for line in lines)
         assert PASSWORD not in str(logs)
@@ -301,11 +297,10 @@ async def test_three_answers_mean_done(tmp_path: Path, status: int) -> None:
         assert len(peer.requests) == 1
 
 
-@pytest.mark.usefixtures("fast", "impatient")
 @pytest.mark.fault("U3")
 async def test_an_answer_whose_body_never_ends_is_bounded(tmp_path: Path) -> None:
     """An endless body after a success is cut off; the file is done."""
-    async with open_relay(tmp_path) as (relay, peer):
+    async with open_relay(tmp_path, IMPATIENT) as (relay, peer):
         peer.behaviour = Endless(b"HTTP/1.1 201 Created\r\nConnection: close\r\n\r\n", b"x" * 999)
         async with relay.running():
             relay.arrive(relay.reports, LOG, b"content")
@@ -361,7 +356,6 @@ async def test_files_that_are_turned_down_are_in_nobodys_way(
         assert len([name for name in relay.left() if "poison" in name]) == count
 
 
-@pytest.mark.usefixtures("fast")
 @pytest.mark.parametrize(
     "count",
     [
@@ -376,7 +370,7 @@ async def test_an_upstream_that_is_away_is_asked_by_one_at_a_time(
     tmp_path: Path, count: int
 ) -> None:
     """While nobody answers, files wait untried; all get through once it is back, 50 a second."""
-    async with open_relay(tmp_path) as (relay, peer):
+    async with open_relay(tmp_path, HASTY) as (relay, peer):
         peer.behaviour = Cut("accept")
         for number in range(count):
             relay.arrive(relay.reports, f"{number:04}.log", b"%d" % number)
@@ -393,15 +387,14 @@ async def test_an_upstream_that_is_away_is_asked_by_one_at_a_time(
             (f"/reports/{number:04}.log", b"%d" % number) for number in range(count)
         )
         events = Counter(line["event"] for line in logs if line["log_level"] != "debug")
-        assert events["upstream takes no files, they wait"] == 1
-        assert 1 <= events["upstream takes files again"] <= 2
-        assert events["file stays, tried again later"] == 0
+        assert events["output unavailable, files wait"] == 1
+        assert 1 <= events["output available again"] <= 2
+        assert events["file stays, will be retried"] == 0
 
 
-@pytest.mark.usefixtures("fast")
 async def test_an_upstream_that_turns_everything_down_is_not_stormed(tmp_path: Path) -> None:
     """When file after file is answered by 503, the others wait until one gets through."""
-    async with open_relay(tmp_path) as (relay, peer):
+    async with open_relay(tmp_path, HASTY) as (relay, peer):
         peer.behaviour = Answer(503)
         for number in range(500):
             relay.arrive(relay.reports, f"{number:04}.log", b"%d" % number)
@@ -417,9 +410,7 @@ async def test_an_upstream_that_turns_everything_down_is_not_stormed(tmp_path: P
 
 
 @pytest.mark.fault("U4")
-async def test_a_wait_that_the_upstream_asks_for_is_kept(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_wait_that_the_upstream_asks_for_is_kept(tmp_path: Path) -> None:
     """A file that got `Retry-After: 2` is not sent again before two seconds have passed."""
     times: list[float] = []
 
@@ -432,8 +423,7 @@ async def test_a_wait_that_the_upstream_asks_for_is_kept(
             else:
                 await super().serve(peer, exchange)
 
-    hasten(monkeypatch)
-    async with open_relay(tmp_path) as (relay, peer):
+    async with open_relay(tmp_path, HASTY) as (relay, peer):
         peer.behaviour = Busy()
         async with relay.running():
             relay.arrive(relay.reports, LOG, b"content")
@@ -441,7 +431,6 @@ async def test_a_wait_that_the_upstream_asks_for_is_kept(
     assert times[1] - times[0] >= 2
 
 
-@pytest.mark.usefixtures("fast")
 @pytest.mark.fault("U6")
 @pytest.mark.history(60)
 async def test_one_refused_password_does_not_hold_up_other_kinds(tmp_path: Path) -> None:
@@ -455,7 +444,7 @@ async def test_one_refused_password_does_not_hold_up_other_kinds(tmp_path: Path)
             else:
                 await super().serve(peer, exchange)
 
-    async with open_relay(tmp_path) as (relay, peer):
+    async with open_relay(tmp_path, HASTY) as (relay, peer):
         peer.behaviour = Strict()
         relay.passwords = (PASSWORD, "wrong")
         for number in range(50):
@@ -469,17 +458,16 @@ async def test_one_refused_password_does_not_hold_up_other_kinds(tmp_path: Path)
                 relay.forwarding.reconfigure(relay.settings())
                 await relay.empty()
         assert any(
-            line["event"] == "upstream takes no files, they wait" and line["kind"] == "operator"
+            line["event"] == "output unavailable, files wait" and line["kind"] == "operator"
             for line in logs
         )
         assert "wrong" not in str(logs)
 
 
-@pytest.mark.usefixtures("fast")
 @pytest.mark.fault("U11", "TLS10")
 async def test_a_stranger_in_the_upstreams_place_gets_nothing(tmp_path: Path) -> None:
     """No byte of HTTP reaches an upstream with another certificate; files wait for it."""
-    async with open_relay(tmp_path) as (relay, peer):
+    async with open_relay(tmp_path, HASTY) as (relay, peer):
         peer.behaviour = With(server_context(STRANGER))
         async with relay.running():
             for number in range(50):
@@ -492,15 +480,13 @@ async def test_a_stranger_in_the_upstreams_place_gets_nothing(tmp_path: Path) ->
         assert len(peer.uploads) == 50
 
 
-@pytest.mark.usefixtures("fast")
 @pytest.mark.fault("TLS4")
 @pytest.mark.parametrize("text", [None, "", "<html><body>404</body></html>", "-----BEGIN CERTI"])
 async def test_without_a_usable_pin_nothing_is_connected_to(
-    tmp_path: Path, text: str | None, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, text: str | None
 ) -> None:
     """A pin file that is missing, empty or none keeps the files here, until it is there."""
-    monkeypatch.setattr("relayd.fleet.pins.RETRY_DELAYS_S", (0.05,))
-    async with open_relay(tmp_path) as (relay, peer):
+    async with open_relay(tmp_path, HASTY) as (relay, peer):
         relay.pins.unlink()
         if text is not None:
             relay.pins.write_text(text)
@@ -519,10 +505,9 @@ async def test_without_a_usable_pin_nothing_is_connected_to(
         assert len(peer.uploads) == 1
 
 
-@pytest.mark.usefixtures("fast")
 async def test_stopping_leaves_unsent_files_in_the_spool(tmp_path: Path) -> None:
     """Told to stop while the upstream is away, it ends, and the next start sends everything."""
-    async with open_relay(tmp_path) as (relay, peer):
+    async with open_relay(tmp_path, HASTY) as (relay, peer):
         peer.behaviour = Cut("accept")
         for number in range(100):
             relay.arrive(relay.reports, f"{number:03}.log", b"%d" % number)
@@ -539,7 +524,6 @@ async def test_a_file_that_was_sent_but_cannot_be_removed_is_not_sent_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While the spool cannot be changed, a file that the upstream has is not uploaded again."""
-    hasten(monkeypatch)
     real = Path.unlink
     broken, attempts = [True], [0]
 
@@ -549,7 +533,7 @@ async def test_a_file_that_was_sent_but_cannot_be_removed_is_not_sent_again(
             raise PermissionError(13, "Permission denied", str(path))
         real(path, missing_ok)
 
-    async with open_relay(tmp_path) as (relay, peer):
+    async with open_relay(tmp_path, HASTY) as (relay, peer):
         async with relay.running():
             monkeypatch.setattr(Path, "unlink", unlink)
             relay.arrive(relay.reports, LOG, b"content")
@@ -603,10 +587,9 @@ async def test_half_a_pair_waits_and_then_goes_alone(
         assert len(peer.uploads) == 1
 
 
-@pytest.mark.usefixtures("fast")
 async def test_a_pair_leaves_the_spool_together(tmp_path: Path) -> None:
     """While the inventory is turned down its signature stays too, though the upstream has it."""
-    async with open_relay(tmp_path) as (relay, peer):
+    async with open_relay(tmp_path, HASTY) as (relay, peer):
         peer.behaviour = Selective(503, "n.ocs.gz")
         async with relay.running():
             relay.arrive(relay.updates, "n.ocs.gz", b"inventory")
@@ -621,10 +604,9 @@ async def test_a_pair_leaves_the_spool_together(tmp_path: Path) -> None:
         ]
 
 
-@pytest.mark.usefixtures("fast")
 async def test_what_was_turned_down_for_too_long_is_given_up_with_a_reason(tmp_path: Path) -> None:
     """An old file is tried once more, and then moved to `failed` as expired."""
-    async with open_relay(tmp_path) as (relay, peer):
+    async with open_relay(tmp_path, HASTY) as (relay, peer):
         peer.behaviour = Answer(403)
         relay.arrive(relay.reports, LOG, b"content", age=8 * 86400)
         async with relay.running():

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from tests.support.forwarding import Relay, hasten, shorten_deadlines
+from tests.support.forwarding import IMPATIENT, Relay
 from tests.support.signing import make_key_and_cert
 from tests.support.tls_server import (
     Answer,
@@ -127,15 +127,13 @@ async def watchdog(seconds: float) -> AsyncIterator[None]:
     [pytest.param(120, id="120"), pytest.param(2000, id="2000", marks=pytest.mark.torture)],
 )
 async def test_whatever_the_upstream_does_every_file_arrives_as_it_was(
-    tmp_path: Path, count: int, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, count: int
 ) -> None:
     """Faults of 19 kinds in a row: all files arrive byte for byte, strangers get not a byte."""
-    hasten(monkeypatch, 0.01)
-    shorten_deadlines(monkeypatch, 0.01)
     numbers = random.Random(count)
     chain = Chain([fault for fault, _ in zip(faults(numbers), range(count), strict=False)])
     async with open_peer(NODE) as peer, watchdog(30 + count * 0.5):
-        relay = Relay(tmp_path, peer, NODE)
+        relay = Relay(tmp_path, peer, NODE, IMPATIENT)
         peer.behaviour = chain
         sizes = (0, 1, 20_000, 65_536, 65_537, 300_000)
         files = {

@@ -11,10 +11,11 @@ import trio
 from relayd.commands.demo.fleet.runlogs import make_runlog
 from relayd.config.main_conf import load_settings
 from relayd.fleet.in_force import Trust
-from relayd.pipelines.reporting import Reporting
+from relayd.pipelines.reporting import ReportingPipeline
 from relayd.pipelines.workers.job import Examined, Job, Setup
 from relayd.pipelines.workers.pool import ThreadExaminer
 from relayd.spool.failed.reasons import read_reason, reason_path
+from relayd.system.delays import DELAYS, Delays, Steps
 from relayd.telemetry.metrics import Metrics
 from tests.support.daemon import PATIENCE_S, START, eventually
 from tests.support.pipeline import FakeDatabase, name_of, operator
@@ -43,18 +44,6 @@ class Gate:
         return results
 
 
-class Base(FakeDatabase):
-    """A database that remembers how it shall be reached."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.parameters: list[dict[str, object]] = []
-
-    def reconfigure(self, parameters: dict[str, object]) -> None:
-        """As `Database.reconfigure`."""
-        self.parameters.append(parameters)
-
-
 class Station:
     """A root server without the service around it.
 
@@ -63,7 +52,7 @@ class Station:
         ended: set when it has.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, delays: Delays) -> None:
         spool = root / "reports"
         self.incoming = spool / "incoming"
         self.failed = spool / "failed"
@@ -84,19 +73,15 @@ class Station:
         self.metrics = Metrics()
         self.trust = Trust(self.list_file, self.certs_file, "root", self.metrics)
         self.examiner = Gate(Setup(str(self.incoming), 2**20, frozenset()))
-        self.database = Base()
-        self.reporting = Reporting(
-            self.settings,
-            self.trust,
-            self.metrics,
-            self.examiner,
-            self.database,  # type: ignore[arg-type]
+        self.database = FakeDatabase()
+        self.reporting = ReportingPipeline(
+            self.settings, self.trust, self.metrics, self.examiner, self.database, delays
         )
         self.stop = trio.Event()
         self.ended = trio.Event()
 
     async def run(self) -> None:
-        """`Reporting.run`."""
+        """`ReportingPipeline.run`."""
         await self.reporting.run(self.stop)
         self.ended.set()
 
@@ -110,7 +95,7 @@ class Station:
         """Puts nodes in force, as the service does."""
         self.write_nodes(*node_ids, certificate=certificate)
         await self.trust.load()
-        self.reporting.nodes_changed()
+        self.reporting.wake()
 
     def send(self, number: int = 0, key: object = OLD) -> str:
         """Uploads a run log of node1."""
@@ -147,8 +132,8 @@ class Station:
 
 
 @asynccontextmanager
-async def open_station(root: Path) -> AsyncIterator[Station]:
-    station = Station(root)
+async def open_station(root: Path, delays: Delays = DELAYS) -> AsyncIterator[Station]:
+    station = Station(root, delays)
     with trio.fail_after(PATIENCE_S):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(station.run)
@@ -261,21 +246,15 @@ async def test_stop_leaves_what_the_database_does_not_take(tmp_path: Path) -> No
         assert station.in_flight == 0
 
 
-@pytest.mark.parametrize("how", ["nodes", "settings"])
-async def test_reload_ends_a_wait_for_the_database(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
-) -> None:
-    """Whoever mended the database reloads, and is not kept waiting for the next attempt."""
-    monkeypatch.setattr("relayd.pipelines.examine.OPERATOR_DELAYS_S", (3600.0,))
-    async with open_station(tmp_path) as station:
+async def test_reload_ends_a_wait_for_the_database(tmp_path: Path) -> None:
+    """An operator who fixes the database and reloads does not wait for the next attempt."""
+    async with open_station(tmp_path, Delays(database_operator=Steps((3600.0,)))) as station:
         # The reload that makes the nodes known ends the first wait.
         station.database.failures = [operator(), operator()]
         await station.reload("node1")
         station.send()
         await eventually(lambda: len(station.database.batches) == 2)
-        if how == "nodes":
-            station.reporting.nodes_changed()
-        else:
-            station.reporting.reconfigure(station.settings)
-            assert station.database.parameters[0]["password"] == "secret"
+        station.reporting.reconfigure(station.settings)
+        station.reporting.wake()
+        assert station.database.parameters[0]["password"] == "secret"
         await eventually(lambda: not station.names())

@@ -1,7 +1,7 @@
 """The write stage: what it does while the database is away, and how it stops."""
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import pytest
 import trio
@@ -9,19 +9,23 @@ from structlog.testing import capture_logs
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from relayd.errors import DatabaseError, Retry
-from relayd.outputs.results import Outcome, Stored
-from relayd.pipelines.examine import (
-    ATTEMPTS_TOGETHER,
-    OPERATOR_DELAYS_S,
-    TRANSIENT_DELAYS_S,
-    ToWrite,
-    Writer,
-)
+from relayd.outputs.health import Health
+from relayd.outputs.results import Stored, Written
+from relayd.pipelines.examine import Accepted
 from relayd.pipelines.gather import BATCH
-from relayd.pipelines.ticket import Ticket
-from relayd.spool.watching.watcher import Arrival
+from relayd.pipelines.ticket import Settled, Ticket
+from relayd.pipelines.write import ATTEMPTS_TOGETHER, Writer
+from relayd.system.delays import DELAYS, Steps
 from relayd.telemetry.metrics import Metrics
-from tests.support.pipeline import FakeDatabase, ended, name_of, operator, transient
+from tests.support.pipeline import (
+    IDENTITY,
+    FakeDatabase,
+    ended,
+    name_of,
+    operator,
+    transient,
+    verdict_of,
+)
 from tests.support.rows import make_rows
 
 
@@ -31,7 +35,8 @@ class Writing:
     def __init__(self) -> None:
         self.database = FakeDatabase()
         self.metrics = Metrics()
-        self.writer = Writer(self.database, self.metrics)  # type: ignore[arg-type]
+        self.health = Health("database", self.metrics.database_up)
+        self.writer = Writer(self.database, self.health)
 
     def never_again(self, error: Callable[[], DatabaseError]) -> None:
         """From now on the database is away."""
@@ -61,22 +66,22 @@ async def test_outcomes_come_in_the_order_of_the_run_logs(writing: Writing) -> N
 
 
 @pytest.mark.parametrize(
-    ("error", "delays"), [(transient, TRANSIENT_DELAYS_S), (operator, OPERATOR_DELAYS_S)]
+    ("error", "delays"), [(transient, DELAYS.database), (operator, DELAYS.database_operator)]
 )
 async def test_waits_grow_by_the_kind_of_trouble(
     writing: Writing,
     autojump_clock: MockClock,
     error: Callable[[], DatabaseError],
-    delays: Sequence[float],
+    delays: Steps,
 ) -> None:
     """A server that is away is asked again soon, one that needs a hand at most once a minute."""
-    attempts = len(delays) + 3
+    attempts = len(delays.seconds) + 3
     writing.database.failures = [error() for _ in range(attempts)]
     writing.database.probes = [error() for _ in range(attempts)]
     assert await writing.writer.write(LOGS) == STORED
     times = writing.database.times
     gaps = [after - before for before, after in itertools.pairwise(times)]
-    assert gaps == pytest.approx([*delays, *[delays[-1]] * 3])
+    assert gaps == pytest.approx([*delays.seconds, *[delays.seconds[-1]] * 3])
 
 
 async def test_wake_ends_a_wait(writing: Writing, autojump_clock: MockClock) -> None:
@@ -107,7 +112,7 @@ async def test_stop_ends_a_wait_with_the_batch_put_back(
 ) -> None:
     """At the stop what waits for the database is put back at once, marked as not attempted."""
     writing.never_again(operator)
-    verdicts: list[Outcome | Retry] = []
+    verdicts: list[Written | Retry] = []
 
     async def write() -> None:
         verdicts.extend(await writing.writer.write(LOGS))
@@ -190,11 +195,11 @@ async def test_gauge_follows_the_database(writing: Writing, autojump_clock: Mock
     writing.database.failures = [transient()]
     async with trio.open_nursery() as nursery:
         nursery.start_soon(writing.writer.write, LOGS)
-        await trio.sleep(TRANSIENT_DELAYS_S[0] / 2)
+        await trio.sleep(DELAYS.database.after(1) / 2)
         assert writing.up == 0
-        assert writing.writer.trouble is not None
+        assert writing.health.trouble is not None
     assert writing.up == 1
-    assert writing.writer.trouble is None
+    assert writing.health.trouble is None
 
 
 class WriteStage(Writing):
@@ -202,8 +207,8 @@ class WriteStage(Writing):
 
     def __init__(self) -> None:
         super().__init__()
-        self.source, source = trio.open_memory_channel[ToWrite](0)
-        to_dispose, self.dispose = trio.open_memory_channel[list[Ticket]](0)
+        self.source, source = trio.open_memory_channel[list[Accepted]](0)
+        to_dispose, self.dispose = trio.open_memory_channel[list[Settled]](0)
         self._ends = source, to_dispose
 
     async def run(self) -> None:
@@ -211,13 +216,16 @@ class WriteStage(Writing):
         await self.writer.run(*self._ends)
 
 
-def part_of(count: int, first: int = 0) -> ToWrite:
-    """Tickets and their run logs, one of each node."""
-    numbers = range(first, first + count)
-    return ToWrite(
-        [Ticket(Arrival(name_of(n, f"node{n}"), atomic=True), 0.0) for n in numbers],
-        [make_rows(f"node{n}", rows=1) for n in numbers],
-    )
+def part_of(count: int, first: int = 0) -> list[Accepted]:
+    """Run logs, one of each node."""
+    return [
+        Accepted(
+            Ticket(name_of(n, f"node{n}"), atomic=True, taken=0.0),
+            IDENTITY,
+            make_rows(f"node{n}", rows=1),
+        )
+        for n in range(first, first + count)
+    ]
 
 
 async def test_verdicts_go_to_their_tickets(autojump_clock: MockClock) -> None:
@@ -227,9 +235,9 @@ async def test_verdicts_go_to_their_tickets(autojump_clock: MockClock) -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(stage.run)
         await stage.source.send(part_of(3))
-        tickets = await stage.dispose.receive()
+        files = await stage.dispose.receive()
         stage.source.close()
-    assert [t.verdict for t in tickets] == [Stored(1), Retry("ill"), Stored(1)]
+    assert [verdict_of(file) for file in files] == [Stored(1), Retry("ill"), Stored(1)]
 
 
 async def test_small_parts_share_a_transaction() -> None:
@@ -241,10 +249,10 @@ async def test_small_parts_share_a_transaction() -> None:
             nursery.start_soon(stage.source.send, part)
         await wait_all_tasks_blocked()
         nursery.start_soon(stage.run)
-        tickets = await stage.dispose.receive()
+        files = await stage.dispose.receive()
         stage.source.close()
     assert sorted(len(batch) for batch in stage.database.batches) == [6]
-    assert {t.name: t.verdict for t in tickets} == {
+    assert {file.ticket.name: verdict_of(file) for file in files} == {
         name_of(n, f"node{n}"): Stored(1) for n in range(6)
     }
 
@@ -297,7 +305,7 @@ async def test_a_look_at_the_start_tells_that_the_database_is_there(
     with capture_logs() as logs:
         await writing.writer.look()
     assert writing.up == 1
-    assert writing.writer.trouble is None
+    assert writing.health.trouble is None
     assert [line["log_level"] for line in logs] == ["error", "error", "info"]
     assert writing.database.batches == []
 

@@ -12,8 +12,7 @@ from trio.testing import MockClock
 from relayd.errors import Reason, Refused
 from relayd.spool import cleanup
 from relayd.spool.cleanup import (
-    Housekeeping,
-    Room,
+    CleanupPlan,
     run_cleanup,
     shrink_failed,
     sweep,
@@ -21,6 +20,7 @@ from relayd.spool.cleanup import (
     sweep_leftovers,
 )
 from relayd.spool.failed.quarantine import quarantine
+from relayd.spool.layout import Spool
 from relayd.system.clock import WallClock
 from relayd.telemetry.metrics import Metrics
 
@@ -41,11 +41,11 @@ def names(directory: Path) -> list[str]:
     return sorted(path.name for path in directory.iterdir())
 
 
-def house(spool: Path, *, retention: float = WEEK_S, frequency: float = 3600) -> Housekeeping:
-    """Housekeeping of a spool and the `failed` beside it."""
-    failed = spool.with_name("failed")
-    failed.mkdir(exist_ok=True)
-    return Housekeeping((Room(spool, EXTENSIONS),), failed, frequency, retention)
+def plan(watched: Path, *, retention: float = WEEK_S, frequency: float = 3600) -> CleanupPlan:
+    """The cleanup of a watched directory and of the `failed` next to it."""
+    spool = Spool(watched.parent, (watched.name,), EXTENSIONS)
+    spool.failed.mkdir(exist_ok=True)
+    return CleanupPlan(spool, frequency, retention)
 
 
 @pytest.mark.history(12)
@@ -89,26 +89,26 @@ def test_many_refused_files_go_in_batches(tmp_path: Path, monkeypatch: pytest.Mo
 @pytest.mark.history(12)
 async def test_removed_files_are_counted(spool: Path, fast_clock: MockClock) -> None:
     """Whoever looks for a refused file that is gone learns that cleanup has taken it, and why."""
-    rooms = msgspec.structs.replace(house(spool), max_size=500)
-    put(rooms.failed / "old.log", days=8, now=time.time())
+    todo = msgspec.structs.replace(plan(spool), max_size=500)
+    put(todo.spool.failed / "old.log", days=8, now=time.time())
     for name in ("a.log", "b.log"):
-        put(rooms.failed / name, days=1, now=time.time())
-        os.truncate(rooms.failed / name, 400)
+        put(todo.spool.failed / name, days=1, now=time.time())
+        os.truncate(todo.spool.failed / name, 400)
     metrics = Metrics()
     line = b'rudder_relayd_failed_removed_total{cause="%s"} 1.0'
     async with trio.open_nursery() as nursery:
-        await nursery.start(run_cleanup, rooms, WallClock(WEEK_S), metrics)
+        await nursery.start(run_cleanup, todo, WallClock(WEEK_S), metrics)
         while line % b"size" not in metrics.render():
             await trio.sleep(1)
         nursery.cancel_scope.cancel()
     assert line % b"age" in metrics.render()
-    assert names(rooms.failed) == ["b.log"]
+    assert names(todo.spool.failed) == ["b.log"]
 
 
 def test_retention_begins_with_the_refusal(spool: Path) -> None:
     """A file that was old when it was refused stays for the whole retention."""
     put(spool / "a.log", days=30, now=time.time())
-    failed = house(spool).failed
+    failed = plan(spool).spool.failed
     refused = Refused(Reason.EXPIRED, "")
     quarantine(spool, failed, "a.log", None, refused, node_id="", trust="")
     assert sweep_failed(failed, WEEK_S, time.time() + WEEK_S - 60) == 0
@@ -120,7 +120,7 @@ def test_retention_begins_with_the_refusal(spool: Path) -> None:
 def test_refused_file_from_the_future_goes_too(spool: Path) -> None:
     """A modification time ahead of the clock does not keep a refused file for ever."""
     put(spool / "a.log", days=-9999, now=time.time())
-    failed = house(spool).failed
+    failed = plan(spool).spool.failed
     quarantine(spool, failed, "a.log", None, Refused(Reason.EMPTY, ""), node_id="", trust="")
     assert sweep_failed(failed, WEEK_S, time.time() + WEEK_S + 60) == 1
 
@@ -165,9 +165,9 @@ def test_directories_and_links_stay(tmp_path: Path) -> None:
 def test_unreadable_directory_does_not_hold_up_the_others(spool: Path) -> None:
     """A directory that cannot be read is given up for this pass, and the next one is cleaned."""
     put(spool / "notes.txt", days=8)
-    rooms = house(spool)
-    rooms.failed.rmdir()
-    sweep(rooms, NOW)
+    todo = plan(spool)
+    todo.spool.failed.rmdir()
+    sweep(todo, NOW)
     assert names(spool) == []
 
 
@@ -176,14 +176,14 @@ async def test_unreadable_directory_is_tried_again_at_the_next_tick(
     spool: Path, fast_clock: MockClock, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """A lasting error costs one line for each pass, and a pass only comes with its time."""
-    rooms = house(spool, frequency=10)
-    rooms.failed.rmdir()
+    todo = plan(spool, frequency=10)
+    todo.spool.failed.rmdir()
     async with trio.open_nursery() as nursery:
-        await nursery.start(run_cleanup, rooms, WallClock(WEEK_S), Metrics())
+        await nursery.start(run_cleanup, todo, WallClock(WEEK_S), Metrics())
         await trio.sleep(25)
-        rooms.failed.mkdir()
-        put(rooms.failed / "old.log", days=8, now=time.time())
-        while names(rooms.failed):
+        todo.spool.failed.mkdir()
+        put(todo.spool.failed / "old.log", days=8, now=time.time())
+        while names(todo.spool.failed):
             await trio.sleep(1)
         nursery.cancel_scope.cancel()
     assert 3 <= capfd.readouterr().err.count("cannot be cleaned") <= 4
@@ -194,14 +194,14 @@ async def test_nothing_is_removed_after_the_clock_was_set(
     spool: Path, fast_clock: MockClock
 ) -> None:
     """A clock that jumped eight days ahead makes no file old enough to go."""
-    rooms = house(spool, frequency=10)
-    put(rooms.failed / "old.log", days=8, now=time.time())
+    todo = plan(spool, frequency=10)
+    put(todo.spool.failed / "old.log", days=8, now=time.time())
     put(spool / ".davfs.tmp1", days=8, now=time.time())
     walls = [time.time() - 8 * DAY_S]
     clock = WallClock(WEEK_S, wall=lambda: walls[-1])
     walls.append(time.time())
     put(spool / "a.log", days=8, now=time.time())
     with trio.move_on_after(35):
-        await run_cleanup(rooms, clock, Metrics())
-    assert names(rooms.failed) == ["old.log"]
+        await run_cleanup(todo, clock, Metrics())
+    assert names(todo.spool.failed) == ["old.log"]
     assert names(spool) == [".davfs.tmp1", "a.log"]

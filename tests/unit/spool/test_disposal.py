@@ -7,7 +7,7 @@ import pytest
 import trio
 
 from relayd.errors import Reason, Refused, Retry
-from relayd.spool.disposal import Disposal, Identity, Rejected, identity, remove
+from relayd.spool.disposal import Disposal, Identity, RefusedFile, identity, remove
 
 REFUSED = Refused(Reason.SIGNATURE, "signature is wrong")
 
@@ -106,7 +106,7 @@ async def test_batch_of_refused_files_is_answered_one_by_one(spool: Path) -> Non
     failed = spool / "0.log" / "failed"  # a directory cannot be moved into itself, by root either
     failed.mkdir(parents=True)
     known = [identity((spool / "0.log").lstat()), put(spool / "1.log"), put(spool / "2.log")]
-    files = [Rejected(f"{n}.log", known[n], REFUSED, node_id="n", trust="t") for n in range(3)]
+    files = [RefusedFile(f"{n}.log", known[n], REFUSED, node_id="n", trust="t") for n in range(3)]
     (spool / "2.log").unlink()
     results = await Disposal(spool, failed).quarantine(files)
     assert isinstance(results[0], Retry)
@@ -130,7 +130,7 @@ async def test_requeue_runs_in_the_same_thread_slot(spool: Path) -> None:
     """Files go back from `failed` by the reason's record."""
     disposal = Disposal(spool, spool.with_name("failed"))
     known = put(spool / "a.log")
-    await disposal.quarantine([Rejected("a.log", known, REFUSED, node_id="n", trust="t")])
+    await disposal.quarantine([RefusedFile("a.log", known, REFUSED, node_id="n", trust="t")])
     assert await disposal.requeue(lambda record: record.trust != "t") == 0
     assert await disposal.requeue(lambda record: record.node == "n") == 1
     assert identity((spool / "a.log").lstat()) == known

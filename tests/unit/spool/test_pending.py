@@ -9,7 +9,8 @@ import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relayd.spool.pending import LONGEST_DELAY_S, Pending
+from relayd.spool.pending import Pending
+from relayd.system.delays import DELAYS
 
 
 @pytest.fixture
@@ -56,8 +57,8 @@ async def test_retry_waits_longer_each_time(
     for attempt in range(14):
         pending.claim("a.log")
         pending.retry("a.log")
-        doubled = min(LONGEST_DELAY_S, 2.0**attempt)
-        assert doubled * 0.75 <= await delay_of(pending) <= min(doubled * 1.25, LONGEST_DELAY_S)
+        doubled = min(DELAYS.file.longest, 2.0**attempt)
+        assert doubled * 0.75 <= await delay_of(pending) <= min(doubled * 1.25, DELAYS.file.longest)
         assert pending.attempts("a.log") == attempt + 1
         assert pending.take_due(1) == []
         await trio.sleep_until(pending.next_due())
@@ -210,7 +211,7 @@ def test_agrees_with_its_model(steps: list[tuple[str, str]]) -> None:
             known = model.flying | model.waiting
             assert [n for n in ALL if n in pending] == [n for n in ALL if n in known]
             if action == "due":
-                await trio.sleep(2 * LONGEST_DELAY_S)
+                await trio.sleep(2 * DELAYS.file.longest)
                 due = pending.take_due(10)
                 assert sorted(due) == sorted(model.waiting)
                 model.waiting.clear()

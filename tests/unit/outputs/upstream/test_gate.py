@@ -6,14 +6,11 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from relayd.outputs.upstream.gate import (
-    BUSY_DELAYS_S,
-    IN_A_ROW,
-    OPERATOR_DELAYS_S,
-    UNREACHED_DELAYS_S,
-    Gate,
-    Trouble,
-)
+from relayd.outputs.health import Trouble
+from relayd.outputs.upstream.gate import IN_A_ROW, Gate
+from relayd.system.delays import DELAYS, Steps
+
+UNREACHABLE = DELAYS.upstream_unreachable.seconds
 
 AWAY = Trouble("no connection", "transient", reached=False)
 STRANGER = Trouble("another certificate", "operator", reached=False)
@@ -23,19 +20,19 @@ UNWANTED = Trouble("answered 413", "file")
 
 
 class Guard:
-    """A gate and what it told."""
+    """A gate and what it reported."""
 
     def __init__(self) -> None:
-        self.told: list[Trouble | None] = []
-        self.gate = Gate(self.told.append)
+        self.reports: list[Trouble | None] = []
+        self.gate = Gate(self.reports.append)
 
     async def upload(self, trouble: Trouble | None) -> float:
         """One upload that ends so; how long it had to wait, in seconds."""
         before = trio.current_time()
-        turn = await self.gate.enter()
-        assert turn is not None
-        with self.gate.using(turn):
-            turn.end(trouble)
+        attempt = await self.gate.enter()
+        assert attempt is not None
+        with self.gate.using(attempt):
+            attempt.end(trouble)
         return trio.current_time() - before
 
     async def close(self, trouble: Trouble = AWAY) -> None:
@@ -51,8 +48,8 @@ def guard() -> Guard:
 
 async def test_open_gate_lets_all_through_at_once(guard: Guard, autojump_clock: MockClock) -> None:
     """Nobody waits while uploads succeed, and several may be under way."""
-    turns = [await guard.gate.enter() for _ in range(100)]
-    assert None not in turns
+    attempts = [await guard.gate.enter() for _ in range(100)]
+    assert None not in attempts
     assert await guard.upload(None) == 0
 
 
@@ -61,24 +58,24 @@ async def test_an_upstream_that_is_not_reached_closes_at_once(
 ) -> None:
     """One missing connection is enough; the next attempt waits, ever longer up to the bound."""
     assert await guard.upload(AWAY) == 0
-    assert guard.told == [AWAY]
-    for delay in (*UNREACHED_DELAYS_S, UNREACHED_DELAYS_S[-1]):
+    assert guard.reports == [AWAY]
+    for delay in (*UNREACHABLE, UNREACHABLE[-1]):
         assert 0.75 * delay <= await guard.upload(AWAY) <= 1.25 * delay
-    assert 0.75 * UNREACHED_DELAYS_S[-1] <= await guard.upload(None)
-    assert guard.told[-1] is None
+    assert 0.75 * UNREACHABLE[-1] <= await guard.upload(None)
+    assert guard.reports[-1] is None
     assert await guard.upload(AWAY) == 0
-    assert await guard.upload(None) <= 1.25 * UNREACHED_DELAYS_S[0]
+    assert await guard.upload(None) <= 1.25 * UNREACHABLE[0]
 
 
 @pytest.mark.parametrize(
-    ("trouble", "delays"), [(STRANGER, OPERATOR_DELAYS_S), (BUSY, BUSY_DELAYS_S)]
+    ("trouble", "delays"), [(STRANGER, DELAYS.upstream_operator), (BUSY, DELAYS.upstream_failing)]
 )
 async def test_delays_by_what_is_wrong(
-    guard: Guard, autojump_clock: MockClock, trouble: Trouble, delays: tuple[float, ...]
+    guard: Guard, autojump_clock: MockClock, trouble: Trouble, delays: Steps
 ) -> None:
-    """Who must be mended by an operator is asked less often, who answers is asked more often."""
+    """An upstream that needs an operator is tried less often, one that answers more often."""
     await guard.close(trouble)
-    for delay in delays:
+    for delay in delays.seconds:
         assert 0.75 * delay <= await guard.upload(trouble) <= 1.25 * delay
 
 
@@ -102,7 +99,7 @@ async def test_failures_with_success_between_close_nothing(
         assert await guard.upload(None) == 0
     assert guard.gate.trouble is None
     await guard.close(BUSY)
-    assert guard.told[-1] == BUSY
+    assert guard.reports[-1] == BUSY
 
 
 @pytest.mark.parametrize("trouble", [REFUSED, UNWANTED])
@@ -112,9 +109,9 @@ async def test_refusals_close_nothing(
     """What is refused on purpose waits by itself, not for others; if it is all, that is told."""
     for _ in range(5 * IN_A_ROW):
         assert await guard.upload(trouble) == 0
-    assert (guard.told[-1] == trouble) is (trouble is REFUSED)
+    assert (guard.reports[-1] == trouble) is (trouble is REFUSED)
     await guard.upload(None)
-    assert guard.told[-1] is None
+    assert guard.reports[-1] is None
 
 
 async def test_a_refusal_opens_a_closed_gate(guard: Guard, autojump_clock: MockClock) -> None:
@@ -131,12 +128,12 @@ async def test_one_at_a_time_tries_a_closed_gate(guard: Guard, autojump_clock: M
     release = trio.Event()
 
     async def upload(number: int) -> None:
-        turn = await guard.gate.enter()
-        assert turn is not None
+        attempt = await guard.gate.enter()
+        assert attempt is not None
         through.append(number)
         await release.wait()
-        with guard.gate.using(turn):
-            turn.end(None)
+        with guard.gate.using(attempt):
+            attempt.end(None)
 
     async with trio.open_nursery() as nursery:
         for number in range(50):
@@ -151,13 +148,13 @@ async def test_failures_from_before_it_closed_say_nothing_new(
     guard: Guard, autojump_clock: MockClock
 ) -> None:
     """Thirty uploads that fail together count as one failure."""
-    turns = [await guard.gate.enter() for _ in range(30)]
-    for turn in turns:
-        assert turn is not None
-        with guard.gate.using(turn):
-            turn.end(AWAY)
-    assert guard.told == [AWAY]
-    assert await guard.upload(None) <= 1.25 * UNREACHED_DELAYS_S[0]
+    attempts = [await guard.gate.enter() for _ in range(30)]
+    for attempt in attempts:
+        assert attempt is not None
+        with guard.gate.using(attempt):
+            attempt.end(AWAY)
+    assert guard.reports == [AWAY]
+    assert await guard.upload(None) <= 1.25 * UNREACHABLE[0]
 
 
 async def test_a_probe_that_was_overtaken_keeps_nobody_out(
@@ -186,9 +183,9 @@ async def test_one_that_leaves_without_trying_lets_the_next_try(
 ) -> None:
     """A holder whose file was gone, or that was cancelled, does not keep the gate closed."""
     await guard.close()
-    turn = await guard.gate.enter()
-    assert turn is not None
-    with guard.gate.using(turn):
+    attempt = await guard.gate.enter()
+    assert attempt is not None
+    with guard.gate.using(attempt):
         pass
     assert await guard.upload(None) == 0
 
@@ -205,16 +202,16 @@ async def test_waiting_ends_by_news_and_by_a_stop(
 ) -> None:
     """News lets the next one try at once; a stop sends those away that wait."""
     await guard.close(STRANGER)
-    turns: list[bool] = []
+    attempts: list[bool] = []
 
     async def enter() -> None:
-        turns.append(await guard.gate.enter() is not None)
+        attempts.append(await guard.gate.enter() is not None)
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(enter)
         await wait_all_tasks_blocked()
-        assert turns == []
+        assert attempts == []
         before = trio.current_time()
         act(guard.gate)
-    assert turns == [goes]
+    assert attempts == [goes]
     assert trio.current_time() == before

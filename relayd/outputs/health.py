@@ -1,0 +1,91 @@
+"""Whether an output accepts files: one gauge, and one log line each time that changes."""
+
+from collections import Counter
+from typing import Final, Literal
+
+import msgspec
+from prometheus_client import Gauge
+
+from relayd.telemetry.logs import get_logger
+
+#: What a look at an output without a file says; whoever gets an answer clears it too.
+CONNECTION: Final = "connection"
+
+
+class Trouble(msgspec.Struct, frozen=True):
+    """Why an output did not accept a file.
+
+    Attributes:
+        detail: one line for the operator.
+        kind: `file` concerns this file alone; `transient` passes by itself; `operator`: an
+            operator has to act.
+        reached: False when there was no connection to the right server.
+        wait: seconds that the server asked to wait, 0 when it did not.
+        code: the server's own code of the error (SQLSTATE), "" where it has none.
+    """
+
+    detail: str
+    kind: Literal["file", "transient", "operator"]
+    reached: bool = True
+    wait: float = 0.0
+    code: str = ""
+
+
+class Health:
+    """The health of one output, as its attempts report it.
+
+    Args:
+        output: name of the output, which is also the component of its log lines.
+        gauge: 1 while the output accepts files, else 0.
+    """
+
+    def __init__(self, output: Literal["database", "upstream"], gauge: Gauge) -> None:
+        self._output = output
+        self._gauge = gauge
+        self._log = get_logger(output)
+        self._troubles: dict[str, Trouble] = {}
+        self._failures: Counter[str] = Counter()
+
+    @property
+    def trouble(self) -> Trouble | None:
+        """Why the output does not accept files; None when it does, as far as is known."""
+        return next(iter(self._troubles.values()), None)
+
+    def note(self, files: str, trouble: Trouble | None) -> None:
+        """Note how an attempt ended.
+
+        Args:
+            files: the kind of files of the attempt, or `CONNECTION` for a mere look.
+            trouble: why it failed; None when it succeeded.
+        """
+        former = self._troubles.pop(files, None)
+        if trouble is None:
+            former = self._troubles.pop(CONNECTION, None) or former
+            self._failures.pop(files, None)
+        reported = {other.detail for other in self._troubles.values()}
+        if trouble is not None:
+            self._troubles[files] = trouble
+            if former is not None:
+                reported.add(former.detail)
+            self._log_trouble(files, trouble, again=trouble.detail in reported)
+        elif former is not None and former.detail not in reported:
+            self._log.info("output available again", output=self._output, files=files)
+        self._gauge.set(not self._troubles)
+
+    def _log_trouble(self, files: str, trouble: Trouble, *, again: bool) -> None:
+        self._failures[files] += 1
+        code = {"sqlstate": trouble.code} if trouble.code else {}
+        log, event = (
+            (self._log.debug, "output still unavailable")
+            if again
+            else (self._log.error, "output unavailable, files wait")
+        )
+        log(
+            event,
+            output=self._output,
+            files=files,
+            attempt=self._failures[files],
+            kind=trouble.kind,
+            detail=trouble.detail,
+            **code,
+        )

@@ -1,0 +1,128 @@
+"""One watched directory and all that surrounds its stages, whatever these do.
+
+    watcher ─▶ stages ─▶ dispose
+        ▲                   │
+        └──── pending ◀─────┘
+
+Arrows between stages are bounded channels: an output that is slow or down slows the watcher and
+does not fill the memory.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Final, Protocol
+
+import trio
+
+from relayd.config.main_conf import Inventory, Reporting
+from relayd.pipelines.dispose import Disposer, Rules
+from relayd.pipelines.outcomes import Outcomes
+from relayd.pipelines.ticket import Settled
+from relayd.spool.cleanup import CleanupPlan, run_cleanup
+from relayd.spool.disposal import Disposal
+from relayd.spool.layout import Spool
+from relayd.spool.pending import Pending
+from relayd.spool.watching.watcher import Arrival, WatchedDirectory, run_watcher
+from relayd.system.clock import WallClock
+from relayd.system.delays import DELAYS, Delays
+from relayd.system.wake import Wake
+from relayd.telemetry.metrics import Metrics
+
+#: Names waiting between the watcher and the stages: two full batches, some 30 KB.
+ARRIVALS: Final = 256
+
+
+class Stages(Protocol):
+    """The stages of a line between the watcher and the disposal."""
+
+    async def __call__(
+        self,
+        arrivals: trio.MemoryReceiveChannel[Arrival],
+        settled: trio.MemorySendChannel[list[Settled]],
+    ) -> None:
+        """Settle what arrives; end with the source. Owns both channel ends."""
+        ...
+
+
+def _no_token(_node_id: str) -> str:
+    return ""
+
+
+class Line:
+    """One watched directory.
+
+    Attributes:
+        path: the directory.
+        pending: its files in flight and those that wait for another attempt.
+        disposal: touches its files.
+        taking: set once files are taken from it.
+
+    Args:
+        spool: the spool that it belongs to.
+        place: its name there.
+        own: the configuration of this kind of file.
+        outcomes: counts and logs.
+        metrics: gets the gauges of the spool.
+        settle_s: see `relayd.pipelines.dispose.Rules`.
+        trust_token: returns the present trust token of a node, where files are judged by one.
+        delays: between attempts with one file.
+    """
+
+    def __init__(
+        self,
+        spool: Spool,
+        place: str,
+        own: Reporting | Inventory,
+        outcomes: Outcomes,
+        metrics: Metrics,
+        *,
+        settle_s: float = 0.0,
+        trust_token: Callable[[str], str] = _no_token,
+        delays: Delays = DELAYS,
+    ) -> None:
+        self.path = path = spool.directory / place
+        self.pending = Pending(delays.file)
+        self.disposal = Disposal(path, spool.failed)
+        self.taking = trio.Event()
+        self._rescan = Wake()
+        self._metrics = metrics
+        self._watched = WatchedDirectory(
+            path, spool.extensions, own.catchup.frequency, own.catchup.limit
+        )
+        retention = own.cleanup.retention
+        self._disposer = Disposer(
+            self.disposal,
+            self.pending,
+            Rules(settle_s, retention),
+            outcomes,
+            trust_token,
+            WallClock(retention),
+        )
+        metrics.count_in_flight(lambda: self.pending.in_flight)
+        metrics.count_unremovable(lambda: len(self.disposal.committed))
+
+    async def run(self, stages: Stages, stop: trio.Event) -> None:
+        """Process files until `stop` is set and all that was taken up is disposed of."""
+        arrivals_in, arrivals = trio.open_memory_channel[Arrival](ARRIVALS)
+        settled_in, settled = trio.open_memory_channel[list[Settled]](0)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._watch, arrivals_in, stop, name="watch")
+            nursery.start_soon(stages, arrivals, settled_in, name="stages")
+            nursery.start_soon(self._disposer.run, settled, name="dispose")
+
+    async def _watch(self, arrivals: trio.MemorySendChannel[Arrival], stop: trio.Event) -> None:
+        watcher = partial(run_watcher, rescan=self._rescan, stop=stop)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(watcher, self._watched, self.pending, arrivals, self._metrics)
+            self.taking.set()
+
+    def rescan(self) -> None:
+        """Retry all waiting files now, and list the directory."""
+        self._rescan.set()
+
+
+async def run_spool_cleanup(spool: Spool, own: Reporting | Inventory, metrics: Metrics) -> None:
+    """Remove old refused files and leftovers from a spool, until cancelled."""
+    cleanup = own.cleanup
+    plan = CleanupPlan(spool, cleanup.frequency, cleanup.retention, cleanup.max_size)
+    await run_cleanup(plan, WallClock(cleanup.retention), metrics)

@@ -1,0 +1,156 @@
+"""The write stage: batches are committed, and wait while the database is unavailable."""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Final, Literal
+
+import trio
+
+from relayd.errors import DatabaseError, Refused, Retry
+from relayd.outputs.health import Health, Trouble
+from relayd.outputs.results import RunLogStore, Written
+from relayd.pipelines.examine import Accepted
+from relayd.pipelines.gather import BATCH
+from relayd.pipelines.ticket import Finished, Settled, unfinished
+from relayd.runlog.model import RunLog
+from relayd.system.delays import DELAYS, Delays
+from relayd.system.wake import Wake
+
+#: The kind of files, in log lines.
+FILES: Final = "reports"
+#: Disk full, too many connections: no run log of a batch is better off than another.
+FULL: Final = frozenset({"53100", "53300"})
+#: A batch that fails this often while the server answers is written run log by run log.
+ATTEMPTS_TOGETHER: Final = 3
+
+
+class Writer:
+    """The write stage.
+
+    Args:
+        store: where run logs go.
+        health: notes how attempts end.
+        delays: between attempts while the database is unavailable.
+    """
+
+    def __init__(self, store: RunLogStore, health: Health, delays: Delays = DELAYS) -> None:
+        self._store = store
+        self._health = health
+        self._delays = delays
+        self._wake = Wake()
+        self._stopping = False
+        self._was_up = False
+
+    def wake(self) -> None:
+        """End a wait now: something changed that may have fixed the database."""
+        self._wake.set()
+
+    def stop(self) -> None:
+        """Stop waiting for the database: what cannot be written stays in the spool."""
+        self._stopping = True
+        self.wake()
+
+    async def run(
+        self,
+        source: trio.MemoryReceiveChannel[list[Accepted]],
+        to_dispose: trio.MemorySendChannel[list[Settled]],
+    ) -> None:
+        """Write what arrives; end with the source. Owns both channel ends."""
+        with source, to_dispose:
+            async for part in source:
+                with suppress(trio.WouldBlock, trio.EndOfChannel):
+                    # Small parts are worth one transaction; two large ones only cost memory.
+                    while len(part) < BATCH // 2:
+                        part.extend(source.receive_nowait())
+                verdicts = await self.write([file.run_log for file in part])
+                settled = [_settle(*pair) for pair in zip(part, verdicts, strict=True)]
+                # Some MB that would live on while the disposal is busy.
+                del part
+                await to_dispose.send(settled)
+
+    async def write(self, run_logs: Sequence[RunLog]) -> Sequence[Written | Retry]:
+        """Write one batch, however long it takes, unless relayd stops."""
+        attempt = 0
+        while not self._gives_up():
+            try:
+                outcomes = await self._store.write(run_logs)
+            except DatabaseError as error:
+                attempt += 1
+                self._note(error)
+                together = attempt < ATTEMPTS_TOGETHER or error.sqlstate in FULL
+                if not together and await self._server_is_well():
+                    return [await self._write_alone(run_log) for run_log in run_logs]
+                await self._wait(error, attempt)
+            else:
+                self._recovered()
+                return outcomes
+        return [self._not_attempted()] * len(run_logs)
+
+    async def _write_alone(self, run_log: RunLog) -> Written | Retry:
+        """Write one run log; one that the server cannot take now does not hold up the others."""
+        attempt = 0
+        while not self._gives_up():
+            try:
+                (outcome,) = await self._store.write([run_log])
+            except DatabaseError as error:
+                if await self._server_is_well():
+                    return Retry(str(error))
+                attempt += 1
+                self._note(error)
+                await self._wait(error, attempt)
+            else:
+                self._recovered()
+                return outcome
+        return self._not_attempted()
+
+    async def look(self) -> None:
+        """Report whether the database is available before a run log needs it; end once it was."""
+        attempt = 0
+        while not self._was_up and not self._stopping:
+            try:
+                await self._store.probe()
+            except DatabaseError as error:
+                attempt += 1
+                self._note(error)
+                await trio.sleep(self._delay(error, attempt))
+            else:
+                self._recovered()
+
+    def _gives_up(self) -> bool:
+        return self._stopping and self._health.trouble is not None
+
+    def _not_attempted(self) -> Retry:
+        trouble = self._health.trouble
+        return Retry(trouble.detail if trouble else "relayd stops", attempted=False)
+
+    async def _server_is_well(self) -> bool:
+        try:
+            await self._store.probe()
+        except DatabaseError:
+            return False
+        return True
+
+    async def _wait(self, error: DatabaseError, attempt: int) -> None:
+        with trio.move_on_after(self._delay(error, attempt)):
+            await self._wake.wait()
+
+    def _delay(self, error: DatabaseError, attempt: int) -> float:
+        operator = error.kind == "operator"
+        steps = self._delays.database_operator if operator else self._delays.database
+        return steps.after(attempt)
+
+    def _note(self, error: DatabaseError) -> None:
+        # What the server refuses for good is settled by run log and never gets here.
+        kind: Literal["operator", "transient"]
+        kind = "operator" if error.kind == "operator" else "transient"
+        self._health.note(FILES, Trouble(str(error), kind, code=error.sqlstate))
+
+    def _recovered(self) -> None:
+        self._was_up = True
+        self._health.note(FILES, None)
+
+
+def _settle(file: Accepted, verdict: Written | Retry) -> Settled:
+    if isinstance(verdict, Refused | Retry):
+        return unfinished(file.ticket, file.identity, verdict, "database")
+    return Finished(file.ticket, file.identity, verdict)

@@ -1,0 +1,61 @@
+"""Which pipelines run: one for each output that the configuration names."""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Protocol
+
+import trio
+
+from relayd.config.main_conf import Settings
+from relayd.fleet.in_force import Trust
+from relayd.fleet.pins import Peers
+from relayd.outputs.results import Probe
+from relayd.system.delays import Delays
+from relayd.telemetry.metrics import Metrics
+
+
+class Pipeline(Protocol):
+    """What the service knows of a pipeline.
+
+    Attributes:
+        probes: checks of its output, by the name that the status shows.
+    """
+
+    probes: Mapping[str, Probe]
+
+    async def run(self, stop: trio.Event) -> None:
+        """Process files until `stop` is set and all that was taken up is disposed of."""
+
+    async def wait_until_taking(self) -> None:
+        """Return once files are taken, or wait only for what an operator has to provide."""
+
+    def reconfigure(self, settings: Settings) -> None:
+        """Take over from a reloaded configuration what needs no restart."""
+
+    def wake(self) -> None:
+        """Retry now: nodes, pins or passwords changed, which may have fixed what failed."""
+
+
+@asynccontextmanager
+async def open_pipelines(
+    settings: Settings, trust: Trust, peers: Peers, metrics: Metrics, delays: Delays
+) -> AsyncIterator[list[Pipeline]]:
+    """Open the pipelines that are configured; what the others need is not even imported.
+
+    Raises:
+        StartError: a spool cannot be used, or another relayd uses it.
+    """
+    outputs = {settings.processing.reporting.output, settings.processing.inventory.output}
+    pipelines: list[Pipeline] = []
+    async with AsyncExitStack() as stack:
+        if "database" in outputs:
+            from relayd.pipelines.reporting import open_reporting
+
+            reporting = open_reporting(settings, trust, metrics, delays)
+            pipelines.append(await stack.enter_async_context(reporting))
+        if "upstream" in outputs:
+            from relayd.pipelines.forwarding import open_forwarding
+
+            forwarding = open_forwarding(settings, peers, metrics, delays)
+            pipelines.append(await stack.enter_async_context(forwarding))
+        yield pipelines
