@@ -108,6 +108,7 @@ async def test_poison_in_front(site: Site, database: Database) -> None:
         await eventually(lambda: set(site.waiting()) == closed)
         live = site.send(NODE, 3_000, reports=REPORTS)
         await eventually(lambda: live not in site.waiting())
+        await daemon.idle()
         assert set(site.refused()) == refused
         assert await daemon.metric("rudder_relayd_reports_total", status="ok") == 1_001
     check_stored(database.query, {*runs, (NODE, 3_000)}, reports=REPORTS)

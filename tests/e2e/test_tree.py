@@ -61,6 +61,7 @@ async def test_run_logs_climb_up(tree: Tree, database: Database) -> None:
             ("relay", "forward_ok", 40),
             ("root", "ok", 60),
         ):
+            await daemons[me].idle()
             assert await daemons[me].metric(RUN, status=status) == count
     check_stored(database.query, {(node, number) for node in NODES for number in range(20)})
     assert tree.refused() == {}
@@ -164,6 +165,7 @@ async def test_inventories_climb_up_in_pairs(tree: Tree) -> None:
             for member in (tree.relay, tree.sub):
                 await eventually(lambda: not content(member.inventories / place))  # noqa: B023
         for me in ("relay", "sub"):
+            await daemons[me].idle()
             assert await daemons[me].metric(INVENTORY, status="forward_ok") == 16
     for member in tree.members:
         assert content(member.inventories / "failed") == {}

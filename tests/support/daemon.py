@@ -261,6 +261,10 @@ class Daemon:
     async def settled(self) -> None:
         """Wait until nothing is left in `incoming`, and every file is counted."""
         await eventually(lambda: not self.site.waiting(), lambda: str(self.site.waiting()[:5]))
+        await self.idle()
+
+    async def idle(self) -> None:
+        """Wait until no file is in flight: one that has left the spool is not counted yet."""
         with trio.fail_after(PATIENCE_S):
             while await self.metric("rudder_relayd_in_flight"):
                 await trio.sleep(0.01)

@@ -107,6 +107,7 @@ async def test_uploads_climb_up(tree: Tree, webs: dict[str, Web], database: Data
             await eventually(lambda: not list(member.inventories.glob("*/[!.]*")))  # noqa: B023
         for me, count in (("sub", 5), ("relay", 10)):
             name = "rudder_relayd_reports_total"
+            await daemons[me].idle()
             assert await daemons[me].metric(name, status="forward_ok") == count
     check_stored(database.query, sent)
     assert tree.refused() == {}

@@ -104,6 +104,7 @@ async def test_web_server_killed_during_an_upload(web: Web, site: Site, database
         async with open_web(web):
             assert (await web.upload(f"/reports/{name}", data)).status == 201
             await eventually(lambda: web.waiting() == [left])
+        await daemon.idle()
         assert await stored(daemon) == 1
         assert await daemon.stop(signal.SIGTERM) == 0
     assert database.query(ROWS) == [("4000",)]
