@@ -332,7 +332,7 @@ async def test_an_answer_that_is_never_read_does_not_block_the_command(tmp_path:
             RunRequest(("n1",), asynchronous=True, keep_output=True), Requester("", "")
         )
         await run.decided.wait()
-        body = module.Body(run.answer)
+        body = module.AnswerBody(run.answer)
         await trio.testing.wait_all_tasks_blocked(0.1)
         assert not run.done.is_set()
         del body
