@@ -118,7 +118,7 @@ class ForwardingPipeline:
         patience: UploadPatience = PATIENCE,
     ) -> None:
         self._upstream = Upstream(settings, peers, patience)
-        self._health = Health("upstream", metrics.upstream_up)
+        self._health = Health("upstream", metrics.output_up["upstream"])
         self._metrics = metrics
         self._delays = delays
         self._sources = _sources(settings)
@@ -151,7 +151,7 @@ class ForwardingPipeline:
                     run_spool_cleanup, source.spool, source.own, self._metrics, name="cleanup"
                 )
             nursery.start_soon(self._run_stopper, stop, name="stopper")
-            nursery.start_soon(self._look, name="look at the upstream")
+            nursery.start_soon(self._probe, name="probe")
             async with trio.open_nursery() as lines:
                 for stages in self._stages:
                     lines.start_soon(stages.line.run, stages, stop, name="forward")
@@ -167,11 +167,11 @@ class ForwardingPipeline:
         for stages in self._stages:
             stages.gate.stop()
 
-    async def _look(self) -> None:
+    async def _probe(self) -> None:
         """Report whether the upstream is available before a file needs it; end once it was."""
         attempts = 0
         while True:
-            trouble = await self._upstream.look()
+            trouble = await self._upstream.probe()
             self._health.note(CONNECTION, trouble)
             if trouble is None:
                 return

@@ -49,9 +49,11 @@ async def open_pipelines(
     pipelines: list[Pipeline] = []
     async with AsyncExitStack() as stack:
         if "database" in outputs:
+            from relayd.outputs.postgres.database import open_database
             from relayd.pipelines.reporting import open_reporting
 
-            reporting = open_reporting(settings, trust, metrics, delays)
+            store = await stack.enter_async_context(open_database(settings))
+            reporting = open_reporting(settings, trust, metrics, store, delays)
             pipelines.append(await stack.enter_async_context(reporting))
         if "upstream" in outputs:
             from relayd.pipelines.forwarding import open_forwarding

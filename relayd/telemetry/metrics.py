@@ -217,6 +217,7 @@ class Metrics:
         # Neither up nor down where the output is not in use, so that an alert on 0 stays silent.
         for gauge in (self.database_up, self.upstream_up, self.upstream_certificate_expiry):
             gauge.set(math.nan)
+        self.output_up = {"database": self.database_up, "upstream": self.upstream_up}
         self.event_loop_lag_seconds = self._histogram(
             "event_loop_lag_seconds", "How late the event loop woke up, in seconds", _LAGS
         )

@@ -1,11 +1,12 @@
 """Fakes of what the pipeline's stages stand on, and the values that travel through them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 import trio
 
+from relayd.config.main_conf import Settings, database_parameters
 from relayd.errors import DatabaseError, Gone, Refused, Retry
 from relayd.fleet.certificates import CertificateStore
 from relayd.fleet.nodes import Node, Nodes
@@ -110,6 +111,7 @@ class FakeDatabase:
     """
 
     def __init__(self) -> None:
+        self.name = "database"
         self.batches: list[list[str]] = []
         self.failures: list[DatabaseError | None] = []
         self.ill: set[str] = set()
@@ -129,9 +131,9 @@ class FakeDatabase:
             raise error
         return [Stored(run_log.rows) for run_log in batch]
 
-    def reconfigure(self, parameters: Mapping[str, object]) -> None:
+    def reconfigure(self, settings: Settings) -> None:
         """As `Database.reconfigure`."""
-        self.parameters.append(dict(parameters))
+        self.parameters.append(database_parameters(settings))
 
     async def probe(self) -> None:
         """As `Database.probe`."""

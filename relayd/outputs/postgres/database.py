@@ -12,8 +12,10 @@ from itertools import accumulate
 from typing import Any, Final
 
 import asyncpg
+import trio
 import trio_asyncio
 
+from relayd.config.main_conf import Settings, database_parameters
 from relayd.errors import DatabaseError, Reason, Refused
 from relayd.outputs.postgres import statements as sql
 from relayd.outputs.postgres.connection import Connection, Patience, connect, ms, peer
@@ -31,6 +33,22 @@ COPY_CHUNK_BYTES: Final = 512 * 1024
 
 
 _PATIENCE: Final = Patience()
+
+
+CLOSE_TIMEOUT_S: Final = 2.0
+
+
+@asynccontextmanager
+async def open_database(settings: Settings) -> AsyncIterator["Database"]:
+    """Open the database of a configuration, and close its connections at the end."""
+    connections = settings.output.database.max_pool_size
+    async with open_asyncio():
+        database = Database(database_parameters(settings), connections=connections)
+        try:
+            yield database
+        finally:
+            with trio.move_on_after(CLOSE_TIMEOUT_S, shield=True):
+                await database.aclose()
 
 
 @asynccontextmanager
@@ -53,6 +71,8 @@ class Database:
     ids are committed in the order in which they were drawn.
     """
 
+    name: str = "database"
+
     def __init__(
         self,
         parameters: Mapping[str, Any],
@@ -73,7 +93,11 @@ class Database:
         self._turn = asyncio.Lock()
         self._writer: Connection | None = None
 
-    def reconfigure(self, parameters: Mapping[str, Any]) -> None:
+    def reconfigure(self, settings: Settings) -> None:
+        """Use the settings of a reloaded configuration from the next connection on."""
+        self.set_parameters(database_parameters(settings))
+
+    def set_parameters(self, parameters: Mapping[str, Any]) -> None:
         """Use other parameters, a new password for example, from the next connection on."""
         self._parameters = dict(parameters)
 

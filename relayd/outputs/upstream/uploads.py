@@ -108,7 +108,7 @@ class Upstream:
         """Take over what needs no restart: user and passwords."""
         self._settings = settings.output.upstream
 
-    async def look(self) -> Trouble | None:
+    async def probe(self) -> Trouble | None:
         """Check whether the right upstream can be reached; send no request."""
         await self._peers.attempted.wait()
         try:

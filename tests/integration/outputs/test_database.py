@@ -478,12 +478,12 @@ async def test_an_option_that_the_server_refuses_blames_no_run_log(
     """A wrong session setting in the database URL waits for an operator; nothing is refused."""
     good = database.rudder.keywords()
     async with open_database(database.rudder) as writer:
-        writer.reconfigure({**good, "server_settings": {"work_mem": "lots"}})
+        writer.set_parameters({**good, "server_settings": {"work_mem": "lots"}})
         for attempt in (writer.write([make_rows()]), writer.probe()):
             with pytest.raises(DatabaseError, match="work_mem") as caught:
                 await attempt
             assert (caught.value.sqlstate, caught.value.kind) == ("22023", "operator")
-        writer.reconfigure(good)
+        writer.set_parameters(good)
         assert await writer.write([make_rows()]) == [Stored(4)]
 
 
@@ -495,11 +495,11 @@ async def test_a_new_password_serves_without_restart(database: postgres.Database
             await writer.write([make_rows()])
         assert (caught.value.sqlstate, caught.value.kind) == ("28P01", "operator")
         assert "hush-hush" not in str(caught.value)
-        writer.reconfigure(replace(database.rudder, database="nowhere").keywords())
+        writer.set_parameters(replace(database.rudder, database="nowhere").keywords())
         with pytest.raises(DatabaseError, match="nowhere") as caught:
             await writer.write([make_rows()])
         assert (caught.value.sqlstate, caught.value.kind) == ("3D000", "operator")
-        writer.reconfigure(database.rudder.keywords())
+        writer.set_parameters(database.rudder.keywords())
         assert await writer.write([make_rows()]) == [Stored(4)]
 
 
@@ -515,7 +515,7 @@ async def test_a_server_that_moves_is_followed(
         async with open_database(replace(connection, database=database.rudder.database)) as writer:
             await writer.write([make_rows("a")])
             proxy.target = (private_postgres.rudder.host, private_postgres.rudder.port)
-            writer.reconfigure(replace(private_postgres.rudder, port=proxy.port).keywords())
+            writer.set_parameters(replace(private_postgres.rudder, port=proxy.port).keywords())
             proxy.reset()
             assert (await _write_until_done(writer, make_rows("b"))).rows == 4
     there = await trio.to_thread.run_sync(
