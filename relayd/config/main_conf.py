@@ -125,6 +125,11 @@ class ReportingSettings(msgspec.Struct, frozen=True, kw_only=True):
     catchup: CatchupSettings = CatchupSettings()
     cleanup: SpoolCleanup = SpoolCleanup()
 
+    @property
+    def examined_here(self) -> bool:
+        """Whether run logs are examined on this server, which needs the nodes list."""
+        return self.output not in {"disabled", "upstream"}
+
 
 class ProcessingSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Table `processing`."""

@@ -123,7 +123,7 @@ class Service:
             settings.general.nodes_certs_file,
             settings.node_id(),
             self.metrics,
-            list_needed=settings.processing.reporting.output == "database",
+            list_needed=settings.processing.reporting.examined_here,
             delays=delays.nodes,
         )
         self.peers = PinnedClients(settings, self.metrics, delays.pins)
