@@ -210,7 +210,7 @@ async def test_a_socket_in_use_and_a_file_are_left_alone(tmp_path: Path) -> None
     """Neither a living server's socket nor somebody's file is replaced."""
     file, path = tmp_path / "file", tmp_path / "api.sock"
     file.write_text("precious")
-    with pytest.raises(StartError, match="no socket"):
+    with pytest.raises(StartError, match="not a socket"):
         async with open_listeners(Listen(path=str(file))):
             pass
     assert file.read_text() == "precious"
