@@ -58,7 +58,7 @@ class Loaded:
         nodes: the new snapshot.
         warnings: what was skipped and why; at most `MAX_WARNINGS`, and one more that counts the
             others.
-        list_missing: the nodes list does not exist (yet), so no node can be told from a stranger.
+        list_missing: the nodes list does not exist (yet), so strangers cannot be recognized.
     """
 
     nodes: Nodes

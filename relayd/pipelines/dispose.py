@@ -143,8 +143,8 @@ class Disposer:
         log.debug("a newer file has taken the name", **ticket.describe())
 
     async def _refuse(self, files: Sequence[Failed]) -> None:
-        # No await between this look at the nodes and the call for the thread that moves files:
-        # a reload looks for what it cures in `failed` either before both or after both.
+        # No await between this check of the nodes and the call of the thread that moves files:
+        # a reload looks for retryable files in `failed` either before both or after both.
         files = [file for file in files if not self._is_outdated(file)]
         results = await self._disposal.quarantine([_refused_file(file) for file in files])
         for file, result in zip(files, results, strict=True):

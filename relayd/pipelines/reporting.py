@@ -128,7 +128,7 @@ class ReportingPipeline:
             nursery.cancel_scope.cancel("pipeline ended")
 
     async def _wait_for_nodes(self, stop: trio.Event) -> bool:
-        """Wait for a nodes list: without one no node can be told from a stranger, so files wait."""
+        """Wait for a nodes list: without one strangers cannot be recognized, so files wait."""
         if not self._trust.ready.is_set():
             self._waiting_for_nodes.set()
         async with trio.open_nursery() as nursery:
@@ -157,12 +157,12 @@ class ReportingPipeline:
     async def _run_requeue(self) -> None:
         while True:
             await self._nodes_changed.wait()
-            moved = await self._line.disposal.requeue(self._is_cured)
+            moved = await self._line.disposal.requeue(self._may_pass_now)
             if moved:
                 log.info("refused files are retried with the new nodes", files=moved)
             self._line.rescan()
 
-    def _is_cured(self, record: ReasonRecord) -> bool:
+    def _may_pass_now(self, record: ReasonRecord) -> bool:
         nodes = self._trust.nodes
         return (
             record.reason in _CURABLE

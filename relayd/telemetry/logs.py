@@ -45,7 +45,7 @@ _NAMES: Final = {
     WARNING: "warning",
     ERROR: "error",
 }
-#: Levels that the rate limit applies to: whoever enables a lower one wants every line, and errors
+#: Levels that the rate limit applies to: a lower one is enabled to get every line, and errors
 #: are never left out.
 _LIMITED: Final = frozenset({"info", "warning"})
 

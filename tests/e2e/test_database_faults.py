@@ -149,7 +149,7 @@ async def test_killed_in_mid_transaction(
                     private_postgres.kill()
                     await daemon.saw("output unavailable, files wait", since=seen)
                     await private_postgres.start()
-                    # Five seconds are promised; a crowded machine gets some more.
+                    # Five seconds are promised; a busy machine gets some more.
                     with trio.fail_after(20):
                         await daemon.saw("output available again", since=seen)
             await daemon.settled()

@@ -69,7 +69,7 @@ async def test_ready_without_database(tmp_path: Path) -> None:
             await manager.hears("READY", "1")
 
 
-async def test_reloads_and_stop_are_told(site: Site) -> None:
+async def test_reloads_and_stop_are_reported(site: Site) -> None:
     """Reloads by signal and API are reported, failed ones too, and the beginning of the stop."""
     with open_service_manager(f"@relayd-{site.port}") as manager:
         async with open_daemon(site, env=manager.environment()) as daemon:

@@ -95,7 +95,7 @@ async def test_every_node_has_one_verdict(tree: Tree) -> None:
     )
 
 
-async def test_a_relay_that_is_down_is_told_for_each_node_below(tree: Tree) -> None:
+async def test_a_relay_that_is_down_is_reported_for_each_node_below(tree: Tree) -> None:
     """Where a relay on the way is away, its nodes' verdicts say so; the others are run."""
     async with (
         open_fronts(tree),

@@ -8,7 +8,7 @@ from pathlib import Path
 import trio
 
 #: Prints its arguments, one to a line.
-TELL = 'printf "%s\\n" "$@"'
+PRINT_ARGUMENTS = 'printf "%s\\n" "$@"'
 
 
 def agent(path: Path, script: str) -> Path:

@@ -107,7 +107,7 @@ class FakeDatabase:
         ill: nodes whose run logs it cannot take now.
         probes: errors of the next probes; well where there are none.
         times: when it was asked to write.
-        parameters: how it shall be reached, one for each reconfiguration.
+        parameters: connection parameters, one for each reconfiguration.
     """
 
     def __init__(self) -> None:

@@ -47,10 +47,10 @@ class Seen:
 
     def parts(self) -> set[str]:
         """Return the parts of the API that were reached; relayd decodes paths once."""
-        return {_room(path) for _, path in self.requests}
+        return {_api_path(path) for _, path in self.requests}
 
 
-def _room(path: str) -> str:
+def _api_path(path: str) -> str:
     plain = "/" + posixpath.normpath(unquote(path.partition("?")[0])).lstrip("/")
     assert plain.startswith(f"{BASE}/"), path
     return plain.removeprefix(f"{BASE}/").partition("/")[0]

@@ -176,7 +176,7 @@ async def test_only_uploads(front: Web) -> None:
 
 
 @pytest.mark.parametrize("kind", ["apache"], indirect=True)
-async def test_wrong_password_tells_before_the_method(front: Web) -> None:
+async def test_wrong_password_is_checked_before_the_method(front: Web) -> None:
     """A request without effect distinguishes a wrong password (401) from a right one (405)."""
     async with open_web(front):
         wrong = await front.curl("/reports/x.log", "--head", user=f"{USER}:wrong")

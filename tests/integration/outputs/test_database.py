@@ -133,7 +133,7 @@ async def test_twice_in_one_batch_is_stored_once(database: postgres.Database) ->
 
 
 @pytest.mark.fault("D21", "C24")
-async def test_a_longer_version_of_a_run_is_told(database: postgres.Database) -> None:
+async def test_a_longer_version_of_a_run_is_reported(database: postgres.Database) -> None:
     """A run log with the first report of a stored, shorter one says how many rows it misses."""
     async with open_database(database.rudder) as writer:
         await writer.write([make_rows(rows=2)])
@@ -459,7 +459,7 @@ async def test_a_read_only_server_waits_for_an_operator(database: postgres.Datab
         ),
     ],
 )
-async def test_what_an_operator_must_mend_is_named(
+async def test_what_an_operator_must_fix_is_named(
     database: postgres.Database, harm: str, fix: str, sqlstate: str, says: str
 ) -> None:
     """A missing right, table or column is named, and relayd goes on once it exists."""
@@ -524,7 +524,7 @@ async def test_a_server_that_moves_is_followed(
     assert there == [("b",)]
 
 
-async def test_the_probe_tells_what_a_write_would(database: postgres.Database) -> None:
+async def test_the_probe_reports_what_a_write_would(database: postgres.Database) -> None:
     """Asking for the status finds a missing right without writing anything."""
     async with open_database(database.rudder) as writer:
         await writer.probe()

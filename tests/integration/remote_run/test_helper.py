@@ -20,7 +20,7 @@ from relayd.remote_run import by_helper as helper_client
 from relayd.remote_run.by_helper import HelperRunner
 from relayd.remote_run.helper.protocol import MAX_REQUEST
 from relayd.remote_run.runner import Exit, Order, RunnerError, Target
-from tests.support.agent import TELL, agent, alive, gone, pid_in
+from tests.support.agent import PRINT_ARGUMENTS, agent, alive, gone, pid_in
 from tests.support.helper_socket import HelperSocket, ask, connect, connect_as, open_helper_socket
 
 SEED: Final = 20_260_302
@@ -55,7 +55,7 @@ class Output:
 @pytest.mark.fault("D.6.3")
 async def test_runs_the_command(place: Path) -> None:
     """The helper runs `COMMAND remote run -D … -- HOSTS` and reports how it ended."""
-    async with helper(place, f"{TELL}\necho oops >&2\nexit 3") as unit:
+    async with helper(place, f"{PRINT_ARGUMENTS}\necho oops >&2\nexit 3") as unit:
         output = Output()
         wanted = order("a.example", "b.example", conditions=("one", "two"))
         end = await HelperRunner(unit.path).run(wanted, output.take)
@@ -183,7 +183,7 @@ async def test_children_that_hold_the_output_are_ended(place: Path) -> None:
 @pytest.mark.fault("D.6.3")
 async def test_hosts_that_are_no_nodes_are_left_out(place: Path) -> None:
     """Only hosts of the nodes list are run on; without any there is no command."""
-    async with helper(place, TELL) as unit:
+    async with helper(place, PRINT_ARGUMENTS) as unit:
         output = Output()
         await HelperRunner(unit.path).run(order("a.example", "evil.example"), output.take)
         assert output.data.splitlines()[-1] == b"a.example"
@@ -195,7 +195,7 @@ async def test_hosts_that_are_no_nodes_are_left_out(place: Path) -> None:
 
 async def test_odd_host_name_costs_no_other(place: Path) -> None:
     """A node whose name the helper would refuse is left out by relayd; the others are run."""
-    async with helper(place, TELL) as unit:
+    async with helper(place, PRINT_ARGUMENTS) as unit:
         output = Output()
         wanted = order("näme.example", "a.example", "-x")
         assert await HelperRunner(unit.path).run(wanted, output.take) == Exit(0)
@@ -240,7 +240,7 @@ async def test_systemd_starts_the_helper(place: Path) -> None:
     command = [
         *("systemd-socket-activate", "--accept", "--inetd", "--listen", str(path)),
         *(sys.executable, "-m", "relayd.remote_run.helper.main", "--user", str(os.getuid())),
-        *("--command", str(agent(place / "rudder", TELL)), "--nodes-list", str(nodes)),
+        *("--command", str(agent(place / "rudder", PRINT_ARGUMENTS)), "--nodes-list", str(nodes)),
     ]
     process = await trio.lowlevel.open_process(command, stderr=subprocess.PIPE)
     assert process.stderr is not None
@@ -261,7 +261,7 @@ async def test_systemd_starts_the_helper(place: Path) -> None:
 
 async def test_account_that_does_not_exist(place: Path) -> None:
     """A helper whose account is missing serves no one."""
-    async with helper(place, TELL, user="no-such-account") as unit:
+    async with helper(place, PRINT_ARGUMENTS, user="no-such-account") as unit:
         assert await ask(connect(unit.path), GOOD) == [
             (b"R", b"the account that may connect does not exist")
         ]
@@ -313,7 +313,7 @@ def mutant(moments: random.Random) -> bytes:
 @pytest.mark.fault("D.6.3")
 async def test_endless_request_is_refused(place: Path) -> None:
     """A request is bounded, with or without an end."""
-    async with helper(place, TELL) as unit:
+    async with helper(place, PRINT_ARGUMENTS) as unit:
         for request in (b" " * (MAX_REQUEST + 1), b"x" * MAX_REQUEST + b"\n", GOOD + GOOD):
             answer = await ask(connect(unit.path), request)
             assert [kind for kind, _ in answer] in ([b"R"], []), request[:20]
@@ -321,7 +321,7 @@ async def test_endless_request_is_refused(place: Path) -> None:
 
 async def test_client_that_says_nothing_more_than_hello(place: Path) -> None:
     """A client that closes before it has asked leaves nothing behind."""
-    async with helper(place, TELL) as unit:
+    async with helper(place, PRINT_ARGUMENTS) as unit:
         for request in (b"", b'{"hosts"'):
             async with await trio.open_unix_socket(str(unit.path)) as stream:
                 await stream.send_all(request)

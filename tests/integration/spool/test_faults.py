@@ -71,7 +71,7 @@ def test_without_inotify_the_directory_is_polled(root: Path, call: str, error: s
 
 @pytest.mark.fault("N7")
 @pytest.mark.parametrize("error", ["EIO", "EBADF", "EINVAL"])
-def test_failing_read_starts_inotify_anew(root: Path, error: str) -> None:
+def test_failing_read_restarts_inotify(root: Path, error: str) -> None:
     """When reading events fails, the lost ones are made up for and later ones come."""
     inject = f"inject=read:error={error}:when=2"
     options = ("-o", "/dev/null", "-P", "anon_inode:inotify", "-e", "trace=read", "-e", inject)

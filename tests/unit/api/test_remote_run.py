@@ -14,7 +14,7 @@ from relayd.api import remote_run as module
 from relayd.remote_run import runs as runs_module
 from relayd.remote_run.audit import Requester
 from relayd.remote_run.request import RunRequest
-from tests.support.agent import TELL, Commands, agent, gone, pid_in
+from tests.support.agent import PRINT_ARGUMENTS, Commands, agent, gone, pid_in
 from tests.support.http import BASE, api, descriptors, eventually, open_server
 from tests.support.remote_run import EVENTS, FORM, Following, form, make_nodes, open_lab
 
@@ -98,7 +98,7 @@ async def test_synchronous_is_answered_at_the_end(
 @pytest.mark.parametrize("name", ["conditions", "classes"])
 async def test_conditions_reach_the_command(tmp_path: Path, name: str) -> None:
     """Both names of the parameter work, and an empty value counts as missing."""
-    async with open_lab(agent(tmp_path / "rudder", TELL), NODES) as lab:
+    async with open_lab(agent(tmp_path / "rudder", PRINT_ARGUMENTS), NODES) as lab:
         answer = await lab.post("nodes/n1", keep_output=True, **{name: "c1,C_2"})
         assert answer.body == b"remote\nrun\n-D\nc1,C_2\n--\nn1.test\n"
         answer = await lab.post("nodes/n1", keep_output=True, **{name: ""})
@@ -195,10 +195,10 @@ async def test_only_known_nodes_reach_a_command_line(tmp_path: Path) -> None:
     hosts = {"dash": "-oProxy=$(id)", "comma": "a.test,b.test", "blank": "a b", "empty": ""}
     nodes = make_nodes(["n1", *hosts], hosts=hosts)
     strangers = ["-x", ";reboot", "$(id)", "`id`", "a\nb", "../../etc", "x" * 10_000]
-    async with open_lab(agent(tmp_path / "rudder", TELL), nodes) as lab:
-        told = await lab.events("nodes", nodes=["n1", *hosts, *strangers], keep_output=True)
-    assert told.output() == ["remote", "run", "--", "n1.test,-oProxy=$(id)"]
-    verdicts = told.verdicts
+    async with open_lab(agent(tmp_path / "rudder", PRINT_ARGUMENTS), nodes) as lab:
+        answer = await lab.events("nodes", nodes=["n1", *hosts, *strangers], keep_output=True)
+    assert answer.output() == ["remote", "run", "--", "n1.test,-oProxy=$(id)"]
+    verdicts = answer.verdicts
     assert {node for node, verdict in verdicts.items() if verdict == "exit"} == {"n1", "dash"}
     assert set(verdicts) == {"n1", *hosts, *strangers}
 
@@ -223,13 +223,13 @@ async def test_thousands_of_hosts_are_split_among_commands(tmp_path: Path) -> No
     calls.mkdir()
     nodes = make_nodes([f"node-{number:05}" for number in range(20_000)])
     async with open_lab(agent(tmp_path / "rudder", script.format(calls=calls)), nodes) as lab:
-        told = await lab.events("all")
-    assert set(told.verdicts.values()) == {"exit"}
+        answer = await lab.events("all")
+    assert set(answer.verdicts.values()) == {"exit"}
     arguments = [path.read_text() for path in calls.iterdir()]
     assert max(map(len, arguments)) <= 100_000
     hosts = ",".join(arguments).split(",")
     assert sorted(hosts) == sorted(f"{node}.test" for node in nodes.ids())
-    assert {event["nodes"] for event in told.of("exit")} == {
+    assert {event["nodes"] for event in answer.of("exit")} == {
         argument.count(",") + 1 for argument in arguments
     }
 
@@ -269,9 +269,9 @@ async def test_a_command_that_never_ends_is_ended(commands: Commands, tmp_path: 
     script = f"trap '' TERM; echo on; echo $$ > {tmp_path / 'pid'}; sleep 1000; sleep 1000"
     async with open_lab(agent(tmp_path / "rudder", script), NODES, timeout=1.0) as lab:
         with capture_logs() as logs:
-            told = await lab.events("all", asynchronous=True, keep_output=True)
-    assert told.output() == ["on"]
-    assert told.of("exit") == [
+            answer = await lab.events("all", asynchronous=True, keep_output=True)
+    assert answer.output() == ["on"]
+    assert answer.of("exit") == [
         {
             "event": "exit",
             "relay": "root",
@@ -391,7 +391,7 @@ async def test_runs_at_once_are_bounded(
 
 @pytest.mark.fault("A19")
 async def test_a_command_that_cannot_be_started_is_an_error(tmp_path: Path) -> None:
-    """The client is told that no command was started, but no local path."""
+    """The client learns that no command was started, but no local path."""
     async with open_lab(tmp_path / "rudder", NODES) as lab:
         for asynchronous in (True, False):
             answer = await lab.post("nodes/n1", asynchronous=asynchronous, keep_output=True)
@@ -401,8 +401,8 @@ async def test_a_command_that_cannot_be_started_is_an_error(tmp_path: Path) -> N
                 "result": "error",
                 "errorDetails": "the command could not be started: see the log",
             }
-        told = await lab.events("nodes/n1", asynchronous=True)
-    assert told.verdicts == {"n1": "hop_error"}
+        events = await lab.events("nodes/n1", asynchronous=True)
+    assert events.verdicts == {"n1": "hop_error"}
 
 
 async def test_every_run_leaves_one_audit_line(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import trio
 from structlog.testing import capture_logs
 
 from relayd.remote_run import hop as hop_module
-from tests.support.agent import TELL, agent
+from tests.support.agent import PRINT_ARGUMENTS, agent
 from tests.support.remote_run import Following, make_nodes, open_lab
 from tests.support.signing import make_key_and_cert
 from tests.support.tls_server import Behaviour, Cut, Exchange, Peer, Silent, open_peer
@@ -45,9 +45,9 @@ class Relay(Behaviour):
         raise trio.BrokenResourceError
 
 
-def events(*told: dict[str, object]) -> Iterator[bytes]:
+def events(*sent: dict[str, object]) -> Iterator[bytes]:
     """Events in the form that a relay sends."""
-    return (json.dumps(event).encode() + b"\n" for event in told)
+    return (json.dumps(event).encode() + b"\n" for event in sent)
 
 
 def verdict(kind: str, node: str, relay: str = "r1", **more: object) -> dict[str, object]:
@@ -60,7 +60,9 @@ async def test_a_sub_relay_gets_its_own_nodes(tmp_path: Path) -> None:
     """The call is a form to the right URL, with the same parameters and its nodes only."""
     async with (
         open_peer(RELAY) as peer,
-        open_lab(agent(tmp_path / "rudder", TELL), NODES, pins=PINS, https_port=peer.port) as lab,
+        open_lab(
+            agent(tmp_path / "rudder", PRINT_ARGUMENTS), NODES, pins=PINS, https_port=peer.port
+        ) as lab,
     ):
         peer.behaviour = relay = Relay(b"far away\n", b"still\n")
         answer = await lab.post(
@@ -92,7 +94,9 @@ async def test_a_run_on_all_goes_to_each_sub_relay_and_never_to_itself(tmp_path:
     """Root calls the relays below it, with `all`, and runs its own command for the neighbours."""
     async with (
         open_peer(RELAY) as peer,
-        open_lab(agent(tmp_path / "rudder", TELL), NODES, pins=PINS, https_port=peer.port) as lab,
+        open_lab(
+            agent(tmp_path / "rudder", PRINT_ARGUMENTS), NODES, pins=PINS, https_port=peer.port
+        ) as lab,
     ):
         peer.behaviour = relay = Relay(b"hop\n")
         answer = await lab.post("all", keep_output=True)
@@ -121,7 +125,7 @@ async def test_a_request_that_went_through_too_many_relays_is_refused(tmp_path: 
 
 async def test_events_of_a_sub_relay_are_passed_on(tmp_path: Path) -> None:
     """Verdicts of a lower relay keep its name; repeated and unrequested ones are dropped."""
-    told = events(
+    sent = events(
         verdict("queued", "m1"),
         verdict("started", "m1"),
         verdict("output", "m1", output="hi"),
@@ -139,7 +143,7 @@ async def test_events_of_a_sub_relay_are_passed_on(tmp_path: Path) -> None:
             agent(tmp_path / "rudder", "exit 0"), NODES, pins=PINS, https_port=peer.port
         ) as lab,
     ):
-        peer.behaviour = Relay(*told, b"no json\n", kind=f"{NDJSON}; charset=utf-8")
+        peer.behaviour = Relay(*sent, b"no json\n", kind=f"{NDJSON}; charset=utf-8")
         with capture_logs() as logs:
             heard = await lab.events("nodes", nodes="n1,m1,m2", asynchronous=True, keep_output=True)
     assert heard.verdicts == {"n1": "exit", "m1": "exit", "m2": "unreachable"}
@@ -182,7 +186,7 @@ async def test_verdicts_for_a_relay_without_events_are_unknown(tmp_path: Path) -
         (Relay(*events(verdict("exit", "m1", code=0)), kind=NDJSON, end=False), "no valid answer"),
         (Relay(kind=NDJSON), "no verdict from this relay"),
     ],
-    ids=["refuses", "resets", "breaks off", "breaks off within events", "tells no verdict"],
+    ids=["refuses", "resets", "breaks off", "breaks off within events", "sends no verdict"],
 )
 async def test_a_sub_relay_that_fails_is_a_verdict(
     tmp_path: Path, behaviour: Behaviour, detail: str

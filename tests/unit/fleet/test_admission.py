@@ -8,7 +8,7 @@ from tests.support.pipeline import make_nodes, name_of
 
 
 def test_file_of_a_known_node_is_admitted() -> None:
-    """Its name gives node, date, archive and a token of what is known now; the nodes its keys."""
+    """Its name gives node, date, archive and a trust token; the nodes give its keys."""
     nodes = make_nodes("node1", "node2")
     admission = admit(f"{name_of(7)}.gz", nodes)
     token = nodes.trust_token("node1")

@@ -38,7 +38,7 @@ class Desk:
     Attributes:
         incoming: the watched directory.
         failed: where refused files go.
-        tokens: what is known of a node now; "token" where nothing else is said.
+        tokens: the present trust tokens of nodes; "token" for any other.
         wall: how far the wall clock was set since the start, seconds.
     """
 
@@ -126,7 +126,7 @@ def desk(tmp_path: Path) -> Desk:
     return Desk(tmp_path)
 
 
-def told(logs: list[Any], level: str = "warning") -> list[Any]:
+def logged(logs: list[Any], level: str = "warning") -> list[Any]:
     """Lines of a level."""
     return [line for line in logs if line["log_level"] == level]
 
@@ -162,22 +162,22 @@ async def test_processing_time_counts_from_taking_up(desk: Desk, autojump_clock:
     assert desk.value("reports_processing_duration_seconds_sum") == pytest.approx(7)
 
 
-async def test_duplicate_is_removed_and_told(desk: Desk) -> None:
+async def test_duplicate_is_removed_and_logged(desk: Desk) -> None:
     """A run log that was there already counts as success and as duplicate."""
     with capture_logs() as logs:
         await desk.disposer.dispose([desk.file(Stored(0, duplicate=True))])
     assert desk.names() == []
     assert desk.value("reports_total", status="ok") == 1
     assert desk.value("duplicates_total") == 1
-    (line,) = told(logs, "info")
+    (line,) = logged(logs, "info")
     assert FIELDS.items() <= line.items()
 
 
-async def test_longer_version_of_a_stored_run_is_told(desk: Desk) -> None:
+async def test_longer_version_of_a_stored_run_is_logged(desk: Desk) -> None:
     """A duplicate with rows that are not stored is not dropped in silence."""
     with capture_logs() as logs:
         await desk.disposer.dispose([desk.file(Stored(0, duplicate=True, missing=3))])
-    (line,) = told(logs)
+    (line,) = logged(logs)
     assert FIELDS.items() <= line.items()
     assert line["missing"] == 3
 
@@ -196,7 +196,7 @@ async def test_file_that_cannot_be_removed_is_counted_once(
         assert desk.waits()
         await desk.disposer.dispose([desk.claim(Stored(0, again=True))])
         assert desk.waits()
-    assert len(told(logs, "error")) == 1
+    assert len(logged(logs, "error")) == 1
     assert desk.names() == [NAME]
     await desk.disposer.dispose([desk.claim(Stored(0, again=True))])
     assert desk.names() == []
@@ -210,7 +210,7 @@ def _refuse(*_arguments: Any, **_options: Any) -> None:
 
 
 @pytest.mark.parametrize("reason", Reason)
-async def test_refused_file_is_moved_counted_and_told(desk: Desk, reason: Reason) -> None:
+async def test_refused_file_is_moved_counted_and_logged(desk: Desk, reason: Reason) -> None:
     """It lies in `failed` with its reason; one line says why; two counters know."""
     with capture_logs() as logs:
         await desk.disposer.dispose([desk.file(Refused(reason, "because"))])
@@ -229,7 +229,7 @@ async def test_refused_file_is_moved_counted_and_told(desk: Desk, reason: Reason
 
 
 async def test_refused_file_without_a_node_has_no_node_in_its_line(desk: Desk) -> None:
-    """Where the name tells nothing, the line has file and queue id."""
+    """If the name gives no node, the line has file and queue id."""
     (desk.incoming / "bob.log").touch()
     file = desk.claim(Refused(Reason.BAD_NAME, "no"), "bob.log", origin=None)
     with capture_logs() as logs:
@@ -240,11 +240,11 @@ async def test_refused_file_without_a_node_has_no_node_in_its_line(desk: Desk) -
 
 
 async def test_gone_file_is_forgotten(desk: Desk) -> None:
-    """Somebody else took it: its name is released, nothing is counted, nothing is told aloud."""
+    """Somebody else took it: its name is released, nothing is counted or logged above debug."""
     with capture_logs() as logs:
         await desk.disposer.dispose([desk.claim(Gone())])
     assert NAME not in desk.pending
-    assert told(logs) == []
+    assert logged(logs) == []
     assert desk.value("reports_total", status="error") == 0
 
 
@@ -269,7 +269,7 @@ async def test_young_file_written_in_place_is_held_until_it_is_settled(desk: Des
         await desk.disposer.dispose([desk.file(UNFINISHED, atomic=False, age=2)])
     assert desk.names() == [NAME]
     assert await desk.due_in() == pytest.approx(8, abs=0.5)
-    assert len(told(logs)) == 1
+    assert len(logged(logs)) == 1
     assert desk.refused() == {}
 
 
@@ -371,7 +371,7 @@ async def test_file_that_cannot_be_moved_is_put_back(
     assert desk.waits()
     assert desk.pending.in_flight == 0
     assert desk.value("reports_total", status="error") == 0
-    (line,) = told(logs)
+    (line,) = logged(logs)
     assert line["file"] == NAME
     assert "cannot be moved to failed" in line["detail"]
 
@@ -390,7 +390,7 @@ async def test_verdict_by_former_nodes_is_not_carried_out(desk: Desk) -> None:
     assert desk.names() == [NAME]
     assert desk.refused() == {name_of(2, "other"): "unknown_node"}
     assert await desk.due_in() <= 1.25
-    assert len(told(logs)) == 2
+    assert len(logged(logs)) == 2
 
 
 @pytest.mark.parametrize("verdict", [Stored(1), Refused(Reason.EMPTY, ""), Gone(), Retry("")])

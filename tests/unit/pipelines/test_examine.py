@@ -183,7 +183,7 @@ async def test_bug_in_the_examination_ends_the_stage() -> None:
     await ended(stage.write, stage.dispose)
 
 
-async def test_flaws_of_a_run_log_are_told_in_one_line() -> None:
+async def test_flaws_of_a_run_log_are_logged_in_one_line() -> None:
     """The warnings of a good run log cost one line with node, file and their number."""
     run_log = make_rows(rows=1)
     values = {name: getattr(run_log, name) for name in run_log.__struct_fields__}

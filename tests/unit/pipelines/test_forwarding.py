@@ -228,7 +228,7 @@ async def test_what_is_no_file_is_refused_and_never_sent(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("behaviour", "told"),
+    ("behaviour", "detail"),
     [
         *(
             pytest.param(Answer(status), f"answered {status}", marks=pytest.mark.fault("U4"))
@@ -264,7 +264,7 @@ async def test_what_is_no_file_is_refused_and_never_sent(tmp_path: Path) -> None
 )
 @pytest.mark.history(58)
 async def test_a_file_that_is_turned_down_stays_and_is_sent_later(
-    tmp_path: Path, behaviour: Behaviour, told: str
+    tmp_path: Path, behaviour: Behaviour, detail: str
 ) -> None:
     """Whatever the upstream says but 200, 201 and 204: the file stays and goes through later."""
     pace = IMPATIENT if isinstance(behaviour, (Silent, Endless)) else HASTY
@@ -280,7 +280,7 @@ async def test_a_file_that_is_turned_down_stays_and_is_sent_later(
         assert peer.uploads[-1] == (f"/reports/{LOG}", b"content")
         assert relay.failed() == []
         lines = [line for line in logs if line["event"] == "file stays, will be retried"]
-        assert told in lines[0]["detail"]
+        assert detail in lines[0]["detail"]
         assert all(line["queue_id"] == queue_id(LOG) for line in lines)
         assert PASSWORD not in str(logs)
 
@@ -434,7 +434,7 @@ async def test_a_wait_that_the_upstream_asks_for_is_kept(tmp_path: Path) -> None
 @pytest.mark.fault("U6")
 @pytest.mark.history(60)
 async def test_one_refused_password_does_not_hold_up_other_kinds(tmp_path: Path) -> None:
-    """While new inventories are answered by 401, run logs go on; an operator is told."""
+    """While new inventories are answered by 401, run logs go on; the operator is informed."""
 
     class Strict(Behaviour):
         async def serve(self, peer: Peer, exchange: Exchange) -> None:
@@ -504,7 +504,7 @@ async def test_without_a_usable_pin_nothing_is_connected_to(
 
 
 async def test_stopping_leaves_unsent_files_in_the_spool(tmp_path: Path) -> None:
-    """Told to stop while the upstream is away, it ends, and the next start sends everything."""
+    """A stop while the upstream is away ends it, and the next start sends everything."""
     async with open_relay(tmp_path, HASTY) as (relay, peer):
         peer.behaviour = Cut("accept")
         for number in range(100):

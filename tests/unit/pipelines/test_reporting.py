@@ -122,7 +122,7 @@ class Station:
 
     @property
     def in_flight(self) -> float:
-        """As the metrics tell it."""
+        """As the metrics have it."""
         line = next(
             line
             for line in self.metrics.render().decode().splitlines()

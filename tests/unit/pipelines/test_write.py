@@ -85,7 +85,7 @@ async def test_waits_grow_by_the_kind_of_trouble(
 
 
 async def test_wake_ends_a_wait(writing: Writing, autojump_clock: MockClock) -> None:
-    """A reload that may have mended things is not kept waiting for a minute."""
+    """A reload that may have fixed the database is not kept waiting for a minute."""
     writing.never_again(operator)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(writing.writer.write, LOGS)
@@ -175,7 +175,7 @@ async def test_server_that_is_not_well_gets_whole_batches(
     assert {len(batch) for batch in writing.database.batches} == {3}
 
 
-async def test_trouble_is_told_once(writing: Writing, autojump_clock: MockClock) -> None:
+async def test_trouble_is_logged_once(writing: Writing, autojump_clock: MockClock) -> None:
     """A database that is away costs one line, another trouble another, the recovery the last."""
     texts = ["away", "away", "away", "full", "full", "away"]
     writing.database.failures = [transient(text) for text in texts]
@@ -183,10 +183,10 @@ async def test_trouble_is_told_once(writing: Writing, autojump_clock: MockClock)
     with capture_logs() as logs:
         await writing.writer.write(LOGS)
         await writing.writer.write(LOGS)
-    told = [
+    logged = [
         (line["log_level"], line.get("detail")) for line in logs if line["log_level"] != "debug"
     ]
-    assert told == [("error", "away"), ("error", "full"), ("error", "away"), ("info", None)]
+    assert logged == [("error", "away"), ("error", "full"), ("error", "away"), ("info", None)]
     assert [line["sqlstate"] for line in logs if line["log_level"] == "error"] == ["08006"] * 3
 
 

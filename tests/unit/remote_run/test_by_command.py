@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 
 from relayd.remote_run.by_command import CommandRunner
 from relayd.remote_run.runner import Exit, Order, RunnerError, Target
-from tests.support.agent import TELL, Commands, agent, alive, gone, pid_in
+from tests.support.agent import PRINT_ARGUMENTS, Commands, agent, alive, gone, pid_in
 from tests.support.http import descriptors
 
 HOSTS = (Target("n1", "host1.test"), Target("n2", "host2.test"))
@@ -50,7 +50,7 @@ async def _printed(command: Path, *conditions: str, use_sudo: bool = False) -> b
 @pytest.mark.history(50)
 async def test_arguments_are_those_of_the_original(tmp_path: Path) -> None:
     """The command gets conditions and host names as `rudder-relayd` passes them."""
-    command = agent(tmp_path / "rudder", TELL)
+    command = agent(tmp_path / "rudder", PRINT_ARGUMENTS)
     assert await _printed(command) == b"remote\nrun\n--\nhost1.test,host2.test\n"
     assert await _printed(command, "c1", "c2") == (
         b"remote\nrun\n-D\nc1,c2\n--\nhost1.test,host2.test\n"
@@ -62,7 +62,7 @@ async def test_sudo_gets_the_command_as_one_argument(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With sudo, the path of the command is one argument, even if it has blanks."""
-    agent(tmp_path / "sudo", TELL)
+    agent(tmp_path / "sudo", PRINT_ARGUMENTS)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     printed = await _printed(Path("/opt/some where/rudder"), use_sudo=True)
     assert printed == b"/opt/some where/rudder\nremote\nrun\n--\nhost1.test,host2.test\n"
@@ -156,7 +156,7 @@ async def test_a_command_that_cannot_be_started(tmp_path: Path, mode: int | None
     """A missing or non-executable command is an error that does not reveal its path."""
     command = tmp_path / "rudder"
     if mode is not None:
-        agent(command, TELL).chmod(mode)
+        agent(command, PRINT_ARGUMENTS).chmod(mode)
     with capture_logs() as logs, pytest.raises(RunnerError) as caught:
         await _run(command)
     assert str(caught.value) == "the command could not be started: see the log"

@@ -88,7 +88,7 @@ def test_many_refused_files_go_in_batches(tmp_path: Path, monkeypatch: pytest.Mo
 
 @pytest.mark.history(12)
 async def test_removed_files_are_counted(spool: Path, fast_clock: MockClock) -> None:
-    """Whoever looks for a refused file that is gone learns that cleanup has taken it, and why."""
+    """Files that cleanup removes are counted by cause, so that operators can find out."""
     todo = msgspec.structs.replace(plan(spool), max_size=500)
     put(todo.spool.failed / "old.log", days=8, now=time.time())
     for name in ("a.log", "b.log"):

@@ -74,7 +74,7 @@ async def test_batch_is_answered_file_by_file(spool: Path) -> None:
 async def test_file_that_cannot_be_removed_is_remembered(
     spool: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """A committed file that stays is put off, known as committed and told once; others go on."""
+    """A committed file that stays is postponed, known as committed, logged once; others go on."""
     disposal = Disposal(spool, spool.with_name("failed"))
     (spool / "stuck.log").mkdir()  # refused by unlink(2), for root too
     stuck, free = identity((spool / "stuck.log").lstat()), put(spool / "free.log")

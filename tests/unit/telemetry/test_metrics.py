@@ -88,7 +88,7 @@ def test_outputs_that_are_not_in_use_are_neither_up_nor_down() -> None:
     assert "rudder_relayd_upstream_up NaN" in text
 
 
-def test_no_series_tells_when_it_was_made() -> None:
+def test_no_series_has_a_creation_time() -> None:
     """There are no `_created` series, which double the page without being of any use."""
     assert b"_created" not in Metrics().render()
 

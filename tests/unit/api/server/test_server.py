@@ -54,7 +54,7 @@ async def test_slow_clients_take_no_place_from_others() -> None:
 
 
 @pytest.mark.fault("A1")
-async def test_with_requests_in_progress_everywhere_a_newcomer_is_told() -> None:
+async def test_with_requests_in_progress_everywhere_a_newcomer_is_answered() -> None:
     """No request is given up for another: who finds no place gets 503 and may come back."""
     app, asked, gate = gated()
     async with open_server(app, limits=Limits(connections=1)) as server:
@@ -67,7 +67,7 @@ async def test_with_requests_in_progress_everywhere_a_newcomer_is_told() -> None
         assert await server.lives()
 
 
-async def test_a_newcomer_that_is_gone_before_it_is_told_does_no_harm() -> None:
+async def test_a_newcomer_that_is_gone_before_its_answer_does_no_harm() -> None:
     """Where there is no place, a client that resets its connection at once ends nothing."""
     app, asked, gate = gated()
     async with open_server(app, limits=Limits(connections=1)) as server:
@@ -149,7 +149,7 @@ async def test_a_port_in_use_is_a_start_error() -> None:
     ],
 )
 async def test_an_address_that_is_not_here_is_a_start_error(listen: Listen, why: str) -> None:
-    """Unknown names, foreign addresses and missing directories are told in one line."""
+    """Unknown names, foreign addresses and missing directories are reported in one line."""
     with pytest.raises(StartError) as caught:
         async with open_listeners(listen):
             pass
@@ -223,7 +223,7 @@ async def test_a_socket_in_use_and_a_file_are_left_alone(tmp_path: Path) -> None
 
 
 async def test_a_socket_that_hangs_prevents_the_start(tmp_path: Path) -> None:
-    """One that is listened on by a process which accepts nobody is told, not waited for."""
+    """An address whose process accepts no connection is reported, not waited for."""
     path = str(tmp_path / "socket")
     with socket.socket(socket.AF_UNIX) as hung, contextlib.ExitStack() as clients:
         hung.bind(path)

@@ -262,7 +262,9 @@ async def test_validation_asks_for_an_authority_and_the_host_name(tmp_path: Path
 
 
 @pytest.mark.parametrize("text", ["", "<html>", None])
-async def test_authorities_that_cannot_be_loaded_are_told(tmp_path: Path, text: str | None) -> None:
+async def test_authorities_that_cannot_be_loaded_are_reported(
+    tmp_path: Path, text: str | None
+) -> None:
     """A missing or invalid file of authorities is an error for the operator that names it."""
     path = tmp_path / "ca.pem"
     if text is not None:

@@ -106,7 +106,7 @@ async def test_failures_with_success_between_close_nothing(
 async def test_refusals_close_nothing(
     guard: Guard, autojump_clock: MockClock, trouble: Trouble
 ) -> None:
-    """What is refused on purpose waits by itself, not for others; if it is all, that is told."""
+    """What is refused on purpose waits by itself, not for others; if all are, that is reported."""
     for _ in range(5 * IN_A_ROW):
         assert await guard.upload(trouble) == 0
     assert (guard.reports[-1] == trouble) is (trouble is REFUSED)
