@@ -18,6 +18,7 @@ from relayd.spool.failed.reasons import read_reason, reason_path
 from relayd.system.delays import DELAYS, Delays, Steps
 from relayd.telemetry.metrics import Metrics
 from tests.support.daemon import PATIENCE_S, START, eventually
+from tests.support.metrics import value
 from tests.support.pipeline import FakeDatabase, name_of, operator
 from tests.support.signing import make_key_and_cert, sign_runlog
 
@@ -119,16 +120,12 @@ class Station:
         """Waits until so many run logs were written and their files are gone."""
         await eventually(lambda: sum(map(len, self.database.batches)) == count)
         await eventually(lambda: not self.names(), lambda: str(self.names()))
+        await eventually(lambda: self.in_flight == 0)
 
     @property
     def in_flight(self) -> float:
-        """As the metrics have it."""
-        line = next(
-            line
-            for line in self.metrics.render().decode().splitlines()
-            if line.startswith("rudder_relayd_in_flight ")
-        )
-        return float(line.split()[1])
+        """The number of files in flight, according to the metrics."""
+        return value(self.metrics.render(), "rudder_relayd_in_flight")
 
 
 @asynccontextmanager
