@@ -19,7 +19,7 @@ from tests.support.http import BASE, api, descriptors, eventually, open_server
 from tests.support.remote_run import EVENTS, FORM, Following, form, make_nodes, open_lab
 
 NODES = make_nodes(["n1", "n2"])
-#: Says a line, waits until somebody opens the pipe, says another one.
+#: Prints a line, waits until the pipe is opened, prints another one.
 HOLDING = "echo begins; until read line < {pipe}; do :; done; echo ends"
 
 
@@ -196,9 +196,9 @@ async def test_only_known_nodes_reach_a_command_line(tmp_path: Path) -> None:
     nodes = make_nodes(["n1", *hosts], hosts=hosts)
     strangers = ["-x", ";reboot", "$(id)", "`id`", "a\nb", "../../etc", "x" * 10_000]
     async with open_lab(agent(tmp_path / "rudder", TELL), nodes) as lab:
-        told = await lab.events("nodes", nodes=["n1", *hosts, *strangers], keep_output=True)
-    assert told.output() == ["remote", "run", "--", "n1.test,-oProxy=$(id)"]
-    verdicts = told.verdicts
+        answer = await lab.events("nodes", nodes=["n1", *hosts, *strangers], keep_output=True)
+    assert answer.output() == ["remote", "run", "--", "n1.test,-oProxy=$(id)"]
+    verdicts = answer.verdicts
     assert {node for node, verdict in verdicts.items() if verdict == "exit"} == {"n1", "dash"}
     assert set(verdicts) == {"n1", *hosts, *strangers}
 
@@ -223,13 +223,13 @@ async def test_thousands_of_hosts_are_split_among_commands(tmp_path: Path) -> No
     calls.mkdir()
     nodes = make_nodes([f"node-{number:05}" for number in range(20_000)])
     async with open_lab(agent(tmp_path / "rudder", script.format(calls=calls)), nodes) as lab:
-        told = await lab.events("all")
-    assert set(told.verdicts.values()) == {"exit"}
+        answer = await lab.events("all")
+    assert set(answer.verdicts.values()) == {"exit"}
     arguments = [path.read_text() for path in calls.iterdir()]
     assert max(map(len, arguments)) <= 100_000
     hosts = ",".join(arguments).split(",")
     assert sorted(hosts) == sorted(f"{node}.test" for node in nodes.ids())
-    assert {event["nodes"] for event in told.of("exit")} == {
+    assert {event["nodes"] for event in answer.of("exit")} == {
         argument.count(",") + 1 for argument in arguments
     }
 
@@ -269,9 +269,9 @@ async def test_a_command_that_never_ends_is_ended(commands: Commands, tmp_path: 
     script = f"trap '' TERM; echo on; echo $$ > {tmp_path / 'pid'}; sleep 1000; sleep 1000"
     async with open_lab(agent(tmp_path / "rudder", script), NODES, timeout=1.0) as lab:
         with capture_logs() as logs:
-            told = await lab.events("all", asynchronous=True, keep_output=True)
-    assert told.output() == ["on"]
-    assert told.of("exit") == [
+            answer = await lab.events("all", asynchronous=True, keep_output=True)
+    assert answer.output() == ["on"]
+    assert answer.of("exit") == [
         {
             "event": "exit",
             "relay": "root",
@@ -389,7 +389,7 @@ async def test_runs_at_once_are_bounded(
 
 @pytest.mark.fault("A19")
 async def test_a_command_that_cannot_be_started_is_an_error(tmp_path: Path) -> None:
-    """The client is told that no command was started, but no local path."""
+    """The client learns that no command was started, but no local path."""
     async with open_lab(tmp_path / "rudder", NODES) as lab:
         for asynchronous in (True, False):
             answer = await lab.post("nodes/n1", asynchronous=asynchronous, keep_output=True)
@@ -399,8 +399,8 @@ async def test_a_command_that_cannot_be_started_is_an_error(tmp_path: Path) -> N
                 "result": "error",
                 "errorDetails": "the command could not be started: see the log",
             }
-        told = await lab.events("nodes/n1", asynchronous=True)
-    assert told.verdicts == {"n1": "hop_error"}
+        events = await lab.events("nodes/n1", asynchronous=True)
+    assert events.verdicts == {"n1": "hop_error"}
 
 
 async def test_every_run_leaves_one_audit_line(tmp_path: Path) -> None:

@@ -45,9 +45,9 @@ class Relay(Behaviour):
         raise trio.BrokenResourceError
 
 
-def events(*told: dict[str, object]) -> Iterator[bytes]:
+def events(*records: dict[str, object]) -> Iterator[bytes]:
     """Events in the form that a relay sends."""
-    return (json.dumps(event).encode() + b"\n" for event in told)
+    return (json.dumps(event).encode() + b"\n" for event in records)
 
 
 def verdict(kind: str, node: str, relay: str = "r1", **more: object) -> dict[str, object]:
@@ -121,7 +121,7 @@ async def test_a_request_that_went_through_too_many_relays_is_refused(tmp_path: 
 
 async def test_events_of_a_sub_relay_are_passed_on(tmp_path: Path) -> None:
     """Verdicts of a lower relay keep its name; repeated and unrequested ones are dropped."""
-    told = events(
+    sent = events(
         verdict("queued", "m1"),
         verdict("started", "m1"),
         verdict("output", "m1", output="hi"),
@@ -139,7 +139,7 @@ async def test_events_of_a_sub_relay_are_passed_on(tmp_path: Path) -> None:
             agent(tmp_path / "rudder", "exit 0"), NODES, pins=PINS, https_port=peer.port
         ) as lab,
     ):
-        peer.behaviour = Relay(*told, b"no json\n", kind=f"{NDJSON}; charset=utf-8")
+        peer.behaviour = Relay(*sent, b"no json\n", kind=f"{NDJSON}; charset=utf-8")
         with capture_logs() as logs:
             heard = await lab.events("nodes", nodes="n1,m1,m2", asynchronous=True, keep_output=True)
     assert heard.verdicts == {"n1": "exit", "m1": "exit", "m2": "unreachable"}
@@ -178,7 +178,7 @@ async def test_verdicts_for_a_relay_without_events_are_unknown(tmp_path: Path) -
         (Relay(*events(verdict("exit", "m1", code=0)), kind=NDJSON, end=False), "no proper answer"),
         (Relay(kind=NDJSON), "no verdict from this relay"),
     ],
-    ids=["refuses", "resets", "breaks off", "breaks off within events", "tells no verdict"],
+    ids=["refuses", "resets", "breaks off", "breaks off within events", "sends no verdict"],
 )
 async def test_a_sub_relay_that_fails_is_a_verdict(
     tmp_path: Path, behaviour: Behaviour, detail: str
@@ -245,7 +245,9 @@ async def open_dead(port: int, where: str) -> AsyncIterator[None]:
     if where == "accept":
         with socket.socket() as full:
             full.bind(("127.0.0.2", port))
-            full.listen(0)  # the kernel completes handshakes, nobody takes the connections
+            full.listen(
+                0
+            )  # the kernel completes handshakes, but no process accepts the connections
             yield
         return
     async with open_peer(RELAY, "127.0.0.2", port) as peer:
