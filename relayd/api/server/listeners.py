@@ -123,7 +123,7 @@ def _bind_unix(path: str) -> trio.SocketListener:
     try:
         _remove_stale(path)
         sock.bind(path)
-        os.chmod(path, SOCKET_MODE)  # noqa: PTH101 - nobody can connect before listen()
+        os.chmod(path, SOCKET_MODE)  # noqa: PTH101 - no client can connect before listen()
         sock.listen(BACKLOG)
     except OSError as error:
         sock.close()

@@ -30,7 +30,7 @@ from tests.support.shared import Shared, make_shared
 
 DOCUMENT = json.loads(read_document())
 SCHEMA = schemathesis.openapi.from_dict(DOCUMENT)
-#: What an answer must be: a status, a content type and a body that the document has.
+#: Checks of each answer: its status, content type and body must be documented.
 CHECKS: list[CheckFunction] = [
     checks.status_code_conformance,
     checks.content_type_conformance,
@@ -147,17 +147,17 @@ async def test_the_document_is_served(tmp_path: Path) -> None:
 def test_the_page_for_people_has_the_same_routes_and_statuses() -> None:
     """docs/api.md has a section for each operation with a table of exactly its statuses."""
     page = (DOCS / "api.md").read_text()
-    described = {}
+    documented = {}
     for section in re.split(r"^##", page, flags=re.MULTILINE):
         heading, _, text = section.partition("\n")
         _, _, table = text.partition("| status | |\n| --- | --- |\n")
         statuses = set(re.findall(r"^\| ([0-9]{3}) \|", table, re.MULTILINE))
         for method, path in re.findall(r"`([A-Z]+) (/[^`]*)`", heading):
-            described[method.lower(), re.sub(r"(/[A-Z]+)+$", "/*", path)] = statuses
+            documented[method.lower(), re.sub(r"(/[A-Z]+)+$", "/*", path)] = statuses
     written = {
         (method, _plain(path.removeprefix(BASE))): set(operation["responses"])
         for path, item in DOCUMENT["paths"].items()
         for method, operation in item.items()
         if method in {"get", "head", "put", "post"}
     }
-    assert described == written
+    assert documented == written

@@ -19,7 +19,7 @@ from tests.support.http import BASE, api, descriptors, eventually, open_server
 from tests.support.remote_run import EVENTS, FORM, Following, form, make_nodes, open_lab
 
 NODES = make_nodes(["n1", "n2"])
-#: Says a line, waits until somebody opens the pipe, says another one.
+#: Prints a line, waits until the pipe is opened, prints another one.
 HOLDING = "echo begins; until read line < {pipe}; do :; done; echo ends"
 
 

@@ -45,9 +45,9 @@ class Relay(Behaviour):
         raise trio.BrokenResourceError
 
 
-def events(*sent: dict[str, object]) -> Iterator[bytes]:
+def events(*records: dict[str, object]) -> Iterator[bytes]:
     """Events in the form that a relay sends."""
-    return (json.dumps(event).encode() + b"\n" for event in sent)
+    return (json.dumps(event).encode() + b"\n" for event in records)
 
 
 def verdict(kind: str, node: str, relay: str = "r1", **more: object) -> dict[str, object]:
@@ -253,7 +253,9 @@ async def open_dead(port: int, where: str) -> AsyncIterator[None]:
     if where == "accept":
         with socket.socket() as full:
             full.bind(("127.0.0.2", port))
-            full.listen(0)  # the kernel completes handshakes, nobody takes the connections
+            full.listen(
+                0
+            )  # the kernel completes handshakes, but no process accepts the connections
             yield
         return
     async with open_peer(RELAY, "127.0.0.2", port) as peer:

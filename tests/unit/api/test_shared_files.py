@@ -63,7 +63,13 @@ def outcomes(shared: Shared) -> dict[str, float]:
 
 def stages(shared: Shared) -> list[Path]:
     """The directories of unfinished uploads."""
-    return [path for path in shared.files.rglob("*") if STAGE_PREFIX in path.name]
+    # Unlike rglob, os.walk ignores directories that are removed meanwhile.
+    return [
+        Path(parent, name)
+        for parent, directories, _ in os.walk(shared.files)
+        for name in directories
+        if STAGE_PREFIX in name
+    ]
 
 
 @pytest.mark.history(37, 43)

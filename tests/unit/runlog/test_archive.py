@@ -114,10 +114,10 @@ def test_every_cut_looks_unfinished(archive: str) -> None:
 
 @pytest.mark.fault("P3")
 @pytest.mark.parametrize("tail", [b"\0", b"junk", gzip.compress(b"second", mtime=0), b"\x1f\x8b"])
-def test_anything_behind_a_gzip_member_is_refused(tail: bytes) -> None:
-    """A second member or garbage behind the first is a fault for good."""
-    behind = refusal(gzip.compress(TEXT) + tail, "gz")
-    assert (behind.reason, behind.maybe_unfinished) == (Reason.ARCHIVE, False)
+def test_data_after_a_gzip_member_are_refused(tail: bytes) -> None:
+    """A second member or garbage after the first is a permanent fault."""
+    refused = refusal(gzip.compress(TEXT) + tail, "gz")
+    assert (refused.reason, refused.maybe_unfinished) == (Reason.ARCHIVE, False)
 
 
 @pytest.mark.fault("P3")
@@ -143,7 +143,7 @@ def test_bomb_is_stopped_at_the_cap(archive: str) -> None:
     """A gibibyte of zeros is refused, and takes hardly any memory."""
     data = zeros(2**30, zlib.MAX_WBITS + 16 if archive == "gz" else -zlib.MAX_WBITS)
     if archive == "zip":
-        # Claims to be small, or the claim alone would be enough to refuse it.
+        # Declares a small size, because a large one would be refused at once.
         data = one_member(data, CAP)
     tracemalloc.start()
     refused = refusal(data, archive)

@@ -35,7 +35,7 @@ def kinds(text: bytes) -> list[tuple[str, str]]:
 
 @pytest.mark.history(14)
 @pytest.mark.parametrize("end", ["\r\n", "\n", "\r"])
-@pytest.mark.parametrize("before", [(), (OPENING,)], ids=["alone", "behind another"])
+@pytest.mark.parametrize("before", [(), (OPENING,)], ids=["alone", "after another"])
 def test_each_field_has_its_column(end: str, before: tuple[str, ...]) -> None:
     """Every field of a report is in its own column, without the line end, whatever that is."""
     line = report(

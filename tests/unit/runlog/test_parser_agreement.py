@@ -15,7 +15,7 @@ from relayd.runlog.model import Report, RunLog
 from relayd.runlog.parser import parse
 from tests.support.runlogs import NODE, START, STARTED, joined, make_runlog, read, report, rows
 
-#: What mutations put into run logs: marks, stamps, levels, line ends, and what needs escaping.
+#: Text that mutations insert: marks, stamps, levels, line ends, and characters to escape.
 TOKENS = [
     *(b"\n", b"\r", b"\r\n", b"@@", b"##", b"@#", b"@", b" ", b":", b"\0", b"\xff", b"\xe2\x82"),
     *(b"\\", b"\t", b"R: @@", b"R: ", b"   error: ", b"rudder     info: x", b"control", b"start"),
@@ -95,7 +95,7 @@ def test_no_text_raises(text: bytes, node: str) -> None:
     assert parse(text, NODE) == parse_slow(text, NODE)
 
 
-# Round trips: what is written comes back. Free text has no line that looks like an entry or begins
+# Round trips. Free text has no line that looks like an entry or begins
 # with a stamp, and no separator, and is not empty where the table or the defaults say otherwise.
 WORDS = st.text(
     st.characters(exclude_categories=["Cs", "Nd"], exclude_characters="\0\r\n@#RCr "), max_size=12

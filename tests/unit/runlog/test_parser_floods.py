@@ -19,7 +19,7 @@ LINE = f"{STAMP} ".encode()
 #: Run logs of about n bytes.
 FLOODS: dict[str, Callable[[int], bytes]] = {
     "report starts": lambda n: b"R: @@\n" * (n // 6),
-    "report starts behind a report": lambda n: GOOD + b"R: @@\n" * (n // 6),
+    "report starts after a report": lambda n: GOOD + b"R: @@\n" * (n // 6),
     "stamped report starts": lambda n: GOOD + (LINE + b"R: @@\n") * (n // 32),
     "separators": lambda n: GOOD + b"@@" * (n // 2),
     "lines of separators": lambda n: GOOD + b"@@@@@@@@@@@@@@@@\n" * (n // 17),
@@ -77,7 +77,7 @@ def test_work_and_memory_are_proportional_to_input(flood: str) -> None:
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    # Bytes that are not UTF-8 triple, and a line of several lines exists a few times at once.
+    # Invalid UTF-8 triples in size, and a field of several lines exists in a few copies at once.
     assert peak <= 16 * len(double) + 16 * 2**20
 
 

@@ -94,7 +94,7 @@ async def test_a_slow_handler_slows_its_client() -> None:
             stalled = sent
             gate.set()
             assert (await client.answer()).body == str(size).encode()
-    # The kernel's buffers of both ends hold some MiB; the rest was not sent.
+    # The kernel buffers some MiB at both ends; the rest was not sent.
     assert stalled < size // 2
     assert max(pieces) <= HIGH_WATER + 16 * 65536
 

@@ -149,7 +149,7 @@ async def test_a_long_answer_is_not_an_idle_connection() -> None:
         await client.send(b"GET /gated HTTP/1.1\r\nHost: x\r\n\r\n")
         await asked.wait()
         async with server.client() as idle:
-            assert await idle.until_closed() == b""  # so long it was at least
+            assert await idle.until_closed() == b""  # the deadline had passed
         gate.set()
         assert (await client.answer()).body == b"done"
 

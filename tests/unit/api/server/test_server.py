@@ -45,7 +45,7 @@ async def test_slow_clients_take_no_place_from_others() -> None:
             slow.append(client)
         for _ in range(50):
             assert (await server.ask("GET", STATUS)).status == 200
-        # The first of them had to go, and no more than necessary: the last may go on.
+        # The first of them was closed, but no more than necessary: the last may continue.
         assert await slow[0].until_closed() == b""
         await slow[-1].send(b"y\r\n\r\n")
         assert (await slow[-1].answer()).status == 200
@@ -75,7 +75,7 @@ async def test_a_newcomer_that_is_gone_before_its_answer_does_no_harm() -> None:
             await busy.send(b"GET /gated HTTP/1.1\r\nHost: x\r\n\r\n")
             await asked.wait()
             for _ in range(20):
-                # Without a checkpoint between the two, the server accepts what is gone already.
+                # Without a checkpoint between the two, the server accepts a closed connection.
                 with socket.create_connection(("127.0.0.1", server.port)) as client:
                     linger = struct.pack("ii", 1, 0)
                     client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
@@ -172,7 +172,7 @@ async def test_a_unix_socket_is_for_its_owner_and_group_only(tmp_path: Path) -> 
 def connect_as_nobody(path: Path) -> int:
     """Connects in a process of another user; returns its errno, 0 when it could."""
     with warnings.catch_warnings():
-        # The child makes a few system calls and ends: other threads cannot matter to it.
+        # The child only makes a few system calls, so the other threads do not matter.
         warnings.simplefilter("ignore", DeprecationWarning)
         child = os.fork()
     if child == 0:

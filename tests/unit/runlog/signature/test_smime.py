@@ -23,7 +23,7 @@ EC = make_key_and_cert("smime-ec", key=ec.generate_private_key(ec.SECP256R1()))
 TEXT = b"R: @@Common@@log_info@@text\r\nsecond line\r\n"
 MESSAGE = sign_runlog(TEXT, NODE)
 
-#: With one message in many files, `tmp_path` shared between examples does no harm.
+#: Sharing `tmp_path` between examples does no harm.
 SHARED_DIRECTORY = [HealthCheck.function_scoped_fixture]
 
 
@@ -48,7 +48,7 @@ def accepted(message: bytes, *nodes: SigningNode) -> bytes | None:
     return verdict.content if isinstance(verdict, Verified) else None
 
 
-# What agents write
+# Messages of agents
 
 
 @pytest.mark.parametrize("node", [NODE, EC], ids=["RSA", "ECDSA"])
@@ -130,11 +130,11 @@ def test_any_text_gives_what_openssl_gives(text: bytes, openssl: OpenSSL) -> Non
     """A text of any bytes but NUL gives the same verdict and bytes as openssl."""
     message = openssl.sign(text, NODE)
 
-    # Of an empty text openssl makes an empty file; here it has a refusal of its own.
+    # From an empty text openssl makes an empty file; relayd refuses it.
     assert (accepted(message) or b"") == (openssl.verify(message, NODE) or b"")
 
 
-# Whose certificate
+# Certificates
 
 
 def test_index_of_the_matching_certificate_is_given() -> None:
@@ -212,7 +212,7 @@ def test_weak_key_verifies_nothing(openssl: OpenSSL) -> None:
     assert refused_by(message, [certificate]) is Reason.SIGNATURE
 
 
-# What openssl makes, and agents do not
+# Messages of openssl that agents do not write
 
 
 @pytest.mark.parametrize(

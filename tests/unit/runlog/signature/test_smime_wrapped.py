@@ -63,7 +63,7 @@ WRAPPED = {
     "signed around signed": wrap(MESSAGE, DER, "sha-256", "x"),
     "outer multipart/signed": outer("signed", MESSAGE, SIGNATURE),
     "in a mailbox": b"From root@example.org Mon Jan  1 00:00:00 2026\n" + MESSAGE,
-    # Other parts beside the two
+    # Parts in addition to the two
     "text before the signed part": HEADER + OPEN + b"\n" + ATTACK_PART + BODY,
     "text after the signed part": edited(OPEN + SECOND, OPEN + b"\n" + ATTACK_PART + OPEN + SECOND),
     "text after the signature": edited(OPEN + b"--", OPEN + b"\n" + ATTACK_PART + OPEN + b"--"),
@@ -78,7 +78,7 @@ WRAPPED = {
     "epilogue": MESSAGE + ATTACK,
     "epilogue in the same line": edited(SEPARATOR + b"--", SEPARATOR + b"--" + ATTACK),
     "second message after it": MESSAGE + MESSAGE,
-    # What counts as a boundary
+    # Boundaries
     "boundary and more": edited(SEPARATOR + b"\n" + PART, SEPARATOR + b"x\n" + PART),
     "boundary and blank": edited(SEPARATOR + b"\n" + PART, SEPARATOR + b" \n" + PART),
     "boundary and more in the text": edited(
@@ -141,7 +141,7 @@ WRAPPED = {
     "signature of another node": sign_runlog(ATTACK, OTHER),
 }
 
-#: What the rows C16 and C17 name, of the corpus.
+#: The messages of the corpus that the faults C16 and C17 name.
 ROWS = {
     "C16": (
         "text before the signed part",
