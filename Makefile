@@ -1,6 +1,6 @@
 # Everything a developer or an operator on trial needs: `make demo`, `make test`.
 # Needs make and Python 3.11 or later; the rest comes from requirements.lock, hashes checked,
-# into .venv. ARGS are handed on: make test ARGS="-k parser -x", make demo ARGS="--nodes 50".
+# into .venv. ARGS are passed on: make test ARGS="-k parser -x", make demo ARGS="--nodes 50".
 
 PYTHON ?= python3
 ARGS ?=
@@ -9,7 +9,13 @@ UV := 0.13.9
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
+# A demo needs a third of the lock. Without .venv it gets a small environment of its own.
+TRIAL := $(if $(wildcard $(READY)),$(VENV),build/demo)
+PIP := -m pip --disable-pip-version-check
 EPOCH = $(shell git log -1 --format=%ct 2>/dev/null || echo 1767225600)
+
+# Each test of a whole relayd starts it again: without compiled files that takes a third longer.
+export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -23,36 +29,50 @@ install: $(READY)  ## Make .venv from the lock, unless it is there and current
 # The editable install takes its build backend from the lock too: nothing unpinned is fetched.
 # `pip check` finds a lock that was not made again after the dependencies changed.
 $(READY): requirements.lock pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
-	  echo "relayd needs Python 3.11 or later as $(PYTHON); name another: make PYTHON=python3.12" >&2; \
-	  exit 1; }
-	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
-	  echo "$(PYTHON) cannot make virtual environments; on Debian or Ubuntu: apt install python3-venv" >&2; \
-	  exit 1; }
+	$(call new-venv,$(VENV))
 	@echo "Making $(VENV) from requirements.lock"
-	@$(PYTHON) -m venv --clear $(VENV)
-	@$(BIN)/python -m pip install --disable-pip-version-check --root-user-action=ignore \
-	  --require-hashes -r requirements.lock
-	@$(BIN)/python -m pip install --disable-pip-version-check --root-user-action=ignore \
-	  --no-deps --no-build-isolation -e .
-	@$(BIN)/python -m pip check
+	@$(BIN)/python $(PIP) install --root-user-action=ignore --require-hashes -r requirements.lock
+	@$(BIN)/python $(PIP) install --root-user-action=ignore --no-deps --no-build-isolation -e .
+	@$(BIN)/python $(PIP) check
 	@touch $@
 
-demo: $(READY)  ## A fleet, a database and relayd on this machine, live in the terminal
-	@$(BIN)/relayd demo $(ARGS)
+build/demo/.installed: requirements.lock pyproject.toml tools/lock.py
+	@echo "Making build/demo from requirements.lock: what a demo needs, about half a minute"
+	$(call new-venv,build/demo)
+	@$(PYTHON) -m tools.lock --extra demo > build/demo/requirements.txt
+	@build/demo/bin/python $(PIP) install --quiet --root-user-action=ignore --no-compile \
+	  --require-hashes -r build/demo/requirements.txt
+	@touch $@
 
+define new-venv
+@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+  echo "relayd needs Python 3.11 or later as $(PYTHON); name another: make PYTHON=python3.12" >&2; \
+  exit 1; }
+@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+  echo "$(PYTHON) cannot make virtual environments; on Debian or Ubuntu: apt install python3-venv" >&2; \
+  exit 1; }
+@$(PYTHON) -m venv --clear $(1)
+endef
+
+demo: $(TRIAL)/.installed  ## A fleet, a database and relayd on this machine, live in the terminal
+	@$(TRIAL)/bin/python -m relayd demo $(ARGS)
+
+# Most tests wait for processes: four workers keep two cores busy. Chosen tests run in one process,
+# where starting workers would take longer than the tests and -s or --pdb work.
+JOBS ?= $(if $(strip $(ARGS)),0,4)
 test: $(READY)  ## The tests, long campaigns left out
-	@$(BIN)/python -m pytest -m "not torture" $(ARGS)
+	@$(BIN)/python -m pytest -m "not torture" -n $(JOBS) $(ARGS)
 
 torture: $(READY)  ## The long campaigns: crash points, fuzzing, faults under load
 	@$(BIN)/python -m pytest -m torture --timeout 0 $(ARGS)
 
-lint: $(READY)  ## Style, format and types
+lint: $(READY)  ## Style, format, types and the layers of the package
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy relayd tests benchmarks tools
+	@said=$$($(BIN)/lint-imports --no-logo --no-cache) || { echo "$$said"; exit 1; }
 
-format: $(READY)  ## Put the sources in the house format
+format: $(READY)  ## Format the sources
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 

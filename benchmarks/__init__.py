@@ -1,1 +1,1 @@
-"""How fast relayd is, next to a floor and a limit that are measured in the same run."""
+"""Benchmarks of relayd, compared with a simple implementation and a limit in the same run."""

@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: measures everything and prints one table."""
+"""Measure relayd's speed, CPU, memory and event-loop lag, and print one table."""
 
 import argparse
 import os
@@ -6,26 +6,33 @@ import platform
 import tempfile
 from pathlib import Path
 
-from benchmarks.corpus import Node, Sample, make_nodes, make_samples
+from benchmarks.corpus import Sample, SampleNode, make_nodes, make_samples
 from benchmarks.daemon import run_daemon
 from benchmarks.measure import say
 from benchmarks.pure import measure_parser, measure_verification
 from benchmarks.table import Figure, show
-from benchmarks.whole import Bench, measure_load, measure_steady
+from benchmarks.whole import STEADY_RATE, Bench, measure_load, measure_steady
 from relayd.commands.demo.postgres.server import Server
 from relayd.config.logging_conf import LoggingGeneral, LoggingSettings
 from relayd.telemetry.logs import configure
 
 
 def main() -> None:
-    """Measure what the command line asks for, progress on standard error."""
+    """Run the selected benchmarks; progress goes to standard error."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5, help="rounds, medians are taken of")
-    parser.add_argument("--run-logs", type=int, default=3000, help="run logs in a round")
-    parser.add_argument("--steady", type=float, default=30, help="seconds at a steady pace")
-    parser.add_argument("--pure", action="store_true", help="parser and verification only")
+    parser.add_argument("--rounds", type=int, default=5, help="number of rounds (default: 5)")
+    parser.add_argument(
+        "--run-logs", type=int, default=3000, help="run logs per round (default: 3000)"
+    )
+    parser.add_argument(
+        "--steady",
+        type=float,
+        default=30,
+        help=f"seconds at a steady {STEADY_RATE:.0f} run logs per second (default: 30)",
+    )
+    parser.add_argument("--pure", action="store_true", help="only parser and verification")
     arguments = parser.parse_args()
-    # relayd's database module also runs in this process; its log would run into our progress.
+    # relayd's database module also runs in this process; its log would mix with the progress.
     configure(LoggingSettings(general=LoggingGeneral(level="off")))
     with tempfile.TemporaryDirectory(prefix="relayd-bench-") as scratch:
         directory = Path(scratch)
@@ -40,7 +47,7 @@ def main() -> None:
 
 
 def _with_database(
-    arguments: argparse.Namespace, nodes: list[Node], samples: list[Sample], directory: Path
+    arguments: argparse.Namespace, nodes: list[SampleNode], samples: list[Sample], directory: Path
 ) -> list[Figure]:
     say("starting PostgreSQL")
     server = Server(directory / "postgres")

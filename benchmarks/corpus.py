@@ -1,9 +1,9 @@
-"""Nodes, keys and signed run logs for all figures: real ones, made once per run.
+"""Real nodes, keys and signed run logs for all benchmarks, generated once per run.
 
-RSA-4096 keys take about a second each, so a few are made, kept below `build/` for the next run
-and shared by the nodes; each node has a certificate of its own. relayd keeps parsed keys by
-public key, so sharing saves it about 0.03 ms per run log that a fleet with distinct keys would
-cost when its nodes outnumber that cache.
+An RSA-4096 key takes about a second, so only a few are generated, cached in `build/` for the next
+run and shared by the nodes; each node has its own certificate. relayd caches parsed keys by public
+key, so sharing saves about 0.03 ms per run log, compared with a fleet of distinct keys that is
+larger than the cache.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ from cryptography.x509.oid import NameOID
 
 from benchmarks.measure import say
 from relayd.commands.demo.fleet.runlogs import make_runlog
-from relayd.commands.demo.fleet.signing import Signer
+from relayd.commands.demo.fleet.signing import RunLogSigner
 from relayd.runlog.model import NodeCertificate
 from relayd.runlog.signature.certificates import read_certificate
 
@@ -37,46 +37,46 @@ KEY_BITS: Final = 4096
 KEYS: Final = 8
 NODES: Final = 200
 
-_KEPT_KEYS: Final = Path(__file__).parent.parent / "build" / "benchmark-keys"
+_KEY_CACHE: Final = Path(__file__).parent.parent / "build" / "benchmark-keys"
 _FIRST_RUN: Final = datetime(2026, 3, 1, 6, 0, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
-class Node:
-    """A simulated machine.
+class SampleNode:
+    """A simulated node.
 
     Attributes:
         id: its node id.
-        certificate: self-signed, subject UID = id.
-        known: what relayd keeps of the certificate.
+        certificate: self-signed certificate; the UID of the subject is the node id.
+        known: the parts of the certificate that relayd keeps.
         key: its private key.
-        signer: makes signed run logs.
+        signer: signs its run logs.
     """
 
     id: str
     certificate: x509.Certificate
     known: NodeCertificate
     key: rsa.RSAPrivateKey
-    signer: Signer
+    signer: RunLogSigner
 
     @property
     def pem(self) -> bytes:
-        """The certificate as it stands in the certificates file."""
+        """The certificate as in the certificates file."""
         return self.certificate.public_bytes(Encoding.PEM)
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One run log: its file name, the node, the text that was signed, and the signed message."""
+    """A run log: its file name, its node, the signed text, and the signed message."""
 
     name: str
-    node: Node
+    node: SampleNode
     text: bytes
     message: bytes
 
 
-def make_nodes(count: int = NODES) -> list[Node]:
-    """Make nodes with distinct certificates over `KEYS` keys."""
+def make_nodes(count: int = NODES) -> list[SampleNode]:
+    """Make nodes with distinct certificates that share `KEYS` keys."""
     keys = _keys()
     return [
         _node(f"{number:08x}-5eed-4000-8000-be7c6a11ed00", keys[number % KEYS])
@@ -84,8 +84,8 @@ def make_nodes(count: int = NODES) -> list[Node]:
     ]
 
 
-def make_samples(nodes: list[Node], count: int) -> list[Sample]:
-    """Make run logs of different runs, the nodes in turn, five minutes between runs of a node."""
+def make_samples(nodes: list[SampleNode], count: int) -> list[Sample]:
+    """Make run logs of distinct runs for all nodes in turn, a node's runs five minutes apart."""
     say(f"signing {count} run logs of {REPORTS} reports")
     samples = []
     for number in range(count):
@@ -97,7 +97,7 @@ def make_samples(nodes: list[Node], count: int) -> list[Sample]:
     return samples
 
 
-def write_nodes(nodes: list[Node], directory: Path) -> None:
+def write_nodes(nodes: list[SampleNode], directory: Path) -> None:
     """Write `nodeslist.json` and `allnodescerts.pem` as a policy server does."""
     everyone = {"root": {"hostname": "server.example.org", "policy-server": "root"}}
     for number, node in enumerate(nodes):
@@ -110,7 +110,7 @@ def write_nodes(nodes: list[Node], directory: Path) -> None:
     (directory / "allnodescerts.pem").write_bytes(b"".join(node.pem for node in nodes))
 
 
-def _node(node_id: str, key: rsa.RSAPrivateKey) -> Node:
+def _node(node_id: str, key: rsa.RSAPrivateKey) -> SampleNode:
     name = x509.Name([x509.NameAttribute(NameOID.USER_ID, node_id)])
     certificate = (
         x509.CertificateBuilder()
@@ -123,22 +123,22 @@ def _node(node_id: str, key: rsa.RSAPrivateKey) -> Node:
         .sign(key, SHA256())
     )
     _, known, _ = read_certificate(certificate.public_bytes(Encoding.DER))
-    return Node(node_id, certificate, known, key, Signer(key, certificate))
+    return SampleNode(node_id, certificate, known, key, RunLogSigner(key, certificate))
 
 
 def _keys() -> list[rsa.RSAPrivateKey]:
-    _KEPT_KEYS.mkdir(parents=True, exist_ok=True, mode=0o700)
-    paths = [_KEPT_KEYS / f"{number}.pem" for number in range(KEYS)]
+    _KEY_CACHE.mkdir(parents=True, exist_ok=True, mode=0o700)
+    paths = [_KEY_CACHE / f"{number}.pem" for number in range(KEYS)]
     missing = [path for path in paths if not path.exists()]
     if missing:
-        say(f"making {len(missing)} RSA-{KEY_BITS} keys, kept in {_KEPT_KEYS}")
+        say(f"generating {len(missing)} RSA-{KEY_BITS} keys, cached in {_KEY_CACHE}")
         with ProcessPoolExecutor() as pool:
-            list(pool.map(_make_key, missing))
+            list(pool.map(_generate_key, missing))
     keys = [load_pem_private_key(path.read_bytes(), None) for path in paths]
     return [key for key in keys if isinstance(key, rsa.RSAPrivateKey)]
 
 
-def _make_key(path: Path) -> None:
+def _generate_key(path: Path) -> None:
     key = rsa.generate_private_key(65537, KEY_BITS)
     text = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     part = path.with_suffix(f".{os.getpid()}")

@@ -1,4 +1,4 @@
-"""relayd as its own process on a directory of its own, fed as the web server feeds it."""
+"""relayd as a process, with its own directory, fed like by a web server."""
 
 import http.client
 import os
@@ -13,9 +13,9 @@ from typing import Final
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from benchmarks.corpus import Node, Sample, write_nodes
+from benchmarks.corpus import Sample, SampleNode, write_nodes
 from benchmarks.measure import children, cpu_seconds, peak_bytes
-from relayd.commands.demo.postgres.server import Connection
+from relayd.commands.demo.postgres.server import ConnectionInfo
 from relayd.commands.demo.processes.ports import free_port
 
 _START_DEADLINE_S: Final = 30.0
@@ -38,7 +38,7 @@ url = "{url}"
 password = '{password}'
 """
 
-#: Upper bound of a histogram bucket in seconds → observations up to it, cumulated.
+#: Upper bound of a histogram bucket in seconds → cumulative number of observations.
 Buckets = dict[float, float]
 
 
@@ -47,8 +47,8 @@ class Daemon:
 
     Attributes:
         pid: its main process.
-        port: of its HTTP API on 127.0.0.1.
-        incoming: the directory into which run logs are uploaded.
+        port: port of its HTTP API on 127.0.0.1.
+        incoming: the directory to which run logs are uploaded.
     """
 
     def __init__(self, process: subprocess.Popen[bytes], directory: Path, port: int) -> None:
@@ -59,19 +59,19 @@ class Daemon:
         self.incoming = directory / "reports" / "incoming"
 
     def upload(self, written: Path, name: str) -> None:
-        """Make a file appear as mod_dav does it: temporary name, then rename.
+        """Make a file appear in the spool as mod_dav does: temporary name, then rename.
 
         Args:
-            written: a file for this upload alone: a link is refused, and what writing costs is
-                not relayd's.
-            name: in the spool.
+            written: a file only for this upload, written in advance, as writing it is not part of
+                relayd's cost; not a link, as relayd refuses those.
+            name: its name in the spool.
         """
         part = self.incoming / f".davfs.tmp{name[:24]}"
         written.rename(part)
         part.rename(self.incoming / name)
 
     def waiting(self) -> bool:
-        """Return whether a file is left in the spool; one is removed only after its commit."""
+        """Return whether the spool contains files; a file is removed only after its commit."""
         with os.scandir(self.incoming) as entries:
             return next(entries, None) is not None
 
@@ -79,31 +79,32 @@ class Daemon:
         """Return when the spool is empty.
 
         Raises:
-            TimeoutError: it was not within the deadline.
-            RuntimeError: relayd has ended.
+            TimeoutError: it was not empty before the deadline.
+            RuntimeError: relayd has exited.
         """
         end = time.monotonic() + deadline_s
         while self.waiting():
             if self._process.poll() is not None:
-                raise RuntimeError(f"relayd ended with {self._process.returncode}: {self.log()}")
+                code = self._process.returncode
+                raise RuntimeError(f"relayd exited with code {code}: {self.log()}")
             if time.monotonic() > end:
-                raise TimeoutError(f"the spool is not empty: {self.log()}")
+                raise TimeoutError(f"the spool is not empty after {deadline_s} s: {self.log()}")
             time.sleep(0.002)
 
     def workers(self) -> list[int]:
-        """Process ids of its worker processes."""
+        """Return the process ids of its worker processes."""
         return children(self.pid)
 
     def cpu(self) -> tuple[float, float]:
-        """CPU seconds so far of the main process and of all workers."""
+        """Return the CPU seconds used so far by the main process and by all workers."""
         return cpu_seconds(self.pid), sum(cpu_seconds(worker) for worker in self.workers())
 
     def peaks(self) -> tuple[int, int]:
-        """Peak memory in bytes of the main process and of the largest worker."""
+        """Return the peak memory in bytes of the main process and of the largest worker."""
         return peak_bytes(self.pid), max(map(peak_bytes, self.workers()), default=0)
 
     def lags(self) -> Buckets:
-        """Return the event loop's lag so far, from its own metrics."""
+        """Return the event-loop lag so far, from relayd's metrics."""
         return {
             float(sample.labels["le"]): sample.value
             for family in text_string_to_metric_families(self._metrics())
@@ -112,7 +113,7 @@ class Daemon:
         }
 
     def log(self) -> str:
-        """Return the end of what it logged."""
+        """Return the end of its log."""
         return (self._directory / "relayd.log").read_text(errors="replace")[-2000:]
 
     def _metrics(self) -> str:
@@ -128,7 +129,7 @@ class Daemon:
         """Return when its API answers.
 
         Raises:
-            RuntimeError: it ended or does not answer in time; the text is its log.
+            RuntimeError: it exited or did not answer in time; the text is its log.
         """
         end = time.monotonic() + _START_DEADLINE_S
         while True:
@@ -144,15 +145,15 @@ class Daemon:
 
 @contextmanager
 def run_daemon(
-    directory: Path, nodes: Sequence[Node], database: Connection, extra: str = ""
+    directory: Path, nodes: Sequence[SampleNode], database: ConnectionInfo, extra: str = ""
 ) -> Iterator[Daemon]:
-    """Start relayd on a real configuration; stops it and checks its exit code at the end.
+    """Run relayd with a real configuration; stop it and check its exit code at the end.
 
     Args:
-        directory: where all of its files are.
-        nodes: those it knows.
-        database: that it writes to.
-        extra: TOML, further tables of its configuration.
+        directory: directory for all its files.
+        nodes: the nodes in its nodes list.
+        database: the database that it writes to.
+        extra: further tables of its configuration, in TOML.
     """
     port = free_port()
     (directory / "reports" / "incoming").mkdir(parents=True)
@@ -179,7 +180,7 @@ def run_daemon(
         yield daemon
         process.send_signal(signal.SIGTERM)
         if code := process.wait(_STOP_DEADLINE_S):
-            raise RuntimeError(f"relayd ended with {code}: {daemon.log()}")
+            raise RuntimeError(f"relayd exited with code {code}: {daemon.log()}")
     finally:
         if process.poll() is None:
             process.kill()
@@ -187,7 +188,7 @@ def run_daemon(
 
 
 def stage(samples: Sequence[Sample], directory: Path) -> list[Path]:
-    """Write samples beside the spool, from where they are linked into it again and again."""
+    """Write samples to a directory from which the uploads of each round are made."""
     directory.mkdir()
     paths = []
     for sample in samples:
@@ -198,7 +199,7 @@ def stage(samples: Sequence[Sample], directory: Path) -> list[Path]:
 
 
 def quantile(before: Buckets, after: Buckets, part: float) -> float:
-    """Return a quantile of what was observed in between, linear within its bucket; seconds."""
+    """Return a quantile of the observations in between, in seconds, linear within its bucket."""
     counts = [(bound, after[bound] - before[bound]) for bound in sorted(after)]
     wanted = counts[-1][1] * part
     low, below = 0.0, 0.0
@@ -210,6 +211,6 @@ def quantile(before: Buckets, after: Buckets, part: float) -> float:
 
 
 def highest(before: Buckets, after: Buckets) -> float:
-    """Upper bound of the highest bucket that something was observed in; seconds."""
+    """Return the upper bound of the highest bucket with an observation in between, in seconds."""
     total = max(after[bound] - before[bound] for bound in after)
     return min(bound for bound in after if after[bound] - before[bound] >= total)

@@ -1,8 +1,8 @@
-"""`python -m benchmarks.forward`: run logs to an upstream that is 50 ms away.
+"""Measure how fast relayd forwards run logs to an upstream with a round-trip time of 50 ms.
 
-A relay with 5,000 run logs in its spool, as a process, beside the plainest sender: one upload after
-the other over one kept-alive connection, then unlink. Both talk to the same server, a process of
-its own, through a proxy that holds each byte for half of the way there and half of the way back.
+A relay process with 5,000 run logs in its spool is compared with the simplest sender: one upload
+after the other over one persistent connection, then unlink. Both talk to the same server process,
+through a proxy that delays all bytes by half the round-trip time in each direction.
 """
 
 import argparse
@@ -34,20 +34,24 @@ from cryptography.x509.oid import NameOID
 from benchmarks.measure import say
 from relayd.commands.demo.processes.ports import free_port
 
-#: Bytes of a signed run log with 72 reports.
+#: Size in bytes of a signed run log with 72 reports.
 SIZE: Final = 19_500
 PASSWORD: Final = "benchmark"
-#: Files that the plain sender is given: its pace does not change with their number.
+#: Files for the simple sender: its rate does not depend on their number.
 FEW: Final = 100
 PATIENCE_S: Final = 600.0
 
 
 def main() -> None:
-    """Measure, and prints one line for each contender and their ratio."""
+    """Measure and print the rates of both contenders and their ratio."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.forward", description=__doc__)
-    parser.add_argument("--run-logs", type=int, default=5000)
-    parser.add_argument("--away", type=float, default=50.0, help="milliseconds there and back")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument(
+        "--run-logs", type=int, default=5000, help="run logs per round (default: 5000)"
+    )
+    parser.add_argument(
+        "--away", type=float, default=50.0, help="round-trip time in milliseconds (default: 50)"
+    )
+    parser.add_argument("--rounds", type=int, default=3, help="number of rounds (default: 3)")
     parser.add_argument("--serve", nargs=3, metavar=("PORT", "CERT", "KEY"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.serve:
@@ -65,17 +69,18 @@ def _measure(root: Path, run_logs: int, away: float, rounds: int) -> None:
         _wait_for(port)
         ratios = []
         for number in range(rounds):
-            plain = _send_plainly(root, cert, port)
+            simple = _send_simply(root, cert, port)
             relay = _forward(root, cert, port, run_logs)
-            ratios.append(relay / plain)
-            say(f"round {number + 1} of {rounds}: {relay:.0f}/s, one at a time {plain:.1f}/s")
+            ratios.append(relay / simple)
+            say(f"round {number + 1} of {rounds}: {relay:.0f}/s, one at a time {simple:.1f}/s")
     shown = ", ".join(f"{ratio:.1f}" for ratio in ratios)
-    print(f"{run_logs} run logs of {SIZE} bytes, upstream {away:g} ms away: {median(ratios):.1f} x")
-    print(f"as many per second as one at a time, which sends {plain:.1f}/s (rounds: {shown})")
+    print(f"{run_logs} run logs of {SIZE} bytes, round-trip time {away:g} ms:")
+    print(f"relayd forwards {median(ratios):.1f} times as many per second as one at a time")
+    print(f"(which sends {simple:.1f}/s; ratios of the rounds: {shown})")
 
 
 def _identity(root: Path) -> tuple[Path, Path]:
-    """Return a certificate as an agent has one, and its key."""
+    """Write a certificate like an agent's and its key, and return their paths."""
     key = generate_private_key(65537, 4096)
     name = x509.Name([x509.NameAttribute(NameOID.USER_ID, "root")])
     begin = datetime.now(UTC) - timedelta(days=1)
@@ -130,9 +135,9 @@ def _fill(directory: Path, count: int) -> None:
         path.write_bytes(os.urandom(SIZE))
 
 
-def _send_plainly(root: Path, cert: Path, port: int) -> float:
-    """Upload per second of the plain sender."""
-    _fill(root / "plain", FEW)
+def _send_simply(root: Path, cert: Path, port: int) -> float:
+    """Return the uploads per second of the simple sender."""
+    _fill(root / "simple", FEW)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.load_verify_locations(cert)
@@ -140,7 +145,7 @@ def _send_plainly(root: Path, cert: Path, port: int) -> float:
     connection.connect()
     headers = {"Authorization": "Basic " + b64encode(f"rudder:{PASSWORD}".encode()).decode()}
     begin = time.perf_counter()
-    for path in sorted((root / "plain").iterdir()):
+    for path in sorted((root / "simple").iterdir()):
         connection.request("PUT", f"/reports/{path.name}", path.read_bytes(), headers)
         answer = connection.getresponse()
         answer.read()
@@ -153,7 +158,7 @@ def _send_plainly(root: Path, cert: Path, port: int) -> float:
 
 
 def _forward(root: Path, cert: Path, port: int, count: int) -> float:
-    """Upload per second of relayd, from the first rename into the spool to the last unlink."""
+    """Return the uploads per second of relayd, from the first rename to the last unlink."""
     waiting, spool = root / "waiting", root / "reports"
     _fill(waiting, count)
     api = free_port()
@@ -187,20 +192,19 @@ def _forward(root: Path, cert: Path, port: int, count: int) -> float:
 
 
 async def _serve(port: int, cert: str, key: str, one_way_s: float) -> None:
-    """The upstream and, in front of it on `port`, the way to it."""
+    """Run the upstream and, on `port`, the delaying proxy in front of it."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(cert, key)
-    listeners = await trio.open_ssl_over_tcp_listeners(
-        0, context, host="127.0.0.1", https_compatible=True
-    )
-    inner = listeners[0].transport_listener.socket.getsockname()[1]  # type: ignore[attr-defined]
+    tcp = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    listeners = [trio.SSLListener(listener, context, https_compatible=True) for listener in tcp]
+    inner = tcp[0].socket.getsockname()[1]
     async with trio.open_nursery() as nursery:
         nursery.start_soon(trio.serve_listeners, _take_uploads, listeners)
         await trio.serve_tcp(partial(_delay, inner, one_way_s), port, host="127.0.0.1")
 
 
 async def _take_uploads(stream: trio.SSLStream[trio.SocketStream]) -> None:
-    """The least that is an upload: the length of the body is all that is looked at."""
+    """Accept uploads; of each request, only the length of the body is read."""
     data = b""
     try:
         while True:
@@ -229,8 +233,8 @@ async def _delay(port: int, one_way_s: float, client: trio.SocketStream) -> None
 
 
 async def _carry(source: trio.SocketStream, target: trio.SocketStream, one_way_s: float) -> None:
-    """Bytes arrive later than they were sent; how many are under way does not matter."""
-    under_way, arriving = trio.open_memory_channel[tuple[float, bytes]](10_000)
+    """Copy bytes with a delay, independently of how many are in flight."""
+    in_flight, arriving = trio.open_memory_channel[tuple[float, bytes]](10_000)
 
     async def deliver() -> None:
         async for due, data in arriving:
@@ -240,9 +244,9 @@ async def _carry(source: trio.SocketStream, target: trio.SocketStream, one_way_s
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(deliver)
-        with under_way, suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+        with in_flight, suppress(trio.BrokenResourceError, trio.ClosedResourceError):
             async for data in source:
-                await under_way.send((trio.current_time() + one_way_s, bytes(data)))
+                await in_flight.send((trio.current_time() + one_way_s, bytes(data)))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Timing that survives a busy machine: contenders take turns, medians of ratios are compared."""
+"""Timing on a busy machine: contenders alternate, and medians of ratios are compared."""
 
 import resource
 import statistics
@@ -8,48 +8,48 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
-#: A contender's name → its figure in each round, all in the same unit.
+#: Name of a contender → its figure in each round, all in the same unit.
 Rounds = dict[str, list[float]]
 
 _CLOCK_TICK_S: Final = 0.01
 
 
 def say(text: str) -> None:
-    """Return on standard error what is going on; the table alone goes to standard output."""
+    """Print progress to standard error; standard output is only for the table."""
     print(f"[{time.strftime('%H:%M:%S')}] {text}", file=sys.stderr, flush=True)
 
 
 def take_turns(contenders: Mapping[str, Callable[[], float]], rounds: int) -> Rounds:
-    """Run every contender once per round, so that a slow minute hits all of them alike.
+    """Run every contender once per round, so that a slow minute affects all of them.
 
-    The order is turned round in every other round: whoever goes first never has it better.
+    Every other round runs in reverse order, so that no contender benefits from its position.
     """
     figures: Rounds = {name: [] for name in contenders}
     names = list(contenders)
     for number in range(rounds):
         for name in names if number % 2 == 0 else reversed(names):
             figures[name].append(contenders[name]())
-        told = ", ".join(f"{name} {figures[name][-1]:.4g}" for name in names)
-        say(f"round {number + 1} of {rounds}: {told}")
+        shown = ", ".join(f"{name} {figures[name][-1]:.4g}" for name in names)
+        say(f"round {number + 1} of {rounds}: {shown}")
     return figures
 
 
 def median(figures: Rounds, name: str) -> float:
-    """Return the middle figure of one contender."""
+    """Return the median figure of a contender."""
     return statistics.median(figures[name])
 
 
 def ratio(figures: Rounds, name: str, other: str) -> float:
-    """Median over the rounds of `name` divided by `other`, each pair from the same round."""
+    """Return the median over all rounds of the ratio `name` to `other` in the same round."""
     pairs = zip(figures[name], figures[other], strict=True)
     return statistics.median(one / two for one, two in pairs)
 
 
 def seconds_per_call(call: Callable[[], object], budget_s: float = 0.3) -> float:
-    """Call again and again for about `budget_s` and returns the mean CPU time of one call.
+    """Call repeatedly for about `budget_s` and return the mean CPU time of one call.
 
-    CPU time of this process and of children that have ended: what else the machine does then
-    counts little.
+    Only the CPU time of this process and its ended children counts, so that other load on the
+    machine has little effect.
     """
     calls = 0
     begin, used = time.perf_counter(), _cpu_so_far()
@@ -64,13 +64,13 @@ def _cpu_so_far() -> float:
 
 
 def ended_children_cpu() -> float:
-    """CPU seconds of all child processes that have ended and were waited for (getrusage(2))."""
+    """Return the CPU seconds of all children that ended and were waited for (getrusage(2))."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 
 
 def cpu_seconds(pid: int, *, with_ended_children: bool = False) -> float:
-    """CPU time that a process has used so far, user and system (proc_pid_stat(5))."""
+    """Return the CPU time a process has used so far, user and system (proc_pid_stat(5))."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     used = int(fields[11]) + int(fields[12])
     if with_ended_children:
@@ -79,14 +79,14 @@ def cpu_seconds(pid: int, *, with_ended_children: bool = False) -> float:
 
 
 def peak_bytes(pid: int) -> int:
-    """Most memory that a process has held at once (`VmHWM` of proc_pid_status(5))."""
+    """Return the peak resident memory of a process (`VmHWM` of proc_pid_status(5))."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024
-    raise ValueError(f"process {pid} has no memory")
+    raise ValueError(f"process {pid} has no VmHWM")
 
 
 def children(pid: int) -> list[int]:
-    """Process ids of the direct children (proc_pid_task_children(5))."""
+    """Return the process ids of the direct children (proc_pid_task_children(5))."""
     tasks = Path(f"/proc/{pid}/task").iterdir()
     return [int(child) for task in tasks for child in (task / "children").read_text().split()]

@@ -1,9 +1,9 @@
-"""The straightforward way: what a first version without any thought about speed would do.
+"""A straightforward implementation, without any thought about speed.
 
-One line at a time, a regular expression and `strptime` for each report, a decoder for any ASN.1,
-one transaction for each file. It is correct for the run logs of the benchmark, no more. As a
-program (`python -m benchmarks.naive DIRECTORY CERTIFICATES < parameters.json`) it empties a spool
-and prints how long that took.
+It parses line by line, with a regular expression and `strptime` for each report, uses a generic
+ASN.1 decoder, and one transaction for each file. It is only correct for the benchmark's run logs.
+As a program (`python -m benchmarks.naive DIRECTORY CERTIFICATES < parameters.json`) it processes a
+spool and prints the time it took.
 """
 
 import asyncio
@@ -42,7 +42,7 @@ Row = tuple[datetime, str, str, str, str, str, str, str, str, str, datetime]
 
 
 def parse(text: bytes) -> list[Row]:
-    """Return the reports of a run log in the order of `COLUMNS`; log entries are passed over."""
+    """Return the reports of a run log in the order of `COLUMNS`; log entries are skipped."""
     return [row for stamp, entry in _entries(text.decode()) if (row := _row(stamp, entry))]
 
 
@@ -83,7 +83,7 @@ def _row(stamp: str, entry: str) -> Row | None:
 
 @dataclass
 class Element:
-    """One element of DER: its tag byte, its whole encoding, and what is inside."""
+    """An element of DER: its tag byte, its whole encoding, its content, and its inner elements."""
 
     tag: int
     encoding: bytes
@@ -121,7 +121,7 @@ def verify(message: bytes, certificates: list[x509.Certificate]) -> bytes:
 
     Raises:
         ValueError: structure or digest is wrong.
-        InvalidSignature: the signature is.
+        InvalidSignature: the signature is wrong.
     """
     content, signature = _parts(message)
     signer = decode(signature)[0].inner[1].inner[0].inner[-1].inner[0].inner
@@ -168,7 +168,7 @@ def _insertion(rows: int) -> str:
 
 
 async def insert(connection: Any, rows: list[Row]) -> None:
-    """One transaction: is it there, all reports in one INSERT, the execution."""
+    """Store a run log in one transaction: duplicate check, reports in one INSERT, execution."""
     first = rows[0]
     async with connection.transaction():
         if await connection.fetchval(
@@ -191,7 +191,7 @@ async def insert(connection: Any, rows: list[Row]) -> None:
 async def empty_spool(
     directory: Path, certificates: dict[str, list[x509.Certificate]], parameters: dict[str, Any]
 ) -> None:
-    """Take file after file: read, verify, parse, insert, unlink."""
+    """Process file after file: read, verify, parse, insert, unlink."""
     connection = await asyncpg.connect(**parameters)
     for path in sorted(directory.iterdir()):  # noqa: ASYNC240 - one file after the other
         node = path.name.partition("@")[2].removesuffix(".log")
@@ -202,7 +202,7 @@ async def empty_spool(
 
 
 def load_certificates(path: Path) -> dict[str, list[x509.Certificate]]:
-    """Node id → its certificates."""
+    """Return the certificates of each node, by node id."""
     found: dict[str, list[x509.Certificate]] = {}
     for certificate in x509.load_pem_x509_certificates(path.read_bytes()):
         user = certificate.subject.get_attributes_for_oid(NameOID.USER_ID)[0].value
@@ -211,7 +211,7 @@ def load_certificates(path: Path) -> dict[str, list[x509.Certificate]]:
 
 
 def main() -> None:
-    """Empty the spool that the command line names; prints seconds and CPU seconds as JSON."""
+    """Process the spool given on the command line; print seconds and CPU seconds as JSON."""
     directory, certificates = Path(sys.argv[1]), load_certificates(Path(sys.argv[2]))
     parameters = json.load(sys.stdin)
     begin, used = time.perf_counter(), time.process_time()

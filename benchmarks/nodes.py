@@ -1,11 +1,11 @@
-"""How long a fleet takes to load, what it weighs, and how much the event loop notices.
+"""Measure how long a large fleet takes to load, its memory, and the delay of the event loop.
 
     python -m benchmarks.nodes [--nodes 50000]
 
-Writes a nodes list and RSA-4096 certificates (one real certificate, with another id, serial
-number and modulus for each node: loading checks no signature), then loads them in a thread beside
-a Trio task that asks to be woken every millisecond. Prints seconds, the longest and 99th percentile
-delay of those wake-ups, and growth of resident memory.
+Writes a nodes list and RSA-4096 certificates: one real certificate, with another id, serial number
+and modulus for each node, as loading checks no signatures. Loads them in a thread while a Trio task
+wakes up every millisecond. Prints seconds, the longest and 99th percentile delay of those wake-ups,
+and the growth of resident memory.
 """
 
 import argparse
@@ -26,21 +26,26 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from relayd.fleet.nodes import Loaded, load_nodes
+from relayd.fleet.loading import Loaded, load_nodes
 
-_PLACE = "00000000-0000-0000-0000-000000000000"
+_PLACEHOLDER = "00000000-0000-0000-0000-000000000000"
 _SERIAL = int.from_bytes(b"\x55" * 19)
 
 
 def main() -> None:
-    """Write the files into a temporary directory, loads them twice, prints the figures."""
-    parser = argparse.ArgumentParser(description="Load a large fleet beside an event loop.")
-    parser.add_argument("--nodes", type=int, default=50_000)
+    """Write the files to a temporary directory, load them twice, print the figures."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.nodes",
+        description="Load a large fleet while an event loop is running.",
+    )
+    parser.add_argument(
+        "--nodes", type=int, default=50_000, help="number of nodes (default: 50000)"
+    )
     count = parser.parse_args().nodes
     with tempfile.TemporaryDirectory() as directory:
         files = (Path(directory) / "nodeslist.json", Path(directory) / "allnodescerts.pem")
         child = os.fork()
-        if child == 0:  # what writing leaves in memory must not count
+        if child == 0:  # in a child, so that the memory used for writing does not count
             _write_fleet(*files, count)
             os._exit(0)
         os.waitpid(child, 0)
@@ -67,7 +72,7 @@ async def _measure(files: tuple[Path, Path], count: int) -> None:
         lags.sort()
         grown = _resident_bytes() - before
         print(
-            f"{name}: {took:.2f} s ({cpu:.2f} s CPU), loop lag max {lags[-1] * 1e3:.1f} ms, "
+            f"{name}: {took:.2f} s ({cpu:.2f} s CPU), event-loop lag max {lags[-1] * 1e3:.1f} ms, "
             f"p99 {lags[int(len(lags) * 0.99)] * 1e3:.1f} ms ({len(lags)} wake-ups), "
             f"resident memory {grown / 1e6:+.1f} MB ({grown / count:+.0f} bytes per node)"
         )
@@ -100,16 +105,16 @@ def _write_fleet(list_file: Path, certs_file: Path, count: int) -> None:
             }
             key = b"\xff" + chance.randbytes(510) + b"\x01"
             serial = b"\x55" + chance.randbytes(18)
-            own = der.replace(_PLACE.encode(), node_id.encode()).replace(modulus, key)
+            own = der.replace(_PLACEHOLDER.encode(), node_id.encode()).replace(modulus, key)
             body = base64.encodebytes(own.replace(b"\x55" * 19, serial))
             certs.write(b"-----BEGIN CERTIFICATE-----\n" + body + b"-----END CERTIFICATE-----\n")
     list_file.write_text(json.dumps(entries, indent=2))
 
 
 def _pattern() -> tuple[bytes, bytes]:
-    """Make one certificate; gives its DER and the modulus in it."""
+    """Make one certificate; return its DER and the modulus in it."""
     key = rsa.generate_private_key(65537, 4096)
-    name = x509.Name([x509.NameAttribute(x509.NameOID.USER_ID, _PLACE)])
+    name = x509.Name([x509.NameAttribute(x509.NameOID.USER_ID, _PLACEHOLDER)])
     now = datetime.datetime.now(datetime.UTC)
     certificate = (
         x509.CertificateBuilder()

@@ -1,4 +1,4 @@
-"""Parser and verification, in this process: no I/O, no event loop."""
+"""Benchmarks of parser and verification in this process, without I/O or event loop."""
 
 import subprocess
 from pathlib import Path
@@ -17,7 +17,7 @@ from relayd.runlog.signature.smime import verify
 
 
 def verified(sample: Sample) -> bytes:
-    """Return the content that relayd finds in a sample; the benchmark is void when it refuses it."""
+    """Return the verified content of a sample; if relayd refuses it, the benchmark is void."""
     result = verify(sample.message, [sample.node.known])
     if not isinstance(result, Verified):
         raise TypeError(f"relayd refuses its own sample: {result}")
@@ -25,7 +25,7 @@ def verified(sample: Sample) -> bytes:
 
 
 def parsed(sample: Sample) -> RunLog:
-    """Return the run log that relayd finds in a sample."""
+    """Return the parsed run log of a sample."""
     result = parse(verified(sample), sample.node.id)
     if not isinstance(result, RunLog):
         raise TypeError(f"relayd refuses its own sample: {result}")
@@ -33,13 +33,12 @@ def parsed(sample: Sample) -> RunLog:
 
 
 def measure_parser(sample: Sample, rounds: int) -> list[Figure]:
-    """Return microseconds per report, relayd's parser and the naive one, which must agree."""
+    """Compare microseconds per report of relayd's parser and the naive one, which must agree."""
     content = verified(sample)
-    ours = [(row.component, row.msg, row.key_value) for row in read_copy(parsed(sample).copy)]
-    theirs = [(row[5], row[8], row[6]) for row in naive.parse(content)]
-    if ours != theirs:
+    rows = [(row.component, row.msg, row.key_value) for row in read_copy(parsed(sample).copy)]
+    if rows != [(row[5], row[8], row[6]) for row in naive.parse(content)]:
         raise ValueError("relayd's parser and the naive one disagree")
-    say(f"parser: {len(ours)} reports, {len(content)} bytes")
+    say(f"parser: {len(rows)} reports, {len(content)} bytes")
     figures = take_turns(
         {
             "relayd": lambda: seconds_per_call(lambda: parse(content, sample.node.id)),
@@ -47,12 +46,12 @@ def measure_parser(sample: Sample, rounds: int) -> list[Figure]:
         },
         rounds,
     )
-    per_report = median(figures, "relayd") / len(ours) * 1e6
+    per_report = median(figures, "relayd") / len(rows) * 1e6
     return [
         Figure(
             f"parser, per report ({REPORTS} in a run log)",
             f"{per_report:.2f} µs",
-            f"naive: {median(figures, 'naive') / len(ours) * 1e6:.1f} µs",
+            f"naive: {median(figures, 'naive') / len(rows) * 1e6:.1f} µs",
             f"{ratio(figures, 'naive', 'relayd'):.1f} x faster",
             "≤ 2 µs",
             per_report <= 2,
@@ -61,9 +60,9 @@ def measure_parser(sample: Sample, rounds: int) -> list[Figure]:
 
 
 def measure_verification(sample: Sample, rounds: int, directory: Path) -> list[Figure]:
-    """Verification next to the RSA operation in it, and to the openssl command."""
+    """Compare verification with the RSA operation in it, a naive one and the openssl command."""
     public = sample.node.key.public_key()
-    # As large as the signed attributes of such a message, which is what RSA signs.
+    # As large as the signed attributes of such a message, which are what RSA signs.
     attributes = b"\x31" + bytes(230)
     signature = sample.node.key.sign(attributes, padding.PKCS1v15(), SHA256())
     command = _openssl(sample, directory)

@@ -1,9 +1,9 @@
-"""`python -m benchmarks.remote_run`: what 200 streams of remote runs cost the ingestion.
+"""Measure how much 200 streams of remote runs slow down the ingestion of run logs.
 
-Each stream is a run of its own whose command prints a line whenever the benchmark says so. The CPU
-that the streams take by themselves, their clients here included, is measured without run logs.
-Ingestion may lose no more than that, as a part of the CPU that all of us get meanwhile: others may
-be busy on the machine, too.
+Each stream is a separate run whose command prints lines when the benchmark writes them. The CPU
+used by the streams alone, including their clients in this process, is measured without run logs.
+Ingestion may only slow down by that share of the CPU that all processes of the benchmark get; other
+programs may be using the machine, too.
 """
 
 import argparse
@@ -34,7 +34,7 @@ STREAMS: Final = 200
 #: Lines per second of each stream.
 PACE: Final = 10.0
 IDLE_S: Final = 10.0
-LINE: Final = b"node.example.com: R: @@Common@@log_info@@a line of an agent, as long as they are\n"
+LINE: Final = b"node.example.com: R: @@Common@@log_info@@a line of an agent, of a typical length\n"
 CORES: Final = os.cpu_count() or 1
 _TABLE: Final = """
 [remote_run]
@@ -46,11 +46,11 @@ max_commands = {streams}
 
 
 class Streams:
-    """Clients that follow remote runs, and what they have read.
+    """Clients of remote runs that read the output.
 
     Attributes:
-        received: bytes, of all clients, heads of answers included.
-        printing: while it is set, commands print.
+        received: bytes received by all clients, including the heads of the answers.
+        printing: while it is set, the commands print.
     """
 
     def __init__(self, daemon: Daemon, node: str, feed: Path, count: int, pace: float) -> None:
@@ -67,20 +67,20 @@ class Streams:
         ]
 
     def begin(self) -> None:
-        """Return when every command runs."""
+        """Start the threads and return when every command is running."""
         for thread in self._threads:
             thread.start()
         end = time.monotonic() + 60
         while len(self._commands()) < len(self._sockets):
             if time.monotonic() > end:
-                raise TimeoutError(f"only {len(self._commands())} commands run")
+                raise TimeoutError(f"only {len(self._commands())} commands are running")
             time.sleep(0.05)
 
     def _commands(self) -> list[int]:
         return [pid for pid in children(self._daemon.pid) if _name(pid) == "tail"]
 
     def cpu(self) -> float:
-        """CPU seconds so far of relayd, of all commands and of this process with its clients."""
+        """Return the CPU seconds used so far by relayd, the commands and this process."""
         return (
             cpu_seconds(self._daemon.pid)
             + sum(map(cpu_seconds, children(self._daemon.pid)))
@@ -88,7 +88,7 @@ class Streams:
         )
 
     def end(self) -> None:
-        """Leave; the commands go on until relayd stops."""
+        """Disconnect the clients; the commands run until relayd stops."""
         self._stop.set()
         for thread in self._threads:
             thread.join()
@@ -109,7 +109,7 @@ class Streams:
                 for key, _ in selector.select(0.2):
                     data = os.read(key.fd, 65536)
                     self.received += len(data)
-                # As a web server would: what has come meanwhile is read in one go.
+                # Like a web server, read everything that has arrived meanwhile at once.
                 time.sleep(0.05)
 
 
@@ -133,12 +133,24 @@ def _name(pid: int) -> str:
 
 
 def main() -> None:
-    """Measure and prints the figures."""
+    """Measure and print the figures."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.remote_run", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=3, help="rounds, medians are taken of")
-    parser.add_argument("--run-logs", type=int, default=2000, help="run logs in a round")
-    parser.add_argument("--streams", type=int, default=STREAMS)
-    parser.add_argument("--pace", type=float, default=PACE, help="lines per second of a stream")
+    parser.add_argument("--rounds", type=int, default=3, help="number of rounds (default: 3)")
+    parser.add_argument(
+        "--run-logs", type=int, default=2000, help="run logs per round (default: 2000)"
+    )
+    parser.add_argument(
+        "--streams",
+        type=int,
+        default=STREAMS,
+        help=f"number of concurrent remote runs (default: {STREAMS})",
+    )
+    parser.add_argument(
+        "--pace",
+        type=float,
+        default=PACE,
+        help=f"lines per second of each stream (default: {PACE:.0f})",
+    )
     arguments = parser.parse_args()
     configure(LoggingSettings(general=LoggingGeneral(level="off")))
     with tempfile.TemporaryDirectory(prefix="relayd-bench-") as scratch:
@@ -182,7 +194,7 @@ def _measure(directory: Path, arguments: argparse.Namespace) -> list[Figure]:
 
 @contextmanager
 def _streaming(daemon: Daemon, node: str, feed: Path, count: int, pace: float) -> Iterator[Streams]:
-    say(f"beginning {count} streams")
+    say(f"starting {count} streams")
     streams = Streams(daemon, node, feed, count, pace)
     streams.begin()
     try:
@@ -192,13 +204,13 @@ def _streaming(daemon: Daemon, node: str, feed: Path, count: int, pace: float) -
 
 
 def _ingest(bench: Bench, streams: Streams, loads: list[float] | None) -> float:
-    """Run logs per second, from the spool to committed rows.
+    """Return the run logs ingested per second, from the spool to committed rows.
 
     Args:
-        bench: what ingests.
-        streams: that are open meanwhile.
-        loads: None: they are silent. Else they print, and the cores that everything of ours has
-            used together is added to it.
+        bench: the benchmark to run.
+        streams: the streams that are open meanwhile.
+        loads: None: the streams are silent. Otherwise they print, and the number of cores used by
+            all processes of the benchmark is appended.
     """
     if loads is None:
         streams.printing.clear()
@@ -212,7 +224,7 @@ def _ingest(bench: Bench, streams: Streams, loads: list[float] | None) -> float:
 
 
 def _idle(streams: Streams) -> tuple[float, float]:
-    """Return cores that the streams use, and lines per second, without run logs."""
+    """Return the cores used by printing streams, and lines per second, without run logs."""
     cpu, received, begin = streams.cpu(), streams.received, time.perf_counter()
     time.sleep(IDLE_S)
     seconds = time.perf_counter() - begin
@@ -221,21 +233,21 @@ def _idle(streams: Streams) -> tuple[float, float]:
 
 
 def _figures(figures: Rounds, used: float, rate: float, share: float) -> list[Figure]:
-    """Return the table.
+    """Return the rows of the table.
 
     Args:
         figures: run logs per second, with silent and with printing streams.
-        used: cores that printing streams use by themselves.
-        rate: lines per second of all of them.
-        share: what part that is of all cores that were to be had beside them.
+        used: cores used by printing streams without ingestion.
+        rate: lines per second of all streams.
+        share: `used` as a share of the cores used by all processes during ingestion.
     """
     kept = ratio(figures, "printing", "silent")
     return [
-        Figure("streams of remote runs, by themselves", f"{used:.2f} cores", f"{rate:.0f} lines/s"),
+        Figure("remote-run streams alone", f"{used:.2f} cores", f"{rate:.0f} lines/s"),
         Figure(
-            "ingestion while they print",
+            "ingestion with printing streams",
             f"{median(figures, 'printing'):.0f} run logs/s",
-            f"while they are silent {median(figures, 'silent'):.0f} run logs/s",
+            f"with silent streams: {median(figures, 'silent'):.0f} run logs/s",
             f"{kept:.2f}",
             f"≥ {1 - share:.2f}",
             kept >= 1 - share,

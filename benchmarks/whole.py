@@ -1,4 +1,4 @@
-"""Insertion and the whole path with a real PostgreSQL, next to psql and the naive pipeline."""
+"""Benchmarks with a real PostgreSQL, compared with psql and the naive pipeline."""
 
 import json
 import os
@@ -34,12 +34,14 @@ from relayd.outputs.postgres.database import Database
 from relayd.outputs.results import Stored
 from relayd.runlog.model import COLUMNS, RunLog
 
-#: Run logs in one transaction, as relayd has them under backlog.
+#: Run logs per transaction, as in relayd with a backlog.
 BATCH: Final = 128
-#: The naive pipeline gets this share of the run logs: it is slow and its rate does not change.
+#: The naive pipeline gets one of this many run logs: it is slow, and its rate does not change.
 NAIVE_SHARE: Final = 8
-#: Run logs that are in the tables before anything is measured.
+#: Run logs in the tables before each measurement.
 SEED: Final = 400
+
+#: Run logs per second of 50,000 nodes that run every five minutes.
 
 STEADY_RATE: Final = 167.0
 CORES: Final = 2
@@ -47,7 +49,7 @@ CORES: Final = 2
 
 @dataclass
 class Use:
-    """CPU seconds that a contender has used, by process, for so many run logs."""
+    """CPU seconds used by a contender, by process, and the number of run logs."""
 
     run_logs: int = 0
     parts: dict[str, float] = field(default_factory=dict)
@@ -59,7 +61,7 @@ class Use:
             self.parts[name] = self.parts.get(name, 0.0) + seconds
 
     def ms(self) -> dict[str, float]:
-        """Return milliseconds of each kind of process for one run log."""
+        """Return the milliseconds of each kind of process per run log."""
         return {name: seconds / self.run_logs * 1e3 for name, seconds in self.parts.items()}
 
 
@@ -81,8 +83,8 @@ class Bench:
     use: defaultdict[str, Use] = field(default_factory=lambda: defaultdict(Use))
 
     def prepare(self) -> None:
-        """Parse and stages the run logs, fills the seed tables."""
-        say("parsing and staging the run logs")
+        """Parse the run logs, write them to files, fill the seed table."""
+        say("preparing the run logs")
         self.run_logs: list[RunLog] = [parsed(sample) for sample in self.samples]
         self.staged = stage(self.samples, self.directory / "staged")
         self.rows = self.directory / "rows.copy"
@@ -92,7 +94,7 @@ class Bench:
     def _seed(self) -> None:
         seed = self.directory / "seed.copy"
         lines = b"".join(run_log.copy for run_log in self.run_logs[:SEED])
-        # The same reports as of other nodes, so that nothing measured is a duplicate of them.
+        # The same reports from other nodes, so that no measured run log is a duplicate.
         seed.write_bytes(lines.replace(b"-5eed-", b"-01d0-"))
         self.server.psql(
             "CREATE TABLE seed AS SELECT * FROM ruddersysevents WITH NO DATA;\n"
@@ -100,7 +102,7 @@ class Bench:
         )
 
     def reset(self) -> None:
-        """Return every contender the same tables: some rows, analysed, a checkpoint done."""
+        """Reset the tables to the same state for every contender: seed, analyse, checkpoint."""
         columns = ", ".join(COLUMNS)
         self.server.psql(
             "TRUNCATE ruddersysevents, reportsexecution;\n"
@@ -109,23 +111,23 @@ class Bench:
         )
 
     def check(self, run_logs: int, rows: int) -> None:
-        """Fail when the tables do not hold exactly what was put in."""
+        """Fail if the tables do not contain exactly the expected rows."""
         found = self.server.psql(
             "SELECT count(*) FROM ruddersysevents WHERE nodeid LIKE '%-5eed-%';\n"
             "SELECT count(*) FROM reportsexecution;"
         ).split()
         if [int(count) for count in found] != [rows, run_logs]:
-            raise ValueError(f"expected {rows} rows of {run_logs} run logs, found {found}")
+            raise ValueError(f"expected {rows} rows and {run_logs} executions, found {found}")
 
     def postgres_cpu(self) -> float:
-        """CPU seconds of the server with all its processes, ended ones included."""
+        """Return the CPU seconds of all processes of the server, including ended ones."""
         pid = self.server.pid
         if pid is None:
-            raise RuntimeError("PostgreSQL has ended")
+            raise RuntimeError("PostgreSQL is not running")
         return cpu_seconds(pid, with_ended_children=True) + sum(map(cpu_seconds, children(pid)))
 
     def copy(self) -> float:
-        """Run logs per second of one copy by psql of all rows into the same indexed table."""
+        """Return the run logs per second of psql's copy of all rows into the same table."""
         self.reset()
         postgres, psql = self.postgres_cpu(), ended_children_cpu()
         begin = time.perf_counter()
@@ -137,14 +139,14 @@ class Bench:
         return len(self.samples) / seconds
 
     def insertion(self) -> float:
-        """Run logs per second through relayd's database module, parsed beforehand."""
+        """Return the run logs per second through relayd's database module, already parsed."""
         self.reset()
         seconds = trio.run(_insert_all, dict(self.server.rudder.keywords()), self.run_logs)
         self.check(len(self.samples), sum(run_log.rows for run_log in self.run_logs))
         return len(self.samples) / seconds
 
     def write_uploads(self, count: int) -> list[Path]:
-        """Write the files of so many uploads, each its own, beside the spool."""
+        """Write a separate file for each of `count` uploads, outside the spool."""
         directory = self.directory / "uploads"
         directory.mkdir(exist_ok=True)
         written = [directory / staged.name for staged in self.staged[:count]]
@@ -153,7 +155,7 @@ class Bench:
         return written
 
     def whole_path(self) -> float:
-        """Run logs per second from the spool to committed rows and an unlinked file."""
+        """Return the run logs per second from the spool to committed rows and unlinked files."""
         self.reset()
         written = self.write_uploads(len(self.samples))
         (main, workers), postgres = self.daemon.cpu(), self.postgres_cpu()
@@ -173,7 +175,7 @@ class Bench:
         return len(self.samples) / seconds
 
     def naive(self) -> float:
-        """Run logs per second of the naive pipeline, in a process of its own."""
+        """Return the run logs per second of the naive pipeline, in a separate process."""
         self.reset()
         count = len(self.samples) // NAIVE_SHARE
         spool = self.directory / "naive"
@@ -190,14 +192,14 @@ class Bench:
             check=True,
         )
         self.check(count, sum(run_log.rows for run_log in self.run_logs[:count]))
-        told: dict[str, float] = json.loads(done.stdout)
+        used: dict[str, float] = json.loads(done.stdout)
         postgres = self.postgres_cpu() - postgres
-        self.use["naive"].add(count, Python=told["cpu"], PostgreSQL=postgres)
-        return count / told["seconds"]
+        self.use["naive"].add(count, Python=used["cpu"], PostgreSQL=postgres)
+        return count / used["seconds"]
 
 
 def measure_load(bench: Bench, rounds: int) -> list[Figure]:
-    """Rate, CPU, memory and lag under full load."""
+    """Measure rate, CPU, memory and lag under full load."""
     bench.prepare()
     say("warming up")
     bench.whole_path()
@@ -217,9 +219,9 @@ def measure_load(bench: Bench, rounds: int) -> list[Figure]:
 
 
 def measure_steady(bench: Bench, seconds: float) -> list[Figure]:
-    """CPU at the pace of 50,000 nodes with one run log each in five minutes."""
+    """Measure CPU at the rate of 50,000 nodes that run every five minutes."""
     count = min(len(bench.samples), int(STEADY_RATE * seconds))
-    say(f"steady: {count} run logs at {STEADY_RATE:.0f}/s")
+    say(f"steady rate: {count} run logs at {STEADY_RATE:.0f}/s")
     bench.reset()
     written = bench.write_uploads(count)
     (main, workers), postgres = bench.daemon.cpu(), bench.postgres_cpu()
@@ -236,7 +238,7 @@ def measure_steady(bench: Bench, seconds: float) -> list[Figure]:
     share = sum(used) / took / CORES
     return [
         Figure(
-            f"{STEADY_RATE:.0f} run logs/s for {took:.0f} s: CPU of {CORES} cores",
+            f"CPU of {CORES} cores at {STEADY_RATE:.0f} run logs/s for {took:.0f} s",
             f"{share:.1%}",
             ", ".join(f"{name} {seconds / took / CORES:.1%}" for name, seconds in parts),
             "",
@@ -255,7 +257,7 @@ def _rates(figures: Rounds) -> list[Figure]:
     share = f"{ratio(figures, 'insertion', 'copy'):.0%}"
     naive = f"naive: {median(figures, 'naive'):.0f} run logs/s"
     return [
-        Figure(f"insertion, {BATCH} run logs in a transaction", inserted, copy, share),
+        Figure(f"insertion, {BATCH} run logs per transaction", inserted, copy, share),
         Figure(
             "whole path, spool to commit and unlink",
             whole,
@@ -269,26 +271,25 @@ def _rates(figures: Rounds) -> list[Figure]:
 
 
 def _cpu(use: dict[str, Use]) -> list[Figure]:
-    ours = use["whole path"].ms()
-    total = sum(ours.values())
-    figures = [Figure("CPU per run log, by process", f"{total:.2f} ms", _told(ours))]
-    for name in ("copy", "naive"):
-        theirs = use[name].ms()
-        against = f"{name}: {sum(theirs.values()):.2f} ms ({_told(theirs)})"
-        figures.append(
-            Figure("", f"{total:.2f} ms", against, f"{total / sum(theirs.values()):.2f} x")
-        )
+    relayd = use["whole path"].ms()
+    total = sum(relayd.values())
+    figures = [Figure("CPU per run log, by process", f"{total:.2f} ms", _listed(relayd))]
+    for name, title in (("copy", "`\\copy`"), ("naive", "naive")):
+        other = use[name].ms()
+        sum_of_other = sum(other.values())
+        reference = f"{title}: {sum_of_other:.2f} ms ({_listed(other)})"
+        figures.append(Figure("", f"{total:.2f} ms", reference, f"{total / sum_of_other:.2f} x"))
     return figures
 
 
-def _told(parts: dict[str, float]) -> str:
+def _listed(parts: dict[str, float]) -> str:
     return ", ".join(f"{name} {part:.2f}" for name, part in parts.items())
 
 
 def _memory(daemon: Daemon) -> list[Figure]:
     main, worker = (size / 1e6 for size in daemon.peaks())
     return [
-        Figure("peak memory, main", f"{main:.0f} MB", "", "", "≤ 90 MB", main <= 90),
+        Figure("peak memory, main process", f"{main:.0f} MB", "", "", "≤ 90 MB", main <= 90),
         Figure("peak memory, worker", f"{worker:.0f} MB", "", "", "≤ 60 MB", worker <= 60),
     ]
 
@@ -297,7 +298,7 @@ def _lag(before: Buckets, after: Buckets) -> list[Figure]:
     p50, p99 = (quantile(before, after, part) * 1e3 for part in (0.5, 0.99))
     return [
         Figure(
-            "event-loop lag p99 in these rounds",
+            "event-loop lag, p99 under full load",
             f"{p99:.1f} ms",
             f"p50 {p50:.1f} ms, max ≤ {highest(before, after) * 1e3:.0f} ms",
             "",
@@ -319,7 +320,7 @@ async def _insert_all(parameters: dict[str, Any], run_logs: Sequence[RunLog]) ->
         for at in range(0, len(run_logs), BATCH):
             outcomes = await database.write(run_logs[at : at + BATCH])
             if not all(isinstance(outcome, Stored) for outcome in outcomes):
-                raise ValueError("the database refuses a run log of the benchmark")
+                raise ValueError("the database refused a run log of the benchmark")
         seconds = time.perf_counter() - begin
         await database.aclose()
     return seconds

@@ -1,51 +1,138 @@
-"""The tree of what can go wrong.
+"""The errors that relayd raises on purpose, and the faults of a file as values.
 
 RelaydError
 ├── ConfigError          a configuration file is not valid: exit code 2
+│   └── SettingError     the value of one key is not valid
 ├── StartError           anything else that prevents the start: exit code 3
-├── NodesError           nodes list or certificates file cannot be used as a whole
-└── OutputError          the place where files go is not ready
+├── NodesError           the nodes list or the certificates file cannot be used as a whole
+└── OutputError          the database or another policy server is not ready
     ├── DatabaseError    kind = transient | operator | permanent, with its SQLSTATE
-    └── PeerError        another policy server: kind = transient | operator
+    └── PeerError        another policy server: kind = transient | operator, with the failed step
 
-A file is never an exception: what is wrong with it is a value, `Refused` (it will never pass:
-moved to `failed` with its reason), `Retry` (the world is not ready: it stays where it is) or
-`Gone`.
-Anything else that is raised is a bug: it reaches the root nursery and ends the process.
+The text of an error is for people. Code decides by its type and attributes, and never reads the
+text.
+
+A file is never an exception. Its faults are values: `Refused` (it will never pass and moves to
+`failed` with its reason), `Retry` (relayd cannot process it now; it stays where it is) or `Gone`.
+Any other exception is a bug: it reaches the root nursery and ends the process.
 """
 
 from enum import StrEnum
+from pathlib import Path
 from typing import Literal
 
 import msgspec
 
 
 class RelaydError(Exception):
-    """Base of all errors that relayd raises on purpose; its text is one line for an operator."""
+    """Base of all errors that relayd raises on purpose; its text is one line for an operator.
+
+    Attributes:
+        detail: the fault, without the name of the file.
+        file: the file at fault, None when the fault is not in a file.
+    """
+
+    def __init__(self, detail: str, *, file: Path | None = None) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.file = file
+
+    def __str__(self) -> str:
+        return self.detail if self.file is None else f"{self.file}: {self.detail}"
 
 
 class ConfigError(RelaydError):
-    """A configuration file is not valid; the text names file, key, what was wrong and expected."""
+    """A configuration file is not valid.
+
+    Attributes:
+        line: line of a syntax error, None when the fault has no line.
+    """
+
+    def __init__(self, detail: str, *, file: Path | None = None, line: int | None = None) -> None:
+        super().__init__(detail, file=file)
+        self.line = line
+
+
+class SettingError(ConfigError):
+    """The value of a configuration key or of an environment variable is not valid, or is missing.
+
+    Attributes:
+        key: dotted name of the key, or name of the variable.
+        expected: completes "expected …".
+        got: the value as messages show it, None when it is missing.
+    """
+
+    def __init__(
+        self, key: str, expected: str, got: str | None, *, file: Path | None = None
+    ) -> None:
+        shown = "nothing" if got is None else got
+        super().__init__(f"{key}: expected {expected}, got {shown}", file=file)
+        self.key = key
+        self.expected = expected
+        self.got = got
+
+
+class ConfigWarning(msgspec.Struct, frozen=True, kw_only=True):
+    """A fault in the configuration with which relayd starts anyway; its text is one line.
+
+    Attributes:
+        kind: the fault.
+        detail: the fault in words, without the name of the file.
+        key: dotted name of the key, None when the fault is not about one.
+        suggestion: the key that was probably meant, None without one.
+        file: the configuration file, None when the text does not name it.
+    """
+
+    kind: Literal[
+        "unknown_key",
+        "more_unknown_keys",
+        "unreadable",
+        "mode",
+        "unverified",
+        "database_url",
+        "no_effect",
+    ]
+    detail: str
+    key: str | None = None
+    suggestion: str | None = None
+    file: Path | None = None
+
+    def __str__(self) -> str:
+        text = self.detail if self.file is None else f"{self.file}: {self.detail}"
+        return text if self.suggestion is None else f"{text}, did you mean {self.suggestion}?"
 
 
 class StartError(RelaydError):
-    """relayd cannot start although its configuration is valid."""
+    """relayd cannot start although its configuration is valid.
+
+    Attributes:
+        reason: the system's words for the cause, None without one; the text ends with them.
+    """
+
+    def __init__(
+        self, problem: str, *, file: Path | None = None, reason: str | None = None
+    ) -> None:
+        super().__init__(problem if reason is None else f"{problem}: {reason}", file=file)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return self.detail  # names the file itself
 
 
 class NodesError(RelaydError):
-    """The nodes list or the certificates file cannot be used; the text names file and place."""
+    """The nodes list or the certificates file cannot be used, or no route leads to a node."""
 
 
 class OutputError(RelaydError):
-    """The database or the upstream did not do what was asked."""
+    """The database or another policy server did not do what was asked."""
 
 
 class DatabaseError(OutputError):
     """A failed database operation.
 
     Attributes:
-        kind: `transient` (try again soon), `operator` (someone must act, try again slowly) or
-            `permanent` (these data will never be accepted).
+        kind: `transient` (retry soon), `operator` (an operator must act; retry slowly) or
+            `permanent` (the database will never accept these data).
         sqlstate: the five characters of the PostgreSQL manual's appendix A, or "" when the
             server did not answer.
     """
@@ -58,22 +145,40 @@ class DatabaseError(OutputError):
         self.sqlstate = sqlstate
 
 
+class PeerStep(StrEnum):
+    """Steps of a request to another policy server, in their order."""
+
+    TRUST = "trust"  # read the certificates to know the peer by
+    CONNECT = "connect"
+    TLS = "tls"
+    IDENTITY = "identity"  # compare its certificate with the expected one
+    ANSWER = "answer"
+
+
 class PeerError(OutputError):
-    """A request to another policy server that got no answer.
+    """A request to another policy server failed.
 
     Attributes:
-        detail: one line for the operator; never a password.
-        kind: `transient` (try again soon) or `operator` (someone must act, try again slowly).
-        reached: False when no connection to that very peer came about.
+        kind: `transient` (retry soon) or `operator` (an operator must act; retry slowly).
+        step: the step that failed.
     """
 
     def __init__(
-        self, detail: str, kind: Literal["transient", "operator"], *, reached: bool = False
+        self,
+        detail: str,
+        kind: Literal["transient", "operator"],
+        step: PeerStep,
+        *,
+        file: Path | None = None,
     ) -> None:
-        super().__init__(detail)
-        self.detail = detail
+        super().__init__(detail, file=file)
         self.kind = kind
-        self.reached = reached
+        self.step = step
+
+    @property
+    def reached(self) -> bool:
+        """Whether there was a connection to that very peer."""
+        return self.step is PeerStep.ANSWER
 
 
 class Reason(StrEnum):
@@ -101,10 +206,10 @@ class Refused(msgspec.Struct, frozen=True, array_like=True, tag=True):
 
     Attributes:
         reason: the class of the fault.
-        detail: one line for the operator: what was wrong and where. Holds no more than 200
-            characters of the file, control characters escaped.
-        maybe_unfinished: a file cut short looks exactly like this, so when it was written in
-            place and is young, it is looked at once more before it is refused.
+        detail: one line for the operator: the fault and its place. Holds at most 200 characters
+            of the file, control characters escaped.
+        maybe_unfinished: a truncated file has the same fault, so a young file that was written
+            in place is examined once more before it is refused.
     """
 
     reason: Reason
@@ -113,11 +218,11 @@ class Refused(msgspec.Struct, frozen=True, array_like=True, tag=True):
 
 
 class Retry(msgspec.Struct, frozen=True, array_like=True, tag=True):
-    """The world is not ready for this file; it stays in the spool and is tried again later.
+    """The file cannot be processed now; it stays in the spool and is retried later.
 
     Attributes:
         detail: one line for the operator.
-        attempted: False when it was not really tried: relayd stops, or is short of something.
+        attempted: False when it was not really tried: relayd is stopping, or short of a resource.
     """
 
     detail: str
@@ -125,4 +230,4 @@ class Retry(msgspec.Struct, frozen=True, array_like=True, tag=True):
 
 
 class Gone(msgspec.Struct, frozen=True, array_like=True, tag=True):
-    """Someone else took the file: nothing to do."""
+    """Someone else took the file; nothing to do."""

@@ -1,28 +1,43 @@
-"""What every room of the tests shares: fixtures, and what becomes of a test without its tool."""
+"""Shared by all tests: fixtures, skipping of tests without their tool, sharing among workers."""
 
 import shutil
 from collections.abc import Generator, Iterator
 
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler.protocol import Scheduling
 
+from tests.support import scheduling
+from tests.support.directories import place
 from tests.support.postgres import database, postgres_server, private_postgres
 
-__all__ = ["database", "postgres_server", "private_postgres"]
+__all__ = ["database", "place", "postgres_server", "private_postgres"]
 
 #: Programs that tests call. A machine with Python and make need not have them: what cannot run
 #: there is skipped. `.ci/run` installs them, so nothing is skipped in CI.
 TOOLS = frozenset({"groff", "mandoc", "openssl", "setpriv", "strace", "systemd-analyze", "unshare"})
 
 
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Scheduling:
+    """Return the one that knows which tests must not run at the same time."""
+    return scheduling.Scheduler(config, log)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Put long tests first where several workers share them."""
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: scheduling.place(item.nodeid))
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_setup(item: pytest.Item) -> Generator[None, None, None]:
-    """Skips a test whose fixture needs a program that is not installed."""
+    """Skip a test whose fixture needs a program that is not installed."""
     yield from _skipping_without_tool()
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
-    """Skips a test that needs a program that is not installed."""
+    """Skip a test that needs a program that is not installed."""
     yield from _skipping_without_tool()
 
 
@@ -36,7 +51,7 @@ def _skipping_without_tool() -> Generator[None, None, None]:
                 pytest.skip(f"{name} is not installed")
         raise
     except pytest.skip.Exception as error:
-        # pytest-trio tells that a test was skipped inside a nursery, but not why.
+        # pytest-trio reports that a test was skipped inside a nursery, but not why.
         for leaf in _leaves(error.__context__) if error.__context__ and not error.msg else ():
             if isinstance(leaf, pytest.skip.Exception) and leaf.msg:
                 pytest.skip(leaf.msg)

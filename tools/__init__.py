@@ -1,1 +1,1 @@
-"""Tools for those who work on relayd; none of them is installed."""
+"""Development tools; they are not part of an installation."""

@@ -1,13 +1,13 @@
 """Build the Debian package: `python -m tools.deb DIR` writes relayd_VERSION_ARCH.deb to DIR.
 
-The package holds a virtual environment in /usr/lib/relayd, made here of requirements.lock with all
-hashes checked, so that installing it needs no network, and dpkg knows every file of it. It is for
-the Python and the architecture it was made with. Sources, lock and SOURCE_DATE_EPOCH being the
-same, so is every byte.
+The package contains a virtual environment in /usr/lib/relayd, built from requirements.lock with all
+hashes checked, so installation needs no network and dpkg knows every file. It works with the Python
+and the architecture it was built for. The build is reproducible: the same sources, lock and
+SOURCE_DATE_EPOCH give the same bytes.
 
-What a PEP 405 environment needs is an interpreter link, pyvenv.cfg and site-packages; it is laid
-out here rather than by `venv`, which writes the place of the build into what it makes. For dpkg's
-side see deb-control(5) and Debian Policy, chapters 3 and 6.
+A PEP 405 environment needs an interpreter link, pyvenv.cfg and site-packages. It is laid out here
+and not by `venv`, which would write the path of the build into its files. For the format of the
+package see deb-control(5) and Debian Policy, chapters 3 and 6.
 """
 
 import gzip
@@ -37,7 +37,7 @@ RECIPE: Final = REPOSITORY / "packaging" / "debian"
 REVISION: Final = "1"
 MAINTAINER: Final = "The relayd authors <root@localhost>"
 
-#: Files of the tree → where they go. A directory goes with all it holds.
+#: Files of the repository → where they are installed; directories with their contents.
 FILES: Final[Mapping[str | Path, str | Path]] = {
     "conf/main.conf": "usr/share/relayd/main.conf",
     "conf/logging.conf": "usr/share/relayd/logging.conf",
@@ -67,11 +67,11 @@ CONFIG: Final = "home = {home}\ninclude-system-site-packages = false\nversion = 
 
 @dataclass(frozen=True, slots=True)
 class Python:
-    """The interpreter that the package is for.
+    """The interpreter that the package is built for.
 
     Attributes:
-        path: absolute, as on the machine where the package is installed.
-        version: such as "3.11".
+        path: absolute path on the machine where the package is installed.
+        version: for example "3.11".
     """
 
     path: Path
@@ -79,7 +79,7 @@ class Python:
 
     @classmethod
     def find(cls, path: Path = Path("/usr/bin/python3")) -> "Python":
-        """Return the system's interpreter under its full name."""
+        """Return the system's interpreter, with its versioned name."""
         show = "import sys; print('%d.%d' % sys.version_info[:2])"
         version = _output(str(path), "-I", "-c", show)
         return cls(path.with_name(f"python{version}"), version)
@@ -89,7 +89,7 @@ def build(directory: Path) -> Path:
     """Build the package into a directory and return its path.
 
     Raises:
-        subprocess.CalledProcessError: pip or dpkg-deb failed; it has said why.
+        subprocess.CalledProcessError: pip or dpkg-deb failed, after printing why.
     """
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     python = Python.find()
@@ -113,7 +113,7 @@ def build(directory: Path) -> Path:
 
 
 def install_packages(root: Path, python: Python, version: str) -> None:
-    """Install relayd and what it runs with, hashes checked, into the environment."""
+    """Install relayd and its dependencies, hashes checked, into the environment."""
     environment = root / HOME
     (environment / "bin").mkdir(parents=True)
     (environment / "bin" / "python").symlink_to(python.path)
@@ -128,7 +128,7 @@ def install_packages(root: Path, python: Python, version: str) -> None:
         into = ["--python", str(environment / "bin" / "python")]
         locked = ["--require-hashes", "--only-binary", ":all:", "-r", str(lock)]
         _pip(*into, "install", "--no-compile", "--no-deps", *locked)
-        # By name, not by path: pip notes the path of a wheel in what it installs.
+        # By name, not by path: pip would record the path of the wheel in the installation.
         own = ["--no-index", "--find-links", name, f"relayd=={version}"]
         _pip(*into, "install", "--no-compile", "--no-deps", *own)
     _strip(environment)
@@ -136,7 +136,7 @@ def install_packages(root: Path, python: Python, version: str) -> None:
 
 
 def _strip(environment: Path) -> None:
-    """Remove other packages' commands and C headers, and pip's lists with the build's paths."""
+    """Remove the dependencies' commands and C headers, and pip's records with build paths."""
     for script in (environment / "bin").iterdir():
         if script.name != "python":
             script.unlink()
@@ -147,21 +147,22 @@ def _strip(environment: Path) -> None:
 
 
 def compile_modules(root: Path, python: Python) -> None:
-    """Compile in advance: the daemon may not write, and what it reads does not change.
+    """Compile all modules in advance, as the daemon may not write there.
 
-    Also what is compiled already: some releases of pip import packages that they have just
-    installed, and leave files that go by the time of the sources, which changes later.
+    This includes modules that are compiled already: some releases of pip import packages that they
+    have just installed, and leave files that depend on the modification times of the sources,
+    which change later.
     """
     site = HOME / "lib" / f"python{python.version}"
-    places = ["-s", str(root), "-p", "/"]
+    prefixes = ["-s", str(root), "-p", "/"]
     mode = ["--invalidation-mode", "unchecked-hash"]
-    command = [str(python.path), "-I", "-m", "compileall", "-f", "-q", *places, *mode]
+    command = [str(python.path), "-I", "-m", "compileall", "-f", "-q", *prefixes, *mode]
     command.append(str(root / site))
     subprocess.run(command, check=True, env=os.environ | {"PYTHONHASHSEED": "0"})
 
 
 def install_scripts(root: Path, python: Python, scripts: Mapping[str, str]) -> None:
-    """Write the commands, isolated from PYTHON* variables and home directories."""
+    """Write the commands, isolated from PYTHON* variables and user site-packages."""
     (root / "usr" / "bin").mkdir(parents=True)
     for name, target in scripts.items():
         module, _, function = target.partition(":")
@@ -171,7 +172,7 @@ def install_scripts(root: Path, python: Python, scripts: Mapping[str, str]) -> N
 
 
 def install_files(root: Path) -> None:
-    """Copy what goes as it is, and the changelog."""
+    """Copy the files that are installed unchanged, and the changelog."""
     for source, target in FILES.items():
         path = root / target
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -194,10 +195,10 @@ def install_changelog(root: Path, version: str) -> None:
 
 
 def install_units(root: Path) -> None:
-    """Install the units; the daemon's takes the name of Rudder's own when it is enabled.
+    """Install the units; the daemon's gets the name of Rudder's own as an alias.
 
-    A file rudder-relayd.service in the same place as that of Rudder's package would be a
-    conflict; an alias is a link below /etc, which comes first and goes away when disabled.
+    A file rudder-relayd.service would conflict with that of Rudder's package. An alias is a link
+    below /etc that exists while the unit is enabled, and takes precedence.
     """
     target = root / "usr" / "lib" / "systemd" / "system"
     target.mkdir(parents=True)
@@ -223,7 +224,7 @@ def install_pages(root: Path) -> None:
 
 
 def install_copyright(root: Path) -> None:
-    """Write the copyright file: relayd's licence, and those of what is bundled."""
+    """Write the copyright file: the licences of relayd and of the bundled packages."""
     packages = runtime_lock()
     lines = [
         f" {name} {packages[name].version}: {text}"
@@ -234,7 +235,7 @@ def install_copyright(root: Path) -> None:
 
 
 def normalise_modes(root: Path) -> None:
-    """Give everything the modes of a package, whatever the builder's umask."""
+    """Set the modes of all files, independently of the builder's umask."""
     for path in root.rglob("*"):
         if not path.is_symlink():
             script = path.parent == root / HOME / "bin"
@@ -242,7 +243,7 @@ def normalise_modes(root: Path) -> None:
 
 
 def write_control(root: Path, python: Python, version: str) -> None:
-    """Write DEBIAN/: who the package is, its checksums, what runs when it comes and goes."""
+    """Write DEBIAN/: control file, checksums, maintainer scripts."""
     files = sorted(path for path in root.rglob("*") if path.is_file() and not path.is_symlink())
     control = root / "DEBIAN"
     control.mkdir()
@@ -269,17 +270,17 @@ def write_control(root: Path, python: Python, version: str) -> None:
 
 
 def _spool(root: Path) -> Iterator[str]:
-    """Yield the directories that systemd-tmpfiles makes."""
+    """Yield the directories that systemd-tmpfiles creates."""
     text = (root / "usr/lib/tmpfiles.d/relayd.conf").read_text(encoding="utf-8")
     yield from re.findall(r"^d (\S+)", text, re.MULTILINE)
 
 
 def _glibc(root: Path) -> str:
-    """Return the oldest C library that all bundled binaries run with (PEP 600)."""
+    """Return the oldest glibc that all bundled binaries work with (PEP 600)."""
     found = [(2, 17)]
     for path in (root / HOME).rglob("*.dist-info/WHEEL"):
         tags = re.findall(r"^Tag: .*manylinux_(\d+)_(\d+)_", path.read_text(), re.MULTILINE)
-        # A wheel of several tags runs where the oldest of them does.
+        # A wheel with several tags works with the oldest of them.
         found += [min((int(major), int(minor)) for major, minor in tags)] if tags else []
     return "{}.{}".format(*max(found))
 

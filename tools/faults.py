@@ -1,10 +1,10 @@
 """Write docs/faults.md: every fault of tests/faults.toml with the tests that prove it.
 
-    python tools/faults.py            write the table
-    python tools/faults.py --check    change nothing; fail when a fault has no test, a test
-                                      names a fault that is not listed, or the table is stale
+    python tools/faults.py            write the page
+    python tools/faults.py --check    change nothing; fail if a fault has no test, a test names an
+                                      unknown fault, or the page is stale
 
-The tests are found by pytest's own collection, so an id on a parameter counts like one on a test.
+pytest collects the tests, so an id on a parameter counts like one on a test.
 """
 
 import argparse
@@ -27,17 +27,24 @@ TABLE: Final = Path("docs/faults.md")
 HEADER: Final = """\
 # Faults
 
-What can go wrong around relayd, what it does then, and the tests that prove it. The rows are in
-`tests/faults.toml`; tests name theirs with `@pytest.mark.fault("S1")` or
-`@pytest.mark.history(1)`. `make faults` writes this page from both, and CI fails when a row has no
-test or the page is stale. *Later* marks rows of parts that are not built yet; *(torture)* a test
-that only `make torture` runs; N x a test with N parameters that name the row.
+What can go wrong around relayd, how it behaves then, and the tests that prove it.
+The rows are in `tests/faults.toml`; tests name theirs with `@pytest.mark.fault("S1")` or \
+`@pytest.mark.history(1)`.
+`make faults` writes this page from both, and CI fails if a row has no test or the page is stale.
+*later* marks rows of parts that are not built yet, *(torture)* a test that only `make torture` \
+runs, and N x a test with N parameters that name the row.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One fault: its id, one line about it, and whether it is asked of what is built so far."""
+    """One fault.
+
+    Attributes:
+        id: its id.
+        text: a description of one line.
+        later: it concerns a part that is not built yet, so it needs no test.
+    """
 
     id: str
     text: str
@@ -52,24 +59,37 @@ class Group:
     rows: tuple[Row, ...]
 
 
-#: Row id → the test functions that prove it, each (path, name, torture), one entry per parameter.
-Proofs = Mapping[str, Sequence[tuple[str, str, bool]]]
+@dataclass(frozen=True, slots=True, order=True)
+class Proof:
+    """A test function that proves a fault.
+
+    Attributes:
+        path: file of the test.
+        name: name of the function.
+        torture: whether only `make torture` runs it.
+    """
+
+    path: str
+    name: str
+    torture: bool
+
+
+#: Row id → the tests that prove it, one entry per parameter.
+Proofs = Mapping[str, Sequence[Proof]]
 
 
 @dataclass
 class Collector:
-    """A pytest plugin that notes which test carries which id."""
+    """A pytest plugin that records which test carries which id."""
 
-    proofs: dict[str, list[tuple[str, str, bool]]] = field(
-        default_factory=lambda: defaultdict(list)
-    )
+    proofs: dict[str, list[Proof]] = field(default_factory=lambda: defaultdict(list))
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        """Read the markers of everything that was collected."""
+        """Read the markers of all collected tests."""
         for item in items:
             path = item.nodeid.partition("::")[0]
             name = getattr(item, "originalname", None) or item.name
-            proof = (path, name, item.get_closest_marker("torture") is not None)
+            proof = Proof(path, name, item.get_closest_marker("torture") is not None)
             for row in set(_ids(item)):
                 self.proofs[row].append(proof)
 
@@ -85,7 +105,7 @@ def load(source: Path) -> list[Group]:
     """Read the faults; ids of the history group become `H1`, `H2` and so on.
 
     Raises:
-        ValueError: `later` names an id that the group does not have.
+        ValueError: `later` names an id that is not in the group.
     """
     groups = []
     for group in tomllib.loads(source.read_text(encoding="utf-8"))["group"]:
@@ -100,25 +120,25 @@ def load(source: Path) -> list[Group]:
 
 
 def collect(root: Path) -> Proofs:
-    """Let pytest collect the tests below `root` and return who proves what.
+    """Let pytest collect the tests below `root` and return the proofs of each row.
 
     Raises:
-        RuntimeError: collection failed; the text is pytest's own output.
+        RuntimeError: collection failed; the text is pytest's output.
     """
     collector = Collector()
-    said = io.StringIO()
-    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
         code = pytest.main(
             ["--collect-only", "-q", "-p", "no:cacheprovider", f"--rootdir={root}", str(root)],
             plugins=[collector],
         )
     if code not in {pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED}:
-        raise RuntimeError(said.getvalue())
+        raise RuntimeError(output.getvalue())
     return collector.proofs
 
 
 def problems(groups: Sequence[Group], proofs: Proofs) -> list[str]:
-    """Say what does not add up between rows and tests, one line each."""
+    """Return the mismatches between rows and tests, one line each."""
     rows = {row.id: row for group in groups for row in group.rows}
     found = [
         f"no test proves {row.id}: {row.text}"
@@ -126,8 +146,8 @@ def problems(groups: Sequence[Group], proofs: Proofs) -> list[str]:
         if not row.later and not proofs.get(row.id)
     ]
     for orphan in sorted(set(proofs) - set(rows)):
-        path, name, _ = proofs[orphan][0]
-        found.append(f"{path}::{name} names {orphan}, which {SOURCE} does not have")
+        proof = proofs[orphan][0]
+        found.append(f"{proof.path}::{proof.name} names {orphan}, which is not in {SOURCE}")
     return found
 
 
@@ -143,24 +163,25 @@ def render(groups: Sequence[Group], proofs: Proofs) -> str:
     return "".join(parts)
 
 
-def _cell(row: Row, proofs: Sequence[tuple[str, str, bool]]) -> str:
+def _cell(row: Row, proofs: Sequence[Proof]) -> str:
     if not proofs:
         return "*later*" if row.later else "**nothing yet**"
     lines = []
-    for path, name, torture in sorted(set(proofs)):
-        count = proofs.count((path, name, torture))
-        # Tests on reference data have as many parameters as there are data on this machine.
-        varies = path.startswith("tests/interop/")
+    for proof in sorted(set(proofs)):
+        count = proofs.count(proof)
+        # The number of parameters of tests on reference data depends on this machine.
+        varies = proof.path.startswith("tests/interop/")
         times = f"{count} x " if count > 1 and not varies else ""
-        lines.append(f"{times}[{name}](../{path}){' (torture)' if torture else ''}")
+        torture = " (torture)" if proof.torture else ""
+        lines.append(f"{times}[{proof.name}](../{proof.path}){torture}")
     return "<br>".join(lines)
 
 
 def main() -> int:
-    """Write or check the table; the exit code says whether all is well."""
+    """Write or check the page and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--check", action="store_true", help="change nothing, fail on a gap")
-    parser.add_argument("--root", type=Path, default=REPOSITORY, help="repository to look at")
+    parser.add_argument("--check", action="store_true", help="change nothing, fail on problems")
+    parser.add_argument("--root", type=Path, default=REPOSITORY, help="repository to read")
     arguments = parser.parse_args()
     root: Path = arguments.root.resolve()
     groups = load(root / SOURCE)
@@ -179,8 +200,8 @@ def main() -> int:
         found.append(f"{TABLE} is stale: run `make faults`")
     for line in found:
         print(line)
-    asked = sum(not row.later for group in groups for row in group.rows)
-    print(f"{asked} faults asked for, {len(found)} problems")
+    required = sum(not row.later for group in groups for row in group.rows)
+    print(f"{required} faults to prove, {len(found)} problems")
     return 1 if found and arguments.check else 0
 
 

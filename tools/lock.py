@@ -1,12 +1,14 @@
-"""What requirements.lock holds: versions, hashes, who needs whom, and what of it relayd runs with.
+"""The contents of requirements.lock: versions, hashes, dependencies, and the runtime part.
 
-    python -m tools.lock                  the part without tests and tools, for pip
-    python -m tools.lock NAME…            packages and what they need
+    python -m tools.lock                  print the runtime part, for pip
+    python -m tools.lock --extra demo     print it with the packages of this extra
+    python -m tools.lock NAME…            print packages and their dependencies
 
-The lock serves every platform and holds what development needs too. A package made for a machine
-takes the runtime part only.
+The lock covers every platform and includes the packages for development. A Debian package contains
+only the runtime part.
 """
 
+import argparse
 import re
 import sys
 import tomllib
@@ -23,7 +25,7 @@ _NEEDED_BY: Final = re.compile(r"#(?: +via)? +(?:-r )?(?P<name>[\w./-]+)(?: \(.+
 
 
 class LockError(ValueError):
-    """The lock cannot be understood, or lacks a package."""
+    """The lock cannot be parsed, or lacks a package."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +34,10 @@ class Locked:
 
     Attributes:
         name: normalised (PEP 503).
-        version: the only one that is accepted.
-        marker: where it is needed (PEP 508); empty: everywhere.
-        hashes: SHA-256 of its files, hexadecimal.
-        needed_by: packages that ask for it; "relayd" is the project itself.
+        version: its pinned version.
+        marker: environments that need it (PEP 508); empty: all.
+        hashes: SHA-256 of its files, in hexadecimal.
+        needed_by: packages that require it; "relayd" is the project itself.
         text: its lines in the lock.
     """
 
@@ -56,7 +58,7 @@ def read_lock(text: str) -> dict[str, Locked]:
     """Return the packages of a lock by name.
 
     Raises:
-        LockError: a line is of no known form, or a package has no hash.
+        LockError: a line is not understood, or a package has no hash.
     """
     blocks: list[list[str]] = []
     for line in text.splitlines():
@@ -95,14 +97,22 @@ def _package(lines: list[str]) -> Locked:
     )
 
 
-def direct_dependencies(pyproject: str) -> list[str]:
-    """Return the names of what relayd itself asks for at run time, normalised."""
-    dependencies = tomllib.loads(pyproject)["project"]["dependencies"]
+def direct_dependencies(pyproject: str, *extras: str) -> list[str]:
+    """Return the normalised names of relayd's direct runtime dependencies.
+
+    Args:
+        pyproject: the text of pyproject.toml.
+        extras: extras whose dependencies are included.
+    """
+    project = tomllib.loads(pyproject)["project"]
+    dependencies = list(project["dependencies"])
+    for extra in extras:
+        dependencies += project["optional-dependencies"][extra]
     return [normalise(re.split(r"[^\w.-]", text, maxsplit=1)[0]) for text in dependencies]
 
 
 def closure(lock: Mapping[str, Locked], direct: Iterable[str]) -> dict[str, Locked]:
-    """Return the packages that `direct` and what they need bring in, by name, sorted.
+    """Return `direct` and all their dependencies, by name, sorted.
 
     Raises:
         LockError: one of `direct` is not in the lock.
@@ -113,25 +123,30 @@ def closure(lock: Mapping[str, Locked], direct: Iterable[str]) -> dict[str, Lock
         if missing := new - lock.keys():
             raise LockError(f"not in the lock: {', '.join(sorted(missing))}")
         wanted |= new
-        new = {name for name, it in lock.items() if new & set(it.needed_by)} - wanted
+        needed = {name for name, package in lock.items() if new & set(package.needed_by)}
+        new = needed - wanted
     return {name: lock[name] for name in sorted(wanted)}
 
 
-def runtime_lock(root: Path = REPOSITORY) -> dict[str, Locked]:
-    """Read the lock and return its runtime part."""
+def runtime_lock(root: Path = REPOSITORY, *extras: str) -> dict[str, Locked]:
+    """Read the lock and return its runtime part, with that of these extras."""
     pyproject = (root / "pyproject.toml").read_text(encoding="utf-8")
-    return part(direct_dependencies(pyproject), root)
+    return part(direct_dependencies(pyproject, *extras), root)
 
 
 def part(names: Iterable[str], root: Path = REPOSITORY) -> dict[str, Locked]:
-    """Read the lock and return these packages, and what they need."""
+    """Read the lock and return these packages and their dependencies."""
     lock = read_lock((root / "requirements.lock").read_text(encoding="utf-8"))
     return closure(lock, map(normalise, names))
 
 
-def main(names: Sequence[str]) -> int:
-    """Print the packages of these names, else the runtime part, with what they need."""
-    packages = part(names) if names else runtime_lock()
+def main(arguments: Sequence[str]) -> int:
+    """Print these packages and their dependencies; without names, the runtime part."""
+    parser = argparse.ArgumentParser(prog="tools.lock", description=main.__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help="a package of the lock")
+    parser.add_argument("--extra", action="append", default=[], help="an extra of pyproject.toml")
+    given = parser.parse_args(arguments)
+    packages = part(given.names) if given.names else runtime_lock(REPOSITORY, *given.extra)
     sys.stdout.writelines(package.text for package in packages.values())
     return 0
 

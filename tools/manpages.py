@@ -1,9 +1,9 @@
-"""Write the man pages: what a person wrote, in man/*.in, and what the program itself knows.
+"""Write the man pages from their templates in man/*.in and from the program itself.
 
     python -m tools.manpages DIR        write all pages to DIR
 
-Options and commands come from the command line's own help, keys and their defaults from the
-commented files in conf/, so a page cannot lag behind. A template names them on lines of their own:
+Options and commands come from the command line's help, keys and their defaults from the commented
+files in conf/, so the pages cannot become stale. A template names them on separate lines:
 
     @OPTIONS rudder-relayd@     the options of a command
     @COMMANDS relayd@           its commands with theirs
@@ -29,11 +29,11 @@ from relayd.commands import cli
 from tools.lock import REPOSITORY
 
 TEMPLATES: Final = REPOSITORY / "man"
-#: 2026-01-01, for trees without history.
+#: 2026-01-01, if SOURCE_DATE_EPOCH is not set.
 _EPOCH: Final = "1767225600"
 
 _COMMANDS: Final = {"relayd": cli.main, "rudder-relayd": cli.rudder_relayd}
-_PLACEHOLDER: Final = re.compile(r"@(?P<what>[A-Z]+)(?: (?P<of>\S+))?@")
+_PLACEHOLDER: Final = re.compile(r"@(?P<name>[A-Z]+)(?: (?P<of>\S+))?@")
 _TABLE: Final = re.compile(r"\[(?P<name>[\w.]+)\]")
 _KEY: Final = re.compile(r"(?:# )?(?P<name>[a-z_]+) = (?P<value>.+)")
 _SENTENCE: Final = re.compile(r"(?<=[.!?]) (?=[A-Z\[])|  +")
@@ -41,7 +41,7 @@ _NO_DEFAULT: Final = "(no default"
 
 
 def escape(text: str) -> str:
-    """Return text that mdoc shows as it is, for the inside of a line."""
+    """Return text that mdoc shows unchanged, for use inside a line."""
     return (
         _plain(text)
         .replace("\\", "\\e")
@@ -52,18 +52,18 @@ def escape(text: str) -> str:
 
 
 def _plain(text: str) -> str:
-    """Return text without the character that terminals of the C locale cannot show."""
+    """Return text without the ellipsis, which terminals of the C locale cannot show."""
     return text.replace("…", "...")
 
 
 def _line(text: str) -> str:
-    """Return a line of running text: no request, whatever it begins with."""
+    """Return a line of running text, which mdoc must not take for a request."""
     shown = _plain(text).replace("\\", "\\e")
     return f"\\&{shown}" if shown.startswith((".", "'")) else shown
 
 
 def _paragraphs(text: str) -> Iterator[str]:
-    """Yield prose as mdoc lines, one a sentence, paragraphs set apart."""
+    """Yield prose as mdoc lines, one per sentence, with requests between paragraphs."""
     for number, paragraph in enumerate(re.split(r"\n\s*\n", text.strip())):
         if number:
             yield ".Pp"
@@ -84,7 +84,7 @@ def _options(name: str) -> Iterator[str]:
 
 
 def _option_list(command: click.Command, context: click.Context) -> Iterator[str]:
-    """Yield the options of one command, as its help tells them."""
+    """Yield the options of one command, as in its help."""
     records = [
         record
         for parameter in command.get_params(context)
@@ -109,7 +109,7 @@ def _option_names(text: str) -> str:
 
 
 def _commands(name: str) -> Iterator[str]:
-    """Yield every command of a group: usage, what it does, its options."""
+    """Yield every command of a group: usage, description, options."""
     group = _COMMANDS[name]
     assert isinstance(group, click.Group)
     parent = _context(group, name)
@@ -146,7 +146,7 @@ def _keys(path: str) -> Iterator[str]:
 
 
 def _key(name: str, value: str, comment: list[str]) -> Iterator[str]:
-    """Yield one key: its comment, lists in it as they are, and its default."""
+    """Yield one key: its comment, with lists unchanged, and its default."""
     yield f".It Cm {name}"
     for listed, lines in itertools.groupby(comment, lambda line: line.startswith("  ")):
         if listed:
@@ -162,27 +162,32 @@ def _date() -> Iterator[str]:
     yield f".Dd {moment:%B} {moment.day}, {moment.year}"
 
 
-#: Placeholder → what stands for it.
-_FILLERS: Final[dict[str, Callable[..., Iterable[str]]]] = {
+def _system() -> Iterator[str]:
+    yield f".Os relayd {__version__}"
+
+
+#: Placeholder → its text.
+_FILLERS: Final[dict[str, Callable[[], Iterable[str]]]] = {"DATE": _date, "OS": _system}
+#: Placeholder with an argument → its text.
+_FILLERS_OF: Final[dict[str, Callable[[str], Iterable[str]]]] = {
     "COMMANDS": _commands,
-    "DATE": _date,
     "KEYS": _keys,
     "OPTIONS": _options,
-    "OS": lambda: [f".Os relayd {__version__}"],
 }
 
 
 def fill(template: str) -> str:
-    """Return a man page made of a template.
+    """Return the man page for a template.
 
     Raises:
-        KeyError: the template has a placeholder of unknown name.
+        KeyError: the template has an unknown placeholder, or one without its argument.
     """
     lines: list[str] = []
     for line in template.splitlines():
         if found := _PLACEHOLDER.fullmatch(line):
-            arguments = [found["of"]] if found["of"] else []
-            lines += [text for text in _FILLERS[found["what"]](*arguments) if text]
+            name, of = found["name"], found["of"]
+            texts = _FILLERS_OF[name](of) if of else _FILLERS[name]()
+            lines += [text for text in texts if text]
         else:
             lines.append(line)
     return "\n".join(lines) + "\n"

@@ -1,11 +1,11 @@
-"""Write what relayd is made of: packaging/relayd.cdx.json (CycloneDX) and docs/licences.md.
+"""Write the bill of materials, packaging/relayd.cdx.json (CycloneDX), and docs/licences.md.
 
     python -m tools.sbom              write both
-    python -m tools.sbom --check      change nothing; fail when one of them is not current
+    python -m tools.sbom --check      change nothing; fail if one of them is stale
 
-Names, versions and hashes come from requirements.lock, licences from the packages as installed.
-The documents carry no date and no random number: they change when the lock does, so a diff of
-two releases shows what came, went and moved.
+Names, versions and hashes come from requirements.lock, licences from the installed packages. The
+documents contain no date and no random number, so a diff of two releases shows exactly which
+packages were added, removed or updated.
 
 Source: CycloneDX 1.6 JSON, https://cyclonedx.org/docs/1.6/json/.
 """
@@ -15,40 +15,39 @@ import json
 import sys
 import tomllib
 from collections.abc import Iterable, Mapping
-from email.message import Message
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from tools.lock import REPOSITORY, Locked, direct_dependencies, runtime_lock
 
 SBOM: Final = Path("packaging/relayd.cdx.json")
 LICENCES: Final = Path("docs/licences.md")
 
-#: Why relayd depends on what it depends on. A new dependency needs its line here.
+#: Why relayd has each direct dependency. A new one needs a line here.
 REASONS: Final = {
     "asyncpg": "PostgreSQL's binary protocol and COPY",
     "click": "command lines",
     "cryptography": "signatures, certificates, hashes",
-    "h11": "HTTP/1.1 under Hypercorn, with limits of relayd's own",
+    "h11": "HTTP/1.1 under Hypercorn, with relayd's own limits",
     "httpcore2": "HTTP connections to other policy servers, reused and pinned",
     "hypercorn": "the HTTP server",
-    "msgspec": "typed TOML and JSON whose errors name the key",
+    "msgspec": "typed TOML and JSON, with errors that name the key",
     "prometheus-client": "metrics",
     "quart": "routes, requests and answers of the HTTP API",
     "quart-trio": "Quart on Trio",
-    "rich": "tables and live pictures in a terminal",
+    "rich": "tables and live displays in a terminal",
     "structlog": "structured logs",
     "trio": "tasks, cancellation, sockets, processes",
     "trio-asyncio": "lets asyncpg run on Trio",
 }
 
-#: Licences of packages whose metadata leave it open which one it is, from their licence files.
+#: Licences of packages with ambiguous metadata, from their licence files.
 REVIEWED: Final = {
     "itsdangerous": "BSD-3-Clause",
     "jinja2": "BSD-3-Clause",
 }
-#: SPDX identifiers of trove classifiers. "BSD License" is not among them: there are several.
+#: SPDX identifiers of trove classifiers. Not "BSD License", which may be one of several.
 _CLASSIFIERS: Final = {
     "License :: OSI Approved :: Apache Software License": "Apache-2.0",
     "License :: OSI Approved :: MIT License": "MIT",
@@ -57,22 +56,30 @@ _CLASSIFIERS: Final = {
 _HEADER: Final = """\
 # Licences
 
-What a running relayd consists of besides Python's standard library, from `requirements.lock`:
-{direct} direct dependencies and {indirect} that these bring in. `make sbom` writes this page, and
-`packaging/relayd.cdx.json`, a CycloneDX bill of materials with the hashes of every package; CI
-fails when one of them is not current. relayd itself is under Apache-2.0. What the demo, the tests
-and the tools need besides is not part of an installation. The wheels of cryptography contain
-OpenSSL (Apache-2.0) and libraries in Rust; they bring bills of their own, in `sboms` beside their
-metadata.
+The packages that relayd needs at run time in addition to Python's standard library, from \
+`requirements.lock`: {direct} direct dependencies and {indirect} indirect ones.
+`make sbom` writes this page and `packaging/relayd.cdx.json`, a CycloneDX bill of materials with \
+the hashes of every package; CI fails if one of them is stale.
+relayd itself is licensed under Apache-2.0.
+Packages that only the demo, the tests and the tools need are not part of an installation.
+The wheels of cryptography contain OpenSSL (Apache-2.0) and libraries written in Rust, and their \
+own bills of materials in the directory `sboms` of their metadata.
 
 """
 
 
 class LicenceError(ValueError):
-    """A package's metadata name no licence, or one that nobody has looked at."""
+    """The metadata of a package name no licence, or one that has not been reviewed."""
 
 
-def licence(name: str, about: Message) -> str:
+class CoreMetadata(Protocol):
+    """The core metadata of a package, as much of them as is used here."""
+
+    def get_all(self, name: str) -> list[Any] | None:
+        """Return all values of a field; None if there are none."""
+
+
+def licence(name: str, about: CoreMetadata) -> str:
     """Return the SPDX expression of a package's licence.
 
     Args:
@@ -80,31 +87,31 @@ def licence(name: str, about: Message) -> str:
         about: its core metadata.
 
     Raises:
-        LicenceError: the metadata do not say; someone must look and fill `REVIEWED`.
+        LicenceError: the metadata are ambiguous; read the licence and add it to `REVIEWED`.
     """
-    if expression := about.get("License-Expression"):
-        return str(expression)
+    if expressions := about.get_all("License-Expression"):
+        return str(expressions[0])
     if name in REVIEWED:
         return REVIEWED[name]
     classifiers = [text for text in about.get_all("Classifier") or () if text.startswith("License")]
     if not classifiers or any(text not in _CLASSIFIERS for text in classifiers):
-        raise LicenceError(f"{name}: which licence? Its metadata say {classifiers}")
+        raise LicenceError(f"{name}: unclear licence, its classifiers are {classifiers}")
     return " OR ".join(sorted(_CLASSIFIERS[text] for text in classifiers))
 
 
 def installed_licences(packages: Iterable[str]) -> dict[str, str]:
-    """Return the licence of each package, by name, from the environment this runs in.
+    """Return the licence of each package, by name, from the packages installed here.
 
     Raises:
-        LicenceError: a package is not installed, or does not say.
+        LicenceError: a package is not installed, or its licence is unclear.
     """
     found = {}
     for name in packages:
         try:
             about = metadata.metadata(name)
         except metadata.PackageNotFoundError as error:
-            raise LicenceError(f"{name}: not installed here; make install") from error
-        found[name] = licence(name, about)  # type: ignore[arg-type]
+            raise LicenceError(f"{name}: not installed; run make install") from error
+        found[name] = licence(name, about)
     return found
 
 
@@ -113,7 +120,7 @@ def bill(
 ) -> dict[str, Any]:
     """Return the bill of materials as CycloneDX JSON."""
     relayd = _component("application", "relayd", version, "Apache-2.0")
-    needs = {name: [] for name in packages}  # type: dict[str, list[str]]
+    needs: dict[str, list[str]] = {name: [] for name in packages}
     for package in packages.values():
         for parent in needs.keys() & set(package.needed_by):
             needs[parent].append(package.name)
@@ -164,7 +171,7 @@ def page(packages: Mapping[str, Locked], direct: Iterable[str], licences: Mappin
     """
     own = sorted(direct)
     others = [name for name in packages if name not in own]
-    lines = ["| direct | version | licence | for |", "| --- | --- | --- | --- |"]
+    lines = ["| direct | version | licence | used for |", "| --- | --- | --- | --- |"]
     lines += [f"| {_cells(packages, licences, name)} | {REASONS[name]} |" for name in own]
     lines += ["", "| indirect | version | licence | needed by |", "| --- | --- | --- | --- |"]
     for name in others:
@@ -179,7 +186,7 @@ def _cells(packages: Mapping[str, Locked], licences: Mapping[str, str], name: st
 
 
 def documents(root: Path = REPOSITORY) -> dict[Path, str]:
-    """Return the text of both documents, by their path below `root`."""
+    """Return the text of both documents, by path relative to `root`."""
     pyproject = (root / "pyproject.toml").read_text(encoding="utf-8")
     version = tomllib.loads(pyproject)["project"]["version"]
     direct = direct_dependencies(pyproject)
@@ -193,7 +200,7 @@ def documents(root: Path = REPOSITORY) -> dict[Path, str]:
 
 
 def stale(root: Path = REPOSITORY) -> list[Path]:
-    """Return the documents that are not there or not current."""
+    """Return the documents that are missing or stale."""
     return [path for path, text in documents(root).items() if _read(root / path) != text]
 
 
@@ -202,13 +209,13 @@ def _read(path: Path) -> str | None:
 
 
 def main() -> int:
-    """Write or check the documents; return the exit code."""
-    parser = argparse.ArgumentParser(description="Write what relayd is made of.")
-    parser.add_argument("--check", action="store_true", help="change nothing, fail when stale")
+    """Write or check the documents and return the exit code."""
+    parser = argparse.ArgumentParser(description="Write the bill of materials and the licences.")
+    parser.add_argument("--check", action="store_true", help="change nothing, fail if stale")
     if parser.parse_args().check:
         old = stale()
         for path in old:
-            sys.stderr.write(f"{path} is not current: run make sbom\n")
+            sys.stderr.write(f"{path} is stale: run make sbom\n")
         return 1 if old else 0
     for path, text in documents().items():
         (REPOSITORY / path).parent.mkdir(exist_ok=True)

@@ -1,4 +1,4 @@
-"""The forms of an answer of the HTTP API, in one place."""
+"""The forms of the HTTP API's answers."""
 
 from typing import Any
 
@@ -9,9 +9,9 @@ from relayd.errors import RelaydError
 
 
 class BrokenOffError(RelaydError):
-    """The body of an answer cannot be sent to its end, which the client sees by its length.
+    """The body of an answer cannot be sent completely; its length shows this to the client.
 
-    Whoever raises it has logged why.
+    The cause has been logged before this is raised.
     """
 
 
@@ -23,22 +23,22 @@ class _Answer(msgspec.Struct, omit_defaults=True, rename={"error_details": "erro
 
 
 def success(action: str, data: object = msgspec.UNSET) -> Response:
-    """200 with `{"action", "result": "success", "data"}`; `data` is absent if there is none."""
+    """Return 200 with `{"action", "result": "success", "data"}`; `data` may be absent."""
     return _json(_Answer(action, "success", data=data), 200)
 
 
 def failure(action: str, details: str, status: int = 500) -> Response:
-    """`status` with `{"action", "result": "error", "errorDetails"}`."""
+    """Return `status` with `{"action", "result": "error", "errorDetails"}`."""
     return _json(_Answer(action, "error", error_details=details), status)
 
 
 def not_found() -> Response:
-    """404 with the text `NOT FOUND`: what is not there, and what may not be known to be there."""
+    """Return 404 with the text `NOT FOUND`, also to hide that something exists."""
     return Response("NOT FOUND", status=404, content_type="text/plain; charset=utf-8")
 
 
 def empty(status: int) -> Response:
-    """`status` and nothing else."""
+    """Return `status` without a body."""
     response = Response("", status=status)
     del response.headers["Content-Type"]
     return response

@@ -1,4 +1,4 @@
-"""The HTTP API as a Quart-Trio app: which parts it has, and how errors are answered."""
+"""The HTTP API as a Quart-Trio app: its parts and its answers to errors."""
 
 from types import TracebackType
 from typing import Final
@@ -12,7 +12,7 @@ from relayd.api.openapi import openapi_blueprint
 from relayd.api.remote_run import remote_run_blueprint
 from relayd.api.server.body import HTTPConnection, Request
 from relayd.api.server.raw_path import BASE, Rest
-from relayd.api.shared_files import ROOM as SHARED_FILES
+from relayd.api.shared_files import PREFIX as SHARED_FILES
 from relayd.api.shared_files import shared_files_blueprint
 from relayd.api.shared_folder import shared_folder_blueprint
 from relayd.api.system import Services, metrics_blueprint, system_blueprint
@@ -23,14 +23,14 @@ __all__ = ["BASE", "Services", "make_app"]
 
 log = get_logger("api")
 
-#: Bytes of a request body, where a route does not say otherwise.
+#: Maximum size of a request body in bytes, unless a route has its own.
 MAX_BODY: Final = 1024 * 1024
-#: Characters of a path that a log line shows.
+#: Characters of a path in a log line.
 _SHOWN: Final = 200
 
 
 class App(QuartTrio):
-    """Quart-Trio with bounded bodies and our log."""
+    """Quart-Trio with bounded bodies and relayd's log."""
 
     request_class = Request
     asgi_http_class = HTTPConnection
@@ -39,7 +39,7 @@ class App(QuartTrio):
         self,
         exception_info: tuple[type, BaseException, TracebackType] | tuple[None, None, None],
     ) -> None:
-        """Log what a handler did not expect; the client learns no more than that."""
+        """Log an unexpected exception of a handler; the client gets no details."""
         kind = exception_info[0]
         log.exception(  # noqa: LOG004 - Quart calls this while it handles the exception
             "request failed",
@@ -57,10 +57,10 @@ def make_app(services: Services) -> App:
         BODY_LIMITS={},
         PROPAGATE_EXCEPTIONS=False,
         PROVIDE_AUTOMATIC_OPTIONS=False,
-        RESPONSE_TIMEOUT=None,  # it would cut streams off; writes have a deadline of their own
+        RESPONSE_TIMEOUT=None,  # it would break long streams; each write has its own deadline
     )
     app.url_map.converters["rest"] = Rest
-    app.url_map.merge_slashes = False  # a path is what it is, no redirect to another
+    app.url_map.merge_slashes = False  # no redirects to a normalized path
     app.register_blueprint(system_blueprint(services), url_prefix=f"{BASE}/system")
     app.register_blueprint(metrics_blueprint(services.metrics))
     app.register_blueprint(openapi_blueprint(), url_prefix=BASE)
@@ -84,10 +84,10 @@ async def _not_found(_error: HTTPException) -> Response:
 
 
 async def _http_error(error: HTTPException) -> Response:
-    """Handle errors that Werkzeug and Quart name; 500 is among them, without details."""
+    """Return the answer for the errors of Werkzeug and Quart; 500 gets no details."""
     return answers.failure(_action(), error.name, error.code or 500)
 
 
 def _action() -> str:
-    """Return the action of the route in use: the last part of its endpoint's name."""
+    """Return the action of the current route: the last part of its endpoint's name."""
     return (request.endpoint or "unknown").rpartition(".")[2]

@@ -1,4 +1,4 @@
-"""Many callers of a costly action, few runs of it."""
+"""Concurrent calls of a costly action share its runs."""
 
 from collections.abc import Awaitable, Callable
 
@@ -8,7 +8,7 @@ from relayd.errors import RelaydError
 
 
 class _Run:
-    """One run of the action, shared by those who asked before it began."""
+    """One run of the action, shared by the callers that arrived before it began."""
 
     def __init__(self) -> None:
         self.done = False
@@ -16,11 +16,11 @@ class _Run:
 
 
 class Coalesced:
-    """Runs an action once for all who ask for it while an earlier run is still going on.
+    """Runs an action once for all callers that arrive while an earlier run is in progress.
 
-    Who asks gets the outcome of a run that began after the question: never that of a run which
-    may have read the world before the caller changed it. Runs never overlap. A caller that is
-    cancelled while it runs the action leaves the run to the next one who waits for it.
+    A caller gets the outcome of a run that began after its call, never of one that may have read
+    its input before the caller changed it. Runs never overlap. If a caller is cancelled while it
+    runs the action, the next waiting caller takes over.
     """
 
     def __init__(self, action: Callable[[], Awaitable[None]]) -> None:
@@ -29,10 +29,10 @@ class Coalesced:
         self._next = _Run()
 
     async def __call__(self) -> None:
-        """Waits for a run that begins from now on.
+        """Wait for a run that begins after this call.
 
         Raises:
-            RelaydError: that run failed; everyone who shares it gets the same error.
+            RelaydError: the run failed; all callers that share it get the same error.
         """
         run = self._next
         async with self._lock:

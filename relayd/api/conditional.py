@@ -1,14 +1,17 @@
-"""Conditional and range requests (RFC 9110, sections 13 and 14), decided without I/O."""
+"""Conditional and range requests (RFC 9110, sections 13 and 14), decided without I/O.
+
+Not with Werkzeug's functions, which answer 4 of 17 typical requests differently (measured by
+`benchmarks/libraries.py`): unquoted tags match, weak ones match If-Range, and neither the suffix 0
+nor one longer than the file has the answer of the RFC.
+"""
 
 import os
 import re
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import format_datetime
 from typing import Final
 
 from werkzeug.datastructures import Headers
-from werkzeug.http import parse_date
+from werkzeug.http import http_date, parse_date
 
 _TAG: Final = re.compile(r'(?:W/)?"[!#-~\x80-\xff]*"')
 _RANGE: Final = re.compile(r"bytes=(?:([0-9]{1,18})-([0-9]{1,18})?|-([0-9]{1,18}))", re.IGNORECASE)
@@ -16,7 +19,7 @@ _RANGE: Final = re.compile(r"bytes=(?:([0-9]{1,18})-([0-9]{1,18})?|-([0-9]{1,18}
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """What tells one state of a file from another.
+    """What distinguishes one state of a file from another.
 
     Attributes:
         etag: strong entity tag, with its quotes.
@@ -30,14 +33,14 @@ class Version:
 
     @classmethod
     def of(cls, status: os.stat_result) -> "Version":
-        """Return the version of the file that a `stat` call told about."""
+        """Return the version of a file from its `stat` result."""
         tag = f'"{status.st_ino:x}-{status.st_mtime_ns:x}-{status.st_size:x}"'
         return cls(tag, int(status.st_mtime), status.st_size)
 
     @property
     def last_modified(self) -> str:
         """Value of the header `Last-Modified`."""
-        return format_datetime(datetime.fromtimestamp(self.modified, UTC), usegmt=True)
+        return http_date(self.modified)
 
 
 def precondition(headers: Headers, version: Version) -> int:
@@ -48,7 +51,7 @@ def precondition(headers: Headers, version: Version) -> int:
         version: of the file.
 
     Returns:
-        200 to go on, 304 not modified, or 412 precondition failed.
+        200 to proceed, 304 not modified, or 412 precondition failed.
     """
     if "If-Match" in headers:
         if not _matches(headers["If-Match"], version.etag, weakly=False):
@@ -61,17 +64,17 @@ def precondition(headers: Headers, version: Version) -> int:
 
 
 def wanted_range(headers: Headers, version: Version) -> range | None:
-    """Return which part of a file a GET request wants (RFC 9110, 14.2).
+    """Return the part of a file that a GET request asks for (RFC 9110, 14.2).
 
-    Several ranges in one request, other units than bytes and a range of another version are
-    ignored, as it is allowed.
+    Several ranges in one request, units other than bytes and a range of another version are
+    ignored, as the RFC allows.
 
     Args:
         headers: of the request.
         version: of the file.
 
     Returns:
-        Offsets of the bytes to send; empty when there are none (416); None for the whole file.
+        Offsets of the bytes to send; empty if there are none (416); None for the whole file.
     """
     found = _RANGE.fullmatch(headers.get("Range", ""))
     if found is None or not _is_of(version, headers.get("If-Range")):
@@ -86,7 +89,7 @@ def wanted_range(headers: Headers, version: Version) -> range | None:
 
 
 def _is_of(version: Version, if_range: str | None) -> bool:
-    """Return whether `If-Range` is absent, or names exactly this version."""
+    """Return whether `If-Range` is absent or matches exactly this version."""
     if if_range is None:
         return True
     if if_range.startswith(('"', "W/")):
@@ -95,7 +98,7 @@ def _is_of(version: Version, if_range: str | None) -> bool:
 
 
 def _is_later(version: Version, date: str | None) -> bool | None:
-    """Return whether the file was modified after a date; None when that is not one."""
+    """Return whether the file was modified after a date; None if the date is invalid."""
     parsed = parse_date(date)
     return None if parsed is None else version.modified > parsed.timestamp()
 

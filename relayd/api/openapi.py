@@ -1,4 +1,4 @@
-"""The API's own description, an OpenAPI 3.1 document: `/openapi.json`, also kept in docs/."""
+"""The description of the API, an OpenAPI 3.1 document: `/openapi.json`, also kept in docs/."""
 
 from importlib.resources import files
 
@@ -6,7 +6,7 @@ from quart import Blueprint, Response
 
 
 def openapi_blueprint() -> Blueprint:
-    """`/openapi.json`, relative to the base of the API."""
+    """Return the route `/openapi.json`, relative to the base of the API."""
     routes = Blueprint("openapi", __name__)
 
     @routes.get("/openapi.json", endpoint="getOpenApi")
@@ -17,5 +17,5 @@ def openapi_blueprint() -> Blueprint:
 
 
 def read_document() -> bytes:
-    """Return the document, JSON."""
+    """Return the document as JSON."""
     return files("relayd.api").joinpath("openapi.json").read_bytes()

@@ -1,4 +1,4 @@
-"""The part of the API that starts agents: `/remote-run/…`."""
+"""The routes that start agents: `/remote-run/…`."""
 
 import weakref
 from types import TracebackType
@@ -12,10 +12,16 @@ from werkzeug.exceptions import LengthRequired, RequestTimeout, UnsupportedMedia
 from relayd.api import answers
 from relayd.fleet.nodes import MAX_LEVELS
 from relayd.remote_run.answer import Sink
-from relayd.remote_run.audit import Asker
+from relayd.remote_run.audit import Requester
 from relayd.remote_run.hop import HOPS_HEADER, NDJSON
-from relayd.remote_run.request import RequestError, Wanted, read_form, read_nodes, read_wanted
-from relayd.remote_run.runs import BusyError, RemoteRuns, Run
+from relayd.remote_run.request import (
+    RequestError,
+    RunRequest,
+    read_form,
+    read_nodes,
+    read_run_request,
+)
+from relayd.remote_run.runs import ActiveRun, BusyError, RemoteRuns
 
 #: Seconds for a client to send its form.
 BODY_TIMEOUT_S: Final = 30.0
@@ -24,7 +30,7 @@ _TEXT: Final = "text/plain; charset=utf-8"
 
 
 def remote_run_blueprint(runs: RemoteRuns) -> Blueprint:
-    """`/remote-run/…`, relative to the base of the API. An endpoint's name is its action."""
+    """Return `/remote-run/…`, relative to the base of the API. Endpoints are named by action."""
     routes = Blueprint("remote_run", __name__, url_prefix="/remote-run")
 
     @routes.post("/nodes/<node_id>", endpoint="remoteRunNode")
@@ -62,11 +68,11 @@ async def _form() -> dict[str, str]:
     return read_form(body)
 
 
-def _wanted(fields: dict[str, str], nodes: tuple[str, ...] | None) -> Wanted:
+def _wanted(fields: dict[str, str], nodes: tuple[str, ...] | None) -> RunRequest:
     events = any(
         name.lower() == NDJSON and quality > 0 for name, quality in request.accept_mimetypes
     )
-    return read_wanted(fields, nodes, events=events, hops=_hops())
+    return read_run_request(fields, nodes, events=events, hops=_hops())
 
 
 def _hops() -> int:
@@ -74,13 +80,13 @@ def _hops() -> int:
     return int(text) if text.isascii() and text.isdecimal() and len(text) < 4 else 0
 
 
-async def _answer(runs: RemoteRuns, wanted: Wanted) -> Response:
+async def _answer(runs: RemoteRuns, wanted: RunRequest) -> Response:
     action = request.endpoint.rpartition(".")[2] if request.endpoint else ""
     if wanted.hops > MAX_LEVELS:
         return answers.failure(action, f"passed on by more than {MAX_LEVELS} relays", 508)
-    asker = Asker(request.remote_addr or "", request.headers.get("X-Forwarded-For", ""))
+    requester = Requester(request.remote_addr or "", request.headers.get("X-Forwarded-For", ""))
     try:
-        run = runs.start(wanted, asker)
+        run = runs.start(wanted, requester)
     except BusyError as error:
         busy = answers.failure(action, str(error), 503)
         busy.headers["Retry-After"] = "10"
@@ -92,26 +98,26 @@ async def _answer(runs: RemoteRuns, wanted: Wanted) -> Response:
         raise
 
 
-async def _follow(run: Run, action: str) -> Response:
-    wanted = run.wanted
-    await run.certain.wait()
+async def _follow(run: ActiveRun, action: str) -> Response:
+    wanted = run.request
+    await run.decided.wait()
     if run.failure is not None:
         return answers.failure(action, run.failure)
-    told = wanted.keep_output or wanted.events
+    has_body = wanted.keep_output or wanted.events
     if not wanted.asynchronous:
         await run.done.wait()
     content_type = NDJSON if wanted.events else _TEXT
-    body: ResponseBody | bytes = Body(run.answer) if told else b""
+    body: ResponseBody | bytes = AnswerBody(run.answer) if has_body else b""
     return Response(body, content_type=content_type)
 
 
-class Body(ResponseBody):
-    """The answer of a run; when its client goes away, the run goes on without telling."""
+class AnswerBody(ResponseBody):
+    """The answer of a run; when its client disconnects, the run continues without one."""
 
     def __init__(self, answer: Sink) -> None:
         self._answer = answer
         self._begun = False
-        # A client may be gone before anybody enters this: the run must not wait for a reader then.
+        # If the client disconnects before the body is entered, the run must not wait for a reader.
         weakref.finalize(self, answer.leave)
 
     async def __aenter__(self) -> Self:
@@ -130,7 +136,7 @@ class Body(ResponseBody):
 
     async def __anext__(self) -> bytes:
         if not self._begun:
-            # Hypercorn sends the head with the first piece, and a relay waits for the head.
+            # Hypercorn sends the head with the first piece, and relays wait for the head.
             self._begun = True
             return b""
         return await anext(self._answer)

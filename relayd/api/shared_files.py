@@ -1,4 +1,4 @@
-"""`/shared-files`: files that nodes give to each other, kept until they expire or passed on."""
+"""`/shared-files`: files that nodes give to each other, kept until they expire or forwarded."""
 
 from collections.abc import AsyncIterable
 from dataclasses import dataclass
@@ -8,54 +8,54 @@ import trio
 from quart import Blueprint, Response, request
 
 from relayd.api import answers
-from relayd.api.places import Places
+from relayd.api.fair_limiter import FairLimiter
 from relayd.api.server.raw_path import rest_of_path
 from relayd.errors import PeerError
-from relayd.fleet.in_force import Trust
+from relayd.fleet.current_nodes import CurrentNodes
 from relayd.shared.metadata import MetadataError, parse_metadata, parse_ttl
-from relayd.shared.paths import PathError, check_ids
-from relayd.shared.receiving import Outcome, Receiver, Upload
+from relayd.shared.paths import PathError, SharedFileId, check_ids
+from relayd.shared.receiving import Receiver, Result, Upload
 from relayd.shared.store import Store
-from relayd.shared.upstream import Ids, UpstreamFiles
+from relayd.shared.upstream import UpstreamFiles
 from relayd.system.threads import in_thread
 from relayd.telemetry.logs import get_logger
-from relayd.telemetry.metrics import Metrics
+from relayd.telemetry.metrics import Metrics, UploadOutcome
 
 log = get_logger("shared_files")
 
-ROOM: Final = "/shared-files/"
-#: An upload may take this long, and a second more for each `SLOWEST` bytes.
+PREFIX: Final = "/shared-files/"
+#: An upload may take this many seconds, and one more for every `SLOWEST` bytes.
 PATIENCE_S: Final = 30.0
 SLOWEST: Final = 32 * 1024
-#: Uploads at once; each holds 1.7 MiB at most, and its content on disk. One node gets a part of
-#: them, so that one alone cannot keep the others out.
+#: Uploads at once; each takes at most 1.7 MiB of memory, and its content on disk. A node gets only
+#: a part of them, so that it cannot keep the others out.
 UPLOADS: Final = 16
 UPLOADS_OF_ONE: Final = 4
 HEAD_TIMEOUT_S: Final = 20.0
 
-_RULE: Final = f"{ROOM}<rest:_path>"
+_RULE: Final = f"{PREFIX}<rest:_path>"
 
 _STATUS: Final = {
-    Outcome.STORED: 200,
-    Outcome.MALFORMED: 400,
-    Outcome.MISMATCH: 400,
-    Outcome.UNKNOWN: 404,
-    Outcome.SLOW: 408,
-    Outcome.SIGNATURE: 500,
-    Outcome.STORE: 500,
-    Outcome.UPSTREAM: 502,
-    Outcome.BUSY: 503,
-    Outcome.NO_SPACE: 507,
+    UploadOutcome.STORED: 200,
+    UploadOutcome.MALFORMED: 400,
+    UploadOutcome.MISMATCH: 400,
+    UploadOutcome.UNKNOWN: 404,
+    UploadOutcome.SLOW: 408,
+    UploadOutcome.SIGNATURE: 500,
+    UploadOutcome.STORE: 500,
+    UploadOutcome.UPSTREAM: 502,
+    UploadOutcome.BUSY: 503,
+    UploadOutcome.NO_SPACE: 507,
 }
 _DETAILS: Final = {
-    Outcome.MALFORMED: "invalid metadata",
-    Outcome.MISMATCH: "hash_value is not that of the content",
-    Outcome.SLOW: "the upload took too long",
-    Outcome.SIGNATURE: "invalid signature",
-    Outcome.STORE: "it could not be stored",
-    Outcome.UPSTREAM: "no answer from the policy server",
-    Outcome.BUSY: "too many uploads",
-    Outcome.NO_SPACE: "no space left",
+    UploadOutcome.MALFORMED: "invalid metadata",
+    UploadOutcome.MISMATCH: "hash_value is not that of the content",
+    UploadOutcome.SLOW: "the upload took too long",
+    UploadOutcome.SIGNATURE: "invalid signature",
+    UploadOutcome.STORE: "it could not be stored",
+    UploadOutcome.UPSTREAM: "no answer from the policy server",
+    UploadOutcome.BUSY: "too many uploads",
+    UploadOutcome.NO_SPACE: "no space left",
 }
 
 
@@ -64,31 +64,31 @@ class SharedFiles:
     """What the routes need.
 
     Attributes:
-        store: where files for nodes below are.
-        trust: tells which nodes those are.
+        store: holds files for nodes below this server.
+        trust: lists those nodes.
         metrics: of this service.
-        max_body: bytes of an upload, metadata included.
-        upstream: the way to files of nodes that are not below; None on the root server.
+        max_body: maximum size of an upload in bytes, metadata included.
+        upstream: forwards requests for other nodes; None on the root server.
     """
 
     store: Store
-    trust: Trust
+    trust: CurrentNodes
     metrics: Metrics
     max_body: int
     upstream: UpstreamFiles | None = None
 
 
 def shared_files_blueprint(files: SharedFiles) -> Blueprint:
-    """`/shared-files/TARGET/SOURCE/FILE`, relative to the base of the API."""
+    """Return the route `/shared-files/TARGET/SOURCE/FILE`, relative to the base of the API."""
     routes = Blueprint("shared_files", __name__)
     receiver = Receiver(files.store, lambda: files.trust.nodes)
-    places = Places(UPLOADS, UPLOADS_OF_ONE)
+    limiter = FairLimiter(UPLOADS, UPLOADS_OF_ONE)
 
     @routes.route(_RULE, methods=["PUT"], endpoint="putSharedFile")
     async def put(_path: str) -> Response:
-        ids, problem = _ids(files)
-        if problem is not None:
-            return problem
+        ids = _ids(files)
+        if isinstance(ids, Response):
+            return ids
         problem = _bad_length(files.max_body)
         if problem is not None:
             return problem
@@ -96,45 +96,47 @@ def shared_files_blueprint(files: SharedFiles) -> Blueprint:
             ttl = parse_ttl(_single("ttl"))
         except ValueError:
             return _failure("invalid ttl", 400)
-        outcome, detail, status = Outcome.BUSY, "", 0
-        with places.taken(ids[1]) as taken:
-            if taken:
-                outcome, detail, status = await _receive(files, receiver, ids, ttl)
-        files.metrics.shared_files.labels(outcome.value).inc()
-        _tell(ids, outcome, detail, status)
-        return _answer(outcome, status)
+        result = Result(UploadOutcome.BUSY)
+        with limiter.admit(ids[1]) as admitted:
+            if admitted:
+                result = await _receive(files, receiver, ids, ttl)
+        files.metrics.shared_files.labels(result.outcome.value).inc()
+        _log(ids, result)
+        return _answer(result)
 
     @routes.route(_RULE, methods=["HEAD"], endpoint="headSharedFile")
     async def head(_path: str) -> Response:
-        ids, problem = _ids(files)
-        if problem is not None:
-            return problem
+        ids = _ids(files)
+        if isinstance(ids, Response):
+            return ids
         if files.trust.nodes.get(ids[0]) is not None:
-            return answers.empty(await _look(files.store, ids, _single("hash")))
+            return answers.empty(await _stored_status(files.store, ids, _single("hash")))
         with trio.move_on_after(HEAD_TIMEOUT_S):
-            outcome, detail, status = await _pass_on(files, ids, None)
-            if outcome is not Outcome.FORWARDED:
-                log.warning("policy server not asked", file="/".join(ids), detail=detail)
-            return _answer(outcome, status)
+            result = await _forward(files, ids, None)
+            if result.outcome is not UploadOutcome.FORWARDED:
+                log.warning(
+                    "policy server did not answer", file="/".join(ids), detail=result.detail
+                )
+            return _answer(result)
         log.warning("policy server did not answer in time", file="/".join(ids))
-        return _answer(Outcome.UPSTREAM, 0)
+        return _answer(Result(UploadOutcome.UPSTREAM))
 
     return routes
 
 
-def _ids(files: SharedFiles) -> tuple[Ids, Response | None]:
-    """Return the ids in the path; and the answer, if the request can go no further."""
+def _ids(files: SharedFiles) -> SharedFileId | Response:
+    """Return the ids in the path, or the answer that rejects the request."""
     try:
-        ids = check_ids(rest_of_path(ROOM))
+        ids = check_ids(rest_of_path(PREFIX))
     except PathError as error:
         log.info("shared file refused", reason="path", detail=str(error))
-        return ("", "", ""), _failure("invalid id", 400)
+        return _failure("invalid id", 400)
     if not files.trust.ready.is_set():
-        return ids, _failure("the nodes are not known yet", 503)
+        return _failure("the nodes are not known yet", 503)
     if files.trust.nodes.get(ids[0]) is None and files.upstream is None:
         log.warning("shared file refused", reason="target", file="/".join(ids))
-        return ids, _failure("unknown target", 500)
-    return ids, None
+        return _failure("unknown target", 500)
+    return ids
 
 
 def _bad_length(most: int) -> Response | None:
@@ -144,37 +146,35 @@ def _bad_length(most: int) -> Response | None:
     return _failure(f"at most {most} bytes are taken", 413) if size > most else None
 
 
-async def _receive(
-    files: SharedFiles, receiver: Receiver, ids: Ids, ttl: float
-) -> tuple[Outcome, str, int]:
-    """Store an upload, or passes it on, within its deadline."""
+async def _receive(files: SharedFiles, receiver: Receiver, ids: SharedFileId, ttl: float) -> Result:
+    """Store or forward an upload within its deadline."""
     below = files.trust.nodes.get(ids[0]) is not None
     size = request.content_length or 0
     with trio.move_on_after(PATIENCE_S + size / SLOWEST):
         if below:
-            return *await receiver.receive(Upload(*ids, ttl, request.body)), 0
-        return await _pass_on(files, ids, request.body)
-    return (Outcome.SLOW if below else Outcome.UPSTREAM), "it took too long", 0
+            return await receiver.receive(Upload(*ids, ttl, request.body))
+        return await _forward(files, ids, request.body)
+    return Result(UploadOutcome.SLOW if below else UploadOutcome.UPSTREAM, "it took too long")
 
 
-async def _pass_on(
-    files: SharedFiles, ids: Ids, body: AsyncIterable[bytes] | None
-) -> tuple[Outcome, str, int]:
-    """Make the request to the policy server above; with the status of its answer."""
+async def _forward(
+    files: SharedFiles, ids: SharedFileId, body: AsyncIterable[bytes] | None
+) -> Result:
+    """Send the request to the policy server above."""
     assert files.upstream is not None
     query = request.query_string.decode("ascii", "replace")
     size = request.content_length or 0
     try:
         status = await files.upstream.pass_on(request.method, ids, query, body, size)
     except PeerError as error:
-        return Outcome.UPSTREAM, error.detail, 0
+        return Result(UploadOutcome.UPSTREAM, str(error))
     if 300 <= status < 400:
-        return Outcome.UPSTREAM, f"it answered {status}, which is not followed", 0
-    return Outcome.FORWARDED, "", status
+        return Result(UploadOutcome.UPSTREAM, f"redirect with status {status} not followed")
+    return Result(UploadOutcome.FORWARDED, status=status)
 
 
-async def _look(store: Store, ids: Ids, digest: str) -> int:
-    """Return the status that tells whether the file is there, and this is the hash of its content."""
+async def _stored_status(store: Store, ids: SharedFileId, digest: str) -> int:
+    """Return 200 if the file exists and its content has this hash, else 404 or 500."""
     try:
         metadata = parse_metadata(await in_thread(store.metadata, *ids))
     except (FileNotFoundError, NotADirectoryError):
@@ -186,30 +186,31 @@ async def _look(store: Store, ids: Ids, digest: str) -> int:
 
 
 def _single(name: str) -> str:
-    """Return a parameter of the query that must not be there twice; empty when it is or is missing."""
+    """Return a query parameter; empty if it is missing or repeated."""
     values = request.args.getlist(name)
     return values[0] if len(values) == 1 else ""
 
 
-def _tell(ids: Ids, outcome: Outcome, detail: str, status: int) -> None:
+def _log(ids: SharedFileId, result: Result) -> None:
     bound = log.bind(node=ids[1], file="/".join(ids))
-    if outcome is Outcome.STORED:
+    outcome, detail = result.outcome, result.detail or ""
+    if outcome is UploadOutcome.STORED:
         bound.info("shared file stored")
-    elif outcome is Outcome.FORWARDED:
-        bound.info("shared file passed on", status=status)
-    elif outcome in (Outcome.NO_SPACE, Outcome.STORE):
+    elif outcome is UploadOutcome.FORWARDED:
+        bound.info("shared file forwarded", status=result.status)
+    elif outcome in (UploadOutcome.NO_SPACE, UploadOutcome.STORE):
         bound.error("shared file not stored", reason=outcome.value, detail=detail)
     else:
         bound.warning("shared file refused", reason=outcome.value, detail=detail)
 
 
-def _answer(outcome: Outcome, status: int) -> Response:
-    status = status or _STATUS[outcome]
+def _answer(result: Result) -> Response:
+    status = _STATUS[result.outcome] if result.status is None else result.status
     if status == 404:
         return answers.not_found()
     if 200 <= status < 300:
         return answers.empty(status)
-    return _failure(_DETAILS.get(outcome, "the policy server refused it"), status)
+    return _failure(_DETAILS.get(result.outcome, "the policy server refused it"), status)
 
 
 def _failure(details: str, status: int) -> Response:

@@ -1,4 +1,4 @@
-"""`/shared-folder`: files of the server that every node may read."""
+"""`/shared-folder`: the server's files that every node may read."""
 
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
@@ -21,11 +21,11 @@ from relayd.telemetry.logs import get_logger
 
 log = get_logger("shared_files")
 
-_ROOM: Final = "/shared-folder/"
-#: Bytes of one write. A client has `Limits.write_s` for each: slow ones need small pieces. Larger
-#: ones are not faster.
+_PREFIX: Final = "/shared-folder/"
+#: Bytes of one write. A client has `Limits.write_s` for each, so slow clients need small pieces;
+#: larger pieces are not faster.
 PIECE: Final = 64 * 1024
-#: Characters of a path that a log line shows.
+#: Characters of a path in a log line.
 _SHOWN: Final = 200
 
 
@@ -34,9 +34,9 @@ class SharedFolder:
     """What the routes need.
 
     Attributes:
-        path: the directory; nothing outside of it is ever given out.
+        path: the directory; nothing outside it is ever served.
         digests: hashes of its files.
-        reading: bounds the threads that read for clients.
+        reading: limits the threads that read for clients.
     """
 
     path: Path
@@ -45,44 +45,44 @@ class SharedFolder:
 
 
 def shared_folder_blueprint(folder: SharedFolder) -> Blueprint:
-    """`/shared-folder/PATH`, relative to the base of the API."""
+    """Return the route `/shared-folder/PATH`, relative to the base of the API."""
     routes = Blueprint("shared_folder", __name__)
 
-    @routes.route(f"{_ROOM}<rest:_path>", methods=["GET", "HEAD"], endpoint="getSharedFolder")
+    @routes.route(f"{_PREFIX}<rest:_path>", methods=["GET", "HEAD"], endpoint="getSharedFolder")
     async def answer(_path: str) -> Response:
         try:
             wanted = _wanted_hash(request.args)
         except ValueError as error:
             return answers.failure("getSharedFolder", str(error), 400)
         try:
-            parts = split_path(rest_of_path(_ROOM))
+            parts = split_path(rest_of_path(_PREFIX))
             file = await in_thread(OpenFile.beneath, folder.path, parts, limiter=folder.reading)
         except PathError as error:
             log.info("path refused", path=printable(_path, _SHOWN), reason=str(error))
             return answers.not_found()
         except FileNotFoundError as error:
-            closed = isinstance(error.__cause__, PermissionError)
-            tell = log.warning if closed else log.debug
-            tell("no such file", path=printable(_path, _SHOWN), reason=error.strerror)
+            unreadable = isinstance(error.__cause__, PermissionError)
+            write = log.warning if unreadable else log.debug
+            write("no such file", path=printable(_path, _SHOWN), reason=error.strerror)
             return answers.not_found()
         except OSError as error:
-            return _trouble(_path, error)
+            return _read_error(_path, error)
         try:
             return await _answer(folder, file, wanted)
         except OSError as error:
-            return _trouble(_path, error)
+            return _read_error(_path, error)
 
     return routes
 
 
-def _trouble(path: str, error: OSError) -> Response:
-    """Return the file is there, the system cannot give it."""
+def _read_error(path: str, error: OSError) -> Response:
+    """Return the answer for a file that exists but cannot be read."""
     log.error("file cannot be read", path=printable(path, _SHOWN), detail=str(error))
     return answers.failure("getSharedFolder", "the file cannot be read", 500)
 
 
 async def _answer(folder: SharedFolder, file: OpenFile, wanted: tuple[str, str] | None) -> Response:
-    """Answer with a file, and closes it unless its content is sent."""
+    """Return the answer for a file; close the file unless its content will be sent."""
     version = Version.of(file.status)
     body = None
     try:
@@ -101,7 +101,7 @@ async def _answer(folder: SharedFolder, file: OpenFile, wanted: tuple[str, str] 
 
 
 def _wanted_hash(args: Mapping[str, str]) -> tuple[str, str] | None:
-    """Algorithm and lower-case value of the hash that a client has, None when it tells none."""
+    """Return algorithm and lower-case value of the client's hash; None if it gives none."""
     algorithm, value = args.get("hash_type", "sha256"), args.get("hash", "").lower()
     if algorithm not in HASHES:
         raise ValueError("invalid hash_type, should be sha256 or sha512")
@@ -114,7 +114,7 @@ def _wanted_hash(args: Mapping[str, str]) -> tuple[str, str] | None:
 
 
 def _body(folder: SharedFolder, file: OpenFile, version: Version) -> "_FileBody | None":
-    """Return the part of the file that is asked for; None when it has no such part."""
+    """Return the requested part of the file; None if it has no such part."""
     part = wanted_range(request.headers, version)
     if part is None:
         return _FileBody(folder, file, range(version.size), whole=True)
@@ -153,9 +153,9 @@ def _describe(response: Response, size: int) -> None:
 
 
 class _FileBody(ResponseBody):
-    """Part of a file as the body of an answer; a piece is read when the former one is sent.
+    """Part of a file as the body of an answer; each piece is read after the previous one is sent.
 
-    A file that is cut short meanwhile breaks the answer off: its length was told.
+    If the file is truncated meanwhile, the answer is broken off: its length was already sent.
     """
 
     def __init__(self, folder: SharedFolder, file: OpenFile, part: range, *, whole: bool) -> None:

@@ -1,4 +1,4 @@
-"""What relayd says of its own state, asked anew each time and in bounded time."""
+"""The state of relayd, checked at each request and in bounded time."""
 
 import re
 from collections.abc import Awaitable, Callable
@@ -10,19 +10,19 @@ import trio
 from relayd.errors import RelaydError
 from relayd.system.threads import in_thread
 
-#: Seconds for each check: whoever asks wants to know of a database that hangs, not to hang too.
+#: Seconds for each check: a status request must report a hanging database, not hang itself.
 CHECK_TIMEOUT_S: Final = 2.0
 
 _URL_CREDENTIALS: Final = re.compile(r"://\S*@")
 _PASSWORD: Final = re.compile(r"(?i)(password\s*[=:]\s*)('[^']*'|\"[^\"]*\"|\S+)")
 
 
-class Check(msgspec.Struct, frozen=True, omit_defaults=True):
+class StatusCheck(msgspec.Struct, frozen=True, omit_defaults=True):
     """The outcome of one check, as the API shows it.
 
     Attributes:
-        status: whether it went well.
-        details: one line on what is wrong, without credentials; only on error.
+        status: whether it succeeded.
+        details: one line on the fault, without credentials; only on error.
     """
 
     status: Literal["success", "error"]
@@ -34,14 +34,14 @@ class StatusReport(msgspec.Struct, frozen=True, omit_defaults=True):
 
     Attributes:
         configuration: whether the configuration on disk is valid.
-        database: whether the database answers; absent when that output is off.
+        database: whether the database answers; absent if that output is off.
     """
 
-    configuration: Check
-    database: Check | msgspec.UnsetType = msgspec.UNSET
+    configuration: StatusCheck
+    database: StatusCheck | msgspec.UnsetType = msgspec.UNSET
 
 
-OK: Final = Check("success")
+OK: Final = StatusCheck("success")
 
 
 class StatusReader:
@@ -49,7 +49,7 @@ class StatusReader:
 
     Args:
         configuration: reads and validates the configuration, in a thread; raises `RelaydError`.
-        database: asks the database something; raises `RelaydError`. None: that output is off.
+        database: queries the database; raises `RelaydError`. None if that output is off.
     """
 
     def __init__(
@@ -59,12 +59,12 @@ class StatusReader:
     ) -> None:
         self._configuration = configuration
         self._database = database
-        # A file system that hangs keeps its threads; it shall not get more than these.
+        # A hanging file system blocks these threads, and must not block more.
         self._threads = trio.CapacityLimiter(2)
 
     async def __call__(self) -> StatusReport:
-        """Runs the checks side by side."""
-        checks: dict[str, Check] = {}
+        """Run the checks concurrently."""
+        checks: dict[str, StatusCheck] = {}
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_check, checks, "configuration", self._read_configuration)
             if self._database is not None:
@@ -76,22 +76,22 @@ class StatusReader:
 
 
 async def _check(
-    checks: dict[str, Check], name: str, action: Callable[[], Awaitable[object]]
+    checks: dict[str, StatusCheck], name: str, action: Callable[[], Awaitable[object]]
 ) -> None:
     with trio.move_on_after(CHECK_TIMEOUT_S) as scope:
         try:
             await action()
         except RelaydError as error:
-            checks[name] = Check("error", without_credentials(str(error)))
+            checks[name] = StatusCheck("error", without_credentials(str(error)))
         else:
             checks[name] = OK
     if scope.cancelled_caught:
-        checks[name] = Check("error", f"timeout: no answer within {CHECK_TIMEOUT_S:g} s")
+        checks[name] = StatusCheck("error", f"timeout: no answer within {CHECK_TIMEOUT_S:g} s")
 
 
 def without_credentials(text: str) -> str:
-    """`text` without the user and password of URLs and without `password=…` values.
+    """Return `text` without user and password in URLs and without `password=…` values.
 
-    A second line of defence: errors are not meant to carry any.
+    A second line of defence: errors should not contain any.
     """
     return _PASSWORD.sub(r"\1***", _URL_CREDENTIALS.sub("://***@", text))

@@ -1,4 +1,4 @@
-"""The part of the API that is about relayd itself: version, status, reload, metrics."""
+"""The routes about relayd itself: version, status, reload, metrics."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -16,21 +16,21 @@ from relayd.errors import RelaydError
 from relayd.remote_run.runs import RemoteRuns
 from relayd.telemetry.metrics import CONTENT_TYPE, Metrics
 
-#: A reload takes seconds with the largest fleet; one that hangs shall not hold its caller.
+#: A reload takes seconds with the largest fleet; a hanging one must not block its caller.
 RELOAD_TIMEOUT_S: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """What request handlers may use of the service.
+    """The parts of the service that request handlers use.
 
     Attributes:
-        status: checks the state anew (a `relayd.api.status.StatusReader`).
-        reload: reads logging, nodes and certificates anew; raises `RelaydError` if it changed
-            nothing. Never called while a call of it is going on.
+        status: checks the current state (a `relayd.api.status.StatusReader`).
+        reload: reads logging, nodes and certificates again; raises `RelaydError` if it changed
+            nothing. Never called concurrently.
         metrics: of this service.
         version: of relayd, as `1.2.3`.
-        remote_runs: starts agents; None: that is switched off.
+        remote_runs: starts agents; None if it is switched off.
         shared_folder: what `/shared-folder` needs; None leaves it out.
         shared_files: what `/shared-files` needs; None leaves it out.
     """
@@ -45,7 +45,7 @@ class Services:
 
 
 def system_blueprint(services: Services) -> Blueprint:
-    """`/system/…`, relative to the base of the API. An endpoint's name is its action."""
+    """Return `/system/…`, relative to the base of the API. Endpoints are named by action."""
     routes = Blueprint("system", __name__, url_prefix="/system")
     reload = Coalesced(services.reload)
 
@@ -75,7 +75,7 @@ def system_blueprint(services: Services) -> Blueprint:
 
 
 def metrics_blueprint(metrics: Metrics) -> Blueprint:
-    """`/metrics`, for Prometheus."""
+    """Return the route `/metrics`, for Prometheus."""
     routes = Blueprint("metrics", __name__)
 
     @routes.get("/metrics", endpoint="getMetrics")

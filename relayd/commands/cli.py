@@ -1,13 +1,13 @@
 """The two commands, `relayd` and `rudder-relayd`, and their exit codes.
 
-0   normal end
-1   a crash: its traceback tells where
-2   a configuration file is not valid; systemd does not start relayd again
-3   anything else that prevents the start, an unknown option or command included: click's own
-    code for those is 2, which would read as a broken configuration file
+0   success
+1   a crash, with a traceback
+2   a configuration file is not valid; systemd does not restart relayd
+3   anything else that prevents the start, including an unknown option or command; click's own
+    code for those is 2, which would mean a configuration file that is not valid
 
-Only what a command needs is imported: checking a configuration loads neither Trio nor the
-database stack.
+Each command imports only the modules it needs: checking a configuration loads neither Trio nor
+the database driver.
 """
 
 import importlib
@@ -28,21 +28,21 @@ DEFAULT_DIRECTORY: Final = Path("/opt/rudder/etc/relayd")
 
 EXIT_CONFIG: Final = 2
 EXIT_START: Final = 3
-#: What a shell reports for a command ended by SIGINT.
+#: The exit code that a shell reports for a command ended by SIGINT.
 EXIT_INTERRUPTED: Final = 130
 
-#: Operator commands that live in modules of their own, which are imported when they are called:
-#: name → module, line in the list of commands.
+#: Commands in modules of their own, which are imported only when called: name → module, line in
+#: the list of commands.
 _LAZY: Final = {
-    "check": ("relayd.commands.check.command", "Look for what is wrong with an installation."),
+    "check": ("relayd.commands.check.command", "Find faults in an installation."),
     "demo": ("relayd.commands.demo.command", "Show relayd at work on a simulated fleet."),
-    "inspect": ("relayd.commands.inspect.command", "Say what relayd would do with run-log files."),
+    "inspect": ("relayd.commands.inspect.command", "Show what relayd would do with run-log files."),
 }
 _SETTINGS: Final = {"help_option_names": ["-h", "--help"]}
 
 
 class Program(click.Command):
-    """A click command that ends with our exit codes and one line for an operator's mistake."""
+    """A click command with the exit codes above; it reports an operator's mistake in one line."""
 
     def main(
         self,
@@ -52,7 +52,7 @@ class Program(click.Command):
         standalone_mode: bool = True,
         **extra: Any,
     ) -> Any:
-        """Run and exit; with `standalone_mode` off, run and return or raise as click does."""
+        """Run and exit; without `standalone_mode`, run and return or raise as click does."""
         call = partial(super().main, args, prog_name, complete_var, standalone_mode=False, **extra)
         if not standalone_mode:
             return call()
@@ -60,14 +60,14 @@ class Program(click.Command):
 
 
 class LazyGroup(Program, click.Group):
-    """A group that also offers the commands of `_LAZY`."""
+    """A group that includes the commands of `_LAZY`."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Name all commands, without importing any."""
+        """Return the names of all commands, without importing any."""
         return sorted({*super().list_commands(ctx), *_LAZY})
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Return a command, importing its module if it is in one of its own."""
+        """Return a command, and import its module if necessary."""
         if cmd_name not in _LAZY:
             return super().get_command(ctx, cmd_name)
         command = importlib.import_module(_LAZY[cmd_name][0]).command
@@ -75,7 +75,7 @@ class LazyGroup(Program, click.Group):
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the list of commands into the help, without importing any."""
+        """Write the list of commands to the help, without importing any."""
         own = {name: command.get_short_help_str(70) for name, command in self.commands.items()}
         lazy = {name: text for name, (_, text) in _LAZY.items()}
         with formatter.section("Commands"):
@@ -103,7 +103,7 @@ def main() -> None:
 @main.command()
 @directory_option
 def run(directory: Path) -> int:
-    """Run the daemon in the foreground, until SIGTERM or SIGINT."""
+    """Run the daemon in the foreground until SIGTERM or SIGINT."""
     return _run(directory)
 
 
@@ -137,13 +137,13 @@ def _check(directory: Path) -> int:
 
 
 def _exit_code(call: Callable[[], object]) -> int:
-    """Call and return the exit code; an error that is no crash is told in one line."""
+    """Call and return the exit code; report expected errors in one line."""
     try:
         result = call()
     except ConfigError as error:
         return _fail(str(error), EXIT_CONFIG)
     except StartError as error:
-        return _fail(_with_cause(error), EXIT_START)
+        return _fail(str(error), EXIT_START)
     except click.UsageError as error:
         command = error.ctx.command_path if error.ctx else "relayd"
         return _fail(f"{error.format_message()} See: {command} --help", EXIT_START)
@@ -152,13 +152,6 @@ def _exit_code(call: Callable[[], object]) -> int:
     except click.Abort:
         return EXIT_INTERRUPTED
     return result if isinstance(result, int) else 0
-
-
-def _with_cause(error: StartError) -> str:
-    """Add what the system said, where the text leaves it out."""
-    cause = error.__cause__
-    reason = cause.strerror if isinstance(cause, OSError) else None
-    return f"{error}: {reason}" if reason and reason not in str(error) else str(error)
 
 
 def _fail(text: str, code: int) -> int:

@@ -1,1 +1,1 @@
-"""The configuration files, turned into typed settings."""
+"""Read the configuration files into typed settings."""

@@ -1,6 +1,6 @@
-"""PostgreSQL connection URLs: what they say, without the password.
+"""PostgreSQL connection URLs, without the password.
 
-The form is libpq's connection URI (PostgreSQL manual, 34.1.1.2), several hosts included.
+The form is libpq's connection URI (PostgreSQL manual, 34.1.1.2), including several hosts.
 """
 
 import re
@@ -11,7 +11,7 @@ import msgspec
 
 from relayd.config.secret import Secret
 
-#: Options of libpq that neither asyncpg nor the server knows: the server would refuse them.
+#: libpq options that neither asyncpg nor the server knows; the server would reject them.
 _LIBPQ_ONLY: Final = frozenset(
     {
         "channel_binding",
@@ -36,7 +36,7 @@ _LIBPQ_ONLY: Final = frozenset(
         "tcp_user_timeout",
     }
 )
-#: COPY lines are UTF-8, so the client's encoding is not the operator's to choose.
+#: COPY lines are UTF-8, so the operator cannot choose the client encoding.
 _FIXED: Final = frozenset({"client_encoding"})
 _SSL_MODES: Final = frozenset(
     {
@@ -53,21 +53,21 @@ _HOST: Final = re.compile(r"(\[[0-9A-Fa-f:.%]+\]|[^\s:@\[\]]*)(?::([0-9]{1,5}))?
 
 
 class DatabaseUrl(msgspec.Struct, frozen=True):
-    """A checked URL.
+    """A valid URL.
 
     Attributes:
-        dsn: what asyncpg may be given: no password, no option it would misunderstand.
-        connect_timeout: seconds for one connection attempt, None when the URL does not say.
-        warnings: which options are not used.
+        dsn: the URL for asyncpg: without password, and without options it would misunderstand.
+        connect_timeout: seconds for one connection attempt, None when the URL does not set it.
+        unused: names of the options that have no effect.
     """
 
     dsn: str
     connect_timeout: int | None = None
-    warnings: tuple[str, ...] = ()
+    unused: tuple[str, ...] = ()
 
     @classmethod
     def parse(cls, url: str) -> "DatabaseUrl":
-        """Check a URL and take from it what is for us and not for asyncpg.
+        """Check a URL and take out the options that are not for asyncpg.
 
         Raises:
             ValueError: scheme, host, port or an option is not valid.
@@ -76,7 +76,7 @@ class DatabaseUrl(msgspec.Struct, frozen=True):
         if parts.scheme not in {"postgres", "postgresql"}:
             raise ValueError("scheme")
         if parts.fragment or "@" in parts.path:
-            # A password with `#` or `/` in it, not escaped, would end up here.
+            # An unescaped `#` or `/` in a password moves the rest of it here.
             raise ValueError("path")
         account, at, hosts = parts.netloc.rpartition("@")
         _check_hosts(hosts)
@@ -85,24 +85,24 @@ class DatabaseUrl(msgspec.Struct, frozen=True):
         timeout = options.get("connect_timeout")
         kept = {k: text for k, text in options.items() if k not in _LIBPQ_ONLY | _FIXED}
         netloc = parts.netloc
-        if "[" in hosts and "," in hosts:  # asyncpg takes the URL apart as `urlsplit` does
+        if "[" in hosts and "," in hosts:  # asyncpg parses the URL with `urlsplit`
             netloc, kept = f"{account}{at}", {**kept, "host": hosts}
         dsn = _join(parts, netloc, kept)
-        urlsplit(dsn)  # so that no URL is found wrong later than here
+        urlsplit(dsn)  # so that an invalid URL is found here and not later
         return cls(
             dsn=dsn,
             connect_timeout=int(timeout) if timeout and int(timeout) > 0 else None,
-            warnings=tuple(f"option {name} is not used" for name in unused),
+            unused=tuple(unused),
         )
 
 
 def split_url(url: str) -> SplitResult:
-    """Take a URL apart as `urlsplit` does, but with any hosts.
+    """Split a URL as `urlsplit` does, but accept any hosts.
 
-    Releases of Python with the mend of CVE-2025-0938 refuse an IPv6 address behind another host.
+    Python releases with the fix for CVE-2025-0938 reject an IPv6 address after another host.
 
     Raises:
-        ValueError: it is no URL.
+        ValueError: it is not a URL.
     """
     found = _URL.fullmatch(url)
     if found is None:
@@ -115,7 +115,7 @@ def split_password(url: str) -> tuple[str, Secret | None]:
     """Return the URL without its password, and the password.
 
     Raises:
-        ValueError: it is no URL.
+        ValueError: it is not a URL.
     """
     parts = split_url(url)
     credentials, at, hosts = parts.netloc.rpartition("@")
@@ -130,13 +130,13 @@ def split_password(url: str) -> tuple[str, Secret | None]:
 def connect_arguments(url: str, password: Secret | None) -> dict[str, Any]:
     """Return the keyword arguments for `asyncpg.connect` or `asyncpg.create_pool`.
 
-    Options of the URL are kept: those that asyncpg knows act there, others such as
-    `application_name` become settings of the session. The password is an argument of its own,
-    in clear: hand the result on at once and never show it.
+    Options of the URL are kept: asyncpg uses those it knows; others such as `application_name`
+    become settings of the session. The password is a separate argument in plain text, so pass
+    the result on at once and never show it.
 
     Args:
         url: a URL that `DatabaseUrl.parse` accepts.
-        password: what the server asks for.
+        password: the password for the server.
     """
     checked = DatabaseUrl.parse(url)
     arguments: dict[str, Any] = {"dsn": checked.dsn}
@@ -164,6 +164,6 @@ def _options(parts: SplitResult) -> dict[str, str]:
 
 
 def _join(parts: SplitResult, netloc: str, options: dict[str, str]) -> str:
-    """Put a URL together; `urlunsplit` would drop the `//` before an empty host."""
+    """Build a URL; `urlunsplit` would drop the `//` before an empty host."""
     query = "&".join(f"{quote(key)}={quote(text, safe='/,:')}" for key, text in options.items())
     return f"{parts.scheme}://{netloc}{parts.path}{'?' if query else ''}{query}"

@@ -1,4 +1,4 @@
-"""Durations as the configuration files write them: `"10s"`, `"30min 20s"`, `"1day"`."""
+"""Durations in the configuration files: `"10s"`, `"30min 20s"`, `"1day"`."""
 
 import re
 from typing import Final
@@ -25,27 +25,27 @@ _UNITS: Final = {
     for spelling in spellings.split()
 }
 _PART: Final = re.compile(r"\s*([0-9]{1,20})\s*([A-Za-z]{1,8})\s*", re.ASCII)
-#: The largest number of seconds, about 585 billion years: 2**64 - 1, what 64 bits hold.
+#: The largest number of seconds that 64 bits hold, about 585 billion years.
 _MAX_SECONDS: Final = 2**64 - 1
-#: What is expected, for error messages.
+#: Completes "expected …" in error messages.
 EXPECTED: Final = 'a duration such as "10s", "30min 20s" or "7days", or a whole number of seconds'
 
 
 def parse_duration(text: str | int) -> float:
-    """Return the seconds that a duration stands for.
+    """Return a duration in seconds.
 
     Args:
-        text: one or more parts `<whole number><unit>` that are added, or a whole number of
+        text: one or more parts `<whole number><unit>` that are added up, or a whole number of
             seconds as an integer.
 
     Raises:
-        ValueError: it is no duration; the text says what was expected.
+        ValueError: it is not a duration; the text says what was expected.
     """
     if isinstance(text, bool):
-        raise ValueError(f"expected {EXPECTED}")  # noqa: TRY004 - one error for all that is wrong
+        raise ValueError(f"expected {EXPECTED}")  # noqa: TRY004 - any invalid value is a ValueError
     nanoseconds = text * _SECOND if isinstance(text, int) else _sum_of_parts(text)
     if not 0 <= nanoseconds <= _MAX_SECONDS * _SECOND:
-        raise ValueError(f"expected {EXPECTED}, neither negative nor beyond {_MAX_SECONDS} s")
+        raise ValueError(f"expected {EXPECTED}, from 0 to {_MAX_SECONDS} s")
     return nanoseconds / _SECOND
 
 

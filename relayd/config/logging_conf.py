@@ -1,4 +1,4 @@
-"""`logging.conf`: which lines are logged, and how they look."""
+"""`logging.conf`: which lines are logged, and in which format."""
 
 import re
 from pathlib import Path
@@ -8,7 +8,7 @@ import msgspec
 
 from relayd.config import values as v
 from relayd.config.toml import build, read_table
-from relayd.errors import ConfigError
+from relayd.errors import ConfigWarning, SettingError
 from relayd.system.printable import printable
 
 LOGGING_FILE: Final = "logging.conf"
@@ -32,7 +32,7 @@ LEVELS: Final = {
 _SHAPES: Final = '"info", "database=trace", "[database]=trace" or "[database{node=root}]=debug"'
 _SPAN: Final = re.compile(r'\[([A-Za-z0-9_]*)(?:\{\s*node\s*=\s*"?([^{}"\s]+)"?\s*\})?\]')
 _TARGET: Final = re.compile(r"[A-Za-z0-9_:]+")
-#: Commas separate directives, but a node id in braces may hold one.
+#: Commas separate directives, but a node id in braces may contain one.
 _PARTS: Final = re.compile(r"(?:[^,{]|\{[^}]*+\}?+)+")
 
 
@@ -40,9 +40,9 @@ class Directive(NamedTuple):
     """One part of `filter`.
 
     Attributes:
-        component: whose lines it is about, "" for all.
-        node: only its lines about this node, "" for all.
-        level: lines from this level up are logged.
+        component: the component that logs the lines, "" for all.
+        node: the node that the lines are about, "" for all.
+        level: the lowest level that is logged.
     """
 
     component: str
@@ -54,7 +54,7 @@ def parse_filter(text: str) -> tuple[Directive, ...]:
     """Read comma-separated directives.
 
     Raises:
-        ConfigError: one of them is not valid; the text names it.
+        SettingError: one of them is not valid.
     """
     parts = (part.strip() for part in _PARTS.findall(text))
     return tuple(_directive(part) for part in parts if part)
@@ -70,7 +70,7 @@ def _directive(text: str) -> Directive:
         return Directive(span[1], span[2] or "", level)
     if level is not None and _TARGET.fullmatch(target):
         return Directive(target, "", level)
-    raise ConfigError(f'expected {_SHAPES}, got "{printable(text, 60)}"')
+    raise SettingError("general.filter", _SHAPES, f'"{printable(text, 60)}"')
 
 
 class LoggingGeneral(msgspec.Struct, frozen=True, kw_only=True):
@@ -88,17 +88,17 @@ class LoggingSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         general: the only table of the file.
-        warnings: for the operator, one line each: what was missing or is not known.
+        warnings: an unreadable file or unknown keys.
     """
 
     general: LoggingGeneral = LoggingGeneral()
-    warnings: tuple[str, ...] = ()
+    warnings: tuple[ConfigWarning, ...] = ()
 
     def directives(self) -> tuple[Directive, ...]:
         """Return the base level, then the parts of `filter`.
 
         Raises:
-            ConfigError: a part of `filter` is not valid.
+            SettingError: a part of `filter` is not valid.
         """
         base = Directive("", "", LEVELS[self.general.level])
         return (base, *parse_filter(self.general.filter))
@@ -111,8 +111,8 @@ class _File(msgspec.Struct, frozen=True, kw_only=True):
 def load_logging(directory: Path) -> LoggingSettings:
     """Read and check `logging.conf`; every key, the table and the file itself may be absent.
 
-    A file that cannot be read is a warning: a relay that runs with default logging serves its
-    operator better than one that does not run.
+    An unreadable file is only a warning: a relay with default logging is of more use than one
+    that does not run.
 
     Args:
         directory: the configuration directory.
@@ -124,11 +124,13 @@ def load_logging(directory: Path) -> LoggingSettings:
     try:
         table = read_table(path)
     except OSError as error:
-        text = f"{path}: {error.strerror or error}, default logging is used"
-        return LoggingSettings(warnings=(text,))
+        detail = f"{error.strerror or error}, default logging is used"
+        return LoggingSettings(
+            warnings=(ConfigWarning(kind="unreadable", detail=detail, file=path),)
+        )
     file, warnings = build(path, table, _File)
     try:
         parse_filter(file.general.filter)
-    except ConfigError as error:
-        raise ConfigError(f"{path}: general.filter: {error}") from None
+    except SettingError as error:
+        raise SettingError(error.key, error.expected, error.got, file=path) from None
     return LoggingSettings(general=file.general, warnings=tuple(warnings))

@@ -1,11 +1,12 @@
-"""`main.conf`: what an operator decides, as frozen values nested like the file.
+"""`main.conf` as frozen values, nested like the file.
 
 Keys, defaults and meanings are those of Rudder's own relay daemon, so its files work unchanged;
-docs/configuration.md lists them. All durations are float seconds, all sizes bytes.
+docs/configuration.md lists them. All durations are seconds (float), all sizes bytes.
 """
 
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -17,7 +18,7 @@ from relayd.config.logging_conf import LoggingSettings, load_logging
 from relayd.config.secret import Secret
 from relayd.config.toml import Leaf, build, leaves, read_table
 from relayd.config.values import Listen
-from relayd.errors import ConfigError, StartError
+from relayd.errors import ConfigWarning, SettingError, StartError
 from relayd.system.printable import printable
 
 __all__ = [
@@ -34,12 +35,12 @@ __all__ = [
 MAIN_FILE: Final = "main.conf"
 _DAY_S: Final = 86_400.0
 _MAX_BODY: Final = 50 * 1024 * 1024
-#: Room for a day of a large fleet whose certificates are missing, and less than a disk.
+#: Enough for a day of a large fleet whose certificates are missing, and less than a disk.
 _MAX_FAILED: Final = 10 * 1024**3
-#: Permission bits beyond 0640 that let others read or change the passwords.
+#: Permission bits beyond 0640 with which others can read or change the passwords.
 _TOO_OPEN: Final = stat.S_IWGRP | stat.S_IRWXO
 _MAX_ID_BYTES: Final = 4096
-#: Keys that a reload takes in: from the next connection to the database, the next upload on.
+#: Keys that a reload applies, from the next connection to the database or the next upload on.
 _RELOADED: Final = frozenset(
     {
         "output.database.url",
@@ -56,7 +57,7 @@ def _cpus() -> int:
     return len(os.sched_getaffinity(0))
 
 
-class General(msgspec.Struct, frozen=True, kw_only=True):
+class GeneralSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Table `general`."""
 
     nodes_list_file: v.FilePath = Path("/var/rudder/lib/relay/nodeslist.json")
@@ -75,18 +76,18 @@ class General(msgspec.Struct, frozen=True, kw_only=True):
     ca_path: v.OptionalFilePath = None
 
 
-class Catchup(msgspec.Struct, frozen=True, kw_only=True):
-    """How often a spool directory is listed, and how many of its files precede new ones."""
+class CatchupSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """How often a spool directory is listed, and how many of its files go before new ones."""
 
     frequency: v.Period = 10.0
     limit: v.Count = 50
 
 
 class SpoolCleanup(msgspec.Struct, frozen=True, kw_only=True):
-    """How often old files are looked for, how old they may become, and how many bytes.
+    """How often old files are removed, their maximum age, and the size of all refused files.
 
     Attributes:
-        max_size: bytes that refused files may take together; 0: any number.
+        max_size: maximum bytes of all refused files together; 0: no limit.
     """
 
     frequency: v.Period = 3600.0
@@ -94,24 +95,24 @@ class SpoolCleanup(msgspec.Struct, frozen=True, kw_only=True):
     max_size: v.Size = _MAX_FAILED
 
 
-class Inventory(msgspec.Struct, frozen=True, kw_only=True):
+class InventorySettings(msgspec.Struct, frozen=True, kw_only=True):
     """Table `processing.inventory`."""
 
     directory: v.FilePath = Path("/var/rudder/inventories/")
     output: Annotated[Literal["disabled", "upstream"], v.choice("disabled", "upstream")] = (
         "disabled"
     )
-    catchup: Catchup = Catchup()
+    catchup: CatchupSettings = CatchupSettings()
     cleanup: SpoolCleanup = SpoolCleanup()
 
 
-class Reporting(msgspec.Struct, frozen=True, kw_only=True):
+class ReportingSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Table `processing.reporting`.
 
     Attributes:
         skip_event_types: event types that are not inserted.
-        max_size: bytes of one run log after decompression.
-        settle_time: seconds; a younger file that looks cut short is looked at once more.
+        max_size: maximum bytes of one run log after decompression.
+        settle_time: seconds; a younger file that looks truncated is examined once more.
     """
 
     directory: v.FilePath = Path("/var/rudder/reports/")
@@ -121,25 +122,30 @@ class Reporting(msgspec.Struct, frozen=True, kw_only=True):
     skip_event_types: v.Names = ()
     max_size: v.Size = _MAX_BODY
     settle_time: v.Duration = 10.0
-    catchup: Catchup = Catchup()
+    catchup: CatchupSettings = CatchupSettings()
     cleanup: SpoolCleanup = SpoolCleanup()
 
+    @property
+    def examined_here(self) -> bool:
+        """Whether run logs are examined on this server, which needs the nodes list."""
+        return self.output not in {"disabled", "upstream"}
 
-class Processing(msgspec.Struct, frozen=True, kw_only=True):
+
+class ProcessingSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Table `processing`."""
 
-    inventory: Inventory = Inventory()
-    reporting: Reporting = Reporting()
+    inventory: InventorySettings = InventorySettings()
+    reporting: ReportingSettings = ReportingSettings()
 
 
 def _database_url(value: object) -> str:
     if not isinstance(value, str):
-        raise ValueError(value)  # noqa: TRY004 - every refusal of a value is a ValueError
+        raise ValueError(value)  # noqa: TRY004 - any invalid value is a ValueError
     DatabaseUrl.parse(value)
     return value
 
 
-class Database(msgspec.Struct, frozen=True, kw_only=True):
+class DatabaseSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Table `output.database`; `url` never holds a password."""
 
     url: Annotated[
@@ -149,7 +155,7 @@ class Database(msgspec.Struct, frozen=True, kw_only=True):
     max_pool_size: v.Several = 10
 
 
-class Upstream(msgspec.Struct, frozen=True, kw_only=True):
+class UpstreamSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Table `output.upstream`: the policy server of this relay."""
 
     host: v.Text = ""
@@ -159,23 +165,23 @@ class Upstream(msgspec.Struct, frozen=True, kw_only=True):
     server_certificate_file: v.FilePath = Path("/var/rudder/lib/ssl/policy_server.pem")
 
 
-class Output(msgspec.Struct, frozen=True, kw_only=True):
+class OutputSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Table `output`."""
 
-    database: Database = Database()
-    upstream: Upstream = Upstream()
+    database: DatabaseSettings = DatabaseSettings()
+    upstream: UpstreamSettings = UpstreamSettings()
 
 
-class RemoteRun(msgspec.Struct, frozen=True, kw_only=True):
+class RemoteRunSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Table `remote_run`.
 
     Attributes:
-        enabled: whether the HTTP API offers it.
-        command: that starts agents.
-        use_sudo: sudo runs it.
-        helper: socket of the root helper, which runs its own command then, without sudo.
-        timeout: seconds for one run.
-        max_commands: commands that run at the same time.
+        enabled: whether the HTTP API offers remote runs.
+        command: the command that starts agents.
+        use_sudo: whether sudo runs the command.
+        helper: socket of the root helper, which then runs its own command, without sudo.
+        timeout: maximum seconds of one run.
+        max_commands: maximum number of commands at the same time.
     """
 
     enabled: v.Flag = True
@@ -192,7 +198,7 @@ class SharedFilesCleanup(msgspec.Struct, frozen=True, kw_only=True):
     frequency: v.Period = 600.0
 
 
-class SharedFiles(msgspec.Struct, frozen=True, kw_only=True):
+class SharedFilesSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Table `shared_files`."""
 
     path: v.FilePath = Path("/var/rudder/shared-files/")
@@ -200,7 +206,7 @@ class SharedFiles(msgspec.Struct, frozen=True, kw_only=True):
     cleanup: SharedFilesCleanup = SharedFilesCleanup()
 
 
-class SharedFolder(msgspec.Struct, frozen=True, kw_only=True):
+class SharedFolderSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Table `shared_folder`."""
 
     path: v.FilePath = Path("/var/rudder/configuration-repository/shared-files/")
@@ -209,60 +215,71 @@ class SharedFolder(msgspec.Struct, frozen=True, kw_only=True):
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """All of `main.conf`."""
 
-    general: General = msgspec.field(default_factory=General)
-    processing: Processing = Processing()
-    output: Output = Output()
-    remote_run: RemoteRun = RemoteRun()
-    shared_files: SharedFiles = SharedFiles()
-    shared_folder: SharedFolder = SharedFolder()
+    general: GeneralSettings = msgspec.field(default_factory=GeneralSettings)
+    processing: ProcessingSettings = ProcessingSettings()
+    output: OutputSettings = OutputSettings()
+    remote_run: RemoteRunSettings = RemoteRunSettings()
+    shared_files: SharedFilesSettings = SharedFilesSettings()
+    shared_folder: SharedFolderSettings = SharedFolderSettings()
 
     def node_id(self) -> str:
-        """Return my own node id: `general.node_id`, else what `general.node_id_file` holds.
+        """Return the node id of this server, from `general.node_id` or `general.node_id_file`.
 
         Reads that file, so call it once.
 
         Raises:
-            StartError: the file cannot be read, or holds no id.
+            StartError: the file cannot be read, or does not hold an id.
         """
         return self.general.node_id or _read_node_id(self.general.node_id_file)
 
 
-def load_settings(directory: Path) -> tuple[Settings, list[str]]:
+def load_settings(directory: Path) -> tuple[Settings, list[ConfigWarning]]:
     """Read and check `main.conf`.
 
     Args:
         directory: the configuration directory.
 
     Returns:
-        The settings, and warnings for the operator, one line each.
+        The settings and the warnings for the operator.
 
     Raises:
         ConfigError: the file is not valid (exit code 2).
-        StartError: it, or the file with my node id, cannot be read (exit code 3).
+        StartError: it, or the file with the node id, cannot be read (exit code 3).
     """
     path = directory / MAIN_FILE
     try:
         mode = path.stat().st_mode
         table = read_table(path)
     except OSError as error:
-        raise StartError(f"Could not read main configuration file from {path}") from error
+        problem = f"Could not read main configuration file from {path}"
+        raise StartError(problem, file=path, reason=error.strerror) from error
     settings, warnings = build(path, table, Settings)
-    settings, more = _without_url_password(path, settings)
-    warnings += more
-    if mode & _TOO_OPEN:
-        shown = f"{stat.S_IMODE(mode):04o}"
-        warnings.append(f"{path}: mode {shown} opens the passwords to others, expected 0640")
-    if settings.general.peer_authentication == "dangerous_none":
-        warnings.append(_UNVERIFIED)
-    # True is the default of use_sudo: only where it is written does it contradict.
-    if settings.remote_run.helper is not None and table["remote_run"].get("use_sudo"):
-        warnings.append(f"{path}: remote_run.use_sudo: no effect, remote_run.helper is used")
+    warnings += _url_warnings(path, settings.output.database.url)
+    warnings += _contradictions(path, mode, settings, table)
+    settings = _without_url_password(settings)
     _validate(path, settings)
     return settings, warnings
 
 
+def _contradictions(
+    path: Path, mode: int, settings: Settings, table: dict[str, Any]
+) -> Iterator[ConfigWarning]:
+    """Yield a warning for each setting that weakens or contradicts another."""
+    if mode & _TOO_OPEN:
+        detail = f"mode {stat.S_IMODE(mode):04o} exposes the passwords, expected 0640"
+        yield ConfigWarning(kind="mode", detail=detail, file=path)
+    if settings.general.peer_authentication == "dangerous_none":
+        key = "general.peer_authentication"
+        yield ConfigWarning(kind="unverified", detail=_UNVERIFIED, key=key)
+    # use_sudo defaults to true, so warn only if it was set explicitly.
+    if settings.remote_run.helper is not None and table["remote_run"].get("use_sudo"):
+        key = "remote_run.use_sudo"
+        detail = f"{key}: no effect, remote_run.helper is used"
+        yield ConfigWarning(kind="no_effect", detail=detail, key=key, file=path)
+
+
 def changed_keys(old: Settings, new: Settings) -> list[str]:
-    """Return the dotted keys whose values differ and that a running relayd does not take in."""
+    """Return the dotted keys whose values differ and that a reload does not apply."""
     before = dict(leaves(old))
     return [key for key, value in leaves(new) if value != before[key] and key not in _RELOADED]
 
@@ -273,22 +290,28 @@ def database_parameters(settings: Settings) -> dict[str, Any]:
     return connect_arguments(database.url, database.password)
 
 
-def _without_url_password(path: Path, settings: Settings) -> tuple[Settings, list[str]]:
-    """Drop a password from the database URL, so that no line that shows the URL shows it."""
+def _url_warnings(path: Path, url: str) -> Iterator[ConfigWarning]:
+    """Yield a warning for each part of the database URL that has no effect."""
+    key = "output.database.url"
+    details = [f"option {name} is not used" for name in DatabaseUrl.parse(url).unused]
+    if split_password(url)[1]:
+        details.append("the password in it is ignored, output.database.password is used")
+    for detail in details:
+        yield ConfigWarning(kind="database_url", detail=f"{key}: {detail}", key=key, file=path)
+
+
+def _without_url_password(settings: Settings) -> Settings:
+    """Drop the password from the database URL, so that lines with the URL never show it."""
     url, password = split_password(settings.output.database.url)
-    warnings = [f"{path}: output.database.url: {text}" for text in DatabaseUrl.parse(url).warnings]
     if not password:
-        return settings, warnings
-    warnings.append(
-        f"{path}: output.database.url: its password is ignored, output.database.password counts"
-    )
+        return settings
     replace = msgspec.structs.replace
     database = replace(settings.output.database, url=url)
-    return replace(settings, output=replace(settings.output, database=database)), warnings
+    return replace(settings, output=replace(settings.output, database=database))
 
 
 def _validate(path: Path, settings: Settings) -> None:
-    """Check what no key can be checked for alone."""
+    """Check the keys that depend on each other."""
     outputs = {settings.processing.inventory.output, settings.processing.reporting.output}
     upstream, database = settings.output.upstream, settings.output.database
     if "upstream" in outputs and not upstream.password:
@@ -299,8 +322,8 @@ def _validate(path: Path, settings: Settings) -> None:
         raise _missing(path, "output.upstream.host", "on every node but root")
 
 
-def _missing(path: Path, key: str, why: str) -> ConfigError:
-    return ConfigError(f"{path}: {key}: expected a value {why}, got none")
+def _missing(path: Path, key: str, why: str) -> SettingError:
+    return SettingError(key, f"a value {why}", None, file=path)
 
 
 def _read_node_id(path: Path) -> str:
@@ -308,10 +331,12 @@ def _read_node_id(path: Path) -> str:
         with path.open("rb") as file:
             data = file.read(_MAX_ID_BYTES)
     except OSError as error:
-        raise StartError(f"Could not read my node id from {path}") from error
+        problem = f"Could not read the node id from {path}"
+        raise StartError(problem, file=path, reason=error.strerror) from error
     node_id = data.decode("utf-8", "replace").strip()
     if not node_id:
-        raise StartError(f"{path}: expected my node id, got an empty file")
+        raise StartError(f"{path}: expected a node id, got an empty file", file=path)
     if not node_id.isprintable():
-        raise StartError(f"{path}: expected my node id, got {printable(node_id, 60)}")
+        detail = f"{path}: expected a node id, got {printable(node_id, 60)}"
+        raise StartError(detail, file=path)
     return node_id

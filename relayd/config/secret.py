@@ -1,14 +1,14 @@
-"""A password that does not show itself."""
+"""A password that is never shown."""
 
 import hmac
 from typing import Final
 
-#: What is shown in place of a secret.
+#: Shown in place of a secret.
 REDACTED: Final = "***"
 
 
 class Secret:
-    """A text that no `repr`, `str`, format or log field reveals; only `reveal()` does."""
+    """A string that only `reveal()` returns; `repr`, `str`, format and log fields hide it."""
 
     __slots__ = ("_value",)
 
@@ -16,7 +16,7 @@ class Secret:
         self._value = value
 
     def reveal(self) -> str:
-        """Return the text itself, to be handed to the peer it is for and to nobody else."""
+        """Return the string itself; give it only to the peer it is meant for."""
         return self._value
 
     def __bool__(self) -> bool:

@@ -1,4 +1,4 @@
-"""From a TOML file to frozen structs, with errors that name file, key, value and expectation."""
+"""Read a TOML file into frozen structs, with errors that name file, key, value and expectation."""
 
 import difflib
 import re
@@ -9,14 +9,14 @@ from typing import Any, Final, NamedTuple, TypeVar, get_type_hints
 
 import msgspec
 
-from relayd.errors import ConfigError
+from relayd.errors import ConfigError, ConfigWarning, SettingError
 from relayd.system.printable import printable
 
 T = TypeVar("T", bound=msgspec.Struct)
 
-#: A configuration file is a few kilobytes; more is a mistake and would only cost time.
+#: A configuration file has a few kilobytes; a larger one is a mistake and would only cost time.
 MAX_BYTES: Final = 1024 * 1024
-#: tomllib's time grows with the square of the parts of a dotted key, which is one line.
+#: tomllib's time grows with the square of the parts of a dotted key, which is on one line.
 _MAX_LINE_BYTES: Final = 4096
 _MAX_SHOWN: Final = 60
 _MAX_UNKNOWN: Final = 50
@@ -33,11 +33,11 @@ _TYPE_NAMES: Final = {
 
 
 class Leaf(NamedTuple):
-    """How the value of one key is read; stands in the `Annotated` of a struct's field.
+    """How to read the value of one key; part of the `Annotated` of a struct's field.
 
     Attributes:
         expected: completes "expected …" in an error.
-        parse: value as TOML gives it → value of the field; raises ValueError to refuse it.
+        parse: turns the value from TOML into that of the field; raises ValueError to refuse it.
         confidential: errors never show the value.
     """
 
@@ -51,7 +51,7 @@ def read_table(path: Path) -> dict[str, Any]:
 
     Raises:
         OSError: it cannot be read.
-        ConfigError: it is too large, not UTF-8, or not TOML; the text says where.
+        ConfigError: it is too large, not UTF-8, or not TOML.
     """
     with path.open("rb") as file:
         data = file.read(MAX_BYTES + 1)
@@ -60,41 +60,42 @@ def read_table(path: Path) -> dict[str, Any]:
         text = data.decode("utf-8-sig")
         return tomllib.loads(text)
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: byte {error.start} is not UTF-8") from None
+        raise ConfigError(f"byte {error.start} is not UTF-8", file=path) from None
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path}: {_place(str(error), text)}") from None
+        raise _syntax_error(path, str(error), text) from None
     except RecursionError:
-        raise ConfigError(f"{path}: nested too deeply") from None
+        raise ConfigError("nested too deeply", file=path) from None
     except ValueError as error:  # a number with thousands of digits, a date that does not exist
-        raise ConfigError(f"{path}: {printable(str(error), 200)}") from None
+        raise ConfigError(printable(str(error), 200), file=path) from None
 
 
-def build(path: Path, table: dict[str, Any], struct: type[T]) -> tuple[T, list[str]]:
-    """Turn a TOML table into `struct`; keys that are absent keep its defaults.
+def build(path: Path, table: dict[str, Any], struct: type[T]) -> tuple[T, list[ConfigWarning]]:
+    """Turn a TOML table into `struct`; absent keys keep its defaults.
 
     Every field is either a struct (a TOML table) or carries a `Leaf`.
 
     Args:
         path: the file, for messages only.
-        table: what `read_table` gave.
+        table: the result of `read_table`.
         struct: the type to build.
 
     Returns:
-        The value, and one warning for each key that nothing reads.
+        The value, and a warning for each unknown key.
 
     Raises:
-        ConfigError: a value is not what its key expects.
+        SettingError: a value is not what its key expects.
     """
-    unknown: list[str] = []
+    unknown: list[ConfigWarning] = []
     value = _build(path, table, struct, "", unknown)
-    warnings = [f"{path}: {text}" for text in unknown[:_MAX_UNKNOWN]]
+    warnings = unknown[:_MAX_UNKNOWN]
     if len(unknown) > _MAX_UNKNOWN:
-        warnings.append(f"{path}: {len(unknown) - _MAX_UNKNOWN} more unknown keys")
+        detail = f"{len(unknown) - _MAX_UNKNOWN} more unknown keys"
+        warnings.append(ConfigWarning(kind="more_unknown_keys", detail=detail, file=path))
     return value, warnings
 
 
 def leaves(value: msgspec.Struct, prefix: str = "") -> Iterator[tuple[str, object]]:
-    """Yield dotted key and value of every field that is not itself a struct with leaves."""
+    """Yield dotted key and value of every field, with those of nested structs in their place."""
     for name, hint in get_type_hints(type(value), include_extras=True).items():
         field = getattr(value, name)
         if _is_struct(hint):
@@ -103,13 +104,13 @@ def leaves(value: msgspec.Struct, prefix: str = "") -> Iterator[tuple[str, objec
             yield f"{prefix}{name}", field
 
 
-def invalid(path: Path, key: str, expected: str, got: str) -> ConfigError:
-    """Make the error for a value that its key does not accept."""
-    return ConfigError(f"{path}: {printable(key, 200)}: expected {expected}, got {got}")
+def invalid(path: Path, key: str, expected: str, got: str) -> SettingError:
+    """Return the error for a value that its key does not accept."""
+    return SettingError(printable(key, 200), expected, got, file=path)
 
 
 def shown(value: object) -> str:
-    """Show a TOML value in at most 60 characters."""
+    """Return a TOML value as messages show it, in at most 60 characters."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):
@@ -121,14 +122,15 @@ def shown(value: object) -> str:
 
 def _check_size(path: Path, data: bytes) -> None:
     if len(data) > MAX_BYTES:
-        raise ConfigError(f"{path}: larger than {MAX_BYTES} bytes")
+        raise ConfigError(f"larger than {MAX_BYTES} bytes", file=path)
     for number, line in enumerate(data.split(b"\n"), 1):
         if len(line) > _MAX_LINE_BYTES:
-            raise ConfigError(f"{path}: line {number}: longer than {_MAX_LINE_BYTES} bytes")
+            detail = f"line {number}: longer than {_MAX_LINE_BYTES} bytes"
+            raise ConfigError(detail, file=path, line=number)
 
 
 def _build(
-    path: Path, table: dict[str, Any], struct: type[T], prefix: str, unknown: list[str]
+    path: Path, table: dict[str, Any], struct: type[T], prefix: str, unknown: list[ConfigWarning]
 ) -> T:
     hints = get_type_hints(struct, include_extras=True)
     fields: dict[str, object] = {}
@@ -136,7 +138,8 @@ def _build(
         key = prefix + name
         hint = hints.get(name)
         if hint is None:
-            unknown.append(_unknown(key, name, hints, describe=len(unknown) < _MAX_UNKNOWN))
+            known = hints if len(unknown) < _MAX_UNKNOWN else {}
+            unknown.append(_unknown(path, key, name, known))
         elif not _is_struct(hint):
             fields[name] = _parse(path, key, value, _leaf(hint))
         elif isinstance(value, dict):
@@ -151,7 +154,7 @@ def _parse(path: Path, key: str, value: object, leaf: Leaf) -> object:
         return leaf.parse(value)
     except ValueError:
         got = _TYPE_NAMES.get(type(value), "a date or time") if leaf.confidential else shown(value)
-        # Without its cause: that could show a confidential value.
+        # Without its cause, which could show a confidential value.
         raise invalid(path, key, leaf.expected, got) from None
 
 
@@ -163,15 +166,28 @@ def _is_struct(hint: object) -> bool:
     return isinstance(hint, type) and issubclass(hint, msgspec.Struct)
 
 
-def _unknown(key: str, name: str, known: dict[str, Any], *, describe: bool) -> str:
-    text = f"unknown key {printable(key, 200)}"
-    close = difflib.get_close_matches(name[:100], known, n=1) if describe else []
-    return f"{text}, did you mean {close[0]}?" if close else text
+def _unknown(path: Path, key: str, name: str, known: dict[str, Any]) -> ConfigWarning:
+    close = difflib.get_close_matches(name[:100], known, n=1)
+    shown = printable(key, 200)
+    return ConfigWarning(
+        kind="unknown_key",
+        detail=f"unknown key {shown}",
+        key=shown,
+        suggestion=close[0] if close else None,
+        file=path,
+    )
 
 
-def _place(message: str, text: str) -> str:
+def _syntax_error(path: Path, message: str, text: str) -> ConfigError:
+    """Return the error for text that is not TOML.
+
+    tomllib gives the position only in its message; attributes of its error are new in Python 3.14.
+    """
     found = _POSITION.fullmatch(message)
     if found is not None:
-        return f"line {found[2]}, column {found[3]}: {printable(found[1], 200)}"
-    last = text.rstrip("\n").count("\n") + 1
-    return f"line {last}, end of the file: {printable(message.removesuffix(_AT_END), 200)}"
+        line, column = int(found[2]), int(found[3])
+        detail = f"line {line}, column {column}: {printable(found[1], 200)}"
+    else:
+        line = text.rstrip("\n").count("\n") + 1
+        detail = f"line {line}, end of the file: {printable(message.removesuffix(_AT_END), 200)}"
+    return ConfigError(detail, file=path, line=line)

@@ -1,4 +1,4 @@
-"""The kinds of value that a configuration key takes."""
+"""Types of the values of configuration keys."""
 
 import ipaddress
 import re
@@ -11,6 +11,7 @@ import msgspec
 from relayd.config import durations
 from relayd.config.secret import Secret
 from relayd.config.toml import Leaf
+from relayd.system.addresses import bracketed
 
 _HOST_NAME: Final = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,252})")
 _HOST_PORT: Final = re.compile(r"(?:\[([^\]]+)\]|([^:\[\]]+)):([0-9]{1,5})", re.ASCII)
@@ -24,7 +25,7 @@ class Listen(msgspec.Struct, frozen=True):
     Attributes:
         host: name, IPv4 or IPv6 address (without brackets); "" for a Unix socket.
         port: 1 to 65535; 0 for a Unix socket.
-        path: of the Unix socket; "" for TCP.
+        path: path of the Unix socket; "" for TCP.
     """
 
     host: str = ""
@@ -36,7 +37,7 @@ class Listen(msgspec.Struct, frozen=True):
         """Read `host:port`, `[IPv6]:port` or `unix:/path`.
 
         Raises:
-            ValueError: it is none of them.
+            ValueError: it has another form.
         """
         if text.startswith("unix:"):
             return cls(path=_socket_path(text.removeprefix("unix:")))
@@ -52,7 +53,7 @@ class Listen(msgspec.Struct, frozen=True):
     def __str__(self) -> str:
         if self.path:
             return f"unix:{self.path}"
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        return f"{bracketed(self.host)}:{self.port}"
 
 
 def _socket_path(path: str) -> str:
@@ -91,7 +92,7 @@ def _secret(value: Any) -> Secret:
 
 def _boolean(value: Any) -> bool:
     if not isinstance(value, bool):
-        raise ValueError(value)  # noqa: TRY004 - every refusal of a value is a ValueError
+        raise ValueError(value)  # noqa: TRY004 - any invalid value is a ValueError
     return value
 
 
@@ -102,7 +103,7 @@ def _names(value: Any) -> tuple[str, ...]:
 
 
 def integer(low: int, high: int) -> Callable[[Any], int]:
-    """Return the reader of an integer from `low` to `high`."""
+    """Return a parser of integers from `low` to `high`."""
 
     def read(value: Any) -> int:
         if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
@@ -113,7 +114,7 @@ def integer(low: int, high: int) -> Callable[[Any], int]:
 
 
 def choice(*words: str) -> Leaf:
-    """Return the leaf that takes one of `words`."""
+    """Return the leaf for a key with one of `words`."""
 
     def read(value: Any) -> str:
         if value not in words:
@@ -125,7 +126,7 @@ def choice(*words: str) -> Leaf:
 
 
 def duration(*, zero: bool) -> Leaf:
-    """Return the leaf that takes a duration; 0 only if `zero`."""
+    """Return the leaf for a key with a duration; `zero` allows 0."""
 
     def read(value: Any) -> float:
         if not isinstance(value, str | int):
@@ -158,7 +159,7 @@ Several = Annotated[int, Leaf("an integer of at least 1", integer(1, 2**31 - 1))
 OptionalSeveral = Annotated[int | None, Leaf("an integer of at least 1", integer(1, 2**31 - 1))]
 Password = Annotated[Secret, Leaf("a string", _secret, confidential=True)]
 OptionalPassword = Annotated[Secret | None, Leaf("a string", _secret, confidential=True)]
-#: Seconds; 0 is a value.
+#: Seconds, at least 0.
 Duration = Annotated[float, duration(zero=True)]
 #: Seconds, more than 0.
 Period = Annotated[float, duration(zero=False)]

@@ -1,1 +1,1 @@
-"""The machines of the fleet: nodes and their certificates, policy servers and how to reach them."""
+"""The machines of the fleet: nodes, their certificates, and other policy servers."""

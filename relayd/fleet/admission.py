@@ -67,7 +67,7 @@ class Admission(msgspec.Struct, frozen=True):
 
 
 def admit(file_name: str, nodes: KnownNodes) -> Admission:
-    """Decide by its name whether a file is examined.
+    """Decide by the name of a file whether it is examined.
 
     Args:
         file_name: base name in the watched directory.

@@ -1,4 +1,4 @@
-"""The certificates of a fleet in little memory."""
+"""A memory-efficient store for the certificates of a fleet."""
 
 from array import array
 from typing import Final
@@ -10,7 +10,7 @@ from relayd.runlog.signature.certificates import Validity
 
 _LENGTH_SIZE: Final = 4
 
-#: Bytes of a page; the last record on it may make it longer.
+#: Bytes of a page; its last record may make it longer.
 _PAGE_SIZE: Final = 64 * 1024
 
 _pack = msgspec.msgpack.Encoder().encode
@@ -21,10 +21,10 @@ class CertificateStore:
     """Certificates by node id, packed one after the other into pages of memory.
 
     As objects, RSA-4096 certificates take 0.8 kB each, scattered over a heap that hardly shrinks
-    again after a reload, and the garbage collector stops every thread to walk through them.
+    after a reload, and the garbage collector stops every thread to traverse them.
 
     Attributes:
-        peers: whole certificates, DER, of the few nodes that are talked to, by node id.
+        peers: complete certificates, DER, of the few nodes that relayd connects to, by node id.
     """
 
     __slots__ = ("_begins", "_end", "_ends", "_pages", "_places", "peers")
@@ -41,29 +41,29 @@ class CertificateStore:
         return len(self._ends)
 
     def add(self, node_id: str, certificate: NodeCertificate, validity: Validity) -> None:
-        """Add a certificate after the others of its node; one that it has already is left out.
+        """Add a certificate after the others of its node, unless the node already has it.
 
         Args:
             node_id: the node that it belongs to.
-            certificate: what verifies its signatures.
-            validity: only told, see `expired` and `not_yet_valid`.
+            certificate: verifies the signatures of the node.
+            validity: only counted, see `expired` and `not_yet_valid`.
         """
         others = self.get(node_id)
         if certificate in others:
             return
-        # A former record of the node stays behind unused: few nodes have two certificates.
+        # An earlier record of the node stays behind unused: few nodes have two certificates.
         self._places[node_id] = self._append(_pack((*others, certificate)))
         self._begins.append(validity.begin)
         self._ends.append(validity.end)
 
     def add_peer(self, node_id: str, der: bytes) -> None:
-        """Keep the whole certificate of a node too, unless it is kept already."""
+        """Keep the complete certificate of a node as well, unless it is already kept."""
         others = self.peers.get(node_id, ())
         if der not in others:
             self.peers[node_id] = (*others, der)
 
     def get(self, node_id: str) -> tuple[NodeCertificate, ...]:
-        """Return the certificates of a node in the order they were added, none when unknown."""
+        """Return the certificates of a node in the order they were added; none if unknown."""
         place = self._places.get(node_id)
         if place is None:
             return ()
@@ -74,15 +74,15 @@ class CertificateStore:
         return _unpack(page[end : end + length])
 
     def expired(self, now: float) -> int:
-        """Count the certificates whose validity ended before `now`, unix time in seconds."""
+        """Count the certificates whose validity ended before `now`, Unix time in seconds."""
         return sum(end < now for end in self._ends)
 
     def not_yet_valid(self, now: float) -> int:
-        """Count the certificates whose validity begins after `now`, unix time in seconds."""
+        """Count the certificates whose validity begins after `now`, Unix time in seconds."""
         return sum(begin > now for begin in self._begins)
 
     def _append(self, packed: bytes) -> int:
-        """Write one record, its length before it; returns its place."""
+        """Write one record, preceded by its length, and return its position."""
         record = len(packed).to_bytes(_LENGTH_SIZE) + packed
         if not self._pages or self._end + len(record) > len(self._pages[-1]):
             self._pages.append(bytearray(_PAGE_SIZE))

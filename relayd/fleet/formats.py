@@ -1,6 +1,6 @@
-"""The two file formats of the nodes data, taken apart piece by piece.
+"""Incremental parsers for the two file formats of the nodes data.
 
-Decoding a whole file in one C call would hold the interpreter lock, and with it the event loop,
+Decoding a whole file in one C call would hold the interpreter lock, and so block the event loop,
 for as long as the call takes: a tenth of a second with 50,000 nodes. Here each call handles one
 node or one certificate.
 """
@@ -21,14 +21,14 @@ _SPACE: Final = re.compile(r"[ \t\n\r]*")
 _BEGIN: Final = b"-----BEGIN CERTIFICATE-----"
 _END: Final = b"-----END CERTIFICATE-----"
 
-#: Nodes or certificates (25 µs each) between two pauses, and seconds of a pause.
+#: Nodes or certificates (25 µs each) between two pauses, and the length of a pause in seconds.
 _STEP: Final = 64
 _PAUSE: Final = 50e-6
 
 #: Characters of a JSON document that are read at once.
 _WINDOW: Final = 64 * 1024
 
-#: A longer line comes in several pieces.
+#: A longer line is read in several pieces.
 _LINE_SIZE: Final = 4096
 
 #: Lines of one certificate; one of RSA-4096 has 32.
@@ -36,11 +36,11 @@ _MAX_LINES: Final = 1024
 
 
 def in_small_steps(items: Iterable[T]) -> Iterator[T]:
-    """Pass `items` on and lets the other threads run after every few of them.
+    """Yield `items`, letting other threads run after every few of them.
 
-    A thread that computes is asked to give up the interpreter lock after 5 ms, but the request is
-    forgotten each time it gives it up by itself, as reading a file does, and takes it again before
-    the waiting thread is awake. So it sleeps for a moment: then the event loop does get its turn.
+    A computing thread is asked to release the interpreter lock after 5 ms. But that request is
+    dropped whenever the thread releases the lock by itself, as reading a file does, and takes it
+    again before the waiting thread is awake. Sleeping for a moment does let the event loop run.
     """
     for number, item in enumerate(items, 1):
         yield item
@@ -49,48 +49,48 @@ def in_small_steps(items: Iterable[T]) -> Iterator[T]:
 
 
 def members(file: TextIO) -> Iterator[tuple[str, object]]:
-    """Take a JSON document that is one object (RFC 8259) apart.
+    """Parse a JSON document that is a single object (RFC 8259).
 
     Args:
         file: open for reading; only a small part of it is in memory at a time.
 
     Yields:
-        Key and value of each member, in their order; keys of this object may come twice.
+        Key and value of each member, in order; keys of this object may be repeated.
 
     Raises:
-        ValueError: it is not such a document, or an object inside has a key twice; the text tells
+        ValueError: it is not such a document, or an object inside repeats a key; the text says
             where a syntax error is.
-        RecursionError: nested too deeply.
+        RecursionError: the document is nested too deeply.
     """
     document = _Document(file)
-    document.pass_over("{")
+    document.skip("{")
     more = not document.has("}")
     while more:
         if not document.has('"'):
             raise document.error("expected a name in double quotes")
         key = str(document.take_value())
-        document.pass_over(":")
+        document.skip(":")
         yield key, document.take_value()
         more = document.has(",")
         if more:
-            document.pass_over(",")
-    document.pass_over("}")
+            document.skip(",")
+    document.skip("}")
     if not document.has(""):
         raise document.error("expected nothing more")
 
 
 def pem_blocks(file: BinaryIO) -> Iterator[tuple[int, bytes | str]]:
-    """Find the certificates of a PEM file (RFC 7468); text around them is passed over.
+    """Find the certificates of a PEM file (RFC 7468), skipping any text around them.
 
     Args:
         file: open for reading; only a small part of it is in memory at a time.
 
     Yields:
-        Number of the line where a certificate begins, and its DER, or, as `str`, what is wrong
-        with it.
+        Number of the line where a certificate begins, and either its DER or a `str` that says what
+        is wrong with it.
 
     Raises:
-        ValueError: the end of the file is missing: its last certificate is not finished.
+        ValueError: the file is truncated: its last certificate is incomplete.
     """
     begin = 0
     body: list[bytes] | None = None
@@ -116,7 +116,7 @@ def pem_blocks(file: BinaryIO) -> Iterator[tuple[int, bytes | str]]:
 
 
 def _decode(body: list[bytes]) -> bytes | str:
-    """Decode the lines of one certificate; a `str` tells what is wrong."""
+    """Return the DER of one certificate, or a `str` that says what is wrong with its lines."""
     if len(body) > _MAX_LINES:
         return "it is too long"
     try:
@@ -127,7 +127,7 @@ def _decode(body: list[bytes]) -> bytes | str:
 
 
 def _without_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    """Build an object inside the document; which one of two values counts is nobody's guess."""
+    """Build a nested object; raise ValueError if it has a key twice, which would be ambiguous."""
     value = dict(pairs)
     if len(value) != len(pairs):
         raise ValueError(f"an object has a key twice: {printable(str(pairs), 200)}")
@@ -135,7 +135,7 @@ def _without_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 
 class _Document:
-    """A JSON text of which a window is in memory; it stands before the next thing to read."""
+    """A JSON text with a window of it in memory, and a position where the next token begins."""
 
     def __init__(self, file: TextIO) -> None:
         self._file = file
@@ -143,16 +143,16 @@ class _Document:
         self._text = ""
         self._position = 0
         self._ended = False
-        self._passed = 0
-        self._passed_lines = 0
+        self._dropped = 0
+        self._dropped_lines = 0
 
     def has(self, token: str) -> bool:
-        """Return whether `token`, one character, comes next; "" stands for the end."""
+        """Return whether `token`, one character, comes next; "" means the end."""
         self._skip_space()
         return self._text[self._position : self._position + 1] == token
 
-    def pass_over(self, token: str) -> None:
-        """Go on behind `token`, which must come next."""
+    def skip(self, token: str) -> None:
+        """Skip `token`; raise ValueError if it does not come next."""
         if not self.has(token):
             raise self.error(f"expected {token!r}")
         self._position += 1
@@ -167,16 +167,16 @@ class _Document:
                 if self._ended:
                     raise self.error(error.msg, error.pos) from None
             else:
-                if self._ended or end < len(self._text):  # a number may go on behind the window
+                if self._ended or end < len(self._text):  # a number may go on after the window
                     self._position = end
                     return value
             self._read_more()
 
     def error(self, text: str, position: int | None = None) -> ValueError:
-        """Make an error that tells where it is."""
+        """Return an error whose text includes the position."""
         position = self._position if position is None else position
-        line = self._passed_lines + self._text.count("\n", 0, position) + 1
-        return ValueError(f"line {line}, character {self._passed + position}: {text}")
+        line = self._dropped_lines + self._text.count("\n", 0, position) + 1
+        return ValueError(f"line {line}, character {self._dropped + position}: {text}")
 
     def _skip_space(self) -> None:
         while True:
@@ -187,12 +187,12 @@ class _Document:
             self._read_more()
 
     def _read_more(self) -> None:
-        """Drop what was passed and doubles the rest, so that a long value is not quadratic."""
+        """Drop the text already parsed and double the rest, so that long values stay linear."""
         passed, rest = self._text[: self._position], self._text[self._position :]
-        self._passed += len(passed)
-        self._passed_lines += passed.count("\n")
+        self._dropped += len(passed)
+        self._dropped_lines += passed.count("\n")
         try:
             more = self._file.read(max(_WINDOW, len(rest)))
         except UnicodeDecodeError as error:
-            raise self.error(f"not UTF-8 in what follows: {error.reason}") from error
+            raise self.error(f"not UTF-8 after this point: {error.reason}") from error
         self._text, self._position, self._ended = rest + more, 0, not more

@@ -1,4 +1,4 @@
-"""The other policy servers: who they are, and by which certificates they are known."""
+"""The clients of other policy servers, and the certificates that are pinned for each."""
 
 import time
 from collections.abc import Callable
@@ -9,7 +9,7 @@ import trio
 from cryptography import x509
 
 from relayd.config.main_conf import Settings
-from relayd.errors import PeerError
+from relayd.errors import PeerError, PeerStep
 from relayd.fleet.formats import pem_blocks
 from relayd.fleet.nodes import Nodes
 from relayd.fleet.peers.client import CONNECT_TIMEOUT_S, Clients
@@ -20,16 +20,16 @@ from relayd.telemetry.metrics import Metrics
 
 log = get_logger("upstream")
 
-#: Name of the upstream among the clients; sub-relays go by their node id, so it is none.
-PEER: Final = "(upstream)"
+#: Name of the upstream among the clients; no node id, since sub-relays are named by theirs.
+UPSTREAM_PEER: Final = "(upstream)"
 
 
-class Peers:
-    """Owner of the clients and of the pins in force.
+class PinnedClients:
+    """Owner of the clients and of their current pins.
 
     Attributes:
         clients: one for each peer: the upstream and the sub-relays.
-        looked: set once it was tried to read the upstream's pins.
+        attempted: set after the first attempt to read the upstream's pins.
     """
 
     def __init__(
@@ -55,15 +55,15 @@ class Peers:
         self._missing = pinned
         self._upstream: tuple[bytes, ...] = ()
         self._nodes: Nodes | None = None
-        self.looked = trio.Event()
+        self.attempted = trio.Event()
         if not pinned:
-            self.looked.set()
+            self.attempted.set()
 
     async def read_upstream(self) -> tuple[bytes, ...]:
-        """Read the pins of the upstream, without putting them in force; none where none count.
+        """Read the pins of the upstream, without applying them; none if pinning is not in use.
 
         Raises:
-            PeerError: the file cannot be read, or is none of certificates.
+            PeerError: the file cannot be read, or has no valid certificates.
         """
         if self._file is None:
             return ()
@@ -71,42 +71,40 @@ class Peers:
         return await in_thread(read_pins, self._file, abandon_on_cancel=True, limiter=self._limiter)
 
     def take_upstream(self, pins: tuple[bytes, ...]) -> None:
-        """Put pins of the upstream in force."""
+        """Apply the pins of the upstream."""
         self._upstream = pins
         self._missing = self._file is not None and not pins
         if pins:
-            self._tell_expiry(pins)
+            self._report_expiry(pins)
         self._update()
-        self.looked.set()
+        self.attempted.set()
 
     def take_nodes(self, nodes: Nodes) -> None:
-        """Put the certificates of sub-relays in force."""
+        """Apply the certificates of sub-relays."""
         self._nodes = nodes
         self._update()
 
     def _update(self) -> None:
         pins = {} if self._nodes is None else dict(self._nodes.peers)
-        pins.pop(PEER, None)
+        pins.pop(UPSTREAM_PEER, None)
         if self._upstream:
-            pins[PEER] = self._upstream
+            pins[UPSTREAM_PEER] = self._upstream
         self.clients.update(pins)
 
-    def _tell_expiry(self, pins: tuple[bytes, ...]) -> None:
+    def _report_expiry(self, pins: tuple[bytes, ...]) -> None:
         ends = max(x509.load_der_x509_certificate(pin).not_valid_after_utc for pin in pins)
         self._metrics.upstream_certificate_expiry.set(ends.timestamp())
         if ends.timestamp() < time.time():
             log.warning(
-                "the upstream's certificate is past its end and trusted all the same",
-                detail=f"until {ends:%Y-%m-%d}",
+                "the expired certificate of the upstream is still trusted",
+                detail=f"expired on {ends:%Y-%m-%d}",
             )
 
     async def run(self, loaded: Callable[[], None]) -> None:
-        """Close unused connections, and reads the upstream's pins until there are some.
-
-        Runs for ever.
+        """Close unused connections, and retry reading the upstream's pins; run forever.
 
         Args:
-            loaded: called when pins were found that had been missing.
+            loaded: called when pins that had been missing were read.
         """
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.clients.run, name="close unused connections")
@@ -116,8 +114,10 @@ class Peers:
                     self.take_upstream(await self.read_upstream())
                 except PeerError as error:
                     if not attempt:
-                        log.error("the upstream's certificate is missing", detail=str(error))
-                    self.looked.set()
+                        log.error(
+                            "upstream certificate cannot be loaded; retrying", detail=str(error)
+                        )
+                    self.attempted.set()
                     attempt += 1
                     await trio.sleep(self._delays.after(attempt))
                 else:
@@ -131,23 +131,27 @@ def read_pins(path: Path) -> tuple[bytes, ...]:
         path: PEM certificates (RFC 7468), one after the other.
 
     Returns:
-        Each as DER; at least one.
+        Each certificate as DER; at least one.
 
     Raises:
-        PeerError: the file cannot be read, has no certificate, or one that is broken.
+        PeerError: the file cannot be read, or has no certificate or a broken one.
     """
     pins: list[bytes] = []
     try:
         with path.open("rb") as file:
             for line, block in pem_blocks(file):
                 if isinstance(block, str):
-                    raise PeerError(f"{path}: line {line}: {block}", "operator")
+                    raise _unusable(path, f"line {line}: {block}")
                 x509.load_der_x509_certificate(block)
                 pins.append(block)
     except OSError as error:
-        raise PeerError(f"{path}: cannot be read: {error.strerror}", "operator") from error
+        raise _unusable(path, f"cannot be read: {error.strerror}") from error
     except ValueError as error:
-        raise PeerError(f"{path}: {error}", "operator") from error
+        raise _unusable(path, str(error)) from error
     if not pins:
-        raise PeerError(f"{path}: there is no certificate in it", "operator")
+        raise _unusable(path, "contains no certificate")
     return tuple(pins)
+
+
+def _unusable(path: Path, detail: str) -> PeerError:
+    return PeerError(detail, "operator", PeerStep.TRUST, file=path)

@@ -8,7 +8,7 @@ from prometheus_client import Gauge
 
 from relayd.telemetry.logs import get_logger
 
-#: What a look at an output without a file says; whoever gets an answer clears it too.
+#: The kind of files of a probe, which sends none; any success clears its trouble too.
 CONNECTION: Final = "connection"
 
 
@@ -39,7 +39,7 @@ class Health:
         gauge: 1 while the output accepts files, else 0.
     """
 
-    def __init__(self, output: Literal["database", "upstream"], gauge: Gauge) -> None:
+    def __init__(self, output: str, gauge: Gauge) -> None:
         self._output = output
         self._gauge = gauge
         self._log = get_logger(output)
@@ -55,7 +55,7 @@ class Health:
         """Note how an attempt ended.
 
         Args:
-            files: the kind of files of the attempt, or `CONNECTION` for a mere look.
+            files: the kind of files of the attempt, or `CONNECTION` for a probe.
             trouble: why it failed; None when it succeeded.
         """
         former = self._troubles.pop(files, None)

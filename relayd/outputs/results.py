@@ -1,10 +1,11 @@
 """What became of a file at its output; separate, so that not every user loads that output."""
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol
 
 import msgspec
 
+from relayd.config.main_conf import Settings
 from relayd.errors import Refused
 from relayd.runlog.model import RunLog
 
@@ -44,7 +45,13 @@ Probe = Callable[[], Awaitable[None]]
 
 
 class RunLogStore(Protocol):
-    """An output of run logs that writes them in batches."""
+    """An output of run logs that writes them in batches.
+
+    Attributes:
+        name: the output as in `processing.reporting.output`, log lines and the status.
+    """
+
+    name: str
 
     async def write(self, batch: Sequence[RunLog]) -> Sequence[Written]:
         """Store a batch; return what became of each run log, in order.
@@ -58,6 +65,6 @@ class RunLogStore(Protocol):
         """Raise `DatabaseError` if nothing could be written now."""
         ...
 
-    def reconfigure(self, parameters: Mapping[str, Any]) -> None:
-        """Use other connection parameters from the next connection on."""
+    def reconfigure(self, settings: Settings) -> None:
+        """Use the settings of a reloaded configuration from the next connection on."""
         ...

@@ -24,7 +24,7 @@ from relayd.telemetry.logs import get_logger
 log = get_logger("disposal", limited=False)
 
 
-class Rules(msgspec.Struct, frozen=True):
+class DisposalRules(msgspec.Struct, frozen=True):
     """What the configuration says about files without success.
 
     Attributes:
@@ -53,7 +53,7 @@ class Disposer:
         self,
         disposal: Disposal,
         pending: Pending,
-        rules: Rules,
+        rules: DisposalRules,
         outcomes: Outcomes,
         trust_token: Callable[[str], str],
         clock: WallClock,

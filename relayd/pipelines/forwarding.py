@@ -15,8 +15,8 @@ from typing import Final
 import msgspec
 import trio
 
-from relayd.config.main_conf import Inventory, Reporting, Settings
-from relayd.fleet.pins import Peers
+from relayd.config.main_conf import InventorySettings, ReportingSettings, Settings
+from relayd.fleet.pins import PinnedClients
 from relayd.outputs.health import CONNECTION, Health
 from relayd.outputs.results import Probe  # noqa: TC001  an annotation of a variable needs it
 from relayd.outputs.upstream.gate import Gate
@@ -25,8 +25,8 @@ from relayd.outputs.upstream.uploads import (
     NEW_INVENTORIES,
     PATIENCE,
     REPORTS,
-    Patience,
     Route,
+    UploadPatience,
     Upstream,
 )
 from relayd.pipelines.forward import Forwarder
@@ -56,7 +56,7 @@ class _Source(msgspec.Struct, frozen=True):
     """
 
     spool: Spool
-    own: Reporting | Inventory
+    own: ReportingSettings | InventorySettings
     routes: tuple[Route, ...]
 
 
@@ -112,13 +112,13 @@ class ForwardingPipeline:
     def __init__(
         self,
         settings: Settings,
-        peers: Peers,
+        peers: PinnedClients,
         metrics: Metrics,
         delays: Delays = DELAYS,
-        patience: Patience = PATIENCE,
+        patience: UploadPatience = PATIENCE,
     ) -> None:
         self._upstream = Upstream(settings, peers, patience)
-        self._health = Health("upstream", metrics.upstream_up)
+        self._health = Health("upstream", metrics.output_up["upstream"])
         self._metrics = metrics
         self._delays = delays
         self._sources = _sources(settings)
@@ -151,7 +151,7 @@ class ForwardingPipeline:
                     run_spool_cleanup, source.spool, source.own, self._metrics, name="cleanup"
                 )
             nursery.start_soon(self._run_stopper, stop, name="stopper")
-            nursery.start_soon(self._look, name="look at the upstream")
+            nursery.start_soon(self._probe, name="probe")
             async with trio.open_nursery() as lines:
                 for stages in self._stages:
                     lines.start_soon(stages.line.run, stages, stop, name="forward")
@@ -167,11 +167,11 @@ class ForwardingPipeline:
         for stages in self._stages:
             stages.gate.stop()
 
-    async def _look(self) -> None:
+    async def _probe(self) -> None:
         """Report whether the upstream is available before a file needs it; end once it was."""
         attempts = 0
         while True:
-            trouble = await self._upstream.look()
+            trouble = await self._upstream.probe()
             self._health.note(CONNECTION, trouble)
             if trouble is None:
                 return
@@ -192,10 +192,10 @@ class ForwardingPipeline:
 @asynccontextmanager
 async def open_forwarding(
     settings: Settings,
-    peers: Peers,
+    peers: PinnedClients,
     metrics: Metrics,
     delays: Delays = DELAYS,
-    patience: Patience = PATIENCE,
+    patience: UploadPatience = PATIENCE,
 ) -> AsyncIterator[ForwardingPipeline]:
     """Open what forwarding needs, and close it.
 

@@ -1,4 +1,4 @@
-"""The gather stage: one transaction, one thread call for all that arrive about the same time."""
+"""The gather stage: files that arrive at about the same time share one transaction."""
 
 from contextlib import suppress
 from math import inf
@@ -8,8 +8,8 @@ import trio
 
 #: Files in one batch.
 BATCH: Final = 128
-#: How long a batch waits for company when files come steadily: one transaction for all that
-#: arrive meanwhile costs a fraction of one for each. A file after a quiet second does not wait.
+#: How long a batch waits for further files while files arrive steadily: one transaction for all of
+#: them costs a fraction of one for each. A file after a quiet second does not wait.
 LINGER_S: Final = 0.25
 QUIET_S: Final = 1.0
 
@@ -19,7 +19,7 @@ T = TypeVar("T")
 async def run_gather(
     source: trio.MemoryReceiveChannel[T], batches: trio.MemorySendChannel[list[T]]
 ) -> None:
-    """Make batches of at most `BATCH`; ends with its source. Owns both channel ends."""
+    """Make batches of at most `BATCH`; end with the source. Owns both channel ends."""
     with source, batches:
         busy_until = -inf
         async for first in source:
@@ -31,7 +31,7 @@ async def run_gather(
 
 
 async def _fill(batch: list[T], source: trio.MemoryReceiveChannel[T], deadline: float) -> None:
-    """Add what is there, and what comes before the deadline, until the batch is full."""
+    """Add what has arrived, and what arrives before the deadline, until the batch is full."""
     with trio.move_on_at(deadline), suppress(trio.EndOfChannel):
         while len(batch) < BATCH:
             try:

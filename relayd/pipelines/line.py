@@ -14,8 +14,8 @@ from typing import Final, Protocol
 
 import trio
 
-from relayd.config.main_conf import Inventory, Reporting
-from relayd.pipelines.dispose import Disposer, Rules
+from relayd.config.main_conf import InventorySettings, ReportingSettings
+from relayd.pipelines.dispose import DisposalRules, Disposer
 from relayd.pipelines.outcomes import Outcomes
 from relayd.pipelines.ticket import Settled
 from relayd.spool.cleanup import CleanupPlan, run_cleanup
@@ -63,7 +63,7 @@ class Line:
         own: the configuration of this kind of file.
         outcomes: counts and logs.
         metrics: gets the gauges of the spool.
-        settle_s: see `relayd.pipelines.dispose.Rules`.
+        settle_s: see `relayd.pipelines.dispose.DisposalRules`.
         trust_token: returns the present trust token of a node, where files are judged by one.
         delays: between attempts with one file.
     """
@@ -72,7 +72,7 @@ class Line:
         self,
         spool: Spool,
         place: str,
-        own: Reporting | Inventory,
+        own: ReportingSettings | InventorySettings,
         outcomes: Outcomes,
         metrics: Metrics,
         *,
@@ -93,7 +93,7 @@ class Line:
         self._disposer = Disposer(
             self.disposal,
             self.pending,
-            Rules(settle_s, retention),
+            DisposalRules(settle_s, retention),
             outcomes,
             trust_token,
             WallClock(retention),
@@ -121,7 +121,9 @@ class Line:
         self._rescan.set()
 
 
-async def run_spool_cleanup(spool: Spool, own: Reporting | Inventory, metrics: Metrics) -> None:
+async def run_spool_cleanup(
+    spool: Spool, own: ReportingSettings | InventorySettings, metrics: Metrics
+) -> None:
     """Remove old refused files and leftovers from a spool, until cancelled."""
     cleanup = own.cleanup
     plan = CleanupPlan(spool, cleanup.frequency, cleanup.retention, cleanup.max_size)

@@ -1,4 +1,4 @@
-"""Run logs into the database: the pipeline of a root server.
+"""Run logs into a store, which is the database: the pipeline of a root server.
 
     watcher ─▶ gather ─▶ examine (lanes) ─▶ write ─▶ dispose
                             └─────── refused ─────────▲
@@ -14,11 +14,10 @@ from typing import Final
 
 import trio
 
-from relayd.config.main_conf import Settings, database_parameters
+from relayd.config.main_conf import Settings
 from relayd.errors import Reason
-from relayd.fleet.in_force import Trust
+from relayd.fleet.current_nodes import CurrentNodes
 from relayd.outputs.health import Health
-from relayd.outputs.postgres.database import Database, open_asyncio
 from relayd.outputs.results import Probe, RunLogStore
 from relayd.pipelines.examine import Accepted, ExamineStage
 from relayd.pipelines.gather import run_gather
@@ -37,8 +36,6 @@ from relayd.telemetry.logs import get_logger
 from relayd.telemetry.metrics import Metrics
 
 log = get_logger("main")
-
-CLOSE_TIMEOUT_S: Final = 2.0
 
 #: Refusals that another nodes list or certificates file may turn into acceptance.
 _CURABLE: Final = frozenset({Reason.UNKNOWN_NODE, Reason.NO_CERTIFICATE, Reason.UNKNOWN_SIGNER})
@@ -79,7 +76,7 @@ class ReportingStages:
 
 
 class ReportingPipeline:
-    """The pipeline of run logs into the database.
+    """The pipeline of run logs into a store.
 
     Attributes:
         probes: checks of its output, by the name that the status shows.
@@ -88,7 +85,7 @@ class ReportingPipeline:
     def __init__(
         self,
         settings: Settings,
-        trust: Trust,
+        trust: CurrentNodes,
         metrics: Metrics,
         examiner: Examiner,
         store: RunLogStore,
@@ -112,9 +109,10 @@ class ReportingPipeline:
             delays=delays,
         )
         examine = ExamineStage(examiner, lambda: trust.nodes, self._line.disposal.committed.holds)
-        self._writer = Writer(store, Health("database", metrics.database_up), delays)
+        health = Health(store.name, metrics.output_up[store.name])
+        self._writer = Writer(store, health, delays)
         self._stages = ReportingStages(examine, examiner.lanes, self._writer, metrics)
-        self.probes: Mapping[str, Probe] = {"database": store.probe}
+        self.probes: Mapping[str, Probe] = {store.name: store.probe}
 
     async def run(self, stop: trio.Event) -> None:
         """Process run logs once the nodes are known, until `stop` is set and all is drained."""
@@ -124,7 +122,7 @@ class ReportingPipeline:
             )
             nursery.start_soon(self._run_requeue, name="requeue")
             nursery.start_soon(self._run_stopper, stop, name="stopper")
-            nursery.start_soon(self._writer.look, name="look at the database")
+            nursery.start_soon(self._writer.probe, name="probe")
             if await self._wait_for_nodes(stop):
                 await self._line.run(self._stages, stop)
             nursery.cancel_scope.cancel("pipeline ended")
@@ -147,12 +145,12 @@ class ReportingPipeline:
             nursery.cancel_scope.cancel("taking")
 
     def reconfigure(self, settings: Settings) -> None:
-        """Take over what needs no restart: how the database is reached."""
-        if settings.processing.reporting.output == "database":
-            self._store.reconfigure(database_parameters(settings))
+        """Take over what needs no restart: how the store is reached."""
+        if settings.processing.reporting.output == self._store.name:
+            self._store.reconfigure(settings)
 
     def wake(self) -> None:
-        """Retry: with other nodes or another database, refused and waiting files may pass now."""
+        """Retry: with other nodes or another store, refused and waiting files may pass now."""
         self._nodes_changed.set()
         self._writer.wake()
 
@@ -184,9 +182,13 @@ async def _then_cancel(event: trio.Event, scope: trio.CancelScope) -> None:
 
 @asynccontextmanager
 async def open_reporting(
-    settings: Settings, trust: Trust, metrics: Metrics, delays: Delays = DELAYS
+    settings: Settings,
+    trust: CurrentNodes,
+    metrics: Metrics,
+    store: RunLogStore,
+    delays: Delays = DELAYS,
 ) -> AsyncIterator[ReportingPipeline]:
-    """Open what the pipeline needs, and close it.
+    """Open what the pipeline needs, and close it; the store stays the caller's.
 
     Raises:
         StartError: the spool cannot be used, or another relayd uses it.
@@ -194,13 +196,6 @@ async def open_reporting(
     own = settings.processing.reporting
     spool = run_log_spool(own.directory)
     setup = Setup(str(spool.directory / INCOMING), own.max_size, frozenset(own.skip_event_types))
-    connections = settings.output.database.max_pool_size
-    async with open_asyncio():
-        with hold(spool):
-            database = Database(database_parameters(settings), connections=connections)
-            try:
-                async with open_examiner(setup, settings.general.core_threads) as examiner:
-                    yield ReportingPipeline(settings, trust, metrics, examiner, database, delays)
-            finally:
-                with trio.move_on_after(CLOSE_TIMEOUT_S, shield=True):
-                    await database.aclose()
+    with hold(spool):
+        async with open_examiner(setup, settings.general.core_threads) as examiner:
+            yield ReportingPipeline(settings, trust, metrics, examiner, store, delays)

@@ -103,7 +103,7 @@ class Writer:
                 return outcome
         return self._not_attempted()
 
-    async def look(self) -> None:
+    async def probe(self) -> None:
         """Report whether the database is available before a run log needs it; end once it was."""
         attempt = 0
         while not self._was_up and not self._stopping:

@@ -1,1 +1,1 @@
-"""Remote run: agents are started on demand, here and on the relays below, and tell how it went."""
+"""Remote run: agents started on demand, by this relay and the relays below it."""

@@ -1,50 +1,50 @@
-"""Where the answer of a run goes until its client has taken it, in bounded memory."""
+"""Buffers for the answer of a run until its client has taken it, in bounded memory."""
 
 from typing import Final, Protocol, Self
 from weakref import WeakSet
 
 import trio
 
-#: Bytes that wait for a client that follows the run; then the run has to.
+#: Bytes that wait for a client that follows the run; beyond that, the run has to wait.
 HIGH_WATER: Final = 64 * 1024
 #: Bytes of one piece of an answer; `relayd.api.server.limits` has the client's deadline for each.
 PIECE: Final = 32 * 1024
-#: Bytes of output that are kept for a client who wants them at the end.
+#: Bytes of output that are kept for a client that wants them at the end.
 HELD: Final = 16 * 1024 * 1024
-#: The same of all runs together.
+#: The same for all runs together.
 HELD_TOTAL: Final = 64 * 1024 * 1024
 
 
 class Sink(Protocol):
-    """Takes the bytes of an answer, and gives them out by iteration, once.
+    """Takes the bytes of an answer, and returns them by iteration, once.
 
-    Neither writing nor reading is a checkpoint where there is nothing to wait for: a line of output
-    costs as little as can be, and whoever uses a sink waits for commands or clients anyway.
+    Neither writing nor reading is a checkpoint unless it has to wait: a line of output should cost
+    as little as possible, and users of a sink wait for commands or clients anyway.
     """
 
     async def write(self, data: bytes, *, vital: bool = False) -> bool:
-        """Take some bytes; False when they are left out, which never happens to vital ones."""
+        """Take some bytes; return False if they are dropped, which never happens to vital ones."""
         ...
 
     def end(self) -> None:
-        """Nothing more will come."""
+        """Mark the end of the answer."""
         ...
 
     def leave(self) -> None:
-        """Nobody reads any more: what is there and what will come is dropped."""
+        """Drop what is buffered and what will be written, because the reader is gone."""
         ...
 
     def __aiter__(self) -> Self:
-        """The bytes, in pieces of at most `PIECE`."""
+        """Iterate over the bytes, in pieces of at most `PIECE`."""
         ...
 
     async def __anext__(self) -> bytes:
-        """The next piece."""
+        """Return the next piece."""
         ...
 
 
 class _Buffer:
-    """Bytes on their way; a writer's part is in the classes below."""
+    """The reader's side of a sink; subclasses add the writer's side."""
 
     def __init__(self) -> None:
         self._data = bytearray()
@@ -82,51 +82,51 @@ class _Buffer:
             self._news.set()
 
 
-class Stream(_Buffer):
-    """For a client that follows: when it reads slowly, the writer waits."""
+class StreamedAnswer(_Buffer):
+    """An answer for a client that follows the run: when it reads slowly, the writer waits."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._room = trio.Event()
+        self._writable = trio.Event()
 
     async def write(self, data: bytes, *, vital: bool = False) -> bool:
-        """See `Sink.write`; nothing is ever left out."""
+        """See `Sink.write`; nothing is ever dropped."""
         while len(self._data) >= HIGH_WATER:
-            self._room = trio.Event()
-            await self._room.wait()
+            self._writable = trio.Event()
+            await self._writable.wait()
         self._add(data)
         return True
 
     def leave(self) -> None:
         """See `Sink.leave`."""
         super().leave()
-        self._room.set()
+        self._writable.set()
 
     def _take(self) -> bytes:
         piece = super()._take()
-        self._room.set()
+        self._writable.set()
         return piece
 
 
 class Budget:
-    """The bytes that all held answers share."""
+    """The memory that all held answers share."""
 
     def __init__(self, total: int = HELD_TOTAL) -> None:
         self._total = total
-        # Weak, so that an answer that is dropped on any way gives its part back.
-        self._users: WeakSet[Held] = WeakSet()
+        # Weak references, so that an answer returns its share however it is disposed of.
+        self._users: WeakSet[HeldAnswer] = WeakSet()
 
-    def add(self, user: "Held") -> None:
-        """`user` counts from now on."""
+    def add(self, user: "HeldAnswer") -> None:
+        """Count the bytes of `user` from now on."""
         self._users.add(user)
 
-    def room(self) -> int:
-        """Return bytes that are not in use."""
+    def free(self) -> int:
+        """Return the number of bytes that are not in use."""
         return self._total - sum(user.size for user in self._users)
 
 
-class Held(_Buffer):
-    """For a client that wants the whole at the end: what is too much is left out."""
+class HeldAnswer(_Buffer):
+    """An answer for a client that wants it at the end: output beyond a limit is dropped."""
 
     def __init__(self, budget: Budget, limit: int = HELD) -> None:
         super().__init__()
@@ -136,21 +136,21 @@ class Held(_Buffer):
 
     @property
     def size(self) -> int:
-        """Bytes that are kept at the moment."""
+        """Number of bytes that are held."""
         return len(self._data)
 
     async def write(self, data: bytes, *, vital: bool = False) -> bool:
         """See `Sink.write`."""
         await trio.lowlevel.checkpoint()
-        room = min(self._limit - len(self._data), self._budget.room())
-        if vital or len(data) <= room:
+        free = min(self._limit - len(self._data), self._budget.free())
+        if vital or len(data) <= free:
             self._add(data)
             return True
         return False
 
 
-class Nothing(_Buffer):
-    """For a client that wants no answer but its end."""
+class NoAnswer(_Buffer):
+    """An answer without content, for a client that only waits for its end."""
 
     async def write(self, data: bytes, *, vital: bool = False) -> bool:
         """See `Sink.write`."""

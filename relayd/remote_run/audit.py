@@ -1,10 +1,10 @@
-"""One log line for each run: who asked for what, and how it ended."""
+"""One log line for each run: who requested what, and how it ended."""
 
 from dataclasses import dataclass
 
-from relayd.remote_run.events import Teller
+from relayd.remote_run.events import RunReporter
 from relayd.remote_run.plan import Plan
-from relayd.remote_run.request import Wanted
+from relayd.remote_run.request import RunRequest
 from relayd.telemetry.logs import get_logger
 from relayd.telemetry.metrics import Metrics
 
@@ -12,12 +12,12 @@ log = get_logger("remote_run")
 
 
 @dataclass(frozen=True, slots=True)
-class Asker:
-    """Who asked, as far as HTTP tells. Good for the log, never for a decision.
+class Requester:
+    """The client, as seen by HTTP. Good enough for the log, never for a decision.
 
     Attributes:
         address: of the connection, usually the web server's.
-        forwarded_for: the header by which that one tells its own client.
+        forwarded_for: the header in which the web server gives the address of its own client.
     """
 
     address: str
@@ -25,49 +25,49 @@ class Asker:
 
 
 def write_audit(
-    asker: Asker,
-    wanted: Wanted,
+    requester: Requester,
+    request: RunRequest,
     outcome: str,
     metrics: Metrics,
     *,
     plan: Plan | None = None,
-    teller: Teller | None = None,
+    reporter: RunReporter | None = None,
     seconds: float = 0.0,
 ) -> None:
-    """Log and counts the end of a run.
+    """Log and count the end of a run.
 
     Args:
-        asker: who asked.
-        wanted: for what.
-        outcome: one of `relayd.telemetry.metrics.RUN_OUTCOMES`: `ok` when every agent ended well
-            or is not known to have failed, `incomplete` when some node failed, `timeout` when the
-            time was over, `stopped` when relayd was, `refused` when it was not taken on.
+        requester: who requested the run.
+        request: what was requested.
+        outcome: one of `relayd.telemetry.metrics.RUN_OUTCOMES`: `ok` if every agent succeeded or
+            is not known to have failed, `incomplete` if some node failed, `timeout` if the deadline
+            passed, `stopped` if relayd was stopped, `refused` if the run was not accepted.
         metrics: of the service.
-        plan: how it was divided, if it came to that.
-        teller: how it went, if it came to that.
-        seconds: how long it took.
+        plan: how the run was divided; None if it was not.
+        reporter: has the verdicts of the run; None if it did not begin.
+        seconds: duration of the run.
     """
     metrics.remote_runs.labels(outcome).inc()
-    verdicts = dict(sorted(teller.verdicts.items())) if teller is not None else {}
+    verdicts = dict(sorted(reporter.verdicts.items())) if reporter is not None else {}
     log.info(
         "remote run",
-        asked_by=asker.address,
-        forwarded_for=asker.forwarded_for,
-        target="all" if wanted.nodes is None else f"{len(wanted.nodes)} nodes",
+        asked_by=requester.address,
+        forwarded_for=requester.forwarded_for,
+        target="all" if request.nodes is None else f"{len(request.nodes)} nodes",
         nodes=sum(1 for _ in plan.nodes()) if plan is not None else 0,
         neighbours=len(plan.local) if plan is not None else 0,
         relays=len(plan.hops) if plan is not None else 0,
-        conditions=",".join(wanted.conditions),
-        asynchronous=wanted.asynchronous,
-        keep_output=wanted.keep_output,
+        conditions=",".join(request.conditions),
+        asynchronous=request.asynchronous,
+        keep_output=request.keep_output,
         outcome=outcome,
         verdicts=" ".join(f"{kind}={number}" for kind, number in verdicts.items()),
-        dropped_bytes=teller.dropped if teller is not None else 0,
+        dropped_bytes=reporter.dropped if reporter is not None else 0,
         seconds=round(seconds, 3),
     )
 
 
-def outcome_of(teller: Teller) -> str:
-    """`ok` or `incomplete`, of a run that has ended by itself."""
-    bad = set(teller.verdicts) - {"ok", "unknown"}
+def outcome_of(reporter: RunReporter) -> str:
+    """Return `ok` or `incomplete` for a run that has ended by itself."""
+    bad = set(reporter.verdicts) - {"ok", "unknown"}
     return "incomplete" if bad else "ok"

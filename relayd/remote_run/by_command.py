@@ -2,9 +2,9 @@
 
     [sudo] COMMAND remote run [-D cond1,cond2] -- host1,host2
 
-The command gets a session of its own, no input, and nothing of relayd's environment but the search
-path. It is over when its main process is; children that live on with its standard output are
-ended then.
+The command gets its own session, no input, and nothing of relayd's environment but the search
+path. It has ended when its main process has; children that still hold its standard output are
+killed then.
 """
 
 import errno
@@ -12,46 +12,44 @@ import math
 import os
 import signal
 import subprocess
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Final
 
 import trio
 
 from relayd.remote_run.helper.protocol import agents_command
-from relayd.remote_run.runner import Exit, Order, RunnerError
+from relayd.remote_run.runner import Exit, Order, Output, RunnerError
 from relayd.system.printable import printable
 from relayd.system.threads import is_shortage
 from relayd.telemetry.logs import get_logger
 
 log = get_logger("remote_run")
 
-Output = Callable[[bytes], Awaitable[None]]
 
 #: Seconds between SIGTERM and SIGKILL.
 TERM_GRACE_S: Final = 2.0
-#: Seconds for the kernel to end a killed process. One that root runs by sudo may outlive even that.
+#: Seconds for the kernel to end a killed process. One that root runs through sudo may outlive that.
 KILL_GRACE_S: Final = 2.0
-#: Seconds in which, after the command's end, what it printed before is read.
+#: Seconds for reading, after the command's end, what it printed before.
 DRAIN_S: Final = 1.0
 #: Bytes of one read, as much as a pipe holds.
 _READ: Final = 64 * 1024
-#: Between two reads of standard error: nobody is interested in a flood of it.
+#: Pause between two reads of standard error, which is of no interest when it is a flood.
 _STDERR_PAUSE_S: Final = 0.005
-#: Bytes of standard error that are remembered: its end tells why.
+#: Bytes of standard error that are kept: the end usually gives the reason.
 _TAIL: Final = 1024
 _SHOWN: Final = 200
 _DEFAULT_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-#: The system is short of something; it is not that the command is wrong.
+#: The system is short of resources; nothing is wrong with the command.
 _SHORTAGE: Final = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
 
 
-class LocalCommand:
+class CommandRunner:
     """Runs the configured command.
 
     Args:
-        command: its path.
-        use_sudo: sudo runs it.
+        command: path of the command.
+        use_sudo: whether to run it through sudo.
     """
 
     def __init__(self, command: Path, *, use_sudo: bool) -> None:
@@ -80,7 +78,7 @@ class LocalCommand:
             running.watch()
             task_status.started()
             return await running.follow()
-        except OSError as error:  # no descriptor left to watch it by
+        except OSError as error:  # out of descriptors
             raise _failure(arguments[0], error) from error
         finally:
             if not await running.end():
@@ -105,19 +103,19 @@ class LocalCommand:
             raise _failure(arguments[0], OSError(errno.EAGAIN, str(error))) from error
 
     def _reap(self) -> None:
-        """Look after processes that could not be ended when their run was."""
+        """Reap processes that could not be killed at the end of their run."""
         self._unreaped = [process for process in self._unreaped if process.poll() is None]
 
 
 def _failure(command: str, error: OSError) -> RunnerError:
-    """Log why a command cannot be started, and says less of it to the client."""
+    """Log why a command cannot be started, and return a shorter error for the client."""
     log.error("command cannot be started", file=command, detail=str(error.strerror))
     why = "the system is short of resources" if error.errno in _SHORTAGE else "see the log"
     return RunnerError(f"the command could not be started: {why}")
 
 
 class _Running:
-    """A started command. `follow` reads it to its end, `end` makes sure of that end."""
+    """A started command. `follow` passes on its output, `end` makes sure that it is gone."""
 
     def __init__(self, process: trio.Process, output: Output) -> None:
         assert process.stdout is not None
@@ -129,27 +127,27 @@ class _Running:
         self._tail = b""
         self._pidfd: int | None = None
         self._reading = trio.CancelScope()
-        self._over = trio.Event()  # the main process has ended
-        self._told = trio.Event()  # standard error has
-        self._late = 0
+        self._exited = trio.Event()  # the main process has ended
+        self._stderr_ended = trio.Event()
+        self._late = 0  # bytes of output after that
         self._reaped = False
 
     def watch(self) -> None:
-        """Open what tells the end of the main process without reaping it (pidfd_open(2)).
+        """Open a pidfd, which signals the end of the main process without reaping it.
 
-        As long as it is not reaped, its number, which is that of the group, cannot be another's.
+        Until the process is reaped, its id, which is that of the group, is not used again.
         """
         self._pidfd = os.pidfd_open(self._process.pid)
 
     async def follow(self) -> Exit:
-        """Pass its output on; returns when it has ended and all of that is passed on."""
+        """Pass its output on; return when it has ended and all output is passed on."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._read_stderr)
             nursery.start_soon(self._note_end)
             whole = await self._read_stdout()
-            await self._over.wait()
+            await self._exited.wait()
             with trio.move_on_after(DRAIN_S):
-                await self._told.wait()
+                await self._stderr_ended.wait()
             nursery.cancel_scope.cancel()
         if not whole:
             self._signal(signal.SIGKILL)
@@ -157,33 +155,33 @@ class _Running:
         return Exit(code, printable(self._tail.decode("utf-8", "replace").strip())[-_SHOWN:])
 
     async def _read_stdout(self) -> bool:
-        """False when the main process has ended, but others hold its standard output open."""
+        """Pass standard output on; return False if others hold it open after the command's end."""
         while self._late <= 2 * _READ:
             chunk: bytes | bytearray | None = None
-            with trio.CancelScope(deadline=self._patience()) as self._reading:
+            with trio.CancelScope(deadline=self._read_deadline()) as self._reading:
                 chunk = await self._stdout.receive_some(_READ)
             if not chunk:
                 return chunk is not None
-            self._late += len(chunk) if self._over.is_set() else 0
+            self._late += len(chunk) if self._exited.is_set() else 0
             await self._output(bytes(chunk))
         return False
 
-    def _patience(self) -> float:
-        return trio.current_time() + DRAIN_S if self._over.is_set() else math.inf
+    def _read_deadline(self) -> float:
+        return trio.current_time() + DRAIN_S if self._exited.is_set() else math.inf
 
     async def _read_stderr(self) -> None:
         async for chunk in self._stderr:
             self._tail = (self._tail + chunk)[-_TAIL:]
             await trio.sleep(_STDERR_PAUSE_S)
-        self._told.set()
+        self._stderr_ended.set()
 
     async def _note_end(self) -> None:
-        await self._exited()
-        self._over.set()
-        self._reading.deadline = self._patience()
+        await self._wait_for_exit()
+        self._exited.set()
+        self._reading.deadline = self._read_deadline()
 
-    async def _exited(self) -> None:
-        """Wait for the end of the main process and leaves it unreaped."""
+    async def _wait_for_exit(self) -> None:
+        """Wait for the end of the main process without reaping it."""
         if self._pidfd is not None:
             await trio.lowlevel.wait_readable(self._pidfd)
 
@@ -193,14 +191,14 @@ class _Running:
         return code
 
     async def end(self) -> bool:
-        """Ends it with all its children, if it goes on; returns whether it is gone for good."""
+        """End it with all its children, if it is still running; return whether it is reaped."""
         with trio.move_on_after(TERM_GRACE_S + KILL_GRACE_S, shield=True):
-            # First, since one that we may not signal is at least ended by its next line (SIGPIPE).
+            # First, so that a process relayd may not signal ends at its next line (SIGPIPE).
             await self._stdout.aclose()
             await self._stderr.aclose()
             if not self._reaped and self._signal(signal.SIGTERM):
                 with trio.move_on_after(TERM_GRACE_S):
-                    await self._exited()
+                    await self._wait_for_exit()
                 self._signal(signal.SIGKILL)
                 await self._reap()
         if self._pidfd is not None:
@@ -208,12 +206,12 @@ class _Running:
         return self._reaped
 
     def _signal(self, number: signal.Signals) -> bool:
-        """Signal the whole group; False when we may not."""
+        """Signal the whole group; return False if that is not permitted."""
         try:
             os.killpg(self._process.pid, number)
         except ProcessLookupError:
             pass
         except PermissionError:
-            log.error("command cannot be ended, it runs as another user", pid=self._process.pid)
+            log.error("cannot end a command that runs as another user", pid=self._process.pid)
             return False
         return True

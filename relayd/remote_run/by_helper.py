@@ -1,16 +1,16 @@
-"""A `Runner` that asks the root helper: relayd itself needs no privileges then.
+"""A `Runner` that uses the root helper, so that relayd itself needs no privileges.
 
-The helper is `relayd.remote_run.helper.main`; `relayd.remote_run.helper.protocol` is the protocol.
+The helper is `relayd.remote_run.helper.main`; see `relayd.remote_run.helper.protocol` for the
+protocol.
 """
 
 import signal
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 import trio
 
-from relayd.remote_run.by_command import Output
 from relayd.remote_run.helper.protocol import (
     ENDED,
     FRAME,
@@ -21,24 +21,24 @@ from relayd.remote_run.helper.protocol import (
     SHOWN,
     STARTED,
 )
-from relayd.remote_run.runner import Exit, Order, RunnerError
+from relayd.remote_run.runner import Exit, Order, Output, RunnerError
 from relayd.system.printable import printable
 from relayd.system.streams import read_exactly
 from relayd.telemetry.logs import get_logger
 
 log = get_logger("remote_run")
 
-#: Seconds until the helper has said that the command runs, its own start included.
+#: Seconds until the helper reports that the command runs, including its own start.
 START_TIMEOUT_S: Final = 15.0
 CLOSE_TIMEOUT_S: Final = 2.0
 _LOST: Final = Exit(-signal.SIGKILL, "the helper ended before the command did")
 
 
 class HelperRunner:
-    """Has the helper run the command.
+    """Runs commands through the helper.
 
     Args:
-        path: of its Unix socket.
+        path: the helper's Unix socket.
     """
 
     def __init__(self, path: Path) -> None:
@@ -61,7 +61,7 @@ class HelperRunner:
             with trio.fail_after(START_TIMEOUT_S):
                 stream = await self._open(request)
         except trio.TooSlowError:
-            raise self._failure("no answer in time") from None
+            raise self._failure("timed out") from None
         try:
             task_status.started()
             return await self._follow(_Frames(stream), output)
@@ -69,13 +69,13 @@ class HelperRunner:
             await _close(stream)
 
     def _hosts(self, order: Order) -> list[str]:
-        """Those whose names the helper takes: one odd name shall not cost all the others."""
+        """Return the host names that the helper accepts: one bad name must not affect others."""
         hosts = [target.host for target in order.targets if HOST.fullmatch(target.host)]
         for target in order.targets:
             if not HOST.fullmatch(target.host):
-                log.warning("helper takes no such host name, left out", node=target.node)
+                log.warning("host name not accepted by the helper; skipping", node=target.node)
         if not hosts:
-            raise self._failure("no host name that the helper takes")
+            raise self._failure("no host name is accepted by the helper")
         return hosts
 
     async def _open(self, request: bytes) -> trio.SocketStream:
@@ -84,57 +84,61 @@ class HelperRunner:
             stream = await trio.open_unix_socket(str(self._path))
         except OSError as error:
             raise self._failure(error.strerror or "no connection") from error
-        begun = False
+        frame: _Frame | None = None
         try:
             await stream.send_all(request)
-            kind, content = await _Frames(stream).next()
-            begun = kind == STARTED
+            frame = await _Frames(stream).next()
         except trio.BrokenResourceError as error:
             raise self._failure("connection lost") from error
         finally:
-            if not begun:
+            if frame is None or frame.kind != STARTED:
                 await _close(stream)
-        if kind == REFUSED:
-            detail = printable(content.decode("utf-8", "replace"), SHOWN)
+        if frame is not None and frame.kind == REFUSED:
+            detail = printable(frame.content.decode("utf-8", "replace"), SHOWN)
             raise self._failure(detail)
-        if kind != STARTED:
-            raise self._failure("connection closed, or not the helper's protocol")
+        if frame is None or frame.kind != STARTED:
+            raise self._failure("connection closed, or protocol error")
         return stream
 
     async def _follow(self, frames: "_Frames", output: Output) -> Exit:
         while True:
             try:
-                kind, content = await frames.next()
+                frame = await frames.next()
             except trio.BrokenResourceError:
-                kind, content = b"", b""
-            if kind == OUTPUT:
-                await output(content)
-            elif kind == ENDED:
-                return msgspec.json.decode(content, type=Exit)
+                frame = None
+            if frame is not None and frame.kind == OUTPUT:
+                await output(frame.content)
+            elif frame is not None and frame.kind == ENDED:
+                return msgspec.json.decode(frame.content, type=Exit)
             else:
                 log.error("helper ended early", file=str(self._path))
                 return _LOST
 
     def _failure(self, detail: str) -> RunnerError:
-        """Log what is wrong with the helper, and says less of it to the client."""
-        log.error("helper does not start the command", file=str(self._path), detail=detail)
+        """Log what is wrong with the helper, and return a shorter error for the client."""
+        log.error("helper did not start the command", file=str(self._path), detail=detail)
         return RunnerError("the command could not be started: see the log")
 
 
+class _Frame(NamedTuple):
+    kind: bytes
+    content: bytes
+
+
 class _Frames:
-    """The helper's frames, each read as a whole and no byte further."""
+    """Reads the helper's frames, one at a time and not a byte further."""
 
     def __init__(self, stream: trio.SocketStream) -> None:
         self._stream = stream
 
-    async def next(self) -> tuple[bytes, bytes]:
-        """Kind and content of the next frame; `b""` as kind at the end, or of what is none."""
+    async def next(self) -> _Frame | None:
+        """Return the next frame; None at the end or if it is invalid."""
         header = await read_exactly(self._stream, FRAME.size)
         if header is None:
-            return b"", b""
+            return None
         kind, size = FRAME.unpack(header)
         content = await read_exactly(self._stream, size) if size <= MAX_CONTENT else None
-        return (b"", b"") if content is None else (kind, bytes(content))
+        return None if content is None else _Frame(kind, bytes(content))
 
 
 async def _close(stream: trio.SocketStream) -> None:

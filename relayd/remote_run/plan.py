@@ -1,6 +1,6 @@
-"""Who does what in a remote run: neighbours by a command, others by the relay they are below.
+"""The division of a remote run: neighbours by commands, others by the relay they are below.
 
-Decided once, from the nodes in force when the run begins.
+Decided once, from the current nodes when the run begins.
 """
 
 import re
@@ -12,18 +12,19 @@ import trio
 
 from relayd.errors import NodesError
 from relayd.fleet.nodes import MAX_LEVELS, Node, Nodes
-from relayd.remote_run.request import Wanted
+from relayd.remote_run.request import RunRequest
 from relayd.remote_run.runner import Order, Target
+from relayd.system.addresses import bracketed
 
 #: Bytes of the argument that holds the host names. Linux takes up to 131,072 (MAX_ARG_STRLEN in
-#: execve(2)), and sudo or a shell in between shall not come near that.
+#: execve(2)); the rest is a margin for sudo or a shell in between.
 MAX_ARGUMENT: Final = 100_000
 #: Between two checkpoints of a loop over nodes: well below a millisecond.
 _STEP: Final = 500
 
-#: A host name may be nothing that would end or split the argument it stands in.
+#: A host name must not contain anything that would end or split the argument it is part of.
 _HOST: Final = re.compile(r"[^\s,\x00-\x1f\x7f]{1,255}")
-#: What may stand in a URL as it is; an IPv6 address gets brackets.
+#: A host that can be used in a URL without encoding; an IPv6 address gets brackets.
 _URL_HOST: Final = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,252})|[0-9A-Fa-f:.]{2,45}")
 
 
@@ -33,8 +34,8 @@ class Hop:
 
     Attributes:
         relay: its node id.
-        host: its host as it is written in a URL; None when it has no usable name.
-        nodes: those it is responsible for.
+        host: its host as written in a URL; None if it has no usable name.
+        nodes: ids of the nodes that it is responsible for.
     """
 
     relay: str
@@ -44,33 +45,33 @@ class Hop:
 
 @dataclass(slots=True)
 class Plan:
-    """A run, divided.
+    """A run divided among commands and sub-relays.
 
     Attributes:
-        me: my node id.
-        local: neighbours, for commands of mine.
+        me: node id of this policy server.
+        local: neighbours, for its own commands.
         hops: sub-relays by node id.
-        lost: node id → why there is no way to it.
+        unreachable: node id → why there is no route to it.
     """
 
     me: str
     local: list[Target] = field(default_factory=list)
     hops: dict[str, Hop] = field(default_factory=dict)
-    lost: dict[str, str] = field(default_factory=dict)
+    unreachable: dict[str, str] = field(default_factory=dict)
 
     def nodes(self) -> Iterator[str]:
         """Yield all nodes of the run."""
-        yield from self.lost
+        yield from self.unreachable
         yield from (target.node for target in self.local)
         for hop in self.hops.values():
             yield from hop.nodes
 
 
-async def make_plan(wanted: Wanted, nodes: Nodes) -> Plan:
-    """Divide a run; the event loop gets its turn in between, however many nodes there are."""
+async def make_plan(request: RunRequest, nodes: Nodes) -> Plan:
+    """Divide a run, with checkpoints in between, however many nodes there are."""
     planner = _Planner(nodes)
-    targets = nodes.ids() if wanted.nodes is None else wanted.nodes
-    skipped = _not_below(nodes) if wanted.nodes is None else frozenset()
+    targets = nodes.ids() if request.nodes is None else request.nodes
+    skipped = _not_below(nodes) if request.nodes is None else frozenset()
     for number, node_id in enumerate(targets):
         if number % _STEP == 0:
             await trio.lowlevel.checkpoint()
@@ -80,7 +81,7 @@ async def make_plan(wanted: Wanted, nodes: Nodes) -> Plan:
 
 
 def orders(plan: Plan, conditions: tuple[str, ...]) -> Iterator[Order]:
-    """Yield the commands for my neighbours: as few as their host names fit into."""
+    """Yield the commands for neighbours: as few as their host names fit into."""
     part: list[Target] = []
     size = 0
     for target in plan.local:
@@ -95,7 +96,7 @@ def orders(plan: Plan, conditions: tuple[str, ...]) -> Iterator[Order]:
 
 
 def _not_below(nodes: Nodes) -> frozenset[str]:
-    """Nodes that a run on all of mine does not mean: those above me, and myself below root."""
+    """Return nodes that a run on all nodes leaves out: those above this one, and itself."""
     above: list[str] = []
     node_id = nodes.my_id
     while len(above) <= MAX_LEVELS and node_id not in above:
@@ -108,17 +109,17 @@ def _not_below(nodes: Nodes) -> frozenset[str]:
 
 
 class _Planner:
-    """Adds nodes to a plan; the way to a policy server is looked up once."""
+    """Adds nodes to a plan; the route to each policy server is looked up once."""
 
     def __init__(self, nodes: Nodes) -> None:
         self._nodes = nodes
-        self._ways: dict[str, str] = {}
+        self._routes: dict[str, str] = {}
         self.plan = Plan(nodes.my_id)
 
     def add(self, node_id: str) -> None:
         node = self._nodes.get(node_id)
         if node is None:
-            self.plan.lost[node_id] = "unknown node"
+            self.plan.unreachable[node_id] = "unknown node"
         elif self._nodes.is_neighbour(node_id):
             self._add_neighbour(node)
         else:
@@ -128,17 +129,17 @@ class _Planner:
         if _HOST.fullmatch(node.hostname):
             self.plan.local.append(Target(node.id, node.hostname))
         else:
-            self.plan.lost[node.id] = "no usable host name"
+            self.plan.unreachable[node.id] = "no usable host name"
 
     def _add_below(self, node: Node) -> None:
-        relay = self._ways.get(node.policy_server)
+        relay = self._routes.get(node.policy_server)
         if relay is None:
             try:
                 relay = self._nodes.next_hop(node.id)
             except NodesError as error:
-                self.plan.lost[node.id] = str(error)
+                self.plan.unreachable[node.id] = str(error)
                 return
-            self._ways[node.policy_server] = relay
+            self._routes[node.policy_server] = relay
         hop = self.plan.hops.get(relay)
         if hop is None:
             hop = self.plan.hops[relay] = Hop(relay, self._url_host(relay))
@@ -148,4 +149,4 @@ class _Planner:
         node = self._nodes.get(relay)
         if node is None or not _URL_HOST.fullmatch(node.hostname):
             return None
-        return f"[{node.hostname}]" if ":" in node.hostname else node.hostname
+        return bracketed(node.hostname)

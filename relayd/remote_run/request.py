@@ -1,7 +1,7 @@
-"""What a client asks for, read from its form; pure.
+"""The request for a run, parsed from a client's form; pure functions only.
 
-The parameters are those of Rudder's relay API: `asynchronous`, `keep_output`, `conditions` (or its
-old name `classes`) and `nodes`. Others are ignored.
+The parameters are those of Rudder's relay API: `asynchronous`, `keep_output`, `conditions` (or
+`classes`, its old name) and `nodes`. Others are ignored.
 """
 
 import re
@@ -21,7 +21,7 @@ MAX_FIELDS: Final = 20
 
 _CONDITION: Final = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_]*", re.ASCII)
 _SHOULD_MATCH: Final = "should match ^[a-zA-Z0-9][a-zA-Z0-9_]*$"
-#: Characters of a bad value that its refusal repeats.
+#: Characters of an invalid value that the error message repeats.
 _SHOWN: Final = 60
 _BOOLEANS: Final = {"true": True, "false": False}
 
@@ -31,16 +31,16 @@ class RequestError(RelaydError):
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """One remote run as it is asked for.
+class RunRequest:
+    """The request for one remote run.
 
     Attributes:
-        nodes: the node ids, each once, known or not; None: all nodes.
+        nodes: the node ids, each once, known or not; None for all nodes.
         conditions: as given, each valid.
-        asynchronous: output comes as it is printed, instead of at the end.
-        keep_output: there is output at all.
-        events: the answer tells events instead of the mere output.
-        hops: relays that have passed the request on.
+        asynchronous: whether output is sent as it is printed, instead of at the end.
+        keep_output: whether output is sent at all.
+        events: whether the answer consists of events instead of plain output.
+        hops: number of relays that have passed the request on.
     """
 
     nodes: tuple[str, ...] | None
@@ -54,7 +54,7 @@ class Wanted:
         """Return the same request as a form for a sub-relay.
 
         Args:
-            share: the node ids that it is responsible for; None: all of its nodes.
+            share: ids of the nodes that it is responsible for; None for all of its nodes.
         """
         fields = {
             "asynchronous": str(self.asynchronous).lower(),
@@ -68,10 +68,10 @@ class Wanted:
 
 
 def read_form(body: bytes) -> dict[str, str]:
-    """Read `application/x-www-form-urlencoded` text in UTF-8.
+    """Parse `application/x-www-form-urlencoded` text in UTF-8.
 
     Raises:
-        RequestError: it is none, has too many fields, or has one twice.
+        RequestError: it is invalid, has too many fields, or repeats one.
     """
     try:
         pairs = parse_qsl(
@@ -88,21 +88,21 @@ def read_form(body: bytes) -> dict[str, str]:
     return fields
 
 
-def read_wanted(
+def read_run_request(
     fields: dict[str, str], nodes: tuple[str, ...] | None, *, events: bool = False, hops: int = 0
-) -> Wanted:
-    """Check the parameters that all targets have in common.
+) -> RunRequest:
+    """Parse the parameters that all targets have in common.
 
     Args:
         fields: of the form.
-        nodes: the target, see `Wanted.nodes`.
-        events: see `Wanted.events`.
-        hops: see `Wanted.hops`.
+        nodes: the target, see `RunRequest.nodes`.
+        events: see `RunRequest.events`.
+        hops: see `RunRequest.hops`.
 
     Raises:
-        RequestError: one is not valid.
+        RequestError: a parameter is invalid.
     """
-    return Wanted(
+    return RunRequest(
         nodes,
         read_conditions(fields),
         asynchronous=_read_boolean(fields, "asynchronous"),
@@ -113,7 +113,7 @@ def read_wanted(
 
 
 def read_nodes(fields: dict[str, str]) -> tuple[str, ...]:
-    """Read `nodes`, ids separated by commas; each is kept once.
+    """Parse `nodes`, ids separated by commas; each is kept once.
 
     Raises:
         RequestError: there are none.
@@ -125,10 +125,10 @@ def read_nodes(fields: dict[str, str]) -> tuple[str, ...]:
 
 
 def read_conditions(fields: dict[str, str]) -> tuple[str, ...]:
-    """Read `conditions`, or `classes`; an empty value is none.
+    """Parse `conditions`, or `classes`; an empty value means none.
 
     Raises:
-        RequestError: one is not valid, or both names are used.
+        RequestError: a condition is invalid, or both names are used.
     """
     if "conditions" in fields and "classes" in fields:
         raise RequestError("conditions and classes are the same parameter")

@@ -1,7 +1,7 @@
-"""What starts agents on neighbours: the seam between a run and the command or helper that does it.
+"""The interface between a run and the command or helper that starts agents on neighbours.
 
-A `Runner` is given nodes by id and host name, so that one which has privileges of its own can look
-the ids up again instead of believing the names.
+A `Runner` receives nodes by id and host name, so that a privileged one can look up the ids itself
+instead of trusting the names.
 """
 
 from collections.abc import Awaitable, Callable
@@ -11,6 +11,9 @@ from typing import Protocol
 import trio
 
 from relayd.errors import RelaydError
+
+#: Takes output of a command, in pieces of any size; while it waits, the command has to wait, too.
+Output = Callable[[bytes], Awaitable[None]]
 
 
 class RunnerError(RelaydError):
@@ -23,7 +26,7 @@ class Target:
 
     Attributes:
         node: its node id.
-        host: the name it is reached by: not empty, no comma, space or control character.
+        host: the name to reach it by: not empty, no comma, space or control character.
     """
 
     node: str
@@ -32,7 +35,7 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What one command is to do.
+    """The work of one command.
 
     Attributes:
         targets: neighbours, at least one; their host names joined by commas fit into one argument.
@@ -49,7 +52,7 @@ class Exit:
 
     Attributes:
         code: its exit code; minus the number of the signal that ended it.
-        detail: the last it said on standard error, one line, at most 200 characters.
+        detail: the end of its standard error, one line, at most 200 characters.
     """
 
     code: int
@@ -57,26 +60,25 @@ class Exit:
 
 
 class Runner(Protocol):
-    """Runs one command for an order."""
+    """Runs a command for each order."""
 
     async def run(
         self,
         order: Order,
-        output: Callable[[bytes], Awaitable[None]],
+        output: Output,
         *,
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> Exit:
-        """Start agents and waits for the end; `started` is called once it is certain to run.
+        """Start agents and wait for the end of the command.
 
-        Cancelling it ends the command and all of its children, in bounded time.
+        Cancellation ends the command and all of its children, in bounded time.
 
         Args:
             order: the agents to start.
-            output: takes what the command prints, in pieces of any size, as it is printed. While
-                it waits, the command has to wait, too.
-            task_status: of the task.
+            output: called with what the command prints, as it is printed.
+            task_status: started once the command is certain to run.
 
         Raises:
-            RunnerError: it could not be started.
+            RunnerError: the command could not be started.
         """
         ...

@@ -1,7 +1,10 @@
-"""Unpacking run logs: how they were stored, undone within a bound of memory.
+"""Unpacking of run logs in bounded memory.
 
-gzip is RFC 1952, deflate RFC 1951; zip is PKWARE's APPNOTE, of which only what an agent needs is
-read: stored or deflated members, one disk, no ZIP64, no encryption.
+gzip is RFC 1952, deflate RFC 1951. Of zip (PKWARE's APPNOTE) only what agents need is read: stored
+or deflated members, one disk, no ZIP64, no encryption.
+
+Not with `zipfile`: it accepts 317 of 20,000 damaged archives that are refused here, and takes 110
+instead of 7 MB for a directory of 14 MB (measured by `benchmarks/libraries.py`).
 """
 
 import struct
@@ -29,7 +32,7 @@ _ENCRYPTED: Final = 0x2041
 
 
 class _Member(NamedTuple):
-    """What a zip's central directory says of one file; sizes and offset in bytes."""
+    """An entry of a zip's central directory; sizes and offset in bytes."""
 
     flags: int
     method: int
@@ -40,7 +43,7 @@ class _Member(NamedTuple):
 
 
 class _UnreadableError(Exception):
-    """The archive is not accepted, for the reason in the text."""
+    """The archive is refused; the text gives the reason."""
 
     def __init__(self, detail: str, *, unfinished: bool = False) -> None:
         super().__init__(detail)
@@ -52,16 +55,16 @@ class _TooLargeError(Exception):
 
 
 def unpack(data: bytes, archive: str, max_size: int) -> bytes | Refused:
-    """Return what a run-log file holds.
+    """Return the content of a run-log file.
 
-    Of a gzip file or a zip archive that is its first member. Anything behind a gzip member is
-    refused, another member included; other members of a zip are ignored.
+    For a gzip file or a zip archive, this is its first member. Data after a gzip member, even
+    another member, are refused; other members of a zip archive are ignored.
 
     Args:
         data: the file.
-        archive: "gz", "zip" or "" (stored as it is).
-        max_size: cap on the size of the result in bytes. It holds while unpacking: whatever
-            the archive claims, no more memory than that is used.
+        archive: "gz", "zip" or "" (not packed).
+        max_size: maximum size of the result in bytes. It also limits the memory in use while
+            unpacking, whatever sizes the archive declares.
 
     Returns:
         At least one byte; or `Refused` with EMPTY, TOO_LARGE or ARCHIVE.
@@ -92,10 +95,10 @@ def _read(data: bytes, archive: str, max_size: int) -> bytes:
 
 
 def _inflate(data: bytes, wbits: int, max_size: int) -> bytes:
-    """Return the one stream that `data` is, neither cut short nor followed by anything."""
+    """Return the content of `data`, which must be one complete stream and nothing else."""
     if len(data) * _MAX_RATIO > max_size:
-        # It might grow beyond the cap: measured first, in pieces that are thrown away, so that
-        # a bomb never takes the memory that an honest run log may.
+        # It may exceed the limit: measure it first, discarding each piece, so that a bomb never
+        # takes the memory that is meant for honest run logs.
         _measure(data, wbits, max_size)
     stream = zlib.decompressobj(wbits)
     try:
@@ -105,9 +108,9 @@ def _inflate(data: bytes, wbits: int, max_size: int) -> bytes:
     if len(content) > max_size:
         raise _TooLargeError
     if not stream.eof:
-        raise _UnreadableError("ends before its compressed data do", unfinished=True)
+        raise _UnreadableError("compressed data are truncated", unfinished=True)
     if stream.unused_data:
-        raise _UnreadableError(f"{len(stream.unused_data)} bytes behind its compressed data")
+        raise _UnreadableError(f"{len(stream.unused_data)} bytes after the compressed data")
     return content
 
 
@@ -130,7 +133,7 @@ def _measure(data: bytes, wbits: int, max_size: int) -> None:
 def _first_member(data: bytes, max_size: int) -> bytes:
     end_record, members = _central_directory(data)
     if not members:
-        raise _UnreadableError("zip without a member")
+        raise _UnreadableError("zip archive without members")
     member = members[0]
     start = _content_start(data, member)
     end = start + member.packed
@@ -140,7 +143,7 @@ def _first_member(data: bytes, max_size: int) -> bytes:
         raise _TooLargeError
     content = _extract(data[start:end], member)
     if len(content) != member.size or zlib.crc32(content) != member.checksum:
-        raise _UnreadableError("zip member has not the size or checksum it claims")
+        raise _UnreadableError("wrong size or checksum of the zip member")
     return content
 
 
@@ -148,18 +151,18 @@ def _extract(packed: bytes, member: _Member) -> bytes:
     if member.method == _STORED:
         return packed
     if member.method != _DEFLATED:
-        raise _UnreadableError(f"zip compression method {member.method}")
+        raise _UnreadableError(f"unsupported zip compression method {member.method}")
     try:
         return _inflate(packed, _RAW_DEFLATE, member.size)
     except _TooLargeError:
-        raise _UnreadableError("zip member is larger than it claims") from None
+        raise _UnreadableError("zip member is larger than its declared size") from None
     except _UnreadableError as error:
-        # The archive is whole, so more of it will not come.
-        raise _UnreadableError(f"zip member {error}") from error
+        # The archive is complete, so waiting for more of it is useless.
+        raise _UnreadableError(f"zip member: {error}") from error
 
 
 def _central_directory(data: bytes) -> tuple[int, list[_Member]]:
-    """Return where the central directory starts (nothing of a member is behind that) and its members."""
+    """Return where the central directory starts, after all members, and its entries."""
     end_record = _end_record(data)
     _, _, _, _, count, length, start, _ = _END.unpack_from(data, end_record)
     if start + length > end_record:
@@ -168,7 +171,7 @@ def _central_directory(data: bytes) -> tuple[int, list[_Member]]:
     position = start
     for _ in range(count):
         if position + _CENTRAL.size > start + length:
-            raise _UnreadableError("zip directory cut short")
+            raise _UnreadableError("zip directory is truncated")
         fields = _CENTRAL.unpack_from(data, position)
         if fields[0] != b"PK\x01\x02":
             raise _UnreadableError("broken zip directory")
@@ -179,7 +182,7 @@ def _central_directory(data: bytes) -> tuple[int, list[_Member]]:
 
 
 def _end_record(data: bytes) -> int:
-    """Position of the record that ends the archive; its comment ends the file."""
+    """Return the position of the archive's last record, whose comment ends the file."""
     end = len(data) - _END.size + len(_END_SIGNATURE)
     lowest = max(0, len(data) - _END.size - 0xFFFF)
     while end > 0 and (position := data.rfind(_END_SIGNATURE, lowest, end)) >= 0:
@@ -189,7 +192,7 @@ def _end_record(data: bytes) -> int:
         end = position + len(_END_SIGNATURE) - 1
     started = data.startswith(_LOCAL_SIGNATURE[: len(data)])
     raise _UnreadableError(
-        "zip without its directory" if started else "not a zip", unfinished=started
+        "zip archive without directory" if started else "not a zip archive", unfinished=started
     )
 
 
@@ -198,8 +201,8 @@ def _content_start(data: bytes, member: _Member) -> int:
         raise _UnreadableError("zip member beyond the end of the archive")
     fields = _LOCAL.unpack_from(data, member.offset)
     if fields[0] != _LOCAL_SIGNATURE or fields[3] != member.method:
-        raise _UnreadableError("zip member is not where or what the directory says")
+        raise _UnreadableError("zip member does not match the directory")
     if (fields[2] | member.flags) & _ENCRYPTED:
-        raise _UnreadableError("encrypted zip")
+        raise _UnreadableError("encrypted zip archive")
     start: int = member.offset + _LOCAL.size + fields[9] + fields[10]
     return start

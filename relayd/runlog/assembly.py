@@ -1,4 +1,4 @@
-"""From the entries of a run log to its rows: what belongs together, what is dropped or told."""
+"""The entries of a run log become rows; faulty ones are dropped with a warning."""
 
 from collections.abc import Iterator
 from typing import Final, NamedTuple
@@ -9,16 +9,16 @@ from relayd.runlog.dates import instant
 from relayd.runlog.model import COLUMNS, RunLog
 from relayd.system.printable import printable
 
-#: Lines of warning per run log, and characters of it in one of them.
+#: Warnings per run log, and characters of the run log in one of them.
 MAX_WARNINGS: Final = 20
 SHOWN: Final = 200
-#: UTF-8 of that many characters, and of one that shows that there are more.
+#: Bytes of that many characters in UTF-8, and of one more that shows the cut.
 _SHOWN_BYTES: Final = 4 * (SHOWN + 1)
 
-#: Cap on what log entries can grow to, bytes: each becomes a row with the fields of a report, so
-#: a few megabytes of them beside one huge component would make terabytes.
+#: Maximum size of log entries as rows, in bytes: each becomes a row with the fields of a report, so
+#: a few megabytes of them and one huge component would make terabytes.
 MAX_LOG_ROWS: Final = 256 * 2**20
-#: What a log entry takes until its report comes, besides its message; about, on a 64-bit CPython.
+#: Approximate memory of a waiting log entry besides its message, on a 64-bit CPython.
 _LOG_OVERHEAD: Final = 200
 
 _DATE: Final = COLUMNS.index("executiondate")
@@ -27,7 +27,7 @@ _MESSAGE: Final = COLUMNS.index("msg")
 
 
 class ReportFields(NamedTuple):
-    """The fields of a well-formed report, as they stand in it, START in normal form."""
+    """The fields of a well-formed report, unchanged except for START in normal form."""
 
     policy: bytes
     event_type: bytes
@@ -42,7 +42,7 @@ class ReportFields(NamedTuple):
 
 
 class RefusalError(Exception):
-    """The run log is refused, however it goes on."""
+    """The run log is refused, whatever follows in it."""
 
     def __init__(self, refused: Refused) -> None:
         super().__init__(refused.detail)
@@ -55,23 +55,23 @@ class Assembly:
     Rows are COPY lines without their newline.
 
     Attributes:
-        rows: those that are inserted.
-        skipped: number of those that are not.
+        rows: the rows to insert.
+        skipped: number of rows that are not inserted.
         first: columns of the first row, skipped or not, not escaped; empty before it.
-        last: row of the last report, skipped or not; log entries after it are copies of it.
+        last: row of the last report, skipped or not; rows of later log entries are made from it.
         logs: stamp, event type and message of log entries that wait for their report.
         start: START of the first report, in normal form, or empty.
         config_id: key of the first control report of a start or an end.
-        complete: there is a control report of a start.
+        complete: whether there is a control report of a start.
     """
 
     def __init__(self, node_id: str, skip: frozenset[str], nuls: int) -> None:
-        """Starts empty.
+        """Start empty.
 
         Args:
-            node_id: whose run log it is.
-            skip: event types whose rows are not kept.
-            nuls: how many NUL characters were removed from the text.
+            node_id: the node of the run log.
+            skip: event types whose rows are not inserted.
+            nuls: number of NUL characters removed from the text.
         """
         self.node_id = node_id
         self.rows: list[bytes] = []
@@ -93,14 +93,16 @@ class Assembly:
         self._other_start = _Noted()
 
     def report(self, date: bytes, fields: ReportFields) -> None:
-        """Add a report, and before it the log entries that waited for it.
+        """Add the log entries that wait for this report, and the report itself.
 
         Raises:
-            RefusalError: it is about another node, or the log entries take too much memory.
+            RefusalError: it belongs to another node, or the log entries take too much memory.
         """
         if fields.node_id != self._node:
             raise RefusalError(
-                Refused(Reason.NODE_MISMATCH, f"a report of node '{_shown(fields.node_id)}'")
+                Refused(
+                    Reason.NODE_MISMATCH, f"contains a report of node '{_shown(fields.node_id)}'"
+                )
             )
         if not (fields.rule_id and fields.directive_id and fields.component):
             what = b"@@".join((fields.policy, fields.event_type, *fields[2:4], *fields[5:7]))
@@ -116,7 +118,7 @@ class Assembly:
         self._add(self.last, fields.event_type)
 
     def log(self, date: bytes, event_type: bytes, message: bytes) -> None:
-        """Add a log entry: it waits for the next report.
+        """Add a log entry, which waits for the next report.
 
         Raises:
             RefusalError: the log entries take too much memory.
@@ -125,7 +127,7 @@ class Assembly:
         self.logs.append((date, event_type, message))
 
     def add_logs(self) -> None:
-        """Turn the log entries that wait into rows, copies of `last`.
+        """Turn the waiting log entries into rows made from `last`.
 
         Raises:
             RefusalError: they take too much memory.
@@ -141,7 +143,7 @@ class Assembly:
         self.logs.clear()
 
     def broken(self, text: bytes, fault: str) -> None:
-        """Note an entry that opens as a report and is none."""
+        """Note an entry that begins like a report but is malformed."""
         self._fault(f"broken report skipped ({fault})", text)
 
     def noise(self, line: bytes) -> None:
@@ -232,7 +234,7 @@ class Assembly:
 
 
 class _Noted:
-    """Something that may come often: how often, and what it was the first time."""
+    """A count of similar things, with the first of them as an example."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -254,7 +256,7 @@ def _shown(text: bytes) -> str:
 def _as_log(
     columns: tuple[bytes, ...], date: bytes, event_type: bytes, message: bytes
 ) -> tuple[bytes, ...]:
-    """Return the columns of a report with those of a log entry in their place."""
+    """Return the columns of a report with date, type and message of a log entry."""
     return (date, *columns[_DATE + 1 : _EVENT], event_type, message, *columns[_MESSAGE + 1 :])
 
 

@@ -1,4 +1,4 @@
-"""Lines of PostgreSQL's COPY text format, as the manual describes it (COPY, "Text Format")."""
+"""PostgreSQL's COPY text format (see "Text Format" under COPY in its manual)."""
 
 import io
 import re
@@ -12,7 +12,7 @@ _SPECIAL: Final = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "
 
 
 def escape(field: bytes) -> bytes:
-    """Write one field so that no byte of it can end the field or the line."""
+    """Return a field in which no byte can end the field or the line."""
     return (
         field.replace(b"\\", b"\\\\")
         .replace(b"\t", b"\\t")
@@ -30,7 +30,7 @@ def join(columns: Sequence[bytes]) -> bytes:
 
 
 def read_columns(line: bytes) -> tuple[str, ...]:
-    """Return the columns of one row that `join` or PostgreSQL's COPY TO wrote; it has no NULL."""
+    """Return the columns of a row written by `join` or PostgreSQL's COPY TO; it has no NULL."""
     columns = line.rstrip(b"\n").decode().split("\t")
     if b"\\" in line:
         columns = [_ESCAPE.sub(_unescape, column) for column in columns]
@@ -42,7 +42,7 @@ def _unescape(escape: re.Match[str]) -> str:
 
 
 def read_copy(copy: bytes) -> Iterator[Report]:
-    """Yield the rows of `RunLog.copy` as objects, one at a time.
+    """Yield the rows of `RunLog.copy` as objects.
 
     Args:
         copy: rows with the columns `model.COLUMNS`, UTF-8, each ended by a newline.

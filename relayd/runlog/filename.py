@@ -1,4 +1,4 @@
-"""Names of run-log files: who uploaded it and when its run was."""
+"""Names of run-log files, which give the node and the date of the run."""
 
 import hashlib
 import os
@@ -11,7 +11,7 @@ from relayd.runlog.dates import read_date
 from relayd.runlog.model import RunLogName
 from relayd.system.printable import printable
 
-#: How much of a bad name an operator is shown; file systems allow 255 bytes.
+#: Characters of a bad name in a message; file systems allow 255 bytes.
 _SHOWN: Final = 200
 
 _DATE: Final = (
@@ -20,39 +20,39 @@ _DATE: Final = (
 )
 _TAIL: Final = r"\.log(?:\.(?P<archive>gz|zip))?"
 
-#: Agents up to 8.0; those of 8.1 write the other one, and some went back to this one.
+#: Agents up to 8.0 and some later ones; agents of 8.1 use the other form.
 _DATE_FIRST: Final = re.compile(f"{_DATE}@(?P<node>.+){_TAIL}")
 _NODE_FIRST: Final = re.compile(f"(?P<node>[^_]+)_{_DATE}{_TAIL}")
 
 
 def parse_name(name: str) -> RunLogName | Refused:
-    """Read `DATETIME@NODE.log` or `NODE_DATETIME.log`, with `.gz` or `.zip` behind or without.
+    """Read `DATETIME@NODE.log` or `NODE_DATETIME.log`, optionally followed by `.gz` or `.zip`.
 
-    DATETIME is RFC 3339; `_` may stand for its colons, as Windows knows no colon in a name. A
-    node id is anything without control characters; in the second form without `_` too.
+    DATETIME is RFC 3339; `_` may replace its colons, because Windows allows no colon in a name. A
+    node id is any text without control characters; in the second form also without `_`.
 
     Args:
-        name: base name, bytes that are not UTF-8 as `os.fsdecode` gives them.
+        name: base name; bytes that are not UTF-8 are decoded as by `os.fsdecode`.
 
     Returns:
-        The name's parts, the date with colons and a numeric offset; or `Refused(BAD_NAME)`.
+        The parts of the name, the date with colons and a numeric offset; or `Refused(BAD_NAME)`.
     """
     if not _is_text(name):
-        return _bad(name, "has characters that are not text")
+        return _bad(name, "contains characters that are not text")
     match = _DATE_FIRST.fullmatch(name) or _NODE_FIRST.fullmatch(name)
     if match is None:
         return _bad(name, "is neither DATETIME@NODE.log nor NODE_DATETIME.log (.gz, .zip)")
     date = read_date((match["day"] + match["time"].replace("_", ":")).encode())
     if date is None:
-        return _bad(name, "has a date that does not exist")
+        return _bad(name, "contains a date that does not exist")
     return RunLogName(match["node"], date.decode(), match["archive"] or "")
 
 
 def queue_id(name: str) -> str:
-    """Return the id that follows a file from relay to relay: half of the SHA-256 of its base name.
+    """Return the id of a file on all relays on its way: half of the SHA-256 of its base name.
 
     Args:
-        name: base name, as `os.fsdecode` gives it.
+        name: base name, decoded by `os.fsdecode`.
 
     Returns:
         32 upper-case hexadecimal digits.
@@ -61,7 +61,7 @@ def queue_id(name: str) -> str:
 
 
 def _is_text(name: str) -> bool:
-    """No control characters, no bytes that are not UTF-8, and no path."""
+    """Return whether a name is not a path, valid UTF-8 and free of control characters."""
     return "/" not in name and not any(unicodedata.category(char) in {"Cc", "Cs"} for char in name)
 
 

@@ -8,12 +8,13 @@
     report  = "R: @@" policy "@@" event-type "@@" rule "@@" directive "@@" report-id "@@"
               component "@@" key "@@" START "##" node-id "@#" message
 
-Each field ends where its separator is first found, so that a message may hold anything. Component,
-key and message may have several lines: they are joined by LF, and a stamp at the start of any of
-them, the first one too, is removed. An opening without a stamp is the rest of a line that a lone
-CR cut (agents stamp each line they print): it has the stamp of the nearest stamped line above.
+Each field ends at the first occurrence of its separator, so a message may contain anything.
+Component, key and message may have several lines: these are joined by LF, and a stamp at the start
+of any of them, including the first, is removed. An opening without a stamp is the rest of a line
+that was split at a lone CR (agents stamp each line they print): it takes the stamp of the nearest
+stamped line above.
 
-Everything is bytes, from the signature to COPY; nothing is decoded but what people are shown.
+Everything is bytes, from the signature to COPY; only text in messages is decoded.
 """
 
 import re
@@ -26,8 +27,8 @@ from relayd.runlog.model import RunLog
 
 REPORT: Final = b"R: @@"
 
-#: What opens a log entry, beside the event type it becomes. The first that fits counts, so the
-#: last "R:" stands for all that no line above it names.
+#: Event types and the prefixes that open a log entry of that type. The first match counts, so the
+#: last "R:" matches everything not listed above it.
 LEVELS: Final[tuple[tuple[bytes, tuple[bytes, ...]], ...]] = (
     (b"log_warn", (b"CRITICAL", b"   error", b" warning")),
     (b"log_warn", (b"rudder CRITICAL", b"rudder    error", b"rudder  warning")),
@@ -41,7 +42,7 @@ _LEVEL: Final = re.compile(
     b"(?:%s):? *"
     % b"|".join(b"(%s)" % b"|".join(map(re.escape, prefixes)) for _, prefixes in LEVELS)
 )
-#: First bytes of stamps and of all that opens an entry.
+#: First bytes of stamps and of everything that opens an entry.
 _FIRST: Final = frozenset(
     [b"%d" % digit for digit in range(10)]
     + [prefix[:1] for _, prefixes in LEVELS for prefix in prefixes]
@@ -50,7 +51,7 @@ _EOL: Final = re.compile(rb"\r\n|\n|\r")
 
 
 def parse_slow(text: bytes, node_id: str, skip: frozenset[str] = frozenset()) -> RunLog | Refused:
-    """Return the same as `parser.parse`, line by line: what that has to agree with."""
+    """Return the same as `parser.parse`, line by line: the reference for its result."""
     entries = Assembly(node_id, skip, text.count(b"\0"))
     reader = EntryReader(entries)
     try:
@@ -63,7 +64,7 @@ def parse_slow(text: bytes, node_id: str, skip: frozenset[str] = frozenset()) ->
 
 
 def split_lines(text: bytes) -> list[bytes]:
-    """Return the lines of a run log, without their ends, in valid UTF-8 and without NUL characters."""
+    """Return the lines of a run log in valid UTF-8, without line ends and NUL characters."""
     lines = _EOL.split(text)
     if not lines[-1]:
         del lines[-1]
@@ -71,19 +72,19 @@ def split_lines(text: bytes) -> list[bytes]:
 
 
 def clean(text: bytes) -> bytes:
-    """`text` with U+FFFD for what is not UTF-8, and without NUL: PostgreSQL stores neither."""
+    """Replace invalid UTF-8 by U+FFFD and remove NUL, because PostgreSQL stores neither."""
     return text.decode(errors="replace").replace("\0", "").encode()
 
 
 def split_stamp(line: bytes) -> tuple[bytes | None, bytes]:
-    """Return the stamp of a line in normal form, or None, and the text behind it."""
+    """Return the stamp of a line in normal form, or None, and the text after it."""
     end = line.find(b" ")
     date = read_date(line[:end]) if end >= SHORTEST_DATE else None
     return (date, line[end + 1 :]) if date else (None, line)
 
 
 def split_opening(text: bytes) -> tuple[bytes, bytes] | None:
-    """Return what a line without its stamp opens; None when it opens nothing.
+    """Return the kind of entry that a line without its stamp opens; None if it opens none.
 
     Returns:
         `REPORT` and the whole text, or the event type of a log entry and its message.
@@ -98,7 +99,7 @@ def read_report(text: bytes) -> ReportFields | str:
     """Read a whole report, without its stamp, its lines joined by LF.
 
     Returns:
-        Its fields, or what is wrong with it.
+        Its fields, or a description of the fault.
     """
     opening, *fields = text.split(b"@@", 8)
     if opening + b"@@" != REPORT or len(fields) != 8:
@@ -121,20 +122,20 @@ def read_report(text: bytes) -> ReportFields | str:
 
 
 class EntryReader:
-    """Puts entries together, line by line."""
+    """Assembles entries line by line."""
 
     def __init__(self, entries: Assembly) -> None:
-        """Reads into `entries`."""
+        """Add the entries to `entries`."""
         self._entries = entries
         self._kind: bytes | None = None
         self._text = b""
         self._more = bytearray()
-        #: Of the nearest stamped line, and of the entry that is open.
+        #: Stamp of the nearest stamped line, and of the open entry.
         self._stamp = self._opened = b""
         self._started = False
 
     def push(self, line: bytes) -> None:
-        """Take the next line, without its end. It opens an entry, continues one or is noise."""
+        """Read the next line, without its end: it opens or continues an entry, or is noise."""
         if line[:1] not in _FIRST:
             self._continue(line, line)
             return
@@ -157,7 +158,7 @@ class EntryReader:
             self._entries.noise(line)
 
     def end(self) -> None:
-        """Hand over the entry that is open, if one is: nothing continues it any more."""
+        """Finish the open entry, if there is one."""
         kind, stamp = self._kind, self._opened
         if kind is None:
             return

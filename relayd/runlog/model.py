@@ -1,4 +1,4 @@
-"""What is known of a run log, stage by stage. Plain immutable values that cross processes."""
+"""The values that describe a run log at each stage; immutable and passed between processes."""
 
 from typing import Final
 
@@ -21,12 +21,12 @@ COLUMNS: Final = (
 
 
 class RunLogName(msgspec.Struct, frozen=True):
-    """What the name of a run-log file says.
+    """The parts of the name of a run-log file.
 
     Attributes:
         node_id: the node that uploaded it.
         timestamp: RFC 3339 date-time with offset, as `2018-08-24T15:55:01+00:00`.
-        archive: "gz", "zip" or "" (stored as it is).
+        archive: "gz", "zip" or "" (not packed).
     """
 
     node_id: str
@@ -51,7 +51,7 @@ class Verified(msgspec.Struct, frozen=True):
 
     Attributes:
         content: the signed text without its MIME headers, each line ended by CRLF.
-        signer: index, in the list of certificates that was given, of the one that matched.
+        signer: index of the certificate that matched, in the given list.
     """
 
     content: bytes
@@ -78,16 +78,16 @@ class RunLog(msgspec.Struct, frozen=True, array_like=True, tag=True):
     """A parsed run log, ready for COPY.
 
     Attributes:
-        node_id: the node it is about, equal to the one in its file name.
+        node_id: the node that it describes, equal to the one in its file name.
         start: START of its first report, `YYYY-MM-DDTHH:MM:SS+ZZ:ZZ`.
-        config_id: configuration id, None when no report tells it.
-        complete: it has a `control`/`start` report.
+        config_id: configuration id; None if no report contains it.
+        complete: whether it has a `control`/`start` report.
         reports: number of reports before `skip_event_types` was applied.
         rows: number of lines in `copy`.
         copy: rows in PostgreSQL's COPY text format, columns as `COLUMNS`, UTF-8, each ended by
-            a newline; NUL characters and rows that break a not-empty rule are gone already.
+            a newline; without NUL characters and without rows that break a not-empty rule.
         first: the columns of the first report, before `skip_event_types`, unescaped.
-        warnings: what was skipped or repaired, one line each, at most a bounded number of them.
+        warnings: one line for each thing skipped or repaired, bounded in number.
     """
 
     node_id: str

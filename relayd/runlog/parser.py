@@ -1,10 +1,10 @@
-"""Run logs to rows: most lines in one glance, whatever that does not prove by the grammar.
+"""Run logs to rows: a fast path for most lines, the grammar for all others.
 
-Nearly all of a run log are stamped reports of one line, of one node and start date, with nothing
-in their fields that has to be escaped. For such a line a handful of comparisons prove what
-`grammar` would read, and its row is put together from the parts of one split. Any doubt, and the
-line goes to `grammar.EntryReader`, which then reads on until the next proven line; so both ways
-give the same result, of which the tests make sure.
+Nearly all lines of a run log are stamped reports of one line, of the same node and start date, with
+nothing to escape in their fields. For such a line, a few comparisons prove what `grammar` would
+read, and its row is built from the parts of one split. If any of them fails, the line goes to
+`grammar.EntryReader`, which then reads on until the next proven line. The tests verify that both
+ways give the same result.
 """
 
 import re
@@ -18,34 +18,34 @@ from relayd.runlog.dates import read_short_date
 from relayd.runlog.grammar import EntryReader, clean, split_opening, split_stamp
 from relayd.runlog.model import RunLog
 
-#: Lines are made in blocks of about this many bytes: a run log of empty lines would take 60
-#: times its size as a list.
+#: Text is split into lines in blocks of about this many bytes: a list of the lines of a run log
+#: takes up to 60 times its size, if they are empty.
 _BLOCK: Final = 2**17
 _LINE_END: Final = re.compile(rb"\r\n|\n|\r")
 
-#: What a report has before its first `@@`, behind the stamp that agents write.
+#: The text between the stamp and the first `@@` of a report.
 _OPENING: Final = b" R: "
 _STAMP_SIZE: Final = len(b"2018-08-24T15:55:01+00:00")
 _OPENING_SIZE: Final = _STAMP_SIZE + len(_OPENING)
-#: More than an hour of seconds: nodes that run at the same time share them.
+#: More than an hour of seconds: nodes that run at the same time share entries.
 _MAX_OPENINGS: Final = 4096
 
-#: A field that begins with a stamp has a colon here: without it the field is left as it is.
+#: A field that begins with a stamp has a colon here; other fields stay unchanged.
 _COLON: Final = 13
 
-#: Ends the report that might go on; opens one that is never read.
+#: Ends the last report; opens one that is never read.
 _SENTINEL: Final = b"2000-01-01T00:00:00+00:00 R: @@"
 
-#: No line has this.
+#: Matches no line.
 _NOTHING: Final = b"\n"
 
 
 def parse(text: bytes, node_id: str, skip: frozenset[str] = frozenset()) -> RunLog | Refused:
-    """Read a run log. Never raises, and takes time and memory in proportion to `text`.
+    """Read a run log. Never raises; time and memory are proportional to the size of `text`.
 
     Args:
-        text: verified content; lines end in CR LF, LF or CR; what is not UTF-8 becomes U+FFFD.
-        node_id: whose run log it has to be.
+        text: verified content; lines end in CR LF, LF or CR; invalid UTF-8 becomes U+FFFD.
+        node_id: the node that it must belong to.
         skip: event types that get no row.
 
     Returns:
@@ -62,7 +62,7 @@ def parse(text: bytes, node_id: str, skip: frozenset[str] = frozenset()) -> RunL
 
 
 def _blocks(text: bytes) -> Iterator[bytes]:
-    """Cut a run log after line ends."""
+    """Split a run log into blocks, after line ends."""
     start = 0
     while start < len(text):
         line_end = _LINE_END.search(text, start + _BLOCK)
@@ -72,7 +72,7 @@ def _blocks(text: bytes) -> Iterator[bytes]:
 
 
 def _lines(block: bytes) -> list[bytes]:
-    """Return the same as `grammar.split_lines`, which is slower."""
+    """Return the same as the slower `grammar.split_lines`."""
     lines = block.splitlines()
     if b"\0" in block or not _is_utf8(block):
         return [clean(line) for line in lines]
@@ -90,7 +90,10 @@ def _is_utf8(text: bytes) -> bool:
 
 
 class _Openings(dict[bytes, bytes | None]):
-    """What a line has before its first `@@` → its stamp in normal form, when a report starts."""
+    """Text before the first `@@` of a line → its stamp in normal form, if it starts a report.
+
+    A cache like `functools.lru_cache`, without a function call for a hit.
+    """
 
     def __missing__(self, opening: bytes) -> bytes | None:
         if len(opening) != _OPENING_SIZE or not opening.endswith(_OPENING):
@@ -104,17 +107,16 @@ class _Openings(dict[bytes, bytes | None]):
 
 
 def _opens_log(line: bytes) -> bool:
-    """Return a stamped line that opens a log entry: what is held needs not be read by the grammar."""
+    """Return whether a line is stamped and opens a log entry, so that it ends the held report."""
     stamp, text = split_stamp(line)
     return stamp is not None and split_opening(text) is not None
 
 
-#: A cache like `functools.lru_cache`, without a call for what is found.
 _openings: Final = _Openings()
 
 
 class _Reader:
-    """Reads line after line. The last report is held back: it might go on."""
+    """Reads line by line. The last report is held back, because the next line may continue it."""
 
     def __init__(self, node_id: str, skip: frozenset[str], nuls: int) -> None:
         self._entries = Assembly(node_id, skip, nuls)
@@ -122,16 +124,16 @@ class _Reader:
         self._node = node_id.encode(errors="surrogatepass")
         names = [name.encode(errors="surrogatepass") for name in skip]
         self._skip = frozenset(names).union(map(escape, names))
-        #: The report that is held back: line, parts, stamp; all empty when there is none.
+        #: The report that is held back: line, parts, stamp; all empty if there is none.
         self._held: tuple[bytes, list[bytes], bytes] = b"", [], b""
 
     def finish(self) -> RunLog | Refused:
-        """Ends the run log."""
+        """Return the run log, or the reason for its refusal."""
         self.feed([_SENTINEL], escaped=False)
         return self._entries.finish()
 
     def feed(self, lines: list[bytes], *, escaped: bool) -> None:
-        """Take the next lines; `escaped`: one of them may have something to escape for COPY."""
+        """Read the next lines; `escaped`: some of them may need escaping for COPY."""
         entries, push, end, openings = self._entries, self._slow.push, self._slow.end, _openings
         add, logs = entries.rows.append, entries.logs
         node, start, prefix, special = self._provable()
@@ -146,7 +148,7 @@ class _Reader:
                     held, parts = b"", []
                 push(line)
                 continue
-            # What is held is a whole report now.
+            # The held report is complete now.
             if (
                 len(parts) == 9
                 and parts[8][:message] == prefix
@@ -181,7 +183,7 @@ class _Reader:
         self._held = held, parts, date
 
     def _provable(self) -> tuple[bytes, bytes, bytes, frozenset[bytes]]:
-        """Node id, START, what a report has before its message, and the types it must not have."""
+        """Return node id, START, the text before a message, and event types left to the grammar."""
         entries, node = self._entries, self._node
         if entries.last is None:
             return node, b"", _NOTHING, frozenset()

@@ -7,8 +7,8 @@ from typing import Protocol
 import trio
 
 from relayd.config.main_conf import Settings
-from relayd.fleet.in_force import Trust
-from relayd.fleet.pins import Peers
+from relayd.fleet.current_nodes import CurrentNodes
+from relayd.fleet.pins import PinnedClients
 from relayd.outputs.results import Probe
 from relayd.system.delays import Delays
 from relayd.telemetry.metrics import Metrics
@@ -38,7 +38,7 @@ class Pipeline(Protocol):
 
 @asynccontextmanager
 async def open_pipelines(
-    settings: Settings, trust: Trust, peers: Peers, metrics: Metrics, delays: Delays
+    settings: Settings, trust: CurrentNodes, peers: PinnedClients, metrics: Metrics, delays: Delays
 ) -> AsyncIterator[list[Pipeline]]:
     """Open the pipelines that are configured; what the others need is not even imported.
 
@@ -49,9 +49,11 @@ async def open_pipelines(
     pipelines: list[Pipeline] = []
     async with AsyncExitStack() as stack:
         if "database" in outputs:
+            from relayd.outputs.postgres.database import open_database
             from relayd.pipelines.reporting import open_reporting
 
-            reporting = open_reporting(settings, trust, metrics, delays)
+            store = await stack.enter_async_context(open_database(settings))
+            reporting = open_reporting(settings, trust, metrics, store, delays)
             pipelines.append(await stack.enter_async_context(reporting))
         if "upstream" in outputs:
             from relayd.pipelines.forwarding import open_forwarding

@@ -1,4 +1,4 @@
-"""What relayd tells the service manager: ready, reloading, stopping, and that it is alive.
+"""Messages to the service manager: ready, reloading, stopping, and signs of life.
 
 The protocol is that of sd_notify(3) and sd_watchdog_enabled(3): datagrams of `KEY=value` lines
 to the Unix socket that `$NOTIFY_SOCKET` names. Where it is unset, nothing is sent.
@@ -19,7 +19,7 @@ from relayd.telemetry.logs import get_logger
 
 log = get_logger("main")
 
-#: A service manager that takes no message for so long gets none: the work does not wait for it.
+#: A message that is not taken within this time is dropped: the work does not wait for it.
 SEND_TIMEOUT_S: Final = 1.0
 #: A status is one line in `systemctl status`.
 _STATUS_LENGTH: Final = 300
@@ -27,12 +27,12 @@ _VARIABLES: Final = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
 
 
 class Notifier:
-    """The way to the service manager.
+    """Sends messages to the service manager.
 
     Args:
         address: a path, or `@name` in the abstract namespace; "" sends nothing.
-        watchdog_s: seconds without a sign of life after which this process is taken for dead and
-            started anew; None where nobody watches.
+        watchdog_s: seconds without a sign of life after which the service manager takes this
+            process for dead and restarts it; None without a watchdog.
     """
 
     def __init__(self, address: str = "", watchdog_s: float | None = None) -> None:
@@ -42,39 +42,39 @@ class Notifier:
         self._ready = False
 
     async def ready(self, status: str) -> None:
-        """The start, or a reload, is done."""
+        """Report that the start, or a reload, is done."""
         self._ready = True
         await self._send("READY=1", _status(status))
 
     @asynccontextmanager
     async def reload(self) -> AsyncIterator[None]:
-        """Tell that the block is a reload, and how it ended: an error of ours is its outcome.
+        """Report that the block is a reload, and how it ended.
 
-        One before the end of the start belongs to the start and is not told.
+        A reload before the end of the start belongs to the start and is not reported.
         """
         if not self._ready:
             yield
             return
-        # CLOCK_MONOTONIC in microseconds: by it systemd tells this reload from an earlier one.
+        # CLOCK_MONOTONIC in microseconds, by which systemd distinguishes this reload from others.
         await self._send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
         status = "the last reload did not end"
         try:
             yield
             status = "reloaded"
         except RelaydError as error:
-            status = f"the last reload failed, nothing was changed: {error}"
+            status = f"the last reload failed; nothing was changed: {error}"
             raise
         finally:
-            # Else the unit would stay in the state `reloading` for good.
+            # Otherwise the unit would stay in the state `reloading`.
             with trio.move_on_after(SEND_TIMEOUT_S, shield=True):
                 await self.ready(status)
 
     async def stopping(self) -> None:
-        """The graceful stop begins."""
+        """Report that the graceful stop begins."""
         await self._send("STOPPING=1", _status("draining"))
 
     async def run_watchdog(self) -> None:
-        """Tell that the event loop runs, twice in each period; returns where nobody watches."""
+        """Report twice in each period that the event loop runs; return without a watchdog."""
         if not self._address or self.watchdog_s is None:
             return
         while True:
@@ -84,7 +84,7 @@ class Notifier:
     async def _send(self, *lines: str) -> None:
         if not self._address:
             return
-        # A socket for each message: it reaches a service manager that was itself started anew.
+        # A socket for each message, which also reaches a service manager that was restarted.
         with trio.socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
             try:
                 with trio.fail_after(SEND_TIMEOUT_S):
@@ -97,15 +97,15 @@ class Notifier:
 
     def _note_failure(self, error: Exception) -> None:
         if not self._failed:
-            detail = getattr(error, "strerror", None) or "it takes no messages"
-            log.warning("the service manager cannot be told", detail=detail)
+            detail = getattr(error, "strerror", None) or "timeout"
+            log.warning("cannot notify the service manager", detail=detail)
         self._failed = True
 
 
 def take_notifier(environment: MutableMapping[str, str] = os.environ) -> Notifier:
-    """Return the way to the service manager that started this process.
+    """Return a notifier for the service manager that started this process.
 
-    Takes the variables out of the environment, so that no child speaks in this process's name.
+    The variables are removed from the environment, so that no child can speak for this process.
     """
     values = {name: environment.pop(name, "") for name in _VARIABLES}
     address = values["NOTIFY_SOCKET"]
@@ -116,12 +116,12 @@ def take_notifier(environment: MutableMapping[str, str] = os.environ) -> Notifie
 
 
 def _watchdog(values: Mapping[str, str]) -> float | None:
-    """Return seconds of the watchdog, if there is one and it means this process."""
+    """Return the period of the watchdog in seconds, if there is one for this process."""
     wanted, pid = values["WATCHDOG_USEC"], values["WATCHDOG_PID"]
     if not wanted or pid not in ("", str(os.getpid())):
         return None
     if not (wanted.isascii() and wanted.isdecimal() and int(wanted)):
-        log.warning("WATCHDOG_USEC is no number of microseconds", detail=wanted)
+        log.warning("WATCHDOG_USEC is not a number of microseconds", detail=wanted)
         return None
     return int(wanted) / 1_000_000
 

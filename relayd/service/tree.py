@@ -35,11 +35,10 @@ from relayd.api.shared_folder import SharedFolder
 from relayd.api.status import StatusReader
 from relayd.config.main_conf import Settings, changed_keys, load_logging, load_settings
 from relayd.errors import ConfigError, NodesError, RelaydError, StartError
-from relayd.fleet.in_force import Trust
-from relayd.fleet.pins import Peers
-from relayd.outputs.upstream.uploads import base_url
+from relayd.fleet.current_nodes import CurrentNodes
+from relayd.fleet.peers.urls import base_url
+from relayd.fleet.pins import PinnedClients
 from relayd.remote_run.runs import RemoteRuns, make_runs
-from relayd.service import openssl
 from relayd.service.pipelines import Pipeline, open_pipelines
 from relayd.service.systemd import Notifier, take_notifier
 from relayd.shared.expiry import run_expiry
@@ -81,8 +80,6 @@ def run(directory: Path) -> int:
         configure(logging)
         for warning in warnings:
             log.warning("configuration", detail=warning)
-        for warning in openssl.warnings():
-            log.warning("old library", detail=warning)
         try:
             service = Service(directory, settings, take_notifier())
             trio.run(service.run, strict_exception_groups=True)
@@ -98,7 +95,7 @@ def run(directory: Path) -> int:
 
 
 def _only_start_errors(error: BaseException) -> RelaydError | None:
-    """Return the first leaf of a group in which nothing else went wrong than the start."""
+    """Return the first error of a group in which all are errors of the start."""
     if isinstance(error, ConfigError | StartError):
         return error
     if not isinstance(error, BaseExceptionGroup):
@@ -121,15 +118,15 @@ class Service:
         self.settings = settings
         self.notifier = notifier
         self.metrics = Metrics()
-        self.trust = Trust(
+        self.trust = CurrentNodes(
             settings.general.nodes_list_file,
             settings.general.nodes_certs_file,
             settings.node_id(),
             self.metrics,
-            list_needed=settings.processing.reporting.output == "database",
+            list_needed=settings.processing.reporting.examined_here,
             delays=delays.nodes,
         )
-        self.peers = Peers(settings, self.metrics, delays.pins)
+        self.peers = PinnedClients(settings, self.metrics, delays.pins)
         self.clients = self.peers.clients
         self.remote_runs: RemoteRuns | None = None
         if settings.remote_run.enabled:
@@ -147,7 +144,7 @@ class Service:
         self._reading = trio.CapacityLimiter(1)
 
     async def run(self) -> None:
-        """Start everything, waits for a stop signal, drains, stops."""
+        """Start everything, wait for a stop signal, drain, stop."""
         general = self.settings.general
         if general.blocking_threads is not None:
             trio.to_thread.current_default_thread_limiter().total_tokens = general.blocking_threads
@@ -216,7 +213,7 @@ class Service:
         )
 
     def _upstream_files(self) -> UpstreamFiles | None:
-        """Return the way to shared files of nodes that are not below; the root server has none."""
+        """Return the client for files of nodes that are not below; the root server has none."""
         if self.trust.nodes.my_id == "root":
             return None
         upstream, port = self.settings.output.upstream, self.settings.general.https_port
@@ -253,14 +250,14 @@ class Service:
             pipeline.wake()
 
     async def reload(self) -> None:
-        """Read logging, nodes, certificates and passwords anew; docs/configuration.md has more.
+        """Read logging, nodes, certificates and passwords again, see docs/configuration.md.
 
         Raises:
-            RelaydError: something could not be read; what was in force before still is.
+            RelaydError: something could not be read; nothing has changed.
         """
         async with self._reload_lock, self.notifier.reload():
-            settings, warnings = await self._read_aside(load_settings)
-            logging = await self._read_aside(load_logging)
+            settings, warnings = await self._read_in_thread(load_settings)
+            logging = await self._read_in_thread(load_logging)
             pins = await self.peers.read_upstream()
             await self.trust.load()
             self.peers.take_upstream(pins)
@@ -271,8 +268,8 @@ class Service:
             self._nodes_changed()
             log.info("reloaded")
 
-    async def _read_aside(self, read: Callable[[Path], T]) -> T:
-        """Read in a thread that may be left alone: files may hang, which must not delay a stop."""
+    async def _read_in_thread(self, read: Callable[[Path], T]) -> T:
+        """Read in a thread that may be abandoned: a hanging file system must not delay a stop."""
         return await in_thread(read, self.directory, abandon_on_cancel=True, limiter=self._reading)
 
     def _apply(self, settings: Settings) -> None:
@@ -291,13 +288,13 @@ class Service:
                     self.stopping.set()
 
     async def _run_reloads(self) -> None:
-        """Beside the signals, so that a reload that takes its time does not delay a stop."""
+        """Reload in a task of its own, so that a slow reload does not delay a stop."""
         while True:
             await self._reload_wanted.wait()
             try:
                 await self.reload()
             except RelaydError as error:
-                log.error("reload failed, nothing was changed", detail=str(error))
+                log.error("reload failed; nothing was changed", detail=str(error))
 
     def _status_reader(self) -> StatusReader:
         probes = {
@@ -306,7 +303,7 @@ class Service:
         return StatusReader(self._read_configuration, probes.get("database"))
 
     def _read_configuration(self) -> None:
-        """Raise what is wrong with the configuration on disk, or with the nodes in force."""
+        """Raise an error if the configuration on disk is not valid, or the nodes are not loaded."""
         load_settings(self.directory)
         load_logging(self.directory)
         if self.trust.trouble is not None:

@@ -1,1 +1,1 @@
-"""Files that the server gives to nodes, and that nodes give to each other."""
+"""Files that the server offers to nodes, and that nodes send to each other."""

@@ -1,7 +1,7 @@
-"""Opening files below a directory and nowhere else, whatever links lie there.
+"""Opening files below a directory and nowhere else, whatever links are in it.
 
-Linux since 5.6 does it itself (openat2(2)). Elsewhere the path is resolved first, and then walked
-name by name without following any link, so that nobody can slip one in between.
+Linux 5.6 and later can do so directly (openat2(2)). Elsewhere the path is resolved first and then
+walked name by name without following any link, so that no link can be slipped in between.
 """
 
 import errno
@@ -17,17 +17,17 @@ DIRECTORY_MODE: Final = 0o750
 
 _RESOLVE: Final = RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-#: Not blocking: it may be a FIFO. The flag means nothing to a regular file.
+#: Non-blocking, because it may be a FIFO. The flag has no effect on a regular file.
 _FILE: Final = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
-#: openat2(2) is not there; a sandbox that does not know it says EPERM. EXDEV is also the answer to
-#: an absolute link that leads back below the directory, so the way is looked at once more.
+#: openat2(2) is unavailable; a sandbox that does not know it returns EPERM. EXDEV is also returned
+#: for an absolute link that leads back below the directory, so the path is checked once more.
 _WALK: Final = frozenset({errno.ENOSYS, errno.EPERM, errno.EXDEV})
 #: Something was renamed while the kernel resolved the path.
 _AGAIN: Final = frozenset({errno.EAGAIN, errno.EINTR})
 _ATTEMPTS: Final = 5
-#: There is no such file, or none that may be given out.
-_NOTHING: Final = frozenset(
+#: The file does not exist, or must not be served.
+_NOT_FOUND: Final = frozenset(
     {
         errno.ENOENT,
         errno.ENOTDIR,
@@ -44,21 +44,21 @@ _NOTHING: Final = frozenset(
 
 
 def open_regular(root: Path, parts: Sequence[str]) -> int:
-    """Open a regular file for reading and returns its descriptor. Blocks.
+    """Open a regular file for reading and return its descriptor. Blocks.
 
     Args:
-        root: the directory that is not left.
-        parts: names on the way from there, free of slashes, `.` and `..`.
+        root: the directory that the path must not leave.
+        parts: names of the path from there, without slashes, `.` and `..`.
 
     Raises:
-        FileNotFoundError: there is none, or it must not or cannot be read. Links that leave
-            `root`, directories, FIFOs, sockets and devices count as nothing.
-        OSError: the system is in trouble (EIO, EMFILE).
+        FileNotFoundError: the file does not exist, or it must not or cannot be read. Links that
+            leave `root`, directories, FIFOs, sockets and devices count as missing.
+        OSError: a failure of the system (EIO, EMFILE).
     """
     try:
         descriptor = open_beneath(root, parts, _FILE)
     except OSError as error:
-        if error.errno in _NOTHING:
+        if error.errno in _NOT_FOUND:
             raise FileNotFoundError(errno.ENOENT, error.strerror) from error
         raise
     if stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -68,18 +68,18 @@ def open_regular(root: Path, parts: Sequence[str]) -> int:
 
 
 def open_directory(root: Path, parts: Sequence[str]) -> int:
-    """Open a directory at or below `root` and returns its descriptor; raises OSError. Blocks."""
+    """Open a directory at or below `root` and return its descriptor; raise OSError. Blocks."""
     return open_beneath(root, parts, _DIRECTORY) if parts else os.open(root, _DIRECTORY)
 
 
 def make_directories(root: Path, parts: Sequence[str]) -> int:
-    """Open a directory below `root`, making it and what is above it where missing. Blocks.
+    """Open a directory below `root`, making it and its parents if they are missing. Blocks.
 
     Returns:
         Its descriptor.
 
     Raises:
-        OSError: it cannot be made, or a link on the way leaves `root`.
+        OSError: it cannot be made, or a link in the path leaves `root`.
     """
     root.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
     for depth, name in enumerate(parts):
@@ -95,18 +95,18 @@ def make_directories(root: Path, parts: Sequence[str]) -> int:
 
 
 def open_beneath(root: Path, parts: Sequence[str], flags: int) -> int:
-    """Open what `parts` lead to from `root`, following links as long as they stay below it.
+    """Open the path `parts` from `root`, following links as long as they stay below it.
 
     Args:
-        root: a directory; links on the way to it are followed.
-        parts: at least one name; free of slashes, `.` and `..`.
+        root: a directory; links in its own path are followed.
+        parts: at least one name, without slashes, `.` and `..`.
         flags: of open(2); nothing is created.
 
     Returns:
         A descriptor.
 
     Raises:
-        OSError: as of open(2); EXDEV or ELOOP when the way leaves `root`.
+        OSError: as of open(2); EXDEV or ELOOP when the path leaves `root`.
     """
     base = os.open(root, _DIRECTORY)
     try:
@@ -131,14 +131,14 @@ def _open(base: int, parts: Sequence[str], flags: int) -> int:
 
 
 def walk_beneath(root: Path, parts: Sequence[str], flags: int) -> int:
-    """Do what `open_beneath` does without the help of openat2(2)."""
+    """Do the same as `open_beneath` without openat2(2)."""
     top = os.path.realpath(root, strict=True)
     real = os.path.realpath("/".join((top, *parts)), strict=True)
     if not real.startswith(f"{top}/"):
         raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), "/".join(parts))
-    *way, last = real[len(top) + 1 :].split("/")
+    *parents, last = real[len(top) + 1 :].split("/")
     descriptor = os.open(top, _DIRECTORY)
-    for name, how in (*((part, _DIRECTORY) for part in way), (last, flags)):
+    for name, how in (*((part, _DIRECTORY) for part in parents), (last, flags)):
         try:
             below = os.open(name, how | os.O_NOFOLLOW, dir_fd=descriptor)
         finally:

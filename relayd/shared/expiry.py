@@ -1,4 +1,4 @@
-"""Removes shared files whose time is over, and what killed uploads left."""
+"""Removal of expired shared files and of leftovers of interrupted uploads."""
 
 import os
 import shutil
@@ -27,11 +27,11 @@ async def run_expiry(
 ) -> None:
     """Sweep at once and then every `frequency` seconds. Ends when cancelled.
 
-    After the clock was set nothing is removed for a day: a pair that stays a day longer harms
-    nobody.
+    After the clock was set, nothing is removed for a day: keeping a pair for a day longer does no
+    harm.
 
     Args:
-        store: what to sweep.
+        store: the store to sweep.
         frequency: seconds between two sweeps.
         task_status: started before the first sweep.
     """
@@ -42,27 +42,27 @@ async def run_expiry(
         if clock.is_trusted():
             await in_thread(sweep, store, time.time(), limiter=limiter)
         else:
-            log.warning("the clock was set, nothing expires for now", seconds=round(clock.jump))
+            log.warning("clock was set; not removing expired files", seconds=round(clock.jump))
         await trio.sleep(frequency)
 
 
 def sweep(store: Store, now: float) -> int:
-    """Remove pairs that have expired, and unfinished uploads of a process that was killed.
+    """Remove expired pairs, and unfinished uploads of a process that was killed.
 
-    What cannot be read or removed is logged and passed over.
+    Entries that cannot be read or removed are logged and skipped.
 
     Args:
-        store: what to sweep.
-        now: unix time in seconds.
+        store: the store to sweep.
+        now: Unix time in seconds.
 
     Returns:
-        How many pairs were removed.
+        Number of pairs removed.
     """
     removed = 0
-    with _passed_over(store.root):
+    with _skipping(store.root):
         _remove_leftovers(store)
         for target, source in sources(store.root):
-            with _passed_over(store.root / target / FILES / source):
+            with _skipping(store.root / target / FILES / source):
                 removed += _sweep_source(store, target, source, now)
     if removed:
         log.info("expired files removed", files=removed)
@@ -83,7 +83,7 @@ def _sweep_source(store: Store, target: str, source: str, now: float) -> int:
 
 def _has_expired(directory: Path, name: str, now: float) -> bool:
     expires = None
-    with _passed_over(directory / name):
+    with _skipping(directory / name):
         expires = _expires(directory, name)
     return expires is not None and expires <= now
 
@@ -107,7 +107,7 @@ def _remove_leftovers(store: Store) -> None:
             continue
         for entry in _entries(store.root / target.name):
             if store.is_leftover(entry.name):
-                with _passed_over(store.root / target.name / entry.name):
+                with _skipping(store.root / target.name / entry.name):
                     shutil.rmtree(store.root / target.name / entry.name)
 
 
@@ -117,11 +117,11 @@ def _entries(directory: Path) -> list[os.DirEntry[str]]:
 
 
 @contextmanager
-def _passed_over(path: Path) -> Iterator[None]:
-    """An error ends the work on this entry only; that it is gone already is none."""
+def _skipping(path: Path) -> Iterator[None]:
+    """Log an error and skip this entry only; an entry that is already gone is not an error."""
     try:
         yield
     except FileNotFoundError:
         pass
     except OSError as error:
-        log.warning("cannot be swept for now", file=str(path), detail=error.strerror)
+        log.warning("cannot sweep; retrying later", file=str(path), detail=error.strerror)

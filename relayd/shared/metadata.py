@@ -1,6 +1,6 @@
-"""The metadata of a shared file: what its sender says of it and signs, in `key=value` lines.
+"""The metadata of a shared file, signed by its sender, in `key=value` lines.
 
-The format is that of Rudder's agents, `rudder-signature-v1`. Everything here is a pure function.
+The format is that of Rudder's agents, `rudder-signature-v1`. All functions here are pure.
 """
 
 import binascii
@@ -19,9 +19,9 @@ from relayd.config.durations import parse_duration
 from relayd.runlog.signature import der
 from relayd.runlog.signature.certificates import load_public_key
 
-#: Bytes of it; that of an RSA key of 4096 bits has 2 KiB.
+#: Bytes of metadata; with an RSA key of 4096 bits it has 2 KiB.
 MAX_SIZE: Final = 16 * 1024
-#: Seconds, a hundred years: a time of life is a time, and its sum with the clock a number.
+#: Seconds, a hundred years: keeps the sum with the current time a sensible number.
 MAX_TTL: Final = 36_525 * 86_400.0
 
 HASHES: Final[dict[str, HashAlgorithm]] = {"sha256": SHA256(), "sha512": SHA512()}
@@ -37,21 +37,21 @@ _RSA_ENCRYPTION: Final = bytes.fromhex("300d06092a864886f70d0101010500")
 
 
 class MetadataError(ValueError):
-    """The metadata are not what the format asks for; the text says why, in one line."""
+    """The metadata do not follow the format; the text says why, in one line."""
 
 
 class Metadata(msgspec.Struct, frozen=True, kw_only=True):
-    """What is said of a shared file.
+    """The metadata of a shared file.
 
     Attributes:
-        algorithm: `sha256` or `sha512`: of `digest` and `hash_value`.
+        algorithm: `sha256` or `sha512`, for `digest` and `hash_value`.
         digest: RSA signature (PKCS #1 v1.5) of the content, hexadecimal.
         hash_value: hash of the content, hexadecimal.
         short_pubkey: key of the source: RSAPublicKey (RFC 8017, A.1.1), DER in base64.
-        hostname: of the source; like the next two for people only, and may be empty.
+        hostname: of the source; like the next two informative only, and may be empty.
         keydate: when the key was made.
         keyid: short name of the key.
-        expires: unix time at which the file may be removed, None when it does not say.
+        expires: Unix time at which the file may be removed; None if not given.
     """
 
     algorithm: str
@@ -69,7 +69,7 @@ class Metadata(msgspec.Struct, frozen=True, kw_only=True):
         return der.encode(der.SEQUENCE, _RSA_ENCRYPTION, der.encode(der.BIT_STRING, b"\0", key))
 
     def is_signed(self, digest: bytes) -> bool:
-        """Return whether the signature is that of a content, made with the key in here.
+        """Return whether the signature matches a content and the key in these metadata.
 
         Args:
             digest: hash of the content with `algorithm`.
@@ -84,11 +84,11 @@ class Metadata(msgspec.Struct, frozen=True, kw_only=True):
         return True
 
     def expiring(self, expires: int) -> "Metadata":
-        """Return the same with our own time of expiry, unix time in seconds."""
+        """Return the same metadata with another expiry, Unix time in seconds."""
         return msgspec.structs.replace(self, expires=expires)
 
     def text(self) -> bytes:
-        """Return the file that is kept beside the content."""
+        """Return the content of the metadata file."""
         lines = [f"header={_HEADER}"]
         lines += [f"{key}={getattr(self, key)}" for key in _CHECKS if key != "header"]
         if self.expires is not None:
@@ -97,16 +97,14 @@ class Metadata(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def parse_metadata(data: bytes) -> Metadata:
-    """Read metadata.
-
-    Keys that are not known are ignored.
+    """Parse metadata; unknown keys are ignored.
 
     Args:
         data: lines of UTF-8, each ended by a line feed; the last one need not be.
 
     Raises:
-        MetadataError: a line is no `key=value`; or a key is missing, there twice, or has a value
-            that it cannot have.
+        MetadataError: a line is not `key=value`; or a key is missing, repeated, or has an invalid
+            value.
     """
     try:
         text = data.decode()
@@ -118,7 +116,7 @@ def parse_metadata(data: bytes) -> Metadata:
         if found is None:
             raise MetadataError("a line is not key=value")
         if found[1] in values:
-            raise MetadataError(f"{found[1]} is there twice")
+            raise MetadataError(f"{found[1]} is repeated")
         values[found[1]] = found[2]
     return _build(values)
 
@@ -149,7 +147,7 @@ def _is_key(text: str) -> bool:
         return False
 
 
-#: Every key that must be there, in the order in which agents write them.
+#: All required keys, in the order in which agents write them.
 _CHECKS: Final[dict[str, Callable[[str], bool]]] = {
     "header": _HEADER.__eq__,
     "algorithm": HASHES.__contains__,
@@ -163,13 +161,13 @@ _CHECKS: Final[dict[str, Callable[[str], bool]]] = {
 
 
 def parse_ttl(text: str) -> float:
-    """Read a time of life: a whole number of seconds, or a duration such as `1day`.
+    """Parse a time to live: a whole number of seconds, or a duration such as `1day`.
 
     Returns:
         Seconds.
 
     Raises:
-        ValueError: it is neither, or more than `MAX_TTL`.
+        ValueError: it is neither, or longer than `MAX_TTL`.
     """
     ttl = parse_duration(int(text) if _NUMBER.fullmatch(text) else text)
     if ttl > MAX_TTL:

@@ -1,11 +1,11 @@
-"""Paths and names in a request, taken apart before any of it comes near a file system.
+"""Validation of paths in requests, before any part of them is used in the file system.
 
-What the HTTP server decodes by itself is not used: it turns `%2f` into a separator and accepts any
-bytes. Here a path is split first and decoded then, once.
+The decoding of the HTTP server is not used: it turns `%2f` into a separator and accepts any bytes.
+Here a path is split first and then decoded, once.
 """
 
 import re
-from typing import Final
+from typing import Final, NamedTuple
 
 #: Bytes of one name and of a whole path, the limits of Linux (limits.h).
 MAX_NAME: Final = 255
@@ -18,21 +18,35 @@ _METADATA: Final = ".metadata"
 
 
 class PathError(ValueError):
-    """The path of a request cannot be the path of a file; the text says why."""
+    """The path of a request is not a valid file path; the text says why."""
+
+
+class SharedFileId(NamedTuple):
+    """The three ids that identify a shared file.
+
+    Attributes:
+        target: id of the node that the file is for.
+        source: id of the node that it comes from.
+        file: id of the file.
+    """
+
+    target: str
+    source: str
+    file: str
 
 
 def split_path(raw: bytes) -> tuple[str, ...]:
-    """Take the path of a request apart.
+    """Split the path of a request into names.
 
     Args:
-        raw: as it was sent, percent-encoded (RFC 3986, 2.1), without slash at its start.
+        raw: the path as it was sent, percent-encoded (RFC 3986, 2.1), without a leading slash.
 
     Returns:
-        Decoded names, at least one. None of them is empty, `.` or `..`, or holds a slash, a
+        Decoded names, at least one. None of them is empty, `.` or `..`, or contains a slash, a
         backslash or a control character.
 
     Raises:
-        PathError: it is anything else.
+        PathError: the path is not like that.
     """
     if len(raw) > MAX_PATH:
         raise PathError("too long")
@@ -44,7 +58,7 @@ def _name(raw: bytes) -> str:
         raise PathError("% without two hexadecimal digits")
     data = _ENCODED.sub(lambda found: bytes.fromhex(found[1].decode()), raw)
     if not data or data in (b".", b".."):
-        raise PathError("empty name, or one that leads elsewhere")
+        raise PathError("empty name, . or ..")
     if len(data) > MAX_NAME:
         raise PathError("name too long")
     try:
@@ -56,25 +70,22 @@ def _name(raw: bytes) -> str:
     return name
 
 
-def check_ids(raw: bytes) -> tuple[str, str, str]:
-    """Take the path of a shared file apart.
+def check_ids(raw: bytes) -> SharedFileId:
+    """Parse the path of a shared file.
 
     Args:
         raw: `TARGET/SOURCE/FILE` as it was sent.
 
-    Returns:
-        Id of the node it is for, id of the node it comes from, id of the file.
-
     Raises:
         PathError: these are not three ids of letters, digits, `-`, `_` and `.`; or one of them is
-            `.` or `..`; or a file with this id and its metadata would not have a name each.
+            `.` or `..`; or the file and its metadata would not both have a valid name.
     """
     ids = split_path(raw)
     if len(ids) != 3 or not all(_ID.fullmatch(part) for part in ids):
         raise PathError("not three ids")
-    target, source, file = ids
-    if file.lower().endswith(_METADATA):
+    found = SharedFileId(*ids)
+    if found.file.lower().endswith(_METADATA):
         raise PathError(f"the file's id ends in {_METADATA}")
-    if len(file + _METADATA) > MAX_NAME:
+    if len(found.file + _METADATA) > MAX_NAME:
         raise PathError("the file's id is too long")
-    return target, source, file
+    return found

@@ -1,4 +1,4 @@
-"""Files that are read while they are sent, and hashes of files that nobody has to compute twice."""
+"""Files that are read while they are sent, and a cache of file hashes."""
 
 import hashlib
 import os
@@ -16,19 +16,19 @@ from relayd.system.threads import in_thread
 
 #: Bytes of one read.
 CHUNK: Final = 256 * 1024
-#: Bytes that are hashed between two chances to stop: some milliseconds.
+#: Bytes that are hashed between two chances to stop: a few milliseconds.
 _HASHED: Final = 4 * 1024 * 1024
 #: Hashes that are remembered; one takes 0.5 kB.
 _REMEMBERED: Final = 4096
-#: A file may change again within this time and keep its modification time and size.
+#: Within this time a file may change again without a change of modification time and size.
 _SETTLED_S: Final = 2.0
 
 
 class OpenFile:
-    """A regular file, open for reading; to be closed by whoever has it.
+    """A regular file, open for reading; to be closed by its owner.
 
     Attributes:
-        status: what it was when it was opened.
+        status: the result of fstat(2) when it was opened.
     """
 
     def __init__(self, descriptor: int) -> None:
@@ -37,31 +37,31 @@ class OpenFile:
 
     @classmethod
     def beneath(cls, root: Path, parts: Sequence[str]) -> "OpenFile":
-        """Open a file as `open_regular` does, with its errors. Blocks."""
+        """Open a file as `open_regular` does, with the same errors. Blocks."""
         return cls(open_regular(root, parts))
 
     def read(self, at: int, size: int) -> bytes:
-        """Read at most `size` bytes from an offset on; raises OSError. Blocks."""
+        """Read at most `size` bytes from an offset on; raise OSError. Blocks."""
         return os.pread(self._descriptor, size, at)
 
     def close(self) -> None:
-        """Close it, if that was not done."""
+        """Close it, unless it is already closed."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
 
     def __del__(self) -> None:
-        # A request that is cancelled between two owners, inside the framework, leaves it behind.
+        # A request that is cancelled inside the framework, between two owners, does not close it.
         self.close()
 
 
 class Digests:
-    """Hashes of files, remembered for as long as the files stay what they are."""
+    """Hashes of files, cached until the files change."""
 
     def __init__(self) -> None:
         self._known: OrderedDict[tuple[str, Identity], str] = OrderedDict()
-        # Nodes ask for the same file all at once: two compute, the others find the result.
-        self._turns = trio.Semaphore(2)
+        # Nodes request the same file at the same time: two compute, the others find the result.
+        self._slots = trio.Semaphore(2)
 
     async def of(self, file: OpenFile, algorithm: str) -> str:
         """Return the hash of a file's content.
@@ -78,7 +78,7 @@ class Digests:
         """
         key = (algorithm, identity(file.status))
         if key not in self._known:
-            async with self._turns:
+            async with self._slots:
                 if key not in self._known:
                     return await self._compute(file, key)
         self._known.move_to_end(key)

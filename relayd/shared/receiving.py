@@ -1,4 +1,4 @@
-"""Takes an uploaded shared file in: who sent it, whether it is what was signed, and into the store.
+"""Reception of uploaded shared files: check the sender and the signature, then store the file.
 
 The signature is the only proof of who sent a file: the web server in front lets any node upload.
 """
@@ -7,8 +7,7 @@ import errno
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
-from enum import StrEnum
-from typing import Final, TypeVar
+from typing import Final, TypeVar, TypeVarTuple
 
 import trio
 
@@ -16,31 +15,32 @@ from relayd.fleet.nodes import KeyHash, Nodes
 from relayd.shared.metadata import MAX_SIZE, Metadata, MetadataError, parse_metadata
 from relayd.shared.store import Store
 from relayd.system.threads import in_thread
+from relayd.telemetry.metrics import UploadOutcome
 
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 _NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _SEPARATOR: Final = b"\n\n"
-#: Of nobody: who is not known is compared all the same, so that it takes as long.
+#: Matches no key. It is compared for unknown nodes too, so that their requests take as long.
 _NO_HASH: Final = KeyHash("sha256", bytes(32))
-#: To remove what was written when the client goes away.
+#: For removing the data written so far when the client disconnects.
 CLEANUP_TIMEOUT_S: Final = 10.0
 
 
-class Outcome(StrEnum):
-    """What became of an upload: a closed set, used as metric label."""
+@dataclass(frozen=True, slots=True)
+class Result:
+    """The result of an upload.
 
-    STORED = "stored"
-    FORWARDED = "forwarded"
-    MALFORMED = "malformed"
-    UNKNOWN = "unknown"
-    SIGNATURE = "signature"
-    MISMATCH = "mismatch"
-    NO_SPACE = "no_space"
-    STORE = "store"
-    UPSTREAM = "upstream"
-    BUSY = "busy"
-    SLOW = "slow"
+    Attributes:
+        outcome: for the metric.
+        detail: one line for the log; None if there is nothing to explain.
+        status: HTTP status of the policy server's answer; None unless it was forwarded.
+    """
+
+    outcome: UploadOutcome
+    detail: str | None = None
+    status: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +48,9 @@ class Upload:
     """A shared file on its way.
 
     Attributes:
-        target: node id that it is for.
-        source: node id that it says it comes from.
-        file: its id.
+        target: id of the node that it is for.
+        source: id of the node that it claims to come from.
+        file: id of the file.
         ttl: seconds from its arrival until it may be removed.
         body: metadata, an empty line, the content.
     """
@@ -63,12 +63,12 @@ class Upload:
 
 
 class Receiver:
-    """Takes uploads for nodes below this policy server.
+    """Receives uploads for nodes below this policy server.
 
     Args:
-        store: where they go.
-        nodes: gives the nodes in force.
-        threads: bounds those that write.
+        store: the store for their files.
+        nodes: returns the current nodes.
+        threads: maximum number of threads that write.
     """
 
     def __init__(self, store: Store, nodes: Callable[[], Nodes], threads: int = 8) -> None:
@@ -76,30 +76,31 @@ class Receiver:
         self._nodes = nodes
         self._limiter = trio.CapacityLimiter(threads)
 
-    async def receive(self, upload: Upload) -> tuple[Outcome, str]:
+    async def receive(self, upload: Upload) -> Result:
         """Read an upload to its end, or to the first thing wrong with it.
 
         Memory does not grow with the content. Whatever goes wrong, what was stored before stays.
-
-        Returns:
-            What became of it, and one line for the log.
         """
         try:
             head, start = await _split(upload.body)
             metadata = parse_metadata(head)
         except MetadataError as error:
-            return Outcome.MALFORMED, str(error)
+            return Result(UploadOutcome.MALFORMED, str(error))
         problem = self._foreign_key(upload.source, metadata)
-        if problem:
-            return Outcome.UNKNOWN, problem
+        if problem is not None:
+            return Result(UploadOutcome.UNKNOWN, problem)
         try:
             return await self._take(upload, metadata, start)
         except OSError as error:
-            outcome = Outcome.NO_SPACE if error.errno in _NO_SPACE else Outcome.STORE
-            return outcome, str(error)
+            full = error.errno in _NO_SPACE
+            outcome = UploadOutcome.NO_SPACE if full else UploadOutcome.STORE
+            return Result(outcome, str(error))
 
-    def _foreign_key(self, source: str, metadata: Metadata) -> str:
-        """Return why the key is not that of a node we know; from outside all of it looks the same."""
+    def _foreign_key(self, source: str, metadata: Metadata) -> str | None:
+        """Return why the key is not that of the source; None if it is.
+
+        The sender gets the same answer for every cause.
+        """
         node = self._nodes().get(source)
         key_hash = node.key_hash if node is not None else None
         matches = (key_hash or _NO_HASH).matches(metadata.spki())
@@ -107,9 +108,9 @@ class Receiver:
             return "the source is not in the nodes list"
         if key_hash is None:
             return "the nodes list has no key hash of the source"
-        return "" if matches else "the key is not that of the source"
+        return None if matches else "the key is not that of the source"
 
-    async def _take(self, upload: Upload, metadata: Metadata, start: bytes) -> tuple[Outcome, str]:
+    async def _take(self, upload: Upload, metadata: Metadata, start: bytes) -> Result:
         stage = await self._in_thread(
             self._store.open_stage, upload.target, upload.file, metadata.algorithm
         )
@@ -119,22 +120,22 @@ class Receiver:
                 await self._in_thread(stage.write, data)
             digest = stage.digest()
             if not metadata.is_signed(digest):
-                return Outcome.SIGNATURE, "the content is not what was signed"
+                return Result(UploadOutcome.SIGNATURE, "the content is not what was signed")
             if bytes.fromhex(metadata.hash_value) != digest:
-                return Outcome.MISMATCH, "hash_value is not that of the content"
+                return Result(UploadOutcome.MISMATCH, "hash_value is not that of the content")
             text = metadata.expiring(int(time.time() + upload.ttl)).text()
             await self._in_thread(self._store.put, stage, upload.source, text)
         finally:
             with trio.move_on_after(CLEANUP_TIMEOUT_S, shield=True):
                 await in_thread(stage.close)
-        return Outcome.STORED, ""
+        return Result(UploadOutcome.STORED)
 
-    async def _in_thread(self, work: Callable[..., T], *args: object) -> T:
+    async def _in_thread(self, work: Callable[[*Ts], T], *args: *Ts) -> T:
         return await in_thread(work, *args, limiter=self._limiter)
 
 
 async def _split(body: AsyncIterator[bytes]) -> tuple[bytes, bytes]:
-    """Metadata and the start of the content, of which an unknown part has arrived."""
+    """Return the metadata and as much of the content as has arrived with them."""
     data = b""
     async for part in body:
         data += part
@@ -143,4 +144,4 @@ async def _split(body: AsyncIterator[bytes]) -> tuple[bytes, bytes]:
             return data[:end], data[end + len(_SEPARATOR) :]
         if len(data) > MAX_SIZE:
             break
-    raise MetadataError("no empty line after them")
+    raise MetadataError("no empty line after the metadata")

@@ -1,11 +1,12 @@
-"""Where shared files are kept: `ROOT/TARGET/files/SOURCE/FILE` and `FILE.metadata` beside it.
+"""The store of shared files: `ROOT/TARGET/files/SOURCE/FILE` and `FILE.metadata` next to it.
 
-The two are one thing, so they are replaced in one step: a directory is made that holds the new
-pair and links to all other files of `SOURCE`, and exchanged with it. Whoever looks, and whenever
-relayd is killed, finds the old pair or the new one. Where the file system cannot do that, the
-metadata go first and come last, so that a pair may be missing for a moment but is never mixed.
+A file and its metadata belong together, so they are replaced in a single step: a new directory
+gets the new pair and hard links to all other files of `SOURCE`, and is exchanged with that
+directory. Readers, even after relayd was killed at any moment, find the old pair or the new one.
+Where the file system cannot exchange directories, the metadata are removed first and written last,
+so that a pair may be missing for a moment but is never mixed.
 
-Everything here blocks: it belongs in threads.
+All functions here block: they belong in threads.
 """
 
 import errno
@@ -30,18 +31,18 @@ from relayd.shared.metadata import MAX_SIZE
 from relayd.spool.layout import TEMPORARY
 from relayd.system.libc import rename_exchange
 
-#: Names of directories being filled or emptied, beside `files`. No id can lead to them.
+#: Prefix of directories being filled or emptied, next to `files`. No id can lead to them.
 STAGE_PREFIX: Final = TEMPORARY
 FILE_MODE: Final = 0o640
 SUFFIX: Final = ".metadata"
-#: The directory below a target's that holds the sources'.
+#: The subdirectory of a target that contains the directories of sources.
 FILES: Final = "files"
 
 _CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
-#: The file system cannot exchange, or there is something that cannot be linked: a directory, or
-#: a file of another owner (protected_hardlinks of proc_sys_fs(5)); or SOURCE is a link.
+#: The file system cannot exchange directories; or an entry cannot be linked: a directory, or a
+#: file of another owner (protected_hardlinks of proc_sys_fs(5)); or SOURCE is a symbolic link.
 _NO_EXCHANGE: Final = frozenset(
     {
         errno.EINVAL,
@@ -54,36 +55,36 @@ _NO_EXCHANGE: Final = frozenset(
         errno.ENOTDIR,
     }
 )
-#: How often a reader looks again when the directory was exchanged under it.
-_LOOKS: Final = 5
+#: How often a reader tries when the directory is exchanged while it reads.
+_ATTEMPTS: Final = 5
 
 
 class Store:
     """The shared files of all nodes below this policy server.
 
     Args:
-        root: directory of all; made when it is needed.
+        root: the top directory; made when it is needed.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        # Uploads are written side by side, and put in place one after the other.
+        # Uploads are written concurrently, but put in place one at a time.
         self._lock = threading.Lock()
         self._stages: set[str] = set()
 
     def open_stage(self, target: str, file: str, algorithm: str) -> "Stage":
-        """Make room for the content of a file.
+        """Open a stage for the content of a file.
 
         Args:
-            target: node id that it is for.
-            file: its id.
-            algorithm: of the hash that is taken of it.
+            target: id of the node that the file is for.
+            file: id of the file.
+            algorithm: hash algorithm to apply to the content.
 
         Raises:
-            OSError: there is no room, or the directories cannot be made.
+            OSError: the disk is full, or the directories cannot be made.
         """
         name = STAGE_PREFIX + secrets.token_hex(16)
-        self._stages.add(name)  # before it exists, so that a sweep never takes it for a leftover
+        self._stages.add(name)  # before it exists, so that a sweep never sees it as a leftover
         try:
             return Stage(self, target, name, file, algorithm)
         except BaseException:
@@ -91,19 +92,19 @@ class Store:
             raise
 
     def release(self, name: str) -> None:
-        """A stage is done with."""
+        """Note that a stage is no longer in use."""
         self._stages.discard(name)
 
     def put(self, stage: "Stage", source: str, metadata: bytes) -> None:
-        """Put a whole pair in place of the former one, or leaves that as it is.
+        """Replace the previous pair as a whole, or leave it as it is.
 
         Args:
-            stage: holds the content.
-            source: node id that it comes from.
-            metadata: what is kept beside it.
+            stage: contains the file.
+            source: id of the node that the file comes from.
+            metadata: content of the metadata file.
 
         Raises:
-            OSError: there is no room, or the directories cannot be made.
+            OSError: the disk is full, or the directories cannot be made.
         """
         stage.add(stage.file + SUFFIX, metadata)
         with self._lock, _opened(make_directories(self.root, (stage.target, FILES))) as files:
@@ -119,8 +120,8 @@ class Store:
         """Remove pairs.
 
         Args:
-            target: node id that they are for.
-            source: node id that they come from.
+            target: id of the node that they are for.
+            source: id of the node that they come from.
             names: ids of the files.
 
         Raises:
@@ -142,33 +143,33 @@ class Store:
             os.fsync(files)
 
     def metadata(self, target: str, source: str, file: str) -> bytes:
-        """Return the metadata of a file that is there.
+        """Return the metadata of a stored file.
 
         Raises:
-            FileNotFoundError: the pair is not there.
+            FileNotFoundError: the pair does not exist.
             OSError: it cannot be read.
         """
         place = (target, FILES, source)
-        for _ in range(_LOOKS):
+        for _ in range(_ATTEMPTS):
             with _opened(open_directory(self.root, place)) as directory:
                 try:
                     return _read_pair(Path(f"/proc/self/fd/{directory}"), file)
                 except FileNotFoundError:
-                    # Unless the directory was exchanged, and emptied, while we looked at it.
-                    if self._is_still(place, directory):
+                    # Unless the directory was exchanged and emptied while it was read.
+                    if self._is_current(place, directory):
                         raise
-        raise FileNotFoundError(errno.ENOENT, "exchanged all the time", file)
+        raise FileNotFoundError(errno.ENOENT, "exchanged again and again", file)
 
-    def _is_still(self, place: tuple[str, ...], directory: int) -> bool:
+    def _is_current(self, place: tuple[str, ...], directory: int) -> bool:
         with _opened(open_directory(self.root, place)) as now:
             return os.path.samestat(os.fstat(now), os.fstat(directory))
 
     def is_leftover(self, name: str) -> bool:
-        """Return whether an entry beside `files` is a stage that nobody uses."""
+        """Return whether an entry next to `files` is a stage that is no longer in use."""
         return name.startswith(STAGE_PREFIX) and name not in self._stages
 
     def _exchange(self, stage: "Stage", files: int, source: str, but: Collection[str]) -> None:
-        """Put the stage in the place of a source's directory, with the other files of that."""
+        """Exchange the stage with a source's directory, after linking the latter's other files."""
         try:
             old = os.open(source, _DIRECTORY, dir_fd=files)
         except FileNotFoundError:
@@ -200,7 +201,7 @@ class Store:
                     os.unlink(name, dir_fd=place)
 
     def _drop_last(self, target: str, files: int, source: str, gone: Collection[str]) -> bool:
-        """Remove a source's directory together with what it holds, if that is nothing else."""
+        """Remove a source's directory with its content, if that is only what is to be dropped."""
         with _opened(os.open(source, _DIRECTORY, dir_fd=files)) as old:
             if not set(os.listdir(old)) <= set(gone):  # noqa: PTH208
                 return False
@@ -212,14 +213,14 @@ class Store:
 
 
 class Stage:
-    """A directory that no reader sees, for the content of one file.
+    """A directory that is invisible to readers, for the content of one file.
 
     Attributes:
-        target: node id that the file is for.
-        file: its id.
-        name: of the directory, beside `files`.
+        target: id of the node that the file is for.
+        file: id of the file.
+        name: name of this directory, next to `files`.
         parent: descriptor of the target's directory.
-        directory: descriptor of this one.
+        directory: descriptor of this directory.
     """
 
     def __init__(self, store: Store, target: str, name: str, file: str, algorithm: str) -> None:
@@ -240,29 +241,29 @@ class Stage:
             raise
 
     def write(self, data: bytes) -> None:
-        """Append to the content; raises OSError."""
+        """Append to the content; raise OSError."""
         self._hash.update(data)
         _write_all(self._content, data)
 
     def digest(self) -> bytes:
-        """Hash of what was written."""
+        """Return the hash of the content."""
         return self._hash.digest()
 
     def add(self, name: str, data: bytes) -> None:
-        """Write a file beside the content; both are on disk after that."""
+        """Write a file next to the content; both are on disk afterwards."""
         os.fsync(self._content)
         with _opened(os.open(name, _CREATE, FILE_MODE, dir_fd=self.directory)) as descriptor:
             _write_all(descriptor, data)
             os.fsync(descriptor)
 
     def close(self) -> None:
-        """Remove what is left of it: everything, the former pair, or nothing."""
+        """Remove what is left of the stage: its own content, the previous pair, or nothing."""
         for descriptor in (self._content, self.directory):
             if descriptor >= 0:
                 os.close(descriptor)
         self._content = self.directory = -1
         if self.parent >= 0:
-            with suppress(OSError):  # what cannot be removed now is swept later
+            with suppress(OSError):  # a sweep will remove the rest
                 shutil.rmtree(self.name, dir_fd=self.parent)
             os.close(self.parent)
             self.parent = -1
@@ -270,7 +271,7 @@ class Stage:
 
 
 def sources(root: Path) -> Iterator[tuple[str, str]]:
-    """Target and source of every directory that holds shared files; raises OSError."""
+    """Yield target and source of every directory of shared files; raise OSError."""
     for target in _directories(root):
         with suppress(FileNotFoundError):
             for source in _directories(root / target / FILES):
@@ -283,15 +284,15 @@ def _directories(path: Path) -> list[str]:
 
 
 def _read_pair(directory: Path, file: str) -> bytes:
-    """Metadata of a file of which both parts are there."""
+    """Return the metadata of a file if both parts of the pair exist."""
     os.close(open_regular(directory, (file,)))
     with _opened(open_regular(directory, (file + SUFFIX,))) as descriptor:
-        # Metadata of others may be a little longer than what is taken from uploads.
+        # Metadata written by other programs may be a little longer than uploads may be.
         return os.read(descriptor, 2 * MAX_SIZE)
 
 
 def _copy_access(old: int, new: int) -> None:
-    """Whoever could read the old directory can read the new one."""
+    """Give the new directory the group and mode of the old one, so that its readers keep access."""
     status = os.fstat(old)
     with suppress(PermissionError):
         os.fchown(new, -1, status.st_gid)

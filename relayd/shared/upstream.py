@@ -1,42 +1,43 @@
-"""Shared files of nodes that are not below this relay: the policy server above has them."""
+"""Shared files of nodes that are not below this relay, which the policy server above handles."""
 
 from collections.abc import AsyncIterable
 from typing import Final
 
 from relayd.fleet.peers.client import Clients
-from relayd.fleet.pins import PEER
+from relayd.fleet.pins import UPSTREAM_PEER
+from relayd.shared.paths import SharedFileId
 
-_ROOM: Final = "/relay-api/shared-files/"
-
-Ids = tuple[str, str, str]
+_PATH: Final = "/relay-api/shared-files/"
 
 
 class UpstreamFiles:
-    """Makes requests that came here to the policy server above.
+    """Passes requests on to the policy server above.
 
     Args:
-        clients: knows it as `upstream`.
+        clients: know it as `UPSTREAM_PEER`.
         base: `https://HOST:PORT`.
     """
 
     def __init__(self, clients: Clients, base: str) -> None:
         self._clients = clients
-        self._base = base + _ROOM
+        self._base = base + _PATH
 
     async def pass_on(
-        self, method: str, ids: Ids, query: str, body: AsyncIterable[bytes] | None, size: int
+        self,
+        method: str,
+        ids: SharedFileId,
+        query: str,
+        body: AsyncIterable[bytes] | None,
+        size: int,
     ) -> int:
-        """Make a request and waits for the status of its answer; the caller sets the deadline.
+        """Make a request and return the status of the answer; the caller sets the deadline.
 
         Args:
             method: `PUT` or `HEAD`.
-            ids: target, source and file, checked: nothing in them needs encoding.
-            query: of the request, as it came.
-            body: of the request; it is sent while it arrives.
-            size: its bytes.
-
-        Returns:
-            The status, whatever it is.
+            ids: the file, as returned by `check_ids`: nothing in it needs encoding.
+            query: query string of the request, as received.
+            body: body of the request; it is sent while it arrives.
+            size: size of the body in bytes.
 
         Raises:
             PeerError: there was no answer.
@@ -44,6 +45,6 @@ class UpstreamFiles:
         url = self._base + "/".join(ids) + (f"?{query}" if query else "")
         headers = {} if body is None else {"Content-Length": str(size)}
         async with self._clients.request(
-            PEER, method, url, headers=headers, content=body
+            UPSTREAM_PEER, method, url, headers=headers, content=body
         ) as answer:
             return answer.status

@@ -1,1 +1,1 @@
-"""The spool: what arrives, what is in flight, what leaves and how."""
+"""The spool: files that arrive, that are in flight, and that leave."""

@@ -1,4 +1,4 @@
-"""Files that are done but cannot be removed: they must not be processed again."""
+"""Committed files that cannot be removed, and must not be processed again."""
 
 from collections import OrderedDict
 from typing import Final
@@ -9,12 +9,12 @@ from relayd.telemetry.logs import get_logger
 
 log = get_logger("disposal")
 
-#: About 400 bytes each. Beyond it the oldest are forgotten; the database refuses duplicates.
+#: About 400 bytes each. Beyond that, the oldest are forgotten; the database rejects duplicates.
 _REMEMBERED: Final = 10_000
 
 
 class Committed:
-    """Remembers by name and identity what was committed and is still in the spool."""
+    """Remembers, by name and identity, committed files that are still in the spool."""
 
     def __init__(self) -> None:
         self._known: OrderedDict[str, Identity] = OrderedDict()
@@ -23,14 +23,14 @@ class Committed:
         return len(self._known)
 
     def holds(self, name: str, known: Identity) -> bool:
-        """Return whether this very file was committed already: only its removal is left to do."""
+        """Return whether this very file is already committed, so that it only has to be removed."""
         return self._known.get(name) == known
 
     def remember(self, name: str, known: Identity, detail: str) -> None:
-        """A committed file could not be removed; said once until all of them are."""
+        """Remember a committed file that cannot be removed; log only the first of them."""
         if not self._known:
             log.error(
-                "committed file cannot be removed, keeping its name",
+                "cannot remove committed file; it will not be processed again",
                 file=name,
                 queue_id=queue_id(name),
                 detail=detail,
@@ -41,6 +41,6 @@ class Committed:
             self._known.popitem(last=False)
 
     def forget(self, name: str) -> None:
-        """The file is gone or was replaced."""
+        """Forget a file that is gone or was replaced."""
         if self._known.pop(name, None) is not None and not self._known:
             log.info("committed files can be removed again")

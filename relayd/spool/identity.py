@@ -1,4 +1,4 @@
-"""What makes a spool file the one that was read, whatever its name points at by now."""
+"""The identity of a spool file, whatever its name refers to later."""
 
 import os
 from pathlib import Path
@@ -7,12 +7,12 @@ import msgspec
 
 
 class Identity(msgspec.Struct, frozen=True, array_like=True):
-    """Tells a file from a newer one of the same name.
+    """Distinguishes a file from a newer one of the same name.
 
     Attributes:
         dev: device.
         ino: inode.
-        mtime_ns: last modification, ns since the epoch.
+        mtime_ns: last modification, nanoseconds since the epoch.
         size: bytes.
     """
 
@@ -23,14 +23,14 @@ class Identity(msgspec.Struct, frozen=True, array_like=True):
 
 
 def identity(status: os.stat_result) -> Identity:
-    """Identity of the file that a `stat` call told about."""
+    """Return the identity of a file from the result of a `stat` call."""
     return Identity(status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size)
 
 
 def identity_at(path: Path) -> Identity:
-    """Identity of what a path names now; a symbolic link is not followed.
+    """Return the identity of the file at a path; a symbolic link is not followed.
 
     Raises:
-        OSError: as of lstat(2); FileNotFoundError when nothing has this name.
+        OSError: as of lstat(2); FileNotFoundError if no file has this name.
     """
     return identity(path.lstat())

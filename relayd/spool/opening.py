@@ -1,4 +1,4 @@
-"""Opening a spool file: a name may stand for anything, the machine be short of something."""
+"""Opening a spool file, whatever is behind its name, even when resources are short."""
 
 import errno
 import os
@@ -14,18 +14,18 @@ _FLAGS: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 #: open(2): a symbolic link; a socket, or a FIFO without a peer.
 _NOT_REGULAR: Final = frozenset({errno.ELOOP, errno.ENXIO})
 
-#: What relayd or the machine is short of says nothing about the file.
+#: Relayd or the machine is short of resources, which says nothing about the file.
 _SHORTAGE: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
 NOT_A_FILE: Final = Refused(Reason.NOT_A_FILE, "not a regular file")
 
 
 def open_file(path: str) -> int | Refused | Retry | Gone:
-    """Open a file for reading, without following a link and without waiting for anybody.
+    """Open a file for reading, without following a link and without blocking.
 
     Returns:
-        A file descriptor, to be closed by the caller, of what is still to be asked `objection`;
-        or why there is none.
+        A file descriptor, to be checked with `objection` and closed by the caller; or why the file
+        was not opened.
     """
     try:
         return os.open(path, _FLAGS)
@@ -36,24 +36,25 @@ def open_file(path: str) -> int | Refused | Retry | Gone:
 
 
 def objection(status: os.stat_result) -> Refused | None:
-    """Return why an opened file is not looked into, whatever it holds; None when it is.
+    """Return why an opened file must not be read, whatever its content; None if it may be.
 
-    That is whatever has no content (a directory, FIFO or device), and a file that may have come
-    here by link(2): its further name may be a place that whoever linked it cannot read, but this
-    process can. Files of accounts that are neither root's nor ours are nothing of the kind, and
-    stay usable for backups that link them. A writer that renames by linking is still at work.
+    Refused are entries that are not regular files (a directory, FIFO, device), and files that may
+    have been put here with link(2): they may be files that this process can read, but the one who
+    made the link cannot. Only files of root and of this account can be that; files of other
+    accounts stay usable, so that backups may link them. A link may also be a rename in progress by
+    a writer that renames with link(2).
     """
     if not stat.S_ISREG(status.st_mode):
         return NOT_A_FILE
     own = os.geteuid()
     if status.st_nlink > 1 and (own == 0 or status.st_uid in {0, own}):
-        detail = f"it has {status.st_nlink} names, and may be another file than an upload"
+        detail = f"it has {status.st_nlink} names, so it may not be an upload"
         return Refused(Reason.NOT_A_FILE, detail, maybe_unfinished=True)
     return None
 
 
-def look(path: str) -> Identity | None:
-    """Return what cannot be read has an age all the same: without it, it would never be given up."""
+def identity_or_none(path: str) -> Identity | None:
+    """Return the identity of an unreadable file, so that it can still expire; None if unknown."""
     try:
         return identity_at(Path(path))
     except OSError:
@@ -61,5 +62,5 @@ def look(path: str) -> Identity | None:
 
 
 def try_later(what: str, error: OSError) -> Retry:
-    """Return what the system said, and whether that counts as an attempt."""
+    """Return a `Retry` with the system's error; a shortage does not count as an attempt."""
     return Retry(f"{what}: {error.strerror}", attempted=error.errno not in _SHORTAGE)

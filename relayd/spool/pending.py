@@ -1,8 +1,8 @@
-"""Which spool files are in flight, and which must be looked at again, and when.
+"""The table of spool files that are in flight or wait for a retry.
 
-Every name that enters the pipeline is claimed here first, so a file that is announced by the
-kernel and found by a listing is worked on once. All methods belong to the Trio thread, only
-`in` may be asked from others.
+Every name that enters the pipeline is claimed here first, so a file that is both announced by the
+kernel and found by a listing is processed once. All methods must be called from the Trio thread,
+except that `in` may be used in any thread.
 """
 
 import heapq
@@ -15,8 +15,8 @@ import trio
 from relayd.system.delays import DELAYS, Doubling
 from relayd.system.wake import Wake
 
-#: Names that may wait at once, about 300 bytes each. Those beyond it stay in the spool and are
-#: found by a later listing.
+#: Names that may wait at once, about 300 bytes each. Further files stay in the spool and are found
+#: by a later listing.
 REMEMBERED: Final = 10_000
 
 
@@ -24,14 +24,14 @@ class Pending:
     """The names in flight and the names that wait for another attempt.
 
     Attributes:
-        remembered: how many names may wait at most.
-        news: rung when the next due time may have become an earlier one, and by the one that
-            feeds the pipeline with what else there is.
+        remembered: maximum number of waiting names.
+        wake: set when the next due time may have become earlier, and by the watcher when it has
+            found other names.
 
     Args:
         delays: between attempts with the same file.
-        remembered: how many names may wait at most.
-        jitter: source of the spread of delays; one with a seed makes them repeatable.
+        remembered: maximum number of waiting names.
+        jitter: randomness for the delays; a seeded one makes them repeatable.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class Pending:
     ) -> None:
         self._delays = delays
         self.remembered = remembered
-        self.news = Wake()
+        self.wake = Wake()
         self._spilled = False
         self._jitter = jitter or random.Random()  # noqa: S311  spreads load, keeps no secret
         self._in_flight: dict[str, bool] = {}
@@ -51,11 +51,9 @@ class Pending:
         self._due: dict[str, float] = {}
         self._heap: list[tuple[float, int, str]] = []
         self._order = count()
-        self._idle = trio.Event()
-        self._idle.set()
 
     def __contains__(self, name: object) -> bool:
-        """Whether a name is in flight or waits for its time: a listing leaves these out."""
+        """Return whether a name is in flight or waiting: a listing leaves these out."""
         return name in self._in_flight or name in self._due
 
     @property
@@ -64,58 +62,48 @@ class Pending:
         return len(self._in_flight)
 
     @property
-    def waiting(self) -> int:
-        """Number of names that wait for another attempt."""
-        return len(self._due)
-
-    @property
-    def room(self) -> int:
-        """How many more names could fail for a while and still be remembered."""
+    def capacity(self) -> int:
+        """Number of further names that could be remembered if all of them had to be retried."""
         return max(0, self.remembered - len(self._due) - len(self._in_flight))
 
     def is_in_flight(self, name: str) -> bool:
         """Return whether a name is claimed and not yet released or put back."""
         return name in self._in_flight
 
-    def attempts(self, name: str) -> int:
-        """Return how often this name failed for a while since it was last released."""
-        return self._attempts.get(name, 0)
-
     def claim(self, name: str) -> bool:
         """Take a name into flight.
 
         Returns:
-            False when it is in flight already. Then it is remembered that it changed: it becomes
-            due again as soon as it is released.
+            False if it is already in flight. It is then marked as changed, and becomes due again
+            as soon as it is released.
         """
         if name in self._in_flight:
             self._in_flight[name] = True
             return False
-        if not self._in_flight:
-            self._idle = trio.Event()
+
         self._in_flight[name] = False
         self._due.pop(name, None)
         return True
 
     def release(self, name: str) -> None:
-        """The file was committed, refused or has vanished; its attempts are forgotten."""
-        changed = self._land(name)
+        """Release a file that was committed, refused or has vanished; forget its attempts."""
+        changed = self._in_flight.pop(name)
         self._attempts.pop(name, None)
         if changed:
             self._wait_until(name, trio.current_time())
 
     def retry(self, name: str, *, floor: float = 0.0) -> None:
-        """The world was not ready: the file stays in the spool and is due again later.
+        """Put back a file that cannot be processed at the moment; it is due again later.
 
-        The delay doubles with each attempt from 1 s to 10 min and is spread by a quarter, so
-        that files which failed together do not return together. A file that changed while it was
-        in flight begins with the first delay again.
+        The delay doubles with each attempt from 1 s to 10 min and varies by up to a quarter, so
+        that files that failed together are not retried together. A file that changed while it was
+        in flight starts with the first delay again.
 
         Args:
             name: a claimed name.
-            floor: seconds that must pass at least.
+            floor: minimum delay in seconds.
         """
-        if self._land(name):
+        if self._in_flight.pop(name):
             self._attempts.pop(name, None)
         if name not in self._attempts and len(self._due) >= self.remembered:
             self._spilled = True
@@ -127,31 +115,31 @@ class Pending:
         self._wait_until(name, trio.current_time() + delay)
 
     def wait(self, name: str, seconds: float) -> None:
-        """Something else has to come first: the file is due again later, and nothing failed.
+        """Put back a file that has to wait for another one; this does not count as an attempt.
 
         Args:
-            name: a claimed name; when it changed while it was in flight it is due at once.
-            seconds: until then. `claim` ends the waiting before.
+            name: a claimed name; if it changed while it was in flight, it is due at once.
+            seconds: delay until it is due again; `claim` ends it early.
         """
-        delay = 0.0 if self._land(name) else seconds
+        delay = 0.0 if self._in_flight.pop(name) else seconds
         if len(self._due) >= self.remembered:
             self._spilled = True
         else:
             self._wait_until(name, trio.current_time() + delay)
 
     def forget_waiting(self) -> None:
-        """Forget the delays of all waiting names: the caller lists the directory instead."""
+        """Forget all waiting names and their delays; the caller lists the directory instead."""
         self._due.clear()
         self._heap.clear()
         self._attempts = {n: a for n, a in self._attempts.items() if n in self._in_flight}
 
     def take_spilled(self) -> bool:
-        """Return whether a name was not remembered since the last call, so only a listing finds it."""
+        """Return whether names were not remembered since the last call, and need a listing."""
         spilled, self._spilled = self._spilled, False
         return spilled
 
     def take_due(self, limit: int) -> list[str]:
-        """Take at most `limit` names whose time has come, the longest due first."""
+        """Take at most `limit` names that are due, the longest overdue first."""
         now = trio.current_time()
         names: list[str] = []
         while len(names) < limit and self.next_due() <= now:
@@ -161,7 +149,7 @@ class Pending:
         return names
 
     def next_due(self) -> float:
-        """Trio time at which the next waiting name becomes due; infinite when nothing waits."""
+        """Return the Trio time at which the next waiting name is due; infinity if there is none."""
         while self._heap:
             when, _, name = self._heap[0]
             if self._due.get(name) == when:
@@ -169,21 +157,11 @@ class Pending:
             heapq.heappop(self._heap)
         return float("inf")
 
-    async def drained(self) -> None:
-        """Return when nothing is in flight."""
-        await self._idle.wait()
-
-    def _land(self, name: str) -> bool:
-        changed = self._in_flight.pop(name)
-        if not self._in_flight:
-            self._idle.set()
-        return changed
-
     def _wait_until(self, name: str, when: float) -> None:
         self._due[name] = when
         heapq.heappush(self._heap, (when, next(self._order), name))
-        # Names that were claimed before their time leave stale entries behind.
+        # Names that were claimed before they were due leave stale entries behind.
         if len(self._heap) > 2 * len(self._due) + 64:
             self._heap = [(t, next(self._order), n) for n, t in self._due.items()]
             heapq.heapify(self._heap)
-        self.news.set()
+        self.wake.set()

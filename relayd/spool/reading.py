@@ -1,4 +1,4 @@
-"""Reading spool files piece by piece, in threads, for an output that takes them as they are."""
+"""Reading spool files piece by piece, in threads, for an output that sends them unchanged."""
 
 import errno
 import os
@@ -9,7 +9,7 @@ import trio
 
 from relayd.errors import Gone, Refused, Retry
 from relayd.spool.identity import Identity, identity
-from relayd.spool.opening import look, objection, open_file, try_later
+from relayd.spool.opening import identity_or_none, objection, open_file, try_later
 from relayd.system.threads import in_thread
 
 #: A file up to this size is read in one go, when it is opened.
@@ -22,9 +22,9 @@ class SpoolFile:
     """An opened file that is sent as it was when it was opened.
 
     Attributes:
-        identity: of what is read.
-        size: bytes.
-        whole: all of them, if they are few.
+        identity: identity of the opened file.
+        size: size in bytes.
+        whole: the whole content of a small file; None otherwise.
     """
 
     def __init__(
@@ -37,10 +37,10 @@ class SpoolFile:
         self._limiter = limiter
 
     def pieces(self) -> AsyncIterator[bytes]:
-        """Exactly `size` bytes from the beginning.
+        """Return exactly `size` bytes from the beginning, in pieces.
 
         Raises:
-            OSError: a piece cannot be read, or the file became shorter.
+            OSError: (on iteration) a piece cannot be read, or the file became shorter.
         """
         return _Pieces(self._descriptor, self.size, self._limiter)
 
@@ -50,7 +50,7 @@ class SpoolFile:
 
 
 class _Pieces:
-    """An iterator and no generator: what is left of it needs no closing."""
+    """An iterator rather than a generator, because it needs no closing."""
 
     def __init__(self, descriptor: int, size: int, limiter: trio.CapacityLimiter) -> None:
         self._descriptor = descriptor
@@ -77,15 +77,15 @@ class _Pieces:
 async def open_spool_file(
     path: str, limiter: trio.CapacityLimiter
 ) -> tuple[Identity | None, SpoolFile | Refused | Retry | Gone]:
-    """Open a file, and reads it if it is small.
+    """Open a file, and read it if it is small.
 
     Args:
-        path: of the file.
-        limiter: of the threads that read.
+        path: path of the file.
+        limiter: limits the threads that read.
 
     Returns:
-        The identity of what was looked at, None when there was nothing to look at; and the
-        file, to be closed by the caller, or why it cannot be had.
+        The identity of the file, None if it is unknown; and the file, to be closed by the caller,
+        or why it cannot be read.
     """
     return await in_thread(_open, path, limiter, limiter=limiter)
 
@@ -95,7 +95,7 @@ def _open(
 ) -> tuple[Identity | None, SpoolFile | Refused | Retry | Gone]:
     descriptor = open_file(path)
     if not isinstance(descriptor, int):
-        return look(path), descriptor
+        return identity_or_none(path), descriptor
     opened = None
     try:
         status = os.fstat(descriptor)
@@ -108,7 +108,7 @@ def _open(
             return found, Retry("it became shorter while it was read")
         opened = SpoolFile(descriptor, found, whole, limiter)
     except OSError as error:
-        return look(path), try_later("cannot be read", error)
+        return identity_or_none(path), try_later("cannot be read", error)
     else:
         return found, opened
     finally:

@@ -1,24 +1,24 @@
-"""Whether the wall clock can be trusted to tell how old a file is."""
+"""Detection of jumps of the wall clock, after which file ages cannot be trusted."""
 
 import time
 from collections.abc import Callable
 from typing import Final
 
-#: A wall clock that moved this much against the monotonic one was set, not slewed.
+#: A wall clock that moved this much relative to the monotonic clock was set, not slewed.
 JUMP_S: Final = 300.0
-#: After a jump ages are not trusted for this long, or for the retention if that is shorter.
+#: After a jump, ages are not trusted for this long, or for the retention if that is shorter.
 CAUTION_S: Final = 86_400.0
 
 
 class WallClock:
-    """Compares the wall clock with the monotonic one between two questions.
+    """Compares the wall clock with the monotonic clock between two calls of `is_trusted`.
 
-    Time spent in suspend counts as a jump, for the monotonic clock stands still meanwhile.
+    Time spent in suspend counts as a jump, because the monotonic clock stops meanwhile.
 
     Args:
         retention: seconds after which files are removed.
-        wall: gives Unix time in seconds.
-        monotonic: gives seconds of a clock that nobody sets.
+        wall: returns Unix time in seconds.
+        monotonic: returns the seconds of a clock that is never set.
     """
 
     def __init__(
@@ -33,11 +33,11 @@ class WallClock:
         self._monotonic = monotonic
         self._offset = wall() - monotonic()
         self._distrusted_until = float("-inf")
-        #: Seconds of the last jump, positive when the clock was set forward.
+        #: Seconds of the last jump; positive when the clock was set forward.
         self.jump = 0.0
 
     def is_trusted(self) -> bool:
-        """Return whether ages mean something: False for a while after the wall clock was set."""
+        """Return whether file ages are reliable; they are not for a while after a jump."""
         now = self._monotonic()
         offset = self._wall() - now
         if abs(offset - self._offset) > JUMP_S:

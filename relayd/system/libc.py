@@ -1,4 +1,4 @@
-"""The few functions of the C library that Python does not offer. ctypes stays in this module."""
+"""The few functions of the C library that Python does not offer; the only user of ctypes."""
 
 import ctypes
 import errno
@@ -45,8 +45,8 @@ def no_new_privileges() -> bool:
 def rename_noreplace(source: Path, target: Path) -> None:
     """Rename, but fail with FileExistsError when the target exists, see renameat2(2).
 
-    A filesystem that does not know the flag (some network ones) gets a look before a plain
-    rename, which leaves a gap of microseconds.
+    On a filesystem that does not support the flag (some network ones), the target is checked
+    before a plain rename, which leaves a race of microseconds.
 
     Raises:
         OSError: as of rename(2).
@@ -93,13 +93,15 @@ def rename_exchange(directory: int, name: str, directory2: int, name2: str) -> N
 
 
 def openat2(directory: int, path: str, flags: int, resolve: int) -> int:
-    """Open a path as seen from a directory and return a descriptor (the newer open of Linux).
+    """Open a path relative to a directory and return its descriptor.
+
+    See openat2(2).
 
     Args:
         directory: descriptor to start from.
         path: relative path.
         flags: `O_…` of open(2); nothing is created.
-        resolve: `RESOLVE_…`, what must not happen on the way.
+        resolve: `RESOLVE_…` flags that restrict how the path is resolved.
 
     Raises:
         OSError: ENOSYS before Linux 5.6; EXDEV when the path leaves the directory.

@@ -1,14 +1,14 @@
-"""Reading a known number of bytes, as protocols of frames need it."""
+"""Reading an exact number of bytes, for framed protocols."""
 
 import trio.abc
 
 
 async def read_exactly(stream: trio.abc.ReceiveStream, size: int) -> bytearray | None:
-    """Read so many bytes and no byte further; None when the stream ends before.
+    """Read exactly `size` bytes; return None when the stream ends first.
 
     Args:
-        stream: what to read from; its errors pass through.
-        size: bytes.
+        stream: the stream to read from; its errors are not caught.
+        size: number of bytes.
     """
     data = bytearray()
     while len(data) < size:

@@ -1,4 +1,4 @@
-"""What libraries log through Python's `logging`, brought into ours."""
+"""A bridge from Python's `logging`, which libraries use, to relayd's own log."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -10,7 +10,7 @@ from relayd.config.logging_conf import DEBUG, ERROR, INFO, TRACE, WARNING
 #: Level, component, event, exception.
 Log = Callable[[int, str, str, BaseException | None], None]
 
-#: First part of a library's logger name → our component; others belong to `main`.
+#: First part of a library's logger name → relayd's component; others belong to `main`.
 _COMPONENTS: Final = {
     "asyncio": "database",
     "asyncpg": "database",
@@ -21,7 +21,7 @@ _COMPONENTS: Final = {
 
 
 class Bridge(logging.Handler):
-    """Hands each record on; formats it only when its level is on."""
+    """Passes records to relayd's log; formats a record only if its level is enabled."""
 
     def __init__(self, log: Log, enabled: Callable[[int, str], bool]) -> None:
         super().__init__()
@@ -29,7 +29,7 @@ class Bridge(logging.Handler):
         self._enabled = enabled
 
     def createLock(self) -> None:  # noqa: N802 - the name is logging's
-        """Have no lock: there is no state, and a finaliser may log while one was held."""
+        """Use no lock: there is no state to protect, and a finaliser may log at any time."""
         self.lock = None
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -43,7 +43,7 @@ class Bridge(logging.Handler):
 
 @contextmanager
 def bridged(log: Log, enabled: Callable[[int, str], bool]) -> Iterator[None]:
-    """Take over the root logger and Python's warnings; put back what was there at the end."""
+    """Redirect the root logger and Python's warnings; restore both at the end."""
     root = logging.getLogger()
     before = root.handlers[:], root.level
     root.handlers[:] = [Bridge(log, enabled)]
@@ -66,5 +66,5 @@ def _level(number: int) -> int:
 def _message(record: logging.LogRecord) -> str:
     try:
         return record.getMessage()
-    except (TypeError, ValueError, KeyError):  # the arguments do not fit the library's own text
+    except (TypeError, ValueError, KeyError):  # the arguments do not match the format string
         return str(record.msg)

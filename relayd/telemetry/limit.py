@@ -6,13 +6,13 @@ from typing import Final, NamedTuple
 #: Lines of one event per window.
 BURST: Final = 10
 WINDOW_S: Final = 1.0
-#: Different events remembered at once; they are constants in the code, but what other
-#: libraries log may differ from line to line.
+#: Distinct events tracked at once. Relayd's own events are constants, but the messages of
+#: libraries may differ from line to line.
 _MAX_EVENTS: Final = 1024
 
 
 class Key(NamedTuple):
-    """What counts as the same event."""
+    """Identifies lines that count as the same event."""
 
     level: str
     component: str
@@ -29,9 +29,9 @@ class _Window:
 
 
 class RateLimit:
-    """Admits `BURST` lines of each event per window and counts the others.
+    """Admits `BURST` lines of each event per window and counts the rest.
 
-    Used from any thread. The lock is re-entrant: a finaliser may log while it is held.
+    Safe to use from any thread. The lock is re-entrant: a finaliser may log while it is held.
     """
 
     def __init__(self) -> None:
@@ -47,7 +47,7 @@ class RateLimit:
             now: seconds of a monotonic clock.
 
         Returns:
-            Whether to log it, and whether it is the first of its window that is not.
+            Whether to log it, and whether it is the first suppressed line of its window.
         """
         with self._lock:
             window = self._windows.get(key)
@@ -60,7 +60,10 @@ class RateLimit:
             return False, window.suppressed == 1
 
     def due(self, now: float) -> list[tuple[Key, int]]:
-        """Return, once, how many lines of which event were left out in windows that ended."""
+        """Return how many lines of each event were left out in windows that have ended.
+
+        Each count is returned once.
+        """
         with self._lock:
             for key in [key for key, window in self._windows.items() if now >= window.ends]:
                 self._close(key)
@@ -68,7 +71,7 @@ class RateLimit:
         return due
 
     def next_due(self) -> float | None:
-        """Return when `due` will have something to tell, None while nothing is left out."""
+        """Return when `due` will next return a count; None while no line was left out."""
         with self._lock:
             ends = [window.ends for window in self._windows.values() if window.suppressed]
             return 0.0 if self._over else min(ends, default=None)

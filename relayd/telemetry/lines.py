@@ -1,7 +1,7 @@
-"""How one log event looks: a line for people, or one JSON document for machines.
+"""The form of a log event: a line of text for people, or a JSON document for machines.
 
-Nothing in an event can end its line, move a terminal's cursor or reorder its text: whatever is
-not printable is written as an escape. A value is cut, a secret is starred.
+Nothing in an event can end its line, move a terminal's cursor or reorder its text, because
+unprintable characters are escaped. Long values are truncated and secrets are starred out.
 """
 
 import json
@@ -14,10 +14,10 @@ from typing import Any, Final
 from relayd.config.secret import REDACTED, Secret
 from relayd.system.printable import ELLIPSIS, escape, printable
 
-#: Method of the logger, event with component and fields → what is written.
+#: Method of the logger, event with component and fields → bytes to write.
 Render = Callable[[str, MutableMapping[str, Any]], bytes]
 
-#: Characters of a value that are shown; the rest is cut.
+#: Characters of a value that are shown; the rest is cut off.
 MAX_VALUE: Final = 300
 _MAX_EVENT: Final = 1000
 _MAX_TRACEBACK_LINES: Final = 200
@@ -31,18 +31,18 @@ _LEVELS: Final = {
     "error": ("ERROR", 3),
     "exception": ("ERROR", 3),
 }
-#: Names in the JSON form that a field cannot have.
+#: Keys of the JSON form that no field may use.
 RESERVED: Final = ("time", "level", "component", "event", "traceback")
 
 
 def text_renderer(*, journal: bool) -> Render:
-    """Return what makes lines `TIME LEVEL component: event key=value …`.
+    """Return a renderer of lines `TIME LEVEL component: event key=value …`.
 
     A traceback follows as indented lines.
 
     Args:
-        journal: each line begins with its priority, `<3>` to `<7>`, in place of the time, which
-            the journal keeps itself.
+        journal: begin each line with its priority, `<3>` to `<7>`, instead of the time, which
+            the journal records itself.
     """
 
     def render(method: str, event: MutableMapping[str, Any]) -> bytes:
@@ -61,10 +61,10 @@ def text_renderer(*, journal: bool) -> Render:
 
 
 def json_renderer(*, journal: bool) -> Render:
-    """Return what makes one JSON object per line, ASCII only: RFC 8259 escapes keep it on a line.
+    """Return a renderer of one JSON object per line, in ASCII: RFC 8259 escapes hide line ends.
 
     Args:
-        journal: each line begins with its priority.
+        journal: begin each line with its priority.
     """
 
     def render(method: str, event: MutableMapping[str, Any]) -> bytes:
@@ -98,7 +98,7 @@ def _shown(fields: Mapping[str, object]) -> Iterator[tuple[str, str | int | floa
 
 
 def _plain(value: object) -> str | int | float | None:
-    """Reduce a value to what both forms can write."""
+    """Convert a value to a type that both forms can write."""
     if isinstance(value, str):
         return _cut(value, MAX_VALUE)
     if value is None or isinstance(value, bool):
@@ -133,7 +133,7 @@ def _in_quotes(char: str) -> str:
 
 
 def _traceback(error: BaseException | None) -> Iterator[str]:
-    """Yield the lines of a traceback; of a very long one its beginning and its end."""
+    """Yield the lines of a traceback, or only the first and last ones if it is very long."""
     if error is None:
         return
     lines = [line for part in traceback.format_exception(error) for line in part.split("\n")]

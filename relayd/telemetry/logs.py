@@ -3,9 +3,9 @@
     log = get_logger("disposal").bind(queue_id=queue_id, file=name)
     log.warning("file refused", reason="bad_name")
 
-Loggers work from import on. `open_logging` moves writing to a thread of its own, so that the
-event loop never waits for a reader of the log; `configure` applies `logging.conf`, again at each
-reload. Loggers are structlog's, so `structlog.testing.capture_logs` catches their events.
+Loggers can be used from import on. `open_logging` moves writing to a separate thread, so that the
+event loop never waits for a reader of the log; `configure` applies `logging.conf`, at the start
+and on each reload. Loggers are structlog's, so `structlog.testing.capture_logs` works with them.
 """
 
 import logging
@@ -25,16 +25,14 @@ from relayd.config.logging_conf import (
     Directive,
     LoggingSettings,
 )
-from relayd.errors import ConfigError
-from relayd.system.lean import without
+from relayd.errors import SettingError
+from relayd.system.lean import lean
 from relayd.telemetry.bridge import bridged
 from relayd.telemetry.limit import Key, RateLimit
 from relayd.telemetry.lines import RESERVED, Render, json_renderer, text_renderer
 from relayd.telemetry.writer import LogWriter
 
-with without("rich", "greenlet"):
-    # For tracebacks in colour, which no daemon prints, and for tasks of a kind that relayd has
-    # not: 4 MB and a tenth of the start.
+with lean("structlog"):
     import structlog
 
 __all__ = ["Logger", "configure", "dropped", "get_logger", "open_logging"]
@@ -47,13 +45,13 @@ _NAMES: Final = {
     WARNING: "warning",
     ERROR: "error",
 }
-#: Levels whose lines are counted by the rate limit: below, somebody asked for every line, and
-#: an error is never left out.
+#: Levels that the rate limit applies to: whoever enables a lower one wants every line, and errors
+#: are never left out.
 _LIMITED: Final = frozenset({"info", "warning"})
 
 
 class Levels:
-    """Which lines are logged: compiled directives, the more specific before the less."""
+    """Decides which lines are logged: compiled directives, the most specific one wins."""
 
     def __init__(self, directives: tuple[Directive, ...]) -> None:
         self._table = {(item.component, item.node): item.level for item in directives}
@@ -62,11 +60,11 @@ class Levels:
             name: self._threshold(name, "") for name in {item.component for item in directives}
         }
         self._base = self._components.get("", INFO)
-        #: The level below which nothing is logged, whoever logs.
+        #: The level below which no component logs anything.
         self.floor = min(item.level for item in directives)
 
     def enabled(self, level: int, component: str, node: object) -> bool:
-        """Tell whether a line of this level is logged; `node` is None when it is about none."""
+        """Return whether a line of this level is logged; `node` is None if it concerns no node."""
         if level < self.floor:
             return False
         if self._by_node and node is not None:
@@ -81,30 +79,30 @@ class Levels:
 
 
 class Logger(structlog.BoundLoggerBase):
-    """Logs events of one component; made by `get_logger`, never directly.
+    """Logs the events of one component; made by `get_logger`, never directly.
 
-    Methods take a constant event text and fields. Secrets among the fields are starred, long
-    values cut, and what is not printable is escaped.
+    Methods take a constant event text and fields. Secrets among the fields are starred out, long
+    values truncated and unprintable characters escaped.
     """
 
-    def trace(self, event: str, /, **fields: object) -> None:
-        """Log the smallest steps."""
-        self._log(TRACE, "trace", event, fields)
+    def log(self, level: int, event: str, /, **fields: object) -> None:
+        """Log at a level of `relayd.config.logging_conf`, for the records of libraries."""
+        self._log(level, _NAMES[level], event, fields)
 
     def debug(self, event: str, /, **fields: object) -> None:
-        """Log what helps to follow one file or request."""
+        """Log a step in the processing of one file or request."""
         self._log(DEBUG, "debug", event, fields)
 
     def info(self, event: str, /, **fields: object) -> None:
-        """Log what an operator wants to see of normal work."""
+        """Log a normal event that is of interest to an operator."""
         self._log(INFO, "info", event, fields)
 
     def warning(self, event: str, /, **fields: object) -> None:
-        """Log what is wrong with one file, node or request."""
+        """Log a problem with one file, node or request."""
         self._log(WARNING, "warning", event, fields)
 
     def error(self, event: str, /, **fields: object) -> None:
-        """Log what somebody must act on."""
+        """Log a problem that an operator must act on."""
         self._log(ERROR, "error", event, fields)
 
     def exception(self, event: str, /, **fields: object) -> None:
@@ -112,12 +110,12 @@ class Logger(structlog.BoundLoggerBase):
         self._log(ERROR, "exception", event, {"exc_info": sys.exc_info()[1], **fields})
 
     def enabled(self, level: int) -> bool:
-        """Tell whether lines of a level (of `relayd.config.logging_conf`) are logged."""
+        """Return whether lines of a level (of `relayd.config.logging_conf`) are logged."""
         context = self._context
         return _state.levels.enabled(level, context["component"], context.get("node"))
 
     def bind(self, **fields: object) -> Self:
-        """Return a logger whose lines carry these fields, too."""
+        """Return a logger that adds these fields to its lines."""
         return super().bind(**_renamed(fields))
 
     def _log(self, level: int, method: str, event: str, fields: dict[str, object]) -> None:
@@ -133,7 +131,7 @@ class Logger(structlog.BoundLoggerBase):
 
 
 def _renamed(fields: dict[str, object]) -> dict[str, object]:
-    """Give fields that are named like a part of the line another name, never their place."""
+    """Rename fields that are called like a part of the line, so that none replaces that part."""
     for name in RESERVED:
         if name in fields:
             fields[f"{name}_"] = fields.pop(name)
@@ -141,7 +139,7 @@ def _renamed(fields: dict[str, object]) -> dict[str, object]:
 
 
 class _State:
-    """What `configure` and `open_logging` change. One per process, as there is one log."""
+    """State that `configure` and `open_logging` change; one per process, as is the log."""
 
     def __init__(self) -> None:
         self.levels = Levels((Directive("", "", INFO),))
@@ -156,7 +154,7 @@ _state = _State()
 
 
 class _Output:
-    """Where structlog sends a rendered event: to the thread, or to stderr while there is none."""
+    """Passes rendered events of structlog to the writing thread, or to stderr before its start."""
 
     def __init__(self, *, limited: bool) -> None:
         self.limited = limited
@@ -177,25 +175,25 @@ def get_logger(component: str, *, limited: bool = True) -> Logger:
     """Return the logger of one component (`relayd.config.logging_conf.COMPONENTS`).
 
     Args:
-        component: names it in each line and in `logging.conf`.
-        limited: log at most ten lines per second of each info or warning, then a summary; False
-            where every line counts.
+        component: its name in each line and in `logging.conf`.
+        limited: log at most ten lines per second of each info or warning event, then a summary;
+            False where every line matters.
     """
     return Logger(_OUTPUTS[limited], _processors, {"component": component})
 
 
 def configure(settings: LoggingSettings, *, stream_fd: int = 1, json: bool | None = None) -> None:
-    """Apply `logging.conf`; lines logged from now on follow it. Its warnings are logged.
+    """Apply `logging.conf` to all lines logged from now on, and log its warnings.
 
     Args:
         settings: levels, filter and format.
         stream_fd: the file descriptor to write to. When systemd connected it to the journal
             ($JOURNAL_STREAM, systemd.exec(5)), lines carry their priority.
-        json: one JSON document per line; None: as $RELAYD_LOG_FORMAT (`json` or `text`) says,
-            else as the settings say.
+        json: whether to write one JSON document per line; None to follow $RELAYD_LOG_FORMAT
+            (`json` or `text`), or the settings if it is not set.
 
     Raises:
-        ConfigError: a directive or the variable is not valid; nothing was changed.
+        SettingError: a directive or the variable is invalid; nothing was changed.
     """
     levels = Levels(settings.directives())
     as_json = _wants_json(settings) if json is None else json
@@ -212,9 +210,9 @@ def configure(settings: LoggingSettings, *, stream_fd: int = 1, json: bool | Non
 
 @contextmanager
 def open_logging() -> Iterator[None]:
-    """Start the writing thread and take in what libraries log; at the end write what waits.
+    """Start the writing thread and log the records of libraries; flush waiting lines at the end.
 
-    The end takes at most 2 seconds, however slow the reader is.
+    Flushing takes at most 2 seconds, however slow the reader is.
     """
     _occupy_standard_streams()
     _state.limit = RateLimit()
@@ -262,7 +260,7 @@ structlog.configure(processors=_processors)
 
 def _log_for_library(level: int, component: str, event: str, error: BaseException | None) -> None:
     fields = {} if error is None else {"exc_info": error}
-    getattr(get_logger(component), _NAMES[level])(event, **fields)
+    get_logger(component).log(level, event, **fields)
 
 
 def _summaries(now: float) -> bytes:
@@ -285,7 +283,7 @@ def _event(component: str, event: str, **fields: object) -> dict[str, Any]:
 def _wants_json(settings: LoggingSettings) -> bool:
     word = os.environ.get(_FORMAT_VARIABLE) or settings.general.format
     if word not in {"json", "text"}:
-        raise ConfigError(f'{_FORMAT_VARIABLE}: expected "json" or "text", got {word!a:.60}')
+        raise SettingError(_FORMAT_VARIABLE, '"json" or "text"', f"{word!a:.60}")
     return word == "json"
 
 
@@ -300,7 +298,8 @@ def _is_journal(fd: int) -> bool:
 def _occupy_standard_streams() -> None:
     """Open /dev/null for each of descriptors 0 to 2 that is closed.
 
-    Otherwise the next file or socket to be opened would get its number, and our log lines.
+    Otherwise the next file or socket to be opened would get its number, and with it relayd's log
+    lines.
     """
     while True:
         fd = os.open(os.devnull, os.O_RDWR)

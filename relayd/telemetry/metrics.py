@@ -6,6 +6,7 @@ Names, labels and units are an interface: dashboards and alerts of an installed 
 
 import math
 from collections.abc import Callable
+from enum import StrEnum
 from typing import Final
 
 from prometheus_client import (
@@ -20,79 +21,82 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_late
 
 from relayd.errors import Reason
 
-#: `Content-Type` of what `Metrics.render` gives.
+#: `Content-Type` of the result of `Metrics.render`.
 CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
 
-#: Stages that can put a file off, and modes of the spool watch: closed sets, hence bounded labels.
+#: Stages that can postpone a file, and modes of the spool watch: closed sets, hence bounded labels.
 RETRY_STAGES: Final = ("examine", "database", "forward")
 WATCH_MODES: Final = ("inotify", "poll")
-#: Why refused files are removed in the end: too old, or too many bytes.
+#: Why refused files are removed eventually: too old, or too many bytes in total.
 REMOVALS: Final = ("age", "size")
-#: What can become of an upload to the shared files; those of `relayd.shared.receiving.Outcome`.
-SHARED_FILES: Final = (
-    "stored",
-    "forwarded",
-    "malformed",
-    "unknown",
-    "signature",
-    "mismatch",
-    "no_space",
-    "store",
-    "upstream",
-    "busy",
-    "slow",
-)
-#: How a remote run ends; `relayd.remote_run.audit` tells what each means.
+#: How a remote run ends; `relayd.remote_run.audit` explains each of them.
 RUN_OUTCOMES: Final = ("ok", "incomplete", "timeout", "stopped", "refused")
 
-#: Upper bounds. A run log takes milliseconds, or as long as a database that is away.
+#: Upper bounds. A run log takes milliseconds, or as long as the database is unavailable.
 _DURATIONS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60, 300)
-#: 1 KiB to 64 MiB, as uploaded (an ordinary run log has some KiB, the cap is 50 MiB).
+#: 1 KiB to 64 MiB, as uploaded (an ordinary run log has a few KiB, the limit is 50 MiB).
 _SIZES: Final = tuple(1024 * 4**power for power in range(9))
 _LAGS: Final = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5)
 
 
-class Metrics:
-    """All metrics of one service, in a registry of its own.
+class UploadOutcome(StrEnum):
+    """The outcomes of an upload to the shared files."""
 
-    Two services in one process (as in tests) do not share a number. Every label value of a closed
+    STORED = "stored"
+    FORWARDED = "forwarded"
+    MALFORMED = "malformed"
+    UNKNOWN = "unknown"
+    SIGNATURE = "signature"
+    MISMATCH = "mismatch"
+    NO_SPACE = "no_space"
+    STORE = "store"
+    UPSTREAM = "upstream"
+    BUSY = "busy"
+    SLOW = "slow"
+
+
+class Metrics:
+    """All metrics of one service, in its own registry.
+
+    Two services in one process (as in tests) do not share any value. Every label value of a closed
     set exists at 0 from the start, so that `rate()` sees the first event.
 
     Attributes:
         reports: run logs by outcome `status`: invalid, ok, error, forward_ok, forward_error.
         inventories: inventories by outcome `status`: forward_ok, forward_error.
         managed_nodes: nodes whose policy server is this one.
-        sub_nodes: nodes in the nodes list, whoever their policy server is.
+        sub_nodes: nodes in the nodes list, whatever their policy server is.
         processing_seconds: seconds from taking up a run log to the end of its output.
         report_bytes: bytes of a run log as uploaded.
         refused: files moved to `failed` by `reason`, one of `relayd.errors.Reason`.
-        retried: files put off by `stage`.
+        retried: files postponed by `stage`.
         reports_rows: rows inserted.
-        duplicates: run logs that were in the database already.
+        duplicates: run logs that were already in the database.
         spool_files: files waiting in the spool.
         spool_oldest_seconds: age of the oldest of them in seconds.
         shared_files: uploads to the shared files by `outcome`.
-        in_flight: files taken up and not disposed of yet.
-        unremovable: files that are done and cannot be removed from the spool.
+        in_flight: files taken up and not yet disposed of.
+        unremovable: processed files that cannot be removed from the spool.
         failed_removed: refused files removed from `failed` by `cause`, one of `REMOVALS`.
         queue: fill of the channel in front of `stage`.
         watch_overflows: inotify queue overflows.
         watch_mode: 1 for the `mode` in use: inotify or poll.
         event_loop_lag_seconds: how late the event loop woke up, in seconds.
-        log_dropped: log lines dropped as their reader was too slow.
+        log_dropped: log lines dropped because their reader was too slow.
         peer_authentication_disabled: 1 when certificates of peers are not verified.
         database_up: 1 when the last database operation reached its server; NaN before the first.
-        upstream_up: 1 when the upstream takes files, as far as is known.
-        upstream_certificate_expiry: unix time at which the pinned certificate ends, of several the
-            last one.
+        upstream_up: 1 while the upstream takes files, 0 while it is unreachable or refuses one file
+            after the other; NaN before the first.
+        upstream_certificate_expiry: Unix time at which the pinned certificate expires, or the last
+            one of several.
         remote_runs: remote runs by `outcome`, one of `RUN_OUTCOMES`.
-        remote_run_commands: commands of remote runs that run at the moment.
+        remote_run_commands: commands of remote runs that are running.
         certificate_expired: node certificates past their notAfter.
         certificate_not_yet_valid: node certificates before their notBefore.
     """
 
     def __init__(self) -> None:
-        # Process-wide switch of the library; we have no use for its `_created` series anywhere.
+        # A process-wide switch of the library; its `_created` series are not used anywhere.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self._registry = CollectorRegistry()
         self._spools: dict[str, tuple[int, float]] = {}
@@ -108,28 +112,28 @@ class Metrics:
         self._make_remote_run()
 
     def render(self) -> bytes:
-        """Return all metrics in Prometheus' text exposition format 0.0.4, to be sent as `CONTENT_TYPE`."""
+        """Return all metrics in Prometheus' text format 0.0.4, to be sent as `CONTENT_TYPE`."""
         return generate_latest(self._registry)
 
     def note_spool(self, directory: str, files: int, oldest_s: float) -> None:
-        """What a listing of one watched directory found; the gauges are about all of them."""
+        """Record what a listing of one watched directory found; the gauges cover all of them."""
         self._spools[directory] = (files, oldest_s)
         self.spool_files.set(sum(files for files, _ in self._spools.values()))
         self.spool_oldest_seconds.set(max(oldest for _, oldest in self._spools.values()))
 
     def note_watch(self, directory: str, mode: str) -> None:
-        """How one directory is watched; each mode in use anywhere is shown."""
+        """Record how one directory is watched; the gauge shows every mode that is in use."""
         self._watches[directory] = mode
         for known in WATCH_MODES:
             self.watch_mode.labels(known).set(known in self._watches.values())
 
     def count_in_flight(self, count: Callable[[], int]) -> None:
-        """Add what one pipeline has in flight to the gauge."""
+        """Add the files that one pipeline has in flight to the gauge."""
         self._counts.append(count)
         self.in_flight.set_function(lambda: sum(one() for one in self._counts))
 
     def count_unremovable(self, count: Callable[[], int]) -> None:
-        """Add what one pipeline cannot remove to the gauge."""
+        """Add the files that one pipeline cannot remove to the gauge."""
         self._unremovable.append(count)
         self.unremovable.set_function(lambda: sum(one() for one in self._unremovable))
 
@@ -143,7 +147,7 @@ class Metrics:
         self.refused = self._counter("refused", "Files moved to failed, by reason", "reason")
         for reason in Reason:
             self.refused.labels(reason.value)
-        self.retried = self._counter("retried", "Files put off, by stage", "stage")
+        self.retried = self._counter("retried", "Files postponed, by stage", "stage")
         for stage in RETRY_STAGES:
             self.retried.labels(stage)
         self.reports_rows = self._counter("reports_rows", "Rows inserted into the database")
@@ -177,9 +181,9 @@ class Metrics:
         self.spool_oldest_seconds = self._gauge(
             "spool_oldest_seconds", "Age of the oldest waiting file in seconds"
         )
-        self.in_flight = self._gauge("in_flight", "Files taken up and not disposed of yet")
+        self.in_flight = self._gauge("in_flight", "Files taken up and not yet disposed of")
         self.unremovable = self._gauge(
-            "unremovable_files", "Files that are done and cannot be removed from the spool"
+            "unremovable_files", "Processed files that cannot be removed from the spool"
         )
         self.failed_removed = self._counter(
             "failed_removed", "Refused files removed from failed, by cause", "cause"
@@ -188,7 +192,9 @@ class Metrics:
             self.failed_removed.labels(cause)
         self.queue = self._gauge("queue", "Fill of the channel in front of a stage", "stage")
         self.watch_overflows = self._counter("watch_overflows", "Overflows of the inotify queue")
-        self.watch_mode = self._gauge("watch_mode", "1 for the way the spool is watched", "mode")
+        self.watch_mode = self._gauge(
+            "watch_mode", "1 for each way in which the spool is watched", "mode"
+        )
         for mode in WATCH_MODES:
             self.watch_mode.labels(mode)
 
@@ -196,8 +202,8 @@ class Metrics:
         self.shared_files = self._counter(
             "shared_files", "Uploads to the shared files, by outcome", "outcome"
         )
-        for outcome in SHARED_FILES:
-            self.shared_files.labels(outcome)
+        for outcome in UploadOutcome:
+            self.shared_files.labels(outcome.value)
 
     def _make_health(self) -> None:
         self.database_up = self._gauge(
@@ -206,22 +212,25 @@ class Metrics:
         self.upstream_up = self._gauge("upstream_up", "1 when the upstream takes files")
         self.upstream_certificate_expiry = self._gauge(
             "upstream_certificate_expiry_timestamp_seconds",
-            "Unix time at which the pinned certificate of the upstream ends",
+            "Unix time at which the pinned certificate of the upstream expires",
         )
-        # Neither up nor down where there is no such output: an alert on 0 stays silent.
+        # Neither up nor down where the output is not in use, so that an alert on 0 stays silent.
         for gauge in (self.database_up, self.upstream_up, self.upstream_certificate_expiry):
             gauge.set(math.nan)
+        self.output_up = {"database": self.database_up, "upstream": self.upstream_up}
         self.event_loop_lag_seconds = self._histogram(
             "event_loop_lag_seconds", "How late the event loop woke up, in seconds", _LAGS
         )
-        self.log_dropped = self._counter("log_dropped", "Log lines dropped, their reader too slow")
+        self.log_dropped = self._counter(
+            "log_dropped", "Log lines dropped because their reader was too slow"
+        )
 
     def _make_remote_run(self) -> None:
         self.remote_runs = self._counter("remote_runs", "Remote runs by outcome", "outcome")
         for outcome in RUN_OUTCOMES:
             self.remote_runs.labels(outcome)
         self.remote_run_commands = self._gauge(
-            "remote_run_commands", "Commands of remote runs that run at the moment"
+            "remote_run_commands", "Commands of remote runs that are running"
         )
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:

@@ -1,7 +1,7 @@
-"""The thread that writes log lines, so that a slow or dead reader of them delays nobody.
+"""The thread that writes log lines, so that a slow or dead reader never delays the caller.
 
-Whoever logs puts a line into a bounded queue and goes on. When the queue is full, or the line
-cannot be written, it is dropped and counted, and the count is told as soon as writing works.
+Callers put lines into a bounded queue and go on. A line is dropped and counted when the queue is
+full or the line cannot be written; the count is logged as soon as writing works again.
 """
 
 import math
@@ -13,10 +13,10 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-#: Bytes of lines that wait: 4 MiB, about 20,000 lines, whatever happens to the reader.
+#: Bytes of queued lines: 4 MiB, about 20,000 lines, whatever happens to the reader.
 MAX_WAITING_BYTES: Final = 4 * 1024 * 1024
 _BATCH_BYTES: Final = 64 * 1024
-#: How long the end of the process waits for a reader that does not read.
+#: How long a stop waits for a reader that does not read.
 _FLUSH_S: Final = 2.0
 
 
@@ -24,8 +24,8 @@ class LogWriter:
     """Owns the thread and the queue; not the file descriptor.
 
     Attributes:
-        fd: where lines go; may be changed at any time.
-        dropped: lines that were never written, since the start.
+        fd: the file descriptor to write to; may be changed at any time.
+        dropped: number of lines dropped since the start.
     """
 
     def __init__(
@@ -35,24 +35,24 @@ class LogWriter:
         due: Callable[[float], bytes],
         next_due: Callable[[], float | None],
     ) -> None:
-        """Prepare; `start` starts the thread.
+        """Prepare the writer; `start` starts its thread.
 
         Args:
             fd: a file descriptor, blocking or not.
-            notice: makes the line that tells how many were dropped.
-            due: lines to write at a time (seconds, monotonic clock) that nobody logs.
-            next_due: the time when `due` will give some, or None.
+            notice: renders the line that reports how many were dropped.
+            due: returns the summary lines due at a time (seconds, monotonic clock).
+            next_due: returns the time at which `due` will return some, or None.
         """
         self.fd = fd
         self.dropped = 0
         self._notice = notice
         self._due = due
         self._next_due = next_due
-        self._untold = 0
+        self._unreported = 0
         self._torn = False
         self._waiting = 0
         self._ends: float | None = None
-        # put() of this queue is re-entrant, and so is the lock: finalisers log, too.
+        # put() of this queue is re-entrant, and so is the lock, because finalisers may log.
         self._lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         self._lock = threading.RLock()
         self._thread = threading.Thread(target=self._run, name="log-writer", daemon=True)
@@ -71,11 +71,11 @@ class LogWriter:
         self._lines.put(line)
 
     def wake(self) -> None:
-        """Make the thread ask for `next_due` again."""
+        """Make the thread call `next_due` again."""
         self._lines.put(b"")
 
     def close(self) -> None:
-        """Write what waits, for at most 2 seconds, and end the thread."""
+        """Write the queued lines, for at most 2 seconds, and end the thread."""
         self._ends = time.monotonic() + _FLUSH_S
         self.wake()
         self._thread.join(_FLUSH_S)
@@ -90,7 +90,7 @@ class LogWriter:
                 return
 
     def _gather(self) -> bytes:
-        """Wait for a line and take those behind it, as far as they make one good write."""
+        """Wait for a line and take the lines behind it, up to a good size for one write."""
         lines: list[bytes] = []
         size = 0
         try:
@@ -114,16 +114,16 @@ class LogWriter:
 
     def _deliver(self, batch: bytes) -> None:
         with self._lock:
-            untold = self._untold
-        if untold and not self._write(self._notice(untold)):
+            unreported = self._unreported
+        if unreported and not self._write(self._notice(unreported)):
             with self._lock:
-                self._untold -= untold
+                self._unreported -= unreported
         rest = self._write(batch)
         if rest:
             self._drop(rest)
 
     def _write(self, data: bytes) -> bytes:
-        """Write as much as can be written and return the rest."""
+        """Write as much as possible and return the rest."""
         # A line that was cut off must not swallow the beginning of the next one.
         whole = b"\n" + data if self._torn else data
         position = 0
@@ -134,14 +134,14 @@ class LogWriter:
                 if not self._wait_writable():
                     break
             except OSError:
-                # The reader has gone, the disk is full, …: nothing that a log line could tell.
+                # The reader is gone, the disk is full, …: there is no way to log that.
                 break
         if position:
             self._torn = not whole.endswith(b"\n", 0, position)
         return whole[position:]
 
     def _wait_writable(self) -> bool:
-        """Wait for a descriptor that somebody made non-blocking; not beyond the end."""
+        """Wait until a non-blocking descriptor is writable; return False when time is up."""
         poll = select.poll()
         poll.register(self.fd, select.POLLOUT)
         poll.poll(100)
@@ -151,4 +151,4 @@ class LogWriter:
         count = lines.count(b"\n")
         with self._lock:
             self.dropped += count
-            self._untold += count
+            self._unreported += count

@@ -11,9 +11,8 @@ from pathlib import Path
 import pytest
 import trio
 
-from relayd.commands.demo.postgres.server import Connection
 from tests.support.agent import agent
-from tests.support.daemon import Site, make_site, open_daemon
+from tests.support.daemon import Site, open_daemon
 from tests.support.project import DOCS
 from tests.support.shared import spki
 from tests.support.signing import SigningNode, make_key_and_cert
@@ -28,10 +27,12 @@ for host in $(echo "$last" | tr , ' '); do echo "$host: run complete"; done
 """
 
 
+pytestmark = pytest.mark.site(nodes=(), database=False)
+
+
 @pytest.fixture
-def site(tmp_path: Path) -> Site:
-    """The root server of the examples, with its two nodes, a key and a file to share."""
-    site = make_site(tmp_path, Connection("127.0.0.1", 1, "rudder", "x", "rudder"), {})
+def site(site: Site, tmp_path: Path) -> Site:
+    """Return the root server of the examples, with its two nodes, a key and a file to share."""
     site.extra = {
         "processing.reporting": 'output = "disabled"',
         "remote_run": f'command = "{agent(tmp_path / "rudder", AGENT)}"\nuse_sudo = false',
@@ -70,7 +71,7 @@ def _examples(text: str) -> Iterator[tuple[str, str]]:
 
 
 def _run(commands: list[str], directory: Path) -> list[str]:
-    """What each command of one shell prints."""
+    """Return what each command of one shell prints."""
     mark = "--- next ---"
     script = "".join(f"{command}\necho; echo '{mark}'\n" for command in commands)
     done = subprocess.run(

@@ -6,22 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.books import Run, check_books
-from tests.support.daemon import Daemon, Site, eventually, make_site, open_daemon
+from tests.support.daemon import Daemon, Site, eventually, open_daemon
 from tests.support.postgres import Database
-from tests.support.signing import make_key_and_cert
+from tests.support.stored import Run, check_stored
 from tests.support.wrappers import BOUND_BY_MODES
 
 NODE = "node1"
 REPORTS = 3
 
 
-@pytest.fixture
-def site(tmp_path: Path, database: Database) -> Site:
-    """A site of one node whose relayd did not run for a while."""
-    site = make_site(tmp_path, database.rudder, {NODE: make_key_and_cert(NODE)})
-    site.incoming.mkdir(parents=True)
-    return site
+pytestmark = pytest.mark.site(nodes=[NODE])
 
 
 def add_backlog(site: Site, files: int, *, first: int = 0) -> set[Run]:
@@ -38,7 +32,7 @@ def add_backlog(site: Site, files: int, *, first: int = 0) -> set[Run]:
 
 
 def peak_memory(daemon: Daemon) -> int:
-    """The most memory that relayd and its workers have had so far, each, added up; in KiB."""
+    """Return the sum of the peak memory of relayd and each of its workers so far, in KiB."""
     parent = daemon.process.pid
     children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
     for thread in Path(f"/proc/{parent}/task").iterdir():
@@ -53,7 +47,7 @@ def _high_water(pid: int) -> int:
 
 
 async def work_off(site: Site) -> int:
-    """Runs relayd until the spool is empty; its peak memory in KiB."""
+    """Run relayd until the spool is empty; its peak memory in KiB."""
     async with open_daemon(site) as daemon:
         await eventually(lambda: not any(site.incoming.iterdir()), patience=900)
         peak = peak_memory(daemon)
@@ -79,7 +73,7 @@ async def test_memory_does_not_grow_with_the_backlog(
     runs |= add_backlog(site, files, first=200)
     large = await work_off(site)
     assert large < 1.3 * small, (small, large)
-    check_books(database.query, runs, reports=REPORTS)
+    check_stored(database.query, runs, reports=REPORTS)
     assert site.refused() == {}
 
 
@@ -114,9 +108,10 @@ async def test_poison_in_front(site: Site, database: Database) -> None:
         await eventually(lambda: set(site.waiting()) == closed)
         live = site.send(NODE, 3_000, reports=REPORTS)
         await eventually(lambda: live not in site.waiting())
+        await daemon.idle()
         assert set(site.refused()) == refused
         assert await daemon.metric("rudder_relayd_reports_total", status="ok") == 1_001
-    check_books(database.query, {*runs, (NODE, 3_000)}, reports=REPORTS)
+    check_stored(database.query, {*runs, (NODE, 3_000)}, reports=REPORTS)
 
 
 @pytest.mark.fault("S18")
@@ -129,4 +124,4 @@ async def test_new_files_do_not_wait_for_the_backlog(site: Site, database: Datab
         await eventually(lambda: name not in site.waiting())
         assert site.waiting()
         await daemon.settled()
-    check_books(database.query, {*runs, (NODE, 9_000)}, reports=REPORTS)
+    check_stored(database.query, {*runs, (NODE, 9_000)}, reports=REPORTS)

@@ -12,8 +12,8 @@ import pytest
 from relayd.commands.demo.fleet.runlogs import make_runlog
 from relayd.spool.failed.reasons import read_reason, reason_path
 from tests.support.clock import ShiftedClock
-from tests.support.daemon import Site, eventually, make_site, open_daemon
-from tests.support.ledger import Ledger, fleet
+from tests.support.daemon import Site, eventually, open_daemon
+from tests.support.ledger import Ledger
 from tests.support.postgres import Database
 from tests.support.signing import sign_runlog
 from tests.support.wrappers import BOUND_BY_MODES
@@ -23,25 +23,14 @@ DAY_S: Final = 86_400
 SINCE_1970_S: Final = -int(time.time()) + 60
 
 
-@pytest.fixture
-def site(tmp_path: Path, database: Database) -> Site:
-    """A root server with three nodes, which cleans its spool every second."""
-    site = make_site(tmp_path, database.rudder, fleet())
-    site.extra["processing.reporting.cleanup"] = 'frequency = "1s"\nretention = "7days"'
-    site.write()
-    return site
-
-
-@pytest.fixture
-def ledger(site: Site) -> Ledger:
-    """The books of this site, whose spool is there already."""
-    site.incoming.mkdir(parents=True)
-    return Ledger(site)
+#: The spool is cleaned every second.
+CLEANUP = 'frequency = "1s"\nretention = "7days"'
+pytestmark = pytest.mark.site(extra={"processing.reporting.cleanup": CLEANUP})
 
 
 @pytest.fixture
 def clock(tmp_path: Path) -> ShiftedClock:
-    """The wall clock of relayd, right at first."""
+    """Return the wall clock of relayd, right at first."""
     return ShiftedClock(tmp_path)
 
 
@@ -151,7 +140,7 @@ async def test_boot_in_1970(
 
 
 def year_of(site: Site, name: str) -> int:
-    """The year in which a file was refused, as its reason tells it."""
+    """Return the year in which a file was refused, according to its reason."""
     record = read_reason(reason_path(site.failed / name))
     assert record is not None
     return datetime.fromisoformat(record.time).year

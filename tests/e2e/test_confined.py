@@ -43,7 +43,7 @@ pytestmark = pytest.mark.skipif(
 
 
 def service(site: Site) -> tuple[str, ...]:
-    """What runs relayd confined; it may write where the unit's may."""
+    """Return what runs relayd confined; it may write where the unit's may."""
     return confined(SERVICE, *(site.root / name for name in writable(site)))
 
 
@@ -84,11 +84,10 @@ def test_the_wrapper_confines(program: str, expected: int) -> None:
 
 @pytest.mark.fault("D.6.2")
 async def test_load_of_all_kinds(tmp_path: Path, database: Database) -> None:
-    """Confined, a root server stores and refuses what it should, reloads and stops as ever."""
+    """A confined root server stores and refuses what it should, reloads and stops."""
     site = make_site(tmp_path, database.rudder, fleet())
     ledger = Ledger(site, 11)
     wrapper = ("sh", "-c", 'WATCHDOG_PID=$$ exec "$@"', "sh", *service(site))
-    site.incoming.mkdir()
     with open_service_manager(site.root / "notify") as manager:
         async with open_daemon(site, wrapper=wrapper, env=manager.environment(1.0)) as daemon:
             workers = children(daemon.process.pid)
@@ -114,7 +113,7 @@ async def test_load_of_all_kinds(tmp_path: Path, database: Database) -> None:
 
 @pytest.fixture
 def tree(tmp_path: Path, database: Database) -> Tree:
-    """A root server and two relays, all of which have their agents started by a helper."""
+    """Return a root server and two relays, all of which have their agents started by a helper."""
     tree = make_tree(tmp_path, database.rudder)
     for member in tree.members:
         member.extra["remote_run"] = f'helper = "{member.root / "helper.sock"}"'
@@ -137,7 +136,7 @@ async def open_confined(tree: Tree) -> AsyncIterator[dict[str, Daemon]]:
 
 @asynccontextmanager
 async def helper_of(member: Member) -> AsyncIterator[HelperSocket]:
-    """A member's helpers; its directory stands for that of the agent."""
+    """Yield a member's helpers; its directory stands for that of the agent."""
     nodes = json.loads(member.nodes_list.read_text())
     hosts = [node["hostname"] for node in nodes.values()]
     wrapper = confined(HELPER, member.root)
@@ -168,7 +167,7 @@ async def test_forwarding_shared_files_and_remote_run(tree: Tree, database: Data
                 ("node1.test", "relay"),
                 ("node2.test", "sub"),
             )
-            for what in (f"begins, told by {by}", "ends")
+            for what in (f"begins, started by {by}", "ends")
         )
         await eventually(lambda: not tree.waiting(), lambda: str(tree.waiting()))
         for me, daemon in daemons.items():
@@ -183,7 +182,7 @@ async def test_forwarding_shared_files_and_remote_run(tree: Tree, database: Data
 
 
 async def put_inventory(tree: Tree) -> None:
-    """An inventory climbs with its signature from the lowest relay to the top."""
+    """Return an inventory climbs with its signature from the lowest relay to the top."""
     files = {"node2.ocs.gz": os.urandom(300_000), "node2.ocs.gz.sign": b"signature"}
     for name, data in files.items():
         url = f"/inventory-updates/{name}"
@@ -195,15 +194,15 @@ async def put_inventory(tree: Tree) -> None:
 
 
 async def share_a_file(tree: Tree) -> None:
-    """A file for all is read; another goes up two levels and is stored there."""
+    """Return a file for all is read; another goes up two levels and is stored there."""
     content = os.urandom(200_000)
     assert await folder_of(tree.root, "a/b") == b"for all"
     data = upload(content, tree.nodes["node2"])
-    room = "/rudder/relay-api/shared-files/node0/node2/file"
+    path = "/rudder/relay-api/shared-files/node0/node2/file"
 
     async def ask(method: str, query: str, body: bytes = b"") -> Answer:
         async with dial_front(tree.sub.front()) as client:
-            return await client.ask(method, f"{room}?{query}", body)
+            return await client.ask(method, f"{path}?{query}", body)
 
     assert (await ask("PUT", "ttl=1%20day", data)).status == 200
     assert (await ask("HEAD", f"hash={sha512(content)}")).status == 200
@@ -212,7 +211,7 @@ async def share_a_file(tree: Tree) -> None:
 
 
 async def folder_of(member: Member, path: str) -> bytes:
-    """A file of the shared folder."""
+    """Return a file of the shared folder."""
     async with await trio.open_tcp_stream("127.0.0.1", member.port) as stream:
         answer = await Client(stream).ask("GET", f"{BASE}/shared-folder/{path}")
     assert answer.status == 200
@@ -220,7 +219,7 @@ async def folder_of(member: Member, path: str) -> bytes:
 
 
 async def run_all(tree: Tree) -> list[str]:
-    """What a remote run on all nodes prints."""
+    """Return what a remote run on all nodes prints."""
     form = b"asynchronous=false&keep_output=true&conditions=one"
     headers = "Content-Type: application/x-www-form-urlencoded\r\n"
     async with await trio.open_tcp_stream("127.0.0.1", tree.root.port) as stream:

@@ -4,20 +4,17 @@ import random
 import signal
 from collections import Counter
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Final
 
 import pytest
 import trio
 
-from tests.support.daemon import Daemon, Site, eventually, make_site, open_daemon
-from tests.support.ledger import Ledger, fleet
+from tests.support.daemon import Daemon, Site, eventually, open_daemon
+from tests.support.ledger import SEED, Ledger
 from tests.support.postgres import Database
 from tests.support.strace import Point, children, open_record, open_strace, threads
 
-SEED: Final = 20_260_301
-
-#: Calls by which relayd looks at the spool, changes it, talks to the database or to a worker.
+#: Calls by which relayd reads the spool, changes it, talks to the database or to a worker.
 SEEN: Final = frozenset(
     {
         "connect",
@@ -35,20 +32,14 @@ SEEN: Final = frozenset(
 )
 
 
-@pytest.fixture
-def site(tmp_path: Path, database: Database) -> Site:
-    """A root server with three nodes, which lists its spool only at start."""
-    site = make_site(tmp_path, database.rudder, fleet())
-    site.extra["processing.reporting.catchup"] = 'frequency = "1h"'
-    site.write()
-    return site
+#: The spool is listed only at start.
+pytestmark = pytest.mark.site(extra={"processing.reporting.catchup": 'frequency = "1h"'})
 
 
 async def campaign(site: Site, database: Database, kills: int) -> None:
     """Kills relayd at random moments of its start and of its work, while uploads go on."""
-    ledger = Ledger(site, SEED)
+    ledger = Ledger(site)
     moments = random.Random(SEED)
-    site.incoming.mkdir(parents=True)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(ledger.keep_sending)
         for _ in range(kills):
@@ -78,7 +69,7 @@ async def test_killed_at_random_500_times(site: Site, database: Database) -> Non
 
 
 def alive(daemon: Daemon) -> bool:
-    """Whether nobody has noticed its end yet."""
+    """Whether its end has not been noticed yet."""
     return daemon.process.returncode is None
 
 
@@ -86,7 +77,7 @@ Who = Callable[[int], list[int]]
 
 
 def event_loop(pid: int) -> list[int]:
-    """The thread that talks to the database."""
+    """Return the thread that talks to the database."""
     return threads(pid)[:1]
 
 
@@ -96,7 +87,7 @@ def other_threads(pid: int) -> list[int]:
 
 
 def worker(pid: int) -> list[int]:
-    """The process that examines files."""
+    """Return the process that examines files."""
     return children(pid)
 
 
@@ -109,7 +100,7 @@ class Killer:
     """
 
     def __init__(self, site: Site, database: Database, who: Who, *, forged: bool = False) -> None:
-        self.ledger = Ledger(site, SEED)
+        self.ledger = Ledger(site)
         self.reached: list[Point] = []
         self.missed: list[Point] = []
         self._site = site
@@ -118,7 +109,7 @@ class Killer:
         self._send = self.ledger.send_forged if forged else self.ledger.send
 
     async def record(self) -> Counter[str]:
-        """The calls that one file's way takes."""
+        """Return the calls that one file's way takes."""
         async with open_daemon(self._site) as daemon:
             await self._pass_one(daemon)
             async with open_record(self._who(daemon.process.pid), self._site.root) as counts:

@@ -17,8 +17,8 @@ import trio
 
 from relayd.commands.demo.postgres.opening import Postgres
 from relayd.commands.demo.postgres.server import StopMode
-from tests.support.books import Run, check_books, stored_executions, stored_rows
 from tests.support.daemon import Daemon, Site, eventually, make_site, open_daemon
+from tests.support.ledger import fleet
 from tests.support.postgres import Database, rows
 from tests.support.proxy import (
     BlackHole,
@@ -31,36 +31,32 @@ from tests.support.proxy import (
     open_proxy,
 )
 from tests.support.runlogs import joined, report
-from tests.support.signing import make_key_and_cert, sign_runlog
+from tests.support.signing import sign_runlog
+from tests.support.stored import Run, check_stored, stored_executions, stored_rows
 
 NODE = "node1"
 STATUS = "/rudder/relay-api/1/system/status"
 INFO = "/rudder/relay-api/1/system/info"
 
 
-@pytest.fixture
-def site(tmp_path: Path, database: Database) -> Site:
-    """A site of one node with a database of its own."""
-    return make_site(tmp_path, database.rudder, {NODE: make_key_and_cert(NODE)})
+pytestmark = pytest.mark.site(nodes=[NODE])
 
 
 @pytest.fixture
 def fragile(tmp_path: Path, private_postgres: Postgres) -> Site:
-    """A site of one node with a server of its own."""
-    site = make_site(tmp_path, private_postgres.rudder, {NODE: make_key_and_cert(NODE)})
-    site.incoming.mkdir(parents=True)
-    return site
+    """Return a site of one node with a server of its own."""
+    return make_site(tmp_path, private_postgres.rudder, fleet([NODE]))
 
 
 async def database_status(daemon: Daemon) -> dict[str, Any]:
-    """What the API says of the database."""
+    """Return what the API says of the database."""
     _, body = await daemon.get(STATUS)
     answer: dict[str, Any] = json.loads(body)["data"]["database"]
     return answer
 
 
 def send_aged(site: Site, number: int) -> Run:
-    """Uploads a run log that is eight days old, older than the retention."""
+    """Upload a run log that is eight days old, older than the retention."""
     path = site.incoming / site.send(NODE, number)
     os.utime(path, (path.stat().st_mtime - 8 * 86_400,) * 2)
     return (NODE, number)
@@ -87,19 +83,19 @@ async def test_absent_at_start(fragile: Site, private_postgres: Postgres) -> Non
         await daemon.settled()
         assert await database_status(daemon) == {"status": "success"}
         assert await daemon.metric("rudder_relayd_database_up") == 1
-    check_books(partial(rows, private_postgres.server), runs)
+    check_stored(partial(rows, private_postgres.server), runs)
     assert fragile.refused() == {}
 
 
 class Spot(Fault):
-    """Tells when a request with these bytes has just been passed on."""
+    """Reports when a request with these bytes has just been passed on."""
 
     def __init__(self, wanted: bytes) -> None:
         super().__init__()
         self._wanted = wanted
 
     async def transfer(self, link: Link, way: Way, data: bytes) -> None:
-        """Passes everything on."""
+        """Pass everything on."""
         await link.send(way, data)
         if way == "request" and self._wanted in data:
             self.struck.set()
@@ -113,7 +109,7 @@ class Traffic:
         self.runs: set[Run] = set()
 
     async def run(self) -> None:
-        """Sends them until it is cancelled."""
+        """Send them until it is cancelled."""
         while True:
             for _ in range(3):
                 run = (NODE, len(self.runs))
@@ -124,7 +120,7 @@ class Traffic:
 
 @asynccontextmanager
 async def open_traffic(site: Site) -> AsyncIterator[set[Run]]:
-    """Sends run logs as long as the block lasts; yields the set of all that were sent."""
+    """Send run logs as long as the block lasts; yields the set of all that were sent."""
     traffic = Traffic(site)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(traffic.run)
@@ -157,7 +153,7 @@ async def test_killed_in_mid_transaction(
                     with trio.fail_after(20):
                         await daemon.saw("output available again", since=seen)
             await daemon.settled()
-    check_books(partial(rows, private_postgres.server), runs)
+    check_stored(partial(rows, private_postgres.server), runs)
     assert fragile.refused() == {}
 
 
@@ -166,7 +162,7 @@ async def test_killed_in_mid_transaction(
 async def test_restarted_while_files_arrive(
     fragile: Site, private_postgres: Postgres, mode: StopMode
 ) -> None:
-    """A server that an operator stops and starts costs nothing; relayd connects anew."""
+    """A server that an operator stops and starts costs nothing; relayd connects again."""
     async with open_daemon(fragile) as daemon:
         async with open_traffic(fragile) as runs:
             for _ in range(3):
@@ -176,7 +172,7 @@ async def test_restarted_while_files_arrive(
                 await private_postgres.start()
                 await daemon.saw("output available again", since=seen)
         await daemon.settled()
-    check_books(partial(rows, private_postgres.server), runs)
+    check_stored(partial(rows, private_postgres.server), runs)
 
 
 @pytest.mark.fault("D6", "A21")
@@ -199,7 +195,7 @@ async def test_silent_server(fragile: Site, private_postgres: Postgres) -> None:
         assert fragile.waiting() == [name]
         private_postgres.resume()
         await daemon.settled()
-    check_books(partial(rows, private_postgres.server), {(NODE, 0), (NODE, 1)})
+    check_stored(partial(rows, private_postgres.server), {(NODE, 0), (NODE, 1)})
     assert fragile.refused() == {"bob.log": "bad_name", fragile.name(NODE, 2): "mime"}
 
 
@@ -211,7 +207,7 @@ def test_server_on_a_full_disk() -> None:
         alone += ["--user", "--map-current-user", "--keep-caps"]
     probe = subprocess.run([*alone, "true"], check=False, capture_output=True, timeout=30)
     if probe.returncode:
-        pytest.skip("this system lets nobody have a mount namespace")
+        pytest.skip("this system allows no mount namespaces")
     # Not below pytest's directory, which the server's account cannot reach.
     with tempfile.TemporaryDirectory(prefix="relayd-full-") as directory:
         Path(directory).chmod(0o755)
@@ -222,7 +218,7 @@ def test_server_on_a_full_disk() -> None:
 
 @pytest.mark.fault("D11")
 async def test_wrong_password(site: Site, database: Database) -> None:
-    """A wrong password is told once and shown nowhere; corrected and reloaded, work goes on."""
+    """A wrong password is logged once and shown nowhere; corrected and reloaded, work goes on."""
     wrong = "wrong-canary"
     site.database = replace(database.rudder, password=wrong)
     site.write_conf()
@@ -239,11 +235,11 @@ async def test_wrong_password(site: Site, database: Database) -> None:
         site.write_conf()
         daemon.process.send_signal(1)
         await daemon.settled()
-        told = [line for line in daemon.lines if " ERROR " in line]
-        assert len(told) == 1
+        errors = [line for line in daemon.lines if " ERROR " in line]
+        assert len(errors) == 1
         for secret in (wrong, database.rudder.password):
             assert secret not in "\n".join([*daemon.lines, str(answer)])
-    check_books(database.query, {(NODE, number) for number in range(3)})
+    check_stored(database.query, {(NODE, number) for number in range(3)})
 
 
 @pytest.mark.fault("D12")
@@ -275,7 +271,6 @@ async def test_report_with_an_empty_field(site: Site, database: Database) -> Non
 async def test_one_bad_run_log_in_a_batch(site: Site, database: Database) -> None:
     """A run log that the database refuses goes to `failed` with its SQLSTATE, its batch goes in."""
     database.query("ALTER TABLE ruddersysevents ADD CHECK (msg NOT LIKE '%poison%')")
-    site.incoming.mkdir(parents=True)
     good = {(NODE, number) for number in range(30) if number % 13}
     for run in good:
         site.send(*run)
@@ -287,7 +282,7 @@ async def test_one_bad_run_log_in_a_batch(site: Site, database: Database) -> Non
     async with open_daemon(site) as daemon:
         await daemon.settled()
         await daemon.saw("refused, moved to failed reason=database.*SQLSTATE 23514")
-    check_books(database.query, good)
+    check_stored(database.query, good)
     assert site.refused() == dict.fromkeys(bad, "database")
 
 
@@ -334,7 +329,7 @@ async def test_slow_statements(site: Site, database: Database) -> None:
                 answers += 1
         # Were each statement in the API's way, there would be one answer for each.
         assert answers > 30
-    check_books(database.query, {(NODE, number) for number in range(4)})
+    check_stored(database.query, {(NODE, number) for number in range(4)})
 
 
 @pytest.mark.parametrize(
@@ -358,7 +353,7 @@ async def test_lost_commit(
             await lost.struck.wait()
             proxy.fault = Fault()
             await daemon.settled()
-    check_books(database.query, {(NODE, number) for number in range(40)})
+    check_stored(database.query, {(NODE, number) for number in range(40)})
     assert site.refused() == {}
 
 
@@ -375,4 +370,4 @@ async def test_black_hole(site: Site, database: Database) -> None:
             await daemon.saw("output unavailable, files wait.*in time")
             proxy.fault = Fault()
             await daemon.settled()
-    check_books(database.query, {(NODE, 0)})
+    check_stored(database.query, {(NODE, 0)})

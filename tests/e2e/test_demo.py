@@ -6,7 +6,6 @@ import re
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from io import FileIO
@@ -14,32 +13,32 @@ from pathlib import Path
 
 import pytest
 
+from relayd.commands.demo.run import BALANCED
+
 PATIENCE = 120
 #: One line of the summary: text, expected, found, verdict, between vertical bars.
 ENTRY = re.compile(r"│ (.+?) +│ +(\d*) │ +(\d+) │ (\S+) +│")
 
 
 @pytest.fixture
-def place() -> Iterator[Path]:
-    """A directory that every account can reach and that all files of the demo lie below."""
-    with tempfile.TemporaryDirectory(prefix="relayd-e2e-") as name:
-        Path(name).chmod(0o755)
-        yield Path(name)
-        assert processes(name) == []
+def place(place: Path) -> Iterator[Path]:
+    """Yield the directory that holds all files of the demo; no process of it is left."""
+    yield place
+    assert processes(str(place)) == []
 
 
 def processes(text: str) -> list[int]:
-    """Ids of the processes with `text` in their command line or environment."""
+    """Return the ids of the processes with `text` in their command line or environment."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and int(entry.name) != os.getpid():
             with suppress(OSError):
-                if text.encode() in told(entry):
+                if text.encode() in command_and_environment(entry):
                     found.append(int(entry.name))
     return found
 
 
-def told(process: Path) -> bytes:
+def command_and_environment(process: Path) -> bytes:
     return (process / "cmdline").read_bytes() + (process / "environ").read_bytes()
 
 
@@ -47,7 +46,7 @@ def told(process: Path) -> bytes:
 def demo(
     place: Path, *arguments: str, stdout: int = subprocess.PIPE
 ) -> Iterator[subprocess.Popen[str]]:
-    """Runs the demo; whatever becomes of the test, it has ended afterwards."""
+    """Run the demo until the block ends."""
     environment = {
         **os.environ,
         "TMPDIR": str(place),
@@ -71,13 +70,13 @@ def demo(
 
 
 def end(process: subprocess.Popen[str]) -> str:
-    """Waits for the end; what it still said."""
+    """Wait for the end and return the rest of the output."""
     output, _ = process.communicate(timeout=PATIENCE)
     return output
 
 
 def wait_for(process: subprocess.Popen[str], pattern: str) -> str:
-    """Reads lines until one matches; what was read."""
+    """Read lines until one matches and return all of them."""
     assert process.stdout is not None
     seen = ""
     for line in process.stdout:
@@ -88,73 +87,73 @@ def wait_for(process: subprocess.Popen[str], pattern: str) -> str:
 
 
 def entries(output: str) -> dict[str, tuple[str, str, str]]:
-    """The lines of the summary by their text."""
+    """Return the lines of the summary, by text."""
     return {text: (expected, found, mark) for text, expected, found, mark in ENTRY.findall(output)}
 
 
 def test_once_balances(place: Path) -> None:
-    """Forty uploads of eight nodes are read back: rows, executions, each refusal, nothing lost."""
+    """Forty uploads of eight nodes are all accounted for: rows, executions, refusals, no loss."""
     with demo(place, "--once", "40", "--nodes", "8", "--bad", "20") as process:
         output = end(process)
     assert process.returncode == 0, output
     summary = entries(output)
     assert {mark for _, _, mark in summary.values()} == {"ok"}
-    good = int(summary["run logs in the database"][1])
-    refused = sum(int(found) for text, (_, found, _) in summary.items() if "refused, " in text)
-    twice = int(summary["sent twice, recognised"][1])
+    good = int(summary["run logs stored"][1])
+    refused = sum(int(found) for text, (_, found, _) in summary.items() if "refused: " in text)
+    twice = int(summary["replays recognised, not stored again"][1])
     assert refused >= 5
     assert good + refused + twice == 40
-    assert summary["rows of executions"][1] == str(good)
-    assert int(summary["rows of reports"][1]) > 10 * good
+    assert summary["rows of executions stored"][1] == str(good)
+    assert int(summary["rows of reports stored"][1]) > 10 * good
     assert summary["lost"][1] == summary["stored twice"][1] == "0"
-    assert summary["left in the spool"][1] == "0"
+    assert summary["still in the spool"][1] == "0"
     log = re.search(r"relayd's log: (.+)", output)
     assert log is not None
     assert Path(log[1]).stat().st_size > 0
 
 
 def test_relays_balance(place: Path) -> None:
-    """Run logs that climb over one relay or two are booked the same; every agent can be run."""
+    """The counts also match through one or two relays, and every agent can be run."""
     with demo(place, "--relays", "2", "--once", "40", "--nodes", "8", "--bad", "20") as process:
         output = end(process)
     assert process.returncode == 0, output
     summary = entries(output)
     assert {mark for _, _, mark in summary.values()} == {"ok"}
-    good = int(summary["run logs in the database"][1])
-    refused = sum(int(found) for text, (_, found, _) in summary.items() if "refused, " in text)
-    assert good + refused + int(summary["sent twice, recognised"][1]) == 40
-    assert summary["left in the spool"][1] == "0"
+    good = int(summary["run logs stored"][1])
+    refused = sum(int(found) for text, (_, found, _) in summary.items() if "refused: " in text)
+    assert good + refused + int(summary["replays recognised, not stored again"][1]) == 40
+    assert summary["still in the spool"][1] == "0"
     # Eight nodes, two relays, the root server.
-    assert summary["agents run by remote run"][:2] == ("11", "11")
-    logs = [Path(path).read_text() for path in re.findall(r"relayd's log, .*: (.+)", output)]
+    assert summary["agents run by remote runs"][:2] == ("11", "11")
+    logs = [Path(path).read_text() for path in re.findall(r"relayd's log \(.*\): (.+)", output)]
     assert len(logs) == 3
     assert all("outcome=ok" in log for log in logs)
 
 
 def test_relays_in_a_pipe(place: Path) -> None:
-    """A line now and then tells what each relay has forwarded; Ctrl-C ends all of them."""
+    """Without a terminal, lines show what each relay has forwarded, and Ctrl-C ends all relays."""
     with demo(place, "--relays", "1", "--nodes", "3", "--rate", "20") as process:
         seen = wait_for(process, r"stored [1-9]\d* .*  relay 1: \d+ waiting, [1-9]\d* forwarded")
         process.send_signal(signal.SIGINT)
         output = end(process)
     assert process.returncode == 0, output
     assert re.search(r"curl -N -d asynchronous=true .*/remote-run/all", seen)
-    assert "The books balance." in output
+    assert BALANCED in output
 
 
 def test_interrupt_ends_everything(place: Path) -> None:
-    """Ctrl-C ends fleet, daemon and server, after the books have been balanced."""
+    """Ctrl-C ends fleet, daemon and server, and prints the balance."""
     with demo(place, "--nodes", "3", "--rate", "50") as process:
         wait_for(process, r"stored [1-9]")
         process.send_signal(signal.SIGINT)
         output = end(process)
     assert process.returncode == 0, output
-    assert "The books balance." in output
-    assert int(entries(output)["run logs in the database"][1]) > 0
+    assert BALANCED in output
+    assert int(entries(output)["run logs stored"][1]) > 0
 
 
 def test_interrupt_while_starting(place: Path) -> None:
-    """Ctrl-C before the start is complete ends everything at once, and leaves nothing."""
+    """Ctrl-C during the start ends everything at once and leaves nothing behind."""
     with demo(place, "--nodes", "500", "--key-bits", "4096") as process:
         wait_for(process, "RSA-4096 keys: 0 of 502")
         process.send_signal(signal.SIGINT)
@@ -164,36 +163,36 @@ def test_interrupt_while_starting(place: Path) -> None:
     assert list(place.glob("relayd-demo-*")) == []
 
 
-def test_a_dead_daemon_is_told_in_one_line(place: Path) -> None:
-    """When relayd dies the demo ends with the last line of its log and where the rest is."""
+def test_a_dead_daemon_is_reported_in_one_line(place: Path) -> None:
+    """If relayd dies, the demo ends with the last line of its log and the log's path."""
     with demo(place, "--nodes", "3", "--rate", "20") as process:
         wait_for(process, r"stored [1-9]")
         for pid in processes(f"run\0-c\0{place}"):
             os.kill(pid, signal.SIGKILL)
         output = end(process)
     assert process.returncode == 3, output
-    assert re.search(r"error: relayd ended by itself: .*relayd\.log", output)
+    assert re.search(r"error: relayd exited unexpectedly: .*relayd\.log", output)
     assert "Traceback" not in output
 
 
-def test_live_picture_in_a_terminal(place: Path) -> None:
+def test_live_display_in_a_terminal(place: Path) -> None:
     """In a terminal the state is drawn in place, with rates, queue, refusals and last runs."""
-    ours, theirs = pty.openpty()
+    own_end, other_end = pty.openpty()
     with (
-        os.fdopen(ours, "rb", buffering=0) as screen,
-        demo(place, "--nodes", "3", "--rate", "50", stdout=theirs) as process,
+        os.fdopen(own_end, "rb", buffering=0) as screen,
+        demo(place, "--nodes", "3", "--rate", "50", stdout=other_end) as process,
     ):
-        os.close(theirs)
+        os.close(other_end)
         seen = read_until(screen, b"node-00")
         process.send_signal(signal.SIGTERM)
         text = (seen + read_until(screen, None)).decode()
         assert process.wait(PATIENCE) == 0
-    for part in ("run logs", "queue", "refused", "last runs", "\x1b[", "The books balance."):
+    for part in ("run logs", "queued", "refused", "last runs", "\x1b[", BALANCED):
         assert part in text
 
 
 def read_until(screen: FileIO, part: bytes | None) -> bytes:
-    """Reads a terminal until `part` has been seen, or to its end."""
+    """Read a terminal until `part` has been seen, or to its end."""
     seen = b""
     # A pseudo-terminal whose other end is closed reads as an error (EIO), not as an end.
     with suppress(OSError):

@@ -28,7 +28,7 @@ DIRECTORIES = {"cleanup", "watch"}
 
 @pytest.fixture
 def tree(tmp_path: Path, database: Database) -> Tree:
-    """A root server and a relay below it, written."""
+    """Return a root server and a relay below it, written."""
     return make_tree(tmp_path, database.rudder)
 
 
@@ -49,12 +49,12 @@ class Liar(Behaviour):
 
 
 def raw(payload: str) -> bytes:
-    """A payload as bytes; some are no UTF-8."""
+    """Return a payload as bytes; some are no UTF-8."""
     return payload.encode("utf-8", "surrogatepass")
 
 
 def run_log(start: datetime, payload: str) -> bytes:
-    """A run log whose good reports hold the secret text, and a broken one that holds both."""
+    """Return a run log with the secret in its good reports, and a broken report with both texts."""
     text = make_runlog("node1", start, reports=4)
     *_, last = [line for line in text.splitlines(keepends=True) if b"R: @@" in line]
     good = last.rpartition(b"@#")[0] + b"@#" + SECRET.encode() + b"\n"

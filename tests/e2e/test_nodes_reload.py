@@ -9,28 +9,28 @@ from pathlib import Path
 import pytest
 import trio
 
-from tests.support.books import check_books
-from tests.support.daemon import Daemon, Site, eventually, make_site, open_daemon, replace
+from tests.support.daemon import Daemon, Site, eventually, open_daemon, replace
 from tests.support.postgres import Database
 from tests.support.signing import SigningNode, make_key_and_cert
+from tests.support.stored import check_stored
 
 OLD, NEW = "node1", "node2"
 RELOAD = "/rudder/relay-api/1/system/reload"
 STATUS = "/rudder/relay-api/1/system/status"
 
 
+pytestmark = pytest.mark.site(nodes=[OLD, NEW])
+
+
 @pytest.fixture
-def site(tmp_path: Path, database: Database) -> Site:
-    """A site of two nodes, of which relayd is told the first one only."""
-    nodes = {name: make_key_and_cert(name) for name in (OLD, NEW)}
-    site = make_site(tmp_path, database.rudder, nodes)
+def site(site: Site) -> Site:
+    """Return a site of two nodes; its nodes list has only the first."""
     site.write_nodes([OLD])
-    site.incoming.mkdir(parents=True)
     return site
 
 
 async def reload_by_signal(daemon: Daemon) -> None:
-    """Sends SIGHUP and waits for the outcome."""
+    """Send SIGHUP and wait for the outcome."""
     seen = len(daemon.lines)
     daemon.process.send_signal(signal.SIGHUP)
     await daemon.saw("main: (reloaded|reload failed)", since=seen)
@@ -58,12 +58,12 @@ def empty(path: Path) -> None:
 
 
 def listed(site: Site) -> Path:
-    """The nodes list."""
+    """Return the nodes list."""
     return site.nodes_list
 
 
 def certified(site: Site) -> Path:
-    """The certificates file."""
+    """Return the certificates file."""
     return site.certificates
 
 
@@ -76,14 +76,14 @@ async def test_half_written_file_at_reload(
     which: Callable[[Site], Path],
     damage: Callable[[Path], None],
 ) -> None:
-    """The former nodes stay in force, with an error, until the file is whole; no second signal."""
+    """The previous nodes stay in use, with an error, until the file is whole; no second signal."""
     async with open_daemon(site) as daemon:
         site.write_nodes([OLD, NEW])
         damage(which(site))
         status, body = await daemon.post(RELOAD)
         assert status == 500
         assert str(which(site)) in json.loads(body)["errorDetails"]
-        await daemon.saw(rf"ERROR nodes: nodes cannot be loaded.*{which(site)}.*former nodes stay")
+        await daemon.saw(rf"ERROR nodes: nodes cannot be loaded.*{which(site)}.*previous nodes")
         _, body = await daemon.get(STATUS)
         assert json.loads(body)["data"]["configuration"]["status"] == "error"
         site.send(OLD, 0)
@@ -95,7 +95,7 @@ async def test_half_written_file_at_reload(
         await daemon.settled()
         _, body = await daemon.get(STATUS)
         assert json.loads(body)["data"]["configuration"] == {"status": "success"}
-    check_books(database.query, {(OLD, 0), (NEW, 1)})
+    check_stored(database.query, {(OLD, 0), (NEW, 1)})
 
 
 @pytest.mark.fault("G1", "G2")
@@ -123,7 +123,7 @@ async def test_nodes_not_ready_at_start(
         assert site.waiting() == sorted(waiting)
         site.write_nodes([OLD, NEW])
         await daemon.settled()
-    check_books(database.query, {(OLD, 0), (NEW, 1), (OLD, 2)})
+    check_stored(database.query, {(OLD, 0), (NEW, 1), (OLD, 2)})
     assert site.refused() == {}
 
 
@@ -157,7 +157,7 @@ async def test_run_log_that_comes_before_its_node(
         assert await daemon.metric("rudder_relayd_sub_nodes_total") == 3
         site.send(NEW, 3)
         await daemon.settled()
-    check_books(database.query, {(NEW, number) for number in range(4)})
+    check_stored(database.query, {(NEW, number) for number in range(4)})
     assert site.refused() == {forged: "mime"}
 
 
@@ -178,10 +178,10 @@ async def test_rotated_certificate(site: Site, database: Database, reload: Reloa
         site.nodes[OLD] = former
         site.send(OLD, 1)
         await daemon.settled()
-    check_books(database.query, {(OLD, 0), (OLD, 1)})
+    check_stored(database.query, {(OLD, 0), (OLD, 1)})
 
 
-def fleet(names: Iterable[str]) -> dict[str, SigningNode]:
+def one_key_fleet(names: Iterable[str]) -> dict[str, SigningNode]:
     """Nodes that share a key, which is what takes time to make."""
     key = make_key_and_cert(OLD).key
     return {name: make_key_and_cert(name, key=key) for name in names}
@@ -193,7 +193,7 @@ def fleet(names: Iterable[str]) -> dict[str, SigningNode]:
 )
 async def test_reloads_during_traffic(site: Site, database: Database, reloads: int) -> None:
     """Each reload adds a node whose run logs came just before and come just after it."""
-    site.nodes = fleet([OLD, *(f"new{number}" for number in range(reloads))])
+    site.nodes = one_key_fleet([OLD, *(f"new{number}" for number in range(reloads))])
     known = [OLD]
     runs = set()
     never = set()
@@ -214,7 +214,7 @@ async def test_reloads_during_traffic(site: Site, database: Database, reloads: i
         refusals = [line for line in daemon.lines if "moved to failed" in line]
         assert refusals
         assert not never & set(re.findall(r" file=(\S+)", "\n".join(refusals)))
-    check_books(database.query, runs)
+    check_stored(database.query, runs)
 
 
 @pytest.mark.fault("A22")
@@ -239,7 +239,7 @@ async def test_a_thousand_reloads_at_once(site: Site, database: Database) -> Non
         assert answers == [200] * 1000
         done = sum("main: reloaded" in line for line in daemon.lines)
         assert done < 550
-    check_books(database.query, {(OLD, number) for number in range(100)})
+    check_stored(database.query, {(OLD, number) for number in range(100)})
 
 
 async def test_logging_is_reloaded(site: Site) -> None:
@@ -268,8 +268,8 @@ async def test_changed_key_that_needs_a_restart(site: Site) -> None:
         site.extra["general"] = "https_port = 4443"
         site.write_conf()
         await reload_by_signal(daemon)
-        told = [line for line in daemon.lines if "needs a restart" in line]
-        assert [line.rpartition("key=")[2] for line in told] == [
+        warnings = [line for line in daemon.lines if "needs a restart" in line]
+        assert [line.rpartition("key=")[2] for line in warnings] == [
             "general.https_port",
             "processing.reporting.cleanup.frequency",
         ]
@@ -277,14 +277,14 @@ async def test_changed_key_that_needs_a_restart(site: Site) -> None:
 
 @pytest.mark.parametrize("name", ["main.conf", "logging.conf"])
 async def test_failed_reload_changes_nothing(site: Site, database: Database, name: str) -> None:
-    """A broken configuration file is told, and nothing of the reload takes effect."""
+    """A broken configuration file is reported, and nothing of the reload takes effect."""
     async with open_daemon(site) as daemon:
         path = site.conf / name
         whole = path.read_text()
         path.write_text(f"{whole}\n[general")
         site.write_nodes([OLD, NEW])
         await reload_by_signal(daemon)
-        await daemon.saw(f"ERROR main: reload failed, nothing was changed.*{path}")
+        await daemon.saw(f"ERROR main: reload failed; nothing was changed.*{path}")
         early = site.send(NEW, 0)
         await daemon.settled()
         assert site.refused() == {early: "unknown_node"}
@@ -292,4 +292,4 @@ async def test_failed_reload_changes_nothing(site: Site, database: Database, nam
         await reload_by_signal(daemon)
         await eventually(lambda: not site.refused())
         await daemon.settled()
-    check_books(database.query, {(NEW, 0)})
+    check_stored(database.query, {(NEW, 0)})

@@ -16,29 +16,16 @@ import trio
 from relayd.commands.demo.postgres.opening import Postgres
 from tests.support.broken import TASKS
 from tests.support.daemon import Daemon, Site, eventually, make_site, open_daemon
-from tests.support.ledger import Ledger, fleet
+from tests.support.ledger import SEED, Ledger, fleet
 from tests.support.postgres import Database
 from tests.support.signing import make_key_and_cert
 from tests.support.strace import children, inject, open_strace
 
-SEED: Final = 20_260_301
 API: Final = "/rudder/relay-api/1"
 
 
-@pytest.fixture
-def site(tmp_path: Path, database: Database) -> Site:
-    """A root server with three nodes, where all uploads are renamed into place."""
-    site = make_site(tmp_path, database.rudder, fleet())
-    site.extra["processing.reporting"] = 'settle_time = "0s"'
-    site.write()
-    return site
-
-
-@pytest.fixture
-def ledger(site: Site) -> Ledger:
-    """The books of this site, whose spool is there already."""
-    site.incoming.mkdir(parents=True)
-    return Ledger(site, SEED)
+#: All uploads are renamed into place.
+pytestmark = pytest.mark.site(extra={"processing.reporting": 'settle_time = "0s"'})
 
 
 @asynccontextmanager
@@ -51,7 +38,7 @@ async def uploads(ledger: Ledger) -> AsyncIterator[None]:
 
 
 async def balance(ledger: Ledger, database: Database) -> None:
-    """Has a whole relayd finish the work, then asserts that the books balance."""
+    """Let a whole relayd finish the work, then check the ledger."""
     async with open_daemon(ledger.site) as daemon:
         await daemon.settled()
         assert await daemon.stop() == 0
@@ -59,7 +46,7 @@ async def balance(ledger: Ledger, database: Database) -> None:
 
 
 async def code_of(daemon: Daemon) -> int:
-    """Waits for its end and for its last line; returns the exit code."""
+    """Wait for its end and for its last line; return the exit code."""
     with trio.fail_after(60):
         code = await daemon.process.wait()
         await daemon.ended.wait()
@@ -121,7 +108,7 @@ async def test_stops_although_the_database_hangs(
 
 
 async def metric_reaches(daemon: Daemon, name: str, value: float) -> None:
-    """Waits until a metric is at least this large."""
+    """Wait until a metric is at least this large."""
     with trio.fail_after(60):
         while await daemon.metric(name) < value:
             await trio.sleep(0.02)
@@ -213,7 +200,7 @@ async def test_bug_in_a_task_ends_the_process(
 
 
 async def replaced(daemon: Daemon, worker: int) -> None:
-    """Waits until another worker process has taken the place of this one."""
+    """Wait until another worker process has taken the place of this one."""
     await eventually(lambda: children(daemon.process.pid) not in ([], [worker]))
 
 
@@ -256,7 +243,7 @@ async def test_worker_without_memory_puts_files_off(
 
 
 def limit_memory(pid: int) -> tuple[int, int]:
-    """Gives a process no more address space than it has; returns the former limit."""
+    """Give a process no more address space than it has; return the former limit."""
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[0])
     size = pages * resource.getpagesize()
     before = resource.prlimit(pid, resource.RLIMIT_AS)
@@ -323,7 +310,7 @@ async def test_goes_on_when_nobody_reads_its_log(
         await daemon.answers()
         with trio.fail_after(60):
             while not await daemon.metric("rudder_relayd_log_dropped_total"):
-                # Each of these gives a long line, for it is gone when its turn comes.
+                # Each of these gives a long line, because it is gone by then.
                 for number in range(500):
                     path = site.incoming / site.name(long, number)
                     path.touch()

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import trio
 
-from relayd.commands.demo.postgres.server import Connection
-from relayd.commands.demo.processes.ports import free_port
+from relayd.commands.demo.postgres.server import ConnectionInfo
 from tests.support.daemon import Site, eventually, merge, open_daemon, replace
+from tests.support.ports import free_port
 from tests.support.signing import SigningNode, make_key_and_cert
 from tests.support.tls_server import (
     Answer,
@@ -24,7 +24,7 @@ from tests.support.tls_server import (
 
 UPSTREAM = make_key_and_cert("upstream")
 RENEWED = make_key_and_cert("upstream", serial=7)
-NOWHERE = Connection("127.0.0.1", 1, "rudder", "rudder", "none")
+NOWHERE = ConnectionInfo("127.0.0.1", 1, "rudder", "rudder", "none")
 
 
 @dataclass
@@ -37,14 +37,14 @@ class Relay(Site):
     general: str = ""
 
     def write(self) -> None:
-        """Writes the configuration and the pin, and no nodes list."""
+        """Write the configuration and the pin, and no nodes list."""
         self.conf.mkdir(parents=True, exist_ok=True)
         (self.conf / "logging.conf").write_text('[general]\nlevel = "debug"\n')
         replace(self.root / "pin.pem", self.pin.cert_pem)
         self.write_conf()
 
     def tables(self) -> dict[str, str]:
-        """What `main.conf` says."""
+        """Return what `main.conf` says."""
         tables = super().tables()
         del tables["output.database"]
         tables["general"] = merge(
@@ -121,7 +121,7 @@ async def test_a_new_certificate_of_the_upstream_counts_after_a_reload(
         peer.behaviour = With(server_context(RENEWED))
         await peer.until(lambda: peer.open == 0)
         relay.upload("second.log", b"2")
-        await daemon.saw("certificate is not the expected one|another certificate")
+        await daemon.saw("certificate is not the expected one|not the pinned one")
         assert relay.waiting() == ["second.log"]
         relay.pin = RENEWED
         relay.write()
@@ -137,7 +137,7 @@ async def test_a_broken_pin_file_fails_the_reload_and_changes_nothing(
     async with open_daemon(relay) as daemon:
         replace(relay.root / "pin.pem", b"<html>")
         status, body = await daemon.post("/rudder/relay-api/1/system/reload")
-        assert (status, b"pin.pem: there is no certificate in it" in body) == (500, True)
+        assert (status, b"pin.pem: contains no certificate" in body) == (500, True)
         relay.upload("first.log", b"1")
         await daemon.settled()
 
@@ -161,7 +161,7 @@ async def test_a_new_password_counts_after_a_reload(relay: Relay, peer: Peer) ->
     peer.behaviour = Password("Basic cnVkZGVyOnNlY29uZA==")  # rudder:second
     async with open_daemon(relay) as daemon:
         relay.upload("first.log", b"1")
-        await daemon.saw("file stays, will be retried.*answered 401")
+        await daemon.saw("file stays, tried again later.*answered 401")
         relay.password = "second"
         relay.write()
         daemon.process.send_signal(signal.SIGHUP)

@@ -10,17 +10,17 @@ import pytest
 import trio
 
 from tests.support.agent import agent, alive, gone, pid_in
-from tests.support.daemon import Site, make_site, open_daemon
-from tests.support.postgres import Database
-from tests.support.signing import make_key_and_cert
+from tests.support.daemon import Site, open_daemon
 
 BASE = "/rudder/relay-api/1/remote-run"
 
 
+pytestmark = pytest.mark.site(nodes=["node1"])
+
+
 @pytest.fixture
-def site(tmp_path: Path, database: Database) -> Site:
-    """A root server with one node, whose command never ends."""
-    site = make_site(tmp_path, database.rudder, {"node1": make_key_and_cert("node1")})
+def site(site: Site, tmp_path: Path) -> Site:
+    """Return a root server with one node, whose command never ends."""
     script = f"trap '' TERM; env; sleep 1000 & echo $! > {tmp_path / 'pid'}; wait; sleep 1000"
     command = agent(tmp_path / "rudder", script)
     site.extra["remote_run"] = f'command = "{command}"\nuse_sudo = false\ntimeout = "2s"'
@@ -42,10 +42,10 @@ def _events(port: int, target: str) -> list[dict[str, object]]:
 async def test_settings_count_and_the_environment_stays_here(site: Site) -> None:
     """The deadline of main.conf ends the command, which has seen nothing of relayd's variables."""
     async with open_daemon(site, env={"RELAYD_CANARY": "secret"}):
-        told = await trio.to_thread.run_sync(partial(_events, site.port, "nodes/node1"))
-    [verdict] = [event for event in told if event["event"] == "exit"]
+        events = await trio.to_thread.run_sync(partial(_events, site.port, "nodes/node1"))
+    [verdict] = [event for event in events if event["event"] == "exit"]
     assert (verdict["code"], verdict["detail"]) == (None, "not ended within 2 s")
-    output = [str(event["output"]) for event in told if event["event"] == "output"]
+    output = [str(event["output"]) for event in events if event["event"] == "output"]
     assert f"PATH={os.environ['PATH']}" in output
     assert not [line for line in output if "RELAYD_CANARY" in line]
     await gone(await pid_in(site.root / "pid"))

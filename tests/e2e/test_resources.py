@@ -14,34 +14,20 @@ from typing import Final, NamedTuple
 import pytest
 import trio
 
-from tests.support.daemon import Daemon, Site, eventually, make_site, open_daemon
-from tests.support.ledger import Ledger, fleet
+from tests.support.daemon import Daemon, Site, eventually, open_daemon
+from tests.support.ledger import Ledger
 from tests.support.postgres import Database
 from tests.support.strace import children, inject, open_record, open_strace, threads
 
-SEED: Final = 20_260_301
 INFO: Final = "/rudder/relay-api/1/system/info"
 
 
 @pytest.fixture
-def root(tmp_path: Path) -> Iterator[Path]:
+def site_directory(tmp_path: Path) -> Iterator[Path]:
     """In memory where there is such a filesystem: thousands of fsync(2) prove nothing here."""
     memory = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else tmp_path) as it:
         yield Path(it)
-
-
-@pytest.fixture
-def site(root: Path, database: Database) -> Site:
-    """A root server with three nodes."""
-    return make_site(root, database.rudder, fleet())
-
-
-@pytest.fixture
-def ledger(site: Site) -> Ledger:
-    """The books of this site, whose spool is there already."""
-    site.incoming.mkdir(parents=True)
-    return Ledger(site, SEED)
 
 
 def set_cores(site: Site, cores: int) -> None:
@@ -59,7 +45,7 @@ async def test_full_disk_does_not_stop_the_work(
 ) -> None:
     """With no byte left in the spool, refused files are moved and good ones are stored."""
     if subprocess.run(["unshare", "-rm", "true"], check=False).returncode:
-        pytest.skip("this system lets nobody have a mount namespace")
+        pytest.skip("this system allows no mount namespaces")
     mount = f'mount -t tmpfs -o size=512k none {site.incoming.parent} && exec "$@"'
     async with open_daemon(site, wrapper=("unshare", "-rm", "sh", "-c", mount, "sh")) as daemon:
         inside = replace(site, root=Path(f"/proc/{daemon.process.pid}/root{site.root}"))
@@ -120,7 +106,7 @@ CLONES: Final = "clone,clone3,fork,vfork"
 async def test_no_threads_for_a_while(site: Site, ledger: Ledger, database: Database) -> None:
     """Where no thread can be started for a while, relayd waits; no file is blamed."""
     set_cores(site, 1)
-    # The thread that writes the log and one more are there; the next few are refused.
+    # The thread that writes the log and one more exist; the next few are refused.
     few = ("strace", "-f", "-qq", *inject(CLONES, "error=EAGAIN:when=3..8"))
     async with open_daemon(site, wrapper=few, ready=None) as daemon:
         for _ in range(20):
@@ -184,7 +170,7 @@ async def run_throttle(family: list[int]) -> None:
 
 
 def send_all(family: list[int], number: signal.Signals) -> None:
-    """Sends a signal to several processes."""
+    """Send a signal to several processes."""
     for pid in family:
         os.kill(pid, number)
 
@@ -273,7 +259,7 @@ async def operate(daemon: Daemon, ledger: Ledger, count: int) -> None:
 
 
 def in_place(ledger: Ledger, half: bytes) -> None:
-    """Writes half a run log under its final name, as if its writer were not done."""
+    """Write half a run log under its final name, as if its writer were not done."""
     (ledger.site.incoming / ledger.next_bad_name()).write_bytes(half)
 
 

@@ -5,29 +5,25 @@ import io
 import zipfile
 from collections.abc import Callable
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 
-from tests.support.books import stored_executions, stored_rows
-from tests.support.daemon import START, Site, make_site, open_daemon
+from tests.support.daemon import START, Site, open_daemon
 from tests.support.postgres import Database
 from tests.support.runlogs import STAMP, joined, report
-from tests.support.signing import make_key_and_cert, sign_runlog
+from tests.support.signing import sign_runlog
+from tests.support.stored import stored_executions, stored_rows
 
 NODE = "node1"
 BEGIN = report("Start execution", event="control", component="start", key="config-1")
 END = report("End execution", event="control", component="end", key="config-1")
 
 
-@pytest.fixture
-def site(tmp_path: Path, database: Database) -> Site:
-    """A site of one node."""
-    return make_site(tmp_path, database.rudder, {NODE: make_key_and_cert(NODE)})
+pytestmark = pytest.mark.site(nodes=[NODE])
 
 
 def zipped(data: bytes) -> bytes:
-    """A zip archive of one member."""
+    """Return a zip archive of one member."""
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as members:
         members.writestr("run.log", data)

@@ -23,7 +23,7 @@ DATABASE, IN_URL = "cAnary.database&=%41 x", "cAnaryInUrl"
 UPSTREAM, DEFAULT = "cAnary.upstream:/@ x", "cAnary.default?# x"
 CANARIES = (DATABASE, IN_URL, UPSTREAM, DEFAULT)
 
-#: Tells relayd that its standard output is the journal, whatever it is.
+#: Makes relayd believe that its standard output is the journal, whatever it is.
 JOURNAL = ("sh", "-c", 'JOURNAL_STREAM=$(stat -Lc %d:%i /dev/stdout) exec "$@"', "sh")
 
 #: An agents' command that keeps its environment and arguments, writes to both outputs and fails.
@@ -47,13 +47,13 @@ def forms(canary: str) -> Iterator[str]:
 
 
 def leaks(text: str) -> set[str]:
-    """The passwords that a text shows in any form."""
+    """Return the passwords that a text shows in any form."""
     return {canary for canary in CANARIES if any(form in text for form in forms(canary))}
 
 
 @pytest.fixture
 def tree(tmp_path: Path, database: Database) -> Tree:
-    """A root server that its database refuses, below it a relay that its upstream refuses."""
+    """Return a root server that its database refuses and a relay that its upstream refuses."""
     tree = make_tree(tmp_path, database.rudder)
     server = database.rudder
     tree.root.database = replace(server, password=DATABASE)
@@ -71,7 +71,7 @@ def tree(tmp_path: Path, database: Database) -> Tree:
 
 
 async def provoke(member: Member, daemon: Daemon) -> list[str]:
-    """Makes it answer in all kinds of ways; returns what it said."""
+    """Make it answer in all kinds of ways; return what it said."""
     said = [
         *[await daemon.get(path) for path in ("/metrics", "/nowhere", f"{BASE}/system/info")],
         await daemon.get(f"{BASE}/system/status"),
@@ -98,7 +98,7 @@ async def family(daemon: Daemon) -> str:
 
 
 async def check(member: Member) -> str:
-    """What `relayd check` says about its installation, in both forms."""
+    """Return what `relayd check` says about its installation, in both forms."""
     said = ""
     for more in ([], ["--json"]):
         command = [sys.executable, "-m", "relayd", "check", *more, "-c", str(member.conf)]

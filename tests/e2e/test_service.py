@@ -3,25 +3,20 @@
 import os
 import signal
 import socket
-from pathlib import Path
 
 import pytest
 import trio
 
-from tests.support.daemon import PATIENCE_S, Site, eventually, make_site, open_daemon
-from tests.support.postgres import Database
-from tests.support.signing import make_key_and_cert
+from tests.support.daemon import PATIENCE_S, Site, eventually, open_daemon
 
 RELOAD = "/rudder/relay-api/1/system/reload"
 
 
-@pytest.fixture
-def site(tmp_path: Path, database: Database) -> Site:
-    return make_site(tmp_path, database.rudder, {"node1": make_key_and_cert("node1")})
+pytestmark = pytest.mark.site(nodes=["node1"])
 
 
 class Stuck:
-    """A nodes list that hangs whoever reads it, as on a file system that does not answer."""
+    """A nodes list that blocks its reader, as on a file system that does not answer."""
 
     def __init__(self, site: Site) -> None:
         self._path = site.nodes_list
@@ -30,7 +25,7 @@ class Stuck:
         os.mkfifo(self._path)
 
     async def is_read(self) -> None:
-        """Waits until somebody hangs in it."""
+        """Wait until a reader is blocked."""
         with trio.fail_after(PATIENCE_S):
             while not self._try_to_open():
                 await trio.sleep(0.01)

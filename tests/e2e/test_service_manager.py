@@ -6,7 +6,7 @@ from typing import Final
 
 import pytest
 
-from relayd.commands.demo.postgres.server import Connection
+from relayd.commands.demo.postgres.server import ConnectionInfo
 from tests.support.daemon import Site, make_site, open_daemon
 from tests.support.ledger import Ledger, fleet
 from tests.support.postgres import Database
@@ -15,21 +15,13 @@ from tests.support.strace import children
 from tests.support.tree import make_tree
 
 API: Final = "/rudder/relay-api/1"
-#: Tells the process its own number as a service manager does, for it is the one that is started.
+#: Gives the process its own number as a service manager does: it is the one that is started.
 WATCHED: Final = ("sh", "-c", 'WATCHDOG_PID=$$ exec "$@"', "sh")
 PERIOD_S: Final = 2.0
 
 
-@pytest.fixture
-def site(tmp_path: Path, database: Database) -> Site:
-    """A root server whose spool is there already."""
-    site = make_site(tmp_path, database.rudder, fleet())
-    site.incoming.mkdir(parents=True)
-    return site
-
-
 async def test_ready_once_files_are_taken_and_the_api_answers(site: Site) -> None:
-    """Readiness is told when the API answers and the spool is watched, not before."""
+    """Readiness is reported when the API answers and the spool is watched, not before."""
     slow = ("strace", "-D", "-f", "-qq", "-o", "/dev/null", "-e", "trace=inotify_add_watch")
     rule = "inject=inotify_add_watch:delay_enter=1000000"
     with open_service_manager(site.root / "notify") as manager:
@@ -42,7 +34,7 @@ async def test_ready_once_files_are_taken_and_the_api_answers(site: Site) -> Non
 
 
 def inotify_watches(pid: int) -> list[str]:
-    """What a process watches, as its descriptors tell: proc(5)."""
+    """Return what a process watches according to its descriptors: proc(5)."""
     texts = [path.read_text() for path in Path(f"/proc/{pid}/fdinfo").iterdir()]
     return [line for text in texts for line in text.splitlines() if line.startswith("inotify wd:")]
 
@@ -70,7 +62,7 @@ async def test_ready_without_nodes_list(site: Site) -> None:
 
 async def test_ready_without_database(tmp_path: Path) -> None:
     """A database that is not there is no reason not to be ready."""
-    nowhere = Connection("127.0.0.1", 1, "rudder", "secret", "rudder")
+    nowhere = ConnectionInfo("127.0.0.1", 1, "rudder", "secret", "rudder")
     site = make_site(tmp_path, nowhere, fleet())
     with open_service_manager(site.root / "notify") as manager:
         async with open_daemon(site, env=manager.environment(), ready=None):
@@ -78,7 +70,7 @@ async def test_ready_without_database(tmp_path: Path) -> None:
 
 
 async def test_reloads_and_stop_are_told(site: Site) -> None:
-    """Reloads by signal and API are told, failed ones too, and the beginning of the stop."""
+    """Reloads by signal and API are reported, failed ones too, and the beginning of the stop."""
     with open_service_manager(f"@relayd-{site.port}") as manager:
         async with open_daemon(site, env=manager.environment()) as daemon:
             await manager.hears("READY", "1")

@@ -13,8 +13,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from relayd.commands.demo.postgres.server import Connection
-from tests.support.daemon import Daemon, Site, eventually, make_site, open_daemon
+from tests.support.daemon import Daemon, Site, eventually, open_daemon
 from tests.support.http import Client
 from tests.support.shared import FILES, FOLDER, SOURCE, TARGET, node, upload, write_nodes
 from tests.support.strace import open_strace
@@ -22,17 +21,19 @@ from tests.support.traversal import traversals
 
 MIB = 1024 * 1024
 #: Bytes by which relayd may grow.
-ROOM = 64 * MIB
+GROWTH = 64 * MIB
 #: Sources of uploads; four of each would be taken at once, sixteen of all.
 SOURCES = 25
 UPLOADS = 100
 UPLOAD_SIZE = 10 * MIB
 
 
+pytestmark = pytest.mark.site(nodes=(), database=False)
+
+
 @pytest.fixture
-def site(tmp_path: Path) -> Site:
-    """A root server without a database; all sources have one and the same key."""
-    site = make_site(tmp_path, Connection("127.0.0.1", 1, "rudder", "x", "rudder"), {})
+def site(site: Site, tmp_path: Path) -> Site:
+    """Return a root server without a database; all sources have the same key."""
     site.extra = {
         "processing.reporting": 'output = "disabled"',
         "shared_folder": f'path = "{tmp_path / "folder"}"',
@@ -48,7 +49,7 @@ def site(tmp_path: Path) -> Site:
 
 @asynccontextmanager
 async def connected(site: Site) -> AsyncIterator[Client]:
-    """A connection to its API."""
+    """Yield a connection to its API."""
     stream = await trio.open_tcp_stream("127.0.0.1", site.port)
     try:
         yield Client(stream)
@@ -65,7 +66,7 @@ def memory(daemon: Daemon, what: str) -> int:
 
 
 def forget_peak(daemon: Daemon) -> int:
-    """From now on the peak is counted anew; gives what the process has."""
+    """Reset the peak; return what the process has now."""
     Path(f"/proc/{daemon.process.pid}/clear_refs").write_text("5")
     return memory(daemon, "VmRSS")
 
@@ -75,10 +76,10 @@ async def attack(site: Site, paths: list[str]) -> Counter[int]:
     statuses: Counter[int] = Counter()
     body = upload(b"x")
     for path in paths:
-        for method, room in (("GET", FOLDER), ("HEAD", FOLDER), ("PUT", FILES), ("HEAD", FILES)):
+        for method, prefix in (("GET", FOLDER), ("HEAD", FOLDER), ("PUT", FILES), ("HEAD", FILES)):
             data = body if method == "PUT" else b""
             head = (
-                f"{method} {room}/{path}?ttl=1d HTTP/1.1\r\nHost: x\r\n"
+                f"{method} {prefix}/{path}?ttl=1d HTTP/1.1\r\nHost: x\r\n"
                 f"Connection: close\r\nContent-Length: {len(data)}\r\n\r\n"
             )
             async with connected(site) as client:
@@ -149,7 +150,7 @@ async def test_a_hundred_large_uploads_at_once(site: Site, tmp_path: Path) -> No
             assert (await daemon.get("/metrics"))[0] == 200
             gate.set()
         assert statuses == {503: UPLOADS - 16, 200: 16}
-        assert memory(daemon, "VmHWM") - before < ROOM
+        assert memory(daemon, "VmHWM") - before < GROWTH
         assert await daemon.metric("rudder_relayd_shared_files_total", outcome="stored") == 16
     stored = [path for path in (tmp_path / "files").rglob("file*") if path.suffix == ""]
     assert [path.stat().st_size for path in stored if path.is_file()] == [UPLOAD_SIZE] * 16
@@ -178,7 +179,7 @@ async def test_a_large_file_is_given_and_hashed_in_little_memory(
             async with connected(site) as client:
                 path = f"{FOLDER}/large?hash={digest.hexdigest()}"
                 assert (await client.ask("HEAD", path)).status == 304
-        assert memory(daemon, "VmHWM") - before < ROOM
+        assert memory(daemon, "VmHWM") - before < GROWTH
 
 
 @pytest.mark.history(36)

@@ -8,33 +8,29 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from tests.support.books import check_books
-from tests.support.daemon import START, Site, make_site, open_daemon
+from tests.support.daemon import START, Site, open_daemon
 from tests.support.openssl import OpenSSL
 from tests.support.postgres import Database
 from tests.support.runlogs import make_runlog
 from tests.support.signing import SigningNode, make_key_and_cert
+from tests.support.stored import check_stored
 
 VICTIM, ATTACKER = "victim", "attacker"
 
 
-@pytest.fixture
-def site(tmp_path: Path, database: Database) -> Site:
-    """A site of two nodes, one of which wants to write reports of the other."""
-    nodes = {name: make_key_and_cert(name) for name in (VICTIM, ATTACKER)}
-    return make_site(tmp_path, database.rudder, nodes)
+pytestmark = pytest.mark.site(nodes=[VICTIM, ATTACKER])
 
 
 @pytest.fixture
 def openssl(tmp_path: Path) -> OpenSSL:
-    """The agents' command."""
+    """Return the agents' command."""
     directory = tmp_path / "openssl"
     directory.mkdir()
     return OpenSSL(directory)
 
 
 async def outcome(site: Site, name: str, message: bytes) -> str:
-    """Uploads a message between two good run logs of the attacker; why it was refused."""
+    """Upload a message between two good run logs of the attacker; why it was refused."""
     async with open_daemon(site) as daemon:
         site.send(ATTACKER, 1)
         site.upload(name, message)
@@ -57,7 +53,7 @@ async def test_changed_byte(site: Site, database: Database, openssl: OpenSSL, pl
     message[changed] ^= 1
     reason = await outcome(site, site.name(VICTIM), bytes(message))
     assert reason in {"signature", "mime"}
-    check_books(database.query, {(ATTACKER, 1), (ATTACKER, 2)})
+    check_stored(database.query, {(ATTACKER, 1), (ATTACKER, 2)})
 
 
 @pytest.mark.fault("C2")
@@ -65,7 +61,7 @@ async def test_signed_by_another_node(site: Site, database: Database, openssl: O
     """A node cannot sign for another one, neither by file name nor by what the reports say."""
     message = openssl.sign(make_runlog(VICTIM, START), site.nodes[ATTACKER])
     assert await outcome(site, site.name(VICTIM), message) == "unknown_signer"
-    check_books(database.query, {(ATTACKER, 1), (ATTACKER, 2)})
+    check_stored(database.query, {(ATTACKER, 1), (ATTACKER, 2)})
 
 
 @pytest.mark.fault("P9")
@@ -75,7 +71,7 @@ async def test_reports_of_another_node(site: Site, database: Database, openssl: 
     text = b"".join([*own[:3], foreign[3], *own[4:]])
     message = openssl.sign(text, site.nodes[ATTACKER])
     assert await outcome(site, site.name(ATTACKER), message) == "node_mismatch"
-    check_books(database.query, {(ATTACKER, 1), (ATTACKER, 2)})
+    check_stored(database.query, {(ATTACKER, 1), (ATTACKER, 2)})
 
 
 @pytest.mark.fault("C3")
@@ -86,7 +82,7 @@ async def test_certificate_inside_the_message(
     forger = make_key_and_cert(VICTIM, key=make_key_and_cert(ATTACKER).key)
     message = openssl.sign(make_runlog(VICTIM, START), forger, "-text", "-md", "sha256")
     assert await outcome(site, site.name(VICTIM), message) == "unknown_signer"
-    check_books(database.query, {(ATTACKER, 1), (ATTACKER, 2)})
+    check_stored(database.query, {(ATTACKER, 1), (ATTACKER, 2)})
 
 
 def valid_between(node: SigningNode, begin: datetime, end: datetime) -> bytes:
@@ -111,14 +107,14 @@ async def test_certificates_outside_of_their_time(site: Site, database: Database
     future = valid_between(site.nodes[ATTACKER], now + year, now + 2 * year)
     site.certificates.write_bytes(over + future)
     async with open_daemon(site) as daemon:
-        line = await daemon.saw("WARN  nodes: node certificates are past their end")
+        line = await daemon.saw("WARN  nodes: expired node certificates")
         assert "certificates=1" in line
         assert await daemon.metric("rudder_relayd_certificate_expired") == 1
-        line = await daemon.saw("WARN  nodes: node certificates are not valid yet")
+        line = await daemon.saw("WARN  nodes: node certificates that are not yet valid")
         assert "certificates=1" in line
         assert await daemon.metric("rudder_relayd_certificate_not_yet_valid") == 1
         site.send(VICTIM, 0)
         site.send(ATTACKER, 0)
         await daemon.settled()
-    check_books(database.query, {(VICTIM, 0), (ATTACKER, 0)})
+    check_stored(database.query, {(VICTIM, 0), (ATTACKER, 0)})
     assert site.refused() == {}

@@ -13,31 +13,24 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.books import check_books
-from tests.support.daemon import Daemon, Site, eventually, make_site, open_daemon
+from tests.support.daemon import Daemon, Site, eventually, open_daemon
 from tests.support.postgres import Database
 from tests.support.proxy import BlackHole, Fault, Proxy, open_proxy
-from tests.support.signing import make_key_and_cert
+from tests.support.stored import check_stored
 from tests.support.wrappers import BOUND_BY_MODES, failing
 
 NODE = "node1"
 DAY_S = 86_400
 
 
-@pytest.fixture
-def site(tmp_path: Path, database: Database) -> Site:
-    """A site of one node, with an empty spool."""
-    site = make_site(tmp_path, database.rudder, {NODE: make_key_and_cert(NODE)})
-    site.incoming.mkdir(parents=True)
-    site.failed.mkdir()
-    return site
+pytestmark = pytest.mark.site(nodes=[NODE])
 
 
 @asynccontextmanager
 async def open_held(
     site: Site, *, wrapper: tuple[str, ...] = ()
 ) -> AsyncIterator[tuple[Daemon, Proxy]]:
-    """Runs relayd behind a proxy; run 0 is stored, so that it is connected."""
+    """Run relayd behind a proxy; run 0 is stored, so that it is connected."""
     async with open_proxy(site.database.host, site.database.port) as proxy:
         site.database = replace(site.database, host="127.0.0.1", port=proxy.port)
         site.write_conf()
@@ -48,7 +41,7 @@ async def open_held(
 
 
 def age(path: Path, seconds: float) -> None:
-    """Lets a file look as if it was last written to so long ago."""
+    """Make a file look as if it was last written to this long ago."""
     when = time.time() - seconds
     os.utime(path, (when, when), follow_symlinks=False)
 
@@ -69,13 +62,13 @@ async def test_newer_file_under_the_name_of_one_in_flight(site: Site, database: 
         proxy.fault = Fault()
         hold.lift()
         await daemon.settled()
-    check_books(database.query, {(NODE, number) for number in range(3)})
+    check_stored(database.query, {(NODE, number) for number in range(3)})
     assert site.refused() == {}
 
 
 @pytest.mark.fault("S5")
 async def test_missing_failed_is_made_again(site: Site, database: Database) -> None:
-    """A refused file finds its way although somebody removed the directory `failed`."""
+    """A refused file is moved even if the directory `failed` was removed."""
     async with open_daemon(site) as daemon:
         site.failed.rmdir()
         site.upload("bob.log", b"x")
@@ -83,7 +76,7 @@ async def test_missing_failed_is_made_again(site: Site, database: Database) -> N
         site.send(NODE)
         await daemon.settled()
     assert site.refused() == {"bob.log": "bad_name"}
-    check_books(database.query, {(NODE, 0)})
+    check_stored(database.query, {(NODE, 0)})
 
 
 @pytest.mark.fault("S5")
@@ -102,7 +95,7 @@ async def test_unwritable_failed_holds_up_refused_files_only(
         site.failed.chmod(0o755)
         await daemon.settled()
     assert site.refused() == {"bob.log": "bad_name"}
-    check_books(database.query, runs)
+    check_stored(database.query, runs)
 
 
 @pytest.mark.fault("S6")
@@ -115,7 +108,7 @@ async def test_unlink_that_fails_after_the_commit(site: Site, database: Database
         site.incoming.chmod(0o555)
         proxy.fault = Fault()
         hold.lift()
-        await daemon.saw(r"ERROR disposal: committed file cannot be removed.*Permission denied")
+        await daemon.saw(r"ERROR disposal: cannot remove committed file.*Permission denied")
         seen = len(daemon.lines)
         for _ in range(2):
             line = await daemon.saw("disposal: committed file stays", since=seen)
@@ -127,7 +120,7 @@ async def test_unlink_that_fails_after_the_commit(site: Site, database: Database
         await daemon.settled()
         await daemon.saw("committed files can be removed again")
         assert await daemon.metric("rudder_relayd_unremovable_files") == 0
-    check_books(database.query, {(NODE, 0), (NODE, 1)})
+    check_stored(database.query, {(NODE, 0), (NODE, 1)})
 
 
 @pytest.mark.fault("S7")
@@ -147,7 +140,7 @@ async def test_abandoned_uploads_are_no_burden(site: Site, database: Database) -
         assert await daemon.metric("rudder_relayd_spool_files") <= len(runs)
         site.send(NODE, 10)
         await eventually(lambda: len(site.waiting()) == 5_000)
-    check_books(database.query, {*runs, (NODE, 10)})
+    check_stored(database.query, {*runs, (NODE, 10)})
     assert all(int(name.removeprefix(".davfs.tmp")) % 2 == 0 for name in site.waiting())
 
 
@@ -165,7 +158,7 @@ async def test_strangers_are_refused_once_and_stop_nothing(site: Site, database:
         for name in ("bob.log", stranger, "a@b.log.gz", "@{.log"):
             assert len(about(daemon, name)) == 1, daemon.lines
         assert not any("Traceback" in line for line in daemon.lines)
-    check_books(database.query, {(NODE, number) for number in range(4)})
+    check_stored(database.query, {(NODE, number) for number in range(4)})
     assert site.refused() == {
         "bob.log": "bad_name",
         stranger: "unknown_node",
@@ -191,7 +184,7 @@ async def test_backlog_older_than_the_retention(site: Site, database: Database) 
         await eventually(lambda: site.waiting() == [young.name])
         await daemon.saw(rf"WARN  disposal: refused.*=expired.*{re.escape(closed.name)}")
         assert await daemon.metric("rudder_relayd_refused_total", reason="expired") == 1
-    check_books(database.query, runs)
+    check_stored(database.query, runs)
     assert site.refused() == {forged: "mime", closed.name: "expired"}
     assert (site.failed / closed.name).stat().st_size == young.stat().st_size
 
@@ -219,7 +212,7 @@ async def test_what_is_no_file_is_neither_opened_nor_followed(
         (tmp_path / "hard").rename(hard)
         site.send(NODE, 0)
         await daemon.settled()
-    check_books(database.query, {(NODE, 0)})
+    check_stored(database.query, {(NODE, 0)})
     kinds = (link, fifo, sock, directory, live, hard)
     assert site.refused() == dict.fromkeys((path.name for path in kinds), "not_a_file")
     assert (site.failed / link.name).readlink() == secret
@@ -255,7 +248,7 @@ async def test_writer_that_does_not_rename(site: Site, database: Database) -> No
         with path.open("ab") as file:
             file.write(data[path.stat().st_size :])
         await daemon.settled()
-    check_books(database.query, {(NODE, 1)})
+    check_stored(database.query, {(NODE, 1)})
     assert site.refused() == {}
 
 
@@ -299,7 +292,7 @@ async def test_odd_names(site: Site, database: Database) -> None:
         refusals = [line for line in daemon.lines if "moved to failed" in line]
         assert len(refusals) == len(ODD_NAMES)
         assert all(line.isprintable() for line in daemon.lines)
-    check_books(database.query, {(NODE, 0)})
+    check_stored(database.query, {(NODE, 0)})
     assert set(site.refused()) == {os.fsdecode(name) for name in ODD_NAMES}
     assert {os.fsdecode(name) for name in ODD_NAMES} <= {p.name for p in site.failed.iterdir()}
 
@@ -326,26 +319,26 @@ async def test_errors_of_reading_are_not_the_files_fault(
         line = await daemon.saw("file stays, will be retried")
         assert os.strerror(getattr(errno, error)) in line
         assert path.name in line
-    check_books(database.query, {(NODE, 0)})
+    check_stored(database.query, {(NODE, 0)})
     assert site.refused() == {}
 
 
 @pytest.mark.fault("S15")
 async def test_damaged_entry_does_not_hide_its_neighbours(site: Site, database: Database) -> None:
-    """Where one entry cannot even be looked at, the listing goes on with the others."""
+    """Where one entry cannot be examined, the listing goes on with the others."""
     path = site.upload(site.name(NODE, 0), site.run_log(NODE, 0))
     for number in range(1, 4):
         site.send(NODE, number)
     async with open_daemon(site, wrapper=failing("newfstatat", "EIO", "1+", path)) as daemon:
         await daemon.saw(rf"file stays.*Input/output error.*{re.escape(path.name)}")
         await eventually(lambda: site.waiting() == [path.name])
-    check_books(database.query, {(NODE, 1), (NODE, 2), (NODE, 3)})
+    check_stored(database.query, {(NODE, 1), (NODE, 2), (NODE, 3)})
     assert site.refused() == {}
 
 
 @pytest.mark.fault("S16")
 async def test_file_that_somebody_else_took(site: Site, database: Database) -> None:
-    """A file that is gone when its turn comes, or once it is stored, is no error."""
+    """A file that is gone before it is opened, or once it is stored, is no error."""
     async with open_held(site) as (daemon, proxy):
         seen = len(daemon.lines)
         daemon.process.send_signal(signal.SIGSTOP)
@@ -361,7 +354,7 @@ async def test_file_that_somebody_else_took(site: Site, database: Database) -> N
         site.send(NODE, 3)
         await daemon.settled()
         assert not [line for line in daemon.lines[seen:] if " WARN " in line or " ERROR " in line]
-    check_books(database.query, {(NODE, 0), (NODE, 2), (NODE, 3)})
+    check_stored(database.query, {(NODE, 0), (NODE, 2), (NODE, 3)})
 
 
 @pytest.mark.fault("S17")
@@ -384,4 +377,4 @@ async def test_events_and_listings_of_one_file(site: Site, database: Database) -
         await daemon.settled()
         assert await daemon.metric("rudder_relayd_reports_total", status="ok") == 11
         assert await daemon.metric("rudder_relayd_duplicates_total") == 0
-    check_books(database.query, {(NODE, number) for number in range(11)})
+    check_stored(database.query, {(NODE, number) for number in range(11)})

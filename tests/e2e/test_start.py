@@ -4,38 +4,25 @@ import errno
 import os
 import re
 import socket
-from pathlib import Path
 from typing import Final
 
 import pytest
 import trio
 
 from tests.support.daemon import Site, fetch, make_site, open_daemon
-from tests.support.ledger import Ledger, fleet
+from tests.support.ledger import Ledger
 from tests.support.postgres import Database
 from tests.support.wrappers import BOUND_BY_MODES
 
 API: Final = "/rudder/relay-api/1"
 
 
-@pytest.fixture
-def site(tmp_path: Path, database: Database) -> Site:
-    """A root server with three nodes, where all uploads are renamed into place."""
-    site = make_site(tmp_path, database.rudder, fleet())
-    site.extra["processing.reporting"] = 'settle_time = "0s"'
-    site.write()
-    return site
-
-
-@pytest.fixture
-def ledger(site: Site) -> Ledger:
-    """The books of this site, whose spool is there already."""
-    site.incoming.mkdir(parents=True)
-    return Ledger(site)
+#: All uploads are renamed into place.
+pytestmark = pytest.mark.site(extra={"processing.reporting": 'settle_time = "0s"'})
 
 
 async def fails_to_start(site: Site, wrapper: tuple[str, ...] = ()) -> tuple[int, str]:
-    """Starts relayd and waits for its end: exit code and the only line that it wrote."""
+    """Start relayd and wait for its end: exit code and the only line that it wrote."""
     async with open_daemon(site, wrapper=wrapper, ready=None) as daemon:
         with trio.fail_after(60):
             code = await daemon.process.wait()
@@ -108,7 +95,8 @@ async def test_listens_on_a_host_name(site: Site) -> None:
 @pytest.mark.fault("L9")
 async def test_missing_directories_are_made(site: Site, database: Database) -> None:
     """Without any spool directory relayd starts and takes files at once."""
-    assert not site.incoming.parent.exists()
+    site.incoming.rmdir()
+    site.incoming.parent.rmdir()
     ledger = Ledger(site)
     async with open_daemon(site) as daemon:
         assert site.incoming.is_dir()
@@ -143,6 +131,8 @@ async def test_directory_that_cannot_be_used_is_a_start_error(
 async def test_directory_that_cannot_be_made_is_a_start_error(site: Site) -> None:
     """A file in the place of the spool: 3 and one line that names it."""
     spool = site.incoming.parent
+    site.incoming.rmdir()
+    spool.rmdir()
     spool.write_text("not a directory")
     code, line = await fails_to_start(site)
     assert code == 3

@@ -13,13 +13,13 @@ from urllib.parse import quote
 import pytest
 import trio
 
-from tests.support.books import check_books
 from tests.support.daemon import Daemon, eventually, open_daemon
 from tests.support.front import open_front, put
 from tests.support.http import BASE
 from tests.support.postgres import Database
 from tests.support.remote_lines import run
 from tests.support.signing import make_key_and_cert, rsa_key
+from tests.support.stored import check_stored
 from tests.support.tree import Member, Tree, make_tree, open_fronts, open_tree
 
 NODES = ("node0", "node1", "node2")
@@ -29,12 +29,12 @@ INVENTORY = "rudder_relayd_inventories_total"
 
 @pytest.fixture
 def tree(tmp_path: Path, database: Database) -> Tree:
-    """The three members, written."""
+    """Return the three members, written."""
     return make_tree(tmp_path, database.rudder)
 
 
 async def send(tree: Tree, node: str, number: int) -> None:
-    """A run log that the agent of a node uploads."""
+    """Return a run log that the agent of a node uploads."""
     member = tree.home(node)
     name, data = member.name(node, number), member.run_log(node, number)
     if number % 2:
@@ -44,7 +44,7 @@ async def send(tree: Tree, node: str, number: int) -> None:
 
 
 async def settled(tree: Tree) -> None:
-    """Waits until no run log is in any spool."""
+    """Wait until no run log is in any spool."""
     # From below: a relay removes a file only when it is in the spool above.
     await eventually(lambda: not tree.waiting(), lambda: str(tree.waiting()))
 
@@ -61,8 +61,9 @@ async def test_run_logs_climb_up(tree: Tree, database: Database) -> None:
             ("relay", "forward_ok", 40),
             ("root", "ok", 60),
         ):
+            await daemons[me].idle()
             assert await daemons[me].metric(RUN, status=status) == count
-    check_books(database.query, {(node, number) for node in NODES for number in range(20)})
+    check_stored(database.query, {(node, number) for node in NODES for number in range(20)})
     assert tree.refused() == {}
 
 
@@ -97,7 +98,7 @@ async def campaign(tree: Tree, database: Database, victims: Sequence[Member]) ->
                 await stack.enter_async_context(open_daemon(member))
         await settled(tree)
     assert len(sent) > 20
-    check_books(database.query, sent)
+    check_stored(database.query, sent)
     assert tree.refused() == {}
 
 
@@ -122,7 +123,7 @@ async def test_a_relay_that_is_away(tree: Tree, database: Database) -> None:
         assert len(tree.sub.waiting()) == 5
         async with open_fronts(tree), open_daemon(tree.relay):
             await settled(tree)
-    check_books(database.query, {("node2", number) for number in range(5)})
+    check_stored(database.query, {("node2", number) for number in range(5)})
 
 
 def content(directory: Path) -> dict[str, bytes]:
@@ -164,13 +165,14 @@ async def test_inventories_climb_up_in_pairs(tree: Tree) -> None:
             for member in (tree.relay, tree.sub):
                 await eventually(lambda: not content(member.inventories / place))  # noqa: B023
         for me in ("relay", "sub"):
+            await daemons[me].idle()
             assert await daemons[me].metric(INVENTORY, status="forward_ok") == 16
     for member in tree.members:
         assert content(member.inventories / "failed") == {}
 
 
 async def reload(daemons: Iterable[Daemon]) -> None:
-    """Has every one of them take in what was written."""
+    """Make every one of them read what was written."""
     for daemon in daemons:
         assert (await daemon.post(f"{BASE}/system/reload"))[0] == 200
 
@@ -199,5 +201,5 @@ async def test_another_certificate_and_another_node(tree: Tree, database: Databa
             await settled(tree)
             async with run(tree.root, "all") as lines:
                 assert "node3.test: ends" in await lines.rest()
-    check_books(database.query, {("node2", 0), ("node2", 1), ("node3", 2)})
+    check_stored(database.query, {("node2", 0), ("node2", 1), ("node3", 2)})
     assert tree.refused() == {}

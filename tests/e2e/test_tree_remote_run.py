@@ -17,14 +17,14 @@ EVERYBODY = ("root", "relay", "sub", "node0", "node1", "node2")
 
 @pytest.fixture
 def tree(tmp_path: Path, database: Database) -> Tree:
-    """The three members, written."""
+    """Return the three members, written."""
     return make_tree(tmp_path, database.rudder)
 
 
 def said(node: str, by: str) -> list[str]:
-    """What the agents' command says for a machine."""
+    """Return what the agents' command says for a machine."""
     host = HOSTS.get(node, f"{node}.test")
-    return [f"{host}: begins, told by {by}", f"{host}: ends"]
+    return [f"{host}: begins, started by {by}", f"{host}: ends"]
 
 
 @pytest.mark.history(46, 47, 48)
@@ -56,7 +56,7 @@ async def test_output_of_a_node_two_relays_away_comes_as_it_is_produced(tree: Tr
     """The first line is at the top while the agent, two relays below, still waits."""
     hold = tree.sub.hold_agent()
     async with open_tree(tree), run(tree.root, "nodes/node2") as lines:
-        assert await lines.next() == "node2.test: begins, told by sub"
+        assert await lines.next() == "node2.test: begins, started by sub"
         await hold.release()
         assert await lines.next() == "node2.test: ends"
         assert await lines.next() == ""
@@ -69,19 +69,19 @@ async def events(lines: Lines) -> list[dict[str, Any]]:
     return [json.loads(line) for line in await lines.rest()]
 
 
-def verdicts(told: list[dict[str, Any]]) -> dict[str, tuple[str, str, int | None]]:
+def verdicts(events: list[dict[str, Any]]) -> dict[str, tuple[str, str, int | None]]:
     """Kind, relay and exit code of the verdict of each node, which has one only."""
-    found = [event for event in told if event["event"] in ("exit", "unreachable", "hop_error")]
+    found = [event for event in events if event["event"] in ("exit", "unreachable", "hop_error")]
     nodes = [event["node"] for event in found]
     assert len(set(nodes)) == len(nodes)
     return {event["node"]: (event["event"], event["relay"], event.get("code")) for event in found}
 
 
 async def test_every_node_has_one_verdict(tree: Tree) -> None:
-    """As events, each machine ends with one verdict, told by the relay that ran it."""
+    """As events, each machine ends with one verdict, sent by the relay that ran it."""
     async with open_tree(tree), run(tree.root, "all", events=True) as lines:
-        told = await events(lines)
-    assert verdicts(told) == {
+        received = await events(lines)
+    assert verdicts(received) == {
         "root": ("exit", "root", 0),
         "relay": ("exit", "root", 0),
         "node0": ("exit", "root", 0),
@@ -89,9 +89,9 @@ async def test_every_node_has_one_verdict(tree: Tree) -> None:
         "node1": ("exit", "relay", 0),
         "node2": ("exit", "sub", 0),
     }
-    output = Counter(event["output"] for event in told if event["event"] == "output")
+    output = Counter(event["output"] for event in received if event["event"] == "output")
     assert output == Counter(
-        line for node, (_, by, _) in verdicts(told).items() for line in said(node, by)
+        line for node, (_, by, _) in verdicts(received).items() for line in said(node, by)
     )
 
 
@@ -112,9 +112,9 @@ async def test_a_relay_that_is_down_is_told_for_each_node_below(tree: Tree) -> N
 
 
 async def test_a_relay_that_dies_in_the_middle(tree: Tree) -> None:
-    """What came before it died is told, its node's verdict says what happened, others go on."""
+    """Output from before its death arrives, its node's verdict says what happened, others go on."""
     hold = tree.sub.hold_agent()
-    told: list[dict[str, Any]] = []
+    received: list[dict[str, Any]] = []
     async with (
         open_fronts(tree),
         open_daemon(tree.root),
@@ -122,12 +122,14 @@ async def test_a_relay_that_dies_in_the_middle(tree: Tree) -> None:
         open_daemon(tree.sub) as sub,
         run(tree.root, "nodes", nodes="node1,node2", events=True) as lines,
     ):
-        while "node2.test: begins, told by sub" not in [event.get("output") for event in told]:
-            told.append(json.loads(await lines.next()))
+        while "node2.test: begins, started by sub" not in [
+            event.get("output") for event in received
+        ]:
+            received.append(json.loads(await lines.next()))
         sub.process.kill()
-        told += await events(lines)
+        received += await events(lines)
         await hold.release()  # its command outlives it
-    found = verdicts(told)
+    found = verdicts(received)
     assert found["node1"] == ("exit", "relay", 0)
     assert found["node2"][0] == "hop_error"
 

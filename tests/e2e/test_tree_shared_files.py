@@ -13,19 +13,19 @@ from tests.support.postgres import Database
 from tests.support.shared import joined, lines, sha512, upload
 from tests.support.tree import Member, Tree, make_tree, open_tree
 
-ROOM = "/rudder/relay-api/shared-files"
+SHARED_FILES = "/rudder/relay-api/shared-files"
 
 
 @pytest.fixture
 def tree(tmp_path: Path, database: Database) -> Tree:
-    """The three members, written."""
+    """Return the three members, written."""
     return make_tree(tmp_path, database.rudder)
 
 
 async def ask(member: Member, method: str, path: str, body: bytes = b"") -> Answer:
-    """A node's request through the web front of its policy server."""
+    """Return a node's request through the web front of its policy server."""
     async with dial_front(member.front()) as client:
-        return await client.ask(method, f"{ROOM}/{path}", body)
+        return await client.ask(method, f"{SHARED_FILES}/{path}", body)
 
 
 def stored(tree: Tree, target: str, source: str, file: str) -> dict[str, bytes]:

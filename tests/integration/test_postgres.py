@@ -13,7 +13,7 @@ import trio
 
 from relayd.commands.demo.postgres.opening import Postgres, open_postgres
 from relayd.commands.demo.postgres.programs import server_account, server_programs
-from relayd.commands.demo.postgres.server import Connection, Server
+from relayd.commands.demo.postgres.server import ConnectionInfo, Server
 from relayd.errors import StartError
 from tests.support.postgres import QUICK, Database, rows
 
@@ -23,8 +23,8 @@ INSERT = (
 )
 
 
-async def run(connection: Connection, sql: str) -> object:
-    """The first value that `sql` gives, by a client of its own."""
+async def run(connection: ConnectionInfo, sql: str) -> object:
+    """Return the first value that `sql` gives, by a client of its own."""
     return await trio.to_thread.run_sync(asyncio.run, _fetch_value(connection.dsn, sql))
 
 

@@ -41,7 +41,7 @@ async def echo(stream: trio.SocketStream) -> None:
 
 @pytest.fixture
 async def proxy() -> AsyncIterator[Proxy]:
-    """A proxy in front of an echo server."""
+    """Yield a proxy in front of an echo server."""
     async with trio.open_nursery() as nursery:
         listeners = await nursery.start(partial(trio.serve_tcp, echo, 0, host="127.0.0.1"))
         async with open_proxy("127.0.0.1", listeners[0].socket.getsockname()[1]) as running:
@@ -137,7 +137,7 @@ async def test_half_close_ends_one_way(proxy: Proxy) -> None:
 
 
 async def test_goes_to_another_server(proxy: Proxy) -> None:
-    """New connections follow a changed target; with nobody there they are reset."""
+    """New connections follow a changed target; without a listener there they are reset."""
     async with trio.open_nursery() as nursery:
         listeners = await nursery.start(partial(trio.serve_tcp, echo, 0, host="127.0.0.1"))
         proxy.target = listeners[0].socket.getsockname()[:2]

@@ -18,7 +18,7 @@ DROP_IN: Final = f"{SERVICE}.d/sudo.conf"
 
 @pytest.fixture
 def units(tmp_path: Path) -> Path:
-    """The units with programs that exist here; without drop-ins, as they are installed."""
+    """Return the units with programs that exist here; without drop-ins, as they are installed."""
     for name in (SERVICE, SOCKET, HELPER):
         text = (UNITS / name).read_text().replace("ExecStart=/usr/bin/", f"ExecStart={tmp_path}/")
         (tmp_path / name).write_text(text)
@@ -34,7 +34,7 @@ def add_drop_in(units: Path) -> None:
 
 
 def exposure(units: Path, unit: str) -> float:
-    """The figure of `systemd-analyze security`, 0 to 10; it prints ten times as much."""
+    """Return the figure of `systemd-analyze security`, 0 to 10; it prints ten times as much."""
     command = ["systemd-analyze", "security", "--offline=true", "--no-pager", f"./{unit}"]
     done = subprocess.run(command, cwd=units, capture_output=True, text=True, check=True)
     last = done.stdout.strip().splitlines()[-1]

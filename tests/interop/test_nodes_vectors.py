@@ -2,7 +2,8 @@
 
 import pytest
 
-from relayd.fleet.nodes import Nodes, load_nodes
+from relayd.fleet.loading import load_nodes
+from relayd.fleet.nodes import Nodes
 from tests.support.project import VECTORS
 
 FIRST = "37817c4d-fbf7-4850-a985-50021f4e8f41"
@@ -18,7 +19,7 @@ def load(my_id: str) -> Nodes:
 
 
 def test_list_of_the_server_is_read_as_the_root_server() -> None:
-    """The real list gives its counts and ways, seen from root."""
+    """The real list gives its counts and routes, seen from root."""
     nodes = load("root")
     assert (nodes.managed_nodes, nodes.sub_nodes) == (3, 6)
     ways = {
@@ -32,7 +33,7 @@ def test_list_of_the_server_is_read_as_the_root_server() -> None:
 
 
 def test_list_of_the_server_is_read_as_a_relay() -> None:
-    """The same list gives a relay the way to the nodes below it."""
+    """The same list gives a relay the route to the nodes below it."""
     nodes = load(SECOND)
     assert nodes.managed_nodes == 1
     below = "a745a140-40bc-4b86-b6dc-084488fc906b"
@@ -41,7 +42,7 @@ def test_list_of_the_server_is_read_as_a_relay() -> None:
 
 @pytest.mark.history(54, 55)
 def test_key_hashes_of_the_server_are_read() -> None:
-    """Both spellings and the empty one occur in the real list; the base64 one fits its key."""
+    """Both spellings and the empty one occur in the real list; the base64 one matches its key."""
     nodes = load("root")
     found = {name: nodes.get(name) for name in (FIRST, SECOND, f"c{SECOND[1:]}", f"b{SECOND[1:]}")}
     hashes = [node.key_hash for node in found.values() if node]

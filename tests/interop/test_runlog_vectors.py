@@ -1,4 +1,4 @@
-"""Run logs of real agents, where Rudder's own test data are at hand."""
+"""Run logs of real agents, if Rudder's own test data are available."""
 
 from pathlib import Path
 from typing import Any
@@ -19,14 +19,14 @@ LOGS = sorted(VECTORS.glob("runlogs/*.log"))
 
 
 def name_of(path: Path) -> RunLogName:
-    """What the name of a run log says."""
+    """The parsed name of a run log."""
     name = parse_name(path.with_suffix(".log").name)
     assert isinstance(name, RunLogName)
     return name
 
 
 def parsed(path: Path) -> dict[str, Any]:
-    """What the original makes of a run log."""
+    """The result of the original for a run log."""
     document: dict[str, Any] = msgspec.json.decode(path.read_bytes())
     return document
 
@@ -35,7 +35,7 @@ def parsed(path: Path) -> dict[str, Any]:
 @pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"], ids=["LF", "CRLF", "CR"])
 @pytest.mark.parametrize("path", PARSED, ids=lambda path: path.name[:10])
 def test_rows_are_those_of_the_original(path: Path, end: bytes) -> None:
-    """Each field of each report is what the original gives, whatever ends the lines."""
+    """Each field of each report equals that of the original, with any line ends."""
     wanted = parsed(path)
     text = path.with_suffix(".log").read_bytes().replace(b"\n", end)
     run_log = read(text, name_of(path).node_id)
@@ -49,7 +49,7 @@ def test_rows_are_those_of_the_original(path: Path, end: bytes) -> None:
 @pytest.mark.history(27)
 @pytest.mark.parametrize("path", PARSED, ids=lambda path: path.name[:10])
 def test_names_say_the_same_as_the_original(path: Path) -> None:
-    """Node id and date of a file name are those the original reads."""
+    """Node id and date of a file name equal those of the original."""
     name = name_of(path)
     assert {"node_id": name.node_id, "timestamp": name.timestamp} == parsed(path)["info"]
 
@@ -65,7 +65,7 @@ def test_every_run_log_is_accepted(path: Path) -> None:
 
 @pytest.mark.parametrize("archive", ["gz", "zip"])
 def test_archives_hold_the_plain_file(archive: str) -> None:
-    """The archives that agents make are unpacked to the file they were made of."""
+    """Archives made by agents are unpacked to the original file."""
     plain = VECTORS / "gz" / "normal.log"
     packed = plain.with_name(f"{plain.name}.{archive}")
     assert unpack(packed.read_bytes(), archive, 2**20) == plain.read_bytes()

@@ -1,4 +1,4 @@
-"""A shared file as a real agent sends it, where Rudder's own test data are at hand."""
+"""A shared file of a real agent, if Rudder's own test data are available."""
 
 import hashlib
 import json
@@ -9,7 +9,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from relayd.fleet.in_force import Trust
+from relayd.fleet.current_nodes import CurrentNodes
 from relayd.shared.metadata import parse_metadata
 from relayd.telemetry.metrics import Metrics
 from tests.support.http import open_server
@@ -28,7 +28,7 @@ def vector(name: str) -> bytes:
 
 
 def test_metadata_of_a_real_agent() -> None:
-    """They are signed with the key in them, which may be any node's; ours add only the expiry."""
+    """They are signed with the key in them, possibly of any node; relayd adds only the expiry."""
     sent, kept = parse_metadata(vector("file.sign")), parse_metadata(vector("file.metadata"))
     content = vector("file")
     assert sent.is_signed(hashlib.sha512(content).digest())
@@ -40,7 +40,7 @@ def test_metadata_of_a_real_agent() -> None:
 @pytest.mark.history(37, 43)
 @pytest.mark.parametrize(("source", "status"), [(NODE, 200), (OTHER, 404)])
 async def test_upload_of_a_real_agent(tmp_path: Path, source: str, status: int) -> None:
-    """What a node sends is stored as `rudder-relayd` stores it, if the key is that node's."""
+    """A node's upload is stored as by `rudder-relayd`, if the key is that node's."""
     certificate = x509.load_pem_x509_certificate((VECTORS / "keys" / f"{source}.cert").read_bytes())
     theirs = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     nodes = {
@@ -52,7 +52,7 @@ async def test_upload_of_a_real_agent(tmp_path: Path, source: str, status: int) 
     }
     (tmp_path / "nodes.json").write_text(json.dumps(nodes))
     metrics = Metrics()
-    trust = Trust(tmp_path / "nodes.json", tmp_path / "none", "root", metrics)
+    trust = CurrentNodes(tmp_path / "nodes.json", tmp_path / "none", "root", metrics)
     await trust.load()
     shared = Shared(tmp_path, trust, metrics)
     body = vector("file.sign") + b"\n" + vector("file")

@@ -1,4 +1,4 @@
-"""Run logs signed by real agents, where Rudder's own test data are at hand."""
+"""Run logs signed by real agents, if Rudder's own test data are available."""
 
 import subprocess
 from pathlib import Path
@@ -52,7 +52,7 @@ def test_message_of_a_real_agent_gives_what_openssl_gives(path: Path, tmp_path: 
 
 
 @pytest.mark.parametrize("path", SIGNED, ids=lambda path: path.parent.name + "/" + path.name[:10])
-def test_text_of_a_real_agent_is_the_log_beside_it(path: Path) -> None:
+def test_text_of_a_real_agent_is_its_plain_log(path: Path) -> None:
     """The text of a signed file is the plain log that was kept with it."""
     verdict = verify(path.read_bytes(), [certificate for _, certificate in certificates(ALL)])
     plain = path.with_suffix(".log").read_bytes()
@@ -62,7 +62,7 @@ def test_text_of_a_real_agent_is_the_log_beside_it(path: Path) -> None:
 
 
 def test_certificate_of_another_key_does_not_verify() -> None:
-    """The second certificate of the node, of another key, makes the signer unknown."""
+    """With only the node's second certificate, of another key, the signer is unknown."""
     other = [certificate for _, certificate in certificates(f"{NODE}-other.cert")]
 
     verdict = verify((VECTORS / "smime" / "normal.signed").read_bytes(), other)
@@ -71,7 +71,7 @@ def test_certificate_of_another_key_does_not_verify() -> None:
     assert verdict.reason is Reason.UNKNOWN_SIGNER
 
 
-def test_certificates_file_tells_its_nodes() -> None:
+def test_certificates_file_names_its_nodes() -> None:
     """Every certificate of the file is readable and names one of the two nodes."""
     assert {node_id for node_id, _ in certificates(ALL)} == {
         NODE,

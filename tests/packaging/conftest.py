@@ -31,7 +31,7 @@ SOURCES = (
 
 @pytest.fixture(scope="session")
 def source_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the sources as they are at one moment, without anything built."""
+    """Return a copy of the sources as they are at one moment, without anything built."""
     tree = tmp_path_factory.mktemp("source")
     unwanted = shutil.ignore_patterns("__pycache__")
     for name in SOURCES:
@@ -43,7 +43,7 @@ def source_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def build_package(tree: Path, directory: Path, umask: int = 0o022) -> Path:
-    """The Debian package of a source tree, built into a directory."""
+    """Return the Debian package of a source tree, built into a directory."""
     if shutil.which("dpkg-deb") is None:
         pytest.skip("dpkg-deb is not installed")
     subprocess.run(
@@ -59,5 +59,5 @@ def build_package(tree: Path, directory: Path, umask: int = 0o022) -> Path:
 
 @pytest.fixture(scope="session")
 def package(source_tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The Debian package."""
+    """Return the Debian package."""
     return build_package(source_tree, tmp_path_factory.mktemp("deb"))

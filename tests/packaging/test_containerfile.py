@@ -88,7 +88,7 @@ def carry_out(word: str, rest: str, stage: Stage, sources: Sources) -> None:
 
 
 def copy(words: list[str], stage: Stage, sources: Sources) -> None:
-    """Copies from the source tree or another stage; a directory's content, as engines do."""
+    """Copy from the source tree or another stage; a directory's content, as engines do."""
     origin = None
     if words[0].startswith("--from="):
         origin = sources.stages[words.pop(0).removeprefix("--from=")]

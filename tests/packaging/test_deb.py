@@ -29,7 +29,7 @@ TRACES = (
 
 @pytest.fixture
 def machine(package: Path, tmp_path: Path) -> Iterator[Machine]:
-    """A machine of one test that can reach the package file, and has not installed it."""
+    """Yield a machine of one test that can reach the package file, and has not installed it."""
     with open_machine(tmp_path) as machine:
         machine.share(package.parent)
         yield machine
@@ -37,7 +37,7 @@ def machine(package: Path, tmp_path: Path) -> Iterator[Machine]:
 
 @pytest.fixture(scope="module")
 def installed(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
-    """A machine with the package installed, for tests that change nothing in it."""
+    """Yield a machine with the package installed, for tests that change nothing in it."""
     with open_machine(tmp_path_factory.mktemp("machine")) as machine:
         machine.share(package.parent)
         install(machine, package)
@@ -52,7 +52,7 @@ def install(machine: Machine, package: Path) -> str:
 
 
 def leftovers(machine: Machine) -> set[str]:
-    """What differs from before, beside what dpkg and accounts leave."""
+    """Return what differs from before, except what dpkg and accounts leave."""
     return {path for path in machine.changes() if not path.startswith(TRACES)}
 
 
@@ -101,7 +101,7 @@ def test_installed_files_stay_as_dpkg_knows_them(installed: Machine) -> None:
 
 
 def test_installation_makes_account_directories_and_configuration(installed: Machine) -> None:
-    """The service user, the spool and a configuration are there; others cannot read the latter."""
+    """The service user, the spool and a configuration exist; others cannot read the latter."""
     assert "rudder" in installed.shell("id --name --groups rudder-relayd").split()
     shown = installed.shell(
         'stat --format "%n %A %U %G" "$@"',
@@ -148,7 +148,7 @@ def test_enabled_unit_takes_the_place_of_the_other_daemon(machine: Machine, pack
 
 
 def test_installed_units_are_understood(installed: Machine) -> None:
-    """Systemd finds nothing wrong with the installed units, and their programs are there."""
+    """Systemd finds nothing wrong with the installed units, and their programs exist."""
     units = installed.shell(
         f"dpkg --listfiles relayd | grep ^{UNITS}/ | xargs -n1 basename"
     ).split()
@@ -159,7 +159,7 @@ async def test_installed_daemon_takes_a_run_log_into_the_database(
     installed: Machine, database: Database
 ) -> None:
     """The daemon as installed, as its own user, inserts what a node uploads."""
-    nodes = fleet(1)
+    nodes = fleet(["node0"])
     user = int(installed.shell("id --user rudder-relayd"))
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)

@@ -16,7 +16,7 @@ OWN = {"relayd_runtime_t", "relayd_spool_t"}
 
 @pytest.fixture(scope="module")
 def policy(tmp_path_factory: pytest.TempPathFactory) -> Policy:
-    """The reference policy with relayd's module in it."""
+    """Return the reference policy with relayd's module in it."""
     return link_policy(REPOSITORY / "selinux", tmp_path_factory.mktemp("selinux"))
 
 
@@ -91,7 +91,7 @@ def test_web_server_reaches_spool_and_api_but_no_passwords(policy: Policy) -> No
 
 
 def test_daemon_can_do_its_work(policy: Policy) -> None:
-    """What relayd needs is there: configuration, nodes, spool, inotify, its interpreter."""
+    """Policy covers what relayd needs: configuration, nodes, spool, inotify, its interpreter."""
     readable = policy.allowed("relayd_t", "file", "open")
     assert {"relayd_conf_t", "relayd_data_t", "relayd_spool_t", "lib_t"} <= readable.keys()
     assert {"bin_t", "relayd_exec_t"} <= policy.allowed("relayd_t", "file", "execute").keys()

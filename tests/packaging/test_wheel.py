@@ -17,7 +17,7 @@ EPOCH = "1767225600"
 
 
 def build(tree: Path, umask: int) -> Path:
-    """A wheel built from a copy of the sources, in `tree`."""
+    """Return a wheel built from a copy of the sources, in `tree`."""
     tree.mkdir()
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(REPOSITORY / name, tree)

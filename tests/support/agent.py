@@ -12,7 +12,7 @@ TELL = 'printf "%s\\n" "$@"'
 
 
 def agent(path: Path, script: str) -> Path:
-    """A shell script, executable."""
+    """Return a shell script, executable."""
     path.write_text(f"#!/bin/sh\n{script}\n")
     path.chmod(stat.S_IRWXU)
     return path
@@ -46,7 +46,7 @@ def alive(pid: int) -> bool:
 
 
 async def pid_in(path: Path) -> int:
-    """Waits for a script to write a process number."""
+    """Wait for a script to write a process number."""
     with trio.fail_after(30):
         while not (path.exists() and path.read_text().endswith("\n")):
             await trio.sleep(0.01)
@@ -54,7 +54,7 @@ async def pid_in(path: Path) -> int:
 
 
 async def gone(pid: int) -> None:
-    """Waits for the end of a process."""
+    """Wait for the end of a process."""
     with trio.fail_after(30):
         while alive(pid):
             await trio.sleep(0.01)

@@ -19,7 +19,7 @@ TASKS: Final = {
     "reloads": "relayd.service.tree:Service._run_reloads",
     "http": "relayd.service.tree:run_server",
     "canary": "relayd.service.tree:Service._run_canary",
-    "trust": "relayd.fleet.in_force:Trust.run",
+    "trust": "relayd.fleet.current_nodes:CurrentNodes.run",
     "reporting": "relayd.pipelines.reporting:ReportingPipeline.run",
     "cleanup": "relayd.pipelines.reporting:run_spool_cleanup",
     "requeue": "relayd.pipelines.reporting:ReportingPipeline._run_requeue",
@@ -43,11 +43,11 @@ BATCHES: Final = {"examine", "write", "transaction", "dispose", "remove", "quara
 
 
 class BugError(Exception):
-    """What nobody has thought of."""
+    """A bug that no code expects."""
 
 
 def break_task(task: str, go: Path) -> None:
-    """Puts the bug in."""
+    """Put the bug in."""
     module, _, path = TASKS[task].partition(":")
     owner: Any = import_module(module)
     *outer, name = path.split(".")
@@ -60,7 +60,7 @@ def break_task(task: str, go: Path) -> None:
 def in_next_call(
     work: Callable[..., Awaitable[Any]], task: str, go: Path
 ) -> Callable[..., Awaitable[Any]]:
-    """Raises instead of working once `go` exists."""
+    """Raise instead of working once `go` exists."""
 
     @wraps(work)
     async def broken(*args: Any, **more: Any) -> Any:

@@ -1,4 +1,4 @@
-"""An installation in which nothing is wrong, for tests of `relayd check` that break it."""
+"""A sound installation, for tests of `relayd check` that break it."""
 
 import json
 import os
@@ -16,12 +16,12 @@ import pytest
 import trio
 
 from relayd.commands import cli
-from relayd.commands.demo.postgres.server import Connection
-from relayd.commands.demo.processes.ports import free_port
+from relayd.commands.demo.postgres.server import ConnectionInfo
 from tests.support.daemon import Site
+from tests.support.ports import free_port
 from tests.support.signing import make_key_and_cert
 
-#: Directories that are there before relayd starts.
+#: Directories that exist before relayd starts.
 DIRECTORIES = (
     *("reports/incoming", "reports/failed", "shared-files", "shared-folder"),
     *("inventories/incoming", "inventories/accepted-nodes-updates", "inventories/failed"),
@@ -31,7 +31,7 @@ NODES = ("root", "node1")
 
 @dataclass(frozen=True)
 class Checked:
-    """What `relayd check` printed, line by line, and its exit code."""
+    """The output of `relayd check`, line by line, and its exit code."""
 
     code: int
     lines: list[str]
@@ -39,17 +39,17 @@ class Checked:
 
     @property
     def findings(self) -> list[str]:
-        """The lines without the last, which counts them."""
+        """All lines but the last, which counts them."""
         return self.lines[:-1]
 
 
 def service_user() -> str:
-    """A user with few rights: another one as root, else the current one."""
+    """A user with few permissions: another one as root, else the current one."""
     return "nobody" if os.geteuid() == 0 else pwd.getpwuid(os.geteuid()).pw_name
 
 
 @contextmanager
-def open_site(database: Connection) -> Iterator[Site]:
+def open_site(database: ConnectionInfo) -> Iterator[Site]:
     """A root server's files, in a directory that every user can reach, removed at the end."""
     directory = Path(tempfile.mkdtemp(prefix="relayd-checked-"))
     try:
@@ -74,7 +74,7 @@ def open_site(database: Connection) -> Iterator[Site]:
 
 
 def make_command(directory: Path) -> Path:
-    """A program in place of the one that starts agents."""
+    """Return a program in place of the one that starts agents."""
     path = directory / "rudder"
     path.write_text("#!/bin/sh\n")
     path.chmod(0o755)
@@ -82,7 +82,7 @@ def make_command(directory: Path) -> Path:
 
 
 def give(directory: Path) -> None:
-    """Makes the service user the owner of all below, but for the command."""
+    """Makes the service user the owner of everything below, except the command."""
     if os.geteuid() != 0:
         return
     owner = pwd.getpwnam(service_user())
@@ -92,7 +92,7 @@ def give(directory: Path) -> None:
 
 
 def _take_back(directory: Path) -> None:
-    """Rights that a test took away; those who are not root need them to clean up."""
+    """Restores permissions that a test took away, which cleaning up needs without root."""
     parents = {directory / name.partition("/")[0] for name in DIRECTORIES}
     for path in (directory, *parents, *(directory / name for name in DIRECTORIES)):
         if path.is_dir():
@@ -100,7 +100,7 @@ def _take_back(directory: Path) -> None:
 
 
 def check(site: Site, *options: str, command: str = "check") -> Checked:
-    """Runs the command line on a site; blocks."""
+    """Run the command line on a site; blocks."""
     out, err = StringIO(), StringIO()
     arguments = [command, "-c", str(site.conf), "--user", service_user(), *options]
     with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as end:
@@ -110,7 +110,7 @@ def check(site: Site, *options: str, command: str = "check") -> Checked:
 
 
 async def check_beside(site: Site, *options: str) -> Checked:
-    """The same as a process, while the test plays the other side."""
+    """Runs the command line as a process, while the test plays the other side."""
     done = await trio.run_process(
         check_command(site, *options), capture_stdout=True, capture_stderr=True, check=False
     )
@@ -118,13 +118,13 @@ async def check_beside(site: Site, *options: str) -> Checked:
 
 
 def check_command(site: Site, *options: str) -> list[str]:
-    """The command line for a process."""
+    """Return the command line for a process."""
     command = [sys.executable, "-m", "relayd", "check", "-c", str(site.conf)]
     return [*command, "--user", service_user(), *options]
 
 
 def edit_nodes(site: Site, **nodes: dict[str, str] | None) -> None:
-    """Changes entries of the nodes list; None removes one."""
+    """Change entries of the nodes list; None removes one."""
     known = json.loads(site.nodes_list.read_text())
     for name, entry in nodes.items():
         known.pop(name, None)

@@ -10,7 +10,6 @@ from relayd.commands.demo.fleet.signing import wrap
 from relayd.runlog.signature import cms
 from relayd.runlog.signature.der import (
     CONTEXT_0,
-    CONTEXT_1,
     INTEGER,
     OCTET_STRING,
     SEQUENCE,
@@ -19,6 +18,8 @@ from relayd.runlog.signature.der import (
     encode,
 )
 from tests.support.signing import SigningNode
+
+CONTEXT_1 = 0xA1
 
 HASHES: dict[str, hashes.HashAlgorithm] = {
     "md5": hashes.MD5(),

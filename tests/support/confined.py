@@ -6,7 +6,7 @@ of seccomp (systemd.exec(5)), no new privileges, an empty set of capabilities, a
 that is read-only but for the WRITABLE directories, which stand for the unit's own.
 
 Where systemd answers a forbidden call with an error, this kills the process instead: a violation
-shall show. The process keeps its user, for the interpreter of the tests may be that user's only.
+must show. The process keeps its user, for the interpreter of the tests may be that user's only.
 """
 
 import ctypes
@@ -39,7 +39,7 @@ MS_BIND: Final = 4096
 PR_CAPBSET_DROP: Final = 24
 CAP_SETPCAP: Final = 8
 CAP_SYS_ADMIN: Final = 21
-#: Those that a unit of ours keeps: capabilities(7).
+#: Those that our units keep: capabilities(7).
 CAPABILITIES: Final = {"CAP_DAC_OVERRIDE": 1}
 MS_PRIVATE_REC: Final = (1 << 18) | 16384
 #: Of ProtectSystem=strict: these stay as they are.
@@ -89,7 +89,7 @@ def allowed_calls(unit: Unit) -> set[str]:
 
 
 def read_groups() -> dict[str, list[str]]:
-    """The groups of system calls that systemd knows: their members, groups among them."""
+    """Return the groups of system calls that systemd knows: their members, groups among them."""
     command = ["systemd-analyze", "syscall-filter", "--no-pager"]
     listing = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     groups: dict[str, list[str]] = {}
@@ -103,7 +103,7 @@ def read_groups() -> dict[str, list[str]]:
 
 
 def members(groups: dict[str, list[str]], word: str) -> set[str]:
-    """The system calls of a group, or the call itself."""
+    """Return the system calls of a group, or the call itself."""
     if not word.startswith("@"):
         return {word}
     return set().union(*(members(groups, member) for member in groups[word]))
@@ -119,7 +119,7 @@ class Filter:
         assert self._context.value is not None
 
     def add(self, action: int, call: str, *compare: tuple[int, int, int, int]) -> None:
-        """Adds a rule; a call that this architecture does not have needs none.
+        """Add a rule; a call that this architecture does not have needs none.
 
         Args:
             action: what the kernel does.
@@ -136,7 +136,7 @@ class Filter:
         assert code in (0, -errno.EFAULT), (call, code)
 
     def load(self) -> None:
-        """Puts it in force, for this process and whatever it starts."""
+        """Put it in force, for this process and whatever it starts."""
         code = self._library.seccomp_load(self._context)
         assert code == 0, os.strerror(-code)
 
@@ -150,7 +150,7 @@ def filter_calls(unit: Unit) -> None:
 
 
 def filter_arguments(unit: Unit) -> None:
-    """The restrictions that look at arguments."""
+    """Return the restrictions that depend on arguments."""
     rules = Filter(ALLOW)
     if unit.is_on("MemoryDenyWriteExecute"):
         rules.add(KILL, "mmap", (2, MASKED_EQUAL, PROT_WRITE_EXEC, PROT_WRITE_EXEC))
@@ -161,7 +161,7 @@ def filter_arguments(unit: Unit) -> None:
         for bit in (1 << n for n in range(32) if NAMESPACES >> n & 1):
             rules.add(KILL, "clone", (0, MASKED_EQUAL, bit, bit))
             rules.add(KILL, "unshare", (0, MASKED_EQUAL, bit, bit))
-        # Its flags are in memory, where no filter can look: callers fall back to clone.
+        # Its flags are in memory, which no filter can read: callers fall back to clone.
         rules.add(ERRNO | errno.ENOSYS, "clone3")
         rules.add(KILL, "setns")
     if unit.is_on("RestrictSUIDSGID"):
@@ -209,7 +209,7 @@ def protect_system(writable: list[str]) -> None:
 
 
 def confine(unit: Unit, writable: list[str]) -> None:
-    """Puts everything in force that this process may."""
+    """Put everything in force that this process may."""
     if may(CAP_SYS_ADMIN) and unit.values.get("ProtectSystem") == ["strict"]:
         protect_system(writable)
     if may(CAP_SETPCAP):
@@ -233,7 +233,7 @@ def drop_capabilities(unit: Unit) -> None:
 
 
 def confined(unit: Path, *writable: Path) -> tuple[str, ...]:
-    """A command that runs another one under the restrictions of a unit."""
+    """Return a command that runs another one under the restrictions of a unit."""
     return (sys.executable, "-m", "tests.support.confined", str(unit), *map(str, writable), "--")
 
 

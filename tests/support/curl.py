@@ -85,7 +85,7 @@ class Requests(ABC):
 
     @asynccontextmanager
     async def follow(self, path: str, *options: str, source: str) -> AsyncIterator[Lines]:
-        """A request whose answer is read as it comes; curl has to succeed in the end."""
+        """Yield a request whose answer is read as it comes; curl has to succeed in the end."""
         run = partial(
             trio.run_process,
             self._command(path, source, "-N", "-f", *options),
@@ -107,7 +107,7 @@ class Requests(ABC):
     async def begin_upload(
         self, path: str, data: bytes, framing: str
     ) -> trio.SSLStream[trio.SocketStream]:
-        """Sends the first half of an upload, by "length" or "chunked"; the rest never comes."""
+        """Send the first half of an upload, by "length" or "chunked"; the rest never comes."""
         half = data[: len(data) // 2]
         credentials = b64encode(f"{USER}:{self.password}".encode()).decode()
         if framing == "chunked":
@@ -120,7 +120,7 @@ class Requests(ABC):
         return stream
 
     async def connect(self) -> trio.SSLStream[trio.SocketStream]:
-        """A connection for requests that curl would not send."""
+        """Return a connection for requests that curl would not send."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE

@@ -19,11 +19,14 @@ from typing import Any, Final
 import trio
 
 from relayd.commands.demo.fleet.runlogs import make_runlog
-from relayd.commands.demo.postgres.server import Connection
-from relayd.commands.demo.processes.ports import free_port
+from relayd.commands.demo.postgres.server import ConnectionInfo
+from tests.support import metrics
+from tests.support.ports import free_port
 from tests.support.signing import SigningNode, sign_runlog
 
 PATIENCE_S: Final = 60.0
+#: For a relayd without a database.
+NOWHERE: Final = ConnectionInfo("127.0.0.1", 1, "rudder", "x", "rudder")
 START: Final = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
 
 
@@ -40,7 +43,7 @@ class Site:
 
     root: Path
     port: int
-    database: Connection
+    database: ConnectionInfo
     nodes: dict[str, SigningNode] = field(default_factory=dict)
     extra: dict[str, str] = field(default_factory=dict)
 
@@ -70,14 +73,14 @@ class Site:
         return self.root / "allnodescerts.pem"
 
     def write(self) -> None:
-        """Writes everything that relayd reads at its start."""
+        """Write everything that relayd reads at its start."""
         self.conf.mkdir(parents=True, exist_ok=True)
         self.write_nodes(self.nodes)
         (self.conf / "logging.conf").write_text('[general]\nlevel = "debug"\n')
         self.write_conf()
 
     def write_nodes(self, nodes: Iterable[str]) -> None:
-        """Writes nodes list and certificates with these nodes only."""
+        """Write nodes list and certificates with these nodes only."""
         known = {
             node_id: {"hostname": f"{node_id}.test", "policy-server": "root"} for node_id in nodes
         }
@@ -87,7 +90,7 @@ class Site:
         replace(self.certificates, b"".join(pems))
 
     def write_conf(self) -> None:
-        """Writes `main.conf`."""
+        """Write `main.conf`."""
         tables = self.tables()
         for table, lines in self.extra.items():
             tables[table] = merge(tables.get(table, ""), lines)
@@ -97,7 +100,7 @@ class Site:
         path.chmod(0o640)
 
     def tables(self) -> dict[str, str]:
-        """What `main.conf` says by itself: lines by table."""
+        """Return what `main.conf` says by itself: lines by table."""
         return {
             "general": f"""
                 node_id = "root"
@@ -127,21 +130,21 @@ class Site:
         return f"{self.start(number).isoformat()}@{node_id}.log"
 
     def text(self, node_id: str, number: int = 0, reports: int = 6, **more: Any) -> bytes:
-        """The run log of a node, not signed."""
+        """Return the run log of a node, not signed."""
         return make_runlog(node_id, self.start(number), reports=reports, **more)
 
     def run_log(self, node_id: str, number: int = 0, reports: int = 6, **more: Any) -> bytes:
-        """A signed run log of a node; numbers are minutes of its start date."""
+        """Return a signed run log of a node; numbers are minutes of its start date."""
         return sign_runlog(self.text(node_id, number, reports, **more), self.nodes[node_id])
 
     def upload(self, name: str, data: bytes) -> Path:
-        """Uploads as Apache's mod_dav does: under a temporary name, then renamed."""
+        """Upload as Apache's mod_dav does: under a temporary name, then renamed."""
         target = self.incoming / name
         replace(target, data, prefix=".davfs.tmp")
         return target
 
     def send(self, node_id: str, number: int = 0, **more: Any) -> str:
-        """Uploads a good run log; returns its file name."""
+        """Upload a good run log; return its file name."""
         name = self.name(node_id, number)
         self.upload(name, self.run_log(node_id, number, **more))
         return name
@@ -166,7 +169,7 @@ class Site:
 
 
 def replace(target: Path, data: bytes, prefix: str = ".new") -> None:
-    """Writes a file beside `target`, then renames it over it."""
+    """Write a file next to `target` and rename it over `target`."""
     temporary = target.parent / f"{prefix}{os.urandom(4).hex()}"
     temporary.write_bytes(data)
     temporary.rename(target)
@@ -195,7 +198,7 @@ class Daemon:
         self.ended = trio.Event()
 
     async def run_reader(self) -> None:
-        """Collects what it logs."""
+        """Collect what it logs."""
         assert self.process.stdout is not None
         rest = b""
         async for chunk in self.process.stdout:
@@ -207,7 +210,7 @@ class Daemon:
         self._news.set()
 
     async def saw(self, pattern: str, *, since: int = 0) -> str:
-        """Waits for a log line that matches; returns it."""
+        """Wait for a log line that matches; return it."""
         seen = since
         with trio.fail_after(PATIENCE_S):
             while True:
@@ -220,11 +223,11 @@ class Daemon:
                 await news.wait()
 
     def lines_of(self, text: str) -> list[str]:
-        """The lines logged so far that hold a text."""
+        """Return the lines logged so far that hold a text."""
         return [line for line in self.lines if text in line]
 
     async def answers(self) -> None:
-        """Waits until its API answers, for where nobody reads its log."""
+        """Wait until its API answers, where its log is not read."""
         with trio.fail_after(PATIENCE_S):
             while True:
                 with suppress(OSError):
@@ -247,7 +250,7 @@ class Daemon:
     async def metric(self, name: str, **labels: str) -> float:
         """One value of its metrics."""
         _, body = await self.get("/metrics")
-        return metrics(body.decode())[name + _braces(labels)]
+        return metrics.value(body, name, **labels)
 
     async def stop(self, number: int = signal.SIGTERM) -> int:
         """Signals it and waits for its end; returns the exit code."""
@@ -256,13 +259,15 @@ class Daemon:
             return await self.process.wait()
 
     async def settled(self) -> None:
-        """Waits until nothing is left in `incoming`."""
+        """Wait until nothing is left in `incoming`, and every file is counted."""
         await eventually(lambda: not self.site.waiting(), lambda: str(self.site.waiting()[:5]))
+        await self.idle()
 
-
-def _braces(labels: Mapping[str, str]) -> str:
-    inner = ",".join(f'{key}="{value}"' for key, value in labels.items())
-    return f"{{{inner}}}" if inner else ""
+    async def idle(self) -> None:
+        """Wait until no file is in flight: one that has left the spool is not counted yet."""
+        with trio.fail_after(PATIENCE_S):
+            while await self.metric("rudder_relayd_in_flight"):
+                await trio.sleep(0.01)
 
 
 def fetch(url: str, data: bytes | None = None) -> tuple[int, bytes]:
@@ -275,18 +280,12 @@ def fetch(url: str, data: bytes | None = None) -> tuple[int, bytes]:
             return error.code, error.read()
 
 
-def metrics(text: str) -> dict[str, float]:
-    """Samples of the Prometheus text format by name and labels."""
-    lines = [line for line in text.splitlines() if line and not line.startswith("#")]
-    return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines)}
-
-
 async def eventually(
     condition: Callable[[], bool],
     explain: Callable[[], str] = lambda: "",
     patience: float = PATIENCE_S,
 ) -> None:
-    """Waits for something outside of this process that sends no event."""
+    """Wait for something outside of this process that sends no event."""
     with trio.move_on_after(patience):
         while not condition():
             await trio.sleep(0.01)
@@ -304,7 +303,7 @@ async def open_daemon(
     python: Iterable[str] = (sys.executable, "-m"),
     ready: str | None = r"started",
 ) -> AsyncIterator[Daemon]:
-    """Runs relayd on a site until the block ends; killed there if it still runs.
+    """Run relayd on a site until the block ends; killed there if it still runs.
 
     Args:
         site: where.
@@ -345,8 +344,14 @@ def kill_group(pid: int) -> None:
         os.killpg(pid, signal.SIGKILL)
 
 
-def make_site(root: Path, database: Connection, nodes: Mapping[str, SigningNode]) -> Site:
-    """A site below `root`, written, with these nodes."""
-    site = Site(root, free_port(), database, dict(nodes))
+def make_site(
+    root: Path,
+    database: ConnectionInfo,
+    nodes: Mapping[str, SigningNode],
+    extra: Mapping[str, str] | None = None,
+) -> Site:
+    """Write a site below `root` with these nodes and an empty spool."""
+    site = Site(root, free_port(), database, dict(nodes), dict(extra or {}))
     site.write()
+    site.incoming.mkdir(parents=True, exist_ok=True)
     return site

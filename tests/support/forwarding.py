@@ -11,11 +11,12 @@ import trio
 
 from relayd.config.main_conf import Settings, load_settings
 from relayd.fleet.peers.client import CONNECT_TIMEOUT_S
-from relayd.fleet.pins import Peers
-from relayd.outputs.upstream.uploads import PATIENCE, Patience
+from relayd.fleet.pins import PinnedClients
+from relayd.outputs.upstream.uploads import PATIENCE, UploadPatience
 from relayd.pipelines.forwarding import ForwardingPipeline, open_forwarding
 from relayd.system.delays import DELAYS, Delays, Doubling, Steps
 from relayd.telemetry.metrics import Metrics
+from tests.support import metrics
 from tests.support.signing import SigningNode
 from tests.support.tls_server import Peer
 
@@ -33,28 +34,24 @@ class Pace(msgspec.Struct, frozen=True):
     """
 
     delays: Delays = DELAYS
-    patience: Patience = PATIENCE
+    patience: UploadPatience = PATIENCE
     connect: float = CONNECT_TIMEOUT_S
 
 
 USUAL = Pace()
-
-
-def hasty(patience: float = 2.0) -> Pace:
-    """Short delays, and deadlines that are short for a test and long for a busy machine.
-
-    Args:
-        patience: seconds for an upload.
-    """
-    soon = Steps((0.02, 0.05))
-    delays = Delays(
+_SOON = Steps((0.02, 0.05))
+#: Short delays. Deadlines stay, however slow this machine is.
+HASTY = Pace(
+    Delays(
         file=Doubling(0.02, 1.0),
-        upstream_failing=soon,
-        upstream_unreachable=soon,
-        upstream_operator=soon,
+        upstream_failing=_SOON,
+        upstream_unreachable=_SOON,
+        upstream_operator=_SOON,
         pins=Steps((0.05,)),
     )
-    return Pace(delays, Patience(patience, patience, drain=0.1), connect=1.0)
+)
+#: Short deadlines too, for an upstream that does not answer.
+IMPATIENT = Pace(HASTY.delays, UploadPatience(0.5, 0.5, drain=0.05), connect=0.5)
 
 
 class Relay:
@@ -83,7 +80,7 @@ class Relay:
             directory.mkdir(parents=True)
 
     def settings(self) -> Settings:
-        """Written to a file and read, as the daemon does."""
+        """Write the configuration and return what the daemon reads of it."""
         path = self.conf / "main.conf"
         path.write_text(
             f"""
@@ -108,7 +105,7 @@ class Relay:
         return load_settings(self.conf)[0]
 
     def arrive(self, directory: Path, name: str, body: bytes, age: float = 0.0) -> Path:
-        """A file comes as the web server makes it come, written a while ago."""
+        """Upload a file as the web server does; its content was written `age` seconds ago."""
         scratch = directory / f".davfs.tmp{name[:4]}"
         scratch.write_bytes(body)
         if age:
@@ -117,12 +114,12 @@ class Relay:
         return scratch.rename(directory / name)
 
     def left(self) -> list[str]:
-        """Names that are still in the watched directories."""
+        """Return the names that are still in the watched directories."""
         places = (self.reports, self.inventories, self.updates)
         return sorted(path.name for place in places for path in place.iterdir())
 
     def failed(self) -> list[str]:
-        """Names in both `failed`."""
+        """Return the names in both `failed`."""
         places = (self.root / "reports" / "failed", self.root / "inventories" / "failed")
         return sorted(p.name for place in places if place.exists() for p in place.iterdir())
 
@@ -131,7 +128,9 @@ class Relay:
         """Forwards until the block ends; then it must stop by itself within seconds."""
         settings, pace = self.settings(), self._pace
         self.metrics = Metrics()
-        self.peers = Peers(settings, self.metrics, pace.delays.pins, connect_timeout=pace.connect)
+        self.peers = PinnedClients(
+            settings, self.metrics, pace.delays.pins, connect_timeout=pace.connect
+        )
         stop = trio.Event()
         async with open_forwarding(
             settings, self.peers, self.metrics, pace.delays, pace.patience
@@ -151,21 +150,21 @@ class Relay:
                 nursery.cancel_scope.cancel()
         await self.peers.clients.aclose()
 
-    async def until(self, condition: Callable[[], bool], patience: float = 30.0) -> None:
-        """Waits until something holds of the spool; nothing tells when files leave it."""
+    async def until(self, condition: Callable[[], bool], patience: float = 60.0) -> None:
+        """Wait until a condition holds; leaving the spool sends no event."""
         with trio.fail_after(patience):
             while not condition():
                 await trio.sleep(0.01)
 
-    async def empty(self) -> None:
-        """Waits until nothing is left in the watched directories."""
-        await self.until(lambda: not self.left())
+    async def empty(self, *left: str, patience: float = 60.0) -> None:
+        """Wait until every file but these is sent or refused, and is counted."""
+        await self.until(lambda: self.left() == [*left] and not self._in_flight(), patience)
+
+    def _in_flight(self) -> float:
+        # A file leaves the spool in a thread, before it is counted.
+        [gauge] = self.metrics.in_flight.collect()
+        return gauge.samples[0].value
 
     def value(self, name: str, **labels: str) -> float:
-        """A number of the metrics page."""
-        text = ",".join(f'{key}="{value}"' for key, value in labels.items())
-        wanted = f"rudder_relayd_{name}" + (f"{{{text}}}" if text else "") + " "
-        for line in self.metrics.render().decode().splitlines():
-            if line.startswith(wanted):
-                return float(line.rpartition(" ")[2])
-        raise KeyError(wanted)
+        """Return a number of the metrics page."""
+        return metrics.value(self.metrics.render(), f"rudder_relayd_{name}", **labels)

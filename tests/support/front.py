@@ -9,10 +9,10 @@ from pathlib import Path
 
 import trio
 
-from relayd.commands.demo.front.server import Front, rudder_uploads, run_front
-from relayd.commands.demo.processes.ports import free_port
+from relayd.commands.demo.webserver.server import WebServer, rudder_uploads, run_web_server
 from relayd.config.main_conf import Listen
 from tests.support.http import Client
+from tests.support.ports import free_port
 from tests.support.signing import SigningNode, make_key_and_cert
 
 PASSWORD = "c0rrect horse"
@@ -21,12 +21,12 @@ NOBODY = Listen(host="127.0.0.1", port=1)
 PLACES = ("reports/incoming", "inventories/incoming", "inventories/accepted-nodes-updates")
 
 
-def make_front(root: Path, api: Listen = NOBODY, node: SigningNode | None = None) -> Front:
-    """A front of a spool below `root`, whose directories are made."""
+def make_front(root: Path, api: Listen = NOBODY, node: SigningNode | None = None) -> WebServer:
+    """Return a front of a spool below `root`, whose directories are made."""
     for place in PLACES:
         (root / place).mkdir(parents=True, exist_ok=True)
     certificate, key = (node or make_key_and_cert("front")).write(root)
-    return Front(
+    return WebServer(
         listen=Listen(host="127.0.0.1", port=free_port()),
         api=api,
         certificate=certificate,
@@ -36,28 +36,28 @@ def make_front(root: Path, api: Listen = NOBODY, node: SigningNode | None = None
 
 
 @asynccontextmanager
-async def open_front(front: Front) -> AsyncIterator[None]:
-    """Runs it until the block ends."""
+async def open_front(front: WebServer) -> AsyncIterator[None]:
+    """Run it until the block ends."""
     async with trio.open_nursery() as nursery:
-        await nursery.start(partial(run_front, front), name="front")
+        await nursery.start(partial(run_web_server, front), name="front")
         yield
         nursery.cancel_scope.cancel()
 
 
 def basic(password: str, user: str = "rudder") -> str:
-    """The header line of basic authentication (RFC 7617)."""
+    """Return the header line of basic authentication (RFC 7617)."""
     return f"Authorization: Basic {b64encode(f'{user}:{password}'.encode()).decode()}\r\n"
 
 
-async def put(front: Front, path: str, data: bytes, password: str) -> int:
-    """An agent's upload; the status."""
+async def put(front: WebServer, path: str, data: bytes, password: str) -> int:
+    """Return an agent's upload; the status."""
     async with dial_front(front) as client:
         answer = await client.ask("PUT", path, data, basic(password))
     return answer.status
 
 
-def client_context(front: Front) -> ssl.SSLContext:
-    """What trusts this front's certificate, and nothing else."""
+def client_context(front: WebServer) -> ssl.SSLContext:
+    """Return what trusts this front's certificate, and nothing else."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.load_verify_locations(front.certificate)
@@ -65,8 +65,10 @@ def client_context(front: Front) -> ssl.SSLContext:
 
 
 @asynccontextmanager
-async def dial_front(front: Front, context: ssl.SSLContext | None = None) -> AsyncIterator[Client]:
-    """A new connection."""
+async def dial_front(
+    front: WebServer, context: ssl.SSLContext | None = None
+) -> AsyncIterator[Client]:
+    """Yield a new connection."""
     stream = await trio.open_ssl_over_tcp_stream(
         front.listen.host,
         front.listen.port,

@@ -12,10 +12,10 @@ from pathlib import Path
 import trio
 
 from relayd.commands.demo.postgres.opening import open_postgres
-from tests.support.books import stored_rows
 from tests.support.daemon import make_site, open_daemon
 from tests.support.postgres import QUICK, rows
 from tests.support.signing import make_key_and_cert
+from tests.support.stored import stored_rows
 
 NODE = "node1"
 SIZE = b"size=128m,mode=0755"
@@ -55,7 +55,7 @@ def mount_tmpfs(place: Path) -> None:
 
 
 def fill(path: Path) -> None:
-    """Takes all space but `LEFT`."""
+    """Take all space but `LEFT`."""
     free = os.statvfs(path.parent)
     with path.open("wb") as file:
         os.posix_fallocate(file.fileno(), 0, free.f_bavail * free.f_frsize - LEFT)

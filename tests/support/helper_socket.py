@@ -35,7 +35,7 @@ class HelperSocket:
         return self.log.read_text().splitlines()
 
     async def serve(self, listener: trio.SocketListener) -> None:
-        """Accepts, as `Accept=yes` and `StandardInput=socket` of systemd do."""
+        """Accept, as `Accept=yes` and `StandardInput=socket` of systemd do."""
         while True:
             stream = await listener.accept()
             with stream.socket, self.log.open("ab") as log:
@@ -49,7 +49,7 @@ class HelperSocket:
                 )
 
     async def all_gone(self) -> None:
-        """Waits until every helper has ended."""
+        """Wait until every helper has ended."""
         with trio.fail_after(PATIENCE_S):
             for helper in self.helpers:
                 await helper.wait()
@@ -65,13 +65,13 @@ async def open_helper_socket(
     deadline_s: float = 300.0,
     wrapper: Iterable[str] = (),
 ) -> AsyncIterator[HelperSocket]:
-    """Listens as long as the block lasts, then sees to it that no helper is left.
+    """Listen as long as the block lasts, then sees to it that no helper is left.
 
     Args:
         root: where socket, nodes list and log are made.
         command: what helpers run.
         hosts: host names of the nodes list.
-        user: who may ask; unset: this process's account.
+        user: the account that may ask; unset: this process's account.
         deadline_s: seconds for a command.
         wrapper: the command that runs each helper.
     """
@@ -117,7 +117,7 @@ def frames(data: bytes) -> list[tuple[bytes, bytes]]:
 
 
 async def ask(client: socket.socket, request: bytes) -> list[tuple[bytes, bytes]]:
-    """What a helper answers to these bytes on a new connection, which is closed then."""
+    """Return what a helper answers to these bytes on a new connection, which is closed then."""
     async with trio.SocketStream(trio.socket.from_stdlib_socket(client)) as stream:
         answer = b""
         # The helper does not read the rest of what it refuses.
@@ -130,14 +130,14 @@ async def ask(client: socket.socket, request: bytes) -> list[tuple[bytes, bytes]
 
 
 def connect(path: Path) -> socket.socket:
-    """A connection."""
+    """Return a connection."""
     client = socket.socket(socket.AF_UNIX)
     client.connect(str(path))
     return client
 
 
 def connect_as(uid: int, path: Path) -> socket.socket:
-    """A connection of another account: the kernel notes who connects. Needs root."""
+    """Return a connection of another account: the kernel records the peer. Needs root."""
     os.seteuid(uid)
     try:
         return connect(path)

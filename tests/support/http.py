@@ -16,7 +16,7 @@ from quart.wrappers.response import ResponseBody
 from relayd.api.app import Services, make_app
 from relayd.api.server.limits import Limits
 from relayd.api.server.server import run_server
-from relayd.api.status import Check, StatusReport
+from relayd.api.status import StatusCheck, StatusReport
 from relayd.config.main_conf import Listen
 from relayd.telemetry.metrics import Metrics
 
@@ -30,14 +30,14 @@ INFO = f"GET {BASE}/system/info HTTP/1.1\r\nHost: x\r\n\r\n".encode()
 
 
 async def nothing() -> None:
-    """A reload that has nothing to do."""
+    """Return a reload that has nothing to do."""
     await trio.lowlevel.checkpoint()
 
 
 async def healthy() -> StatusReport:
-    """A status without any fault."""
+    """Return a status without any fault."""
     await trio.lowlevel.checkpoint()
-    return StatusReport(Check("success"))
+    return StatusReport(StatusCheck("success"))
 
 
 @dataclass
@@ -57,14 +57,14 @@ class Client:
         self._unread = b""
 
     async def send(self, data: bytes) -> None:
-        """Sends all of it, unless the server has closed already."""
+        """Send all of it, unless the server has closed already."""
         try:
             await self.stream.send_all(data)
         except trio.BrokenResourceError:
             return
 
     async def answer(self, method: str = "GET") -> Answer:
-        """Reads one answer to a request that was sent before."""
+        """Read one answer to a request that was sent before."""
         parser = h11.Connection(h11.CLIENT)
         parser.send(h11.Request(method=method, target="/", headers=[("host", "x")]))
         parser.send(h11.EndOfMessage())
@@ -86,7 +86,7 @@ class Client:
                 raise EOFError("closed without an answer")
 
     async def ask(self, method: str, path: str, body: bytes = b"", headers: str = "") -> Answer:
-        """Sends one request and reads its answer."""
+        """Send one request and read its answer."""
         length = f"Content-Length: {len(body)}\r\n" if body else ""
         head = f"{method} {path} HTTP/1.1\r\nHost: relay\r\n{length}{headers}\r\n"
         await self.send(head.encode() + body)
@@ -126,7 +126,7 @@ class Server:
 
     @asynccontextmanager
     async def client(self) -> AsyncIterator[Client]:
-        """A new connection."""
+        """Yield a new connection."""
         stream = await trio.open_tcp_stream("127.0.0.1", self.port)
         try:
             yield Client(stream)
@@ -158,7 +158,7 @@ async def open_server(
     listen: Listen = LOOPBACK,
     watchdog: float = WATCHDOG_S,
 ) -> AsyncIterator[Server]:
-    """Serves `app`; stops it at the end, unless the test has done so."""
+    """Serve `app`; stop it at the end, unless the test has done so."""
     stop, ended = trio.Event(), trio.Event()
     with trio.fail_after(watchdog):
         async with trio.open_nursery() as nursery:
@@ -187,12 +187,12 @@ def api(
     reload: Callable[[], Awaitable[None]] = nothing,
     metrics: Metrics | None = None,
 ) -> Quart:
-    """The real app, with the given parts of the service."""
+    """Return the real app, with the given parts of the service."""
     return make_app(Services(status, reload, metrics or Metrics(), "1.2.3"))
 
 
 def gated() -> tuple[Quart, trio.Event, trio.Event]:
-    """The app with a route that answers when told to: app, "it is asked", "it may answer"."""
+    """Return the app with a route that waits, an event for its request, one that lets it answer."""
     app, asked, gate = api(), trio.Event(), trio.Event()
 
     @app.route("/gated", methods=["GET", "POST"])
@@ -219,7 +219,7 @@ class _Flood(ResponseBody):
 
 
 def flooding() -> Quart:
-    """The app with a route whose answer never ends."""
+    """Return the app with a route whose answer never ends."""
     app = api()
 
     @app.get("/flood")
@@ -235,6 +235,6 @@ def descriptors() -> int:
 
 
 async def eventually(holds: Callable[[], bool]) -> None:
-    """Waits for what nothing announces, such as another task's closed descriptor."""
+    """Wait for what nothing announces, such as another task's closed descriptor."""
     while not holds():
         await trio.sleep(0.01)

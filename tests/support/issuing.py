@@ -12,18 +12,18 @@ from tests.support.signing import SigningNode, make_key_and_cert
 
 
 def authority(name: str) -> SigningNode:
-    """A self-signed certificate that may issue others."""
+    """Return a self-signed certificate that may issue others."""
     subject = _subject(NameOID.USER_ID, name)
     return _certify(name, subject, None, x509.BasicConstraints(ca=True, path_length=None))
 
 
 def issue(issuer: SigningNode, node_id: str) -> SigningNode:
-    """A certificate for a key of its own, signed by the key of another, which may not do so."""
+    """Return a certificate signed by a node that is not allowed to sign others."""
     return _certify(node_id, _subject(NameOID.USER_ID, node_id), issuer, None)
 
 
 def issue_for_host(issuer: SigningNode, host: str) -> SigningNode:
-    """A certificate for a host name."""
+    """Return a certificate for a host name."""
     names = x509.SubjectAlternativeName([x509.DNSName(host)])
     return _certify(f"host {host}", _subject(NameOID.COMMON_NAME, host), issuer, names)
 

@@ -1,8 +1,8 @@
-"""The books of a campaign: what was uploaded, and where all of it must be in the end."""
+"""A ledger of uploads: what was sent, and where all of it must be in the end."""
 
 import random
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -13,7 +13,7 @@ from tests.support.daemon import Site
 from tests.support.postgres import Database
 from tests.support.signing import SigningNode, make_key_and_cert, sign_runlog
 
-#: Rows and execution rows by node and START, in one look.
+#: Rows and execution rows by node and START, in one query.
 _ROWS: Final = (
     "SELECT nodeid, extract(epoch FROM executiontimestamp)::bigint, count(*),"
     " count(DISTINCT (ruleid, component, msg)) FROM ruddersysevents GROUP BY 1, 2"
@@ -26,12 +26,14 @@ _FIRST: Final = (
     " FROM ruddersysevents GROUP BY 1, 2"
 )
 
+SEED: Final = 20_260_301
+
 Run = tuple[str, int]
 
 
-def fleet(size: int = 3) -> dict[str, SigningNode]:
-    """Nodes that can sign, by node id."""
-    return {f"node{number}": make_key_and_cert(f"node{number}") for number in range(size)}
+def fleet(nodes: Iterable[str] = ("node0", "node1", "node2")) -> dict[str, SigningNode]:
+    """Return nodes that can sign, by node id."""
+    return {name: make_key_and_cert(name) for name in nodes}
 
 
 @dataclass(frozen=True)
@@ -52,14 +54,14 @@ class Sent:
 
 
 class Ledger:
-    """Uploads run logs, each of its own node and START, and keeps account.
+    """Uploads run logs, each of its own node and START, and records them.
 
     Attributes:
         good: what must be in the database, by node and START (Unix seconds).
         bad: names of what must be in `failed`.
     """
 
-    def __init__(self, site: Site, seed: int = 0) -> None:
+    def __init__(self, site: Site, seed: int = SEED) -> None:
         self.site = site
         self.good: dict[Run, Sent] = {}
         self.bad: set[str] = set()
@@ -67,11 +69,11 @@ class Ledger:
         self._number = 0
 
     def send(self, reports: int = 6) -> str:
-        """Uploads a complete run log; returns its name."""
+        """Upload a complete run log; return its name."""
         return self._send(reports, partial=False)
 
     def send_any(self) -> str:
-        """Uploads a run log of a random kind: mostly good ones, and all that must not pass."""
+        """Upload a run log of a random kind: mostly good, else one that must be refused."""
         kind = self._random.choice(("whole",) * 8 + ("partial", "again", "forged", "short"))
         if kind == "forged":
             return self.send_forged()
@@ -96,14 +98,14 @@ class Ledger:
         return sent.name
 
     def send_forged(self) -> str:
-        """Uploads a run log that another node signed; returns its name."""
+        """Upload a run log that another node signed; return its name."""
         node_id, number = self._next()
         other = next(node for node in self.site.nodes.values() if node.node_id != node_id)
         text = self.site.text(node_id, number)
         return self._send_bad(self.site.name(node_id, number), sign_runlog(text, other))
 
     def send_short(self) -> str:
-        """Uploads a run log whose end is missing; returns its name."""
+        """Upload a run log whose end is missing; return its name."""
         node_id, number = self._next()
         data = self.site.run_log(node_id, number)
         return self._send_bad(self.site.name(node_id, number), data[: len(data) // 2])
@@ -114,7 +116,7 @@ class Ledger:
         return name
 
     def next_bad_name(self) -> str:
-        """The name of a file that must end in `failed`, for the caller to write."""
+        """Return the name of a file that must end in `failed`, for the caller to write."""
         name = self.site.name(*self._next())
         self.bad.add(name)
         return name
@@ -124,13 +126,13 @@ class Ledger:
         return self._random.choice(sorted(self.site.nodes)), self._number
 
     async def balance(self, database: Database) -> None:
-        """Asserts that everything is where it must be, once, and that the spool is empty."""
+        """Assert that everything is where it must be, once, and that the spool is empty."""
         assert self.site.waiting() == []
         self.check_failed()
         await self.check_rows(database)
 
     def check_failed(self) -> None:
-        """Asserts that `failed` holds what was refused, each with its reason, and nothing else."""
+        """Assert that `failed` holds what was refused, each with its reason, and nothing else."""
         names = [path.name for path in self.site.failed.iterdir()]
         names = [name for name in names if not name.startswith(".")]
         files = sorted(name for name in names if not name.endswith(SUFFIX))
@@ -138,7 +140,7 @@ class Ledger:
         assert sorted(names) == sorted([*files, *(name + SUFFIX for name in files)])
 
     async def check_rows(self, database: Database) -> None:
-        """Asserts that each run log is in the database whole and once, executions included."""
+        """Assert that each run log is in the database whole and once, executions included."""
         rows = await database.fetch(_ROWS)
         found = {(node, int(start)): (int(all_), int(own)) for node, start, all_, own in rows}
         differences = _differences(found, {run: (s.rows, s.rows) for run, s in self.good.items()})
@@ -151,7 +153,7 @@ class Ledger:
         assert all(first[node, int(start)] == id_ for node, start, id_ in executions)
 
     async def keep_sending(self, pause: float = 0.02) -> None:
-        """Uploads until cancelled, some files at once, then none for a moment."""
+        """Upload until cancelled, some files at once, then none for a moment."""
         while True:
             for _ in range(self._random.randrange(1, 4)):
                 self.send_any()
@@ -159,7 +161,7 @@ class Ledger:
 
 
 def _differences(found: Mapping[Run, object], expected: Mapping[Run, object]) -> list[str]:
-    """What is lost, unexpected or more or less than it should be."""
+    """Return what is missing, unexpected or of another count."""
     return [
         f"{run}: {found.get(run)} instead of {expected.get(run)}"
         for run in sorted({*found, *expected})

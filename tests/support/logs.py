@@ -9,7 +9,7 @@ from relayd.config.logging_conf import LoggingGeneral
 from relayd.config.main_conf import LoggingSettings
 from relayd.telemetry import logs
 
-#: What could end a line, move a cursor, reorder or hide text, or look like another field.
+#: What could end a line, move a cursor, reorder or hide text, or resemble another field.
 PAYLOADS = [
     *(f"a{chr(code)}b" for code in (*range(0x20), *range(0x7F, 0xA0))),
     *(f"a{char}b" for char in "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e"),
@@ -31,14 +31,14 @@ PAYLOADS = [
 
 
 def settings(level: str = "trace", directives: str = "", form: str = "text") -> LoggingSettings:
-    """Logging settings as logging.conf would give them; everything is logged by default."""
+    """Return logging settings as logging.conf would give them; everything is logged by default."""
     return LoggingSettings(
         general=LoggingGeneral(level=level, filter=directives, format=form)  # type: ignore[arg-type]
     )
 
 
 def written(path: Path, act: Callable[[], object], how: LoggingSettings | None = None) -> str:
-    """Runs `act` with logging to the file `path` and returns what the file holds at the end.
+    """Run `act` with logging to the file `path` and returns what the file holds at the end.
 
     The settings are the default ones again afterwards.
     """

@@ -41,14 +41,14 @@ class Machine:
     scratch: Path
 
     def wrapper(self, user: str | None = None) -> list[str]:
-        """The command line that runs another one in here, as root or another user."""
+        """Return the command line that runs another one in here, as root or another user."""
         chroot = ["chroot", *([f"--userspec={user}"] if user else []), f"{self.scratch}/root"]
         return ["nsenter", f"--target={self.holder}", "--mount", *chroot]
 
     def run(
         self, *command: str, check: bool = True, user: str | None = None
     ) -> subprocess.CompletedProcess[str]:
-        """Runs a command in here, with a bare environment; returns its result and output."""
+        """Run a command in here, with a bare environment; returns its result and output."""
         result = subprocess.run(
             [*self.wrapper(user), *command],
             env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "DEBIAN_FRONTEND": "noninteractive"},
@@ -62,11 +62,11 @@ class Machine:
         return result
 
     def shell(self, script: str, *arguments: str) -> str:
-        """Runs a shell script in here; returns what it prints."""
+        """Run a shell script in here; returns what it prints."""
         return self.run("sh", "-euc", script, "sh", *arguments).stdout
 
     def share(self, path: Path) -> None:
-        """Makes a directory of the real machine the same in here."""
+        """Make a directory of the real machine the same in here."""
         script = 'mkdir -p "$2$1" && mount --rbind "$1" "$2$1"'
         enter = ["nsenter", f"--target={self.holder}", "--mount"]
         target = f"{self.scratch}/root"
@@ -89,7 +89,7 @@ def _missing() -> Sequence[str]:
 
 @contextmanager
 def open_machine(scratch: Path) -> Iterator[Machine]:
-    """Runs a machine until the block ends; skips the test where that is not possible.
+    """Run a machine until the block ends; skips the test where that is not possible.
 
     Args:
         scratch: an empty directory.

@@ -1,11 +1,12 @@
 """Fakes of what the pipeline's stages stand on, and the values that travel through them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 import trio
 
+from relayd.config.main_conf import Settings, database_parameters
 from relayd.errors import DatabaseError, Gone, Refused, Retry
 from relayd.fleet.certificates import CertificateStore
 from relayd.fleet.nodes import Node, Nodes
@@ -85,7 +86,7 @@ class FakeExaminer:
         self.error: Exception | None = None
 
     async def examine(self, jobs: Sequence[Job]) -> list[Examined]:
-        """Waits for `go_on`."""
+        """Wait for `go_on`."""
         self.calls.append([job.name for job in jobs])
         await self.go_on.wait()
         if self.error is not None:
@@ -98,7 +99,7 @@ class FakeExaminer:
 
 
 class FakeDatabase:
-    """Fails as told, once for each entry of a list; stores the rest.
+    """Fails as asked, once for each entry of a list; stores the rest.
 
     Attributes:
         batches: the nodes of each batch it was asked to write.
@@ -110,6 +111,7 @@ class FakeDatabase:
     """
 
     def __init__(self) -> None:
+        self.name = "database"
         self.batches: list[list[str]] = []
         self.failures: list[DatabaseError | None] = []
         self.ill: set[str] = set()
@@ -129,9 +131,9 @@ class FakeDatabase:
             raise error
         return [Stored(run_log.rows) for run_log in batch]
 
-    def reconfigure(self, parameters: Mapping[str, object]) -> None:
+    def reconfigure(self, settings: Settings) -> None:
         """As `Database.reconfigure`."""
-        self.parameters.append(dict(parameters))
+        self.parameters.append(database_parameters(settings))
 
     async def probe(self) -> None:
         """As `Database.probe`."""
@@ -142,12 +144,12 @@ class FakeDatabase:
 
 
 def transient(text: str = "away") -> DatabaseError:
-    """A server that is away."""
+    """Return a server that is away."""
     return DatabaseError(text, "transient", "08006")
 
 
 def operator(text: str = "no password") -> DatabaseError:
-    """A server where someone must act."""
+    """Return a server where someone must act."""
     return DatabaseError(text, "operator", "28P01")
 
 

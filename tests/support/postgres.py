@@ -13,7 +13,7 @@ import trio
 
 from relayd.commands.demo.postgres import schema
 from relayd.commands.demo.postgres.opening import Postgres, open_postgres
-from relayd.commands.demo.postgres.server import Connection, Server
+from relayd.commands.demo.postgres.server import ConnectionInfo, Server
 
 # What a test checks must survive the kill of processes, not of the machine: no fsync. (Commits
 # stay synchronous: with `synchronous_commit = off` a killed server forgets the last of them.)
@@ -35,21 +35,21 @@ class Database:
         server: the server that other tests use too; do not stop it.
     """
 
-    rudder: Connection
-    superuser: Connection
+    rudder: ConnectionInfo
+    superuser: ConnectionInfo
     server: Server
 
     def query(self, sql: str) -> list[tuple[str, ...]]:
-        """Runs SQL as the superuser; rows as text, NULL and '' both as ''."""
+        """Run SQL as the superuser; rows as text, NULL and '' both as ''."""
         return rows(self.server, sql, self.superuser.database)
 
     async def fetch(self, sql: str) -> list[tuple[str, ...]]:
-        """The same without blocking the event loop."""
+        """Return the same without blocking the event loop."""
         return await trio.to_thread.run_sync(self.query, sql)
 
 
 def rows(server: Server, sql: str, database: str = schema.DATABASE) -> list[tuple[str, ...]]:
-    """Runs SQL as the superuser of `server`; rows as text, NULL and '' both as ''."""
+    """Run SQL as the superuser of `server`; rows as text, NULL and '' both as ''."""
     return [tuple(row) for row in csv.reader(server.psql(sql, database=database).splitlines(True))]
 
 
@@ -71,14 +71,14 @@ _numbers = itertools.count(1)
 
 @pytest.fixture
 def database(postgres_server: Server) -> Iterator[Database]:
-    """An empty database with Rudder's tables on the session's server, dropped afterwards."""
+    """Yield an empty database with Rudder's tables on the session's server, dropped afterwards."""
     with fresh_database(postgres_server) as database:
         yield database
 
 
 @contextmanager
 def fresh_database(postgres_server: Server) -> Iterator[Database]:
-    """The same for as long as the block takes."""
+    """Yield the same for as long as the block takes."""
     name = f"test_{next(_numbers)}"
     postgres_server.psql(f"CREATE DATABASE {name} TEMPLATE {schema.DATABASE}", database="postgres")
     postgres_server.psql(schema.RUDDER_RIGHTS, database=name)
@@ -92,7 +92,7 @@ def fresh_database(postgres_server: Server) -> Iterator[Database]:
 
 @pytest.fixture
 async def private_postgres() -> AsyncIterator[Postgres]:
-    """A server of this test alone, which it may stop, kill, suspend and start again."""
+    """Yield a server of this test alone, which it may stop, kill, suspend and start again."""
     with tempfile.TemporaryDirectory(prefix="relayd-private-") as directory:
         Path(directory).chmod(0o755)
         async with open_postgres(Path(directory), extra=QUICK) as postgres:

@@ -1,4 +1,4 @@
-"""Where the source tree is, and the reference data beside it."""
+"""Where the source tree is, and the reference data next to it."""
 
 import os
 from pathlib import Path

@@ -37,11 +37,11 @@ class Link:
         self._seen = {"request": bytearray(), "reply": bytearray()}
 
     async def send(self, way: Way, data: bytes) -> None:
-        """Passes bytes on."""
+        """Pass bytes on."""
         await self._ends[way].send_all(data)
 
     async def half_close(self, way: Way) -> None:
-        """Ends one way only (FIN); the other one still works."""
+        """End one way only (FIN); the other one still works."""
         await self._ends[way].send_eof()
 
     def note(self, way: Way, data: bytes) -> bytes:
@@ -52,7 +52,7 @@ class Link:
         return bytes(seen)
 
     def reset(self) -> None:
-        """Drops both connections with RST."""
+        """Drop both connections with RST."""
         for end in self._ends.values():
             end.setsockopt(SOL_SOCKET, SO_LINGER, struct.pack("ii", 1, 0))
             end.socket.close()
@@ -69,10 +69,10 @@ class Fault:
         self.struck = trio.Event()
 
     async def connect(self, link: Link) -> None:
-        """Called once for each new connection."""
+        """Note a new connection."""
 
     async def transfer(self, link: Link, way: Way, data: bytes) -> None:
-        """Called for each chunk of bytes."""
+        """Handle a chunk of bytes."""
         await link.send(way, data)
 
 
@@ -241,17 +241,17 @@ class Proxy:
         self._news = trio.Event()
 
     def reset(self) -> None:
-        """Drops all connections with RST."""
+        """Drop all connections with RST."""
         for link in list(self._links):
             link.reset()
 
     async def wait_accepted(self, count: int) -> None:
-        """Returns when `count` connections have been accepted since the start."""
+        """Return when `count` connections have been accepted since the start."""
         while self.accepted < count:
             await self._news.wait()
 
     async def serve(self, client: trio.SocketStream) -> None:
-        """Serves one client until one of the sides ends or a fault cuts the connection."""
+        """Serve one client until one of the sides ends or a fault cuts the connection."""
         self.accepted += 1
         self._news.set()
         self._news = trio.Event()
@@ -284,7 +284,7 @@ class Proxy:
 
 @asynccontextmanager
 async def open_proxy(host: str, port: int) -> AsyncIterator[Proxy]:
-    """Runs a proxy to `host`:`port` until the block ends; all connections are dropped then."""
+    """Run a proxy to `host`:`port` until the block ends; all connections are dropped then."""
     proxy = Proxy(host, port)
     async with trio.open_nursery() as nursery:
         serve = partial(trio.serve_tcp, proxy.serve, 0, host="127.0.0.1")

@@ -6,13 +6,13 @@ _INFO = b"/rudder/relay-api/1/system/info"
 
 
 def get(*lines: bytes, target: bytes = _INFO, rest: bytes = b"") -> bytes:
-    """A GET with further header lines, and what follows it."""
+    """Return a GET with further header lines, and what follows it."""
     head = b"\r\n".join((b"GET " + target + b" HTTP/1.1", b"Host: relay", *lines))
     return head + b"\r\n\r\n" + rest
 
 
 def post(*lines: bytes, rest: bytes = b"") -> bytes:
-    """A POST with further header lines, and what follows it."""
+    """Return a POST with further header lines, and what follows it."""
     head = b"\r\n".join((b"POST /nope HTTP/1.1", b"Host: relay", *lines))
     return head + b"\r\n\r\n" + rest
 

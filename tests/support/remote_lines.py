@@ -18,7 +18,7 @@ class Lines:
         self._rest = b""
 
     async def next(self) -> str:
-        """The next line without its end; "" at the end of the answer."""
+        """Return the next line without its end; "" at the end of the answer."""
         while b"\n" not in self._rest:
             try:
                 self._rest += await anext(self._chunks)

@@ -12,7 +12,7 @@ import h11
 import trio
 
 from relayd.api.app import Services, make_app
-from relayd.config.main_conf import General, RemoteRun, Settings
+from relayd.config.main_conf import GeneralSettings, RemoteRunSettings, Settings
 from relayd.fleet.nodes import Node, Nodes
 from relayd.fleet.peers.client import Clients
 from relayd.remote_run.runs import RemoteRuns, make_runs
@@ -58,28 +58,28 @@ class Lab:
     stopped: trio.Event
 
     async def stop(self) -> None:
-        """Ends all runs, as the end of the service does."""
+        """End all runs, as the end of the service does."""
         self.scope.cancel()
         await self.stopped.wait()
 
     async def post(
         self, target: str, headers: str = "", **fields: str | bool | Iterable[str]
     ) -> Answer:
-        """A whole request and its answer."""
+        """Return a whole request and its answer."""
         async with self.begun(target, headers, **fields) as client:
             return await client.answer("POST")
 
-    async def events(self, target: str, **fields: str | bool | Iterable[str]) -> "Told":
-        """A request for events and what it tells."""
+    async def events(self, target: str, **fields: str | bool | Iterable[str]) -> "Events":
+        """Request events and return them."""
         answer = await self.post(target, EVENTS, **fields)
         assert (answer.status, answer.headers["content-type"]) == (200, "application/x-ndjson")
-        return Told([json.loads(line) for line in answer.body.splitlines()])
+        return Events([json.loads(line) for line in answer.body.splitlines()])
 
     @asynccontextmanager
     async def begun(
         self, target: str, headers: str = "", **fields: str | bool | Iterable[str]
     ) -> AsyncIterator[Client]:
-        """A request that was sent, its answer still to be read."""
+        """Yield a request that was sent, its answer still to be read."""
         body = form(**fields)
         async with self.server.client() as client:
             head = f"POST {BASE}/remote-run/{target} HTTP/1.1\r\nHost: relay\r\n{FORM}{headers}"
@@ -87,7 +87,7 @@ class Lab:
             yield client
 
 
-class Told:
+class Events:
     """The events of one run."""
 
     def __init__(self, events: list[dict[str, Any]]) -> None:
@@ -124,7 +124,7 @@ def form(**fields: str | bool | Iterable[str]) -> bytes:
 
 
 def text(value: str | bool | Iterable[str]) -> str:
-    """A parameter's value."""
+    """Return a parameter's value."""
     if isinstance(value, bool):
         return str(value).lower()
     return value if isinstance(value, str) else ",".join(value)
@@ -143,24 +143,24 @@ class Following:
         self.complete = False
 
     async def until(self, marker: bytes) -> None:
-        """Reads until the body has `marker`, or ends."""
+        """Read until the body has `marker`, or ends."""
         while marker not in self.body and await self.more():
             pass
 
     async def to_the_end(self) -> int:
-        """Reads and forgets; returns how much the body had."""
+        """Read and forgets; return how much the body had."""
         while await self.more():
             self.body = b""
         return self.size
 
     async def head(self) -> int:
-        """Reads the head; the status."""
+        """Read the head; the status."""
         event = await self._next()
         assert isinstance(event, h11.Response)
         return event.status_code
 
     async def more(self) -> bool:
-        """Reads a piece; False at the end."""
+        """Read a piece; False at the end."""
         event = await self._next()
         if isinstance(event, h11.Data):
             self.body += bytes(event.data)
@@ -184,9 +184,11 @@ def make_lab_runs(
     timeout: float = 60.0,
     max_commands: int = 64,
 ) -> RemoteRuns:
-    """What takes runs on, as the service makes it."""
-    table = RemoteRun(command=command, use_sudo=False, timeout=timeout, max_commands=max_commands)
-    settings = Settings(general=General(https_port=https_port), remote_run=table)
+    """Return what takes runs on, as the service makes it."""
+    table = RemoteRunSettings(
+        command=command, use_sudo=False, timeout=timeout, max_commands=max_commands
+    )
+    settings = Settings(general=GeneralSettings(https_port=https_port), remote_run=table)
     known = nodes or make_nodes()
     return make_runs(settings, clients or Clients(), lambda: known, metrics or Metrics())
 
@@ -201,7 +203,7 @@ async def open_lab(
     timeout: float = 60.0,
     max_commands: int = 64,
 ) -> AsyncIterator[Lab]:
-    """Serves the API with remote run until the block ends."""
+    """Serve the API with remote run until the block ends."""
     metrics = Metrics()
     clients = Clients()
     clients.update(pins or {})

@@ -18,7 +18,7 @@ def make_rows(
     skip: frozenset[str] = frozenset(),
     edit: Callable[[int, dict[str, str]], None] = lambda _number, _columns: None,
 ) -> RunLog:
-    """A run log of numbered reports: control/start first, then result_success and log_info.
+    """Return a run log of numbered reports: control/start first, then result_success and log_info.
 
     Args:
         node: node id.
@@ -67,5 +67,5 @@ def copy_line(columns: tuple[str, ...]) -> bytes:
 
 
 def messages(run_log: RunLog) -> list[str]:
-    """The messages of the rows of a run log, in order."""
+    """Return the messages of the rows of a run log, in order."""
     return [read_columns(line)[8] for line in run_log.copy.splitlines()]

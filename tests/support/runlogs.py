@@ -47,12 +47,12 @@ def report(
 
 
 def joined(*lines: str, end: str = "\r\n") -> bytes:
-    """A run log of these lines, each of them ended."""
+    """Return a run log of these lines, each of them ended."""
     return "".join(line + end for line in lines).encode()
 
 
 def read(text: bytes, node: str = NODE, skip: frozenset[str] = frozenset()) -> RunLog:
-    """The run log that both ways of parsing must give."""
+    """Return the run log that both ways of parsing must give."""
     result = parse(text, node, skip)
     assert result == parse_slow(text, node, skip)
     assert isinstance(result, RunLog), result
@@ -60,7 +60,7 @@ def read(text: bytes, node: str = NODE, skip: frozenset[str] = frozenset()) -> R
 
 
 def refusal(text: bytes, node: str = NODE) -> Refused:
-    """The refusal that both ways of parsing must give."""
+    """Return the refusal that both ways of parsing must give."""
     result = parse(text, node)
     assert result == parse_slow(text, node)
     assert isinstance(result, Refused), result
@@ -68,7 +68,7 @@ def refusal(text: bytes, node: str = NODE) -> Refused:
 
 
 def rows(run_log: RunLog) -> list[Report]:
-    """The rows of a run log."""
+    """Return the rows of a run log."""
     found = list(read_copy(run_log.copy))
     assert run_log.rows == len(found)
     return found

@@ -64,7 +64,7 @@ class Policy:
         return {name: state == "true" for name, state in pairs}
 
     def label(self, path: str) -> str:
-        """The type that a path gets."""
+        """Return the type that a path gets."""
         return _output("matchpathcon", "-n", "-f", str(self.contexts), path).split(":")[2]
 
 
@@ -77,7 +77,7 @@ def _rules(binary: Path, source: str) -> Sequence[re.Match[str]]:
 
 
 def link_policy(sources: Path, directory: Path) -> Policy:
-    """The distribution's policy together with the module `relayd` of a directory.
+    """Return the distribution's policy together with the module `relayd` of a directory.
 
     Skips the test where the tools or that policy are not installed.
     """

@@ -26,26 +26,26 @@ class ServiceManager:
     def environment(
         self, watchdog_s: float | None = None, pid: int | None = None
     ) -> dict[str, str]:
-        """The variables that a service finds."""
+        """Return the variables that a service finds."""
         found = {"NOTIFY_SOCKET": self.address}
         if watchdog_s is not None:
             found["WATCHDOG_USEC"] = str(int(watchdog_s * 1_000_000))
         return found
 
     async def message(self) -> dict[str, str]:
-        """The next message."""
+        """Return the next message."""
         with trio.fail_after(PATIENCE_S):
             return parse(await self._socket.recv(65536))
 
     async def hears(self, key: str, value: str) -> dict[str, str]:
-        """Waits for a message that says this; returns it."""
+        """Wait for a message that says this; return it."""
         while True:
             message = await self.message()
             if message.get(key) == value:
                 return message
 
     async def falls_silent(self, seconds: float) -> None:
-        """Waits until nothing has come for so long, as a watchdog does."""
+        """Wait until no message has come for this long, as a watchdog does."""
         while True:
             with trio.move_on_after(seconds):
                 await self._socket.recv(65536)
@@ -63,13 +63,13 @@ class ServiceManager:
 
 
 def parse(message: bytes) -> dict[str, str]:
-    """The lines of a message."""
+    """Return the lines of a message."""
     return dict(line.split("=", 1) for line in message.decode().splitlines())
 
 
 @contextmanager
 def open_service_manager(address: str | Path) -> Iterator[ServiceManager]:
-    """Listens on a path, or on `@name` in the abstract namespace."""
+    """Listen on a path, or on `@name` in the abstract namespace."""
     address = str(address)
     plain = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     plain.bind("\0" + address[1:] if address.startswith("@") else address)

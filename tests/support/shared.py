@@ -16,7 +16,7 @@ from relayd.api.app import make_app
 from relayd.api.shared_files import SharedFiles
 from relayd.api.shared_folder import SharedFolder
 from relayd.api.system import Services
-from relayd.fleet.in_force import Trust
+from relayd.fleet.current_nodes import CurrentNodes
 from relayd.shared.metadata import HASHES
 from relayd.shared.store import Store
 from relayd.shared.upstream import UpstreamFiles
@@ -30,12 +30,12 @@ SOURCE, TARGET = "source", "target"
 
 
 def node(node_id: str = SOURCE) -> SigningNode:
-    """A node with a key."""
+    """Return a node with a key."""
     return make_key_and_cert(node_id)
 
 
 def spki(sender: SigningNode) -> bytes:
-    """A node's public key as certificates have it."""
+    """Return a node's public key as certificates have it."""
     return sender.key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
 
@@ -64,17 +64,17 @@ def joined(metadata: dict[str, str]) -> bytes:
 
 
 def upload(content: bytes, sender: SigningNode | None = None, algorithm: str = "sha512") -> bytes:
-    """The body of an upload."""
+    """Return the body of an upload."""
     return joined(lines(content, sender, algorithm)) + b"\n" + content
 
 
 def sha512(content: bytes) -> str:
-    """The hash that is asked for."""
+    """Return the hash that is asked for."""
     return hashlib.sha512(content).hexdigest()
 
 
 def write_nodes(path: Path, senders: Iterable[SigningNode], *others: str) -> None:
-    """A nodes list in which the hashes of some nodes' keys are known."""
+    """Return a nodes list in which the hashes of some nodes' keys are known."""
     below = {"hostname": "x.test", "policy-server": "root"}
     nodes: dict[str, dict[str, str]] = dict.fromkeys((*others, "root"), below)
     for sender in senders:
@@ -85,7 +85,7 @@ def write_nodes(path: Path, senders: Iterable[SigningNode], *others: str) -> Non
 
 @dataclass
 class Shared:
-    """The two rooms of a server, on disk.
+    """The shared folder and the shared files of a server.
 
     Attributes:
         root: everything lies below it.
@@ -96,7 +96,7 @@ class Shared:
     """
 
     root: Path
-    trust: Trust
+    trust: CurrentNodes
     metrics: Metrics
     max_body: int = 1024 * 1024
     upstream: UpstreamFiles | None = None
@@ -117,7 +117,7 @@ class Shared:
         return self.files / TARGET / "files" / SOURCE
 
     def pair(self, file: str) -> tuple[bytes, bytes] | None:
-        """What is stored: content and metadata."""
+        """Return what is stored: content and metadata."""
         try:
             return (
                 (self.place / file).read_bytes(),
@@ -127,7 +127,7 @@ class Shared:
             return None
 
     def app(self) -> Quart:
-        """The real app with these rooms."""
+        """Return the real app that serves both."""
         return make_app(
             Services(
                 healthy,
@@ -142,15 +142,15 @@ class Shared:
         )
 
     def on_relay(self, upstream: UpstreamFiles) -> "Shared":
-        """The same with a policy server above."""
+        """Return the same with a policy server above."""
         return replace(self, upstream=upstream)
 
 
 async def make_shared(root: Path, *, max_body: int = 1024 * 1024) -> Shared:
-    """Both rooms, empty, and nodes that are loaded."""
+    """Provide empty directories and loaded nodes."""
     write_nodes(root / "nodeslist.json", (node(), node("other")), TARGET, "keyless")
     metrics = Metrics()
-    trust = Trust(root / "nodeslist.json", root / "certs.pem", "root", metrics)
+    trust = CurrentNodes(root / "nodeslist.json", root / "certs.pem", "root", metrics)
     await trust.load()
     shared = Shared(root, trust, metrics, max_body)
     shared.folder.mkdir()

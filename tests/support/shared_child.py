@@ -12,13 +12,13 @@ from relayd.shared.expiry import sweep
 from relayd.shared.store import Store
 
 SOURCE, TARGET = "source", "target"
-#: Beside the store: the metadata of the new content, made by who starts this.
+#: Next to the store: the metadata of the new content, written by the parent process.
 METADATA = "new.metadata"
 NEW = b"the new content, a little longer"
 
 
 def store_pair(root: Path, content: bytes, metadata: bytes) -> None:
-    """Stores a pair."""
+    """Store a pair."""
     store = Store(root / "files")
     stage = store.open_stage(TARGET, "f", "sha512")
     try:
@@ -29,12 +29,12 @@ def store_pair(root: Path, content: bytes, metadata: bytes) -> None:
 
 
 def replace(root: Path) -> None:
-    """Replace the pair that is there."""
+    """Replace the pair that exists."""
     store_pair(root, NEW, (root / METADATA).read_bytes())
 
 
 def expire(root: Path) -> None:
-    """Remove the pair that is there, whatever its time."""
+    """Remove the existing pair, whatever its time."""
     sweep(Store(root / "files"), 5_000_000_000)
 
 

@@ -16,7 +16,7 @@ PATH = f"{FILES}/{TARGET}/{SOURCE}/f?ttl=1d"
 
 
 async def main(root: Path, what: str) -> None:
-    """Uploads until no byte, or no inode, is left, and once more when there is room again."""
+    """Upload until no byte, or no inode, is left, and once more when there is space again."""
     options = "size=512k,nr_inodes=64"
     subprocess.run(["mount", "-t", "tmpfs", "-o", options, "none", root], check=True)
     shared = await make_shared(root)

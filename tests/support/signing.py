@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
-from relayd.commands.demo.fleet.signing import Signer
+from relayd.commands.demo.fleet.signing import RunLogSigner
 from relayd.runlog.model import NodeCertificate
 from relayd.runlog.signature.certificates import read_certificate
 from relayd.runlog.signature.cms import Digest
@@ -43,10 +43,10 @@ class SigningNode:
         """The certificate as an object of `cryptography`."""
         return x509.load_der_x509_certificate(self.cert_der)
 
-    def signer(self, digest: Digest = "sha256") -> Signer:
-        """What signs run logs for this node; not for Ed25519."""
+    def signer(self, digest: Digest = "sha256") -> RunLogSigner:
+        """Return what signs run logs for this node; not for Ed25519."""
         assert not isinstance(self.key, ed25519.Ed25519PrivateKey)
-        return Signer(self.key, self.x509, digest=digest)
+        return RunLogSigner(self.key, self.x509, digest=digest)
 
     def write(self, directory: Path) -> tuple[Path, Path]:
         """Write both PEM files into the directory; return the certificate's and the key's path."""

@@ -1,4 +1,4 @@
-"""A watcher on a real directory, for tests that look at what it sends."""
+"""A watcher on a real directory, for tests of what it sends."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -21,7 +21,7 @@ class Watcher:
 
     Attributes:
         path: the watched directory.
-        pending: who is in flight.
+        pending: the files in flight.
         arrivals: what the watcher sends, handed over one by one.
         metrics: its gauges.
         rescan: rung by a test to have everything tried again.
@@ -39,11 +39,11 @@ class Watcher:
         self.mode = ""
 
     async def take(self) -> Arrival:
-        """The next arrival, left in flight."""
+        """Return the next arrival, left in flight."""
         return await self.arrivals.receive()
 
     async def finish(self, count: int) -> list[str]:
-        """Process so many files: each is removed and released, as the pipeline would.
+        """Process this many files: each is removed and released, as the pipeline would.
 
         Names whose file is gone are released and not counted.
         """
@@ -75,7 +75,7 @@ class Watcher:
         return scope.cancelled_caught
 
     def value(self, name: str, **labels: str) -> float:
-        """The value of one of the watcher's metrics."""
+        """Return the value of one of the watcher's metrics."""
         metric = getattr(self.metrics, name)
         return float((metric.labels(**labels) if labels else metric)._value.get())
 

@@ -22,7 +22,7 @@ REFUSED = Refused(Reason.ARCHIVE, "cut short")
 
 
 def upload(path: Path) -> None:
-    """A file as the web server leaves it."""
+    """Return a file as the web server leaves it."""
     temporary = path.with_name(".davfs.tmp000001")
     temporary.write_text("x")
     temporary.rename(path)
@@ -54,7 +54,7 @@ async def mounted_over(root: Path) -> None:
 
 
 async def watched(root: Path) -> None:
-    """A file arrives while the system gives no watch at first; say how it is watched."""
+    """Return a file arrives while the system gives no watch at first; say how it is watched."""
     incoming = root / "incoming"
     async with open_watcher(incoming, limit=0) as watcher:
         print(watcher.mode, flush=True)
@@ -69,7 +69,7 @@ async def watched(root: Path) -> None:
 
 
 async def listed(root: Path) -> None:
-    """Process the file that is there at start."""
+    """Process the file that exists at start."""
     async with open_watcher(root / "incoming", limit=0) as watcher:
         print(*await watcher.finish(1), flush=True)
 

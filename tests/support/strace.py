@@ -84,7 +84,7 @@ async def _drain(stream: trio.abc.ReceiveStream) -> None:
 
 @asynccontextmanager
 async def open_record(tids: Sequence[int], directory: Path) -> AsyncIterator[Counter[str]]:
-    """Counts calls while the block lasts; filled in at its end.
+    """Count calls until the block ends; the counts are filled in at its end.
 
     Where several threads make the same call, the largest number that one of them makes counts.
     """

@@ -43,7 +43,7 @@ class Exchange:
         self._http = http
 
     async def body(self, limit: int | None = None) -> bytes:
-        """The whole body, or about the first `limit` bytes of it."""
+        """Return the whole body, or about the first `limit` bytes of it."""
         parts: list[bytes] = []
         size = 0
         while limit is None or size < limit:
@@ -55,7 +55,7 @@ class Exchange:
         return b"".join(parts)
 
     async def digest(self) -> str:
-        """Reads the whole body and forgets it; the SHA-256 of it in hexadecimal."""
+        """Read the whole body and forgets it; the SHA-256 of it in hexadecimal."""
         digest = hashlib.sha256()
         while isinstance(event := await next_event(self._http, self.stream), h11.Data):
             digest.update(event.data)
@@ -64,7 +64,7 @@ class Exchange:
     async def reply(
         self, status: int, headers: Sequence[tuple[str, str]] = (), body: bytes = b""
     ) -> None:
-        """A whole answer."""
+        """Return a whole answer."""
         fields = [*headers]
         if status not in {204, 304}:
             fields.append(("Content-Length", str(len(body))))
@@ -86,10 +86,10 @@ class Behaviour:
     context: ssl.SSLContext | None = None
 
     async def accept(self, stream: trio.SocketStream) -> None:
-        """Called for each connection, before TLS."""
+        """Handle a connection, before TLS."""
 
     async def serve(self, peer: "Peer", exchange: Exchange) -> None:
-        """Called for each request."""
+        """Answer a request."""
         peer.store(exchange, await exchange.body())
         await exchange.reply(201)
 
@@ -128,18 +128,18 @@ class Peer:
         return f"https://127.0.0.1:{self.port}"
 
     def store(self, exchange: Exchange, body: bytes) -> None:
-        """Keeps an upload."""
+        """Keep an upload."""
         self.uploads.append((exchange.target, body))
         self.ring()
 
     def ring(self) -> None:
-        """Lets those look who wait for something."""
+        """Wake the tasks that wait for a condition."""
         self._news.set()
         self._news = trio.Event()
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        """Waits until something holds; looked at whenever anything happened here."""
-        with trio.fail_after(30):
+        """Wait until a condition holds; it is checked whenever something happens here."""
+        with trio.fail_after(60):
             while not condition():
                 await self._news.wait()
 
@@ -197,7 +197,7 @@ class Counted:
 
 
 async def next_event(http: h11.Connection, stream: "Counted") -> object:
-    """The next event of h11, read from the stream as far as needed."""
+    """Return the next event of h11, read from the stream as far as needed."""
     while True:
         event = http.next_event()
         if event is not h11.NEED_DATA:
@@ -287,14 +287,14 @@ class With(Behaviour):
 
 
 def reset(stream: trio.SocketStream) -> None:
-    """Closes with RST."""
+    """Close with RST."""
     stream.setsockopt(SOL_SOCKET, SO_LINGER, struct.pack("ii", 1, 0))
     stream.socket.close()
     raise trio.BrokenResourceError
 
 
 def server_context(node: SigningNode, chain: bytes = b"") -> ssl.SSLContext:
-    """The TLS side of a server that has this node's key and certificate, others behind it."""
+    """Return the TLS context of a server with this node's certificate, then the others."""
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         cert, key = directory / "cert", directory / "key"
@@ -309,7 +309,7 @@ def server_context(node: SigningNode, chain: bytes = b"") -> ssl.SSLContext:
 async def open_peer(
     node: SigningNode, host: str = "127.0.0.1", port: int = 0
 ) -> AsyncIterator[Peer]:
-    """Runs the server, on a free port unless one is given, until the block ends."""
+    """Run the server, on a free port unless one is given, until the block ends."""
     peer = Peer(server_context(node))
     listeners = await trio.open_tcp_listeners(port, host=host)
     peer.port = listeners[0].socket.getsockname()[1]

@@ -70,7 +70,7 @@ _SINGLE: Final = (
 
 
 def traversals() -> list[str]:
-    """More than 300 request paths below a room; none names a file that may be given out."""
+    """More than 300 request paths below one prefix; none names a file that may be served."""
     climbing = [
         (dots + slash) * depth + secret
         for dots, slash, depth, secret in product(_DOTS, _SLASHES, (1, 8), _SECRETS)

@@ -19,11 +19,11 @@ from typing import Final
 
 import trio
 
-from relayd.commands.demo.front.server import Front, rudder_uploads, run_front
-from relayd.commands.demo.postgres.server import Connection
-from relayd.commands.demo.processes.ports import free_port
+from relayd.commands.demo.postgres.server import ConnectionInfo
+from relayd.commands.demo.webserver.server import WebServer, rudder_uploads, run_web_server
 from relayd.config.main_conf import Listen
 from tests.support.daemon import Daemon, Site, merge, open_daemon, replace
+from tests.support.ports import free_port
 from tests.support.signing import SigningNode, make_key_and_cert
 
 ROOT, RELAY, SUB = "root", "relay", "sub"
@@ -37,7 +37,7 @@ _AGENT: Final = """\
 echo "$@" >> '{root}/calls'
 while [ "$1" != "--" ]; do shift; done
 for host in $(echo "$2" | tr , ' '); do
-    echo "$host: begins, told by {me}"
+    echo "$host: begins, started by {me}"
     if [ -p '{root}/hold' ]; then read -r word < '{root}/hold'; fi
     echo "$host: ends"
 done
@@ -93,7 +93,7 @@ class Member(Site):
         return f"https://{self.host}:{self.https_port}"
 
     def write(self) -> None:
-        """Writes everything that relayd and the front read at their start."""
+        """Write everything that relayd and the front read at their start."""
         for place in (self.incoming, self.failed, self.shared_files):
             place.mkdir(parents=True, exist_ok=True)
         for name in ("incoming", "accepted-nodes-updates", "failed"):
@@ -105,7 +105,7 @@ class Member(Site):
         super().write()
 
     def write_nodes(self, nodes: Iterable[str]) -> None:
-        """Writes nodes list and certificates with what is below."""
+        """Write nodes list and certificates with what is below."""
         known = {node: self._entry(node) for node in nodes if self._is_below(node)}
         replace(self.nodes_list, json.dumps(known).encode())
         replace(self.certificates, b"".join(self.nodes[node].cert_pem for node in known))
@@ -126,7 +126,7 @@ class Member(Site):
         }
 
     def tables(self) -> dict[str, str]:
-        """What `main.conf` says by itself."""
+        """Return what `main.conf` says by itself."""
         tables = super().tables()
         tables["general"] = merge(
             tables["general"], f'node_id = "{self.me}"\nhttps_port = {self.https_port}'
@@ -150,9 +150,9 @@ class Member(Site):
             server_certificate_file = "{parent.root / f"{parent.me}.cert"}"
         """
 
-    def front(self) -> Front:
+    def front(self) -> WebServer:
         """Its web server."""
-        return Front(
+        return WebServer(
             listen=Listen(host=self.host, port=self.https_port),
             api=Listen(host="127.0.0.1", port=self.port),
             certificate=self.root / f"{self.me}.cert",
@@ -207,7 +207,7 @@ class Tree:
         return self.root, self.relay, self.sub
 
     def home(self, node: str) -> Member:
-        """The policy server of a machine."""
+        """Return the policy server of a machine."""
         policy_server = self.root.policy_servers[node]
         return {member.me: member for member in self.members}[policy_server]
 
@@ -219,7 +219,7 @@ class Tree:
             member.write_nodes(self.nodes)
 
     def certify(self, me: str, identity: SigningNode) -> None:
-        """Gives a member another certificate, pinned wherever its former one was."""
+        """Give a member another certificate, pinned wherever its former one was."""
         self.nodes[me] = identity
         for member in self.members:
             if member.me == me:
@@ -238,8 +238,8 @@ class Tree:
         return {member.me: reasons for member in self.members if (reasons := member.refused())}
 
 
-def make_tree(root: Path, database: Connection) -> Tree:
-    """A tree below a directory, written."""
+def make_tree(root: Path, database: ConnectionInfo) -> Tree:
+    """Return a tree below a directory, written."""
     nodes = {node: make_key_and_cert(node) for node in PARENTS}
     port = free_port(*HOSTS.values())
     members: list[Member] = []
@@ -263,10 +263,12 @@ def make_tree(root: Path, database: Connection) -> Tree:
 
 @asynccontextmanager
 async def open_fronts(tree: Tree) -> AsyncIterator[None]:
-    """Runs the three web servers until the block ends."""
+    """Run the three web servers until the block ends."""
     async with trio.open_nursery() as nursery:
         for member in tree.members:
-            await nursery.start(partial(run_front, member.front()), name=f"front of {member.me}")
+            await nursery.start(
+                partial(run_web_server, member.front()), name=f"front of {member.me}"
+            )
         yield
         nursery.cancel_scope.cancel()
 
@@ -275,7 +277,7 @@ async def open_fronts(tree: Tree) -> AsyncIterator[None]:
 async def open_tree(
     tree: Tree, wrapper: Callable[[Member], Iterable[str]] = lambda _: ()
 ) -> AsyncIterator[dict[str, Daemon]]:
-    """Runs the web servers and the three relayd until the block ends; the latter by node id.
+    """Run the web servers and the three relayd until the block ends; the latter by node id.
 
     Args:
         tree: of them.

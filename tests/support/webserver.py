@@ -15,9 +15,9 @@ import pytest
 import trio
 import trio.abc
 
-from relayd.commands.demo.processes.ports import free_port
 from tests.support.curl import NODE, POLICY_SERVER, USER, Requests
 from tests.support.daemon import PATIENCE_S
+from tests.support.ports import free_port
 from tests.support.project import CONF
 from tests.support.signing import SigningNode, make_key_and_cert
 
@@ -34,7 +34,7 @@ _PROGRAMS: Final[dict[Kind, tuple[str, ...]]] = {
     "apache": ("apache2", "httpd"),
     "nginx": ("nginx",),
 }
-#: Modules that distributions load, beside those that the shipped file asks for.
+#: Modules that distributions load, besides those that the shipped file asks for.
 _MODULES: Final = ("mpm_event", "deflate", "filter", "mime", "socache_shmcb")
 _SPOOL: Final = (
     *("reports", "reports/incoming", "reports/failed"),
@@ -48,7 +48,7 @@ _MODULE_DIRECTORIES: Final = (
 
 
 def find_program(kind: Kind) -> str:
-    """The web server's program; skips the test where it is not installed."""
+    """Return the web server's program; skips the test where it is not installed."""
     path = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin"])
     for name in _PROGRAMS[kind]:
         if found := shutil.which(name, path=path):
@@ -112,7 +112,7 @@ class Web(Requests):
 
 
 def write_web(web: Web) -> Web:
-    """Writes everything that a web server reads at its start, and makes its spool; returns it."""
+    """Write everything that a web server reads at its start, and makes its spool; return it."""
     web.own.mkdir()
     for directory in _SPOOL:
         (web.root / directory).mkdir(parents=True, exist_ok=True)
@@ -135,7 +135,7 @@ def _hash(password: str) -> str:
 
 
 def _write_apache(web: Web) -> None:
-    """A minimal server around the shipped virtual host, in place of a distribution's."""
+    """Return a minimal server around the shipped virtual host, in place of a distribution's."""
     own = web.own
     (own / "networks").write_text(f"Require ip {NODE}\nRequire ip {POLICY_SERVER}\n")
     (own / "policy-servers").write_text(f"Require ip {POLICY_SERVER}\n")
@@ -182,7 +182,7 @@ def _write_apache(web: Web) -> None:
 
 
 def _write_nginx(web: Web) -> None:
-    """The shipped server with its paths replaced, in a minimal main file."""
+    """Return the shipped server with its paths replaced, in a minimal main file."""
     own = web.own
     (own / "networks.conf").write_text(f"allow {NODE};\nallow {POLICY_SERVER};\n")
     (own / "policy-servers.conf").write_text(f"allow {POLICY_SERVER};\n")
@@ -220,7 +220,7 @@ _WRITERS: Final = {"apache": _write_apache, "nginx": _write_nginx}
 
 
 def command(web: Web, *options: str) -> list[str]:
-    """The command line of the web server on its configuration."""
+    """Return the command line of the web server on its configuration."""
     program = find_program(web.kind)
     if web.kind == "apache":
         return [program, "-f", str(web.own / "apache.conf"), *options]
@@ -229,7 +229,7 @@ def command(web: Web, *options: str) -> list[str]:
 
 @asynccontextmanager
 async def open_web(web: Web) -> AsyncIterator[trio.Process]:
-    """Runs the web server until the block ends; yields when it accepts connections."""
+    """Run the web server until the block ends; yields when it accepts connections."""
     options = ("-DFOREGROUND",) if web.kind == "apache" else ()
     with (web.own / "stderr").open("wb") as output:
         process = await trio.lowlevel.open_process(
@@ -269,7 +269,7 @@ async def _wait_listening(web: Web, process: trio.Process) -> None:
 
 
 def check_syntax(web: Web) -> str:
-    """What the web server says about its configuration; fails the test if it refuses it."""
+    """Return what the web server says about its configuration; fails the test if it refuses it."""
     done = subprocess.run(command(web, "-t"), capture_output=True, text=True, check=False)
     said = done.stdout + done.stderr
     assert done.returncode == 0, said

@@ -4,14 +4,14 @@ import os
 from pathlib import Path
 from typing import Final
 
-#: Lets file modes count for root too; whoever else runs the tests is bound by them anyway.
+#: File modes count for root too; other users are bound by them anyway.
 BOUND_BY_MODES: Final[tuple[str, ...]] = (
     ("setpriv", "--bounding-set=-dac_override,-dac_read_search") if os.geteuid() == 0 else ()
 )
 
 
 def failing(call: str, error: str, when: str, *paths: Path) -> tuple[str, ...]:
-    """Makes a system call fail where it concerns one of these paths.
+    """Make a system call fail where it concerns one of these paths.
 
     Args:
         call: name of the system call.

@@ -1,9 +1,10 @@
-"""What the documents point to is there, and what they list is complete."""
+"""The documents: links and names lead somewhere, lists are complete, each sentence has a line."""
 
 import fnmatch
 import re
 import shlex
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import click
@@ -34,8 +35,16 @@ _KEY = re.compile(
 _BLOCK = re.compile(r"^ *```console\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 _ROW = re.compile(r"^\| `(?P<key>[a-z_.]+)` \| (?P<value>.*?) \| (?P<default>.*?) \|", re.MULTILINE)
 LOGGING = {"general.level", "general.filter", "general.format"}
-#: Its default depends on the machine, and is told in words.
+#: Keys whose default depends on the machine and is described in words.
 IN_WORDS = {"general.core_threads"}
+#: Written by programs, which do not end lines with sentences.
+GENERATED = {"docs/faults.md", "docs/licences.md"}
+#: Lines outside paragraphs: empty, heading, indented code, table, fence.
+_NO_PROSE = re.compile(r"$|#|    | *(?:\||```)")
+_FENCE = re.compile(r"^ *```.*?^ *```$", re.MULTILINE | re.DOTALL)
+_ITEM = re.compile(r"^ *(?:[*-]|\d+\.) ")
+_STOP = re.compile(r"[.!?][)*_`\"]*(?=\s)")
+_LAST_STOP = re.compile(r"[.!?:][)*_`\"]*$")
 #: Findings of `relayd check` that look like keys.
 CODES = {f"remote_run.{code}" for code in ("command", "writable", "sudo", "helper")}
 
@@ -52,7 +61,7 @@ def _named(document: Path) -> str:
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=_named)
 def test_links_lead_somewhere(document: Path) -> None:
-    """Each relative link names a file that is there, and a heading that is in it."""
+    """Each relative link names an existing file, and an existing heading in it."""
     text = document.read_text()
     dangling = []
     for link in _LINK.finditer(text):
@@ -65,12 +74,12 @@ def test_links_lead_somewhere(document: Path) -> None:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=_named)
-def test_what_is_named_exists(document: Path) -> None:
-    """Files of the source tree, targets of make and metrics that a document names are there."""
+def test_names_exist(document: Path) -> None:
+    """Files of the source tree, targets of make and metrics in a document exist."""
     text = document.read_text()
     makefile = (ROOT / "Makefile").read_text()
     metrics = Metrics().render().decode()
-    # Words in capitals stand for a name of the reader's.
+    # Words in capitals are placeholders.
     places = [path for path in _PLACE.findall(text) if not re.search("[A-Z]{3}", Path(path).stem)]
     missing = [path for path in places if not (ROOT / path).exists()]
     missing += [name for name in _TARGET.findall(text) if f"\n{name}:" not in makefile]
@@ -79,7 +88,7 @@ def test_what_is_named_exists(document: Path) -> None:
 
 
 def test_every_document_is_listed() -> None:
-    """The README leads to every document."""
+    """The README links to every document."""
     readme = (ROOT / "README.md").read_text()
     assert [
         one for one in set(map(_named, DOCUMENTS)) - {"README.md"} if f"({one})" not in readme
@@ -87,8 +96,8 @@ def test_every_document_is_listed() -> None:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=_named)
-def test_keys_that_are_named_exist(document: Path) -> None:
-    """Each key of a configuration file that a document names is one; a star stands for a part."""
+def test_keys_exist(document: Path) -> None:
+    """Each configuration key in a document exists; a star matches any part of a key."""
     keys = {key for key, _ in leaves(Settings())} | LOGGING
     tables = {key.rpartition(".")[0] for key in keys}
     named = set(_KEY.findall(document.read_text()))
@@ -97,23 +106,23 @@ def test_keys_that_are_named_exist(document: Path) -> None:
     assert [one for one in named if not fnmatch.filter(keys | tables, one)] == []
 
 
-def test_defaults_are_told() -> None:
-    """docs/configuration.md has each key of main.conf once, with the default that the code has."""
+def test_defaults_are_documented() -> None:
+    """docs/configuration.md lists each key of main.conf once, with its default in the code."""
     rows = _ROW.findall((ROOT / "docs/configuration.md").read_text())
-    told = {key: default for key, _, default in rows if key not in LOGGING}
+    documented = {key: default for key, _, default in rows if key not in LOGGING}
     defaults = dict(leaves(Settings()))
-    assert sorted(key for key, _, _ in rows) == sorted({*told, *LOGGING})
-    assert told.keys() == defaults.keys()
+    assert sorted(key for key, _, _ in rows) == sorted({*documented, *LOGGING})
+    assert documented.keys() == defaults.keys()
     wrong = {
         key: text
-        for key, text in told.items()
+        for key, text in documented.items()
         if key not in IN_WORDS and not _is_default(text.strip("`"), defaults[key])
     }
     assert wrong == {}
 
 
 def _is_default(text: str, value: object) -> bool:
-    """Whether a word of the table stands for a value."""
+    """Return whether a word of the table represents a value."""
     match value:
         case None:
             return text == "unset"
@@ -133,8 +142,8 @@ def _is_default(text: str, value: object) -> bool:
             return text == str(value)
 
 
-def test_all_metrics_are_explained() -> None:
-    """docs/metrics.md has a row for each metric of relayd's own."""
+def test_all_metrics_are_documented() -> None:
+    """docs/metrics.md has a row for each metric of relayd."""
     page = (ROOT / "docs/metrics.md").read_text()
     text = Metrics().render().decode()
     metrics = set(re.findall(r"^# TYPE (rudder_relayd_\w+)", text, re.MULTILINE))
@@ -142,29 +151,29 @@ def test_all_metrics_are_explained() -> None:
     assert explained == metrics
 
 
-def test_all_reasons_are_explained() -> None:
-    """docs/guide.md says of each reason for which a file is refused what to do."""
+def test_all_reasons_are_documented() -> None:
+    """docs/guide.md has a fix for each reason for which a file is refused."""
     _, _, table = (ROOT / "docs/guide.md").read_text().partition("| reason | the file |")
     first_cells = re.findall(r"^\| (`[^|]*) \|", table, re.MULTILINE)
     assert sorted(re.findall(r"`(\w+)`", " ".join(first_cells))) == sorted(Reason)
 
 
-def test_all_packages_are_named() -> None:
-    """docs/architecture.md says of each top-level module and package what it is for."""
+def test_all_packages_are_documented() -> None:
+    """docs/architecture.md describes each top-level module and package."""
     _, _, table = (ROOT / "docs/architecture.md").read_text().partition("## Where things are")
     named = re.findall(r"^\| `([\w*]+(?:\.py|/))`", table, re.MULTILINE)
-    rooms = [
+    packages = [
         path.name + "/" * path.is_dir()
         for path in (ROOT / "relayd").iterdir()
         if (path.suffix == ".py" or path.is_dir()) and not path.name.startswith("__")
     ]
-    assert [room for room in rooms if not any(fnmatch.fnmatch(room, one) for one in named)] == []
-    assert [one for one in named if not fnmatch.filter(rooms, one)] == []
+    assert [name for name in packages if not any(fnmatch.fnmatch(name, one) for one in named)] == []
+    assert [one for one in named if not fnmatch.filter(packages, one)] == []
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=_named)
-def test_options_that_are_shown_exist(document: Path) -> None:
-    """Commands and options of ours, in examples and in the text, are those of the programs."""
+def test_options_exist(document: Path) -> None:
+    """Commands and options of relayd in examples and text exist in the programs."""
     text = document.read_text()
     lines = re.findall(r"`((?:make|relayd|rudder-relayd) [^`\n]+)`", text)
     for block in _BLOCK.findall(text):
@@ -193,3 +202,45 @@ def _missing(command: click.Command, arguments: list[str]) -> list[str]:
     known = {option for one in command.params for option in one.opts}
     known |= set(command.context_settings.get("help_option_names", ["-h", "--help"]))
     return [one for one in arguments if one.startswith("-") and one not in known]
+
+
+@pytest.mark.parametrize(
+    "document", [one for one in DOCUMENTS if _named(one) not in GENERATED], ids=_named
+)
+def test_each_sentence_has_a_line_of_its_own(document: Path) -> None:
+    """Prose has one sentence per line, so that a diff shows the sentences that changed."""
+    assert list(_misplaced_line_ends(document.read_text())) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        ("One sentence.\nAnother one.\n", []),
+        ("Two sentences. In one line.\n", [1]),
+        ("*A title.* And a sentence.\n\n(One.) Two.\n", [1, 3]),
+        ("A sentence that is\nwrapped.\n", [1]),
+        ("* An item,\n  wrapped.\n* A title\n* One. Two.\n", [1, 4]),
+        ("1. An item.\n   Its second sentence.\n", []),
+        ("## A heading. With a stop\n\n| a table. | Likewise |\n", []),
+        ("An example:\n\n    some code. That is\n    indented\n", []),
+        ("Before:\n\n```\nfenced. Code\nin lines\n```\n\nAfter\n", []),
+        ("Code `in. Line` counts as a word, and 1.5 is a number.\n", []),
+        ("A list follows\n\n* an item\n", []),
+    ],
+)
+def test_misplaced_line_ends_are_found(text: str, lines: list[int]) -> None:
+    """Both faults are found in paragraphs and lists, and not in headings, tables and code."""
+    assert [int(one.partition(":")[0]) for one in _misplaced_line_ends(text)] == lines
+
+
+def _misplaced_line_ends(text: str) -> Iterator[str]:
+    """Yield lines that contain an end of a sentence, or end in the middle of one."""
+    fenced = _FENCE.sub(lambda found: re.sub("[^\n]+", "```", found[0]), text)
+    lines = [*fenced.splitlines(), ""]
+    for number, (line, following) in enumerate(pairwise(lines), 1):
+        if _NO_PROSE.match(line):
+            continue
+        prose = re.sub(r"`[^`]*`", "`", _ITEM.sub("", line))
+        wrapped = not (_NO_PROSE.match(following) or _ITEM.match(following))
+        if _STOP.search(prose) or (wrapped and not _LAST_STOP.search(prose)):
+            yield f"{number}: {line}"

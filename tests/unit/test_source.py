@@ -1,4 +1,4 @@
-"""What the source must not hold, judged from its syntax trees and its compiled patterns."""
+"""Constructs that the source must not contain, found in its syntax trees and compiled patterns."""
 
 import ast
 import hmac
@@ -14,38 +14,38 @@ import pytest
 import relayd
 from relayd.config.secret import Secret
 
-# The parser of patterns has no public name.
+# The parser of regular expressions has no public name.
 sre: Any = importlib.import_module("re._constants")
 sre_parser: Any = importlib.import_module("re._parser")
 
 PACKAGE: Final = Path(relayd.__file__).parent
 SOURCES: Final = sorted(PACKAGE.rglob("*.py"))
 
-#: Calls and modules that run code out of data, or write files where an archive says.
+#: Calls and modules that execute data, or write to paths taken from an archive.
 CALLS: Final = {"eval", "exec", "compile", "__import__", "system", "popen", "mktemp", "extractall"}
 MODULES: Final = {"pickle", "marshal", "shelve", "yaml", "tarfile", "dill", "joblib"}
 STATEMENT: Final = re.compile(
     r"\s*(SELECT|INSERT|UPDATE|DELETE|COPY|LOCK|ALTER|DROP|CREATE|TRUNCATE|WITH|SET)\b"
 )
-#: Where statements are shown to operators, and none is executed.
+#: Shows statements to operators, but executes none.
 ADVICE: Final = "commands/check"
-#: Not part of a daemon.
+#: Not part of the daemon.
 SIMULATION: Final = "commands/demo"
-#: Where a server's certificate may go unverified: one line, for `dangerous_none`.
+#: May skip the verification of a server's certificate, in one line, for `dangerous_none`.
 UNVERIFIED: Final = "fleet/peers/tls.py"
-#: Rooms whose paths come from requests, or from names that others chose.
+#: Packages that use paths from requests, or names chosen by others.
 UNTRUSTED: Final = ("spool", "shared", "pipelines/workers", "api")
 #: Reads a file of the package.
 OWN_DATA: Final = "api/openapi.py"
 
 
 def named(path: Path) -> str:
-    """A source file by its place in the package."""
+    """Return the path of a source file within the package."""
     return path.relative_to(PACKAGE).as_posix()
 
 
 def faults(tree: ast.AST, name: str = "") -> Iterator[str]:
-    """What is banned and there, one line each."""
+    """Yield the banned constructs in a tree, one line each."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Call):
             yield from _faults_of_call(node, name)
@@ -57,7 +57,7 @@ def faults(tree: ast.AST, name: str = "") -> Iterator[str]:
         elif isinstance(node, ast.ExceptHandler) and node.type is None:
             yield f"{node.lineno}: bare except"
         elif isinstance(node, ast.JoinedStr) and _is_composed_sql(node, name):
-            yield f"{node.lineno}: SQL out of a format"
+            yield f"{node.lineno}: SQL from a format"
         elif isinstance(node, ast.Attribute) and node.attr == "CERT_NONE" and name != UNVERIFIED:
             yield f"{node.lineno}: no verification"
 
@@ -72,7 +72,7 @@ def _faults_of_call(node: ast.Call, name: str) -> Iterator[str]:
         if called in CALLS - {"compile"} or joined:
             yield f"{node.lineno}: {owner}.{called}()"
         if called == "format" and _is_statement(node.func.value):
-            yield f"{node.lineno}: SQL out of a format"
+            yield f"{node.lineno}: SQL from a format"
     for keyword in node.keywords:
         value = keyword.value.value if isinstance(keyword.value, ast.Constant) else None
         if (keyword.arg, value) in {("shell", True), ("verify", False)}:
@@ -86,7 +86,10 @@ def _name(node: ast.AST) -> str:
 
 
 def _ends_before_newline(node: ast.Call) -> bool:
-    """`$` matches before a last line end too; only line by line is that what is meant."""
+    """Return whether a pattern ends with `$`, which also matches before a final newline.
+
+    That is only intended with MULTILINE.
+    """
     pattern = node.args[0]
     text = getattr(pattern, "value", None)
     text = text.decode("latin-1") if isinstance(text, bytes) else text
@@ -99,7 +102,7 @@ def _is_statement(node: ast.AST) -> bool:
 
 
 def _is_composed_sql(node: ast.JoinedStr, name: str) -> bool:
-    """Constants of a module (in capitals) may be part of a statement, data never."""
+    """Return whether a statement is formatted from anything but constants (in capitals)."""
     if name.startswith(ADVICE) or not _is_statement(node.values[0]):
         return False
     parts = [part.value for part in node.values if isinstance(part, ast.FormattedValue)]
@@ -130,21 +133,21 @@ BANNED: Final = [
 
 @pytest.mark.fault("D.3.4")
 @pytest.mark.parametrize("code", BANNED)
-def test_what_is_banned_is_found(code: str) -> None:
-    """Each kind of banned code is seen where it is."""
+def test_banned_code_is_found(code: str) -> None:
+    """Each kind of banned code is found once."""
     assert len(list(faults(ast.parse(code)))) == 1
 
 
 @pytest.mark.fault("D.3.4", "P14")
 @pytest.mark.parametrize("path", SOURCES, ids=named)
-def test_source_holds_nothing_banned(path: Path) -> None:
-    """No code out of data, no shell, no SQL out of data, no pattern that forgets a line end."""
+def test_source_has_no_banned_code(path: Path) -> None:
+    """No data is executed, no shell started, no SQL formatted, no pattern ignores a newline."""
     found = faults(ast.parse(path.read_bytes()), named(path))
     assert list(found) == []
 
 
 def plain_comparisons(tree: ast.AST) -> list[int]:
-    """Lines that compare a revealed secret by `==`, whose time tells how much of it was right."""
+    """Return the lines that compare a revealed secret by `==`, whose time depends on the secret."""
     return [
         node.lineno
         for node in ast.walk(tree)
@@ -157,7 +160,7 @@ def plain_comparisons(tree: ast.AST) -> list[int]:
 
 @pytest.mark.fault("D.4.3")
 def test_secrets_are_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No secret is revealed for a comparison, and two of them are compared by hmac."""
+    """No secret is revealed for a comparison; secrets are compared by `hmac.compare_digest`."""
     assert plain_comparisons(ast.parse("given == secret.reveal()")) == [1]
     trees = {named(path): ast.parse(path.read_bytes()) for path in SOURCES}
     assert {name: lines for name, tree in trees.items() if (lines := plain_comparisons(tree))} == {}
@@ -173,7 +176,7 @@ def test_secrets_are_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) 
 
 
 def openings(tree: ast.Module) -> Iterator[str]:
-    """Openings of paths that would follow a link, or wait for a FIFO, one line each."""
+    """Yield the calls that would follow a link or block on a FIFO, one line each."""
     constants = {
         _name(node.target): node.value for node in tree.body if isinstance(node, ast.AnnAssign)
     }
@@ -181,7 +184,7 @@ def openings(tree: ast.Module) -> Iterator[str]:
         if not isinstance(node, ast.Call):
             continue
         called, plain = _name(node.func), isinstance(node.func, ast.Name)
-        owner = "" if plain else _name(node.func.value)  # type: ignore[attr-defined]
+        owner = _name(node.func.value) if isinstance(node.func, ast.Attribute) else ""
         if called in {"read_bytes", "read_text", "write_bytes", "write_text"}:
             yield f"{node.lineno}: {called}()"
         elif called == "open" and plain and not _is_descriptor(node.args[0]):
@@ -201,7 +204,10 @@ def _creates(node: ast.Call) -> bool:
 
 
 def _is_careful(flags: ast.expr, constants: dict[str, Any]) -> bool:
-    """Follows no link, or opens directories only; a local name stands for what is near it."""
+    """Return whether the flags follow no link or open only directories.
+
+    A local variable `flags` counts as careful: it is not traced.
+    """
     flags = constants.get(_name(flags), flags)
     names = {_name(node) for node in ast.walk(flags)}
     return bool(names & {"O_NOFOLLOW", "O_DIRECTORY", "_DIRECTORY", "flags"})
@@ -222,7 +228,7 @@ def _is_careful(flags: ast.expr, constants: dict[str, Any]) -> bool:
     ],
 )
 def test_careless_openings_are_found(code: str, found: int) -> None:
-    """An opening that follows links is told from one that does not."""
+    """Calls that follow links are found; calls that do not are not."""
     assert len(list(openings(ast.parse(code)))) == found
 
 
@@ -233,7 +239,7 @@ def test_careless_openings_are_found(code: str, found: int) -> None:
     ids=named,
 )
 def test_paths_of_others_are_opened_with_care(path: Path) -> None:
-    """Wherever others choose the names, each opening refuses links, or takes directories only."""
+    """Code that opens names chosen by others follows no links, or opens only directories."""
     assert list(openings(ast.parse(path.read_bytes()))) == []
 
 
@@ -244,7 +250,7 @@ def test_paths_of_others_are_opened_with_care(path: Path) -> None:
     ids=named,
 )
 def test_routes_build_no_paths(path: Path) -> None:
-    """No route puts a path together: names of requests go through `relayd.shared.paths` only."""
+    """No route builds a path: names from requests only go through `relayd.shared.paths`."""
     tree = ast.parse(path.read_bytes())
     divided = [
         node
@@ -260,7 +266,7 @@ def test_routes_build_no_paths(path: Path) -> None:
 
 
 def patterns() -> Iterator[tuple[str, re.Pattern[Any]]]:
-    """Every compiled pattern of the package, by module and name."""
+    """Yield every compiled pattern of the package with its module and name."""
     for module in pkgutil.walk_packages([str(PACKAGE)], "relayd."):
         if not module.name.endswith("__main__"):
             for name, value in vars(importlib.import_module(module.name)).items():
@@ -269,7 +275,7 @@ def patterns() -> Iterator[tuple[str, re.Pattern[Any]]]:
 
 
 def nested(parsed: Any, depth: int = 0) -> bool:
-    """Whether something without bound is repeated without bound: the way to exponential time."""
+    """Return whether an unbounded repetition contains another, which can take exponential time."""
     for code, argument in parsed:
         inner = depth
         if code in (sre.MAX_REPEAT, sre.MIN_REPEAT) and argument[1] == sre.MAXREPEAT:
@@ -280,7 +286,7 @@ def nested(parsed: Any, depth: int = 0) -> bool:
 
 
 def _parts(argument: object) -> Iterator[Any]:
-    """The patterns within one element of a pattern."""
+    """Yield the patterns within one element of a pattern."""
     if isinstance(argument, sre_parser.SubPattern):
         yield argument
     elif isinstance(argument, list | tuple):
@@ -291,14 +297,14 @@ def _parts(argument: object) -> Iterator[Any]:
 @pytest.mark.fault("D.5.3")
 @pytest.mark.parametrize("pattern", ["(a+)+", "(?:a|b*)*c", "(x(?:a+b?)*)*", "(?:(?:a*))+?"])
 def test_nested_repetition_is_found(pattern: str) -> None:
-    """Patterns that take exponential time on some text are told from others."""
+    """Patterns that can take exponential time are found; others are not."""
     assert nested(sre_parser.parse(pattern))
     assert not nested(sre_parser.parse("(a|b{1,9})*c+"))
 
 
 @pytest.mark.fault("D.5.3")
 def test_no_pattern_takes_exponential_time() -> None:
-    """No pattern repeats without bound what is itself repeated without bound."""
+    """No pattern contains an unbounded repetition within another."""
     found = dict(patterns())
     assert len(found) > 30
     assert [name for name, one in found.items() if nested(_parse(one))] == []

@@ -1,8 +1,8 @@
-"""Request bodies with a limit and back-pressure, and answers that end unbroken.
+"""Request bodies with a limit and back-pressure, and answers that are sent completely.
 
-Quart 0.22 with Quart-Trio 0.12 buffers whatever arrives, checks a limit only against what is
-buffered at the moment, ends a body that is cut off by the limit as if it were complete, and is
-cancelled by Hypercorn in the middle of its last message. These classes replace the parts that do.
+Quart 0.22 with Quart-Trio 0.12 buffers everything that arrives, compares a limit only with what is
+currently buffered, ends a body cut off by the limit as if it were complete, and is cancelled by
+Hypercorn in the middle of its last message. These classes replace the faulty parts.
 """
 
 from collections.abc import Generator, Mapping
@@ -14,15 +14,15 @@ from quart_trio.asgi import TrioASGIHTTPConnection
 from quart_trio.wrappers.request import TrioBody, TrioRequest
 from werkzeug.exceptions import RequestEntityTooLarge
 
-#: Bytes of a body that may wait for its handler; then the client has to.
+#: Bytes of a body that may wait for its handler; beyond that the client has to wait.
 HIGH_WATER: Final = 1024 * 1024
 #: The last message of an answer must not be interrupted, but must end: a write has its own
-#: deadline, this one is for what the book-keeping around it might wait for.
+#: deadline, this one covers the rest of Hypercorn's work.
 LAST_SEND_S: Final = 30.0
 
 
 class Body(TrioBody):
-    """A request body, iterated over (bounded memory) or awaited as a whole (at most its limit)."""
+    """A request body, iterated over (bounded memory) or awaited as a whole (up to its limit)."""
 
     def __init__(self, expected_content_length: int | None, max_content_length: int | None) -> None:
         super().__init__(expected_content_length, max_content_length)
@@ -32,7 +32,7 @@ class Body(TrioBody):
         self._drained = trio.Event()
 
     def append(self, data: bytes) -> None:
-        """Take what has arrived, unless nobody wants it any more or it is over the limit."""
+        """Add data that arrived, unless it was discarded or exceeds the limit."""
         self._received += len(data)
         limit = self._max_content_length
         if limit is not None and self._received > limit and self._must_raise is None:
@@ -43,13 +43,13 @@ class Body(TrioBody):
             super().append(data)
 
     def discard(self) -> None:
-        """Drop what is there and what will come: the answer is complete."""
+        """Drop received and future data, because the answer is complete."""
         self._unwanted = True
         self._data.clear()
         self._wake()
 
-    async def room(self) -> None:
-        """Wait until the handler has taken so much that more may come."""
+    async def drained(self) -> None:
+        """Wait until the handler has taken enough for more data to be received."""
         while len(self._data) > HIGH_WATER and not self._unbounded():
             await self._drained.wait()
 
@@ -64,7 +64,7 @@ class Body(TrioBody):
         try:
             return await super().__anext__()
         except StopAsyncIteration:
-            # The limit was passed while we waited: stock code takes that for the end.
+            # The limit was exceeded during the wait, which Quart mistakes for the end.
             if self._must_raise is not None:
                 raise self._must_raise from None
             raise
@@ -88,7 +88,7 @@ class HTTPConnection(TrioASGIHTTPConnection):
     """One request and its answer."""
 
     async def __call__(self, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
-        """Ends when the answer is sent or the client is gone."""
+        """Handle the request until its answer is sent or the client disconnects."""
         request = cast("Request", self._create_request_from_scope(send))
         limit = _limit_of(self.scope["raw_path"], self.app.config.get("BODY_LIMITS", {}))
         if limit is not None:
@@ -99,18 +99,18 @@ class HTTPConnection(TrioASGIHTTPConnection):
 
 
 def _limit_of(path: bytes, limits: Mapping[str, int]) -> int | None:
-    """Return bytes of a body where a room of the API has its own limit.
+    """Return the body limit of a path, in bytes; None if it has no limit of its own.
 
-    It has to be known before the handler is: the body may come before that.
+    The limit must be known before the handler is, because the body may arrive earlier.
     """
-    for room, limit in limits.items():
-        if path.startswith(room.encode()):
+    for prefix, limit in limits.items():
+        if path.startswith(prefix.encode()):
             return limit
     return None
 
 
 async def _receive_body(nursery: trio.Nursery, body: Body, receive: ASGIReceiveCallable) -> None:
-    """Pass the body on as fast as its handler takes it; a disconnect ends the request."""
+    """Pass the body on at the pace of its handler; a disconnect ends the request."""
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
@@ -119,16 +119,16 @@ async def _receive_body(nursery: trio.Nursery, body: Body, receive: ASGIReceiveC
             body.append(message.get("body", b""))
             if not message.get("more_body", False):
                 body.set_complete()
-            await body.room()
+            await body.drained()
     nursery.cancel_scope.cancel()
 
 
 def _unbroken(body: Body, send: ASGISendCallable) -> ASGISendCallable:
-    """`send`, whose last message is not cut off.
+    """Return a `send` whose last message is not interrupted.
 
-    Inside it Hypercorn tells us that the request is over, which cancels this very task while
-    Hypercorn recycles or closes the connection. What is left of the body is dropped first, as
-    Hypercorn has to get rid of it before it can say so.
+    While it sends that message, Hypercorn reports the end of the request, which would cancel this
+    very task while Hypercorn recycles or closes the connection. The rest of the body is dropped
+    first, because Hypercorn has to deliver it before it can report the end.
     """
 
     async def send_whole(message: ASGISendEvent) -> None:

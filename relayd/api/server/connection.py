@@ -1,9 +1,9 @@
 """One client connection: Hypercorn's HTTP/1 state machine over a Trio stream.
 
-Hypercorn 0.18 brings such a class itself. Ours replaces it since there an exception in one
-connection ends the whole service, a client that stops reading holds up a stop for ever, idle
-connections stay open, and descriptors leak; and since HTTP/2 and websockets, which nothing here
-uses, are behind most inputs that bring it down.
+It replaces Hypercorn 0.18's own class, in which an exception in one connection ends the whole
+service, a client that stops reading delays a stop for ever, idle connections stay open, and
+descriptors leak. HTTP/2 and websockets, which relayd does not use, account for most inputs that
+crash it.
 """
 
 import math
@@ -40,8 +40,8 @@ from relayd.telemetry.logs import get_logger
 
 log = get_logger("api")
 
-#: Bytes of one read. With the body's high-water mark and the queue to the app this bounds what a
-#: connection holds in memory: (queue of 10 + 1) reads and 1 MiB, 1.7 MiB.
+#: Bytes of one read. With the body's high-water mark and the queue to the app, this limits the
+#: memory of a connection to (queue of 10 + 1) reads and 1 MiB: 1.7 MiB.
 MAX_RECEIVE: Final = 64 * 1024
 
 Send = Callable[[ASGISendEvent | None], Awaitable[None]]
@@ -49,7 +49,7 @@ Send = Callable[[ASGISendEvent | None], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True)
 class Serving:
-    """What all connections of one server share."""
+    """The objects that all connections of a server share."""
 
     app: Quart
     config: Config
@@ -58,19 +58,19 @@ class Serving:
 
 
 class Slots:
-    """A bounded number of connections; those that only wait make room for new ones.
+    """A bounded number of connections; a new one may replace one without a request.
 
-    A client that opens connections and sends nothing, or sends a head byte by byte, therefore
-    takes no place from anyone.
+    Clients that open connections and send nothing, or send a head byte by byte, therefore cannot
+    keep others out.
     """
 
     def __init__(self, size: int) -> None:
         self._size = size
         self._open: set[Connection] = set()
-        self._waiting: dict[Connection, None] = {}  # in the order in which the wait began
+        self._waiting: dict[Connection, None] = {}  # the longest wait first
 
     def take(self, connection: "Connection") -> bool:
-        """Return `connection` a place; False if all are taken by requests in progress."""
+        """Add a connection; return False if all others have requests in progress."""
         if len(self._open) >= self._size and not self._evict():
             return False
         self._open.add(connection)
@@ -86,26 +86,26 @@ class Slots:
         return True
 
     def waits(self, connection: "Connection") -> None:
-        """`connection` has no request in progress from now on."""
+        """Note that a connection has no request in progress from now on."""
         if connection in self._open:
             self._waiting[connection] = None
 
     def cut_waiting(self) -> None:
-        """Ends all connections that have no request in progress."""
+        """End all connections without a request in progress."""
         for connection in self._waiting:
             connection.cut()
 
     def hurry(self) -> None:
-        """The server stops, or is cancelled: what is being written must not hold it up."""
+        """Shorten the deadline of all writes, which must not delay the stop of the server."""
         for connection in self._open:
             connection.hurry()
 
     def works(self, connection: "Connection") -> None:
-        """`connection` has a request in progress from now on."""
+        """Note that a connection has a request in progress from now on."""
         self._waiting.pop(connection, None)
 
     def free(self, connection: "Connection") -> None:
-        """`connection` is closed."""
+        """Remove a closed connection."""
         self._open.discard(connection)
         self._waiting.pop(connection, None)
 
@@ -126,20 +126,20 @@ class Connection:
         self._protocol: _Protocol
 
     def cut(self) -> None:
-        """Ends the connection now, its request included."""
+        """End the connection now, including its request."""
         self._scope.cancel()
 
     def hurry(self) -> None:
-        """Return each write the time of a stop from now on, the one under way included."""
+        """Apply the deadline of a stop to all further writes and to the current one."""
         self._write_s = self._serving.limits.stop_write_s
         due = trio.current_time() + self._write_s
         self._writing.deadline = min(self._writing.deadline, due)
 
     async def run(self) -> None:
-        """Serve requests until the client leaves, waits too long or misbehaves.
+        """Serve requests until the client disconnects, is too slow or violates the protocol.
 
-        Nothing but `Cancelled` is raised: a request, however odd, ends its own connection only.
-        The stream belongs to the caller, who closes it.
+        Nothing but `Cancelled` is raised: a bad request ends only its own connection. The caller
+        owns the stream and closes it.
         """
         try:
             with self._scope:
@@ -154,7 +154,7 @@ class Connection:
         try:
             peer = parse_socket_addr(sock.family, sock.getpeername())
         except OSError:
-            return  # it left before we looked
+            return  # the client has disconnected already
         local = parse_socket_addr(sock.family, sock.getsockname())
         self._protocol = _Protocol(self._serving, self._tasks, peer, local, self._send)
         self._wait_for_head()
@@ -172,7 +172,7 @@ class Connection:
                 await self._protocol.handle(RawData(bytes(data)))
 
     async def _send(self, event: Event) -> None:
-        """What the state machine wants done."""
+        """Carry out an event of the state machine."""
         if isinstance(event, RawData):
             await self._write(event.data)
         elif isinstance(event, Closed):
@@ -192,7 +192,7 @@ class Connection:
             if self._ending:
                 return
             broken = True
-            # Half a message sent and another begun would be worse than no message.
+            # After part of a message, nothing else may be sent.
             with trio.move_on_after(self._write_s, shield=True) as self._writing:
                 with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
                     await self._stream.send_all(data)
@@ -202,7 +202,7 @@ class Connection:
             self.cut()
 
     async def _end(self) -> None:
-        """No more answers; the reader discards what still comes, for a short while."""
+        """Send no more answers; the reader discards further input for a short while."""
         if not self._ending:
             self._ending = True
             self._slots.waits(self)
@@ -238,10 +238,10 @@ class _Protocol(H11Protocol):
         self.connection = StrictConnection(serving.limits)
 
     async def _check_protocol(self, event: h11.Request) -> None:
-        """An offer to switch to HTTP/2 is ignored, as RFC 9110, 7.8 allows."""
+        """Ignore an offer to switch to HTTP/2, as RFC 9110, 7.8 allows."""
 
     async def stream_send(self, event: StreamEvent) -> None:
-        """Pass on what the app answers; before the end of the request that is the last answer."""
+        """Send an answer of the app; one before the end of the request is the last one."""
         early = self.connection.their_state is h11.SEND_BODY
         if early and isinstance(event, Response) and event.status_code >= 200:
             event = replace(event, headers=[*event.headers, (b"connection", b"close")])
@@ -273,7 +273,7 @@ class _Protocol(H11Protocol):
 
 
 class _Tasks:
-    """The tasks of one connection, as Hypercorn's protocol code wants to start them."""
+    """The tasks of one connection, with the interface that Hypercorn's protocol code expects."""
 
     def __init__(self, nursery: trio.Nursery) -> None:
         self._nursery = nursery
@@ -281,7 +281,7 @@ class _Tasks:
     async def spawn_app(
         self, app: AppWrapper, config: Config, scope: Scope, send: Send
     ) -> Callable[[ASGIReceiveEvent], Awaitable[None]]:
-        """Begin a request; the result takes what the client sends."""
+        """Start a request; the result accepts the client's input."""
         put, get = trio.open_memory_channel[ASGIReceiveEvent](config.max_app_queue_size)
         self._nursery.start_soon(_run_app, app, scope, get, send)
 
@@ -295,7 +295,7 @@ class _Tasks:
 async def _run_app(
     app: AppWrapper, scope: Scope, receive: trio.MemoryReceiveChannel[ASGIReceiveEvent], send: Send
 ) -> None:
-    """One request; an exception in the framework (handlers' own end there) is answered by 500."""
+    """Run one request; an exception in the framework itself is answered with 500."""
     quart = cast("Quart", app)
     try:
         with receive:

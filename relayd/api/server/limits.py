@@ -1,25 +1,24 @@
-"""What one client may take of the HTTP server."""
+"""The share of the HTTP server that one client may use."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bounds of the HTTP server; the defaults suit a web server in front on the same machine.
+    """Limits of the HTTP server; the defaults suit a web server in front on the same machine.
 
     Attributes:
-        connections: open at once. When full, the one that has waited longest for a request makes
-            room for a new one; when all are busy, the new one gets 503.
+        connections: open at once. Beyond that, a new one replaces the one that has been without a
+            request for longest; if all have requests in progress, the new one gets 503.
         head_s: seconds from connect, or from the end of an answer, to a complete request head.
         write_s: seconds for one write of at most 64 KiB; a client that reads less than 2 kB/s is
-            cut off.
-        stop_write_s: the same once the server stops, which takes at most `grace` and this
-            together.
+            disconnected.
+        stop_write_s: the same while the server stops; a stop takes at most `grace` plus this.
         linger_s: seconds in which a client may still send after the last answer, so that the
             answer reaches it (closing with unread input makes the kernel send a reset).
-        request_line_bytes: more is answered by 414.
-        head_bytes: request line and headers; more is answered by 431.
-        headers: more is answered by 431.
+        request_line_bytes: longer ones are answered with 414.
+        head_bytes: of request line and headers; larger ones are answered with 431.
+        headers: more are answered with 431.
     """
 
     connections: int = 512

@@ -13,37 +13,37 @@ import trio
 
 from relayd.config.main_conf import Listen
 from relayd.errors import StartError
+from relayd.system.addresses import bracketed
 from relayd.telemetry.logs import get_logger
 
 log = get_logger("api")
 
-#: Clients that may wait for accept(2); more of them get no answer to their SYN for a while.
+#: Clients that may wait for accept(2); the kernel ignores the SYN of further ones for a while.
 BACKLOG: Final = 1024
 SOCKET_MODE: Final = 0o660
 
-#: One of the addresses of a name may be of a family this machine does not have.
+#: One address of a name may be of a family or of an interface that this machine lacks.
 _NOT_HERE: Final = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 
 
 @asynccontextmanager
 async def open_listeners(listen: Listen) -> AsyncIterator[list[trio.SocketListener]]:
-    """Bind every address of `listen`; closes them at the end.
+    """Bind every address of `listen`; close the sockets on exit.
 
-    The host may be a name: each of its addresses that this machine has is bound. A Unix socket
-    gets mode 0660, before anyone can connect; one that a killed process left is replaced, and
-    ours is removed at the end.
+    The host may be a name: every address of it that exists on this machine is bound. A Unix socket
+    gets mode 0660 before anyone can connect; one left by a killed process is replaced, and relayd's
+    own is removed on exit.
 
     Raises:
-        StartError: it cannot be bound; the text says which address and why.
+        StartError: the address cannot be bound; the text gives the address and the cause.
     """
-    sockets = [_bind_unix(listen.path)] if listen.path else await _bind_addresses(listen)
+    listeners = [_bind_unix(listen.path)] if listen.path else await _bind_addresses(listen)
     identity = _identity(listen.path)
     try:
-        yield [_listener(sock) for sock in sockets]
+        yield listeners
     finally:
-        for sock in sockets:
-            sock.close()
-        _remove_ours(listen.path, identity)
+        _close(listeners)
+        _remove_own(listen.path, identity)
 
 
 def url_of(listener: trio.SocketListener) -> str:
@@ -51,12 +51,16 @@ def url_of(listener: trio.SocketListener) -> str:
     family, address = listener.socket.family, listener.socket.getsockname()
     if family == socket.AF_UNIX:
         return f"unix:{address}"
-    host = f"[{address[0]}]" if family == socket.AF_INET6 else address[0]
-    return f"http://{host}:{address[1]}"
+    return f"http://{bracketed(address[0])}:{address[1]}"
+
+
+def _close(listeners: list[trio.SocketListener]) -> None:
+    for listener in listeners:
+        listener.socket.close()
 
 
 def _identity(path: str) -> tuple[int, int] | None:
-    """Device and inode of a Unix socket; None for TCP, or when it is gone."""
+    """Return device and inode of a Unix socket; None for TCP, or if the socket no longer exists."""
     try:
         found = Path(path).lstat() if path else None
     except FileNotFoundError:
@@ -64,66 +68,57 @@ def _identity(path: str) -> tuple[int, int] | None:
     return (found.st_dev, found.st_ino) if found is not None else None
 
 
-def _remove_ours(path: str, identity: tuple[int, int] | None) -> None:
-    """Remove the socket at `path`, unless another process has put its own there."""
+def _remove_own(path: str, identity: tuple[int, int] | None) -> None:
+    """Remove the socket at `path`, unless another process has replaced it with its own."""
     if identity is not None and identity == _identity(path):
         Path(path).unlink()
 
 
-async def _bind_addresses(listen: Listen) -> list[socket.socket]:
-    addresses = await _resolve(listen)
-    sockets: list[socket.socket] = []
+async def _bind_addresses(listen: Listen) -> list[trio.SocketListener]:
     try:
-        for family, address in addresses:
-            sock = _bind_tcp(family, address, listen, alone=len(addresses) == 1)
-            if sock is not None:
-                sockets.append(sock)
-    except StartError:
-        for sock in sockets:
-            sock.close()
+        hosts = await _resolve(listen)
+    except OSError as error:
+        raise _cannot_listen(listen, error) from None
+    listeners: list[trio.SocketListener] = []
+    try:
+        for host in hosts:
+            listeners += await _bind_address(host, listen, alone=len(hosts) == 1)
+    except BaseException:
+        _close(listeners)
         raise
-    if not sockets:
+    if not listeners:
         raise StartError(f"cannot listen on {listen}: no such address on this machine")
-    return sockets
+    return listeners
 
 
-async def _resolve(listen: Listen) -> list[tuple[int, tuple[str, int]]]:
+async def _resolve(listen: Listen) -> list[str | None]:
+    """Return the addresses of the host, each once; None stands for all interfaces."""
+    found = await trio.socket.getaddrinfo(
+        listen.host, listen.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )
+    addresses = list(dict.fromkeys(str(address[0]) for *_, address in found))
+    # Trio makes a socket for "::" IPv6 only; without a host it binds the IPv4 wildcard as well.
+    return [None] if addresses == ["::"] else [*addresses]
+
+
+async def _bind_address(
+    host: str | None, listen: Listen, *, alone: bool
+) -> list[trio.SocketListener]:
+    """Bind one address; return nothing if it is one of several and does not exist here."""
     try:
-        found = await trio.socket.getaddrinfo(
-            listen.host, listen.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )
+        return await trio.open_tcp_listeners(listen.port, host=host, backlog=BACKLOG)
     except OSError as error:
-        raise StartError(f"cannot listen on {listen}: {error.strerror or error}") from None
-    pairs = ((int(family), (str(address[0]), int(address[1]))) for family, *_, address in found)
-    return list(dict.fromkeys(pairs))
-
-
-def _bind_tcp(
-    family: int, address: tuple[str, int], listen: Listen, *, alone: bool
-) -> socket.socket | None:
-    """Return a bound socket, or None when the address is one of several and not of this machine."""
-    try:
-        sock = socket.socket(family, socket.SOCK_STREAM)
-    except OSError as error:
-        if error.errno in _NOT_HERE:
-            return None
-        raise StartError(f"cannot listen on {listen}: {error.strerror}") from None
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6 and not alone:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        sock.bind(address)
-        sock.listen(BACKLOG)
-    except OSError as error:
-        sock.close()
         if error.errno in _NOT_HERE and not alone:
-            log.info("address not on this machine", listen=str(listen), address=address[0])
-            return None
-        raise StartError(f"cannot listen on {listen}: {error.strerror}") from None
-    return sock
+            log.info("address not on this machine", listen=str(listen), address=host)
+            return []
+        raise _cannot_listen(listen, error) from None
 
 
-def _bind_unix(path: str) -> socket.socket:
+def _cannot_listen(listen: Listen, error: OSError) -> StartError:
+    return StartError(f"cannot listen on {listen}: {error.strerror or error}")
+
+
+def _bind_unix(path: str) -> trio.SocketListener:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         _remove_stale(path)
@@ -136,19 +131,20 @@ def _bind_unix(path: str) -> socket.socket:
     except StartError:
         sock.close()
         raise
-    return sock
+    sock.setblocking(False)
+    return trio.SocketListener(trio.socket.from_stdlib_socket(sock))
 
 
 def _remove_stale(path: str) -> None:
-    """Remove a socket that nobody listens on any more, and nothing else."""
+    """Remove a socket without a listening process, and nothing else."""
     try:
         mode = Path(path).lstat().st_mode
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(mode):
-        raise StartError(f"cannot listen on unix:{path}: there is a file that is no socket")
+        raise StartError(f"cannot listen on unix:{path}: the file exists and is not a socket")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)  # one that accepts nobody any more would hold us up
+        probe.setblocking(False)  # the listening process may have stopped accepting
         try:
             probe.connect(path)
         except ConnectionRefusedError:
@@ -157,8 +153,3 @@ def _remove_stale(path: str) -> None:
         except BlockingIOError:
             pass
     raise StartError(f"cannot listen on unix:{path}: another process listens there")
-
-
-def _listener(sock: socket.socket) -> trio.SocketListener:
-    sock.setblocking(False)
-    return trio.SocketListener(trio.socket.from_stdlib_socket(sock))

@@ -1,4 +1,4 @@
-"""The path of a request as it was sent, which the framework does not show to handlers."""
+"""The path of a request as it was sent, which the framework does not give to handlers."""
 
 from typing import Final
 
@@ -10,26 +10,26 @@ BASE: Final = "/rudder/relay-api/1"
 
 
 class Rest(BaseConverter):
-    """Rule `<rest:name>`: all that follows, whatever it is; the framework's `path` skips some."""
+    """The rule `<rest:name>`: any rest of a path; the framework's `path` does not match all."""
 
     regex = r"[\s\S]*"
     part_isolating = False
 
 
-def rest_of_path(room: str) -> bytes:
-    """Return what follows a room of the API in the path of the current request.
+def rest_of_path(prefix: str) -> bytes:
+    """Return what follows a prefix, relative to `BASE`, in the path of the current request.
 
     Args:
-        room: such as `/shared-folder/`.
+        prefix: such as `/shared-folder/`.
 
     Returns:
         Percent-encoded, as it was sent.
 
     Raises:
-        NotFound: base or room are written in another way, encoded for example.
+        NotFound: base or prefix are written differently, percent-encoded for example.
     """
     raw = request.scope["raw_path"]
-    prefix = f"{BASE}{room}".encode()
-    if not raw.startswith(prefix):
+    start = f"{BASE}{prefix}".encode()
+    if not raw.startswith(start):
         raise NotFound
-    return raw.removeprefix(prefix)
+    return raw.removeprefix(start)

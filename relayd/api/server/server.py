@@ -1,8 +1,8 @@
-"""The HTTP server: accepts clients, within limits, until it is told to stop.
+"""The HTTP server: accepts clients, within limits, until it stops.
 
-A Quart-Trio app is served by Hypercorn's HTTP/1 protocol code. What surrounds that code (accepting
-connections, deadlines, the stop) is relayd's own, see `relayd.api.server.connection` for the
-reasons. Both rely on inner names of the libraries, so their versions are asserted at start.
+Hypercorn's HTTP/1 protocol code serves a Quart-Trio app. The code around it (accepting
+connections, deadlines, the stop) is relayd's own; `relayd.api.server.connection` gives the reasons.
+Both use private names of the libraries, so their versions are checked at start.
 """
 
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ from relayd.api.server.listeners import open_listeners, url_of
 from relayd.config.main_conf import Listen
 from relayd.errors import StartError
 
-#: The releases whose inner names are used here.
+#: The releases whose private names are used here.
 VERSIONS: Final = {
     "h11": "0.16.0",
     "hypercorn": "0.18.0",
@@ -35,10 +35,10 @@ _DEFAULTS: Final = Limits()
 
 
 def check_versions(expected: Mapping[str, str] = VERSIONS) -> None:
-    """Make sure that the libraries are those that this package was made for.
+    """Check that the installed libraries are the supported releases.
 
     Raises:
-        StartError: one is another; the text names it, what was found and what was expected.
+        StartError: one is not; the text gives its name, the release found and the expected one.
     """
     for name, wanted in expected.items():
         found = version(name)
@@ -57,12 +57,12 @@ async def run_server(
 ) -> None:
     """Serve `app` on every address of `listen`; `started` gives the bound URLs.
 
-    Ends after `stop` is set: no client is accepted any more, connections without a request are
-    closed at once, answers in progress may go on for `grace` seconds; at the latest it returns
-    `limits.stop_write_s` after that. A Unix socket is removed then.
+    Ends after `stop` is set: no more clients are accepted, connections without a request are
+    closed at once, answers in progress may continue for `grace` seconds; it returns at most
+    `limits.stop_write_s` later. A Unix socket is removed then.
 
     Raises:
-        StartError: a library has another version, or the address cannot be bound.
+        StartError: a library has an unsupported version, or the address cannot be bound.
     """
     check_versions()
     async with open_listeners(listen) as listeners:
@@ -97,7 +97,7 @@ async def _serve(
 
 
 async def _serve_client(serving: Serving, slots: Slots, stream: trio.SocketStream) -> None:
-    """One accepted client; Trio closes the stream when this returns."""
+    """Serve one accepted client; Trio closes the stream afterwards."""
     if serving.context.terminated.is_set():
         return
     connection = Connection(serving, slots, stream)

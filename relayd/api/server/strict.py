@@ -1,9 +1,9 @@
-"""Which bytes are an HTTP/1 request, read strictly (RFC 9112, RFC 9110 section 5).
+"""Strict syntax of HTTP/1 requests (RFC 9112, RFC 9110 section 5).
 
 The parser behind it, h11, is lenient where the RFCs allow it: bare LF as line end, folded headers,
-a repeated Content-Length, Transfer-Encoding beside Content-Length, chunk extensions. A web server
-in front may read any of these otherwise, and then two parties disagree where a request ends
-(request smuggling). Here each of them is refused before h11 sees it.
+a repeated Content-Length, Transfer-Encoding together with Content-Length, chunk extensions. A web
+server in front may interpret any of these differently, and then the two disagree on where a request
+ends (request smuggling). This module refuses each of them before h11 sees it.
 """
 
 import re
@@ -16,7 +16,7 @@ from h11._receivebuffer import ReceiveBuffer
 
 from relayd.api.server.limits import Limits
 
-#: No proxy and no client of ours sends another form of target than a path (RFC 9112, 3.2.1).
+#: The proxy and relayd's own clients send no form of target but a path (RFC 9112, 3.2.1).
 _REQUEST_LINE: Final = re.compile(rb"[A-Z]{1,20} (/[!-~]*) HTTP/([0-9]\.[0-9])")
 _VERSIONS: Final = (b"1.0", b"1.1")
 _HEADER: Final = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([\t\x20-\x7e\x80-\xff]*)")
@@ -24,15 +24,15 @@ _LENGTH: Final = re.compile(rb"[0-9]{1,18}")
 _BARE_LF: Final = re.compile(rb"(?<!\r)\n")
 _CHUNK_LINE: Final = re.compile(rb"[0-9A-Fa-f]{1,16}\r\n")
 
-#: Headers that may be there once at most: a repetition makes two readers disagree.
+#: Headers that may occur at most once: two readers may understand a repetition differently.
 _SINGLE: Final = (b"host", b"content-length", b"transfer-encoding")
 
 
 def check_head(head: bytes, limits: Limits) -> None:
-    """Check a whole request head, its last empty line included.
+    """Check a complete request head, including its last empty line.
 
     Raises:
-        h11.RemoteProtocolError: it is refused; `error_status_hint` is the status to answer with.
+        h11.RemoteProtocolError: it is refused; `error_status_hint` is the status of the answer.
     """
     request_line, *lines = head[:-4].split(b"\r\n")
     if len(request_line) > limits.request_line_bytes:
@@ -46,10 +46,10 @@ def check_head(head: bytes, limits: Limits) -> None:
 
 
 def check_unfinished(start: bytes | bytearray, limits: Limits) -> None:
-    """Check the start of a request head, so that no client can have us wait for the rest.
+    """Check the start of a request head, to refuse a bad one without waiting for the rest.
 
     Raises:
-        h11.RemoteProtocolError: whatever follows, it will be refused.
+        h11.RemoteProtocolError: it will be refused, whatever follows.
     """
     if _BARE_LF.search(start):
         raise _refused(400, "bare LF")
@@ -76,7 +76,7 @@ def _check_request_line(line: bytes) -> bytes:
 
 
 def _headers(lines: list[bytes]) -> dict[bytes, bytes]:
-    """Return the headers by lower-case name; a folded or malformed line is refused."""
+    """Return the headers by lower-case name; refuse folded and malformed lines."""
     headers: dict[bytes, bytes] = {}
     for line in lines:
         found = _HEADER.fullmatch(line)
@@ -90,7 +90,7 @@ def _headers(lines: list[bytes]) -> dict[bytes, bytes]:
 
 
 def _check_framing(headers: dict[bytes, bytes], version: bytes) -> None:
-    """One way to tell where the body ends, or none (RFC 9112, 6.1 to 6.3)."""
+    """Check that the end of the body is given in one way at most (RFC 9112, 6.1 to 6.3)."""
     length = headers.get(b"content-length")
     coding = headers.get(b"transfer-encoding")
     if length is not None and _LENGTH.fullmatch(length) is None:
@@ -104,16 +104,16 @@ def _check_framing(headers: dict[bytes, bytes], version: bytes) -> None:
 
 
 class _StrictBuffer(ReceiveBuffer):
-    """h11's receive buffer, which gives out only what the checks let pass."""
+    """h11's receive buffer, which returns only checked bytes."""
 
     def __init__(self, limits: Limits) -> None:
         super().__init__()
         self._limits = limits
 
     def maybe_extract_lines(self) -> list[bytearray] | None:
-        """Return a request head, or what follows the last chunk, once it is there as a whole.
+        """Return a request head, or the lines after the last chunk, once it is complete.
 
-        Trailers look like a head without request line, and are refused as such: no handler reads
+        Trailers look like a head without request line and are therefore refused; no handler reads
         them.
         """
         if self._data[:2] == b"\r\n":
@@ -126,7 +126,7 @@ class _StrictBuffer(ReceiveBuffer):
         return super().maybe_extract_lines()
 
     def maybe_extract_next_line(self) -> bytearray | None:
-        """Return the line in front of a chunk: its size in hexadecimal, and nothing else."""
+        """Return the line before a chunk, which holds its hexadecimal size and nothing else."""
         line = super().maybe_extract_next_line()
         if line is None:
             start = bytes(self._data[:18])
@@ -139,7 +139,7 @@ class _StrictBuffer(ReceiveBuffer):
 
 
 class StrictConnection(h11.Connection):
-    """The server side of h11 that refuses what RFC 9112 does not say clearly."""
+    """The server side of h11 that refuses all ambiguous requests."""
 
     def __init__(self, limits: Limits) -> None:
         super().__init__(h11.SERVER)

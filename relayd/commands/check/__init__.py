@@ -1,1 +1,1 @@
-"""`relayd check`: what is wrong with an installation, and how to mend it. Nothing is changed."""
+"""`relayd check`: find faults in an installation and say how to fix them; change nothing."""

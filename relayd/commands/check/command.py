@@ -7,7 +7,7 @@ import click
 import trio
 from rich.console import Console
 
-from relayd.commands.check.model import Report
+from relayd.commands.check.model import CheckReport
 from relayd.commands.check.report import as_json, as_lines, show
 from relayd.commands.check.runner import Progress, examine
 from relayd.commands.check.service_user.account import SERVICE_USER, Account, find_account
@@ -20,16 +20,16 @@ from relayd.commands.cli import directory_option
     "--user",
     "name",
     metavar="NAME",
-    help="The user that relayd runs as; as root, rights are tried as this user "
-    f"[default: {SERVICE_USER}, if there is one, else the current user].",
+    help="The user that relayd runs as; root checks the permissions of this user "
+    f"[default: {SERVICE_USER} if that user exists, else the current user].",
 )
 @click.option("--json", "machine", is_flag=True, help="Print a JSON document.")
 def command(directory: Path, name: str | None, *, machine: bool) -> int:
-    """Look for what is wrong with an installation, and say how to mend it.
+    """Find faults in an installation and say how to fix them.
 
-    Looks at configuration, files and their rights, spool, nodes, certificates, database, upstream,
-    remote run and clock. Nothing is changed, relayd may run meanwhile. The exit code is 1 if
-    anything must be mended; a warning is none.
+    Checks the configuration, files and their permissions, spool, nodes, certificates, database,
+    upstream, remote run, OpenSSL and the clock. Changes nothing; relayd may be running. The exit
+    code is 1 if there is an error; warnings do not count.
     """
     report = _examine(directory, _account(name))
     console = Console(highlight=False, markup=False, emoji=False)
@@ -47,11 +47,11 @@ def _account(name: str | None) -> Account:
     try:
         return find_account(name)
     except KeyError:
-        raise click.UsageError(f"There is no user {name}.") from None
+        raise click.UsageError(f"User {name} does not exist.") from None
 
 
-def _examine(directory: Path, account: Account) -> Report:
-    """Run the checks, with their progress on the standard error if that is a terminal."""
+def _examine(directory: Path, account: Account) -> CheckReport:
+    """Run the checks; show their progress on the standard error if that is a terminal."""
     console = Console(stderr=True, highlight=False, markup=False, emoji=False)
     if not console.is_terminal:
         return trio.run(_until_interrupted, directory, account, lambda _pending: None)
@@ -64,9 +64,9 @@ def _examine(directory: Path, account: Account) -> Report:
         )
 
 
-async def _until_interrupted(directory: Path, account: Account, progress: Progress) -> Report:
-    """Examine; SIGINT ends it in order, since KeyboardInterrupt could hit asyncio's loop."""
-    report: Report | None = None
+async def _until_interrupted(directory: Path, account: Account, progress: Progress) -> CheckReport:
+    """Examine; cancel on SIGINT, because KeyboardInterrupt could hit the asyncio loop."""
+    report: CheckReport | None = None
     with trio.open_signal_receiver(signal.SIGINT) as signals:
         async with trio.open_nursery() as nursery:
 

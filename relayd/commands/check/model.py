@@ -1,4 +1,4 @@
-"""What a check works on and what it tells."""
+"""The input of the checks and their findings."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -12,10 +12,10 @@ from relayd.config.main_conf import Settings
 
 
 class Level(StrEnum):
-    """How bad it is.
+    """Severity of a finding.
 
-    `error`: relayd does not start or loses part of its work. `warning`: it works, but not for
-    long or not well. `skipped`: could not be found out here.
+    `error`: relayd does not start, or part of its work is not done. `warning`: it works, but not
+    well or not for long. `skipped`: this could not be checked.
     """
 
     ERROR = "error"
@@ -24,52 +24,52 @@ class Level(StrEnum):
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """One thing that is wrong; every text is one line.
+    """One fault; every text is one line.
 
     Attributes:
-        level: how bad.
-        code: stays the same from version to version: `check.kind`, for scripts.
+        level: the severity.
+        code: `check.kind`, for scripts; stays the same from version to version.
         where: a path, a configuration key, a server or a node.
-        what: what is wrong there.
-        mend: what to do about it.
+        what: the fault.
+        fix: how to fix it.
     """
 
     level: Level
     code: str
     where: str
     what: str
-    mend: str
+    fix: str
 
 
-def error(code: str, where: object, what: str, mend: str) -> Finding:
-    """Make a finding that must be mended."""
-    return Finding(Level.ERROR, code, str(where), what, mend)
+def error(code: str, where: object, what: str, fix: str) -> Finding:
+    """Return a finding that must be fixed."""
+    return Finding(Level.ERROR, code, str(where), what, fix)
 
 
-def warning(code: str, where: object, what: str, mend: str) -> Finding:
-    """Make a finding that should be mended."""
-    return Finding(Level.WARNING, code, str(where), what, mend)
+def warning(code: str, where: object, what: str, fix: str) -> Finding:
+    """Return a finding that should be fixed."""
+    return Finding(Level.WARNING, code, str(where), what, fix)
 
 
-def skipped(code: str, where: object, what: str, mend: str) -> Finding:
-    """Make a finding about what could not be found out."""
-    return Finding(Level.SKIPPED, code, str(where), what, mend)
+def skipped(code: str, where: object, what: str, fix: str) -> Finding:
+    """Return a finding about something that could not be checked."""
+    return Finding(Level.SKIPPED, code, str(where), what, fix)
 
 
 class Access(msgspec.Struct, frozen=True, kw_only=True):
-    """What the service user may do with a path, as the system answered that very user.
+    """What the service user may do with a path, according to the system.
 
     Attributes:
         path: the path.
-        kind: `directory`, `file`, `socket` or `other`; None when there is nothing, or nothing
-            that the user may see.
-        blocked: the directory above it that the user may not enter, if there is one.
+        kind: `directory`, `file`, `socket` or `other`; None when it does not exist or the user
+            may not see it.
+        blocked: a directory above it that the user may not enter, None without one.
         read: whether the user may read it.
         write: whether the user may write to it; in a directory, add and remove names.
-        execute: whether the user may run it; in a directory, reach what is inside.
-        parent: the nearest directory above it that exists.
+        execute: whether the user may run it; in a directory, reach its entries.
+        parent: the nearest existing directory above it.
         parent_write: whether the user may add a name there.
-        waiting: files of the spool in this directory, only where it was asked to count them.
+        waiting: spool files in this directory, counted only if that was requested.
         unreadable: how many of them the user may not read.
         unreadable_name: one of those.
         oldest: modification time of the oldest of them, unix time in seconds.
@@ -91,16 +91,16 @@ class Access(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True)
 class Site:
-    """What is checked.
+    """The installation to check.
 
     Attributes:
         directory: the configuration directory.
-        settings: what `main.conf` says.
+        settings: the settings of `main.conf`.
         my_id: the node id of this policy server.
         account: the user that the daemon runs as.
-        access: what this user may do, by path; None when it could not be found out.
-        clocks: seconds by which others' clocks are ahead of this one, by who; filled by the checks
-            that speak to others.
+        access: permissions of this user, by path; None when they are unknown.
+        clocks: seconds by which the clock of another machine is ahead of this one, by machine;
+            filled by the checks that connect to others.
     """
 
     directory: Path
@@ -127,8 +127,8 @@ class Check:
     """One of the checks.
 
     Attributes:
-        name: of one word; the first part of the codes of its findings.
-        run: finds what is wrong.
+        name: one word; the first part of the codes of its findings.
+        run: returns the findings.
         deadline: seconds it may take.
     """
 
@@ -138,8 +138,8 @@ class Check:
 
 
 @dataclass(frozen=True)
-class Report:
-    """What came of all checks, in their order: name → findings."""
+class CheckReport:
+    """The findings of all checks, by name and in the order of the checks."""
 
     directory: Path
     account: Account
@@ -154,5 +154,5 @@ class Report:
 
     @property
     def sound(self) -> bool:
-        """Whether nothing must be mended."""
+        """Whether there is no error."""
         return all(finding.level is not Level.ERROR for finding in self.findings)

@@ -9,14 +9,14 @@ from rich.table import Table
 from rich.text import Text
 
 from relayd import __version__
-from relayd.commands.check.model import Finding, Level, Report
+from relayd.commands.check.model import CheckReport, Finding, Level
 from relayd.system.printable import printable
 
 _STYLES = {Level.ERROR: "bold red", Level.WARNING: "yellow", Level.SKIPPED: "dim"}
 
 
-def as_json(report: Report) -> str:
-    """Write the report as a JSON document in plain ASCII (docs/check.md tells its fields)."""
+def as_json(report: CheckReport) -> str:
+    """Return the report as a JSON document in plain ASCII (its fields: docs/check.md)."""
     document = {
         "relayd": __version__,
         "directory": str(report.directory),
@@ -28,12 +28,12 @@ def as_json(report: Report) -> str:
     return json.dumps(document, indent=2).replace("\x7f", "\\u007f")
 
 
-def as_lines(report: Report) -> list[str]:
-    """Write one line for each finding and one that counts them."""
+def as_lines(report: CheckReport) -> list[str]:
+    """Return a line for each finding and one that counts them."""
     return [*(_line(finding) for finding in report.findings), summary(report)]
 
 
-def show(console: Console, report: Report) -> None:
+def show(console: Console, report: CheckReport) -> None:
     """Print a table of the findings, and the line that counts them."""
     if report.findings:
         console.print(_table(report.findings))
@@ -41,8 +41,8 @@ def show(console: Console, report: Report) -> None:
     console.print(Text(summary(report), style=style))
 
 
-def summary(report: Report) -> str:
-    """Count the findings, as `12 checks for user rudder-relayd: 1 error, 2 warnings`."""
+def summary(report: CheckReport) -> str:
+    """Return a line such as `12 checks for user rudder-relayd: 1 error, 2 warnings`."""
     counts = [
         _count(sum(finding.level is level for finding in report.findings), level) for level in Level
     ]
@@ -63,19 +63,19 @@ def _worst(findings: list[Finding]) -> str:
 
 
 def _line(finding: Finding) -> str:
-    return printable(f"{finding.level}: {finding.where}: {finding.what}. Mend: {finding.mend}")
+    return printable(f"{finding.level}: {finding.where}: {finding.what}. Fix: {finding.fix}")
 
 
 def _table(findings: list[Finding]) -> Table:
-    """Return where, what and mend below each other: commands to copy stay in one piece that way."""
+    """Return a table; each fix is on a line of its own, so that commands can be copied."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, expand=True, leading=1)
     table.add_column("")
-    table.add_column("what is wrong, and how to mend it", overflow="fold", ratio=1)
+    table.add_column("problem and fix", overflow="fold", ratio=1)
     for finding in findings:
         style = _STYLES[finding.level]
-        where, what, mend = map(printable, (finding.where, finding.what, finding.mend))
+        where, what, fix = map(printable, (finding.where, finding.what, finding.fix))
         text = Text(where, style="bold").append(f"\n{what}\n", style="not bold")
         table.add_row(
-            Text(str(finding.level), style=style), text.append(mend, style="not bold cyan")
+            Text(str(finding.level), style=style), text.append(fix, style="not bold cyan")
         )
     return table

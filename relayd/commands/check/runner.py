@@ -1,4 +1,4 @@
-"""All checks side by side, each with a deadline; the clock's last, when the others' are known."""
+"""Run all checks concurrently, each with a deadline; the clock last, as it needs their results."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -14,16 +14,17 @@ from relayd.commands.check.checks import (
     files,
     listen,
     nodes,
+    openssl,
     remote_run,
     selinux,
     spool,
     upstream,
 )
-from relayd.commands.check.model import Check, Finding, Report, Site, error, skipped
+from relayd.commands.check.model import Check, CheckReport, Finding, Site, error, skipped
 from relayd.commands.check.service_user.access import ask, questions
 from relayd.commands.check.service_user.account import Account
 
-#: Seconds for what asks other machines, and for what reads files.
+#: Deadlines in seconds of checks that connect to other machines, and of those that read files.
 NETWORK_S: Final = 5.0
 FILES_S: Final = 30.0
 
@@ -38,27 +39,28 @@ CHECKS: Final = (
     Check("upstream", upstream.check, NETWORK_S),
     Check("remote_run", remote_run.check, NETWORK_S),
     Check("selinux", selinux.check, FILES_S),
+    Check("openssl", openssl.check, FILES_S),
 )
 CLOCK: Final = Check("clock", clock.check, NETWORK_S)
 
-#: Is told which checks are still going on.
+#: Called with the names of the running checks.
 Progress = Callable[[list[str]], None]
 
 
-async def examine(directory: Path, account: Account, progress: Progress) -> Report:
+async def examine(directory: Path, account: Account, progress: Progress) -> CheckReport:
     """Run all checks.
 
     Args:
         directory: the configuration directory.
         account: the user that the daemon runs as.
-        progress: is called at the start and whenever a check has ended.
+        progress: called at the start and after each check.
     """
-    report = Report(directory, account, {check.name: [] for check in (*CHECKS, CLOCK)})
+    report = CheckReport(directory, account, {check.name: [] for check in (*CHECKS, CLOCK)})
     loaded, found = configuration.load(directory)
     report.results["configuration"] += found
     if loaded is None:
-        what = "nothing else can be checked before relayd could start"
-        rest = skipped("configuration.rest", directory, what, "mend the errors, then check again")
+        what = "nothing else can be checked until relayd can start"
+        rest = skipped("configuration.rest", directory, what, "fix the errors, then check again")
         report.results["configuration"].append(rest)
         return report
     settings, my_id = loaded
@@ -84,6 +86,6 @@ async def examine(directory: Path, account: Account, progress: Progress) -> Repo
 async def _run(check: Check, site: Site) -> list[Finding]:
     with trio.move_on_after(check.deadline):
         return await check.run(site)
-    what = f"this check did not end within {check.deadline:.0f} s"
-    mend = "see what hangs: a network file system, a name server, a firewall"
-    return [error(f"{check.name}.deadline", check.name, what, mend)]
+    what = f"this check did not finish within {check.deadline:.0f} s"
+    fix = "find what hangs: a network file system, a name server or a firewall"
+    return [error(f"{check.name}.deadline", check.name, what, fix)]

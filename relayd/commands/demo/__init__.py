@@ -1,1 +1,1 @@
-"""A fleet in one command: embedded PostgreSQL, simulated agents, live picture."""
+"""A fleet in one command: embedded PostgreSQL, simulated agents, live display."""

@@ -12,14 +12,14 @@ _DEFAULT_INTERVAL: Final = 20.0
 
 
 class Duration(click.ParamType[float]):
-    """A duration as `main.conf` takes it: `10s`, `1min 30s`, or a number of seconds."""
+    """A duration in the syntax of `main.conf`: `10s`, `1min 30s`, or a number of seconds."""
 
     name = "duration"
 
     def convert(
         self, value: object, param: click.Parameter | None, ctx: click.Context | None
     ) -> float:
-        """Return seconds, more than 0."""
+        """Return the duration in seconds, more than 0."""
         text = str(value)
         try:
             seconds = float(text) if text.replace(".", "", 1).isdigit() else parse_duration(text)
@@ -31,48 +31,57 @@ class Duration(click.ParamType[float]):
 
 
 @click.command("demo")
-@click.option("--nodes", type=click.IntRange(2, 5000), default=_DEFAULT_NODES, show_default=True)
+@click.option(
+    "--nodes",
+    type=click.IntRange(2, 5000),
+    default=_DEFAULT_NODES,
+    show_default=True,
+    help="Number of simulated nodes.",
+)
 @click.option(
     "--relays",
     type=click.IntRange(0, 20),
     default=0,
     show_default=True,
-    help="Relays between the nodes and the root server; every second one is below another.",
+    help="Number of relays; every second one reports to the one before it, the others to the root.",
 )
 @click.option(
     "--interval",
     type=Duration(),
-    help=f"Time between two runs of one node, as 10s or 5min.  [default: {_DEFAULT_INTERVAL:.0f}s]",
+    help=(
+        "Time between two runs of a node, for example 10s or 5min."
+        f"  [default: {_DEFAULT_INTERVAL:.0f}s]"
+    ),
 )
 @click.option(
     "--rate",
     type=click.FloatRange(0, min_open=True),
-    help="Run logs per second of the whole fleet, instead of --interval.",
+    help="Run logs per second of the whole fleet; overrides --interval.",
 )
 @click.option(
     "--once",
     type=click.IntRange(1),
     metavar="N",
-    help="Stop after N uploads; as fast as possible when neither rate nor interval is given.",
+    help="Stop after N uploads; without --rate or --interval, upload as fast as possible.",
 )
 @click.option(
     "--bad",
     type=click.IntRange(0, 50),
     default=10,
     show_default=True,
-    help="Per cent of uploads that are forged, damaged, strange or sent twice.",
+    help="Percentage of uploads that are forged, damaged, from unknown nodes or sent twice.",
 )
 @click.option(
     "--key-bits",
     type=click.Choice(["2048", "3072", "4096"]),
     default="2048",
     show_default=True,
-    help="Size of the nodes' RSA keys; they are kept between runs.",
+    help="Size of the nodes' RSA keys, which are cached between runs.",
 )
 @click.option(
     "--directory",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Write everything here and leave it.  [default: a temporary one, only logs remain]",
+    help="Write everything here and keep it.  [default: temporary, only the logs are kept]",
 )
 def command(
     *,
@@ -87,12 +96,12 @@ def command(
 ) -> int:
     """Show relayd at work: a simulated fleet, a real daemon, an embedded PostgreSQL.
 
-    Nothing has to be prepared and nothing outside its own directory is touched. Exit code 0 when
-    everything that was sent is where it belongs, 1 when it is not.
+    No preparation is needed. Nothing is written outside its own directory, except for its caches.
+    Exits with 0 if every upload is accounted for, with 1 if not.
     """
     from rich.console import Console
 
-    from relayd.commands.demo.play import Options, run
+    from relayd.commands.demo.run import Options, run
 
     if rate is None and (interval is not None or once is None):
         rate = nodes / (interval or _DEFAULT_INTERVAL)

@@ -1,4 +1,4 @@
-"""What relayd says about itself and what the database holds, at one moment."""
+"""Snapshots of relayd's metrics and status and of the last runs in the database."""
 
 import csv
 import http.client
@@ -13,6 +13,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from relayd.commands.demo.postgres.server import Server
 from relayd.commands.demo.processes.daemon import API, Daemon
 
+#: The status API's word for a database that works.
+DATABASE_OK: Final = "success"
+
 _PREFIX: Final = "rudder_relayd_"
 _LAST_RUNS: Final = """\
 SELECT nodeid, date, nodeconfigid, round(extract(epoch FROM insertiondate - date)::numeric, 1)
@@ -21,7 +24,7 @@ FROM reportsexecution ORDER BY insertionid DESC LIMIT 8
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class StoredRun:
     """One of the last rows of `reportsexecution`.
 
     Attributes:
@@ -39,12 +42,12 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Relay:
-    """What a relay says of itself.
+    """The counters of a relay.
 
     Attributes:
-        waiting: files in its spool at its last look at it.
-        forwarded: run logs that the policy server above has taken.
-        failed: attempts that it has not.
+        waiting: files in its spool when it last checked.
+        forwarded: run logs that the policy server above has accepted.
+        failed: failed attempts to forward one.
     """
 
     waiting: int
@@ -57,17 +60,17 @@ class Snapshot:
     """relayd's counters and state.
 
     Attributes:
-        time: when it was taken, in Trio's clock (seconds).
-        accepted: run logs that are in the database, those sent twice included.
-        duplicates: how many of them were there already.
+        time: when it was taken, in seconds of Trio's clock.
+        accepted: run logs that are in the database, including those sent twice.
+        duplicates: number of them that were in the database already.
         rows: rows inserted.
         refused: run logs refused, by reason; only reasons that occurred.
-        waiting: files in the spool at relayd's last look at it.
-        in_flight: files it works on.
+        waiting: files in the spool when relayd last checked.
+        in_flight: files being processed.
         oldest: age in seconds of the oldest waiting file.
-        database: "success", or what is wrong with the database.
-        runs: the last runs, the newest first.
-        relays: the relays, None in the place of one that does not answer.
+        database: `DATABASE_OK`, or what is wrong with the database.
+        runs: the last runs, newest first.
+        relays: the relays; None for one that does not answer.
     """
 
     time: float
@@ -79,7 +82,7 @@ class Snapshot:
     in_flight: int
     oldest: float
     database: str
-    runs: tuple[Run, ...]
+    runs: tuple[StoredRun, ...]
     relays: tuple[Relay | None, ...] = ()
 
     @property
@@ -89,14 +92,14 @@ class Snapshot:
 
 
 async def observe(daemons: Sequence[Daemon], server: Server) -> Snapshot | None:
-    """Ask every relayd and the database.
+    """Query every relayd and the database.
 
     Args:
         daemons: that of the root server, then those of the relays.
         server: the database server.
 
     Returns:
-        None when root server or database do not answer now.
+        None when the root server or the database does not answer.
     """
     root, *relays = daemons
     try:
@@ -117,12 +120,12 @@ async def _ask_relay(daemon: Daemon) -> Relay | None:
 
 
 def read_snapshot(time: float, metrics: str, status: bytes, runs: str) -> Snapshot:
-    """Put together a snapshot.
+    """Assemble a snapshot.
 
     Args:
-        time: the moment.
-        metrics: `/metrics`, Prometheus' text format.
-        status: `/system/status`, JSON.
+        time: when it was taken.
+        metrics: `/metrics` in Prometheus' text format.
+        status: `/system/status` in JSON.
         runs: the last runs as CSV.
     """
     samples = _Samples(metrics)
@@ -142,14 +145,14 @@ def read_snapshot(time: float, metrics: str, status: bytes, runs: str) -> Snapsh
         oldest=samples.plain("spool_oldest_seconds"),
         database=database.get("details", database["status"]),
         runs=tuple(
-            Run(node, date, config, float(delay or 0))
+            StoredRun(node, date, config, float(delay or 0))
             for node, date, config, delay in csv.reader(runs.splitlines())
         ),
     )
 
 
 def read_relay(metrics: str) -> Relay:
-    """Return what a relay's `/metrics`, Prometheus' text format, tells."""
+    """Return the counters in a relay's `/metrics`, which is in Prometheus' text format."""
     samples = _Samples(metrics)
     outcomes = samples.by_label("reports_total", "status")
     return Relay(
@@ -160,7 +163,7 @@ def read_relay(metrics: str) -> Relay:
 
 
 class _Samples:
-    """relayd's own metrics by name."""
+    """relayd's own metrics, by name."""
 
     def __init__(self, metrics: str) -> None:
         self._samples = [
@@ -171,11 +174,11 @@ class _Samples:
         ]
 
     def plain(self, name: str) -> float:
-        """Return the value of a metric without labels; 0 when it is not there."""
+        """Return the value of a metric without labels; 0 if it does not exist."""
         found = (s.value for s in self._samples if s.name == _PREFIX + name and not s.labels)
         return next(found, 0.0)
 
     def by_label(self, name: str, label: str) -> dict[str, int]:
-        """Return the values of a counter by one of its labels."""
+        """Return the values of a counter, by one of its labels."""
         found = (s for s in self._samples if s.name == _PREFIX + name)
         return {sample.labels[label]: int(sample.value) for sample in found}

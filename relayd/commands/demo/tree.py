@@ -1,7 +1,7 @@
-"""The policy servers of the demo: a root server and, below it, relays.
+"""The policy servers of the demo: a root server and the relays below it.
 
-Relay 1 sits below the root server and relay 2 below relay 1; so do 3 and 4, 5 and 6 … The nodes are
-spread over the relays; without relays they belong to the root server.
+Relay 1 reports to the root server and relay 2 to relay 1; likewise 3 and 4, 5 and 6, and so on. The
+nodes are spread over the relays; without relays they report to the root server.
 """
 
 import json
@@ -16,180 +16,180 @@ from typing import Final
 
 import trio
 
-from relayd.commands.demo.fleet.node import Node
-from relayd.commands.demo.front.server import Front, Uploads, run_front
-from relayd.commands.demo.postgres.server import Connection
+from relayd.commands.demo.fleet.node import SimulatedNode
+from relayd.commands.demo.postgres.server import ConnectionInfo
 from relayd.commands.demo.processes.daemon import Daemon, open_daemon
 from relayd.commands.demo.processes.ports import free_port
 from relayd.commands.demo.processes.workspace import CERTIFICATES, NODES_LIST, Layout, Workspace
+from relayd.commands.demo.webserver.server import UploadDirectory, WebServer, run_web_server
 from relayd.config.main_conf import Listen
 
 ROOT: Final = "root"
 
 
 @dataclass(frozen=True, slots=True)
-class Station:
+class PolicyServer:
     """One policy server.
 
     Attributes:
-        title: what the picture calls it.
-        node: what it is in the nodes list; its host name is the address of its web front.
+        title: its name on the screen.
+        node: its node in the nodes list; its host name is the address of its web server.
         workspace: its directory.
-        port: of its API on 127.0.0.1.
-        parent: the policy server above it; None: it is the root server.
-        password: what its web front wants to hear from whoever uploads.
+        port: port of its API on 127.0.0.1.
+        parent: the policy server above it; None for the root server.
+        password: the password that its web server requires for uploads.
     """
 
     title: str
-    node: Node
+    node: SimulatedNode
     workspace: Workspace
     port: int
-    parent: "Station | None"
+    parent: "PolicyServer | None"
     password: str
 
     @property
-    def above(self) -> list["Station"]:
-        """Those above it, the nearest first."""
+    def above(self) -> list["PolicyServer"]:
+        """The policy servers above it, nearest first."""
         return [] if self.parent is None else [self.parent, *self.parent.above]
 
 
 def address(number: int) -> str:
-    """Loopback address of a policy server's web front: 0 is the root server's."""
+    """Return the loopback address of a policy server's web server; number 0 is the root server."""
     return f"127.0.0.{number + 1}"
 
 
 def _parent(relay: int) -> int:
-    """Number of the policy server above a relay."""
+    """Return the number of the policy server above a relay."""
     return relay - 1 if relay % 2 == 0 else 0
 
 
 class Tree:
-    """All policy servers and who reports to which.
+    """All policy servers, and the nodes that report to them.
 
     Attributes:
-        stations: the root server first, parents before those below them.
+        servers: the policy servers, the root server first, each after its parent.
     """
 
-    def __init__(self, layout: Layout, servers: Sequence[Node], nodes: Sequence[Node]) -> None:
-        """Lays out the tree.
+    def __init__(
+        self, layout: Layout, machines: Sequence[SimulatedNode], nodes: Sequence[SimulatedNode]
+    ) -> None:
+        """Lay out the tree.
 
         Args:
-            layout: directories for a root server and relays.
-            servers: as many machines, the root server first.
-            nodes: the managed machines.
+            layout: directories for the root server and the relays.
+            machines: one for each policy server, the root server first.
+            nodes: the managed nodes.
         """
-        self._https_port = free_port(*(server.hostname for server in servers))
+        self._https_port = free_port(*(machine.hostname for machine in machines))
         self._nodes = nodes
-        self.stations: list[Station] = []
-        for number, (workspace, node) in enumerate(zip(layout.workspaces, servers, strict=True)):
+        self.servers: list[PolicyServer] = []
+        for number, (workspace, node) in enumerate(zip(layout.workspaces, machines, strict=True)):
             title = f"relay {number}" if number else "root server"
-            parent = self.stations[_parent(number)] if number else None
+            parent = self.servers[_parent(number)] if number else None
             password = secrets.token_urlsafe(12)
-            station = Station(title, node, workspace, free_port(), parent, password)
-            self.stations.append(station)
-        homes = cycle(self.relays or self.stations)
+            server = PolicyServer(title, node, workspace, free_port(), parent, password)
+            self.servers.append(server)
+        homes = cycle(self.relays or self.servers)
         self._homes = {node.node_id: next(homes) for node in nodes}
 
     @property
-    def root(self) -> Station:
+    def root(self) -> PolicyServer:
         """The root server."""
-        return self.stations[0]
+        return self.servers[0]
 
     @property
-    def relays(self) -> list[Station]:
-        """All but the root server."""
-        return self.stations[1:]
+    def relays(self) -> list[PolicyServer]:
+        """All policy servers except the root server."""
+        return self.servers[1:]
 
-    def home(self, node_id: str) -> Station:
-        """Return the policy server of a node; a stranger comes in at the last one."""
-        return self._homes.get(node_id, self.stations[-1])
+    def home(self, node_id: str) -> PolicyServer:
+        """Return the policy server of a node; the last one for an unknown node."""
+        return self._homes.get(node_id, self.servers[-1])
 
     def spools(self, node_id: str) -> list[Path]:
-        """Return where a node's run logs come through: `incoming` of its policy server, then above."""
+        """Return the `incoming` directories on the way of a node's run logs, bottom up."""
         home = self.home(node_id)
-        return [station.workspace.incoming for station in (home, *home.above)]
+        return [server.workspace.incoming for server in (home, *home.above)]
 
     def names(self) -> dict[str, str]:
-        """Host name, or title of a policy server, by node id."""
+        """Return, by node id, the host names of nodes and the titles of policy servers."""
         return {node.node_id: node.hostname for node in self._nodes} | {
-            station.node.node_id: station.title for station in self.stations
+            server.node.node_id: server.title for server in self.servers
         }
 
-    def write(self, database: Connection) -> None:
-        """Write everything that the relayds and their web fronts read."""
-        for station in self.stations:
-            workspace = station.workspace
-            self._write_lists(station)
-            workspace.certificate.write_bytes(station.node.certificate_pem())
+    def write(self, database: ConnectionInfo) -> None:
+        """Write every file that the relayds and their web servers read."""
+        for server in self.servers:
+            workspace = server.workspace
+            self._write_lists(server)
+            workspace.certificate.write_bytes(server.node.certificate_pem())
             workspace.key.touch(mode=0o600)
-            workspace.key.write_bytes(station.node.key_pem())
+            workspace.key.write_bytes(server.node.key_pem())
             general = {
-                "node_id": station.node.node_id,
-                "listen": f"127.0.0.1:{station.port}",
+                "node_id": server.node.node_id,
+                "listen": f"127.0.0.1:{server.port}",
                 "https_port": self._https_port,
             }
-            if station.parent is None:
+            if server.parent is None:
                 keys = {"url": database.url, "password": database.password}
-                workspace.write_configuration(station.title, general, "database", database=keys)
+                workspace.write_configuration(server.title, general, "database", database=keys)
             else:
                 keys = {
-                    "host": station.parent.node.hostname,
-                    "password": station.parent.password,
-                    "server_certificate_file": str(station.parent.workspace.certificate),
+                    "host": server.parent.node.hostname,
+                    "password": server.parent.password,
+                    "server_certificate_file": str(server.parent.workspace.certificate),
                 }
-                workspace.write_configuration(station.title, general, "upstream", upstream=keys)
+                workspace.write_configuration(server.title, general, "upstream", upstream=keys)
 
-    def _write_lists(self, station: Station) -> None:
+    def _write_lists(self, server: PolicyServer) -> None:
         """Write nodes list and certificates as Rudder's server generates them."""
-        below = [(other.node, other.parent or other) for other in self.stations] + [
+        below = [(other.node, other.parent or other) for other in self.servers] + [
             (node, self._homes[node.node_id]) for node in self._nodes
         ]
         known = [
             (node, home)
             for node, home in below
-            if station.parent is None or station in (home, *home.above)
+            if server.parent is None or server in (home, *home.above)
         ]
         listed = {node.node_id: node.entry(home.node.node_id) for node, home in known}
-        directory = station.workspace.configuration
+        directory = server.workspace.configuration
         (directory / NODES_LIST).write_text(json.dumps(listed, indent=1))
         pems = [node.certificate_pem() for node, _ in known]
         (directory / CERTIFICATES).write_bytes(b"".join(pems))
 
-    def fronts(self) -> list[Front]:
-        """Return the web fronts; none where no relay needs one."""
-        return [self._front(station) for station in self.stations] if self.relays else []
+    def web_servers(self) -> list[WebServer]:
+        """Return the web servers; none if there are no relays, as nothing would use them."""
+        return [self._web_server(server) for server in self.servers] if self.relays else []
 
-    def _front(self, station: Station) -> Front:
-        workspace = station.workspace
-        return Front(
-            listen=Listen(host=station.node.hostname, port=self._https_port),
-            api=Listen(host="127.0.0.1", port=station.port),
+    def _web_server(self, server: PolicyServer) -> WebServer:
+        workspace = server.workspace
+        return WebServer(
+            listen=Listen(host=server.node.hostname, port=self._https_port),
+            api=Listen(host="127.0.0.1", port=server.port),
             certificate=workspace.certificate,
             key=workspace.key,
-            uploads={"reports": Uploads(workspace.incoming, station.password)},
+            uploads={"reports": UploadDirectory(workspace.incoming, server.password)},
         )
 
 
 @asynccontextmanager
 async def open_tree(tree: Tree) -> AsyncIterator[list[Daemon]]:
-    """Run relayd and its web front for every policy server until the block ends.
+    """Run relayd and a web server for every policy server until the block ends.
 
     Yields:
-        The daemons, in the order of `Tree.stations`. They are stopped from below.
+        The daemons, in the order of `Tree.servers`. They are stopped bottom up.
 
     Raises:
-        StartError: one did not come up.
+        StartError: one of them did not start.
     """
     async with trio.open_nursery() as nursery:
-        for front in tree.fronts():
-            await nursery.start(partial(run_front, front), name=f"front {front.listen}")
+        for web in tree.web_servers():
+            await nursery.start(partial(run_web_server, web), name=f"web server {web.listen}")
         async with AsyncExitStack() as stack:
             yield [
                 await stack.enter_async_context(
-                    open_daemon(
-                        station.workspace.configuration, station.port, station.workspace.log
-                    )
+                    open_daemon(server.workspace.configuration, server.port, server.workspace.log)
                 )
-                for station in tree.stations
+                for server in tree.servers
             ]
         nursery.cancel_scope.cancel("all stopped")

@@ -11,9 +11,9 @@ from relayd.commands.inspect.content import describe
 from relayd.commands.inspect.show import as_json, show
 from relayd.commands.inspect.trust import GivenCertificates, read_given
 from relayd.commands.inspect.verdict import Criteria, explain, judge
-from relayd.config.main_conf import Reporting, load_settings
+from relayd.config.main_conf import ReportingSettings, load_settings
 from relayd.errors import Gone, NodesError, Retry, StartError
-from relayd.fleet.nodes import load_nodes
+from relayd.fleet.loading import load_nodes
 from relayd.runlog.model import RunLog
 from relayd.system.printable import printable
 
@@ -94,4 +94,4 @@ def _configured(directory: Path) -> tuple[Criteria, list[str]]:
 
 def _unconfigured() -> tuple[Criteria, list[str]]:
     advice = "no certificates to verify signatures with, use -c or --certs"
-    return Criteria(GivenCertificates(()), Reporting().max_size, frozenset(), advice), []
+    return Criteria(GivenCertificates(()), ReportingSettings().max_size, frozenset(), advice), []

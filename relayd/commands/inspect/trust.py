@@ -59,7 +59,7 @@ def read_given(path: Path) -> tuple[GivenCertificates, list[str]]:
                 else:
                     certificates.append((owner, certificate))
     except OSError as error:
-        raise NodesError(f"{path}: cannot be read: {error.strerror}") from error
+        raise NodesError(f"cannot be read: {error.strerror}", file=path) from error
     except ValueError as error:
-        raise NodesError(f"{path}: {error}") from error
+        raise NodesError(str(error), file=path) from error
     return GivenCertificates(certificates), skipped

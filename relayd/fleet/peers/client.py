@@ -1,7 +1,7 @@
-"""HTTPS to other policy servers: one client for each, its connections kept and reused.
+"""HTTPS to other policy servers: one client for each, with connections that are reused.
 
-No redirect is followed, no proxy is used, nothing of the environment counts, and no byte of HTTP is
-written before the peer has proved who it is (`relayd.fleet.peers.tls`).
+Redirects, proxies and settings of the environment are ignored, and no byte of HTTP is written
+before the peer has proved its identity (`relayd.fleet.peers.tls`).
 """
 
 import base64
@@ -18,22 +18,22 @@ import trio
 
 from relayd import __version__
 from relayd.config.secret import Secret
-from relayd.errors import PeerError
+from relayd.errors import PeerError, PeerStep
 from relayd.fleet.peers.tls import Authentication, Network, make_context, reason_of
 from relayd.system.wake import Wake
 
 __all__ = ["CONNECT_TIMEOUT_S", "Answer", "Clients", "PeerError"]
 
 USER_AGENT: Final = f"rudder-relayd/{__version__}"
-#: To a connection, and then to the end of its handshake.
+#: For establishing a connection, and again for the TLS handshake.
 CONNECT_TIMEOUT_S: Final = 5.0
-#: Who neither sends nor takes a byte for so long is gone, where the caller does not say otherwise.
-#: Callers bound the whole by a deadline of their own.
-PATIENCE_S: Final = 300.0
-#: Open connections to one peer; requests beyond it wait. As many as there may be remote runs, each
+#: A peer that neither sends nor takes a byte for this long is considered gone, unless the caller
+#: sets another value. Callers set a deadline for the whole request.
+STALL_TIMEOUT_S: Final = 300.0
+#: Open connections to one peer; further requests wait. As many as there may be remote runs, each
 #: of which may stream from the same relay.
 MAX_CONNECTIONS: Final = 512
-#: A longer line is handed on in pieces.
+#: A longer line is returned in pieces.
 MAX_LINE: Final = 64 * 1024
 CLOSE_TIMEOUT_S: Final = 1.0
 
@@ -41,11 +41,11 @@ _NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 class Answer:
-    """What a peer answered; its body can be read once, while the request is open.
+    """The answer of a peer; its body can be read once, while the request is open.
 
     Attributes:
-        status: of HTTP.
-        headers: by name in lower case; what is repeated is joined by commas.
+        status: HTTP status.
+        headers: values by name in lower case; repeated headers are joined by commas.
     """
 
     def __init__(self, response: httpcore2.Response, body: AsyncIterator[bytes]) -> None:
@@ -57,13 +57,14 @@ class Answer:
         self._body = body
 
     def chunks(self) -> AsyncIterator[bytes]:
-        """Yield the body in the pieces in which it arrives; raises `PeerError` when it breaks off."""
+        """Return the body in pieces as they arrive; iteration raises `PeerError` on a break."""
         return _Chunks(self._body)
 
     def lines(self) -> AsyncIterator[bytes]:
-        """Yield the body line by line as it arrives, each with its line end, the last perhaps without.
+        """Return the body line by line as it arrives.
 
-        Raises `PeerError` when it breaks off, after what came before.
+        Each line has its line end, except perhaps the last one. If the body breaks off, iterating
+        first returns what arrived and then raises `PeerError`.
         """
         return _Lines(self._body)
 
@@ -95,13 +96,13 @@ class Clients:
         self._unused = Wake()
 
     def update(self, pins: Mapping[str, tuple[bytes, ...]]) -> None:
-        """Put other pins in force: clients whose pins are the same stay as they are.
+        """Replace the pins; clients whose pins have not changed stay as they are.
 
-        The connections of the others close when their requests have ended; requests made from
-        now on use new ones.
+        The connections of the others close when their requests have ended; new requests use new
+        connections.
 
         Args:
-            pins: DER certificates by name of peer; who is missing is not talked to any more.
+            pins: DER certificates by name of peer; peers not in here are no longer contacted.
         """
         if self._mode == "cert_pinning":
             changed = [name for name in self._clients if self._pins.get(name) != pins.get(name)]
@@ -121,33 +122,33 @@ class Clients:
         headers: Mapping[str, str] = _NO_HEADERS,
         content: bytes | AsyncIterable[bytes] | None = None,
         auth: tuple[str, Secret] | None = None,
-        patience: float = PATIENCE_S,
+        stall_timeout: float = STALL_TIMEOUT_S,
     ) -> AsyncIterator[Answer]:
-        """Make a request and gives the answer as soon as its headers are there.
+        """Make a request and return the answer as soon as its headers have arrived.
 
         The caller sets the deadline. Leaving the context before the end of the body closes the
         connection.
 
         Args:
-            peer: whose pins must match.
-            method: of HTTP.
+            peer: name of the peer, whose pins must match.
+            method: HTTP method.
             url: `https://…`, percent-encoded.
-            headers: to send.
-            content: the body; an iterable is sent as it comes, chunked unless `headers` tells its
-                `Content-Length`. What it raises ends the request and passes through.
+            headers: headers to send.
+            content: the body; an iterable is sent as it is produced, chunked unless `headers` has
+                its `Content-Length`. An exception that it raises ends the request and propagates.
             auth: user and password (RFC 7617).
-            patience: seconds that the peer may neither send nor take a byte.
+            stall_timeout: seconds for which the peer may neither send nor take a byte.
 
         Raises:
             PeerError: there is no answer, or not from this peer.
         """
         request = _make_request(method, url, headers, content, auth)
-        request.extensions = {"timeout": self._timeouts(patience)}
+        request.extensions = {"timeout": self._timeouts(stall_timeout)}
         client = self._client(peer)
         with client.in_use():
             with _explained():
                 response = await client.pool.handle_async_request(request)
-            # The library's generator: what is left of it must not wait for the garbage collector.
+            # A generator of the library, whose cleanup must not wait for the garbage collector.
             body = cast("Any", aiter(cast("AsyncIterable[bytes]", response.stream)))
             try:
                 async with aclosing(body):
@@ -156,15 +157,15 @@ class Clients:
                 with trio.move_on_after(CLOSE_TIMEOUT_S, shield=True):
                     await response.aclose()
 
-    def _timeouts(self, patience: float) -> dict[str, float]:
-        """Return the timeout of each single step, as the library takes them."""
-        return {"connect": self._connect_timeout, "read": patience, "write": patience}
+    def _timeouts(self, stall_timeout: float) -> dict[str, float]:
+        """Return the timeouts of single steps, as the library expects them."""
+        return {"connect": self._connect_timeout, "read": stall_timeout, "write": stall_timeout}
 
     async def probe(self, peer: str, url: str) -> None:
-        """Connect, looks whether it is the right peer, and closes again, without a request.
+        """Connect, verify the peer's identity, and disconnect without a request.
 
         Raises:
-            PeerError: it is not there, or another one.
+            PeerError: the peer cannot be reached, or is another one.
         """
         parts = _split(url)
         client = self._client(peer)
@@ -176,7 +177,7 @@ class Clients:
         await stream.aclose()
 
     async def run(self) -> None:
-        """Close connections that are not used any more; runs for ever."""
+        """Close connections that are no longer used; run forever."""
         while True:
             await self._unused.wait()
             await trio.sleep(self._idle_timeout)
@@ -185,7 +186,7 @@ class Clients:
                 client.close_unused(before)
 
     async def aclose(self) -> None:
-        """Close all connections, also those in use."""
+        """Close all connections, including those in use."""
         for client in self._clients.values():
             client.network.close_now()
         self._clients.clear()
@@ -249,7 +250,7 @@ class _Client:
 
 
 class _Chunks:
-    """Gives on what a body has, with its errors as ours."""
+    """Iterates over a body, turning errors of the library into `PeerError`."""
 
     def __init__(self, body: AsyncIterator[bytes]) -> None:
         self._body = body
@@ -263,7 +264,7 @@ class _Chunks:
 
 
 class _Lines:
-    """Cuts what a body has into lines."""
+    """Splits a body into lines."""
 
     def __init__(self, body: AsyncIterator[bytes]) -> None:
         self._body = body
@@ -297,12 +298,12 @@ class _Lines:
 
 @contextmanager
 def _explained() -> Iterator[None]:
-    """What the library raises, as ours."""
+    """Turn errors of the library into `PeerError`."""
     try:
         yield
     except (httpcore2.NetworkError, httpcore2.TimeoutException, httpcore2.ProtocolError) as error:
         raise PeerError(
-            f"no proper answer: {reason_of(error)}", "transient", reached=True
+            f"no valid answer: {reason_of(error)}", "transient", PeerStep.ANSWER
         ) from None
 
 
@@ -316,10 +317,10 @@ def _make_request(
     fields = {"Host": _split(url).netloc, "User-Agent": USER_AGENT, "Accept": "*/*", **headers}
     if auth is not None:
         fields["Authorization"] = _basic(*auth)
-    told = {name.lower() for name in fields} & {"content-length", "transfer-encoding"}
+    framed = {name.lower() for name in fields} & {"content-length", "transfer-encoding"}
     if isinstance(content, bytes):
         fields["Content-Length"] = str(len(content))
-    elif content is not None and not told:
+    elif content is not None and not framed:
         fields["Transfer-Encoding"] = "chunked"
     elif content is None and method in {"POST", "PUT"}:
         fields["Content-Length"] = "0"
@@ -334,7 +335,8 @@ def _make_request(
 def _split(url: str) -> SplitResult:
     parts = urlsplit(url)
     if parts.scheme != "https" or not parts.hostname or not url.isascii():
-        raise PeerError("only https:// is spoken to other policy servers", "operator")
+        detail = "URLs of policy servers must begin with https://"
+        raise PeerError(detail, "operator", PeerStep.CONNECT)
     return parts
 
 

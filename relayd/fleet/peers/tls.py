@@ -1,7 +1,7 @@
-"""Telling another policy server from a stranger: TLS contexts, and a look before the first byte.
+"""Authentication of other policy servers: TLS contexts, and a check before the first byte.
 
-Rudder pins: a peer is whoever proves, in the handshake, to hold the key of the very certificate
-that was configured for it. Names, authorities and dates play no part in that.
+Rudder pins certificates: a peer must prove, in the handshake, that it holds the key of the very
+certificate that is configured for it. Names, authorities and dates play no part in that.
 """
 
 import hmac
@@ -13,12 +13,12 @@ from typing import Any, Final, Literal
 import httpcore2
 import trio
 
-from relayd.errors import PeerError
+from relayd.errors import PeerError, PeerStep
 
 Authentication = Literal["cert_pinning", "cert_validation", "dangerous_none"]
 
 #: X509_V_FLAG_NO_CHECK_TIME (X509_VERIFY_PARAM_set_flags(3)), which `ssl` has no name for: a
-#: pinned certificate is trusted for what it is, however old.
+#: pinned certificate is trusted however old it is.
 _NO_CHECK_TIME: Final = 0x200000
 
 
@@ -27,11 +27,12 @@ def make_context(
 ) -> ssl.SSLContext:
     """Make the TLS context for one peer: TLS 1.3 or later, HTTP/1.1.
 
-    Nothing of the environment counts: neither `SSL_CERT_FILE` nor `SSLKEYLOGFILE`.
+    The environment is ignored, both `SSL_CERT_FILE` and `SSLKEYLOGFILE`.
 
     Args:
-        mode: `cert_pinning` knows the pins and no other anchor; `cert_validation` the authorities
-            of `ca_path` or of the system, and checks the host name; `dangerous_none` nothing.
+        mode: `cert_pinning` trusts the pins and nothing else; `cert_validation` trusts the
+            authorities of `ca_path` or of the system, and checks the host name; `dangerous_none`
+            checks nothing.
         pins: certificates of the peer, DER.
         ca_path: PEM file of authorities.
 
@@ -53,20 +54,22 @@ def make_context(
 
 def _pin(context: ssl.SSLContext, pins: Sequence[bytes]) -> None:
     if not pins:
-        raise PeerError("no certificate is pinned for it", "operator")
-    # An agent's certificate is no authority, and one issued by an authority is pinned as a leaf.
+        raise PeerError("no certificate is pinned for it", "operator", PeerStep.TRUST)
+    # An agent's certificate is no authority, and one issued by an authority is pinned as a leaf,
+    # so a chain may end at any pinned certificate.
     context.verify_flags = ssl.VerifyFlags(ssl.VERIFY_X509_PARTIAL_CHAIN | _NO_CHECK_TIME)
     try:
         context.load_verify_locations(cadata=b"".join(pins))
     except ssl.SSLError as error:
-        raise PeerError(f"its pinned certificate cannot be used: {error}", "operator") from error
+        detail = f"its pinned certificate cannot be used: {error}"
+        raise PeerError(detail, "operator", PeerStep.TRUST) from error
 
 
 def _load_authorities(context: ssl.SSLContext, ca_path: Path | None) -> None:
     if ca_path is not None:
         places: tuple[Path | str, ...] = (ca_path,)
     else:
-        # The compiled-in places: load_default_certs would let the environment name others.
+        # The compiled-in paths: load_default_certs would let the environment override them.
         paths = ssl.get_default_verify_paths()
         places = (paths.openssl_cafile, paths.openssl_capath)
     loaded = 0
@@ -80,17 +83,19 @@ def _load_authorities(context: ssl.SSLContext, ca_path: Path | None) -> None:
                 loaded += 1
         except OSError as error:
             reason = error.strerror or str(error)
-            raise PeerError(f"{place}: no certificate authorities: {reason}", "operator") from error
+            detail = f"no certificate authorities: {reason}"
+            raise PeerError(detail, "operator", PeerStep.TRUST, file=place) from error
     if not loaded:
-        raise PeerError("this system has no certificate authorities", "operator")
+        detail = "this system has no certificate authorities"
+        raise PeerError(detail, "operator", PeerStep.TRUST)
 
 
-#: What is written is held back, if it is no longer, until more is written or an answer awaited.
+#: A write up to this size is held back until more is written or an answer is awaited.
 _HEAD_SIZE: Final = 2048
 
 
-class Stream(httpcore2.AsyncNetworkStream):
-    """A connection, first plain and then, once the peer is known to be the right one, TLS."""
+class PeerStream(httpcore2.AsyncNetworkStream):
+    """A connection: first plain, then TLS once the peer's identity is verified."""
 
     def __init__(self, socket: trio.SocketStream, owner: "Network") -> None:
         self._socket = socket
@@ -100,21 +105,21 @@ class Stream(httpcore2.AsyncNetworkStream):
         owner.streams.add(self)
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109
-        """As the base class asks."""
+        """Read as the base class specifies."""
         try:
             with trio.fail_after(_seconds(timeout)):
                 if self._held:
                     await self._send(b"")
                 return bytes(await self._stream.receive_some(max_bytes))
         except trio.TooSlowError:
-            raise PeerError("it did not answer in time", "transient", reached=True) from None
+            raise PeerError("it did not answer in time", "transient", PeerStep.ANSWER) from None
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             raise PeerError(
-                f"the connection broke: {reason_of(error)}", "transient", reached=True
+                f"the connection broke: {reason_of(error)}", "transient", PeerStep.ANSWER
             ) from None
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109
-        """As the base class asks; a head travels together with the beginning of its body."""
+        """Write as the base class specifies; a head is sent together with the start of its body."""
         if not buffer:
             return
         if not self._held and len(buffer) <= _HEAD_SIZE:
@@ -125,9 +130,9 @@ class Stream(httpcore2.AsyncNetworkStream):
             with trio.fail_after(_seconds(timeout)):
                 await self._send(buffer)
         except trio.TooSlowError:
-            raise PeerError("it took no more data", "transient", reached=True) from None
+            raise PeerError("it stopped accepting data", "transient", PeerStep.ANSWER) from None
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            # The library's own type: it then looks if an answer came before the end.
+            # The library's own type: it then checks whether an answer came before the end.
             raise httpcore2.WriteError(reason_of(error)) from None
 
     async def _send(self, data: bytes) -> None:
@@ -139,11 +144,11 @@ class Stream(httpcore2.AsyncNetworkStream):
         ssl_context: ssl.SSLContext,
         server_hostname: str | None = None,
         timeout: float | None = None,  # noqa: ASYNC109
-    ) -> "Stream":
-        """Make the handshake and looks whom it was with; only then anything may be written.
+    ) -> "PeerStream":
+        """Make the handshake and verify the peer; nothing may be written before.
 
         Raises:
-            PeerError: it failed, or the peer is another one. The connection is closed.
+            PeerError: the handshake failed, or the peer is another one. The connection is closed.
         """
         tls = trio.SSLStream(
             self._socket, ssl_context, server_hostname=server_hostname, https_compatible=True
@@ -154,7 +159,7 @@ class Stream(httpcore2.AsyncNetworkStream):
             self._owner.check(tls.getpeercert(binary_form=True))
         except trio.TooSlowError:
             self.close_now()
-            raise PeerError("no TLS handshake in time", "transient") from None
+            raise PeerError("the TLS handshake timed out", "transient", PeerStep.TLS) from None
         except trio.BrokenResourceError as error:
             self.close_now()
             raise _explain_handshake(error) from None
@@ -165,17 +170,17 @@ class Stream(httpcore2.AsyncNetworkStream):
         return self
 
     async def aclose(self) -> None:
-        """Close without the courtesies of TLS: HTTP marks its own ends."""
+        """Close without a TLS close_notify, which HTTP does not need."""
         self.close_now()
         await trio.lowlevel.cancel_shielded_checkpoint()
 
     def close_now(self) -> None:
-        """Close the socket, without waiting for anything."""
+        """Close the socket without waiting."""
         self._owner.streams.discard(self)
         self._socket.socket.close()
 
     def get_extra_info(self, info: str) -> Any:
-        """Return only what connection pools ask: whether an idle connection was closed."""
+        """Return the one thing that connection pools ask for: whether the peer closed it."""
         if info != "is_readable":
             return None
         socket = self._socket.socket
@@ -186,16 +191,16 @@ class Network(httpcore2.AsyncNetworkBackend):
     """Makes the connections of one client.
 
     Attributes:
-        streams: those that are open.
+        streams: open connections.
 
     Args:
-        pins: the certificates, DER, one of which the peer must show; None: whatever the TLS
-            context lets pass.
+        pins: certificates, DER, one of which the peer must present; None to accept any that the
+            TLS context accepts.
     """
 
     def __init__(self, pins: Iterable[bytes] | None) -> None:
         self._pins = None if pins is None else tuple(pins)
-        self.streams: set[Stream] = set()
+        self.streams: set[PeerStream] = set()
 
     async def connect_tcp(
         self,
@@ -204,28 +209,30 @@ class Network(httpcore2.AsyncNetworkBackend):
         timeout: float | None = None,  # noqa: ASYNC109
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
-    ) -> Stream:
-        """As the base class asks, with the addresses of both families tried side by side."""
+    ) -> PeerStream:
+        """Connect as the base class specifies, trying IPv4 and IPv6 addresses in parallel."""
         assert local_address is None
         assert not socket_options
         try:
             with trio.fail_after(_seconds(timeout)):
-                return Stream(await trio.open_tcp_stream(host, port), self)
+                return PeerStream(await trio.open_tcp_stream(host, port), self)
         except trio.TooSlowError:
-            raise PeerError("no connection in time", "transient") from None
+            raise PeerError("no connection in time", "transient", PeerStep.CONNECT) from None
         except OSError as error:
-            raise PeerError(f"no connection: {reason_of(error)}", "transient") from None
+            detail = f"no connection: {reason_of(error)}"
+            raise PeerError(detail, "transient", PeerStep.CONNECT) from None
 
     def check(self, shown: bytes | None) -> None:
-        """Refuse a peer that shows another certificate than those pinned.
+        """Reject a peer whose certificate is not one of the pinned ones.
 
-        A chain that leads to a pinned certificate is not enough: whoever is issued a certificate
-        by the peer would else be the peer.
+        A chain that leads to a pinned certificate is not enough: otherwise anyone to whom the
+        peer issues a certificate could pass for it.
         """
         if self._pins is None:
             return
         if not any(hmac.compare_digest(shown or b"", pin) for pin in self._pins):
-            raise PeerError("it shows another certificate than the one pinned", "operator")
+            detail = "its certificate is not the pinned one"
+            raise PeerError(detail, "operator", PeerStep.IDENTITY)
 
     def close_now(self) -> None:
         """Close all connections."""
@@ -242,18 +249,19 @@ def _explain_handshake(error: BaseException) -> PeerError:
     while cause is not None:
         if isinstance(cause, ssl.SSLCertVerificationError):
             text = f"its certificate is not the expected one: {cause.verify_message}"
-            return PeerError(text, "operator")
+            return PeerError(text, "operator", PeerStep.IDENTITY)
         if isinstance(cause, ssl.SSLError):
             kind: Literal["transient", "operator"] = (
                 "transient" if isinstance(cause, ssl.SSLEOFError) else "operator"
             )
-            return PeerError(f"the TLS handshake failed: {cause.reason or cause}", kind)
+            text = f"the TLS handshake failed: {cause.reason or cause}"
+            return PeerError(text, kind, PeerStep.TLS)
         cause = cause.__cause__ or cause.__context__
-    return PeerError(f"the TLS handshake broke: {reason_of(error)}", "transient")
+    return PeerError(f"the TLS handshake broke: {reason_of(error)}", "transient", PeerStep.TLS)
 
 
 def reason_of(error: BaseException) -> str:
-    """Return the innermost reason that an exception tells, in one line; libraries wrap without text."""
+    """Return the innermost reason of an exception, in one line; libraries wrap without a text."""
     if isinstance(error, BaseExceptionGroup):
         return reason_of(error.exceptions[0])
     cause = error.__cause__ or error.__context__

@@ -1,6 +1,6 @@
 """A connection to PostgreSQL: its settings, and how long anything on it may take.
 
-Runs on asyncio, as asyncpg does; callers cross over from Trio.
+Runs on asyncio, as asyncpg does; callers cross from Trio.
 """
 
 import errno
@@ -27,7 +27,7 @@ class Patience(msgspec.Struct, frozen=True):
     Attributes:
         connect: until a connection is made.
         statement: for one statement, and for a whole transaction of ordinary size.
-        lock: until a lock that someone else holds is free.
+        lock: until a lock that another session holds is released.
         per_mib: more for each MiB of a batch, so that a slow server can take a huge run log.
     """
 
@@ -63,26 +63,26 @@ async def connect(parameters: Mapping[str, Any], patience: Patience) -> Connecti
 
 
 def ms(seconds: float) -> str:
-    """Return a duration as PostgreSQL's settings take it: a number without unit is milliseconds."""
+    """Return a duration as PostgreSQL settings take it: a number without a unit is milliseconds."""
     return f"{1000 * seconds:.0f}"
 
 
 def peer(connection: Connection) -> str:
-    """Address of the server, as `host:port` or the path of its socket."""
+    """Return the address of the server, as `host:port` or the path of its socket."""
     address = connection._addr
     return address if isinstance(address, str) else f"{address[0]}:{address[1]}"
 
 
 def _session_settings(parameters: Mapping[str, Any], patience: Patience) -> dict[str, str]:
-    """Return settings of each session, less those that the operator's URL tells itself."""
+    """Return the settings of each session, except those that the operator's URL contains."""
     own = {
         "application_name": "relayd",
         "statement_timeout": ms(patience.statement),
         "lock_timeout": ms(patience.lock),
         "idle_in_transaction_session_timeout": ms(2 * patience.statement),
     }
-    told = dict(parse_qsl(urlsplit(parameters.get("dsn", "")).query))
-    return {key: value for key, value in own.items() if key not in told}
+    configured = dict(parse_qsl(urlsplit(parameters.get("dsn", "")).query))
+    return {key: value for key, value in own.items() if key not in configured}
 
 
 def _bound_silence(connection: Connection) -> None:

@@ -12,8 +12,10 @@ from itertools import accumulate
 from typing import Any, Final
 
 import asyncpg
+import trio
 import trio_asyncio
 
+from relayd.config.main_conf import Settings, database_parameters
 from relayd.errors import DatabaseError, Reason, Refused
 from relayd.outputs.postgres import statements as sql
 from relayd.outputs.postgres.connection import Connection, Patience, connect, ms, peer
@@ -26,11 +28,27 @@ from relayd.telemetry.logs import get_logger
 log = get_logger("database")
 
 PROBE_TIMEOUT_S: Final = 2.0
-#: Rows are handed to the connection in pieces of about this size.
+#: Rows are passed to the connection in pieces of about this size.
 COPY_CHUNK_BYTES: Final = 512 * 1024
 
 
 _PATIENCE: Final = Patience()
+
+
+CLOSE_TIMEOUT_S: Final = 2.0
+
+
+@asynccontextmanager
+async def open_database(settings: Settings) -> AsyncIterator["Database"]:
+    """Open the database of a configuration, and close its connections at the end."""
+    connections = settings.output.database.max_pool_size
+    async with open_asyncio():
+        database = Database(database_parameters(settings), connections=connections)
+        try:
+            yield database
+        finally:
+            with trio.move_on_after(CLOSE_TIMEOUT_S, shield=True):
+                await database.aclose()
 
 
 @asynccontextmanager
@@ -47,11 +65,13 @@ def _log_asyncio_error(_loop: object, context: dict[str, Any]) -> None:
 
 
 class Database:
-    """The connection that writes, and short ones that look.
+    """One connection that writes, and short ones for probes.
 
     One connection writes: a reader that follows "id > last seen" then never misses a row, because
     ids are committed in the order in which they were drawn.
     """
+
+    name: str = "database"
 
     def __init__(
         self,
@@ -60,12 +80,12 @@ class Database:
         *,
         connections: int = 2,
     ) -> None:
-        """Remembers how to connect; nothing is opened yet.
+        """Initialize; nothing is opened yet.
 
         Args:
             parameters: keyword arguments of `asyncpg.connect`, the password among them.
             patience: how long to wait for the server.
-            connections: how many it may have at once. With one, `probe` waits for its turn.
+            connections: how many may be open at once. With one, `probe` waits until it is free.
         """
         self._parameters = dict(parameters)
         self._patience = patience
@@ -73,31 +93,35 @@ class Database:
         self._turn = asyncio.Lock()
         self._writer: Connection | None = None
 
-    def reconfigure(self, parameters: Mapping[str, Any]) -> None:
-        """Other parameters, a new password for example, serve from the next connection on."""
+    def reconfigure(self, settings: Settings) -> None:
+        """Use the settings of a reloaded configuration from the next connection on."""
+        self.set_parameters(database_parameters(settings))
+
+    def set_parameters(self, parameters: Mapping[str, Any]) -> None:
+        """Use other parameters, a new password for example, from the next connection on."""
         self._parameters = dict(parameters)
 
     async def write(self, batch: Sequence[RunLog]) -> list[Written]:
         """Commit a batch; a run log that the server refuses does not harm the others.
 
         Args:
-            batch: run logs, in the order in which their rows shall get their ids.
+            batch: run logs, in the order in which their rows get their ids.
 
         Returns:
             What became of each, in the order of `batch`. All of it is committed.
 
         Raises:
-            DatabaseError: transient or operator kind: nothing is known to be stored, the whole
-                batch shall be written again (what was stored is then found to be a duplicate).
+            DatabaseError: transient or operator kind: nothing is known to be stored. Write the
+                whole batch again; what was stored is then recognized as a duplicate.
         """
         result: list[Written] = await trio_asyncio.aio_as_trio(self._write)(batch)
         return result
 
     async def probe(self) -> None:
-        """Ask a connection of its own whether relayd could work here now.
+        """Check over a connection of its own whether run logs could be written now.
 
         Raises:
-            DatabaseError: it could not; the text says why and never holds a password.
+            DatabaseError: they could not; the text says why and never contains a password.
         """
         await trio_asyncio.aio_as_trio(self._probe)()
 
@@ -153,13 +177,13 @@ class Database:
                 self._drop()
             raise fault from error
         except BaseException:
-            # Cancelled in the middle: what the server makes of it is unknown, the next attempt
-            # finds out on a fresh connection.
+            # Cancelled in the middle: whether the server commits is unknown; the next attempt
+            # finds out on a new connection.
             self._drop()
             raise
 
     async def _roll_back(self) -> None:
-        """After data were refused: the connection is well, only its transaction is not."""
+        """Roll back after data were refused: only the transaction failed, not the connection."""
         assert self._writer is not None
         try:
             async with asyncio.timeout(self._patience.connect):
@@ -217,7 +241,7 @@ class Database:
 
 
 async def _check(connection: Connection) -> None:
-    """Raise when tables, columns or rights are not those that relayd needs."""
+    """Raise if tables, columns or rights are not those that relayd needs."""
     for statement in sql.SCHEMA:
         await connection.execute(statement)
     row = await connection.fetchrow(sql.RIGHTS)
@@ -231,7 +255,7 @@ async def _check(connection: Connection) -> None:
 
 
 def _rounds(batch: Sequence[RunLog]) -> Iterable[list[int]]:
-    """Split a batch so that one run (node and START) stands in a transaction at most once.
+    """Split a batch so that one run (node and START) is in a transaction at most once.
 
     Two versions of one run in a single transaction would not see each other in the duplicate
     check.

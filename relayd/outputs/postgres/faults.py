@@ -1,4 +1,4 @@
-"""What asyncpg raises, told as our own errors."""
+"""Errors of asyncpg, translated into `DatabaseError`."""
 
 from typing import Final
 
@@ -18,7 +18,7 @@ FAULTS: Final = (
 
 
 def explain(error: BaseException) -> DatabaseError:
-    """Return the error as ours. asyncpg hides the first cause in the context when a COPY breaks."""
+    """Translate an error. asyncpg hides the first cause in the context when a COPY breaks."""
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, asyncpg.PostgresError):
         cause = cause.__cause__ or cause.__context__

@@ -1,16 +1,16 @@
-"""The SQL that relayd speaks.
+"""The SQL statements of relayd.
 
-Nothing else than SELECT and INSERT on two tables and USAGE on one sequence: tables and indexes
-belong to Rudder's web application.
+Only SELECT and INSERT on two tables, and USAGE on one sequence: tables and indexes belong to
+Rudder's web application.
 """
 
 from typing import Final
 
 from relayd.runlog.model import COLUMNS
 
-#: Opens a transaction and takes its locks in one round trip; the place is for numbers of ours.
-#: Writers of the same run queue up here until the first of them has committed. Keys come sorted,
-#: so that two writers with several runs in common cannot deadlock.
+#: Opens a transaction and takes its locks in one round trip; %s takes only relayd's own numbers.
+#: Writers of the same run wait here until the first of them has committed. The keys are sorted, so
+#: that two writers with several runs in common cannot deadlock.
 BEGIN: Final = (
     "BEGIN; SELECT count(pg_advisory_xact_lock(key)) FROM unnest('{%s}'::bigint[]) AS key"
 )
@@ -28,9 +28,9 @@ _MATCHES: Final = """
          w.eventtype, w.msg, w.policy)
 """
 
-#: Number 0 has an id drawn from the sequence, less than those that rows get from now on. The
-#: others are reports that are stored already, and how many rows their runs have. LATERAL with a
-#: LIMIT keeps the planner on one index probe for each report, on a table never analysed too.
+#: Number 0 has an id drawn from the sequence, below all that rows get from now on. The others are
+#: reports that are already stored, and how many rows their runs have. LATERAL with a LIMIT makes
+#: the planner use one index probe for each report, even on a table that was never analyzed.
 STORED: Final = f"""
 SELECT 0 AS number, nextval('serial') AS value
 UNION ALL
@@ -42,11 +42,11 @@ FROM unnest($1::text[]::timestamptz[], $2::text[], $3::text[], $4::text[], $5::t
             $11::text[]::timestamptz[])
      WITH ORDINALITY AS w({", ".join(COLUMNS)}, number)
 CROSS JOIN LATERAL (SELECT 1 FROM ruddersysevents AS r WHERE {_MATCHES} LIMIT 1) AS found
-"""  # noqa: S608 - column names of our own
+"""  # noqa: S608 - relayd's own column names
 
-#: An execution that is there already is left alone. The first row of a run log is told by its
-#: place among the $6 rows that were copied after id $5 was drawn, unless another session drew
-#: ids meanwhile; then it is looked up.
+#: An execution that already exists is left alone. The id of a run log's first row follows from its
+#: place among the $6 rows that were copied after id $5 was drawn, unless another session drew ids
+#: meanwhile; then it is looked up.
 EXECUTIONS: Final = """
 INSERT INTO reportsexecution (nodeid, date, nodeconfigid, insertionid)
 SELECT w.nodeid, w.start, w.config,
@@ -60,7 +60,7 @@ FROM unnest($1::text[], $2::text[]::timestamptz[], $3::text[], $4::bigint[])
 ON CONFLICT (nodeid, date) DO NOTHING
 """
 
-#: One row that says which of relayd's needs are not met. Reads no table.
+#: One row that says which of the required rights are missing. Reads no table.
 RIGHTS: Final = """
 SELECT has_table_privilege('ruddersysevents', 'SELECT') AND
        has_table_privilege('ruddersysevents', 'INSERT') AS reports,
@@ -70,8 +70,8 @@ SELECT has_table_privilege('ruddersysevents', 'SELECT') AND
        current_setting('transaction_read_only') = 'off' AS writable
 """
 
-#: Fails with the column's name when the tables are not those that relayd knows.
+#: Fails with the name of the column when the tables are not as expected.
 SCHEMA: Final = (
-    f"SELECT id, {', '.join(COLUMNS)} FROM ruddersysevents LIMIT 0",  # noqa: S608 - our own names
+    f"SELECT id, {', '.join(COLUMNS)} FROM ruddersysevents LIMIT 0",  # noqa: S608 - own names
     "SELECT nodeid, date, nodeconfigid, insertionid FROM reportsexecution LIMIT 0",
 )

@@ -1,6 +1,6 @@
-"""What a database is like, asked without touching a table: for whoever checks an installation.
+"""Properties of a database, read without touching a table, for `relayd check`.
 
-Unlike the writer's own check, which stops at the first thing that is missing, a survey tells all.
+Unlike the check of the writer, which stops at the first thing that is missing, a survey lists all.
 """
 
 import asyncio
@@ -117,14 +117,14 @@ class Survey(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def survey(parameters: Mapping[str, Any], patience: Patience) -> Survey:
-    """Ask a connection of its own; must run inside `trio_asyncio.open_loop()`.
+    """Survey a database over a connection of its own; must run inside `open_asyncio`.
 
     Args:
         parameters: keyword arguments of `asyncpg.connect`, the password among them.
         patience: `connect` bounds the connection, `statement` each question.
 
     Raises:
-        DatabaseError: it could not be asked; the text says why and never holds a password.
+        DatabaseError: the survey failed; the text says why and never contains a password.
     """
     result: Survey = await trio_asyncio.aio_as_trio(_survey)(parameters, patience)
     return result

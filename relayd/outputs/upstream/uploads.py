@@ -1,4 +1,4 @@
-"""Uploads to the policy server above: one PUT for each file, and what its answer means."""
+"""Uploads to the policy server above: one PUT for each file, and the meaning of the answer."""
 
 import os
 import time
@@ -15,21 +15,22 @@ from relayd.config.main_conf import Settings
 from relayd.config.secret import Secret
 from relayd.errors import PeerError
 from relayd.fleet.peers.client import Answer
-from relayd.fleet.pins import PEER, Peers
+from relayd.fleet.peers.urls import base_url
+from relayd.fleet.pins import UPSTREAM_PEER, PinnedClients
 from relayd.outputs.health import Trouble
 
 #: The slowest upload that is waited for.
 SLOWEST_BYTES_PER_S: Final = 16 * 1024
-#: Longest wait that the upstream may ask for.
+#: The longest wait that the upstream can ask for, seconds.
 LONGEST_WAIT_S: Final = 600.0
 #: An answer's body is read to its end so that the connection can be used again; not beyond this.
 ANSWER_SIZE: Final = 64 * 1024
 
-#: Answers that mean that the file is there. No redirect is: it was not sent anywhere else.
+#: Answers that mean that the file was stored. Redirects are not followed, so none of them does.
 DONE: Final = frozenset({200, 201, 204})
-#: About all files of its kind: credentials, path, a proxy.
+#: These concern all files of a kind: credentials, path, a proxy.
 _OPERATOR: Final = frozenset({401, 403, 404, 407})
-#: Passes by itself, although the class of the status says it is our fault (RFC 9110, 6585, 8470).
+#: These pass by themselves, although 4xx blames the client (RFC 9110, 6585, 8470).
 _BUSY: Final = frozenset({408, 425, 429})
 
 
@@ -48,7 +49,7 @@ class Route(msgspec.Struct, frozen=True):
 
 
 REPORTS: Final = Route("reports", "reports", "password")
-#: Nodes that the server does not know yet have no password of their own.
+#: Nodes that the server has not accepted yet have no password of their own.
 NEW_INVENTORIES: Final = Route("new inventories", "inventories", "default_password")
 INVENTORY_UPDATES: Final = Route("inventory updates", "inventory-updates", "password")
 
@@ -69,7 +70,7 @@ class Content(Protocol):
         ...
 
 
-class Patience(msgspec.Struct, frozen=True):
+class UploadPatience(msgspec.Struct, frozen=True):
     """How long an upload may take, in seconds.
 
     Attributes:
@@ -83,7 +84,7 @@ class Patience(msgspec.Struct, frozen=True):
     drain: float = 1.0
 
 
-PATIENCE: Final = Patience()
+PATIENCE: Final = UploadPatience()
 
 
 class Upstream:
@@ -95,7 +96,9 @@ class Upstream:
         patience: how long uploads may take.
     """
 
-    def __init__(self, settings: Settings, peers: Peers, patience: Patience = PATIENCE) -> None:
+    def __init__(
+        self, settings: Settings, peers: PinnedClients, patience: UploadPatience = PATIENCE
+    ) -> None:
         self._patience = patience
         self._peers = peers
         self._base = base_url(settings.output.upstream.host, settings.general.https_port)
@@ -105,11 +108,11 @@ class Upstream:
         """Take over what needs no restart: user and passwords."""
         self._settings = settings.output.upstream
 
-    async def look(self) -> Trouble | None:
-        """Return whether the right upstream can be reached; sends no request."""
-        await self._peers.looked.wait()
+    async def probe(self) -> Trouble | None:
+        """Check whether the right upstream can be reached; send no request."""
+        await self._peers.attempted.wait()
         try:
-            await self._peers.clients.probe(PEER, self._base)
+            await self._peers.clients.probe(UPSTREAM_PEER, self._base)
         except PeerError as error:
             return _unanswered(error)
         return None
@@ -123,24 +126,24 @@ class Upstream:
             content: the file.
 
         Returns:
-            None when the upstream has it, else why not.
+            None when the upstream has the file, else why not.
 
         Raises:
-            OSError: the file cannot be read to its end; nothing is stored upstream.
+            OSError: the file cannot be read to its end; the upstream stores nothing.
         """
-        await self._peers.looked.wait()
-        # A name may hold any byte but "/". What a path segment may show as it is stays readable.
+        await self._peers.attempted.wait()
+        # A name can contain any byte but "/". Whatever is legal in a path segment stays readable.
         url = f"{self._base}/{route.path}/{quote_from_bytes(os.fsencode(name), safe='@:+')}"
         try:
             with trio.fail_after(self._patience.upload + content.size / SLOWEST_BYTES_PER_S):
                 async with self._peers.clients.request(
-                    PEER,
+                    UPSTREAM_PEER,
                     "PUT",
                     url,
                     headers={} if content.whole is not None else _length(content),
                     content=content.pieces() if content.whole is None else content.whole,
                     auth=(self._settings.user, self._password(route)),
-                    patience=self._patience.silence,
+                    stall_timeout=self._patience.silence,
                 ) as answer:
                     return await self._judge(answer)
         except PeerError as error:
@@ -166,13 +169,6 @@ class Upstream:
         return self._settings.password or Secret("")
 
 
-def base_url(host: str, port: int) -> str:
-    """Return the root of a policy server, an IPv6 address in brackets."""
-    bare = host.strip("[]")
-    shown = f"[{bare}]" if ":" in bare else bare
-    return f"https://{shown}:{port}"
-
-
 def _length(content: Content) -> dict[str, str]:
     return {"Content-Length": str(content.size)}
 
@@ -195,7 +191,7 @@ def judge(status: int, retry_after: str = "") -> Trouble:
 
 
 def _wait(retry_after: str) -> float:
-    """Return seconds that are asked for, within bounds; 0 where nothing sensible is."""
+    """Return the seconds that the upstream asks for, within bounds; 0 for a senseless value."""
     text = retry_after.strip()
     if text.isascii() and text.isdigit():
         seconds = float(text[:9])
@@ -208,4 +204,4 @@ def _wait(retry_after: str) -> float:
 
 
 def _unanswered(error: PeerError) -> Trouble:
-    return Trouble(f"upstream: {error.detail}", error.kind, reached=error.reached)
+    return Trouble(f"upstream: {error}", error.kind, reached=error.reached)

@@ -16,7 +16,7 @@ from relayd.runlog.model import NodeCertificate, RunLog, Verified
 from relayd.runlog.parser import parse
 from relayd.runlog.signature.smime import verify
 from relayd.spool.identity import Identity, identity
-from relayd.spool.opening import look, objection, open_file, try_later
+from relayd.spool.opening import identity_or_none, objection, open_file, try_later
 
 #: A call stops early when its results exceed this many bytes, which limits the memory that a batch
 #: of huge run logs takes to this, plus one run log.
@@ -94,14 +94,14 @@ def examine_one(setup: Setup, job: Job) -> Examined:
     path = f"{setup.directory}/{job.name}"
     descriptor = open_file(path)
     if not isinstance(descriptor, int):
-        return Examined(look(path), descriptor)
+        return Examined(identity_or_none(path), descriptor)
     try:
         status = os.fstat(descriptor)
         return Examined(identity(status), _run_log(setup, job, descriptor, status))
     except OSError as error:
-        return Examined(look(path), try_later("cannot be read", error))
+        return Examined(identity_or_none(path), try_later("cannot be read", error))
     except MemoryError:
-        return Examined(look(path), Retry("not enough memory to examine it"))
+        return Examined(identity_or_none(path), Retry("not enough memory to examine it"))
     finally:
         os.close(descriptor)
 

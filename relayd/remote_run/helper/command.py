@@ -1,6 +1,6 @@
 """The command that the root helper runs for a client, from its start to its end.
 
-One thread, one poll(2): nothing else is going on in this process.
+This process has one thread with one poll(2), and does nothing else.
 """
 
 import contextlib
@@ -17,32 +17,32 @@ from relayd.remote_run.helper.protocol import ENDED, MAX_CONTENT, OUTPUT, SHOWN,
 if TYPE_CHECKING:
     import subprocess
 
-#: Seconds for the client to take the last words.
+#: Seconds for the client to send its request, and to take the last frames.
 TALK_TIMEOUT_S: Final = 10.0
 #: Seconds between SIGTERM and SIGKILL.
 TERM_GRACE_S: Final = 2.0
-#: Seconds of silence in which, after the command's end, what it printed before is read.
+#: Seconds without output, after the command's end, until reading its output stops.
 DRAIN_S: Final = 1.0
 _TAIL: Final = 1024
 
 
-class GoneError(Exception):
-    """The client is not there any more."""
+class ClientGoneError(Exception):
+    """The client has disconnected."""
 
 
-class HelpedCommand:
+class ClientCommand:
     """A started command and the client that waits for it.
 
-    What the command printed goes to the client before more is read: a slow client slows it.
+    Output is sent to the client before more is read, so a slow client slows the command down.
 
     Args:
         client: the connection.
         process: just started, leader of a session, with pipes for standard output and error.
-        until: on the clock of `time.monotonic`, when it has to be over.
+        deadline: when the command has to end, on the clock of `time.monotonic`.
     """
 
     def __init__(
-        self, client: socket.socket, process: "subprocess.Popen[bytes]", until: float
+        self, client: socket.socket, process: "subprocess.Popen[bytes]", deadline: float
     ) -> None:
         assert process.stdout is not None
         assert process.stderr is not None
@@ -51,7 +51,7 @@ class HelpedCommand:
         self._stdout = process.stdout.fileno()
         self._stderr = process.stderr.fileno()
         self._wakeup = _wakeup_at_child_end()
-        self._until = until
+        self._deadline = deadline
         self._open = {self._stdout, self._stderr}
         self._late = 0
         self._unsent = frame(STARTED)
@@ -59,19 +59,19 @@ class HelpedCommand:
         client.setblocking(False)
 
     def follow(self) -> str:
-        """Pass the output on; return how it ended.
+        """Pass the output on; return how the command ended.
 
         Raises:
-            GoneError: the client closed the connection, or said more than its request.
+            ClientGoneError: the client closed the connection, or sent more than its request.
         """
         over = False
         while not (over and not self._unsent and self._stdout not in self._open):
-            left = self._until - time.monotonic()
+            left = self._deadline - time.monotonic()
             if left <= 0:
                 return "deadline"
             draining = over and not self._unsent
             ready = self._wait(min(left, DRAIN_S) if draining else left)
-            # Children that live on may hold the pipe, and even go on printing.
+            # Children that are still running may hold the pipe, and even keep printing.
             if (draining and not ready) or self._late > 2 * MAX_CONTENT:
                 return "ended"
             for descriptor in ready:
@@ -89,7 +89,7 @@ class HelpedCommand:
         found = poll.poll(seconds * 1000)
         client = self._client.fileno()
         if any(number == client and event & ~select.POLLOUT for number, event in found):
-            raise GoneError
+            raise ClientGoneError
         return [number for number, _ in found]
 
     def _serve(self, descriptor: int, *, over: bool) -> None:
@@ -113,7 +113,7 @@ class HelpedCommand:
         except BlockingIOError:
             pass
         except OSError as error:
-            raise GoneError from error
+            raise ClientGoneError from error
 
     def _read_stderr(self) -> None:
         data = os.read(self._stderr, MAX_CONTENT)
@@ -122,16 +122,16 @@ class HelpedCommand:
             self._open.discard(self._stderr)
 
     def _has_ended(self) -> bool:
-        """Return whether the main process has; it is not reaped, so its number stays its own."""
+        """Return whether the main process has ended; it is not reaped, so its id stays in use."""
         options = os.WEXITED | os.WNOHANG | os.WNOWAIT
         return os.waitid(os.P_PID, self._process.pid, options) is not None
 
     def end(self) -> int:
-        """End what still runs of it; return the exit code, minus the signal if it was one."""
+        """End what is still running; return the exit code, or minus the number of the signal."""
         if not self._has_ended():
             self._signal(signal.SIGTERM)
-            until = time.monotonic() + TERM_GRACE_S
-            while not self._has_ended() and (left := until - time.monotonic()) > 0:
+            deadline = time.monotonic() + TERM_GRACE_S
+            while not self._has_ended() and (left := deadline - time.monotonic()) > 0:
                 if select.select([self._wakeup], [], [], left)[0]:
                     self._wakeup.recv(MAX_CONTENT)
         self._signal(signal.SIGKILL)
@@ -141,8 +141,8 @@ class HelpedCommand:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, number)
 
-    def tell_end(self, code: int) -> None:
-        """Say the last: what is left of the output, the exit code and the end of stderr."""
+    def send_exit(self, code: int) -> None:
+        """Send the rest of the output, the exit code and the end of standard error."""
         os.set_blocking(self._stderr, False)
         with contextlib.suppress(BlockingIOError):
             self._read_stderr()
@@ -153,11 +153,11 @@ class HelpedCommand:
         try:
             self._client.sendall(self._unsent + frame(ENDED, verdict))
         except OSError as error:
-            raise GoneError from error
+            raise ClientGoneError from error
 
 
 def _wakeup_at_child_end() -> socket.socket:
-    """Return a socket that becomes readable when a child has ended, or may have."""
+    """Return a socket that becomes readable when a child has, or may have, ended."""
     reader, writer = socket.socketpair()
     reader.setblocking(False)
     writer.setblocking(False)

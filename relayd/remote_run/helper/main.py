@@ -1,12 +1,12 @@
-"""The root side of a remote run: a small program of its own that starts one command.
+"""The root side of a remote run: a small separate program that starts one command.
 
 The service manager accepts a connection on a Unix socket and starts this program for it, as root,
-with the connection as standard input (inetd style). It lives for that one command; how the
-two speak is told in `relayd.remote_run.helper.protocol`.
+with the connection as standard input (inetd style). The program serves that one command and exits;
+see `relayd.remote_run.helper.protocol` for the protocol.
 
-Nothing the client says is believed: it has to be the one account that is named on the command
-line, a host has to be one of the nodes list, names have to have the form of names, and sizes are
-bounded. Only the standard library is used, and little of it, since all of it runs as root.
+The client is not trusted: it has to be the one account that is named on the command line, hosts
+have to be in the nodes list, names have to be well-formed, and sizes are bounded. Only the standard
+library is used, and little of it, because all of it runs as root.
 """
 
 import argparse
@@ -24,7 +24,7 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
-from relayd.remote_run.helper.command import TALK_TIMEOUT_S, GoneError, HelpedCommand
+from relayd.remote_run.helper.command import TALK_TIMEOUT_S, ClientCommand, ClientGoneError
 from relayd.remote_run.helper.protocol import (
     HOST,
     MAX_CONTENT,
@@ -51,19 +51,19 @@ _WARNING: Final = "<4>"
 
 
 class RefusedError(Exception):
-    """The request is not carried out; the text goes to the client and holds nothing of it."""
+    """The request is refused; the text is sent to the client and quotes nothing from it."""
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Serve the client on standard input; the exit code is 0 whatever became of it."""
+    """Serve the client on standard input; return 0 whatever the result."""
     options = _options(arguments)
     if not stat.S_ISSOCK(os.fstat(0).st_mode):
-        sys.stderr.write("error: standard input is no socket; systemd starts this program\n")
+        sys.stderr.write("error: standard input is not a socket; systemd starts this program\n")
         return 3
-    with socket.socket(fileno=os.dup(0)) as client, contextlib.suppress(GoneError):
+    with socket.socket(fileno=os.dup(0)) as client, contextlib.suppress(ClientGoneError):
         try:
             order = _admit(client, options)
-            _carry_out(client, order, options.deadline)
+            _execute(client, order, options.deadline)
         except RefusedError as error:
             _refuse(client, str(error))
     return 0
@@ -73,30 +73,35 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="rudder-relayd-helper", description=__doc__.split("\n")[0]
     )
-    parser.add_argument("--user", required=True, help="the account that may ask, name or number")
-    parser.add_argument("--command", default="/opt/rudder/bin/rudder", help="what is run")
+    parser.add_argument(
+        "--user", required=True, help="name or number of the only account that may connect"
+    )
+    parser.add_argument("--command", default="/opt/rudder/bin/rudder", help="the command to run")
     parser.add_argument(
         "--nodes-list",
         type=Path,
         default=Path("/var/rudder/lib/relay/nodeslist.json"),
-        help="the nodes; only their hosts are run on",
+        help="nodes list; hosts that are not in it are left out",
     )
     parser.add_argument("--deadline", type=float, default=600.0, help="seconds for the command")
     return parser.parse_args(arguments)
 
 
 def _admit(client: socket.socket, options: argparse.Namespace) -> list[str]:
-    """Return the command line that this client may have.
+    """Return the command line to run for this client.
 
     Raises:
-        RefusedError: it may have none.
+        RefusedError: the request is refused.
     """
     pid, uid = _check_peer(client, options.user)
     hosts, conditions = read_request(_receive(client))
     known = listed_hosts(options.nodes_list)
     admitted = [host for host in hosts if host in known]
     if unlisted := len(hosts) - len(admitted):
-        _audit(_WARNING, f"remote run: {unlisted} hosts left out, they are not in the nodes list")
+        _audit(
+            _WARNING,
+            f"remote run: {unlisted} hosts left out because they are not in the nodes list",
+        )
     if not admitted:
         raise RefusedError("no host is in the nodes list")
     names, classes = ",".join(admitted), ",".join(conditions)
@@ -110,38 +115,38 @@ def _admit(client: socket.socket, options: argparse.Namespace) -> list[str]:
 
 
 def _check_peer(client: socket.socket, user: str) -> tuple[int, int]:
-    """Process and user id of the client (SO_PEERCRED in unix(7)), if it is the right user."""
+    """Return process and user id of the client (SO_PEERCRED in unix(7)) if it is the right user."""
     layout = struct.Struct("3i")
     pid, uid, _ = layout.unpack(
         client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, layout.size)
     )
     try:
-        wanted = int(user) if user.isdecimal() else pwd.getpwnam(user).pw_uid
+        allowed = int(user) if user.isdecimal() else pwd.getpwnam(user).pw_uid
     except KeyError:
-        raise RefusedError("the account that may ask does not exist") from None
-    if uid != wanted:
-        _audit(_WARNING, f"remote run asked for by uid {uid}, pid {pid}")
+        raise RefusedError("the account that may connect does not exist") from None
+    if uid != allowed:
+        _audit(_WARNING, f"remote run requested by uid {uid}, pid {pid}")
         raise RefusedError("not for this user")
     return pid, uid
 
 
 def _receive(client: socket.socket) -> bytes:
     """Return the request, without its line feed."""
-    until = time.monotonic() + TALK_TIMEOUT_S
+    deadline = time.monotonic() + TALK_TIMEOUT_S
     data = bytearray()
     while not data.endswith(b"\n"):
-        left = until - time.monotonic()
+        left = deadline - time.monotonic()
         if left <= 0:
-            raise RefusedError("no request in time")
+            raise RefusedError("the request did not arrive in time")
         client.settimeout(left)
         try:
             piece = client.recv(MAX_CONTENT)
         except TimeoutError:
             continue
         except OSError as error:
-            raise GoneError from error
+            raise ClientGoneError from error
         if not piece:
-            raise GoneError
+            raise ClientGoneError
         data += piece
         if len(data) > MAX_REQUEST:
             raise RefusedError("the request is too large")
@@ -154,14 +159,14 @@ def read_request(line: bytes) -> tuple[list[str], list[str]]:
     """Return hosts and conditions of a request, each once.
 
     Raises:
-        RefusedError: it is not exactly a request.
+        RefusedError: the line is not a valid request.
     """
     try:
         request = json.loads(line.decode("utf-8"), object_pairs_hook=_members)
     except (ValueError, RecursionError):
-        raise RefusedError("the request is no JSON") from None
+        raise RefusedError("the request is not JSON") from None
     if not isinstance(request, dict) or request.keys() != {"hosts", "conditions"}:
-        raise RefusedError("the request is not of hosts and conditions")
+        raise RefusedError("the request must have hosts and conditions, and nothing else")
     hosts = _names(request["hosts"], HOST, "host")
     if not hosts:
         raise RefusedError("no hosts")
@@ -171,13 +176,13 @@ def read_request(line: bytes) -> tuple[list[str], list[str]]:
 def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members = dict(pairs)
     if len(members) != len(pairs):
-        raise ValueError("a key comes twice")
+        raise ValueError("a key is repeated")
     return members
 
 
 def _names(value: object, form: re.Pattern[str], what: str) -> list[str]:
     if not isinstance(value, list):
-        raise RefusedError(f"{what}s are no list")
+        raise RefusedError(f"{what}s must be a list")
     for name in value:
         if not isinstance(name, str) or form.fullmatch(name) is None:
             raise RefusedError(f"invalid {what}")
@@ -188,10 +193,10 @@ def _names(value: object, form: re.Pattern[str], what: str) -> list[str]:
 
 
 def listed_hosts(path: Path) -> set[str]:
-    """Host names of the nodes list.
+    """Return the host names of the nodes list.
 
     Raises:
-        RefusedError: it cannot be read.
+        RefusedError: the nodes list cannot be read.
     """
     try:
         with path.open("rb") as file:
@@ -201,7 +206,7 @@ def listed_hosts(path: Path) -> set[str]:
         raise RefusedError("the nodes list cannot be read") from None
 
 
-def _carry_out(client: socket.socket, command: list[str], deadline_s: float) -> None:
+def _execute(client: socket.socket, command: list[str], deadline_s: float) -> None:
     try:
         process = subprocess.Popen(
             command,
@@ -217,14 +222,14 @@ def _carry_out(client: socket.socket, command: list[str], deadline_s: float) -> 
         _audit(_WARNING, f"{command[0]}: {error.strerror}")
         raise RefusedError("the command could not be started") from None
     begun = time.monotonic()
-    run = HelpedCommand(client, process, begun + deadline_s)
+    run = ClientCommand(client, process, begun + deadline_s)
     why = "client gone"
     try:
         why = run.follow()
     finally:
         code = run.end()
         _audit(_NOTICE, f"remote run over: {why}, code {code}, {time.monotonic() - begun:.1f} s")
-    run.tell_end(code)
+    run.send_exit(code)
 
 
 def _refuse(client: socket.socket, why: str) -> None:
@@ -235,7 +240,7 @@ def _refuse(client: socket.socket, why: str) -> None:
 
 
 def _audit(priority: str, text: str) -> None:
-    """One line for the journal. What comes from outside is in it only once it was checked."""
+    """Write one line to the journal; it contains only data from outside that was validated."""
     with contextlib.suppress(OSError):
         sys.stderr.write(f"{priority}{text}\n")
         sys.stderr.flush()

@@ -1,14 +1,14 @@
-"""How relayd and its root helper speak; see `relayd.remote_run.helper.main`.
+"""The protocol between relayd and its root helper; see `relayd.remote_run.helper.main`.
 
     client   {"hosts": ["a.example", …], "conditions": ["c", …]} and a line feed
     helper   frames, each one byte of kind, four bytes of length (big endian) and the content:
              S  the command runs
-             O  what it printed, in pieces
+             O  a piece of its output
              E  it ended: {"code": …, "detail": …}
-             R  refused, or not started: why, in UTF-8; nothing comes after it
+             R  refused, or not started: why, in UTF-8; no frame follows
 
-The client keeps the connection open as long as it wants the command to run: when it closes it, or
-the deadline comes, the command is ended with all its children.
+The client keeps the connection open as long as it wants the command to run. When the client closes
+it, or the deadline passes, the command is ended with all its children.
 """
 
 import re
@@ -16,7 +16,7 @@ import struct
 from collections.abc import Sequence
 from typing import Final
 
-#: A host name; it can be no option and split no argument.
+#: A host name; it cannot be an option or split an argument.
 HOST: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._:-]{0,254}", re.ASCII)
 
 FRAME: Final = struct.Struct(">cI")
@@ -29,14 +29,14 @@ REFUSED: Final = b"R"
 MAX_REQUEST: Final = 512 * 1024
 #: Bytes of a frame's content.
 MAX_CONTENT: Final = 64 * 1024
-#: Characters of what a client is shown of standard error.
+#: Characters of standard error that a client gets.
 SHOWN: Final = 200
 
 
 def agents_command(command: str, hosts: Sequence[str], conditions: Sequence[str]) -> list[str]:
-    """Return the command that starts agents, whoever runs it: `COMMAND remote run [-D …] -- HOSTS`.
+    """Return the command line that starts agents: `COMMAND remote run [-D …] -- HOSTS`.
 
-    Nothing behind `--` is an option, whatever a host is called.
+    After `--` nothing is taken for an option, whatever the name of a host.
     """
     classes = ["-D", ",".join(conditions)] if conditions else []
     return [command, "remote", "run", *classes, "--", ",".join(hosts)]

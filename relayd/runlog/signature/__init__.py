@@ -1,1 +1,1 @@
-"""Signatures of run logs: S/MIME and below it MIME, CMS, DER and certificates."""
+"""Signatures of run logs: S/MIME, built on MIME, CMS, DER and certificates."""

@@ -1,7 +1,7 @@
 """The SignedData (RFC 5652, 5) of a run log: one signer, signed attributes, content elsewhere.
 
-`openssl smime -sign` writes one narrow shape; this reads that shape and refuses every other,
-before any arithmetic. Algorithms are compared as whole DER elements against closed tables.
+`openssl smime -sign` writes one narrow form; this module reads that form and refuses all others
+before any cryptography. Algorithms are compared as whole DER elements with closed tables.
 """
 
 from typing import Final, Literal, NamedTuple
@@ -49,14 +49,14 @@ _DIGESTS: Final[dict[bytes, Digest]] = {
     for parameters in (NULL, b"")
 }
 _DIGEST_SETS: Final = {der.encode(der.SET, algorithm): name for algorithm, name in _DIGESTS.items()}
-#: AlgorithmIdentifier → what signs, and the digest it fixes (None: the signer's own).
+#: AlgorithmIdentifier → signature scheme, and the digest it implies (None: the signer's own).
 _SCHEMES: Final[dict[bytes, tuple[Scheme, Digest | None]]] = {
     der.encode(der.SEQUENCE, RSA_OID, NULL): ("rsa", None),
     **{der.encode(der.SEQUENCE, oid, NULL): ("rsa", name) for name, oid in _RSA_OIDS.items()},
     **{der.encode(der.SEQUENCE, oid): ("ecdsa", name) for name, oid in ECDSA_OIDS.items()},
 }
-#: Attributes an agent signs, and the tags their one value may have. With any other, OpenSSL may
-#: encode the value anew, and so verify other bytes than those that were sent.
+#: Attributes that agents sign, and the tags allowed for their single value. For any other, OpenSSL
+#: may encode the value again, and thus verify bytes other than those that were sent.
 _ATTRIBUTES: Final[dict[bytes, tuple[int, ...]]] = {
     CONTENT_TYPE: (der.OBJECT_IDENTIFIER,),
     MESSAGE_DIGEST: (der.OCTET_STRING,),
@@ -74,7 +74,7 @@ class Signer(NamedTuple):
         sid: DER of IssuerAndSerialNumber.
         digest: the algorithm of both the message digest and the signature.
         message_digest: digest of the content, as signed.
-        signed_attributes: the bytes the signature is over (RFC 5652, 5.4: the explicit SET OF).
+        signed_attributes: the signed bytes (RFC 5652, 5.4: the explicit SET OF).
         scheme: RSASSA-PKCS1-v1_5 or ECDSA.
         signature: the signature's octets.
     """
@@ -94,7 +94,7 @@ def read_signed_data(data: bytes) -> Signer:
         data: its DER, nothing after it.
 
     Raises:
-        DerError: any departure from the shape that agents write; one line.
+        DerError: any deviation from the form that agents write; one line.
     """
     end = len(data)
     at = der.last(data, 0, der.SEQUENCE, end)
@@ -169,10 +169,10 @@ def _skip_version(data: bytes, at: int) -> int:
 
 
 def _skip_certificates(data: bytes, at: int, end: int) -> int:
-    """Return where a set of certificates ends, which must at least be certificates.
+    """Return the end of the enclosed certificates, which must at least be readable.
 
-    They are no use to us, but whoever gives a stranger's message to OpenSSL gets an error when
-    it cannot read them, and we accept nothing that it refuses.
+    They are not used, but OpenSSL refuses a message whose certificates it cannot read, and nothing
+    that OpenSSL refuses may be accepted.
     """
     at, end = der.content(data, at, der.CONTEXT_0, end)
     while at < end:

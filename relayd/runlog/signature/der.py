@@ -1,7 +1,7 @@
-"""Just enough DER (ITU-T X.690) to walk a certificate and a CMS signature, without copying them.
+"""The subset of DER (ITU-T X.690) needed to read certificates and CMS signatures without copying.
 
-The walk follows the grammar it expects, so its depth is fixed by the code that calls it and not
-by the data. What the grammar does not name stays a run of bytes that is never looked into.
+A caller reads element by element what its grammar expects, so the nesting depth is fixed by the
+code, not by the data. Elements that the grammar does not name are skipped unread.
 """
 
 from typing import Final
@@ -15,32 +15,31 @@ GENERALIZED_TIME: Final = 0x18
 SEQUENCE: Final = 0x30
 SET: Final = 0x31
 CONTEXT_0: Final = 0xA0
-CONTEXT_1: Final = 0xA1
 
 _LONG_FORM: Final = 0x80
 _MAX_LENGTH_OCTETS: Final = 4
 
 
 class DerError(ValueError):
-    """The bytes are not the DER that was expected; the text says where and why, in one line."""
+    """The bytes are not the expected DER; the text gives position and cause in one line."""
 
 
 def tag(data: bytes, at: int, end: int) -> int:
-    """Return the tag octet of the element at `at`, 0 (which no element has) when there is none."""
+    """Return the tag octet of the element at `at`; 0, which no element has, if there is none."""
     return data[at] if at < end else 0
 
 
 def content(data: bytes, at: int, expected: int, end: int) -> tuple[int, int]:
-    """Return where the content of the element at `at` starts and stops.
+    """Return start and end of the content of the element at `at`.
 
     Args:
         data: the whole encoding.
         at: offset of the element's tag.
-        expected: the tag octet it must have.
-        end: offset that the element must not pass.
+        expected: the required tag octet.
+        end: offset that the element must not exceed.
 
     Raises:
-        DerError: another tag, an indefinite, overlong or not minimal length, or not enough bytes.
+        DerError: wrong tag, too few bytes, or an indefinite, oversized or not minimal length.
     """
     if at + 2 > end:
         raise DerError(f"ends before the element expected at byte {at}")
@@ -58,15 +57,15 @@ def content(data: bytes, at: int, expected: int, end: int) -> tuple[int, int]:
             raise DerError(f"length longer than needed at byte {at}")
     stop = start + length
     if stop > end:
-        raise DerError(f"element at byte {at} is longer than what holds it")
+        raise DerError(f"element at byte {at} exceeds its container")
     return start, stop
 
 
 def last(data: bytes, at: int, expected: int, end: int) -> int:
-    """Return where the content of the element at `at` starts; it must stop exactly at `end`.
+    """Return the start of the content of the element at `at`, which must end exactly at `end`.
 
     Raises:
-        DerError: as `content`, or something follows the element.
+        DerError: as for `content`, or the element ends before `end`.
     """
     start, stop = content(data, at, expected, end)
     if stop != end:
@@ -75,7 +74,7 @@ def last(data: bytes, at: int, expected: int, end: int) -> int:
 
 
 def encode(octet: int, *contents: bytes) -> bytes:
-    """Return the DER element with this octet as tag whose content is the given pieces, joined."""
+    """Return the DER element with this tag octet and the joined pieces as content."""
     body = b"".join(contents)
     if len(body) < _LONG_FORM:
         return bytes((octet, len(body))) + body

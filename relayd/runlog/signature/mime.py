@@ -1,8 +1,8 @@
 """The outer form of a signed run log: two parts between boundaries (RFC 1847, RFC 8551, 3.5.3).
 
-Read as strictly as `openssl smime -sign` and Python's `cryptography` write it. A looser reader
-and OpenSSL might see different parts in one file; there is no file here that both read and read
-differently.
+Only the forms that `openssl smime -sign` and Python's `cryptography` write are accepted. A more
+lenient reader might see other parts in a file than OpenSSL does; no input is accepted by both and
+understood differently.
 """
 
 import binascii
@@ -19,7 +19,7 @@ _HEADER: Final = re.compile(
     rb"--\2\r?\n"
 )
 _BEGINNING: Final = b"MIME-Version: 1.0"
-#: No header that agents write comes near this.
+#: Headers written by agents are far shorter.
 _MAX_HEADER: Final = 1024
 _SIGNATURE_HEADER: Final = re.compile(
     rb"\r?\n"
@@ -31,14 +31,14 @@ _SIGNATURE_HEADER: Final = re.compile(
 _TEXT_HEADER: Final = b"Content-Type: text/plain\r\n\r\n"
 _AFTERWARDS: Final = (b"\n\n", b"\r\n", b"\n", b"\r\n\r\n", b"")
 
-#: Base64 of the largest signature that is looked at; one of RSA-4096 takes 1.3 kB.
+#: Maximum size of a signature in base64; one with RSA-4096 takes 1.3 kB.
 _MAX_SIGNATURE: Final = 65536
 _BASE64_WIDTH: Final = 64
 
-#: OpenSSL reads lines into a buffer of 1024 bytes, NUL included, and treats each piece as a line.
+#: OpenSSL reads lines into a buffer of 1024 bytes, including NUL, and treats each piece as a line.
 _PIECE: Final = 1023
-#: Line ends are made canonical in stretches of about this size: the lines of one are in memory
-#: as separate objects, some 50 bytes each, while it is worked on.
+#: Line ends are made canonical in stretches of about this size: while a stretch is processed, its
+#: lines are separate objects of about 50 bytes each.
 _STRETCH: Final = 65536
 
 
@@ -46,7 +46,7 @@ class MimeError(ValueError):
     """The message is not a signed run log.
 
     Attributes:
-        maybe_unfinished: a message cut short looks like this.
+        maybe_unfinished: whether it may be the beginning of a message.
     """
 
     def __init__(self, detail: str, *, maybe_unfinished: bool = False) -> None:
@@ -58,9 +58,9 @@ class Parts(NamedTuple):
     """The two parts of a message.
 
     Attributes:
-        signed: the first part in canonical form, its header included: what the digest is over.
+        signed: the first part in canonical form, including its header; the digest covers this.
         signature: the second part, decoded.
-        micalg: name of the digest as the header gives it.
+        micalg: name of the digest in the header.
     """
 
     signed: bytes
@@ -72,7 +72,7 @@ def split(message: bytes) -> Parts:
     """Split a message into its parts.
 
     Raises:
-        MimeError: any departure from the form that agents write; one line.
+        MimeError: any deviation from the form that agents write; one line.
     """
     header = _HEADER.match(message)
     if header is None:
@@ -87,7 +87,7 @@ def split(message: bytes) -> Parts:
         error.maybe_unfinished = message.find(closing, header.end()) < 0
         raise
     if b"\0" in message:
-        raise MimeError("a NUL character, which OpenSSL's versions read differently")
+        raise MimeError("contains a NUL character, which OpenSSL versions treat differently")
     return Parts(canonical(signed), signature, micalg.decode("ascii"))
 
 
@@ -108,10 +108,10 @@ def add_text_header(text: bytes) -> bytes:
 
 
 def canonical(part: bytes) -> bytes:
-    r"""Return the form of a part that its digest is over, as `multi_split` of OpenSSL makes it.
+    r"""Return the form of a part that the digest covers, as `multi_split` of OpenSSL makes it.
 
-    From the end of each line, and of each piece of 1023 bytes of a longer one, all CR are
-    dropped; then lines are joined by CRLF. A CR within a line stays.
+    All CR at the end of each line, and of each piece of 1023 bytes of a longer line, are dropped;
+    then the lines are joined by CRLF. A CR within a line stays.
 
     Args:
         part: the part without its last LF, which belongs to the boundary.
@@ -149,8 +149,8 @@ def _not_a_header(message: bytes) -> MimeError:
 def _first_part(message: bytes, at: int, separator: bytes) -> tuple[bytes, int]:
     """Return the first part without its last LF, and where its separator ends.
 
-    The separator is looked for anywhere: where OpenSSL cuts a long line into pieces depends on
-    its version, and it sees a boundary at the beginning of a piece.
+    The separator is searched for anywhere, because OpenSSL recognizes a boundary at the beginning
+    of each piece of a long line, and where it cuts such a line depends on its version.
     """
     end = message.find(separator, at)
     if end <= at:
@@ -161,7 +161,7 @@ def _first_part(message: bytes, at: int, separator: bytes) -> tuple[bytes, int]:
 
 
 def _second_part(message: bytes, at: int, closing: bytes) -> bytes:
-    """Return the signature whose part begins at `at`, after its separator."""
+    """Return the signature in the part that begins at `at`, after the separator."""
     header = _SIGNATURE_HEADER.match(message, at)
     if header is None:
         raise MimeError("the second part does not have the header of a signature")
@@ -169,7 +169,7 @@ def _second_part(message: bytes, at: int, closing: bytes) -> bytes:
     if end < 0:
         raise MimeError("no closing boundary")
     if message[end + len(closing) :] not in _AFTERWARDS:
-        raise MimeError("something follows the closing boundary")
+        raise MimeError("data after the closing boundary")
     if end - header.end() > _MAX_SIGNATURE:
         raise MimeError(f"the signature is longer than {_MAX_SIGNATURE} bytes")
     return _decode(message[header.end() : end + 1])

@@ -1,8 +1,9 @@
-"""Verification of signed run logs: what `openssl smime -verify` does for an agent's message.
+"""Verification of signed run logs, as by `openssl smime -verify`.
 
-The same bytes come out as of `openssl smime -verify -noverify -nointern -certfile CERTS -text`,
-and nothing is accepted that this refuses. Much is refused that it accepts: only what agents
-write passes, everything is checked before the signature, and no text is handed out before.
+The result has the same bytes as the output of
+`openssl smime -verify -noverify -nointern -certfile CERTS -text`, and every message that this
+command refuses is refused. So is much that it accepts: only the forms that agents write pass, all
+of them are checked before the signature, and no text is returned before that.
 """
 
 import functools
@@ -23,7 +24,7 @@ from relayd.runlog.signature.cms import Digest, Signer, read_signed_data
 from relayd.runlog.signature.der import DerError
 from relayd.runlog.signature.mime import MimeError, split, text_of
 
-#: Spellings of a digest in `micalg` (RFC 8551, 3.5.3.2, and the one of older writers).
+#: Spellings of a digest in `micalg` (RFC 8551, 3.5.3.2, and the older one).
 _MICALG: Final[dict[str, Digest]] = {
     "sha-256": "sha256",
     "sha256": "sha256",
@@ -40,19 +41,19 @@ _HASHES: Final[dict[Digest, hashes.HashAlgorithm]] = {
 _ECDSA: Final = {name: ECDSA(algorithm) for name, algorithm in _HASHES.items()}
 _PKCS1: Final = PKCS1v15()
 
-#: A key takes 3.5 kB (RSA-4096); without the cache a verification costs an eighth more.
+#: A key takes 3.5 kB (RSA-4096); without the cache, a verification takes an eighth longer.
 _public_key = functools.lru_cache(maxsize=4096)(load_public_key)
 
 
 def verify(message: bytes, certificates: Sequence[NodeCertificate]) -> Verified | Refused:
-    """Verify that a message was signed with the key of one of these certificates.
+    """Verify that a message is signed with the key of one of these certificates.
 
     Args:
         message: the whole file, decompressed.
-        certificates: those of the node that the file's name gives.
+        certificates: those of the node in the file's name.
 
     Returns:
-        The signed text and which certificate matched, or why the message is refused.
+        The signed text and the index of the certificate that matched, or the refusal.
     """
     if not message or message.isspace():
         return Refused(Reason.EMPTY, "the file is empty", maybe_unfinished=True)
@@ -66,7 +67,9 @@ def verify(message: bytes, certificates: Sequence[NodeCertificate]) -> Verified 
     except DerError as error:
         return Refused(Reason.SIGNATURE, f"the signature cannot be used: {error}")
     if _MICALG.get(parts.micalg) != signer.digest:
-        return Refused(Reason.MIME, f"micalg of the header is not the digest, {signer.digest}")
+        return Refused(
+            Reason.MIME, f"micalg in the header does not match the digest {signer.digest}"
+        )
     matching = [i for i, known in enumerate(certificates) if known.sid == signer.sid]
     if not matching:
         return Refused(Reason.UNKNOWN_SIGNER, "signed with a certificate that is not the node's")
@@ -75,7 +78,7 @@ def verify(message: bytes, certificates: Sequence[NodeCertificate]) -> Verified 
     for index in matching:
         if _signed_by(certificates[index].spki, signer):
             return _verified(text, index)
-    return Refused(Reason.SIGNATURE, "the signature is not one of the certificate's key")
+    return Refused(Reason.SIGNATURE, "the signature does not match the key of the certificate")
 
 
 def _verified(text: bytes, index: int) -> Verified | Refused:

@@ -1,1 +1,1 @@
-"""Refused files: moved to `failed` with their reason, and back."""
+"""Refused files: moving them to `failed` with their reason, and back."""

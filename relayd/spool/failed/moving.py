@@ -16,7 +16,7 @@ _numbers: Final = count()
 
 
 def temporary_path(directory: Path) -> Path:
-    """Return a path that nothing else in this process uses."""
+    """Return a path that is unique in this process."""
     return directory / f"{TEMPORARY}{os.getpid()}.{next(_numbers)}"
 
 
@@ -38,7 +38,7 @@ def copy_entry(source: Path, directory: Path) -> Path:
         The temporary path, to be renamed by the caller.
 
     Raises:
-        OSError: it could not be copied (EXDEV for a directory or a device); nothing is left.
+        OSError: it cannot be copied (EXDEV for a directory or a device); no copy is left behind.
     """
     target = temporary_path(directory)
     try:
@@ -63,7 +63,7 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def _copy_file(source: Path, target: Path) -> None:
-    # Not blocking: between the look and the opening it may have become a FIFO.
+    # Non-blocking: it may have become a FIFO between lstat and open.
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     with (
         open(os.open(source, flags), "rb") as reading,  # noqa: PTH123  the flags matter
@@ -80,7 +80,7 @@ def _copy_file(source: Path, target: Path) -> None:
 
 
 def unlink_if_same(source: Path, copied: Identity) -> None:
-    """Remove what was copied, unless it was replaced or changed since."""
+    """Remove a file that was copied, unless it was replaced or changed since."""
     with contextlib.suppress(FileNotFoundError):
         if identity_at(source) == copied:
             source.unlink()

@@ -1,7 +1,7 @@
-"""To `failed` and back: refused files, each with its reason beside it.
+"""Moving refused files to `failed` and back, each with its reason in a file next to it.
 
-A crash between any two system calls leaves a file where the next start finds it; on two
-filesystems at worst twice.
+A crash between any two system calls leaves a file where the next start finds it; with two
+filesystems, at worst in both places.
 """
 
 import errno
@@ -30,7 +30,7 @@ from relayd.telemetry.logs import get_logger
 
 log = get_logger("disposal")
 
-#: Choosing a free name in `failed` and taking it is one step, also for pipelines that share it.
+#: Makes choosing and taking a free name in `failed` a single step, even if pipelines share it.
 _NAMING: Final = threading.Lock()
 
 
@@ -44,28 +44,26 @@ def quarantine(
     node_id: str,
     trust: str,
 ) -> Path | Literal["changed", "gone"]:
-    """Move a refused file to `failed`, its reason beside it as `NAME.reason`.
+    """Move a refused file to `failed`, with its reason next to it as `NAME.reason`.
 
-    Whatever its type, it is moved as it is and never opened or followed. What has this name in
-    `failed` already stays: the file becomes `NAME.~1~`. `failed` is made when it is missing. When
-    the reason cannot be written (disk full), the file is moved all the same and the reason is
-    logged.
+    The file is moved without being opened or followed, whatever its type. A file that already has
+    this name in `failed` stays: the new one becomes `NAME.~1~`. `failed` is made if it is missing.
+    If the reason cannot be written (disk full), the file is moved anyway and the reason is logged.
 
     Args:
         incoming: the watched directory.
         failed: on the same filesystem; on another one, the file is copied durably.
         name: base name.
-        known: identity of what was read; None when it was refused by its name alone.
+        known: identity of the file that was read; None if it was refused by its name alone.
         refused: why.
-        node_id: node of its name, "" when unknown.
-        trust: token of what is known about this node now, for `requeue`.
+        node_id: node of its name, "" if unknown.
+        trust: the node's current trust token, for `requeue`.
 
     Returns:
-        Where it is now; "changed" when the name holds a newer file, which stays; "gone" when it
-        holds none.
+        The new path; "changed" if the name has a newer file, which stays; "gone" if it has none.
 
     Raises:
-        OSError: the world is not ready (EACCES, EROFS, ENOSPC, EIO, …); the file is still there.
+        OSError: it cannot be moved now (EACCES, EROFS, ENOSPC, EIO, …) and is still in the spool.
     """
     source = incoming / name
     try:
@@ -77,9 +75,9 @@ def quarantine(
         target = _move_with_reason(source, failed, record)
     except FileNotFoundError:
         if os.path.lexists(source):
-            raise  # something else is missing
+            raise  # it is something else that is missing
         return "gone"
-    if not _is_the_refused_one(target, known) and _put_back(target, source):
+    if not _is_same(target, known) and _put_back(target, source):
         return "changed"
     if not os.path.lexists(reason_path(target)):
         _note_unexplained(target, record)
@@ -108,38 +106,38 @@ def _stage_reason(failed: Path, record: ReasonRecord) -> Path | None:
     try:
         write_reason(reason, record)
     except OSError:
-        return None  # told if the move itself succeeds
+        return None  # logged if the move itself succeeds
     return reason
 
 
 def _note_unexplained(target: Path, record: ReasonRecord) -> None:
     log.error(
-        "no room for the reason beside the refused file",
+        "cannot write the reason of a refused file",
         file=record.name,
         queue_id=record.queue_id,
         node=record.node,
         reason=record.reason.value,
         detail=record.detail,
     )
-    # Retention counts from the reason, else from the file itself: it begins now.
+    # Retention counts from the reason file, or without one from the file itself: let it begin now.
     with suppress(OSError):
         os.utime(target, follow_symlinks=False)
 
 
 def _take_name(source: Path, failed: Path, name: str, reason: Path | None) -> Path:
-    """Rename to a free name; the reason first, so that no file is ever there without it."""
+    """Rename to a free name; the reason first, so that no file is ever without one."""
     with _NAMING:
         target = _free_path(failed, name)
-        beside = reason_path(target)
+        reason_target = reason_path(target)
         if reason is None:
-            beside.unlink(missing_ok=True)  # of a move that a crash cut short
+            reason_target.unlink(missing_ok=True)  # left by a move that a crash interrupted
         else:
-            reason.rename(beside)
+            reason.rename(reason_target)
         try:
             source.rename(target)
         except OSError:
             if reason is not None:
-                beside.rename(reason)
+                reason_target.rename(reason)
             raise
     return target
 
@@ -166,8 +164,11 @@ def _free_path(directory: Path, name: str) -> Path:
     return path
 
 
-def _is_the_refused_one(target: Path, known: Identity | None) -> bool:
-    """Return whether no newer file took the name in the last moment; a copy is told apart before."""
+def _is_same(target: Path, known: Identity | None) -> bool:
+    """Return whether the moved file is the refused one, not a newer one of the same name.
+
+    A copy from another filesystem counts as the same, because it was checked before.
+    """
     if known is None:
         return True
     moved = identity_at(target)
@@ -178,24 +179,24 @@ def _put_back(target: Path, source: Path) -> bool:
     try:
         rename_noreplace(target, source)
     except FileExistsError:
-        return False  # a still newer one is there: this one is kept, as a refused one
+        return False  # an even newer file exists: this one stays, as a refused one
     reason_path(target).unlink(missing_ok=True)
     return True
 
 
 def requeue(failed: Path, incoming: Path, wanted: Callable[[ReasonRecord], bool]) -> int:
-    """Move refused files back whose reason no longer holds, under their original names.
+    """Move refused files back whose reason no longer applies, under their original names.
 
     A file whose name is taken in `incoming` stays where it is. One that cannot be moved is logged
-    and does not hold up the others.
+    and does not affect the others.
 
     Args:
-        failed: where refused files are.
+        failed: the directory of refused files.
         incoming: the watched directory. The caller rescans it.
         wanted: decides by the reason.
 
     Returns:
-        How many were moved back.
+        Number of files moved back.
     """
     moved = 0
     try:
@@ -206,7 +207,7 @@ def requeue(failed: Path, incoming: Path, wanted: Callable[[ReasonRecord], bool]
                 with suppress(FileNotFoundError):
                     moved += _requeue_one(Path(entry.path), incoming, wanted)
     except OSError as error:
-        log.warning("refused files cannot be read", file=str(failed), detail=error.strerror)
+        log.warning("cannot list refused files", file=str(failed), detail=error.strerror)
     return moved
 
 
@@ -225,13 +226,13 @@ def _requeue_one(path: Path, incoming: Path, wanted: Callable[[ReasonRecord], bo
         raise
     except OSError as error:
         log.warning(
-            "refused file cannot go back",
+            "cannot requeue refused file",
             file=path.name,
             queue_id=queue_id(record.name if record is not None else path.name),
             detail=error.strerror,
         )
         return False
-    log.info("refused file goes back", file=record.name, queue_id=record.queue_id, node=record.node)
+    log.info("refused file requeued", file=record.name, queue_id=record.queue_id, node=record.node)
     return True
 
 
@@ -256,4 +257,4 @@ def _sync(directory: Path) -> None:
         sync_directory(directory)
     except OSError as error:
         # The move itself is done and will be on disk soon, unless power fails now.
-        log.warning("directory cannot be synced", file=str(directory), detail=error.strerror)
+        log.warning("cannot sync directory", file=str(directory), detail=error.strerror)

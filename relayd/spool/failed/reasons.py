@@ -1,4 +1,4 @@
-"""The reason file beside each refused file: one line of JSON for operators and for `requeue`."""
+"""The reason file next to each refused file: one line of JSON for operators and for `requeue`."""
 
 import contextlib
 import hashlib
@@ -16,7 +16,7 @@ from relayd.runlog.filename import queue_id
 SUFFIX: Final = ".reason"
 #: Longest file name in bytes, NAME_MAX of Linux.
 NAME_MAX: Final = 255
-#: A reason file is far smaller; anything larger is not ours.
+#: A reason file is far smaller; relayd wrote nothing that is larger.
 _LARGEST: Final = 65_536
 
 
@@ -24,14 +24,13 @@ class ReasonRecord(msgspec.Struct, frozen=True):
     """Why a file was refused.
 
     Attributes:
-        name: its original base name, as `os.fsdecode` gives it.
+        name: its original base name, as decoded by `os.fsdecode`.
         queue_id: the id it has in the log, here and on relays.
         reason: class of the fault.
         detail: one line for the operator.
-        node: node id of its name, "" when unknown.
+        node: node id of its name, "" if unknown.
         time: when it was refused, RFC 3339 in UTC.
-        trust: token of what was known about the node then; when it differs now, the file may
-            pass.
+        trust: trust token of the node at that time; if it has changed, the file may be accepted.
     """
 
     name: str
@@ -57,15 +56,15 @@ def make_record(name: str, refused: Refused, *, node_id: str, trust: str) -> Rea
 
 
 def reason_path(path: Path) -> Path:
-    """Return where the reason of a file in `failed` is kept: its name with `.reason`.
+    """Return the path of the reason of a file in `failed`: its name with `.reason`.
 
-    A name too long for that is cut and gets a part of its SHA-256 instead.
+    A name too long for that is cut and completed with a part of its SHA-256.
     """
     return path.with_name(fit_name(path.name, SUFFIX))
 
 
 def fit_name(name: str, suffix: str) -> str:
-    """`name` + `suffix`, shortened in the middle to what a file name may be long."""
+    """Return `name` + `suffix`, shortened in the middle to the maximum length of a file name."""
     raw = os.fsencode(name)
     tail = os.fsencode(suffix)
     if len(raw) + len(tail) > NAME_MAX:
@@ -75,12 +74,12 @@ def fit_name(name: str, suffix: str) -> str:
 
 
 def write_reason(path: Path, record: ReasonRecord) -> None:
-    """Write a reason file durably: after a power loss it is whole or not there.
+    """Write a reason file durably: after a power loss it is complete or missing.
 
-    Names that are no UTF-8 are written with escapes, so the file is ASCII.
+    Names that are not UTF-8 are written with escapes, so the file is ASCII.
 
     Raises:
-        OSError: it could not be written; no part of it is left.
+        OSError: it cannot be written; no part of it is left behind.
     """
     line = json.dumps(msgspec.to_builtins(record)) + "\n"
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o640)
@@ -96,10 +95,10 @@ def write_reason(path: Path, record: ReasonRecord) -> None:
 
 
 def read_reason(path: Path) -> ReasonRecord | None:
-    """Return the record in a reason file; None when there is none or it is not one of ours.
+    """Return the record in a reason file; None if it is missing or was not written by relayd.
 
     Raises:
-        OSError: it cannot be read for another reason than that it is missing.
+        OSError: it exists but cannot be read.
     """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)

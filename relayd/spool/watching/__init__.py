@@ -1,1 +1,1 @@
-"""The first stage: which files are ready, from events and from listings."""
+"""The first stage: finding files that are ready, by events and listings."""

@@ -1,23 +1,23 @@
-"""When to list a spool directory, and what for."""
+"""When to list a spool directory, and which files to take."""
 
 from typing import Final, NamedTuple
 
 #: A periodic listing leaves younger files to their events.
 CATCHUP_AGE_S: Final = 30.0
-#: Least time between two listings that continue each other, and after something happened.
+#: Minimum time since the previous listing, for an ordinary listing and for an urgent one.
 GAP_S: Final = 1.0
 URGENT_GAP_S: Final = 0.25
-#: Longest time between listings while there is no inotify.
+#: Maximum time between listings while inotify is unavailable.
 POLL_S: Final = 10.0
 #: With periodic listings switched off, the directory is still measured for the gauges.
 MEASURE_S: Final = 60.0
 
 
-class Look(NamedTuple):
+class ListingOrder(NamedTuple):
     """A listing to take.
 
     Attributes:
-        min_age: seconds since its last modification that a file must have at least.
+        min_age: minimum age of a file, in seconds since its last modification.
         measure: only count files, queue none.
     """
 
@@ -41,44 +41,45 @@ class Agenda:
         self._last = float("-inf")
 
     def everything(self) -> None:
-        """Something happened that events do not tell: list all files as soon as possible."""
+        """Request a listing of all files as soon as possible, because events may be missing."""
         self._everything = True
 
     def unfinished(self, min_age: float) -> None:
-        """Files of this least age were left out: list again when what was found is on its way."""
+        """Request another listing, because files of this minimum age were left out."""
         if self._unfinished is None or min_age < self._unfinished:
             self._unfinished = min_age
 
-    def patience(self, now: float) -> float:
-        """Return seconds until an urgent listing may be taken; infinite when there is none."""
+    def urgent_in(self, now: float) -> float:
+        """Return seconds until an urgent listing may be taken; infinity if there is none."""
         return max(0.0, self._last + URGENT_GAP_S - now) if self._everything else float("inf")
 
-    def take(self, now: float, *, hungry: bool, polling: bool) -> Look | None:
-        """Return the listing to take now, None when there is no reason for one yet.
+    def take(self, now: float, *, ready: bool, polling: bool) -> ListingOrder | None:
+        """Return the listing to take now; None if there is no reason for one yet.
 
         Args:
             now: Trio time.
-            hungry: what the previous listing found is on its way, and there is room for more.
-            polling: there are no events.
+            ready: whether most files of the previous listing have been sent, and more can be
+                accepted.
+            polling: whether there are no events.
         """
-        look = self._choose(now - self._last, hungry=hungry, polling=polling)
-        if look is None:
+        order = self._choose(now - self._last, ready=ready, polling=polling)
+        if order is None:
             return None
         self._last = now
-        if not look.measure:
+        if not order.measure:
             self._everything = False
             self._unfinished = None
-        return look
+        return order
 
-    def _choose(self, passed: float, *, hungry: bool, polling: bool) -> Look | None:
+    def _choose(self, passed: float, *, ready: bool, polling: bool) -> ListingOrder | None:
         if self._everything:
-            return Look(0.0) if passed >= URGENT_GAP_S else None
-        if passed < GAP_S or not hungry:
+            return ListingOrder(0.0) if passed >= URGENT_GAP_S else None
+        if passed < GAP_S or not ready:
             return None
         if self._unfinished is not None:
-            return Look(self._unfinished)
+            return ListingOrder(self._unfinished)
         if polling:
-            return Look(0.0) if passed >= min(self._frequency, POLL_S) else None
+            return ListingOrder(0.0) if passed >= min(self._frequency, POLL_S) else None
         if self._periodic:
-            return Look(CATCHUP_AGE_S) if passed >= self._frequency else None
-        return Look(0.0, measure=True) if passed >= MEASURE_S else None
+            return ListingOrder(CATCHUP_AGE_S) if passed >= self._frequency else None
+        return ListingOrder(0.0, measure=True) if passed >= MEASURE_S else None

@@ -4,8 +4,7 @@ import os
 import struct
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import Final, NamedTuple, Self
+from typing import Final, NamedTuple
 
 import trio
 
@@ -22,17 +21,17 @@ IN_IGNORED: Final = 0x00008000
 IN_ONLYDIR: Final = 0x01000000
 
 _HEADER: Final = struct.Struct("=iIII")
-#: Holds at least 240 events, those with the longest names (16 + 256 bytes).
+#: Enough for 240 events with names of maximum length (16 + 256 bytes).
 _BUFFER: Final = 65_536
 
 
-class Event(NamedTuple):
+class InotifyEvent(NamedTuple):
     """One event, see inotify(7).
 
     Attributes:
         wd: the watch descriptor that `Inotify.add` returned, -1 for an overflow.
-        mask: what happened, a union of `IN_…` bits.
-        name: the file inside the watched directory, decoded as `os.fsdecode` does, or "".
+        mask: kind of event, a union of `IN_…` bits.
+        name: the file in the watched directory, decoded by `os.fsdecode`, or "".
     """
 
     wd: int
@@ -40,18 +39,18 @@ class Event(NamedTuple):
     name: str
 
 
-def parse_events(buffer: bytes) -> list[Event]:
-    """Take apart what one read of an inotify descriptor returned.
+def parse_events(buffer: bytes) -> list[InotifyEvent]:
+    """Parse the result of one read of an inotify descriptor.
 
-    The kernel hands out whole events only and pads their names with NUL.
+    The kernel returns whole events only and pads their names with NUL.
 
     Raises:
-        ValueError: the last event is cut short.
+        ValueError: the last event is truncated.
     """
     return list(_events(buffer))
 
 
-def _events(buffer: bytes) -> Iterator[Event]:
+def _events(buffer: bytes) -> Iterator[InotifyEvent]:
     at = 0
     while at < len(buffer):
         if at + _HEADER.size > len(buffer):
@@ -62,7 +61,7 @@ def _events(buffer: bytes) -> Iterator[Event]:
         if len(name) < length:
             raise ValueError("inotify event with a short name")
         at += length
-        yield Event(wd, mask, os.fsdecode(name.partition(b"\0")[0]))
+        yield InotifyEvent(wd, mask, os.fsdecode(name.partition(b"\0")[0]))
 
 
 class Inotify:
@@ -76,22 +75,11 @@ class Inotify:
         self._fd = -1
         self._fd = inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
-
     def add(self, path: Path, mask: int) -> int:
-        """Watch a path; a directory that is watched already keeps its descriptor.
+        """Watch a path; a directory that is already watched keeps its watch descriptor.
 
         Returns:
-            The watch descriptor. Numbers are never used again by one instance.
+            The watch descriptor. An instance never uses a number twice.
 
         Raises:
             OSError: ENOENT, EACCES, ENOTDIR, ENOSPC (no more watches), as of
@@ -100,15 +88,15 @@ class Inotify:
         return inotify_add_watch(self._fd, path, mask)
 
     def remove(self, wd: int) -> None:
-        """Stop a watch; its IN_IGNORED event follows.
+        """Remove a watch; its IN_IGNORED event follows.
 
         Raises:
-            OSError: EINVAL when the watch is gone already.
+            OSError: EINVAL if the watch is already gone.
         """
         inotify_rm_watch(self._fd, wd)
 
-    async def read(self) -> list[Event]:
-        """Wait for events and return those that one read delivers, at least one.
+    async def read(self) -> list[InotifyEvent]:
+        """Wait for events and return those of one read, at least one.
 
         Cancellation loses no event.
 

@@ -1,4 +1,4 @@
-"""One look at a spool directory: the oldest files that are ours."""
+"""Listing a spool directory: the oldest files with a known extension."""
 
 import heapq
 import math
@@ -10,21 +10,21 @@ from typing import Final
 
 import msgspec
 
-#: A thread that only releases the interpreter lock for moments, as around each stat, keeps the
-#: event loop from getting it for 5 ms at a time. A real pause each half millisecond lets it in,
-#: for a tenth of the listing's time.
-_BREATH_EVERY: Final = 128
-_BREATH_S: Final = 0.00005
+#: A thread that releases the interpreter lock only for moments, as around each stat, keeps it from
+#: the event loop for 5 ms at a time. A real pause every half millisecond lets the event loop run,
+#: and costs a tenth of the listing's time.
+_PAUSE_EVERY: Final = 128
+_PAUSE_S: Final = 0.00005
 
 
 class Listing(msgspec.Struct, frozen=True):
-    """What a look at the directory found.
+    """The result of a listing.
 
     Attributes:
-        names: files to process, the oldest first, at most as many as asked for.
-        more: there were others that did not fit.
-        total: all files with a known extension, those left out included.
-        oldest_mtime: modification time of the oldest of them (Unix seconds), None when empty.
+        names: files to process, the oldest first, up to the limit.
+        more: whether there were more than the limit.
+        total: number of files with a known extension, including those left out.
+        oldest_mtime: modification time of the oldest of these (Unix seconds); None if none.
     """
 
     names: list[str]
@@ -34,9 +34,9 @@ class Listing(msgspec.Struct, frozen=True):
 
 
 def is_ours(name: str, extensions: Container[str]) -> bool:
-    """Return whether a file name counts: a known extension (without dot) and no leading dot.
+    """Return whether relayd processes a file: a known extension (without dot), no leading dot.
 
-    Web servers write uploads under a name with a leading dot and rename them.
+    Web servers write uploads under a name with a leading dot and then rename them.
     """
     _, dot, extension = name.rpartition(".")
     return dot == "." and not name.startswith(".") and extension in extensions
@@ -53,16 +53,16 @@ def oldest(
 ) -> Listing:
     """List the oldest files of a directory. Blocks: meant for a thread.
 
-    The directory is streamed and no more than `limit` names are kept, so memory does not grow
-    with the backlog. Entries that vanish meanwhile are skipped.
+    The directory is streamed and at most `limit` names are kept, so memory does not grow with the
+    backlog. Entries that vanish meanwhile are skipped.
 
     Args:
         directory: the spool directory.
         extensions: known extensions, without dot.
-        limit: how many names to return at most.
-        min_age: seconds since the last modification that a file must have at least. A
-            modification time in the future counts as old: such a file would never be.
-        exclude: names to leave out, those in flight. Called in this thread.
+        limit: maximum number of names to return.
+        min_age: minimum age of a file, in seconds since its last modification. A modification time
+            in the future counts as old, because such a file might never reach the age.
+        exclude: says which names to leave out, those in flight. Called in this thread.
         now: Unix time.
 
     Raises:
@@ -71,7 +71,7 @@ def oldest(
     survey = _Survey()
     candidates = survey.eligible(directory, extensions, min_age, exclude, now)
     found = heapq.nsmallest(limit, candidates)
-    for _ in candidates:  # asked for no names: it is only counted
+    for _ in candidates:  # with a limit of 0 nothing was consumed: count the files
         pass
     return Listing(
         names=[name for _, name in found],
@@ -82,7 +82,7 @@ def oldest(
 
 
 class _Survey:
-    """Counts what passes while the directory streams by."""
+    """Counts files while the directory is streamed."""
 
     def __init__(self) -> None:
         self.total = 0
@@ -107,18 +107,18 @@ class _Survey:
 
 
 def _scan(directory: Path, extensions: Container[str]) -> Iterator[tuple[str, float]]:
-    """Stream name and modification time (Unix seconds) of all files that are ours.
+    """Yield name and modification time (Unix seconds) of all files that relayd processes.
 
-    The time is infinite where it cannot be read: a damaged entry does not hide its neighbours, and
-    whoever opens it finds out what is wrong.
+    The time is infinite if it cannot be read: a damaged entry does not hide the others, and opening
+    it will show what is wrong.
 
     Raises:
         OSError: the directory cannot be read.
     """
     with os.scandir(directory) as entries:
         for number, entry in enumerate(entries):
-            if number % _BREATH_EVERY == 0:
-                time.sleep(_BREATH_S)
+            if number % _PAUSE_EVERY == 0:
+                time.sleep(_PAUSE_S)
             if not is_ours(entry.name, extensions):
                 continue
             try:
@@ -126,7 +126,7 @@ def _scan(directory: Path, extensions: Container[str]) -> Iterator[tuple[str, fl
             except FileNotFoundError:
                 continue
             except PermissionError:
-                raise  # lstat(2) asks nothing of the file itself: the directory is closed to us
+                raise  # lstat(2) needs no permission on the file: the directory is inaccessible
             except OSError:
                 mtime = math.inf
             yield entry.name, mtime

@@ -4,9 +4,9 @@
     pending ─▶ due names  ──┼─▶ feed ─▶ the pipeline
     listing ─▶ backlog    ──┘
 
-An event is only a hint and the directory is the truth: what the kernel did not tell, or what
-there was no room to remember, is found by a listing. Nothing here grows with the backlog: at
-most `LIVE_NAMES` live names and one listing are held, some 3 MB with 10,000 names.
+Events are only hints, and the directory is authoritative: files without an event, or beyond the
+limits of the tables here, are found by a listing. Memory does not grow with the backlog: at most
+`LIVE_NAMES` live names and one listing are kept, some 3 MB with 10,000 names.
 """
 
 import time
@@ -19,8 +19,8 @@ import msgspec
 import trio
 
 from relayd.spool.pending import Pending
-from relayd.spool.watching.agenda import Agenda, Look
-from relayd.spool.watching.directory import Watch
+from relayd.spool.watching.agenda import Agenda, ListingOrder
+from relayd.spool.watching.directory_watch import DirectoryWatch
 from relayd.spool.watching.inotify import IN_MOVED_TO
 from relayd.spool.watching.listing import Listing, is_ours, oldest
 from relayd.system.threads import in_thread
@@ -30,16 +30,16 @@ from relayd.telemetry.metrics import Metrics
 
 log = get_logger("watch")
 
-#: Events are read as fast as they come, so that the kernel's queue does not overflow while the
+#: Events are read as fast as they arrive, so that the kernel's queue does not overflow while the
 #: pipeline is full; names beyond this many are left to a listing.
 LIVE_NAMES: Final = 4096
-#: Events that come meanwhile are read together: a fleet's steady trickle would else cost a turn
-#: of the event loop for each. The kernel keeps 16,384 of them.
+#: Events that arrive within this time are read together: otherwise the steady trickle of a fleet
+#: would wake the event loop for each of them. The kernel keeps 16,384 events.
 EVENTS_PAUSE_S: Final = 0.05
 #: How often the watch is compared with its path.
-TICK_S: Final = 1.0
-#: Files of the backlog between two looks at live names when no limit is configured.
-TURN: Final = 50
+CHECK_INTERVAL_S: Final = 1.0
+#: Files of the backlog sent between two checks for live names if no limit is configured.
+BATCH: Final = 50
 
 
 class Arrival(NamedTuple):
@@ -47,7 +47,7 @@ class Arrival(NamedTuple):
 
     Attributes:
         name: its base name in the watched directory.
-        atomic: it came by rename, so it is complete.
+        atomic: whether it arrived by a rename, so that it is complete.
     """
 
     name: str
@@ -55,15 +55,15 @@ class Arrival(NamedTuple):
 
 
 class WatchedDirectory(msgspec.Struct, frozen=True):
-    """A spool directory and how it is caught up with.
+    """A spool directory, and how its backlog is processed.
 
     Attributes:
         path: the directory; it need not exist yet.
-        extensions: of the files that count, without dot.
+        extensions: extensions of the files to process, without dot.
         catchup_frequency: seconds between periodic listings.
-        catchup_limit: files of the backlog that are queued before live ones get their turn; 0
-            switches periodic listings off, not those at start, after lost events and on request.
-        listing_size: names that one listing returns at most.
+        catchup_limit: files of the backlog that are queued before live ones are checked for again;
+            0 disables periodic listings, but not those at start, after lost events and on request.
+        listing_size: maximum number of names of one listing.
     """
 
     path: Path
@@ -85,24 +85,24 @@ async def run_watcher(
 ) -> None:
     """Send the names of files that are ready, each claimed in `pending`.
 
-    Ends when cancelled or when `stop` is set. Owns `send` and closes it; a full channel makes it
-    wait. Reports, once the directory is watched, how; it is listed afterwards, so that no file
-    falls between. A missing directory and a system without inotify are survived.
+    Ends when cancelled or when `stop` is set. Owns `send` and closes it; waits while the channel
+    is full. Started once the directory is watched; it is listed after that, so that no file is
+    missed in between. A missing directory and missing inotify are tolerated.
 
     Args:
-        spool: what to watch.
-        pending: who is in flight. The receiver releases or puts back each name it gets.
-        send: where names go.
+        spool: the directory to watch.
+        pending: the files in flight. The receiver releases or puts back each name it gets.
+        send: the channel for the names.
         metrics: gets the gauges of the spool and of the watch.
-        rescan: rung when the world may have changed (an output is back, nodes were reloaded):
-            everything is listed and tried again at once, whatever its delay.
-        stop: set when no more files shall be taken.
-        task_status: told whether "inotify" or "poll" is in use.
+        rescan: set when the outcome may have changed (an output is back, nodes were reloaded):
+            all files are listed and retried at once, whatever their delays.
+        stop: set when no more files are to be taken.
+        task_status: gets the mode in use, "inotify" or "poll".
 
     Raises:
         trio.BrokenResourceError: the receiver is gone.
     """
-    with send, Watch(spool.path, metrics) as watch:
+    with send, DirectoryWatch(spool.path, metrics) as watch:
         watcher = _Watcher(spool, pending, send, metrics, watch)
         await watch.check()
         log.info("watching", file=str(spool.path), mode=watch.mode)
@@ -119,7 +119,7 @@ async def run_watcher(
 
 
 class _Watcher:
-    """What the tasks of one watcher share. Each changes it in one step between awaits."""
+    """State that the tasks of a watcher share, and change only between awaits."""
 
     def __init__(
         self,
@@ -127,27 +127,27 @@ class _Watcher:
         pending: Pending,
         send: trio.MemorySendChannel[Arrival],
         metrics: Metrics,
-        watch: Watch,
+        watch: DirectoryWatch,
     ) -> None:
         self._spool = spool
         self._pending = pending
         self._send = send
         self._metrics = metrics
         self._watch = watch
-        self._turn = spool.catchup_limit or TURN
-        #: The next listing is taken while so many names of the last one are still to be sent.
+        self._batch = spool.catchup_limit or BATCH
+        #: The next listing is taken once at most this many names of the last one are left to send.
         self._low = spool.listing_size // 4
         self._live: dict[str, bool] = {}
         self._backlog: deque[str] = deque()
         self._agenda = Agenda(spool.catchup_frequency, periodic=spool.catchup_limit > 0)
         self._list_now = Wake()
         self._unreadable = False
-        #: Names sent since the listing under way began.
+        #: Names sent since the current listing began.
         self._sent_meanwhile: set[str] | None = None
         self._limiter = trio.CapacityLimiter(1)
 
     async def read_events(self) -> None:
-        """Collect live names. Never waits for the pipeline."""
+        """Collect live names, without ever waiting for the pipeline."""
         while True:
             events, lost = await self._watch.read()
             if lost:
@@ -160,21 +160,21 @@ class _Watcher:
     def _note_live(self, name: str, *, atomic: bool) -> None:
         if len(self._live) < LIVE_NAMES or name in self._live:
             self._live[name] = atomic
-            self._pending.news.set()
+            self._pending.wake.set()
         else:
             self._agenda.unfinished(0.0)
 
     async def guard_watch(self) -> None:
-        """Notice within a second that the directory is not the one that is watched."""
+        """Detect within a second that the path is no longer the directory that is watched."""
         while True:
-            with trio.move_on_after(TICK_S):
+            with trio.move_on_after(CHECK_INTERVAL_S):
                 await self._watch.disturbed.wait()
             if await self._watch.check():
                 self._relist()
             self._list_now.set()
 
     async def serve_rescans(self, rescan: Wake) -> None:
-        """Try everything again when asked to."""
+        """Retry all files on request."""
         while True:
             await rescan.wait()
             self._pending.forget_waiting()
@@ -187,52 +187,52 @@ class _Watcher:
     async def take_listings(self) -> None:
         """List the directory whenever there is a reason to."""
         while True:
-            look = self._next_look()
-            if look is None:
-                with trio.move_on_after(self._agenda.patience(trio.current_time())):
+            order = self._next_listing()
+            if order is None:
+                with trio.move_on_after(self._agenda.urgent_in(trio.current_time())):
                     await self._list_now.wait()
                 continue
             self._sent_meanwhile = sent = set[str]()
             try:
-                listing = await self._take(look)
+                listing = await self._list(order)
             except OSError as error:
                 self._note_unreadable(error)
-                self._agenda.unfinished(look.min_age)
+                self._agenda.unfinished(order.min_age)
                 continue
             finally:
                 self._sent_meanwhile = None
             self._unreadable = False
-            if not look.measure:
-                self._take_over(listing, look, sent)
+            if not order.measure:
+                self._replace_backlog(listing, order, sent)
 
-    def _take_over(self, listing: Listing, look: Look, sent: set[str]) -> None:
-        # The directory is the truth: what is left of the previous listing is in this one. What
-        # was sent since it began is in flight or has left the directory by now.
+    def _replace_backlog(self, listing: Listing, order: ListingOrder, sent: set[str]) -> None:
+        # Unsent names of the previous listing are in this one as well. Names sent since it began
+        # are in flight or have left the directory by now.
         self._backlog = deque(name for name in listing.names if name not in sent)
         if listing.more:
-            self._agenda.unfinished(look.min_age)
-        self._pending.news.set()
+            self._agenda.unfinished(order.min_age)
+        self._pending.wake.set()
 
-    def _next_look(self) -> Look | None:
+    def _next_listing(self) -> ListingOrder | None:
         if self._pending.take_spilled():
             self._agenda.unfinished(0.0)
-        # Names that fail must find a place to wait in, else they would be tried in a hot loop.
+        # There must be capacity for names that fail, or else they would be retried in a hot loop.
         enough = min(self._spool.listing_size, self._pending.remembered) // 4
         return self._agenda.take(
             trio.current_time(),
-            hungry=len(self._backlog) <= self._low and self._pending.room >= enough,
+            ready=len(self._backlog) <= self._low and self._pending.capacity >= enough,
             polling=self._watch.mode == "poll",
         )
 
-    async def _take(self, look: Look) -> Listing:
+    async def _list(self, order: ListingOrder) -> Listing:
         now = time.time()
         listing = await in_thread(
             partial(
                 oldest,
                 self._spool.path,
                 self._spool.extensions,
-                limit=0 if look.measure else min(self._spool.listing_size, self._pending.room),
-                min_age=look.min_age,
+                limit=0 if order.measure else min(self._spool.listing_size, self._pending.capacity),
+                min_age=order.min_age,
                 exclude=self._pending.__contains__,
                 now=now,
             ),
@@ -243,34 +243,34 @@ class _Watcher:
         return listing
 
     def _note_unreadable(self, error: OSError) -> None:
-        # A missing directory is told by the watch.
+        # A missing directory is logged by the watch.
         if not self._unreadable and not isinstance(error, FileNotFoundError):
             log.warning(
-                "directory cannot be listed, trying again",
+                "cannot list directory; retrying",
                 file=str(self._spool.path),
                 detail=error.strerror,
             )
         self._unreadable = True
 
     async def feed(self) -> None:
-        """Send what there is: all live names, then a turn of the others."""
+        """Send all live names, then a batch of the others, and so on."""
         while True:
             busy = await self._feed_live()
-            busy = await self._feed_turn() or busy
+            busy = await self._feed_batch() or busy
             if not busy:
                 with trio.move_on_at(self._pending.next_due()):
-                    await self._pending.news.wait()
+                    await self._pending.wake.wait()
             await trio.lowlevel.checkpoint()
 
     async def _feed_live(self) -> bool:
-        # Those that come meanwhile have the next turn, else a steady stream starves the backlog.
+        # Names that arrive meanwhile wait for the next call, or they would starve the backlog.
         names = list(self._live)
         for name in names:
             await self._send_one(name, atomic=self._live.pop(name))
         return bool(names)
 
-    async def _feed_turn(self) -> bool:
-        for number in range(self._turn):
+    async def _feed_batch(self) -> bool:
+        for number in range(self._batch):
             name = self._next_name()
             if name is None:
                 return number > 0
@@ -278,14 +278,14 @@ class _Watcher:
         return True
 
     def _next_name(self) -> str | None:
-        """Return a name whose time has come, else one of the backlog. It is to be claimed at once."""
+        """Return a name that is due, else one of the backlog, to be claimed at once."""
         if due := self._pending.take_due(1):
             return due[0]
         while self._backlog:
             name = self._backlog.popleft()
             if len(self._backlog) == self._low:
                 self._list_now.set()
-            # Taken up meanwhile because of an event: that is no reason to look at it once more.
+            # Skip names taken up meanwhile because of an event.
             if name not in self._pending:
                 return name
         return None

@@ -18,11 +18,11 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from quart import Response, request
 from quart_trio import QuartTrio
 
-from relayd.commands.demo.processes.ports import free_port
 from relayd.config.main_conf import Listen
 from tests.support.curl import NODE, POLICY_SERVER, STRANGER
 from tests.support.http import open_server
 from tests.support.ledger import fleet
+from tests.support.ports import free_port
 from tests.support.signing import VALID_FROM, VALID_TO, SigningNode, make_key_and_cert, rsa_key
 from tests.support.webserver import GROUP, Kind, Web, open_web, write_web
 
@@ -45,8 +45,8 @@ class Seen:
     bodies: list[bytes] = field(default_factory=list)
     lengths: list[str | None] = field(default_factory=list)
 
-    def rooms(self) -> set[str]:
-        """The parts of the API that were reached, when paths are decoded once, as relayd does."""
+    def parts(self) -> set[str]:
+        """Return the parts of the API that were reached; relayd decodes paths once."""
         return {_room(path) for _, path in self.requests}
 
 
@@ -57,7 +57,7 @@ def _room(path: str) -> str:
 
 
 def recorder(seen: Seen, release: trio.Event | None = None) -> QuartTrio:
-    """An application that notes what it is asked; with `release` it waits between two lines."""
+    """Return an application that records requests; with `release` it waits between two lines."""
     app = QuartTrio(__name__, static_folder=None)
     app.url_map.merge_slashes = False
 
@@ -86,13 +86,13 @@ async def _output(release: trio.Event) -> AsyncIterator[str]:
 
 @pytest.fixture
 def web(kind: Kind, place: Path) -> Web:
-    """A web server whose relayd is a recorder."""
+    """Return a web server whose relayd is a recorder."""
     nodes = {**fleet(), "authority": certificate("authority"), "expired": expired()}
     return write_web(Web(kind, place, free_port(), nodes))
 
 
 def expired() -> SigningNode:
-    """A node whose certificate has ended."""
+    """Return a node whose certificate has ended."""
     return make_key_and_cert("expired", not_after=datetime(2024, 1, 1, tzinfo=UTC))
 
 
@@ -103,7 +103,7 @@ def _tcp(web: Web) -> Listen:
 
 @asynccontextmanager
 async def open_both(web: Web, release: trio.Event | None = None) -> AsyncIterator[Seen]:
-    """The web server and the recorder, running."""
+    """Yield the web server and the recorder, running."""
     seen = Seen()
     app = recorder(seen, release)
     async with (
@@ -114,7 +114,7 @@ async def open_both(web: Web, release: trio.Event | None = None) -> AsyncIterato
 
 
 def certificate(node_id: str, issuer: SigningNode | None = None) -> SigningNode:
-    """A certificate that may sign others: its own, or of an issuer like that."""
+    """Return a certificate that may sign others: its own, or of an issuer like that."""
     plain = make_key_and_cert(node_id)
     signing = issuer or plain
     assert isinstance(signing.key, rsa.RSAPrivateKey)
@@ -136,7 +136,7 @@ def certificate(node_id: str, issuer: SigningNode | None = None) -> SigningNode:
 async def statuses(
     web: Web, path: str, sources: Sequence[str], *options: str, node: SigningNode | None = None
 ) -> list[int]:
-    """The status for each source address."""
+    """Return the status for each source address."""
     return [(await web.curl(path, *options, source=source, node=node)).status for source in sources]
 
 
@@ -241,7 +241,7 @@ async def test_climbing_from_one_part_into_another(web: Web, slash: str) -> None
     async with open_both(web) as seen:
         for path in paths:
             await web.curl(path, "-X", "POST", "-d", "", source=NODE)
-    assert seen.rooms() <= {"shared-files"}, seen.requests
+    assert seen.parts() <= {"shared-files"}, seen.requests
 
 
 async def test_names_arrive_as_they_are(web: Web) -> None:

@@ -16,7 +16,7 @@ from tests.support.postgres import Database
 from tests.support.project import CONF
 from tests.support.webserver import GROUP, Kind, Web, open_web, write_web
 
-#: An account that nobody has, in the web server's group, which takes the place of `rudder`.
+#: An unused account, in the web server's group, which takes the place of `rudder`.
 _RELAYD: Final = ("setpriv", "--reuid=64998", f"--regid={GROUP}", "--clear-groups")
 #: The same, able to read an interpreter that lies in someone's home; it can write no more for it.
 _READER: Final = (*_RELAYD, "--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search")
@@ -24,7 +24,7 @@ _LINE: Final = re.compile(r"^d /var/rudder(\S*) +:(\d+) :root :rudder -$", re.MU
 
 
 def other_account() -> tuple[str, ...]:
-    """A wrapper that runs Python as another account; skips where that is not to be had."""
+    """Return a wrapper that runs Python as another account; skip where that is impossible."""
     if os.geteuid() != 0:
         pytest.skip("only root can start a process of another account")
     # setpriv itself may still read everything when it starts Python: what counts is the next one.
@@ -37,7 +37,7 @@ def other_account() -> tuple[str, ...]:
 
 
 def make_directories(root: Path) -> list[Path]:
-    """Makes the directories of the shipped tmpfiles.d(5) file below `root`."""
+    """Make the directories of the shipped tmpfiles.d(5) file below `root`."""
     lines = _LINE.findall((CONF / "tmpfiles.d" / "relayd.conf").read_text())
     for name, mode in lines:
         path = Path(f"{root}{name}")

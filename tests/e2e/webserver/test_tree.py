@@ -10,11 +10,11 @@ from urllib.parse import quote
 
 import pytest
 
-from tests.support.books import check_books
 from tests.support.curl import POLICY_SERVER, USER
 from tests.support.daemon import Daemon, eventually, open_daemon
 from tests.support.postgres import Database
 from tests.support.shared import sha512, upload
+from tests.support.stored import check_stored
 from tests.support.tree import HOSTS, Tree, make_tree
 from tests.support.webserver import Kind, Web, open_web, write_web
 
@@ -37,7 +37,7 @@ RUN_BY = {
 
 @pytest.fixture
 def tree(place: Path, database: Database) -> Tree:
-    """The three members, written."""
+    """Return the three members, written."""
     return make_tree(place, database.rudder)
 
 
@@ -64,7 +64,7 @@ def webs(kind: Kind, tree: Tree) -> dict[str, Web]:
 
 @asynccontextmanager
 async def open_all(tree: Tree, webs: dict[str, Web]) -> AsyncIterator[dict[str, Daemon]]:
-    """Runs the three web servers and the three relayd; the latter by node id."""
+    """Run the three web servers and the three relayd; the latter by node id."""
     async with AsyncExitStack() as stack:
         for web in webs.values():
             await stack.enter_async_context(open_web(web))
@@ -75,7 +75,7 @@ async def open_all(tree: Tree, webs: dict[str, Web]) -> AsyncIterator[dict[str, 
 
 
 async def send_run_logs(tree: Tree, webs: dict[str, Web]) -> set[tuple[str, int]]:
-    """Uploads run logs to each server; node and number of each."""
+    """Upload run logs to each server; node and number of each."""
     sent = {(node, number) for node in ("node0", "node1", "node2") for number in range(5)}
     for node, number in sorted(sent):
         member = tree.home(node)
@@ -85,7 +85,7 @@ async def send_run_logs(tree: Tree, webs: dict[str, Web]) -> set[tuple[str, int]
 
 
 async def send_inventories(tree: Tree, web: Web) -> dict[Path, bytes]:
-    """Uploads a new and a known node's inventory to the sub; what has to be at the top."""
+    """Upload a new and a known node's inventory to the sub; what has to be at the top."""
     expected = {}
     for path, (place, password) in PLACES.items():
         user = f"{USER}:{getattr(tree.sub, password)}"
@@ -107,8 +107,9 @@ async def test_uploads_climb_up(tree: Tree, webs: dict[str, Web], database: Data
             await eventually(lambda: not list(member.inventories.glob("*/[!.]*")))  # noqa: B023
         for me, count in (("sub", 5), ("relay", 10)):
             name = "rudder_relayd_reports_total"
+            await daemons[me].idle()
             assert await daemons[me].metric(name, status="forward_ok") == count
-    check_books(database.query, sent)
+    check_stored(database.query, sent)
     assert tree.refused() == {}
     assert {path: path.read_bytes() for path in inventories} == inventories
 
@@ -125,13 +126,13 @@ async def test_remote_run_reaches_every_server(tree: Tree, webs: dict[str, Web])
                 line
                 for node, relay in RUN_BY.items()
                 for line in (
-                    f"{HOSTS.get(node, f'{node}.test')}: begins, told by {relay}",
+                    f"{HOSTS.get(node, f'{node}.test')}: begins, started by {relay}",
                     f"{HOSTS.get(node, f'{node}.test')}: ends",
                 )
             )
         hold = tree.sub.hold_agent()
         async with top(f"{API}/remote-run/nodes/node2", *at_once) as lines:
-            assert await lines.next() == "node2.test: begins, told by sub"
+            assert await lines.next() == "node2.test: begins, started by sub"
             await hold.release()
             assert await lines.rest() == ["node2.test: ends"]
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from relayd.commands.demo.processes.ports import free_port
 from tests.support.curl import USER
 from tests.support.daemon import Daemon, Site, eventually, open_daemon
 from tests.support.ledger import fleet
+from tests.support.ports import free_port
 from tests.support.postgres import Database
 from tests.support.webserver import (
     INITIAL_PASSWORD,
@@ -27,7 +27,7 @@ ROWS = "SELECT count(*) FROM ruddersysevents"
 
 @pytest.fixture
 def front(kind: Kind, place: Path) -> Web:
-    """A web server behind which nobody listens."""
+    """Return a web server behind which nobody listens."""
     return write_web(Web(kind, place, free_port(), fleet()))
 
 
@@ -104,6 +104,7 @@ async def test_web_server_killed_during_an_upload(web: Web, site: Site, database
         async with open_web(web):
             assert (await web.upload(f"/reports/{name}", data)).status == 201
             await eventually(lambda: web.waiting() == [left])
+        await daemon.idle()
         assert await stored(daemon) == 1
         assert await daemon.stop(signal.SIGTERM) == 0
     assert database.query(ROWS) == [("4000",)]
@@ -176,7 +177,7 @@ async def test_only_uploads(front: Web) -> None:
 
 @pytest.mark.parametrize("kind", ["apache"], indirect=True)
 async def test_wrong_password_tells_before_the_method(front: Web) -> None:
-    """A request without effect tells a wrong password (401) from a right one (405)."""
+    """A request without effect distinguishes a wrong password (401) from a right one (405)."""
     async with open_web(front):
         wrong = await front.curl("/reports/x.log", "--head", user=f"{USER}:wrong")
         right = await front.curl("/reports/x.log", "--head", user=KNOWN)

@@ -9,7 +9,7 @@ from typing import Final
 
 import pytest
 
-from relayd.remote_run.by_command import LocalCommand
+from relayd.remote_run.by_command import CommandRunner
 from relayd.remote_run.runner import Order, Target
 from tests.support.project import CONF
 
@@ -35,7 +35,7 @@ def needs(program: str) -> None:
 
 @pytest.fixture
 def machine(tmp_path: Path) -> Path:
-    """The root of a machine that has no account of ours yet."""
+    """Return the root of a machine without our account."""
     etc = tmp_path / "etc"
     etc.mkdir()
     (etc / "passwd").write_text("root:x:0:0:root:/root:/bin/sh\n")
@@ -58,7 +58,7 @@ def test_accounts_can_be_made(machine: Path) -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give directories away")
 def test_directories_can_be_made(machine: Path) -> None:
-    """systemd-tmpfiles makes the spool for group rudder alone; what is there stays as it is."""
+    """systemd-tmpfiles makes the spool for group rudder alone; what exists stays as it is."""
     needs("systemd-tmpfiles")
     there = machine / "var" / "rudder" / "reports"
     there.mkdir(parents=True)
@@ -83,7 +83,7 @@ def test_sudo_rules_are_valid() -> None:
 
 @pytest.fixture
 def view(tmp_path: Path) -> Path:
-    """The files of a machine with our account and the shipped sudo rules."""
+    """Return the files of a machine with our account and the shipped sudo rules."""
     if os.geteuid() != 0:
         pytest.skip("only root can show sudo other rules")
     needs("sudo")
@@ -98,7 +98,7 @@ def view(tmp_path: Path) -> Path:
 
 
 def run_as_relayd(view: Path, command: list[str]) -> subprocess.CompletedProcess[str]:
-    """What a command gives that the account of relayd runs."""
+    """Return what a command gives that the account of relayd runs."""
     whole = ["unshare", "--mount", "sh", "-c", _VIEW, "sh", str(view), *command]
     return subprocess.run(whole, capture_output=True, text=True, check=False)
 
@@ -107,7 +107,7 @@ def run_as_relayd(view: Path, command: list[str]) -> subprocess.CompletedProcess
 def test_sudo_runs_what_relayd_sends(view: Path, conditions: tuple[str, ...]) -> None:
     """The command line of a remote run passes the rules, and root runs it."""
     order = Order((Target("a", "a.example.com"), Target("b", "::1")), conditions)
-    command = LocalCommand(COMMAND, use_sudo=True).arguments(order)
+    command = CommandRunner(COMMAND, use_sudo=True).arguments(order)
     done = run_as_relayd(view, command)
     assert done.stdout.splitlines() == ["0", " ".join(command[2:])], done.stderr
 

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
 from relayd.telemetry.metrics import Metrics
 from tests.support.http import api, open_server
+from tests.support.metrics import samples
 from tests.support.project import CONF
 
 PROMETHEUS: Final = CONF / "prometheus"
@@ -29,7 +29,7 @@ _TARGET_LABELS: Final = {"job", "instance", "le"}
 
 
 def promtool(*arguments: str) -> str:
-    """Runs promtool, which has to be satisfied; skips where it is not installed."""
+    """Run promtool, which has to be satisfied; skips where it is not installed."""
     if shutil.which("promtool") is None:
         pytest.skip("promtool is not installed")
     done = subprocess.run(["promtool", *arguments], capture_output=True, text=True, check=False)
@@ -38,7 +38,7 @@ def promtool(*arguments: str) -> str:
 
 
 def dashboard() -> dict[str, Any]:
-    """The dashboard as it is shipped."""
+    """Return the dashboard as it is shipped."""
     document: dict[str, Any] = json.loads(DASHBOARD.read_text())
     return document
 
@@ -56,20 +56,19 @@ def queries() -> Iterator[str]:
 
 
 def alerts_text() -> str:
-    """The rules without comments and texts for people."""
+    """Return the rules without comments and texts for people."""
     return re.sub(r"annotations:.*?(?=\n\n|\Z)", "", ALERTS.read_text(), flags=re.DOTALL)
 
 
 async def exposed() -> dict[str, list[dict[str, str]]]:
-    """What relayd exposes: labels of each series, by its name."""
+    """Return what relayd exposes: labels of each series, by its name."""
     metrics = Metrics()
     metrics.queue.labels("examine").set(0)  # the one set of labels that the pipeline makes
     async with open_server(api(metrics=metrics)) as server:
-        page = (await server.ask("GET", "/metrics")).body.decode()
+        page = (await server.ask("GET", "/metrics")).body
     series: dict[str, list[dict[str, str]]] = {}
-    for family in text_string_to_metric_families(page):
-        for sample in family.samples:
-            series.setdefault(sample.name, []).append(sample.labels)
+    for sample in samples(page):
+        series.setdefault(sample.name, []).append(sample.labels)
     return series
 
 

@@ -12,7 +12,7 @@ from tests.support.postgres import Database
 
 
 def parameters(directory: Path, url: str, password: str) -> dict[str, Any]:
-    """What relayd would connect with, for this URL and password in main.conf."""
+    """Return what relayd would connect with, for this URL and password in main.conf."""
     path = directory / "main.conf"
     quoted = password.replace("\\", "\\\\").replace('"', '\\"')
     path.write_text(
@@ -25,7 +25,7 @@ def parameters(directory: Path, url: str, password: str) -> dict[str, Any]:
 
 
 def ask(arguments: dict[str, Any], sql: str) -> object:
-    """The one value that `sql` gives on a connection made with `arguments`."""
+    """Return the one value that `sql` gives on a connection made with `arguments`."""
 
     async def query() -> object:
         connection = await asyncpg.connect(**arguments)

@@ -12,7 +12,7 @@ import trio
 import trio_asyncio
 
 from relayd.commands.demo.postgres.opening import Postgres, open_postgres
-from relayd.commands.demo.postgres.server import Connection
+from relayd.commands.demo.postgres.server import ConnectionInfo
 from relayd.config.main_conf import database_parameters, load_settings
 from relayd.errors import DatabaseError, Reason, Refused
 from relayd.outputs.postgres.connection import Patience, connect
@@ -28,9 +28,9 @@ PATIENCE = Patience()
 
 @asynccontextmanager
 async def open_database(
-    connection: Connection, patience: Patience = PATIENCE
+    connection: ConnectionInfo, patience: Patience = PATIENCE
 ) -> AsyncIterator[Database]:
-    """A writer on this connection's database."""
+    """Yield a writer on this connection's database."""
     async with trio_asyncio.open_loop() as loop:
         loop.set_exception_handler(lambda _loop, _context: None)
         database = Database(connection.keywords(), patience)
@@ -41,7 +41,7 @@ async def open_database(
 
 
 def stored(outcome: object) -> Stored:
-    """The outcome, which must be success."""
+    """Return the outcome, which must be success."""
     assert isinstance(outcome, Stored), outcome
     return outcome
 
@@ -307,7 +307,7 @@ def _commit(seen: bytes) -> bool:
 
 @pytest.mark.fault("D4")
 async def test_a_commit_whose_answer_is_lost_is_found_again(database: postgres.Database) -> None:
-    """A committed batch that looks failed is a duplicate at the next attempt: one copy."""
+    """A committed batch that seems to have failed is a duplicate at the next attempt: one copy."""
     async with open_proxy(database.rudder.host, database.rudder.port) as proxy:
         proxy.fault = LoseReply(_commit)
         connection = replace(database.rudder, port=proxy.port)
@@ -351,7 +351,7 @@ async def test_a_silent_server_is_given_up_in_bounded_time(database: postgres.Da
 
 @pytest.mark.fault("D7")
 async def test_a_held_table_lock_is_transient(database: postgres.Database) -> None:
-    """Waiting for somebody's table lock ends with lock_not_available, to be tried again."""
+    """Waiting for another session's table lock ends with lock_not_available, to be tried again."""
     async with open_database(database.rudder, Patience(lock=0.2)) as writer:
         await writer.write([make_rows("a")])
         connection = await trio_asyncio.aio_as_trio(connect)(
@@ -369,7 +369,7 @@ async def test_a_held_table_lock_is_transient(database: postgres.Database) -> No
 
 @pytest.mark.fault("D16")
 async def test_a_deadlock_is_transient_and_leaves_nothing(database: postgres.Database) -> None:
-    """A transaction that the server aborts for a conflict is told apart and leaves no rows."""
+    """A transaction that the server aborts for a conflict is recognised and leaves no rows."""
     await database.fetch(
         "CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS"
         " $$ BEGIN RAISE EXCEPTION USING ERRCODE = TG_ARGV[0]; END $$;"
@@ -434,7 +434,7 @@ async def test_a_read_only_server_waits_for_an_operator(database: postgres.Datab
 @pytest.mark.fault("D11")
 @pytest.mark.history(33)
 @pytest.mark.parametrize(
-    ("harm", "mend", "sqlstate", "says"),
+    ("harm", "fix", "sqlstate", "says"),
     [
         pytest.param(
             "REVOKE INSERT ON ruddersysevents FROM rudder",
@@ -460,15 +460,15 @@ async def test_a_read_only_server_waits_for_an_operator(database: postgres.Datab
     ],
 )
 async def test_what_an_operator_must_mend_is_named(
-    database: postgres.Database, harm: str, mend: str, sqlstate: str, says: str
+    database: postgres.Database, harm: str, fix: str, sqlstate: str, says: str
 ) -> None:
-    """A missing right, table or column is named, and relayd goes on once it is there."""
+    """A missing right, table or column is named, and relayd goes on once it exists."""
     await database.fetch(harm)
     async with open_database(database.rudder) as writer:
         with pytest.raises(DatabaseError, match=says) as caught:
             await writer.write([make_rows()])
         assert (caught.value.sqlstate, caught.value.kind) == (sqlstate, "operator")
-        await database.fetch(mend)
+        await database.fetch(fix)
         assert await writer.write([make_rows()]) == [Stored(4)]
 
 
@@ -478,28 +478,28 @@ async def test_an_option_that_the_server_refuses_blames_no_run_log(
     """A wrong session setting in the database URL waits for an operator; nothing is refused."""
     good = database.rudder.keywords()
     async with open_database(database.rudder) as writer:
-        writer.reconfigure({**good, "server_settings": {"work_mem": "lots"}})
+        writer.set_parameters({**good, "server_settings": {"work_mem": "lots"}})
         for attempt in (writer.write([make_rows()]), writer.probe()):
             with pytest.raises(DatabaseError, match="work_mem") as caught:
                 await attempt
             assert (caught.value.sqlstate, caught.value.kind) == ("22023", "operator")
-        writer.reconfigure(good)
+        writer.set_parameters(good)
         assert await writer.write([make_rows()]) == [Stored(4)]
 
 
 @pytest.mark.fault("D11", "D22")
 async def test_a_new_password_serves_without_restart(database: postgres.Database) -> None:
-    """A wrong password or database is told without the password; a corrected one works at once."""
+    """A wrong password or database is reported without the password; a right one works at once."""
     async with open_database(replace(database.rudder, password="hush-hush")) as writer:
         with pytest.raises(DatabaseError) as caught:
             await writer.write([make_rows()])
         assert (caught.value.sqlstate, caught.value.kind) == ("28P01", "operator")
         assert "hush-hush" not in str(caught.value)
-        writer.reconfigure(replace(database.rudder, database="nowhere").keywords())
+        writer.set_parameters(replace(database.rudder, database="nowhere").keywords())
         with pytest.raises(DatabaseError, match="nowhere") as caught:
             await writer.write([make_rows()])
         assert (caught.value.sqlstate, caught.value.kind) == ("3D000", "operator")
-        writer.reconfigure(database.rudder.keywords())
+        writer.set_parameters(database.rudder.keywords())
         assert await writer.write([make_rows()]) == [Stored(4)]
 
 
@@ -515,7 +515,7 @@ async def test_a_server_that_moves_is_followed(
         async with open_database(replace(connection, database=database.rudder.database)) as writer:
             await writer.write([make_rows("a")])
             proxy.target = (private_postgres.rudder.host, private_postgres.rudder.port)
-            writer.reconfigure(replace(private_postgres.rudder, port=proxy.port).keywords())
+            writer.set_parameters(replace(private_postgres.rudder, port=proxy.port).keywords())
             proxy.reset()
             assert (await _write_until_done(writer, make_rows("b"))).rows == 4
     there = await trio.to_thread.run_sync(

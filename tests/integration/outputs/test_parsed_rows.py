@@ -16,7 +16,7 @@ OPENING = report("Start execution", event="control", component="start", key="con
 
 
 async def store(database: postgres.Database, run_log: RunLog) -> None:
-    """Inserts a run log, which must succeed."""
+    """Insert a run log, which must succeed."""
     async with trio_asyncio.open_loop():
         writer = Database(database.rudder.keywords(), Patience())
         try:

@@ -6,8 +6,7 @@ import shutil
 import socket
 import subprocess
 import sys
-import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -29,25 +28,16 @@ HOSTS: Final = ("a.example", "b.example", "c.example")
 GOOD: Final = b'{"hosts": ["a.example"], "conditions": []}\n'
 
 
-@pytest.fixture
-def place() -> Iterator[Path]:
-    """A directory that other accounts may enter, with a name short enough for a socket."""
-    with tempfile.TemporaryDirectory(dir="/tmp") as name:
-        path = Path(name)
-        path.chmod(0o755)
-        yield path
-
-
 @asynccontextmanager
 async def helper(place: Path, script: str, **more: float | str) -> AsyncIterator[HelperSocket]:
-    """A socket whose helpers run this script."""
+    """Yield a socket whose helpers run this script."""
     command = agent(place / "rudder", script)
     async with open_helper_socket(place, command, HOSTS, **more) as unit:  # type: ignore[arg-type]
         yield unit
 
 
 def order(*hosts: str, conditions: tuple[str, ...] = ()) -> Order:
-    """An order for nodes named like their hosts."""
+    """Return an order for nodes named like their hosts."""
     return Order(tuple(Target(host, host) for host in hosts), conditions)
 
 
@@ -58,13 +48,13 @@ class Output:
         self.data = b""
 
     async def take(self, piece: bytes) -> None:
-        """Keeps a piece."""
+        """Keep a piece."""
         self.data += piece
 
 
 @pytest.mark.fault("D.6.3")
 async def test_runs_the_command(place: Path) -> None:
-    """The helper runs `COMMAND remote run -D … -- HOSTS` and tells how it ended."""
+    """The helper runs `COMMAND remote run -D … -- HOSTS` and reports how it ended."""
     async with helper(place, f"{TELL}\necho oops >&2\nexit 3") as unit:
         output = Output()
         wanted = order("a.example", "b.example", conditions=("one", "two"))
@@ -216,17 +206,17 @@ async def test_odd_host_name_costs_no_other(place: Path) -> None:
 
 @pytest.mark.fault("D.6.3")
 async def test_other_account_is_refused(place: Path) -> None:
-    """Who is not the named account gets nothing run, and an audit line tells who it was."""
+    """Another account gets nothing run, and an audit line names it."""
     mark = place / "mark"
     async with helper(place, f"touch {mark}", user=str(os.getuid() + 1)) as unit:
         assert await ask(connect(unit.path), GOOD) == [(b"R", b"not for this user")]
         await unit.all_gone()
-        assert f"asked for by uid {os.getuid()}, pid {os.getpid()}" in unit.said()[0]
+        assert f"requested by uid {os.getuid()}, pid {os.getpid()}" in unit.said()[0]
     assert not mark.exists()
 
 
 @pytest.mark.fault("D.6.3")
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to be somebody else")
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become another account")
 async def test_helper_of_root_serves_one_account_only(place: Path) -> None:
     """The helper runs as root for the service's account, and for nobody else, root included."""
     async with helper(place, "id -u", user="4321") as unit:
@@ -270,10 +260,10 @@ async def test_systemd_starts_the_helper(place: Path) -> None:
 
 
 async def test_account_that_does_not_exist(place: Path) -> None:
-    """A helper whose account is missing serves nobody."""
+    """A helper whose account is missing serves no one."""
     async with helper(place, TELL, user="no-such-account") as unit:
         assert await ask(connect(unit.path), GOOD) == [
-            (b"R", b"the account that may ask does not exist")
+            (b"R", b"the account that may connect does not exist")
         ]
 
 
@@ -303,7 +293,7 @@ async def test_hostile_requests_run_nothing(place: Path, count: int) -> None:
 
 
 def mutant(moments: random.Random) -> bytes:
-    """A request with one to four bytes changed, a piece doubled, or hostile text put in."""
+    """Return a request with one to four bytes changed, a piece doubled, or hostile text put in."""
     data = bytearray(b'{"hosts": ["a.example", "b.example"], "conditions": ["c1"]}')
     for _ in range(moments.randint(1, 4)):
         place = moments.randrange(len(data))
@@ -358,7 +348,7 @@ async def test_command_that_cannot_be_started(place: Path, script: str) -> None:
 
 
 async def test_no_helper(place: Path) -> None:
-    """Without a socket, or with nobody behind it, the run fails at once and tells why."""
+    """Without a socket, or without a listener behind it, the run fails at once and says why."""
     path = place / "nobody"
     with pytest.raises(RelaydError, match="could not be started"):
         await HelperRunner(path).run(order("a.example"), Output().take)

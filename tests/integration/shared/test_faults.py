@@ -29,12 +29,12 @@ def traced(scenario: str, root: Path, *options: str | Path) -> "subprocess.Compl
 
 
 def metadata(content: bytes) -> bytes:
-    """What is kept beside a content."""
+    """Return the metadata of a content."""
     return parse_metadata(joined(lines(content))).expiring(4_000_000_000).text()
 
 
 def prepared(root: Path) -> Path:
-    """A store with an old pair and another file; returns the directory of the source."""
+    """Return a store with an old pair and another file; returns the directory of the source."""
     root.mkdir(exist_ok=True)
     store_pair(root, OLD, metadata(OLD))
     (root / METADATA).write_bytes(metadata(NEW))
@@ -44,7 +44,7 @@ def prepared(root: Path) -> Path:
 
 
 def pair(place: Path) -> bytes | None:
-    """The content, if it is the one that its metadata are about; None if there is no pair."""
+    """Return the content, which must match its metadata; None if there is no pair."""
     if not (place / "f").exists() and not (place / "f.metadata").exists():
         return None
     content = (place / "f").read_bytes()
@@ -66,7 +66,7 @@ def points(scenario: str, root: Path) -> list[tuple[str, int]]:
 @pytest.mark.fault("A9")
 @pytest.mark.parametrize("scenario", ["replace", "expire"])
 def test_killed_at_any_step(tmp_path: Path, scenario: str) -> None:
-    """Whenever it dies, the old pair or the new state is there; the next sweep cleans up."""
+    """Whenever it dies, the old pair or the new state exists; the next sweep cleans up."""
     outcomes = set()
     after = NEW if scenario == "replace" else None
     for number, (call, at) in enumerate(points(scenario, tmp_path / "probe")):
@@ -107,10 +107,10 @@ def test_upload_is_durable_in_order(tmp_path: Path) -> None:
     ],
 )
 def test_full_disk(tmp_path: Path, what: str) -> None:
-    """An upload for which there is no room is answered by 507; the old pair stays, nothing else."""
+    """An upload without space is answered by 507; only the old pair stays."""
     alone = ["unshare", "-rm"]
     if subprocess.run([*alone, "true"], check=False, timeout=PATIENCE_S).returncode:
-        pytest.skip("this system lets nobody have a mount namespace")
+        pytest.skip("this system allows no mount namespaces")
     module = "tests.support.shared_full_disk"
     command = [*alone, sys.executable, "-m", module, str(tmp_path), what]
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=PATIENCE_S)

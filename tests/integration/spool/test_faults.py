@@ -27,7 +27,7 @@ def run(*command: str | Path, check: bool = True) -> "subprocess.CompletedProces
 
 
 def child(scenario: str, root: Path, *arguments: str) -> list[str | Path]:
-    """The command of a process that plays a scenario; it writes no bytecode files."""
+    """Return the command of a process that plays a scenario; it writes no bytecode files."""
     module = "tests.support.spool_child"
     return [sys.executable, "-B", "-m", module, scenario, root, *arguments]
 
@@ -35,7 +35,7 @@ def child(scenario: str, root: Path, *arguments: str) -> list[str | Path]:
 def in_namespace(scenario: str, root: Path, *arguments: str) -> list[str]:
     """Play a scenario where mounts are its own; what it printed."""
     if run("unshare", "-rm", "true", check=False).returncode:
-        pytest.skip("this system lets nobody have a mount namespace")
+        pytest.skip("this system allows no mount namespaces")
     return run("unshare", "-rm", *child(scenario, root, *arguments)).stdout.splitlines()
 
 
@@ -46,7 +46,7 @@ def traced(scenario: str, root: Path, *options: str | Path) -> "subprocess.Compl
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """A directory with an empty `incoming`."""
+    """Return a directory with an empty `incoming`."""
     (tmp_path / "incoming").mkdir()
     return tmp_path
 
@@ -66,7 +66,7 @@ def test_without_inotify_the_directory_is_polled(root: Path, call: str, error: s
     inject = f"inject={call}:error={error}:when=1"
     done = traced("watched", root, "-o", "/dev/null", "-e", f"trace={call}", "-e", inject)
     assert done.stdout.splitlines() == ["poll", "a.log", "events"]
-    assert done.stderr.count("inotify is not to be had") == 1
+    assert done.stderr.count("inotify is unavailable") == 1
 
 
 @pytest.mark.fault("N7")
@@ -92,13 +92,13 @@ def test_interrupted_read_is_no_failure(root: Path) -> None:
 
 @pytest.mark.history(8)
 def test_failing_listing_is_taken_again(root: Path) -> None:
-    """A directory that cannot be read for a while is told once and listed when it can be."""
+    """A directory that cannot be read for a while is logged once and listed afterwards."""
     (root / "incoming" / "0.log").touch()
     inject = "inject=getdents64:error=EIO:when=1..3"
     options = ("-o", "/dev/null", "-P", root / "incoming", "-e", "trace=getdents64", "-e", inject)
     done = traced("listed", root, *options)
     assert done.stdout == "0.log\n"
-    assert done.stderr.count("cannot be listed") == 1
+    assert done.stderr.count("cannot list directory") == 1
 
 
 @pytest.mark.fault("S5")
@@ -120,7 +120,7 @@ def test_failed_on_another_filesystem(root: Path) -> None:
 @pytest.mark.history(13)
 @pytest.mark.parametrize("what", ["bytes", "inodes"])
 def test_refused_files_are_moved_on_a_full_disk(root: Path, what: str) -> None:
-    """Without room for a reason a file is moved all the same; no descriptor is left open."""
+    """Without space for a reason a file is moved all the same; no descriptor is left open."""
     lines = in_namespace("full-disk", root, what)
     assert [line for line in lines if line != NO_SPACE] == [
         *(f"failed/{number}.log" for number in range(5)),

@@ -1,4 +1,4 @@
-"""How the app answers what it does not serve, and what goes wrong in it."""
+"""Answers to unknown paths, and to errors inside the app."""
 
 import json
 
@@ -31,14 +31,14 @@ from tests.support.http import BASE, api, open_server
     ],
 )
 async def test_unknown_path_or_method_is_not_found(method: str, path: str) -> None:
-    """Whatever is not served, and whichever method, gets the one same answer."""
+    """Every unknown path and method gets the same answer."""
     async with open_server(api()) as server:
         answer = await server.ask(method, path)
     assert (answer.status, answer.body) == (404, b"NOT FOUND")
 
 
 async def test_head_is_answered_like_get_without_a_body() -> None:
-    """A probe with HEAD learns the status of the page."""
+    """HEAD gets the status that GET would get."""
     async with open_server(api()) as server, server.client() as client:
         answer = await client.ask("HEAD", "/metrics")
         assert (answer.status, answer.body) == (200, b"")
@@ -46,7 +46,7 @@ async def test_head_is_answered_like_get_without_a_body() -> None:
 
 
 async def test_a_bug_in_a_handler_stays_in_the_log() -> None:
-    """An unexpected exception is a 500 without details; its traceback is logged, we go on."""
+    """An unexpected exception gives 500 without details; its traceback is logged."""
 
     async def status() -> StatusReport:
         raise KeyError("secret-detail")
@@ -69,7 +69,7 @@ async def test_a_bug_in_a_handler_stays_in_the_log() -> None:
 
 @pytest.mark.parametrize("path", ["/a\x1b[31m", "/" + "b" * 5000])
 async def test_a_path_is_shown_escaped_and_short(path: str) -> None:
-    """What a client puts into its path can neither forge nor flood the log."""
+    """The path of a request can neither forge nor flood the log."""
     app = api()
 
     @app.get("/<anything>")

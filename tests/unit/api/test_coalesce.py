@@ -1,4 +1,4 @@
-"""Many callers, few runs."""
+"""Concurrent callers share runs."""
 
 import pytest
 import trio
@@ -10,7 +10,7 @@ from relayd.errors import NodesError
 
 @pytest.mark.fault("A22")
 async def test_a_thousand_callers_share_two_runs() -> None:
-    """One run for the first, one for all who asked while it went on; they never overlap."""
+    """The first caller gets a run, all callers during it share a second; the two never overlap."""
     running, most, runs = 0, 0, 0
     gate = trio.Event()
 
@@ -36,7 +36,7 @@ async def test_a_thousand_callers_share_two_runs() -> None:
 
 
 async def test_a_caller_gets_a_run_that_begins_after_its_call() -> None:
-    """What changed while a run went on is seen by the run that the next caller gets."""
+    """A change during a run is seen by the run of the next caller."""
     world, seen = "old", []
     gate = trio.Event()
 
@@ -84,7 +84,7 @@ async def test_an_error_reaches_all_who_share_the_run_and_no_later_one() -> None
 
 
 async def test_a_cancelled_caller_leaves_the_run_to_the_next() -> None:
-    """Whoever goes away in the middle takes nothing from those who wait."""
+    """A cancelled caller does not affect the waiting ones."""
     begun, ended = 0, 0
     gate = trio.Event()
 

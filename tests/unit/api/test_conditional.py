@@ -13,7 +13,7 @@ AFTER = "Tue, 14 Nov 2023 22:13:21 GMT"
 
 
 def test_last_modified_is_an_http_date() -> None:
-    """The date has the one form that RFC 9110 lets servers send."""
+    """The date has the only form that RFC 9110 allows servers to send."""
     assert VERSION.last_modified == AT
 
 
@@ -44,7 +44,7 @@ def test_last_modified_is_an_http_date() -> None:
     ],
 )
 def test_preconditions(headers: dict[str, str], status: int) -> None:
-    """Conditions are taken in the order of RFC 9110, 13.2.2."""
+    """Conditions are evaluated in the order of RFC 9110, 13.2.2."""
     assert precondition(Headers(headers), VERSION) == status
 
 
@@ -71,7 +71,7 @@ def test_preconditions(headers: dict[str, str], status: int) -> None:
     ],
 )
 def test_ranges(text: str, part: range | None) -> None:
-    """One range is served, what is no such range is ignored."""
+    """A single range is served; anything else is ignored."""
     assert wanted_range(Headers({"Range": text}), VERSION) == part
 
 
@@ -88,6 +88,6 @@ def test_ranges_without_a_byte(text: str) -> None:
     [('"tag"', True), (AT, True), ('W/"tag"', False), ('"other"', False), (AFTER, False)],
 )
 def test_a_range_of_another_version_is_ignored(condition: str, served: bool) -> None:
-    """With `If-Range`, a part is given of exactly that version, else the whole."""
+    """With `If-Range`, a part is sent only of exactly that version, else the whole file."""
     headers = Headers({"Range": "bytes=1-2", "If-Range": condition})
     assert (wanted_range(headers, VERSION) is not None) == served

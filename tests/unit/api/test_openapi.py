@@ -1,4 +1,4 @@
-"""The API keeps to its own description, under generated requests over a real socket."""
+"""The API conforms to its own description, with generated requests over a real socket."""
 
 import json
 import math
@@ -54,7 +54,7 @@ async def _serve(
 
 
 def _services(shared: Shared, runs: RemoteRuns) -> Services:
-    """All rooms of the API."""
+    """All parts of the API."""
     files = SharedFiles(Store(shared.files), shared.trust, shared.metrics, shared.max_body)
     folder = SharedFolder(shared.folder)
     return Services(healthy, nothing, shared.metrics, "1.2.3", runs, folder, files)
@@ -62,7 +62,7 @@ def _services(shared: Shared, runs: RemoteRuns) -> Services:
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The real app with all its rooms, served by a thread of its own."""
+    """The real app with all its parts, served by a separate thread."""
     urls: list[str] = []
     begun, stop = threading.Event(), threading.Event()
     root = tmp_path_factory.mktemp("openapi")
@@ -85,12 +85,12 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     suppress_health_check=list(HealthCheck),
 )
 def test_every_answer_is_in_the_document(case: "schemathesis.Case[Any]", url: str) -> None:
-    """Whatever is sent, status, content type and body are among those that are written."""
+    """For every request, status, content type and body are documented."""
     case.call_and_validate(base_url=url, checks=CHECKS)
 
 
 def test_server_errors_are_those_of_the_contract() -> None:
-    """Only what the contract fixes may be answered with 5xx."""
+    """Only cases fixed by the contract are answered with 5xx."""
     found = {
         (operation["operationId"], int(status))
         for path in DOCUMENT["paths"].values()
@@ -111,7 +111,7 @@ def test_server_errors_are_those_of_the_contract() -> None:
 
 
 async def test_the_document_has_every_route_and_no_other(tmp_path: Path) -> None:
-    """Paths and methods of the document are those of the app with all its rooms."""
+    """Paths and methods of the document are those of the complete app."""
     runs = make_lab_runs(tmp_path / "rudder")
     app = make_app(_services(await make_shared(tmp_path), runs))
     served = {
@@ -130,12 +130,12 @@ async def test_the_document_has_every_route_and_no_other(tmp_path: Path) -> None
 
 
 def _plain(path: str) -> str:
-    """A path with one mark in the place of all that varies."""
+    """A path with one mark for each variable part."""
     return re.sub(r"(/(<[^>]*>|\{[^}]*\}))+$", "/*", path)
 
 
 async def test_the_document_is_served(tmp_path: Path) -> None:
-    """Clients get the document at its place, and docs/ has the same."""
+    """Clients get the document, and docs/ contains the same."""
     async with open_server(api()) as server:
         answer = await server.ask("GET", f"{BASE}/openapi.json")
     assert (answer.status, answer.headers["content-type"]) == (200, "application/json")
@@ -145,7 +145,7 @@ async def test_the_document_is_served(tmp_path: Path) -> None:
 
 
 def test_the_page_for_people_has_the_same_routes_and_statuses() -> None:
-    """docs/api.md has a section for each operation, whose table has exactly its statuses."""
+    """docs/api.md has a section for each operation with a table of exactly its statuses."""
     page = (DOCS / "api.md").read_text()
     told = {}
     for section in re.split(r"^##", page, flags=re.MULTILINE):

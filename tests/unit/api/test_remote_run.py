@@ -1,4 +1,4 @@
-"""Remote run over a real socket: what is asked, what the command gets, how the answer comes."""
+"""Remote run over a real socket: requests, commands and answers."""
 
 import json
 import os
@@ -12,8 +12,8 @@ from structlog.testing import capture_logs
 
 from relayd.api import remote_run as module
 from relayd.remote_run import runs as runs_module
-from relayd.remote_run.audit import Asker
-from relayd.remote_run.request import Wanted
+from relayd.remote_run.audit import Requester
+from relayd.remote_run.request import RunRequest
 from tests.support.agent import TELL, Commands, agent, gone, pid_in
 from tests.support.http import BASE, api, descriptors, eventually, open_server
 from tests.support.remote_run import EVENTS, FORM, Following, form, make_nodes, open_lab
@@ -25,13 +25,13 @@ HOLDING = "echo begins; until read line < {pipe}; do :; done; echo ends"
 
 @pytest.fixture
 def commands() -> Commands:
-    """The commands that are started from here on."""
+    """The commands started from here on."""
     return Commands()
 
 
 @pytest.fixture
 def pipe(tmp_path: Path) -> Path:
-    """What a holding command waits for."""
+    """The pipe that a holding command waits for."""
     os.mkfifo(tmp_path / "pipe")
     return tmp_path / "pipe"
 
@@ -42,13 +42,13 @@ def holding(tmp_path: Path) -> Path:
 
 
 async def release(pipe: Path) -> None:
-    """Lets one holding command go on; waits until it is there."""
+    """Releases one holding command, as soon as it waits."""
     await trio.to_thread.run_sync(pipe.write_text, "go\n", abandon_on_cancel=True)
 
 
 @pytest.mark.history(50)
 async def test_asynchronous_output_comes_line_by_line(tmp_path: Path, pipe: Path) -> None:
-    """A line reaches the client while the command still runs."""
+    """A line reaches the client while the command is still running."""
     async with (
         open_lab(holding(tmp_path), NODES) as lab,
         lab.begun("nodes/n1", asynchronous=True, keep_output=True) as client,
@@ -64,7 +64,7 @@ async def test_asynchronous_output_comes_line_by_line(tmp_path: Path, pipe: Path
 
 @pytest.mark.history(50)
 async def test_asynchronous_without_output_is_answered_at_once(tmp_path: Path, pipe: Path) -> None:
-    """The answer does not wait for the command, which goes on."""
+    """The answer does not wait for the command, which continues."""
     async with open_lab(holding(tmp_path), NODES) as lab:
         answer = await lab.post("nodes/n1", asynchronous=True)
         assert (answer.status, answer.body) == (200, b"")
@@ -79,7 +79,7 @@ async def test_asynchronous_without_output_is_answered_at_once(tmp_path: Path, p
 async def test_synchronous_is_answered_at_the_end(
     commands: Commands, tmp_path: Path, pipe: Path, *, keep_output: bool, body: bytes
 ) -> None:
-    """Not even the head of the answer comes before the command has ended."""
+    """Not even the head of the answer is sent before the command has ended."""
     async with open_lab(holding(tmp_path), NODES) as lab:
         answered = trio.Event()
 
@@ -97,7 +97,7 @@ async def test_synchronous_is_answered_at_the_end(
 @pytest.mark.history(53)
 @pytest.mark.parametrize("name", ["conditions", "classes"])
 async def test_conditions_reach_the_command(tmp_path: Path, name: str) -> None:
-    """Both names of the parameter work, and an empty value is none."""
+    """Both names of the parameter work, and an empty value counts as missing."""
     async with open_lab(agent(tmp_path / "rudder", TELL), NODES) as lab:
         answer = await lab.post("nodes/n1", keep_output=True, **{name: "c1,C_2"})
         assert answer.body == b"remote\nrun\n-D\nc1,C_2\n--\nn1.test\n"
@@ -150,7 +150,7 @@ _REGEX = "should match ^[a-zA-Z0-9][a-zA-Z0-9_]*$"
 async def test_a_bad_parameter_is_refused(
     tmp_path: Path, target: str, fields: dict[str, str], reason: str
 ) -> None:
-    """The answer tells what is wrong, and no command runs."""
+    """The answer describes the fault, and no command runs."""
     command = agent(tmp_path / "rudder", f"touch {tmp_path / 'ran'}")
     async with open_lab(command, NODES) as lab:
         answer = await lab.post(target, **fields)
@@ -181,8 +181,8 @@ async def test_a_form_has_a_length_a_size_and_a_type(tmp_path: Path) -> None:
         assert (await server.ask("POST", path, b"a=1", "")).status == 200
 
 
-async def test_switched_off_it_is_not_there() -> None:
-    """Without remote run its paths are unknown like any other."""
+async def test_paths_of_a_disabled_remote_run_are_unknown() -> None:
+    """If remote run is off, its paths are unknown."""
     async with open_server(api()) as server:
         answer = await server.ask("POST", f"{BASE}/remote-run/all", b"a=1", FORM)
     assert (answer.status, answer.body) == (404, b"NOT FOUND")
@@ -191,7 +191,7 @@ async def test_switched_off_it_is_not_there() -> None:
 @pytest.mark.fault("A13")
 @pytest.mark.history(52)
 async def test_only_known_nodes_reach_a_command_line(tmp_path: Path) -> None:
-    """Ids are looked up, host names come behind `--`, and none can end or split its argument."""
+    """Ids are resolved, host names follow `--`, and no name can end or split its argument."""
     hosts = {"dash": "-oProxy=$(id)", "comma": "a.test,b.test", "blank": "a b", "empty": ""}
     nodes = make_nodes(["n1", *hosts], hosts=hosts)
     strangers = ["-x", ";reboot", "$(id)", "`id`", "a\nb", "../../etc", "x" * 10_000]
@@ -205,7 +205,7 @@ async def test_only_known_nodes_reach_a_command_line(tmp_path: Path) -> None:
 
 @pytest.mark.history(49)
 async def test_without_neighbours_no_command_runs(tmp_path: Path) -> None:
-    """Unknown nodes are logged and skipped; where nobody is left, nothing is started."""
+    """Unknown nodes are logged and skipped; without a known node, no command is started."""
     command = agent(tmp_path / "rudder", f"touch {tmp_path / 'ran'}")
     async with open_lab(command, NODES) as lab:
         with capture_logs() as logs:
@@ -236,7 +236,7 @@ async def test_thousands_of_hosts_are_split_among_commands(tmp_path: Path) -> No
 
 @pytest.mark.fault("A15")
 async def test_a_flood_is_streamed_and_capped(tmp_path: Path) -> None:
-    """Of 72 MB the client gets the first 64 MiB, and memory does not grow with them."""
+    """The client gets the first 64 MiB of 72 MB, and memory does not grow with them."""
     command = agent(tmp_path / "rudder", "yes 0123456789abcde | head -c 72000000")
     async with (
         open_lab(command, NODES) as lab,
@@ -256,7 +256,7 @@ async def test_a_flood_is_streamed_and_capped(tmp_path: Path) -> None:
 async def test_a_flood_for_the_end_is_capped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Output that is held for the end has a bound of its own."""
+    """Output held until the end has its own limit."""
     command = agent(tmp_path / "rudder", "yes 0123456789abcde | head -c 20000000")
     async with open_lab(command, NODES) as lab:
         answer = await lab.post("nodes/n1", keep_output=True)
@@ -290,7 +290,7 @@ async def test_a_command_that_never_ends_is_ended(commands: Commands, tmp_path: 
 async def test_a_client_that_leaves_does_not_end_the_run(
     commands: Commands, tmp_path: Path, pipe: Path
 ) -> None:
-    """The command goes on to its end when its client is gone, and nothing leaks."""
+    """The command runs to its end after its client disconnects, and nothing leaks."""
     command = agent(
         tmp_path / "rudder",
         HOLDING.format(pipe=pipe) + f"; head -c 1000000 /dev/zero; touch {tmp_path / 'ended'}",
@@ -313,7 +313,7 @@ async def test_a_client_that_leaves_does_not_end_the_run(
 async def test_a_client_that_leaves_before_the_end_of_a_synchronous_run(
     commands: Commands, tmp_path: Path, pipe: Path
 ) -> None:
-    """A synchronous run goes on, too, when nobody waits for it any more."""
+    """A synchronous run also continues after its client disconnects."""
     async with open_lab(holding(tmp_path), NODES) as lab:
         with capture_logs() as logs:
             async with lab.begun("nodes/n1", keep_output=True) as client:
@@ -324,21 +324,23 @@ async def test_a_client_that_leaves_before_the_end_of_a_synchronous_run(
         assert [entry["outcome"] for entry in logs] == ["ok"]
 
 
-async def test_an_answer_that_nobody_begins_to_read_holds_nobody_up(tmp_path: Path) -> None:
-    """A client that is gone before its answer begins does not leave the command waiting."""
+async def test_an_answer_that_is_never_read_does_not_block_the_command(tmp_path: Path) -> None:
+    """The command does not wait for a client that disconnected before its answer began."""
     command = agent(tmp_path / "rudder", "head -c 30000000 /dev/zero")
     async with open_lab(command, NODES) as lab:
-        run = lab.runs.start(Wanted(("n1",), asynchronous=True, keep_output=True), Asker("", ""))
-        await run.certain.wait()
-        body = module.Body(run.answer)
+        run = lab.runs.start(
+            RunRequest(("n1",), asynchronous=True, keep_output=True), Requester("", "")
+        )
+        await run.decided.wait()
+        body = module.AnswerBody(run.answer)
         await trio.testing.wait_all_tasks_blocked(0.1)
         assert not run.done.is_set()
         del body
         await run.done.wait()
 
 
-async def test_a_slow_client_holds_its_command_up(tmp_path: Path) -> None:
-    """Output is not gathered for a client that does not read: the command waits."""
+async def test_a_slow_client_slows_its_command(tmp_path: Path) -> None:
+    """Output is not buffered for a client that does not read: the command waits."""
     command = agent(tmp_path / "rudder", f"head -c 30000000 /dev/zero; touch {tmp_path / 'ended'}")
     async with (
         open_lab(command, NODES) as lab,
@@ -353,7 +355,7 @@ async def test_a_slow_client_holds_its_command_up(tmp_path: Path) -> None:
 
 @pytest.mark.fault("A18")
 async def test_commands_at_once_are_bounded(commands: Commands, tmp_path: Path, pipe: Path) -> None:
-    """The third command waits until one of two has ended; its client is answered meanwhile."""
+    """The third command waits until one of two has ended; its client gets its answer meanwhile."""
     async with open_lab(holding(tmp_path), NODES, max_commands=2) as lab:
         for _ in range(3):
             assert (await lab.post("nodes/n1", asynchronous=True)).status == 200
@@ -370,7 +372,7 @@ async def test_commands_at_once_are_bounded(commands: Commands, tmp_path: Path, 
 async def test_runs_at_once_are_bounded(
     tmp_path: Path, pipe: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A run too many is refused for the moment, and the refusal is in the audit."""
+    """A run beyond the limit is refused temporarily, and the refusal is in the audit."""
     monkeypatch.setattr(runs_module, "MAX_RUNS", 2)
     async with open_lab(holding(tmp_path), NODES) as lab:
         for _ in range(2):
@@ -389,7 +391,7 @@ async def test_runs_at_once_are_bounded(
 
 @pytest.mark.fault("A19")
 async def test_a_command_that_cannot_be_started_is_an_error(tmp_path: Path) -> None:
-    """The client learns that nothing was started, and no path of this machine."""
+    """The client is told that no command was started, but no local path."""
     async with open_lab(tmp_path / "rudder", NODES) as lab:
         for asynchronous in (True, False):
             answer = await lab.post("nodes/n1", asynchronous=asynchronous, keep_output=True)
@@ -404,7 +406,7 @@ async def test_a_command_that_cannot_be_started_is_an_error(tmp_path: Path) -> N
 
 
 async def test_every_run_leaves_one_audit_line(tmp_path: Path) -> None:
-    """Who asked, for how many nodes, under which conditions, and how it ended is one line."""
+    """One line has the client, the number of nodes, the conditions and the outcome."""
     async with open_lab(agent(tmp_path / "rudder", "exit 3"), NODES) as lab:
         with capture_logs() as logs:
             headers = "X-Forwarded-For: 192.0.2.7\r\n"
@@ -420,7 +422,7 @@ async def test_every_run_leaves_one_audit_line(tmp_path: Path) -> None:
 async def test_a_stop_ends_runs_and_their_commands(
     commands: Commands, tmp_path: Path, pipe: Path
 ) -> None:
-    """When the service ends its tasks, commands end with it, and the audit says so."""
+    """When the service stops, commands end with it, and the audit records it."""
     async with open_lab(holding(tmp_path), NODES) as lab:
         await lab.post("nodes/n1", asynchronous=True)
         await eventually(lambda: bool(commands()))
@@ -431,7 +433,7 @@ async def test_a_stop_ends_runs_and_their_commands(
 
 
 async def test_events_are_asked_for_by_name(tmp_path: Path) -> None:
-    """Only the media type itself asks for events; anything goes means the old answer."""
+    """Only the media type itself selects events; a wildcard gives text."""
     async with open_lab(agent(tmp_path / "rudder", "echo hi"), NODES) as lab:
         for accept in ("*/*", "application/*", "text/plain", "application/x-ndjson;q=0"):
             answer = await lab.post("nodes/n1", f"Accept: {accept}\r\n", keep_output=True)

@@ -1,4 +1,4 @@
-"""Remote run through sub-relays, over real TLS, with relays that misbehave."""
+"""Remote run through sub-relays, some of them faulty, over real TLS."""
 
 import json
 import socket
@@ -25,7 +25,7 @@ NDJSON = "application/x-ndjson"
 
 
 class Relay(Behaviour):
-    """A sub-relay that answers with text, or events, and keeps what it was asked."""
+    """A sub-relay that answers with text or events and records its requests."""
 
     def __init__(self, *pieces: bytes, kind: str = "text/plain", end: bool = True) -> None:
         self.pieces = pieces
@@ -34,7 +34,7 @@ class Relay(Behaviour):
         self.asked: list[dict[str, str]] = []
 
     async def serve(self, peer: Peer, exchange: Exchange) -> None:
-        """Reads the form, answers."""
+        """Reads the form and answers."""
         self.asked.append(dict(parse_qsl((await exchange.body()).decode())))
         head = f"HTTP/1.1 200 OK\r\nContent-Type: {self.kind}\r\nTransfer-Encoding: chunked\r\n\r\n"
         await exchange.stream.send_all(head.encode())
@@ -46,7 +46,7 @@ class Relay(Behaviour):
 
 
 def events(*told: dict[str, object]) -> Iterator[bytes]:
-    """Events as a relay tells them."""
+    """Events in the form that a relay sends."""
     return (json.dumps(event).encode() + b"\n" for event in told)
 
 
@@ -57,7 +57,7 @@ def verdict(kind: str, node: str, relay: str = "r1", **more: object) -> dict[str
 
 @pytest.mark.history(47, 48)
 async def test_a_sub_relay_gets_its_own_nodes(tmp_path: Path) -> None:
-    """The call is a form to the right place, with the same parameters and its nodes only."""
+    """The call is a form to the right URL, with the same parameters and its nodes only."""
     async with (
         open_peer(RELAY) as peer,
         open_lab(agent(tmp_path / "rudder", TELL), NODES, pins=PINS, https_port=peer.port) as lab,
@@ -88,7 +88,7 @@ async def test_a_sub_relay_gets_its_own_nodes(tmp_path: Path) -> None:
 
 
 @pytest.mark.history(46, 53)
-async def test_a_run_on_all_goes_to_each_sub_relay_and_never_to_myself(tmp_path: Path) -> None:
+async def test_a_run_on_all_goes_to_each_sub_relay_and_never_to_itself(tmp_path: Path) -> None:
     """Root calls the relays below it, with `all`, and runs its own command for the neighbours."""
     async with (
         open_peer(RELAY) as peer,
@@ -105,7 +105,7 @@ async def test_a_run_on_all_goes_to_each_sub_relay_and_never_to_myself(tmp_path:
 
 @pytest.mark.history(46)
 async def test_a_request_that_went_through_too_many_relays_is_refused(tmp_path: Path) -> None:
-    """Each relay counts; the one after the twentieth says no, and nothing runs."""
+    """Each relay counts the hops; the one after the twentieth refuses, and no command runs."""
     async with (
         open_peer(RELAY) as peer,
         open_lab(
@@ -119,8 +119,8 @@ async def test_a_request_that_went_through_too_many_relays_is_refused(tmp_path: 
     assert [request.headers["rudder-relay-hops"] for request in peer.requests] == ["21", "1"]
 
 
-async def test_events_of_a_sub_relay_are_told_on(tmp_path: Path) -> None:
-    """Verdicts of a relay further down keep its name; nobody is told of twice or uninvited."""
+async def test_events_of_a_sub_relay_are_passed_on(tmp_path: Path) -> None:
+    """Verdicts of a lower relay keep its name; repeated and unrequested ones are dropped."""
     told = events(
         verdict("queued", "m1"),
         verdict("started", "m1"),
@@ -148,12 +148,16 @@ async def test_events_of_a_sub_relay_are_told_on(tmp_path: Path) -> None:
     assert sorted(heard.nodes("queued")) == ["m1", "m2", "n1"]
     assert heard.output() == ["hi", "of somebody"]
     assert peer.requests[0].headers["accept"] == NDJSON
-    strange = [entry for entry in logs if entry["event"] == "sub-relay told what was not asked"]
+    strange = [
+        entry
+        for entry in logs
+        if entry["event"] == "sub-relay sent events for nodes it was not asked about"
+    ]
     assert [entry["events"] for entry in strange] == [4]
 
 
-async def test_a_relay_without_events_has_its_verdicts_made_up_honestly(tmp_path: Path) -> None:
-    """Of nodes behind an older relay it is told that their end is not known."""
+async def test_verdicts_for_a_relay_without_events_are_unknown(tmp_path: Path) -> None:
+    """For nodes below an older relay, the verdict says that their result is unknown."""
     async with (
         open_peer(RELAY) as peer,
         open_lab(
@@ -174,8 +178,8 @@ async def test_a_relay_without_events_has_its_verdicts_made_up_honestly(tmp_path
     [
         (Cut("accept"), "reset by peer"),
         (Cut("body"), "reset by peer"),
-        (Relay(b"half a li", end=False), "no proper answer"),
-        (Relay(*events(verdict("exit", "m1", code=0)), kind=NDJSON, end=False), "no proper answer"),
+        (Relay(b"half a li", end=False), "no valid answer"),
+        (Relay(*events(verdict("exit", "m1", code=0)), kind=NDJSON, end=False), "no valid answer"),
         (Relay(kind=NDJSON), "no verdict from this relay"),
     ],
     ids=["refuses", "resets", "breaks off", "breaks off within events", "tells no verdict"],
@@ -183,7 +187,7 @@ async def test_a_relay_without_events_has_its_verdicts_made_up_honestly(tmp_path
 async def test_a_sub_relay_that_fails_is_a_verdict(
     tmp_path: Path, behaviour: Behaviour, detail: str
 ) -> None:
-    """Nodes behind a relay that breaks are told so; what it told before counts; others go on."""
+    """Nodes below a failing relay get that verdict; its earlier events count; others continue."""
     async with (
         open_peer(RELAY) as peer,
         open_lab(
@@ -206,7 +210,7 @@ async def test_a_sub_relay_that_fails_is_a_verdict(
 
 
 async def test_a_status_of_a_sub_relay_is_a_verdict(tmp_path: Path) -> None:
-    """A relay that refuses the call is told of with its status, its body is not believed."""
+    """The verdict for a relay that refuses the call has its status; its body is ignored."""
 
     class Refusing(Behaviour):
         async def serve(self, peer: Peer, exchange: Exchange) -> None:
@@ -227,7 +231,7 @@ async def test_a_status_of_a_sub_relay_is_a_verdict(tmp_path: Path) -> None:
 
 
 async def test_a_relay_without_certificate_or_host_is_not_called(tmp_path: Path) -> None:
-    """Without a pin or a usable host name there is no call, and the nodes are told so."""
+    """Without a pin or a usable host name no call is made, and the verdicts of its nodes say so."""
     hosts = {"r1": "127.0.0.1", "r2": "host/@evil", "r3": "::1"}
     nodes = make_nodes([], {"r1": ["m1"], "r2": ["m2"], "r3": ["m3"]}, hosts=hosts)
     async with (
@@ -241,7 +245,7 @@ async def test_a_relay_without_certificate_or_host_is_not_called(tmp_path: Path)
 
 @asynccontextmanager
 async def open_dead(port: int, where: str) -> AsyncIterator[None]:
-    """Something on 127.0.0.2 that takes connections and never answers."""
+    """A server on 127.0.0.2 that accepts connections and never answers."""
     if where == "accept":
         with socket.socket() as full:
             full.bind(("127.0.0.2", port))
@@ -255,10 +259,10 @@ async def open_dead(port: int, where: str) -> AsyncIterator[None]:
 
 @pytest.mark.fault("A20")
 @pytest.mark.parametrize("where", ["accept", "handshake", "answer"])
-async def test_a_silent_sub_relay_holds_nobody_up(
+async def test_a_silent_sub_relay_does_not_delay_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
-    """One relay never answers: the others' output is there meanwhile, and it is told in the end."""
+    """While one relay never answers, other output arrives; its verdict comes at the end."""
     monkeypatch.setattr(hop_module, "HEAD_S", 1.0)
     nodes = make_nodes(["n1"], {"r1": ["m1"], "r2": ["k1"]}, hosts=LOCAL)
     pins = PINS | {"r2": (RELAY.cert_der,)}
@@ -280,7 +284,7 @@ async def test_a_silent_sub_relay_holds_nobody_up(
 
 
 async def test_many_runs_go_through_one_relay_at_once(tmp_path: Path) -> None:
-    """A hundred and fifty runs are open at the same relay before it answers the first."""
+    """150 runs are open at the same relay before it answers the first."""
     together, met = 150, trio.Event()
 
     class Meeting(Relay):

@@ -1,4 +1,4 @@
-"""Shared files over HTTP: who may put one there, what is refused and how."""
+"""Shared files over HTTP: permissions, refusals and answers."""
 
 import os
 import time
@@ -10,11 +10,10 @@ import trio
 from structlog.testing import capture_logs
 
 from relayd.api import shared_files as module
-from relayd.fleet.in_force import Trust
+from relayd.fleet.current_nodes import CurrentNodes
 from relayd.shared.metadata import parse_metadata
-from relayd.shared.receiving import Outcome
 from relayd.shared.store import STAGE_PREFIX
-from relayd.telemetry.metrics import SHARED_FILES
+from relayd.telemetry.metrics import Metrics, UploadOutcome
 from tests.support.http import Answer, Server, descriptors, eventually, open_server
 from tests.support.shared import (
     FILES,
@@ -38,19 +37,19 @@ PATH = f"{TARGET}/{SOURCE}/file.conf"
 
 @pytest.fixture
 async def shared(tmp_path: Path) -> Shared:
-    """No shared file yet."""
+    """An empty store."""
     return await make_shared(tmp_path)
 
 
 async def put(
     server: Server, body: bytes, path: str = f"{PATH}?ttl=1h", headers: str = ""
 ) -> Answer:
-    """Uploads."""
+    """Uploads a file."""
     return await server.ask("PUT", f"{FILES}/{path}", body, headers)
 
 
 async def put_once(shared: Shared, body: bytes, path: str = f"{PATH}?ttl=1h") -> Answer:
-    """Uploads to a server of its own."""
+    """Uploads a file to a separate server."""
     async with open_server(shared.app()) as server:
         return await put(server, body, path)
 
@@ -63,14 +62,14 @@ def outcomes(shared: Shared) -> dict[str, float]:
 
 
 def stages(shared: Shared) -> list[Path]:
-    """What unfinished uploads have on disk."""
+    """The directories of unfinished uploads."""
     return [path for path in shared.files.rglob("*") if STAGE_PREFIX in path.name]
 
 
 @pytest.mark.history(37, 43)
 @pytest.mark.parametrize("algorithm", ["sha256", "sha512"])
 async def test_an_upload_is_stored_and_known(shared: Shared, algorithm: str) -> None:
-    """Content and metadata are below `files`, and HEAD knows the hash of the content."""
+    """Content and metadata are stored below `files`, and HEAD finds the hash of the content."""
     body = upload(CONTENT, algorithm=algorithm)
     async with open_server(shared.app()) as server:
         before = int(time.time())
@@ -93,8 +92,8 @@ async def test_an_upload_is_stored_and_known(shared: Shared, algorithm: str) -> 
 
 
 @pytest.mark.history(38)
-async def test_what_the_client_says_of_the_expiry_does_not_count(shared: Shared) -> None:
-    """Our time replaces the one that was sent, and the file is still found."""
+async def test_the_expiry_sent_by_the_client_is_ignored(shared: Shared) -> None:
+    """The time set by relayd replaces the one that was sent, and the file is still found."""
     sent = lines(CONTENT) | {"expires": "4000000000"}
     async with open_server(shared.app()) as server:
         body = joined(sent) + b"\n" + CONTENT
@@ -109,7 +108,7 @@ async def test_what_the_client_says_of_the_expiry_does_not_count(shared: Shared)
 
 @pytest.mark.parametrize("content", [b"", b"\n", b"\n\n\n", b"x" * 700_000])
 async def test_any_content_is_kept_byte_for_byte(shared: Shared, content: bytes) -> None:
-    """The first empty line ends the metadata; all that follows is content."""
+    """The first empty line ends the metadata; everything after it is content."""
     assert (await put_once(shared, upload(content))).status == 200
     pair = shared.pair("file.conf")
     assert pair is not None
@@ -117,7 +116,7 @@ async def test_any_content_is_kept_byte_for_byte(shared: Shared, content: bytes)
 
 
 async def test_an_upload_in_small_pieces(shared: Shared) -> None:
-    """Where the pieces of the body end does not matter."""
+    """The sizes of the pieces of a body do not matter."""
     body = upload(b"c" * 100)
     head = f"PUT {FILES}/{PATH}?ttl=1d HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
     async with open_server(shared.app()) as server, server.client() as client:
@@ -161,7 +160,7 @@ def corrupt(**changes: str) -> bytes:
 async def test_a_bad_upload_changes_nothing(
     shared: Shared, body: bytes, status: int, outcome: str | None
 ) -> None:
-    """It is refused with its status, counted, and the file of before stays; nothing is left."""
+    """It is refused with its status and counted; the earlier file stays, no other is left."""
     async with open_server(shared.app()) as server:
         assert (await put(server, upload(b"before"))).status == 200
         before = shared.pair("file.conf")
@@ -174,7 +173,7 @@ async def test_a_bad_upload_changes_nothing(
 
 
 async def test_unknown_source_and_wrong_key_look_the_same(shared: Shared) -> None:
-    """Who asks learns nothing about which nodes there are."""
+    """The answer does not reveal which nodes exist."""
     answers = []
     async with open_server(shared.app()) as server:
         for path, sender in (
@@ -206,7 +205,7 @@ async def test_unknown_source_and_wrong_key_look_the_same(shared: Shared) -> Non
     ],
 )
 async def test_a_bad_ttl_is_refused(shared: Shared, query: str) -> None:
-    """Without a sensible time of life nothing is written."""
+    """Without a valid time to live nothing is written."""
     assert (await put_once(shared, upload(CONTENT), PATH + query)).status == 400
     assert not shared.files.exists()
 
@@ -231,7 +230,7 @@ async def test_a_bad_ttl_is_refused(shared: Shared, query: str) -> None:
 )
 @pytest.mark.parametrize("method", ["PUT", "HEAD"])
 async def test_bad_ids_are_refused(shared: Shared, path: str, method: str) -> None:
-    """Ids that are none end in 400, and write nothing."""
+    """Invalid ids give 400, and nothing is written."""
     body = upload(CONTENT) if method == "PUT" else b""
     async with open_server(shared.app()) as server:
         answer = await server.ask(method, f"{FILES}/{path}?ttl=1d&hash=0", body)
@@ -241,10 +240,10 @@ async def test_bad_ids_are_refused(shared: Shared, path: str, method: str) -> No
 
 @pytest.mark.fault("A6")
 @pytest.mark.parametrize("method", ["PUT", "HEAD"])
-async def test_nothing_is_reached_by_climbing(shared: Shared, method: str) -> None:
+async def test_paths_cannot_leave_the_directory(shared: Shared, method: str) -> None:
     """Hundreds of ways to leave the directory are refused, and nothing is written.
 
-    Three of them are ids, of a target that nobody knows.
+    Three of them are valid ids of an unknown target.
     """
     body = upload(b"x") if method == "PUT" else b""
     statuses: Counter[int] = Counter()
@@ -263,7 +262,7 @@ async def test_nothing_is_reached_by_climbing(shared: Shared, method: str) -> No
 
 @pytest.mark.parametrize("method", ["PUT", "HEAD"])
 async def test_a_target_that_is_not_below_the_root_server(shared: Shared, method: str) -> None:
-    """The root server has nobody to pass it on to."""
+    """The root server has no policy server to forward it to."""
     body = upload(CONTENT) if method == "PUT" else b""
     async with open_server(shared.app()) as server:
         answer = await server.ask(method, f"{FILES}/nobody/{SOURCE}/f?ttl=1d&hash=0", body)
@@ -271,14 +270,16 @@ async def test_a_target_that_is_not_below_the_root_server(shared: Shared, method
 
 
 async def test_before_the_nodes_are_known(shared: Shared) -> None:
-    """Without a nodes list nobody is refused for good."""
-    empty = Trust(shared.root / "none.json", shared.root / "none.pem", "root", shared.metrics)
+    """Before a nodes list is loaded, refusals are temporary."""
+    empty = CurrentNodes(
+        shared.root / "none.json", shared.root / "none.pem", "root", shared.metrics
+    )
     shared.trust = empty
     assert (await put_once(shared, upload(CONTENT))).status == 503
 
 
 async def test_a_node_that_becomes_known_may_upload(shared: Shared) -> None:
-    """The nodes in force count, not those of the start."""
+    """The current nodes count, not those at start."""
     newcomer = make_key_and_cert("newcomer")
     async with open_server(shared.app()) as server:
         path = f"{TARGET}/newcomer/f?ttl=1d"
@@ -294,7 +295,7 @@ async def test_a_node_that_becomes_known_may_upload(shared: Shared) -> None:
     ("framing", "status"), [("too long", 413), ("none", 411), ("chunked", 411), ("at limit", 200)]
 )
 async def test_the_length_of_a_body(shared: Shared, framing: str, status: int) -> None:
-    """Too long and of unknown length are told apart, before anything is read or routed."""
+    """A body that is too long or of unknown length gets its own status, before anything is read."""
     body = upload(CONTENT)
     shared.max_body = len(body) - (1 if framing == "too long" else 0)
     header = {
@@ -309,15 +310,15 @@ async def test_the_length_of_a_body(shared: Shared, framing: str, status: int) -
     assert (shared.pair("file.conf") is None) == (status != 200)
 
 
-async def test_the_limit_is_that_of_this_room_only(shared: Shared) -> None:
-    """A large upload is taken here, where other rooms take a megabyte."""
+async def test_the_limit_applies_to_shared_files_only(shared: Shared) -> None:
+    """A large upload is accepted here, while other routes accept a megabyte."""
     shared.max_body = 8 * 1024 * 1024
     assert (await put_once(shared, upload(b"x" * 4 * 1024 * 1024))).status == 200
 
 
 @pytest.mark.fault("A3")
-async def test_too_many_uploads_are_turned_away(shared: Shared) -> None:
-    """Of one node four at once are taken; the fifth is told to come again, others are not."""
+async def test_excess_uploads_are_rejected(shared: Shared) -> None:
+    """Four uploads of a node are accepted at once; the fifth is rejected, others are not."""
     body = upload(CONTENT)
     head = f"PUT {FILES}/{PATH}?ttl=1d HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
     async with open_server(shared.app()) as server, trio.open_nursery() as nursery:
@@ -346,7 +347,7 @@ async def test_too_many_uploads_are_turned_away(shared: Shared) -> None:
 
 @pytest.mark.fault("A10")
 async def test_uploads_of_one_id_at_once(shared: Shared) -> None:
-    """One of them is there in the end, whole."""
+    """One of them is stored completely."""
     contents = [str(number).encode() * 20_000 for number in range(module.UPLOADS_OF_ONE)]
     async with open_server(shared.app()) as server:
         for _ in range(12):
@@ -361,7 +362,7 @@ async def test_uploads_of_one_id_at_once(shared: Shared) -> None:
 
 
 async def test_an_upload_that_is_too_slow(shared: Shared, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A client that stops sending does not keep its place."""
+    """A client that stops sending does not block other uploads."""
     monkeypatch.setattr(module, "PATIENCE_S", 0.05)
     body = upload(CONTENT)
     head = f"PUT {FILES}/{PATH}?ttl=1d HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
@@ -371,8 +372,8 @@ async def test_an_upload_that_is_too_slow(shared: Shared, monkeypatch: pytest.Mo
     assert stages(shared) == []
 
 
-async def test_clients_that_leave_leave_nothing(shared: Shared) -> None:
-    """An upload that is broken off changes nothing and keeps nothing open."""
+async def test_a_disconnect_leaves_no_file_behind(shared: Shared) -> None:
+    """An aborted upload changes nothing and keeps no file open."""
     body = upload(CONTENT * 30)
     head = f"PUT {FILES}/{PATH}?ttl=1d HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
     async with open_server(shared.app()) as server:
@@ -392,8 +393,8 @@ async def test_clients_that_leave_leave_nothing(shared: Shared) -> None:
 
 
 @pytest.mark.history(45)
-async def test_errors_are_told_inside_and_hidden_outside(shared: Shared) -> None:
-    """The log says what is wrong and where, the client only that something is."""
+async def test_details_of_errors_are_logged_but_not_answered(shared: Shared) -> None:
+    """The log has the fault and its place; the client learns only that there is a fault."""
     shared.files.mkdir()
     (shared.files / TARGET).write_text("in the way")
     with capture_logs() as logs:
@@ -408,21 +409,23 @@ async def test_errors_are_told_inside_and_hidden_outside(shared: Shared) -> None
     assert outcomes(shared) == {"store": 1}
 
 
-def test_every_outcome_is_a_value_of_the_metric() -> None:
-    """Metrics and uploads speak of the same set."""
-    assert set(SHARED_FILES) == {outcome.value for outcome in Outcome}
+def test_every_outcome_is_exported_from_the_start() -> None:
+    """The metric has a value for each outcome before the first upload."""
+    text = Metrics().render().decode()
+    for outcome in UploadOutcome:
+        assert f'rudder_relayd_shared_files_total{{outcome="{outcome.value}"}} 0.0' in text
 
 
 async def test_every_refusal_has_its_line(shared: Shared) -> None:
-    """Node, file and reason are in the log, once per upload."""
+    """Node, file and reason are logged once per upload."""
     with capture_logs() as logs:
         await put_once(shared, upload(CONTENT) + b"x")
     [line] = [entry for entry in logs if entry["event"] == "shared file refused"]
     assert (line["node"], line["file"], line["reason"]) == (SOURCE, PATH, "signature")
 
 
-async def test_half_written_metadata_are_no_file(shared: Shared) -> None:
-    """What another program left broken is not there, and is told."""
+async def test_a_file_with_broken_metadata_is_not_found(shared: Shared) -> None:
+    """Broken metadata of another program count as missing and are logged."""
     await put_once(shared, upload(CONTENT))
     (shared.place / "file.conf.metadata").write_bytes(b"hash_value=0\n")
     os.mkfifo(shared.place / "other.metadata")

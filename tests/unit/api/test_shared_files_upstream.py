@@ -1,4 +1,4 @@
-"""Shared files of nodes that are not below a relay: asked of, and sent to, the server above."""
+"""Shared files of nodes that are not below a relay: requests go to the policy server above."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -9,7 +9,7 @@ import trio
 
 from relayd.api import shared_files as module
 from relayd.fleet.peers.client import Clients
-from relayd.fleet.pins import PEER
+from relayd.fleet.pins import UPSTREAM_PEER
 from relayd.shared.upstream import UpstreamFiles
 from tests.support.http import Server, open_server
 from tests.support.shared import FILES, SOURCE, lines, make_shared, upload
@@ -34,7 +34,9 @@ async def open_relay(root: Path, *, pinned: bool = True) -> AsyncIterator[tuple[
     """A relay's API, and the policy server above it."""
     shared = await make_shared(root)
     clients = Clients()
-    clients.update({PEER: (ABOVE.cert_der if pinned else make_key_and_cert("x").cert_der,)})
+    clients.update(
+        {UPSTREAM_PEER: (ABOVE.cert_der if pinned else make_key_and_cert("x").cert_der,)}
+    )
     async with open_peer(ABOVE) as peer:
         relay = shared.on_relay(UpstreamFiles(clients, peer.url))
         async with open_server(relay.app()) as server:
@@ -44,7 +46,7 @@ async def open_relay(root: Path, *, pinned: bool = True) -> AsyncIterator[tuple[
 
 @pytest.mark.history(43, 44)
 async def test_an_upload_goes_up_as_it_came(tmp_path: Path) -> None:
-    """Same name, same query, same bytes with their length; the status comes back."""
+    """Name, query, content and length are forwarded unchanged; the status is returned."""
     body = upload(CONTENT)
     async with open_relay(tmp_path) as (server, peer):
         answer = await server.ask("PUT", f"{FILES}/{PATH}?ttl=1%20day&x=%ff", body)
@@ -57,7 +59,7 @@ async def test_an_upload_goes_up_as_it_came(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("status", [200, 404])
 async def test_a_hash_is_asked_for_above(tmp_path: Path, status: int) -> None:
-    """HEAD is passed on with its query, and its status comes back."""
+    """HEAD is forwarded with its query, and its status is returned."""
     digest = lines(CONTENT)["hash_value"]
     async with open_relay(tmp_path) as (server, peer):
         peer.behaviour = Answer(status)
@@ -73,7 +75,7 @@ async def test_a_hash_is_asked_for_above(tmp_path: Path, status: int) -> None:
 async def test_the_status_is_that_of_the_server_above(
     tmp_path: Path, above: int, here: int
 ) -> None:
-    """Whatever it decides is what the sender hears."""
+    """The sender gets the status of the policy server."""
     async with open_relay(tmp_path) as (server, peer):
         peer.behaviour = Answer(above, body=b"inner details" if above >= 400 else b"")
         answer = await server.ask("PUT", f"{FILES}/{PATH}?ttl=1d", upload(CONTENT))
@@ -83,7 +85,7 @@ async def test_the_status_is_that_of_the_server_above(
 
 @pytest.mark.parametrize("status", [301, 303, 304, 307])
 async def test_a_redirect_is_not_followed(tmp_path: Path, status: int) -> None:
-    """A file is sent to the policy server, or to nobody."""
+    """A file is sent only to the policy server."""
     async with open_relay(tmp_path) as (server, peer):
         peer.behaviour = Answer(status, [("Location", f"{peer.url}/else")])
         for method, body in (("PUT", upload(CONTENT)), ("HEAD", b"")):
@@ -94,7 +96,7 @@ async def test_a_redirect_is_not_followed(tmp_path: Path, status: int) -> None:
 
 @pytest.mark.parametrize("behaviour", [Cut("accept"), Cut("body"), Cut("stored")])
 async def test_no_answer_from_above(tmp_path: Path, behaviour: Behaviour) -> None:
-    """A connection that breaks is a bad gateway; the next upload is passed on again."""
+    """A broken connection gives 502; the next upload is forwarded again."""
     async with open_relay(tmp_path) as (server, peer):
         peer.behaviour = behaviour
         answer = await server.ask("PUT", f"{FILES}/{PATH}?ttl=1d", upload(CONTENT))
@@ -114,7 +116,7 @@ async def test_another_server_above_gets_nothing(tmp_path: Path) -> None:
 
 
 async def test_a_silent_server_above(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is waited for a bounded time, and others are served meanwhile."""
+    """The wait for it is bounded, and other requests are served meanwhile."""
     monkeypatch.setattr(module, "PATIENCE_S", 0.2)
     monkeypatch.setattr(module, "SLOWEST", 10**9)
     monkeypatch.setattr(module, "HEAD_TIMEOUT_S", 0.2)
@@ -136,7 +138,7 @@ async def test_a_silent_server_above(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 @pytest.mark.history(42)
 async def test_limits_hold_before_anything_is_passed_on(tmp_path: Path) -> None:
-    """Lengths, ids and times of life are checked here already."""
+    """Lengths, ids and times to live are checked before."""
     body = upload(CONTENT)
     async with open_relay(tmp_path) as (server, peer):
         huge = f"Content-Length: {2 * 1024 * 1024}\r\nConnection: close\r\n"
@@ -152,13 +154,13 @@ async def test_limits_hold_before_anything_is_passed_on(tmp_path: Path) -> None:
 
 
 class Holding(Behaviour):
-    """Takes the start of a body, tells how much came, and waits for the rest."""
+    """Reads the start of a body, reports its size, and waits for the rest."""
 
     def __init__(self) -> None:
         self.began = trio.Event()
 
     async def serve(self, peer: Peer, exchange: Exchange) -> None:
-        """Reads on once told to."""
+        """Reads the rest when released."""
         start = await exchange.body(10)
         self.began.set()
         peer.store(exchange, start + await exchange.body())
@@ -166,7 +168,7 @@ class Holding(Behaviour):
 
 
 async def test_an_upload_is_passed_on_while_it_comes(tmp_path: Path) -> None:
-    """The server above has the start before the sender has sent the end."""
+    """The server above has received the start before the sender sends the end."""
     body = upload(CONTENT)
     head = f"PUT {FILES}/{PATH}?ttl=1d HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
     async with open_relay(tmp_path) as (server, peer):

@@ -1,4 +1,4 @@
-"""The shared folder: what is asked for, and nothing else."""
+"""The shared folder serves its files and nothing else."""
 
 import hashlib
 import os
@@ -38,7 +38,7 @@ async def ask(shared: Shared, method: str, path: str, headers: str = "") -> Answ
     "path", ["file", pytest.param("sub%20dir/..file%20%C3%A9", marks=pytest.mark.history(43))]
 )
 async def test_a_file_is_given_as_it_is(shared: Shared, path: str) -> None:
-    """GET answers with the bytes, their number, and nothing that makes a browser guess."""
+    """GET gives the content, its length, and a type that a browser does not guess around."""
     answer = await ask(shared, "GET", path)
     assert (answer.status, answer.body) == (200, CONTENT)
     assert answer.headers["content-length"] == str(len(CONTENT))
@@ -46,7 +46,7 @@ async def test_a_file_is_given_as_it_is(shared: Shared, path: str) -> None:
 
 
 async def test_an_empty_file_is_a_file(shared: Shared) -> None:
-    """Nothing to send is no error."""
+    """An empty file is served like any other."""
     answer = await ask(shared, "GET", "empty")
     assert (answer.status, answer.body) == (200, b"")
 
@@ -72,7 +72,7 @@ async def test_an_empty_file_is_a_file(shared: Shared) -> None:
     ],
 )
 async def test_head_compares_hashes(shared: Shared, query: str, status: int) -> None:
-    """HEAD tells whether the file is another one than the client has."""
+    """HEAD shows whether the file differs from the client's."""
     answer = await ask(shared, "HEAD", f"file{query}")
     assert (answer.status, answer.body) == (status, b"")
     if status == 200:
@@ -82,14 +82,14 @@ async def test_head_compares_hashes(shared: Shared, query: str, status: int) -> 
 @pytest.mark.parametrize("method", ["HEAD", "GET"])
 @pytest.mark.parametrize("path", ["nothing", "sub%20dir", "file/x", "sub%20dir/nothing"])
 async def test_no_such_file(shared: Shared, method: str, path: str) -> None:
-    """What is not there, or is no file, is not found."""
+    """Missing paths and directories are not found."""
     answer = await ask(shared, method, f"{path}?hash={SHA256}")
     assert answer.status == 404
     assert answer.body == (b"NOT FOUND" if method == "GET" else b"")
 
 
 async def test_a_changed_file_has_another_hash(shared: Shared) -> None:
-    """A hash is remembered only for as long as the file is the same."""
+    """A hash is cached only while the file is unchanged."""
     path = shared.folder / "file"
     old = path.stat().st_mtime - 100
     async with open_server(shared.app()) as server:
@@ -104,7 +104,7 @@ async def test_a_changed_file_has_another_hash(shared: Shared) -> None:
 
 
 async def test_conditional_and_partial_requests(shared: Shared) -> None:
-    """A client that has the file, or a part of it, gets no more than it lacks."""
+    """A client that has the file, or part of it, gets only the missing part."""
     async with open_server(shared.app()) as server:
 
         async def get(headers: str, method: str = "GET") -> Answer:
@@ -133,7 +133,7 @@ async def test_conditional_and_partial_requests(shared: Shared) -> None:
 @pytest.mark.fault("A6")
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 async def test_nothing_else_is_reached(shared: Shared, method: str) -> None:
-    """Hundreds of ways to climb out of the folder end in 400 or 404, and never show a secret."""
+    """Hundreds of ways to leave the folder give 400 or 404, and never a secret."""
     (shared.root / "secret").write_text("CANARY")
     statuses = set()
     async with open_server(shared.app()) as server:
@@ -161,7 +161,7 @@ async def test_nothing_else_is_reached(shared: Shared, method: str) -> None:
     ],
 )
 async def test_links(shared: Shared, link: str, target: str, status: int) -> None:
-    """Links are followed within the folder, and out of it never."""
+    """Links are followed within the folder, but never out of it."""
     (shared.root / "secret").write_text("CANARY")
     (shared.folder / link).symlink_to(target.format(folder=shared.folder))
     path = f"{link}/secret" if link == "directory" else link
@@ -172,14 +172,14 @@ async def test_links(shared: Shared, link: str, target: str, status: int) -> Non
 
 
 @pytest.mark.fault("A7")
-async def test_what_is_no_regular_file(shared: Shared) -> None:
-    """A FIFO holds nobody up: it is not there."""
+async def test_a_fifo_is_not_found(shared: Shared) -> None:
+    """A FIFO is not found, and blocks no request."""
     os.mkfifo(shared.folder / "fifo")
     assert (await ask(shared, "GET", "fifo")).status == 404
 
 
 async def test_a_file_that_becomes_shorter_breaks_the_answer_off(shared: Shared) -> None:
-    """The client sees that it did not get all; one line tells it, and the service goes on."""
+    """The client sees an incomplete answer; one line is logged, and the service continues."""
     path = shared.folder / "large"
     with path.open("wb") as file:
         file.truncate(256 * 1024 * 1024)
@@ -198,8 +198,8 @@ async def test_a_file_that_becomes_shorter_breaks_the_answer_off(shared: Shared)
     assert "exc_info" not in line
 
 
-async def test_clients_that_leave_leave_nothing_open(shared: Shared) -> None:
-    """A transfer that is broken off closes its file."""
+async def test_a_disconnect_closes_the_file(shared: Shared) -> None:
+    """An aborted transfer closes its file."""
     with (shared.folder / "large").open("wb") as file:
         file.truncate(256 * 1024 * 1024)
     async with open_server(shared.app()) as server:
@@ -213,8 +213,10 @@ async def test_clients_that_leave_leave_nothing_open(shared: Shared) -> None:
         assert await server.lives()
 
 
-async def test_a_system_in_trouble(shared: Shared, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What cannot be read for now is an error of ours, told in the log, not a missing file."""
+async def test_a_read_error_is_a_server_error(
+    shared: Shared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A temporary read error is a logged server error, not a missing file."""
 
     def refuse(*_arguments: object) -> bytes:
         raise OSError(5, "Input/output error")

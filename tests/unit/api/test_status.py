@@ -16,8 +16,8 @@ def fine() -> None:
     """A configuration without faults."""
 
 
-async def test_configuration_is_read_anew_each_time(tmp_path: Path) -> None:
-    """A file that is mended between two questions is found mended by the second."""
+async def test_configuration_is_read_for_each_request(tmp_path: Path) -> None:
+    """A file fixed between two requests is valid for the second."""
     path = tmp_path / "main.conf"
 
     def read() -> None:
@@ -34,7 +34,7 @@ async def test_configuration_is_read_anew_each_time(tmp_path: Path) -> None:
 
 
 async def test_configuration_is_not_read_in_the_event_loop() -> None:
-    """A slow disk holds up a thread, not the loop."""
+    """A slow disk blocks a thread, not the event loop."""
     readers = []
     await StatusReader(lambda: readers.append(threading.current_thread()))()
     assert readers
@@ -43,7 +43,7 @@ async def test_configuration_is_not_read_in_the_event_loop() -> None:
 
 @pytest.mark.fault("A21")
 async def test_a_database_that_hangs_is_a_timeout() -> None:
-    """A server that accepts and then says nothing is reported, with the rest, after two seconds."""
+    """A server that never answers is reported after two seconds, with the other checks."""
     [listener] = await trio.open_tcp_listeners(0, host="127.0.0.1")
     port = listener.socket.getsockname()[1]
 
@@ -61,8 +61,8 @@ async def test_a_database_that_hangs_is_a_timeout() -> None:
 
 
 @pytest.mark.fault("A21")
-async def test_a_file_system_that_hangs_keeps_few_threads() -> None:
-    """However often the status is asked for, no more than two threads wait for the disk."""
+async def test_a_hanging_file_system_blocks_few_threads() -> None:
+    """At any rate of status requests, no more than two threads wait for the disk."""
     release = threading.Event()
     stuck = 0
 
@@ -110,6 +110,6 @@ async def test_details_carry_no_credentials() -> None:
         ("nothing to hide: a@b", "nothing to hide: a@b"),
     ],
 )
-def test_credentials_are_starred_wherever_they_stand(text: str, shown: str) -> None:
-    """URLs and key-value pairs lose their secret, the rest is kept."""
+def test_credentials_are_masked_everywhere(text: str, shown: str) -> None:
+    """URLs and key-value pairs lose their secret, and the rest stays."""
     assert without_credentials(text) == shown

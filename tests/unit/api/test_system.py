@@ -5,16 +5,16 @@ import json
 import pytest
 import trio
 import trio.testing
-from prometheus_client.parser import text_string_to_metric_families
 
-from relayd.api.status import Check, StatusReport
+from relayd.api.status import StatusCheck, StatusReport
 from relayd.errors import NodesError
 from relayd.telemetry.metrics import Metrics
 from tests.support.http import BASE, api, healthy, open_server
+from tests.support.metrics import samples
 
 
-async def test_info_tells_the_version() -> None:
-    """The version is told in the two forms that tools expect."""
+async def test_info_has_the_version() -> None:
+    """The version is given in the two forms that tools expect."""
     async with open_server(api()) as server:
         answer = await server.ask("GET", f"{BASE}/system/info")
     assert answer.status == 200
@@ -30,16 +30,16 @@ async def test_info_tells_the_version() -> None:
 @pytest.mark.parametrize(
     ("report", "data"),
     [
-        (StatusReport(Check("success")), {"configuration": {"status": "success"}}),
+        (StatusReport(StatusCheck("success")), {"configuration": {"status": "success"}}),
         (
-            StatusReport(Check("success"), Check("error", "refused")),
+            StatusReport(StatusCheck("success"), StatusCheck("error", "refused")),
             {
                 "configuration": {"status": "success"},
                 "database": {"status": "error", "details": "refused"},
             },
         ),
         (
-            StatusReport(Check("error", "main.conf: bad"), Check("success")),
+            StatusReport(StatusCheck("error", "main.conf: bad"), StatusCheck("success")),
             {
                 "configuration": {"status": "error", "details": "main.conf: bad"},
                 "database": {"status": "success"},
@@ -48,7 +48,7 @@ async def test_info_tells_the_version() -> None:
     ],
 )
 async def test_status_has_exactly_the_keys_that_apply(report: StatusReport, data: bytes) -> None:
-    """A database is spoken of only where that output is on, and details only of errors."""
+    """The database is included only if that output is on, details only for errors."""
 
     async def status() -> StatusReport:
         await trio.lowlevel.checkpoint()
@@ -61,8 +61,8 @@ async def test_status_has_exactly_the_keys_that_apply(report: StatusReport, data
 
 
 @pytest.mark.history(34)
-async def test_status_of_a_slow_database_holds_up_nobody() -> None:
-    """While one client waits for the status, another is answered."""
+async def test_a_slow_status_does_not_delay_others() -> None:
+    """While one client waits for the status, another gets its answer."""
     asked, answers = trio.Event(), trio.Event()
 
     async def status() -> StatusReport:
@@ -78,15 +78,15 @@ async def test_status_of_a_slow_database_holds_up_nobody() -> None:
         assert (await waiting.answer()).status == 200
 
 
-async def test_reload_tells_success() -> None:
-    """A reload that worked has neither data nor details."""
+async def test_a_successful_reload_is_reported() -> None:
+    """The answer to a successful reload has neither data nor details."""
     async with open_server(api()) as server:
         answer = await server.ask("POST", f"{BASE}/system/reload")
     assert answer.status == 200
     assert json.loads(answer.body) == {"action": "reloadConfiguration", "result": "success"}
 
 
-async def test_reload_tells_why_it_failed() -> None:
+async def test_a_failed_reload_is_reported_with_its_cause() -> None:
     """The reason of a failed reload reaches the client."""
 
     async def reload() -> None:
@@ -105,7 +105,7 @@ async def test_reload_tells_why_it_failed() -> None:
 
 @pytest.mark.fault("A22")
 async def test_reloads_at_once_are_one_reload() -> None:
-    """A hundred clients who ask while a reload goes on share the one that follows it."""
+    """A hundred requests during a reload share the one that follows it."""
     runs, asked = 0, 0
     all_asked, first_may_end = trio.Event(), trio.Event()
 
@@ -141,7 +141,7 @@ async def test_reloads_at_once_are_one_reload() -> None:
 @pytest.mark.fault("A23")
 @pytest.mark.history(67)
 async def test_metrics_are_a_valid_exposition() -> None:
-    """Prometheus' own parser reads the page, backlog and insecure mode included."""
+    """Prometheus' own parser reads the page, including backlog and insecure mode."""
     metrics = Metrics()
     metrics.spool_files.set(7)
     metrics.spool_oldest_seconds.set(90.5)
@@ -150,12 +150,8 @@ async def test_metrics_are_a_valid_exposition() -> None:
         answer = await server.ask("GET", "/metrics")
     assert answer.status == 200
     assert answer.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
-    samples = {
-        sample.name: sample.value
-        for family in text_string_to_metric_families(answer.body.decode())
-        for sample in family.samples
-    }
-    assert samples["rudder_relayd_spool_files"] == 7
-    assert samples["rudder_relayd_spool_oldest_seconds"] == 90.5
-    assert samples["rudder_relayd_peer_authentication_disabled"] == 1
-    assert samples["rudder_relayd_reports_size_bytes_count"] == 0
+    values = {sample.name: sample.value for sample in samples(answer.body)}
+    assert values["rudder_relayd_spool_files"] == 7
+    assert values["rudder_relayd_spool_oldest_seconds"] == 90.5
+    assert values["rudder_relayd_peer_authentication_disabled"] == 1
+    assert values["rudder_relayd_reports_size_bytes_count"] == 0

@@ -1,4 +1,4 @@
-"""The commands as processes: what they print and how they end."""
+"""The commands as processes: their output and exit codes."""
 
 import subprocess
 import sys
@@ -33,7 +33,7 @@ def drop_in(*arguments: str | Path) -> Done:
 
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
-    """A configuration directory in which nothing is doubtful."""
+    """A configuration directory that gives no warnings."""
     main = tmp_path / "main.conf"
     main.write_text('general.node_id = "root"\n')
     main.chmod(0o640)
@@ -42,7 +42,7 @@ def directory(tmp_path: Path) -> Path:
 
 
 def one_line(done: Done) -> str:
-    """The line on stderr, of a command that printed nothing else."""
+    """The only line that a command printed, on stderr."""
     assert done.stdout == ""
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1
@@ -52,21 +52,21 @@ def one_line(done: Done) -> str:
 @pytest.mark.parametrize("flags", [("-t",), ("--test",)])
 @pytest.mark.parametrize("place", ["-c", "--config"])
 def test_good_configuration_is_ok(directory: Path, flags: tuple[str], place: str) -> None:
-    """`rudder-relayd -t` on a good configuration says so and ends with 0."""
+    """`rudder-relayd -t` on a valid configuration prints that and ends with 0."""
     done = drop_in(place, directory, *flags)
     assert (done.returncode, done.stdout, done.stderr) == (0, "Syntax: OK\n", "")
 
 
 @pytest.mark.fault("G6", "G7")
 def test_test_mode_prints_warnings_first(directory: Path) -> None:
-    """The test mode prints each warning of both files, then that the syntax is right."""
+    """The test mode prints each warning of both files, then that the syntax is valid."""
     (directory / "main.conf").write_text('general.node_id = "root"\ngeneral.lisen = "a:1"\n')
     (directory / "main.conf").chmod(0o644)
     (directory / "logging.conf").write_text("general.levl = 1")
     main, logging = directory / "main.conf", directory / "logging.conf"
     expected = [
         f"warning: {main}: unknown key general.lisen, did you mean listen?",
-        f"warning: {main}: mode 0644 opens the passwords to others, expected 0640",
+        f"warning: {main}: mode 0644 exposes the passwords, expected 0640",
         f"warning: {logging}: unknown key general.levl, did you mean level?",
         "Syntax: OK",
     ]
@@ -91,7 +91,7 @@ def test_test_mode_prints_warnings_first(directory: Path) -> None:
     ],
 )
 def test_invalid_file_ends_with_2(directory: Path, name: str, text: str) -> None:
-    """A configuration file that is not valid is exit code 2 and one line with its path."""
+    """An invalid configuration file is exit code 2 and one line with its path."""
     (directory / name).write_text(text)
     done = drop_in("-t", "-c", directory)
     assert done.returncode == 2
@@ -100,7 +100,7 @@ def test_invalid_file_ends_with_2(directory: Path, name: str, text: str) -> None
 
 @pytest.mark.history(62)
 def test_missing_main_conf_ends_with_3(tmp_path: Path) -> None:
-    """Without main.conf the start error names the path and what the system said."""
+    """Without main.conf the start error names the path and the system's reason."""
     done = drop_in("-t", "-c", tmp_path)
     assert done.returncode == 3
     assert one_line(done) == (
@@ -115,7 +115,7 @@ def test_missing_main_conf_ends_with_3(tmp_path: Path) -> None:
     [("nonsense",), (), ("check", "--nonsense"), ("check", "more"), ("a\nb",), ("check", "-c")],
 )
 def test_wrong_command_line_ends_with_3(arguments: tuple[str, ...]) -> None:
-    """A wrong command line is a start error in one line, never the code of a broken file."""
+    """A wrong command line is a start error in one line, never the code of an invalid file."""
     done = relayd(*arguments)
     assert done.returncode == 3
     assert "--help" in one_line(done)
@@ -133,7 +133,7 @@ def test_wrong_command_line_ends_with_3(arguments: tuple[str, ...]) -> None:
 )
 @pytest.mark.parametrize("command", ["main", "rudder_relayd"])
 def test_daemon_decides_the_exit_code(command: str, body: str, code: int, stderr: str) -> None:
-    """What the daemon returns or raises becomes the exit code of either command."""
+    """The result or error of the daemon becomes the exit code of either command."""
     done = run_with(command, body)
     assert (done.returncode, done.stderr) == (code, stderr)
 
@@ -149,7 +149,7 @@ def test_crash_ends_with_1_and_a_traceback(command: str, body: str) -> None:
 
 
 def run_with(command: str, body: str) -> Done:
-    """Runs the daemon's command on a daemon that does `body`."""
+    """Runs the daemon command on a daemon that executes `body`."""
     program = f"""
 import sys, types
 from relayd.commands import cli
@@ -164,7 +164,7 @@ cli.{command}(["run"] if {command!r} == "main" else [])
 
 @pytest.mark.parametrize("flag", ["-V", "--version"])
 def test_version(flag: str) -> None:
-    """Both commands tell their version."""
+    """Both commands print their version."""
     assert drop_in(flag).stdout == f"rudder-relayd {__version__}\n"
     assert relayd(flag).stdout == f"relayd {__version__}\n"
     assert relayd("version").stdout == f"relayd {__version__}\n"
@@ -183,7 +183,7 @@ def test_help_shows_all_options_and_commands(flag: str) -> None:
 
 
 def test_test_mode_loads_no_heavy_library(directory: Path) -> None:
-    """Checking a configuration imports neither the event loop nor the database stack."""
+    """Checking a configuration imports neither the event loop nor the database driver."""
     program = f"""
 import sys
 from relayd.commands import cli
@@ -208,7 +208,7 @@ except SystemExit as end:
     ],
 )
 def test_test_mode_prints_no_password(directory: Path, text: str) -> None:
-    """Nothing that a check prints, good or bad, holds a password."""
+    """The output of a check, valid or not, never contains a password."""
     (directory / "main.conf").write_text(f'general.node_id = "root"\n{text}\n')
     done = drop_in("-t", "-c", directory)
     assert CANARY not in done.stdout + done.stderr

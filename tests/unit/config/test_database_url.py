@@ -1,4 +1,4 @@
-"""PostgreSQL URLs: what is kept, what is told, what never shows."""
+"""PostgreSQL URLs: options that are kept or unused, and hidden passwords."""
 
 import pytest
 from hypothesis import given
@@ -24,14 +24,14 @@ from relayd.config.secret import Secret
     ],
 )
 @pytest.mark.history(32)
-def test_url_is_kept_as_it_is(url: str) -> None:
-    """Hosts and options of a URL reach the driver unchanged, the password beside them."""
+def test_url_is_kept_unchanged(url: str) -> None:
+    """Hosts and options of a URL reach the driver unchanged, the password separately."""
     arguments = connect_arguments(url, Secret("p@/?#"))
     assert arguments == {"dsn": url, "password": "p@/?#"}
 
 
-def test_an_ipv6_address_may_stand_beside_other_hosts() -> None:
-    """The driver gets the hosts where no release of Python takes offence at them."""
+def test_an_ipv6_address_may_be_one_of_several_hosts() -> None:
+    """The driver gets the hosts as an option, which every release of Python accepts."""
     checked = DatabaseUrl.parse("postgres://a@h1,h2:5433,[::1]:5434/d?sslmode=require&host=no")
     assert checked.dsn == "postgres://a@/d?sslmode=require&host=h1,h2:5433,%5B::1%5D:5434"
 
@@ -57,9 +57,9 @@ def test_an_ipv6_address_may_stand_beside_other_hosts() -> None:
         "postgres://a@h/d?" + "&".join(f"a{n}=1" for n in range(101)),
     ],
 )
-def test_senseless_url_is_refused(url: str) -> None:
-    """A URL that the driver could not use is a ValueError."""
-    with pytest.raises(ValueError):  # noqa: PT011 - its text is not shown to anybody
+def test_invalid_url_is_refused(url: str) -> None:
+    """A URL that the driver cannot use is a ValueError."""
+    with pytest.raises(ValueError):  # noqa: PT011 - its text is never shown
         DatabaseUrl.parse(url)
 
 
@@ -73,37 +73,33 @@ def test_senseless_url_is_refused(url: str) -> None:
         ("postgres://a@h/d", "postgres://a@h/d", None),
     ],
 )
-def test_password_is_taken_out_of_the_url(url: str, bare: str, password: str | None) -> None:
-    """What is left of a URL does not hold its password, wherever it stood."""
+def test_password_is_removed_from_the_url(url: str, bare: str, password: str | None) -> None:
+    """The rest of a URL does not contain the password, wherever it was."""
     left, secret = split_password(url)
     assert left == bare
     assert (secret.reveal() if secret is not None else None) == password
 
 
-def test_options_of_libpq_alone_are_told_and_dropped() -> None:
-    """What the server would refuse as a setting is not sent; a warning names it."""
+def test_options_of_libpq_alone_are_dropped_and_named() -> None:
+    """Options that the server would reject as settings are not sent, but listed as unused."""
     checked = DatabaseUrl.parse(
         "postgres://a@h/d?channel_binding=require&connect_timeout=5&client_encoding=latin1"
         "&keepalives=1&application_name=x"
     )
     assert checked.dsn == "postgres://a@h/d?application_name=x"
     assert checked.connect_timeout == 5
-    assert checked.warnings == (
-        "option channel_binding is not used",
-        "option client_encoding is not used",
-        "option keepalives is not used",
-    )
+    assert checked.unused == ("channel_binding", "client_encoding", "keepalives")
 
 
 def test_connect_timeout_becomes_an_argument() -> None:
-    """The seconds of one connection attempt go to the driver; 0 means its default."""
+    """The seconds of one connection attempt go to the driver; 0 keeps its default."""
     assert connect_arguments("postgres://a@h/d?connect_timeout=5", None)["timeout"] == 5.0
     assert "timeout" not in connect_arguments("postgres://a@h/d?connect_timeout=0", None)
 
 
 @given(st.text(max_size=60) | st.text("ab@:/?#[]%&=,1 ", max_size=30))
-def test_any_text_is_taken_or_refused(text: str) -> None:
-    """No URL raises anything but ValueError, and what is taken can be given to the driver."""
+def test_any_text_is_accepted_or_refused(text: str) -> None:
+    """A URL either raises ValueError or can be given to the driver."""
     url = f"postgres://{text}"
     try:
         checked = DatabaseUrl.parse(url)
@@ -114,7 +110,7 @@ def test_any_text_is_taken_or_refused(text: str) -> None:
 
 @given(st.text(st.characters(exclude_categories=["Cs"]), max_size=20))
 def test_secret_shows_nothing(text: str) -> None:
-    """A secret equals one of the same text only, and shows none of it."""
+    """A secret only equals one of the same text, and never shows it."""
     secret = Secret(text)
     assert secret == Secret(text)
     assert secret != Secret(text + "x")

@@ -41,7 +41,7 @@ DAY = 86_400.0
     ],
 )
 def test_duration_in_each_unit(text: str | int, seconds: float) -> None:
-    """Every unit has its length, several parts are added, a bare integer is seconds."""
+    """Every unit has its length, parts are added up, and an integer is a number of seconds."""
     assert parse_duration(text) == pytest.approx(seconds, rel=1e-12)
 
 
@@ -69,7 +69,7 @@ def test_duration_in_each_unit(text: str | int, seconds: float) -> None:
     ],
 )
 def test_anything_else_is_refused(text: str | int) -> None:
-    """What is no duration is a ValueError that says what was expected."""
+    """Anything but a duration is a ValueError that says what was expected."""
     with pytest.raises(ValueError, match="expected a duration such as"):
         parse_duration(text)
 

@@ -1,4 +1,4 @@
-"""`main.conf` and `logging.conf`: defaults, errors, warnings, what never shows."""
+"""`main.conf` and `logging.conf`: defaults, errors, warnings, and hidden passwords."""
 
 import re
 import tomllib
@@ -22,12 +22,12 @@ from relayd.config.main_conf import (
     load_settings,
 )
 from relayd.config.toml import MAX_BYTES, build, leaves
-from relayd.errors import ConfigError, StartError
+from relayd.errors import ConfigError, SettingError, StartError
 from tests.support.project import CONF
 
 ROOT = 'general.node_id = "root"\n'
 CANARY = "c4nary-p4ssword"
-#: Keys whose default a file cannot write: unset, or made from the machine.
+#: Keys whose default cannot be written in a file: unset, or derived from the machine.
 NO_DEFAULT = {
     "general.node_id",
     "general.core_threads",
@@ -48,7 +48,7 @@ def write(directory: Path, text: str | bytes, name: str = "main.conf", mode: int
 
 
 def load(directory: Path, text: str) -> Settings:
-    """Loads a `main.conf` with this text, of which nothing may be doubtful."""
+    """Loads a `main.conf` with this text, which gives no warning."""
     settings, warnings = load_settings(write(directory, text))
     assert warnings == []
     return settings
@@ -77,23 +77,23 @@ def flat(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def uncommented(path: Path) -> str:
-    """The text of a shipped file with every `# key = value` made to count."""
+    """The text of a shipped file with every `# key = value` uncommented."""
     return re.sub(r"^# (?=[a-z_]+ = )", "", path.read_text(), flags=re.MULTILINE)
 
 
 def test_root_needs_nothing_but_its_id(tmp_path: Path) -> None:
-    """A file with the node id alone loads and keeps every default."""
+    """A file with only the node id loads and keeps every default."""
     settings = load(tmp_path, ROOT)
     assert changed_keys(Settings(), settings) == ["general.node_id"]
 
 
 def test_shipped_main_conf_changes_nothing(tmp_path: Path) -> None:
-    """The shipped main.conf as it is sets no key."""
+    """The shipped main.conf sets no key."""
     assert flat(tomllib.loads((CONF / "main.conf").read_text())) == {}
 
 
 def test_shipped_main_conf_shows_the_defaults(tmp_path: Path) -> None:
-    """The shipped main.conf names every key, with the default that the code has."""
+    """The shipped main.conf has every key, with the default of the code."""
     text = uncommented(CONF / "main.conf")
     settings, _ = load_settings(write(tmp_path, text))
     defaults = dict(leaves(Settings()))
@@ -104,18 +104,18 @@ def test_shipped_main_conf_shows_the_defaults(tmp_path: Path) -> None:
 
 
 def test_shipped_logging_conf_names_the_components() -> None:
-    """The list of components in the shipped logging.conf is that of the code."""
-    told = re.search(r"A part is one of ([^:]+):", (CONF / "logging.conf").read_text())
-    assert told is not None
+    """The shipped logging.conf lists the components of the code."""
+    listed = re.search(r"The components are ([^:]+):", (CONF / "logging.conf").read_text())
+    assert listed is not None
     sources = (CONF.parent / "relayd").rglob("*.py")
     used = {
         name for path in sources for name in re.findall(r'get_logger\("(\w+)"', path.read_text())
     }
-    assert set(re.findall(r"\w+", told[1])) == used
+    assert set(re.findall(r"\w+", listed[1])) == used
 
 
 def test_shipped_logging_conf_shows_the_defaults(tmp_path: Path) -> None:
-    """The shipped logging.conf names every key, with the default that the code has."""
+    """The shipped logging.conf has every key, with the default of the code."""
     text = uncommented(CONF / "logging.conf")
     assert set(tomllib.loads(text)["general"]) == {"level", "filter", "format"}
     assert load_logging(write(tmp_path, text, "logging.conf")) == LoggingSettings()
@@ -130,7 +130,7 @@ def test_documentation_lists_every_key() -> None:
 
 
 def test_values_reach_their_places(tmp_path: Path) -> None:
-    """Tables nest as in the file; durations become seconds, arrays tuples, paths paths."""
+    """Tables nest as in the file; durations become seconds, arrays become tuples."""
     settings = load(
         tmp_path,
         """
@@ -220,7 +220,7 @@ PORT = "expected an integer from 1 to 65535"
     ],
 )
 def test_error_names_key_expectation_and_value(tmp_path: Path, text: str, expected: str) -> None:
-    """A value that its key does not take is told in one line, the value shortened and escaped."""
+    """An invalid value gives one line, in which the value is shortened and escaped."""
     assert refusal(tmp_path, text) == expected
 
 
@@ -235,8 +235,51 @@ def test_error_names_key_expectation_and_value(tmp_path: Path, text: str, expect
     ],
 )
 def test_syntax_error_names_the_place(tmp_path: Path, text: str | bytes, expected: str) -> None:
-    """A file that is not TOML is told with line and column."""
+    """The error for a file that is not TOML has the line and the column."""
     assert re.fullmatch(expected, refusal(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [("[general]\nlisten = 1 2\n", 2), ("\n\nlisten = ", 3), (f"a = 1\nb = '{'x' * 4096}'", 2)],
+)
+def test_syntax_error_has_its_line_as_attribute(tmp_path: Path, text: str, line: int) -> None:
+    """The line of a syntax error is an attribute, so that no code needs to read the message."""
+    with pytest.raises(ConfigError) as caught:
+        load_settings(write(tmp_path, text))
+    assert (caught.value.file, caught.value.line) == (tmp_path / "main.conf", line)
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "expected", "got"),
+    [
+        ("general.https_port = 0", "general.https_port", "an integer from 1 to 65535", "0"),
+        ("general = 3", "general", "a table", "3"),
+        ('general.node_id = "x"', "output.upstream.host", "a value on every node but root", None),
+    ],
+)
+def test_invalid_value_has_attributes(
+    tmp_path: Path, text: str, key: str, expected: str, got: str | None
+) -> None:
+    """File, key, expectation and value of an error are attributes; a missing value is None."""
+    with pytest.raises(SettingError) as caught:
+        load_settings(write(tmp_path, text))
+    error = caught.value
+    assert (error.file, error.line) == (tmp_path / "main.conf", None)
+    assert (error.key, error.expected, error.got) == (key, expected, got)
+
+
+def test_warnings_have_attributes(tmp_path: Path) -> None:
+    """Kind, key and suggestion of a warning are attributes."""
+    text = ROOT + 'general.https_prot = 1\noutput.database.url = "postgres://a:b@h/d?keepalives=1"'
+    _, warnings = load_settings(write(tmp_path, text, mode=0o644))
+    assert [(warning.kind, warning.key, warning.suggestion) for warning in warnings] == [
+        ("unknown_key", "general.https_prot", "https_port"),
+        ("database_url", "output.database.url", None),
+        ("database_url", "output.database.url", None),
+        ("mode", None, None),
+    ]
+    assert {warning.file for warning in warnings} == {tmp_path / "main.conf"}
 
 
 @pytest.mark.fault("P12", "D.5.5")
@@ -254,19 +297,19 @@ def test_syntax_error_names_the_place(tmp_path: Path, text: str | bytes, expecte
         pytest.param("general.https_port = 1e999", id="infinity"),
     ],
 )
-def test_hostile_toml_is_a_clear_refusal(tmp_path: Path, text: str) -> None:
-    """Numbers, nesting, doubles and sizes beyond reason are one line, never a crash."""
+def test_hostile_toml_is_refused_in_one_line(tmp_path: Path, text: str) -> None:
+    """Absurd numbers, nesting, duplicates and sizes give one line, never a crash."""
     assert len(refusal(tmp_path, text)) < 400
 
 
 @pytest.mark.fault("G6")
 def test_misspelt_key_is_a_warning_that_names_it(tmp_path: Path) -> None:
-    """Unknown keys are accepted with a warning that names the key that was probably meant."""
+    """Unknown keys are accepted with a warning that suggests a similar key."""
     text = ROOT + "general.https_prot = 1\noutput.databas.url = 1\nzzz = 1\n"
     settings, warnings = load_settings(write(tmp_path, text))
     path = tmp_path / "main.conf"
     assert settings.general.https_port == 443
-    assert warnings == [
+    assert [str(warning) for warning in warnings] == [
         f"{path}: unknown key general.https_prot, did you mean https_port?",
         f"{path}: unknown key output.databas, did you mean database?",
         f"{path}: unknown key zzz",
@@ -282,22 +325,22 @@ def test_misspelt_key_is_a_warning_that_names_it(tmp_path: Path) -> None:
         ("remote_run.use_sudo = true\n", False),
     ],
 )
-def test_helper_and_sudo_contradict(tmp_path: Path, text: str, warned: bool) -> None:
-    """A root helper makes sudo pointless: who writes both is told which of them counts."""
+def test_helper_and_explicit_sudo_contradict(tmp_path: Path, text: str, warned: bool) -> None:
+    """A root helper makes sudo pointless, so setting both gives a warning."""
     settings, warnings = load_settings(write(tmp_path, ROOT + text))
     assert settings.remote_run.helper == (Path("/run/h") if "helper" in text else None)
     path = tmp_path / "main.conf"
     expected = [f"{path}: remote_run.use_sudo: no effect, remote_run.helper is used"]
-    assert warnings == (expected if warned else [])
+    assert [str(warning) for warning in warnings] == (expected if warned else [])
 
 
 def test_unknown_keys_make_a_bounded_number_of_warnings(tmp_path: Path) -> None:
-    """Thousands of unknown keys are told in some fifty lines, control characters escaped."""
+    """Thousands of unknown keys give some fifty warnings, with control characters escaped."""
     text = ROOT + "".join(f'"k\\n{number}" = 1\n' for number in range(5000))
     _, warnings = load_settings(write(tmp_path, text))
     assert len(warnings) == 51
-    assert warnings[0].endswith("unknown key k\\n0")
-    assert warnings[-1].endswith("4950 more unknown keys")
+    assert str(warnings[0]).endswith("unknown key k\\n0")
+    assert str(warnings[-1]).endswith("4950 more unknown keys")
 
 
 @pytest.mark.fault("G7")
@@ -308,17 +351,17 @@ def test_unknown_keys_make_a_bounded_number_of_warnings(tmp_path: Path) -> None:
 def test_configuration_that_others_can_read_is_a_warning(
     tmp_path: Path, mode: int, warned: bool
 ) -> None:
-    """Permissions beyond 0640 are told with the mode."""
+    """Permissions beyond 0640 give a warning with the mode."""
     _, warnings = load_settings(write(tmp_path, ROOT, mode=mode))
     assert bool(warnings) == warned
-    assert all(f"mode {mode:04o}" in warning for warning in warnings)
+    assert all(f"mode {mode:04o}" in str(warning) for warning in warnings)
 
 
 def test_disabled_verification_is_a_warning(tmp_path: Path) -> None:
-    """`dangerous_none` loads, with the warning operators know."""
+    """`dangerous_none` loads, with a warning."""
     text = ROOT + 'general.peer_authentication = "dangerous_none"'
     _, warnings = load_settings(write(tmp_path, text))
-    assert warnings == ["Certificate verification is disabled"]
+    assert [str(warning) for warning in warnings] == ["Certificate verification is disabled"]
 
 
 @pytest.mark.parametrize(
@@ -334,21 +377,24 @@ def test_disabled_verification_is_a_warning(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_output_without_what_it_needs_is_refused(tmp_path: Path, text: str, key: str) -> None:
-    """A missing host or password of an output in use names its key."""
+def test_missing_key_of_an_output_is_refused(tmp_path: Path, text: str, key: str) -> None:
+    """The error for a missing host or password of an output in use names its key."""
     assert refusal(tmp_path, text).startswith(f"{key}: expected a value")
 
 
 def test_missing_main_conf_is_a_start_error(tmp_path: Path) -> None:
-    """Without main.conf the error is the one operators and the status page know."""
+    """Without main.conf the start error has the path and the reason."""
     with pytest.raises(StartError) as caught:
         load_settings(tmp_path)
     path = tmp_path / "main.conf"
-    assert str(caught.value) == f"Could not read main configuration file from {path}"
+    assert str(caught.value) == (
+        f"Could not read main configuration file from {path}: No such file or directory"
+    )
+    assert (caught.value.file, caught.value.reason) == (path, "No such file or directory")
 
 
 def test_node_id_comes_from_its_file(tmp_path: Path) -> None:
-    """The file's content without surrounding white space is my id; `node_id` wins over it."""
+    """The node id is the stripped content of the file; `node_id` takes precedence."""
     (tmp_path / "uuid.hive").write_text("  root\n\n")
     text = f'general.node_id_file = "{tmp_path / "uuid.hive"}"\n'
     assert load(tmp_path, text).node_id() == "root"
@@ -358,7 +404,7 @@ def test_node_id_comes_from_its_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", [None, b"", b" \n", b"a\nb", b"a\x00"])
 def test_node_id_file_without_an_id_is_named(tmp_path: Path, content: bytes | None) -> None:
-    """A file with my id that is missing, empty or no id is a start error with its path."""
+    """A node id file that is missing, empty or invalid is a start error with its path."""
     path = tmp_path / "uuid.hive"
     if content is not None:
         path.write_bytes(content)
@@ -381,7 +427,7 @@ def test_node_id_file_without_an_id_is_named(tmp_path: Path, content: bytes | No
 def test_listen_takes_names_addresses_and_sockets(
     tmp_path: Path, text: str, listen: Listen
 ) -> None:
-    """Each form of `listen` is read, and written the same way again."""
+    """Each form of `listen` is read, and its text is the same again."""
     settings = load(tmp_path, ROOT + f'general.listen = "{text}"')
     assert settings.general.listen == listen
     assert str(listen) == text
@@ -415,14 +461,14 @@ def test_listen_takes_names_addresses_and_sockets(
         "unix:/" + "x" * 107,
     ],
 )
-def test_senseless_listen_is_refused(tmp_path: Path, text: str) -> None:
-    """What cannot be listened on is a configuration error that shows the forms."""
+def test_invalid_listen_is_refused(tmp_path: Path, text: str) -> None:
+    """An address that cannot be listened on is an error that lists the valid forms."""
     message = refusal(tmp_path, ROOT + f'general.listen = "{text}"')
     assert message.startswith('general.listen: expected "host:port"')
 
 
 def test_changed_keys_are_named_without_values(tmp_path: Path) -> None:
-    """The keys that need a restart are listed in the settings' order."""
+    """The keys that need a restart are listed in the order of the settings."""
     old = load(tmp_path, ROOT)
     new = load(
         tmp_path,
@@ -445,7 +491,7 @@ def test_credentials_for_the_upstream_need_no_restart(tmp_path: Path) -> None:
     assert changed_keys(old, load(tmp_path, ROOT + upstream)) == []
 
 
-def test_way_to_the_database_needs_no_restart(tmp_path: Path) -> None:
+def test_address_of_the_database_needs_no_restart(tmp_path: Path) -> None:
     """A new address or password of the database is not among the keys that need a restart."""
     old = load(tmp_path, ROOT + 'output.database.password = "one"')
     database = 'output.database = { password = "two", url = "postgres://a@b/c" }'
@@ -468,9 +514,12 @@ def test_settings_never_show_a_password(tmp_path: Path) -> None:
     settings, warnings = load_settings(write(tmp_path, text))
     database = settings.output.database
     shown = [repr(settings), str(settings), f"{database.password}", f"{database.password:>20}"]
-    assert not any(CANARY in text for text in [*shown, *warnings])
+    shown += map(str, warnings)
+    assert not any(CANARY in text for text in shown)
     assert database.url == "postgres://u@h/d?application_name=x"
-    assert warnings[0].endswith("its password is ignored, output.database.password counts")
+    assert str(warnings[0]).endswith(
+        "the password in it is ignored, output.database.password is used"
+    )
     assert settings.output.upstream.default_password.reveal() == CANARY
 
 
@@ -503,7 +552,7 @@ def test_refused_configuration_never_shows_a_password(tmp_path: Path, text: str)
 
 @pytest.mark.fault("D.4.2")
 def test_database_parameters_keep_the_password_out_of_the_url(tmp_path: Path) -> None:
-    """The driver gets the password as an argument of its own, just as the operator wrote it."""
+    """The driver gets the password as a separate argument, exactly as the operator wrote it."""
     password = "p@ss/w?rd#%41: +"
     text = ROOT + f'output.database.password = "{password}"'
     parameters = database_parameters(load(tmp_path, text))
@@ -528,10 +577,11 @@ def test_logging_conf_has_a_default_for_everything(tmp_path: Path, text: bytes) 
 
 @pytest.mark.history(63)
 def test_missing_logging_conf_is_a_warning(tmp_path: Path) -> None:
-    """Without logging.conf the defaults hold, and a warning names the file."""
+    """Without logging.conf the defaults apply, and a warning names the file."""
     settings = load_logging(tmp_path)
     assert settings.general == LoggingSettings().general
-    assert str(tmp_path / "logging.conf") in settings.warnings[0]
+    (warning,) = settings.warnings
+    assert (warning.kind, warning.file) == ("unreadable", tmp_path / "logging.conf")
 
 
 @pytest.mark.parametrize(
@@ -545,7 +595,7 @@ def test_missing_logging_conf_is_a_warning(tmp_path: Path) -> None:
     ],
 )
 def test_bad_logging_conf_is_refused(tmp_path: Path, text: str, expected: str) -> None:
-    """A bad level or directive of logging.conf is named in one line."""
+    """An invalid level or directive of logging.conf gives one line that shows it."""
     with pytest.raises(ConfigError) as caught:
         load_logging(write(tmp_path, text, "logging.conf"))
     prefix = f"{tmp_path / 'logging.conf'}: "
@@ -554,10 +604,11 @@ def test_bad_logging_conf_is_refused(tmp_path: Path, text: str, expected: str) -
 
 @pytest.mark.fault("G6")
 def test_unknown_key_in_logging_conf_is_a_warning(tmp_path: Path) -> None:
-    """A misspelt key of logging.conf is told, too."""
+    """A misspelt key of logging.conf is a warning, too."""
     settings = load_logging(write(tmp_path, 'general.levle = "trace"', "logging.conf"))
-    assert settings.warnings == (
-        f"{tmp_path / 'logging.conf'}: unknown key general.levle, did you mean level?",
+    (warning,) = settings.warnings
+    assert str(warning) == (
+        f"{tmp_path / 'logging.conf'}: unknown key general.levle, did you mean level?"
     )
 
 
@@ -575,8 +626,8 @@ VALUES = st.recursive(
 
 @pytest.mark.fault("P12", "D.5.5")
 @given(st.sampled_from([key for key, _ in leaves(Settings())]), VALUES)
-def test_any_value_of_any_key_is_taken_or_refused(key: str, value: object) -> None:
-    """Whatever a key is set to, loading succeeds or names the key in one printable line."""
+def test_any_value_of_any_key_is_accepted_or_refused(key: str, value: object) -> None:
+    """Whatever a key is set to, loading succeeds or gives one printable line with the key."""
     table: Any = value
     for name in reversed(key.split(".")):
         table = {name: table}
@@ -586,7 +637,7 @@ def test_any_value_of_any_key_is_taken_or_refused(key: str, value: object) -> No
 
 
 def refusal_of(table: dict[str, Any]) -> str | None:
-    """The error for a table, None when it is taken."""
+    """The error for a table, None when it is accepted."""
     try:
         build(Path("main.conf"), table, Settings)
     except ConfigError as error:

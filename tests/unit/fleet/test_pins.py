@@ -1,4 +1,4 @@
-"""Who the other policy servers are: pins from files and from the nodes list."""
+"""Pins of other policy servers, from files and from the nodes list."""
 
 import ssl
 from datetime import UTC, datetime
@@ -12,7 +12,7 @@ from relayd.config.secret import Secret
 from relayd.errors import PeerError
 from relayd.fleet.certificates import CertificateStore
 from relayd.fleet.nodes import Node, Nodes
-from relayd.fleet.pins import PEER, Peers, read_pins
+from relayd.fleet.pins import UPSTREAM_PEER, PinnedClients, read_pins
 from relayd.telemetry.metrics import Metrics
 from tests.support.signing import SigningNode, make_key_and_cert
 from tests.support.tls_server import open_peer
@@ -21,8 +21,8 @@ UPSTREAM = make_key_and_cert("upstream")
 SUB = make_key_and_cert("sub")
 
 
-def make_peers(root: Path, *pins: SigningNode, general: str = "") -> tuple[Peers, Metrics]:
-    """Those of a relay whose upstream has these certificates."""
+def make_peers(root: Path, *pins: SigningNode, general: str = "") -> tuple[PinnedClients, Metrics]:
+    """Return the clients of a relay whose upstream has these certificates."""
     file = root / "policy_server.pem"
     file.write_bytes(b"".join(pin.cert_pem for pin in pins))
     conf = root / "main.conf"
@@ -35,11 +35,11 @@ def make_peers(root: Path, *pins: SigningNode, general: str = "") -> tuple[Peers
         """
     )
     metrics = Metrics()
-    return Peers(load_settings(root)[0], metrics), metrics
+    return PinnedClients(load_settings(root)[0], metrics), metrics
 
 
 def test_all_certificates_of_a_file_are_pins(tmp_path: Path) -> None:
-    """Each certificate of the file is read, with text around them."""
+    """Each certificate of the file is read, even with text around them."""
     file = tmp_path / "pins"
     file.write_bytes(b"# old\n" + UPSTREAM.cert_pem + b"\n# new\n" + SUB.cert_pem)
     assert read_pins(file) == (UPSTREAM.cert_der, SUB.cert_der)
@@ -62,7 +62,7 @@ def test_all_certificates_of_a_file_are_pins(tmp_path: Path) -> None:
 def test_a_file_without_a_whole_certificate_is_refused(
     tmp_path: Path, content: bytes | None
 ) -> None:
-    """What is empty, cut, damaged, something else or not there gives no pins, but an error."""
+    """An empty, truncated, damaged, unrelated or missing file is an error."""
     file = tmp_path / "pins"
     if content is not None:
         file.write_bytes(content)
@@ -72,8 +72,8 @@ def test_a_file_without_a_whole_certificate_is_refused(
 
 
 @pytest.mark.fault("TLS6")
-async def test_an_expired_pin_is_told_and_taken(tmp_path: Path) -> None:
-    """A certificate past its end is warned of, shown as a metric, and pinned all the same."""
+async def test_an_expired_pin_is_reported_and_used(tmp_path: Path) -> None:
+    """An expired certificate causes a warning, is shown as a metric, and is pinned anyway."""
     end = datetime(2021, 1, 1, tzinfo=UTC)
     expired = make_key_and_cert("expired", not_after=end)
     peers, metrics = make_peers(tmp_path, expired)
@@ -85,20 +85,22 @@ async def test_an_expired_pin_is_told_and_taken(tmp_path: Path) -> None:
     [line] = [one for one in metrics.render().decode().splitlines() if one.startswith(f"{name} ")]
     assert float(line.removeprefix(name)) == end.timestamp()
     async with open_peer(expired) as server:
-        async with peers.clients.request(PEER, "PUT", f"{server.url}/x", content=b"") as answer:
+        async with peers.clients.request(
+            UPSTREAM_PEER, "PUT", f"{server.url}/x", content=b""
+        ) as answer:
             assert answer.status == 201
         await peers.clients.aclose()
 
 
-async def test_pins_of_upstream_and_sub_relays_are_in_force_together(tmp_path: Path) -> None:
-    """Each peer is known by its own certificates only, whichever source changed last."""
+async def test_pins_of_upstream_and_sub_relays_apply_together(tmp_path: Path) -> None:
+    """Each peer is authenticated by its own certificates only, whichever source changed last."""
     peers, _ = make_peers(tmp_path, UPSTREAM)
     store = CertificateStore()
     store.add_peer("sub", SUB.cert_der)
     async with open_peer(UPSTREAM) as upstream, open_peer(SUB) as sub:
         peers.take_upstream(await peers.read_upstream())
         peers.take_nodes(Nodes("relay", {"sub": Node("sub", "h", "relay")}, store))
-        for name, server in ((PEER, upstream), ("sub", sub)):
+        for name, server in ((UPSTREAM_PEER, upstream), ("sub", sub)):
             async with peers.clients.request(name, "GET", f"{server.url}/x") as answer:
                 assert answer.status == 201
         with pytest.raises(PeerError, match="certificate"):
@@ -107,26 +109,28 @@ async def test_pins_of_upstream_and_sub_relays_are_in_force_together(tmp_path: P
 
 
 async def test_no_node_can_take_the_upstreams_place(tmp_path: Path) -> None:
-    """A sub-relay of whatever id is not trusted as the upstream, whose pins are missing."""
+    """While the upstream's pins are missing, no sub-relay passes for it, whatever its id."""
     peers, _ = make_peers(tmp_path)
     store = CertificateStore()
-    for node_id in (PEER, "upstream"):
+    for node_id in (UPSTREAM_PEER, "upstream"):
         store.add_peer(node_id, SUB.cert_der)
-    nodes = {node_id: Node(node_id, "h", "relay") for node_id in (PEER, "upstream")}
+    nodes = {node_id: Node(node_id, "h", "relay") for node_id in (UPSTREAM_PEER, "upstream")}
     async with open_peer(SUB) as server:
         peers.take_nodes(Nodes("relay", nodes, store))
         with pytest.raises(PeerError, match="certificate"):
-            await peers.clients.probe(PEER, server.url)
+            await peers.clients.probe(UPSTREAM_PEER, server.url)
         await peers.clients.aclose()
 
 
 async def test_without_pinning_no_pin_file_is_read(tmp_path: Path) -> None:
-    """Where verification is switched off, the file of pins need not be there."""
+    """If verification is switched off, the file of pins need not exist."""
     peers, _ = make_peers(tmp_path, general=', peer_authentication = "dangerous_none"')
     assert await peers.read_upstream() == ()
-    assert peers.looked.is_set()
+    assert peers.attempted.is_set()
     async with open_peer(SUB) as server:
         auth = ("rudder", Secret("p"))
-        async with peers.clients.request(PEER, "GET", f"{server.url}/x", auth=auth) as answer:
+        async with peers.clients.request(
+            UPSTREAM_PEER, "GET", f"{server.url}/x", auth=auth
+        ) as answer:
             assert answer.status == 201
         await peers.clients.aclose()

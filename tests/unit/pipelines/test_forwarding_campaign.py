@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from tests.support.forwarding import Relay, hasty
+from tests.support.forwarding import IMPATIENT, Relay
 from tests.support.signing import make_key_and_cert
 from tests.support.tls_server import (
     Answer,
@@ -133,7 +133,7 @@ async def test_whatever_the_upstream_does_every_file_arrives_as_it_was(
     numbers = random.Random(count)
     chain = Chain([fault for fault, _ in zip(faults(numbers), range(count), strict=False)])
     async with open_peer(NODE) as peer, watchdog(30 + count * 0.5):
-        relay = Relay(tmp_path, peer, NODE, hasty(0.5))
+        relay = Relay(tmp_path, peer, NODE, IMPATIENT)
         peer.behaviour = chain
         sizes = (0, 1, 20_000, 65_536, 65_537, 300_000)
         files = {
@@ -143,7 +143,7 @@ async def test_whatever_the_upstream_does_every_file_arrives_as_it_was(
         for name, body in files.items():
             relay.arrive(relay.reports, name, body)
         async with relay.running():
-            await relay.until(lambda: not relay.left(), patience=30 + count * 0.5)
+            await relay.empty(patience=30 + count * 0.5)
         assert sum(chain.struck.values()) == count
         assert len(chain.struck) == 19
         arrived = {target.removeprefix("/reports/"): body for target, body in peer.uploads}

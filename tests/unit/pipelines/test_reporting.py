@@ -10,7 +10,7 @@ import trio
 
 from relayd.commands.demo.fleet.runlogs import make_runlog
 from relayd.config.main_conf import load_settings
-from relayd.fleet.in_force import Trust
+from relayd.fleet.current_nodes import CurrentNodes
 from relayd.pipelines.reporting import ReportingPipeline
 from relayd.pipelines.workers.job import Examined, Job, Setup
 from relayd.pipelines.workers.pool import ThreadExaminer
@@ -71,7 +71,7 @@ class Station:
         conf.chmod(0o640)
         self.settings, _ = load_settings(root)
         self.metrics = Metrics()
-        self.trust = Trust(self.list_file, self.certs_file, "root", self.metrics)
+        self.trust = CurrentNodes(self.list_file, self.certs_file, "root", self.metrics)
         self.examiner = Gate(Setup(str(self.incoming), 2**20, frozenset()))
         self.database = FakeDatabase()
         self.reporting = ReportingPipeline(

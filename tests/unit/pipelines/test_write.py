@@ -297,24 +297,24 @@ async def test_writer_cancelled_in_a_wait_closes_its_channels() -> None:
         await stage.source.send(part_of(1))
 
 
-async def test_a_look_at_the_start_tells_that_the_database_is_there(
+async def test_a_probe_at_the_start_reports_the_database(
     writing: Writing, autojump_clock: MockClock
 ) -> None:
     """Before any run log comes, the gauge says that the database is away, then that it is back."""
     writing.database.probes = [transient(), operator("no table"), None]
     with capture_logs() as logs:
-        await writing.writer.look()
+        await writing.writer.probe()
     assert writing.up == 1
     assert writing.health.trouble is None
     assert [line["log_level"] for line in logs] == ["error", "error", "info"]
     assert writing.database.batches == []
 
 
-async def test_a_look_ends_at_a_stop(writing: Writing, autojump_clock: MockClock) -> None:
+async def test_a_probe_ends_at_a_stop(writing: Writing, autojump_clock: MockClock) -> None:
     """A database that never comes does not keep relayd from stopping."""
     writing.never_again(transient)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(writing.writer.look)
+        nursery.start_soon(writing.writer.probe)
         await trio.sleep(30)
         assert writing.up == 0
         writing.writer.stop()

@@ -1,4 +1,4 @@
-"""A real script, run, followed and ended."""
+"""Commands that are real scripts: started, followed and ended."""
 
 import os
 import resource
@@ -9,7 +9,7 @@ import pytest
 import trio
 from structlog.testing import capture_logs
 
-from relayd.remote_run.by_command import LocalCommand
+from relayd.remote_run.by_command import CommandRunner
 from relayd.remote_run.runner import Exit, Order, RunnerError, Target
 from tests.support.agent import TELL, Commands, agent, alive, gone, pid_in
 from tests.support.http import descriptors
@@ -20,7 +20,7 @@ Output = Callable[[bytes], Awaitable[None]]
 
 @pytest.fixture
 def commands() -> Commands:
-    """The commands that are started from here on."""
+    """The commands that are started by the test."""
     return Commands()
 
 
@@ -32,7 +32,7 @@ async def _run(
     command: Path, *conditions: str, output: Output = _nothing, use_sudo: bool = False
 ) -> Exit:
     with trio.fail_after(60):
-        runner = LocalCommand(command, use_sudo=use_sudo)
+        runner = CommandRunner(command, use_sudo=use_sudo)
         return await runner.run(Order(HOSTS, conditions), output)
 
 
@@ -49,7 +49,7 @@ async def _printed(command: Path, *conditions: str, use_sudo: bool = False) -> b
 
 @pytest.mark.history(50)
 async def test_arguments_are_those_of_the_original(tmp_path: Path) -> None:
-    """The command gets conditions and host names as the original gives them."""
+    """The command gets conditions and host names as `rudder-relayd` passes them."""
     command = agent(tmp_path / "rudder", TELL)
     assert await _printed(command) == b"remote\nrun\n--\nhost1.test,host2.test\n"
     assert await _printed(command, "c1", "c2") == (
@@ -61,7 +61,7 @@ async def test_arguments_are_those_of_the_original(tmp_path: Path) -> None:
 async def test_sudo_gets_the_command_as_one_argument(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With sudo, the path of the command is one argument, blanks and all."""
+    """With sudo, the path of the command is one argument, even if it has blanks."""
     agent(tmp_path / "sudo", TELL)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     printed = await _printed(Path("/opt/some where/rudder"), use_sudo=True)
@@ -69,15 +69,15 @@ async def test_sudo_gets_the_command_as_one_argument(
 
 
 async def test_the_environment_is_minimal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing of relayd's environment but the search path reaches the command; input is empty."""
+    """The command gets only the search path of relayd's environment, and empty input."""
     monkeypatch.setenv("PGPASSWORD", "canary")
     printed = await _printed(agent(tmp_path / "rudder", "cat; /usr/bin/env; pwd"))
     names = {line.partition(b"=")[0] for line in printed.splitlines()}
     assert names - {b"PWD", b"_", b"SHLVL", b"OLDPWD"} == {b"PATH", b"LANG", b"/"}
 
 
-async def test_output_comes_while_the_command_runs(tmp_path: Path) -> None:
-    """A line is there before the command goes on to the next."""
+async def test_output_arrives_while_the_command_runs(tmp_path: Path) -> None:
+    """A line is passed on before the command prints the next one."""
     os.mkfifo(tmp_path / "go")
     command = agent(tmp_path / "rudder", f"echo one; read line < {tmp_path}/go; echo two")
     lines: list[bytes] = []
@@ -91,8 +91,8 @@ async def test_output_comes_while_the_command_runs(tmp_path: Path) -> None:
     assert lines == [b"one\n", b"two\n"]
 
 
-async def test_the_exit_tells_code_and_last_words(tmp_path: Path) -> None:
-    """A failed command is told with its code and the end of its standard error."""
+async def test_the_exit_has_code_and_end_of_stderr(tmp_path: Path) -> None:
+    """A failed command is reported with its exit code and the end of its standard error."""
     script = "head -c 100000 /dev/zero | tr '\\0' x >&2; echo 'sudo: \033[1mno' >&2; exit 7"
     ended = await _run(agent(tmp_path / "rudder", script))
     assert ended.code == 7
@@ -113,7 +113,7 @@ async def test_the_exit_tells_code_and_last_words(tmp_path: Path) -> None:
 async def test_a_command_is_ended_with_its_children(
     commands: Commands, tmp_path: Path, script: str
 ) -> None:
-    """Cancelled, a command and the children of its group are gone, whatever they ignore."""
+    """After cancellation the command and its group are gone, whatever signals they ignore."""
     command = agent(tmp_path / "rudder", script.format(pid=tmp_path / "pid"))
     with trio.CancelScope() as scope:
 
@@ -128,21 +128,21 @@ async def test_a_command_is_ended_with_its_children(
 
 
 async def test_a_child_that_keeps_the_pipe_does_not_hold_the_run(tmp_path: Path) -> None:
-    """After the command's end, a child that still has its standard output is ended."""
+    """A child that holds standard output after the command's end is killed."""
     command = agent(tmp_path / "rudder", f"sleep 1000 & echo $! > {tmp_path / 'pid'}; echo end")
     assert await _printed(command) == b"end\n"
     await gone(await pid_in(tmp_path / "pid"))
 
 
 async def test_a_child_that_floods_after_the_end_is_ended(tmp_path: Path) -> None:
-    """A child that goes on printing after the command's end is cut off."""
+    """A child that keeps printing after the command's end is cut off."""
     command = agent(tmp_path / "rudder", f"yes & echo $! > {tmp_path / 'pid'}")
     assert (await _run(command)).code == 0
     await gone(await pid_in(tmp_path / "pid"))
 
 
 async def test_a_detached_child_without_the_pipe_is_left_alone(tmp_path: Path) -> None:
-    """What the command leaves behind on purpose goes on."""
+    """A process that the command leaves behind on purpose keeps running."""
     script = f"sleep 1000 > /dev/null 2>&1 & echo $! > {tmp_path / 'pid'}"
     assert (await _run(agent(tmp_path / "rudder", script))).code == 0
     pid = await pid_in(tmp_path / "pid")
@@ -153,7 +153,7 @@ async def test_a_detached_child_without_the_pipe_is_left_alone(tmp_path: Path) -
 @pytest.mark.fault("A19")
 @pytest.mark.parametrize("mode", [None, 0o600])
 async def test_a_command_that_cannot_be_started(tmp_path: Path, mode: int | None) -> None:
-    """A missing or not executable command is an error that does not tell its path."""
+    """A missing or non-executable command is an error that does not reveal its path."""
     command = tmp_path / "rudder"
     if mode is not None:
         agent(command, TELL).chmod(mode)
@@ -165,7 +165,7 @@ async def test_a_command_that_cannot_be_started(tmp_path: Path, mode: int | None
 
 @pytest.mark.fault("A19")
 async def test_no_descriptors_for_a_command(commands: Commands, tmp_path: Path) -> None:
-    """Without descriptors for its pipes a command is refused, nothing leaks."""
+    """Without descriptors for its pipes a command is refused, and nothing leaks."""
     command = agent(tmp_path / "rudder", "echo hi")
     assert (await _run(command)).code == 0
     before, limits = descriptors(), resource.getrlimit(resource.RLIMIT_NOFILE)

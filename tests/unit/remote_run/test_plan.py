@@ -1,4 +1,4 @@
-"""Which node is reached by whom."""
+"""The division of a run among commands and relays."""
 
 from itertools import pairwise
 
@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from relayd.fleet.nodes import Node, Nodes
 from relayd.remote_run.plan import MAX_ARGUMENT, Plan, make_plan, orders
-from relayd.remote_run.request import Wanted
+from relayd.remote_run.request import RunRequest
 from relayd.remote_run.runner import Target
 from tests.support.remote_run import make_nodes
 
@@ -19,36 +19,36 @@ def _hops(plan: Plan) -> dict[str, list[str]]:
 
 @pytest.mark.history(46, 48)
 async def test_nodes_go_to_the_relay_they_are_below() -> None:
-    """However deep a node is, its part is with the neighbour on the way to it."""
+    """A node at any depth is assigned to the neighbour on the route to it."""
     nodes = make_nodes(["n1"], {"r1": ["r2", "m1"], "r2": ["k1"], "r9": ["j1"]})
-    plan = await make_plan(Wanted(("n1", "k1", "m1", "r2", "j1", "root", "x")), nodes)
+    plan = await make_plan(RunRequest(("n1", "k1", "m1", "r2", "j1", "root", "x")), nodes)
     assert [target.node for target in plan.local] == ["n1", "root"]
     assert _hops(plan) == {"r1": ["k1", "m1", "r2"], "r9": ["j1"]}
-    assert plan.lost == {"x": "unknown node"}
+    assert plan.unreachable == {"x": "unknown node"}
 
 
 @pytest.mark.history(46)
 async def test_all_of_a_relay_is_what_is_below_it() -> None:
-    """A relay leaves out itself and those above it, and names what it has no way to."""
+    """A relay leaves out itself and those above it, and lists the nodes it cannot reach."""
     parents = {
         "root": "root", "r1": "root", "me": "r1", "n1": "me", "r2": "me", "m1": "r2",
         "a": "b", "b": "a", "o": "gone",
     }  # fmt: skip
     nodes = Nodes("me", {node: Node(node, node, parent) for node, parent in parents.items()})
-    plan = await make_plan(Wanted(None), nodes)
+    plan = await make_plan(RunRequest(None), nodes)
     assert [target.node for target in plan.local] == ["n1", "r2"]
     assert _hops(plan) == {"r2": ["m1"]}
-    assert set(plan.lost) == {"a", "b", "o"}
+    assert set(plan.unreachable) == {"a", "b", "o"}
 
 
 @pytest.mark.fault("G9")
-async def test_relays_in_a_circle_are_told() -> None:
-    """A node whose policy servers form a circle has no way to it, and that ends at once."""
+async def test_relays_in_a_loop_are_reported() -> None:
+    """A node whose policy servers form a loop is unreachable."""
     parents = {"a": "b", "b": "c", "c": "a", "n": "a"}
     nodes = Nodes("root", {node: Node(node, node, parent) for node, parent in parents.items()})
-    plan = await make_plan(Wanted(None), nodes)
-    assert set(plan.lost) == {"a", "b", "c", "n"}
-    assert all("circle" in why for why in plan.lost.values())
+    plan = await make_plan(RunRequest(None), nodes)
+    assert set(plan.unreachable) == {"a", "b", "c", "n"}
+    assert all("loop" in why for why in plan.unreachable.values())
 
 
 @pytest.mark.parametrize(
@@ -65,16 +65,16 @@ async def test_relays_in_a_circle_are_told() -> None:
     ],
 )
 async def test_a_sub_relay_is_called_by_a_plain_host_only(hostname: str, host: str | None) -> None:
-    """A host name that would mean more in a URL than a host is not used."""
+    """A host name that would be more than a host in a URL is not used."""
     nodes = make_nodes([], {"r1": ["m1"]}, hosts={"r1": hostname})
-    plan = await make_plan(Wanted(("m1",)), nodes)
+    plan = await make_plan(RunRequest(("m1",)), nodes)
     assert plan.hops["r1"].host == host
 
 
 @pytest.mark.fault("A14")
 @given(st.lists(st.text(st.characters(codec="utf-8"), min_size=1, max_size=255), max_size=60))
 def test_orders_have_all_hosts_once_and_fit(hosts: list[str]) -> None:
-    """Commands together have the hosts in their order, and none has too long an argument."""
+    """All hosts are in the commands, in order, and no argument is too long."""
     local = [Target(str(number), host) for number, host in enumerate(hosts * 60)]
     made = list(orders(Plan("me", local), ("c",)))
     assert [target for order in made for target in order.targets] == local

@@ -1,4 +1,4 @@
-"""COPY text: what is written is read back, and no field reaches beyond its place."""
+"""COPY text is read back as written, and no field extends into another."""
 
 import pytest
 from hypothesis import given
@@ -29,7 +29,7 @@ ROWS = st.lists(FIELDS, min_size=len(COLUMNS), max_size=len(COLUMNS)).map(tuple)
     ],
 )
 def test_separators_and_backslashes_are_escaped(field: bytes, written: bytes) -> None:
-    """Tab, line ends and backslash are written as the manual says, the rest as it is."""
+    """Tab, line ends and backslash are written as in the manual, the rest unchanged."""
     assert escape(field) == written
     assert join([field, b"x"]) == written + b"\tx"
 
@@ -56,7 +56,7 @@ def test_columns_have_their_order() -> None:
 
 @given(st.lists(ROWS, max_size=4))
 def test_rows_are_read_back(rows: list[tuple[str, ...]]) -> None:
-    """Whatever the fields hold, each row is one line and comes back unchanged."""
+    """With any fields, each row is one line and is read back unchanged."""
     lines = [copy_line(row) for row in rows]
     assert all(line.count(b"\n") == 1 and line.endswith(b"\n") for line in lines)
     assert [read_columns(line) for line in lines] == rows

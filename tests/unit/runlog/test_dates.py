@@ -1,4 +1,4 @@
-"""Dates of run logs in the form that PostgreSQL takes."""
+"""Dates of run logs in the form that PostgreSQL accepts."""
 
 from datetime import UTC, datetime, timedelta, timezone
 
@@ -35,8 +35,8 @@ OFFSETS = st.integers(-1439, 1439).map(lambda minutes: timezone(timedelta(minute
         ("2026-03-01T12:00:05-16:00", "2026-03-02T04:00:05+00:00"),
     ],
 )
-def test_date_is_brought_into_normal_form(text: str, normal: str) -> None:
-    """A date of RFC 3339 is read, whatever its spelling, and names the same instant."""
+def test_date_is_converted_to_normal_form(text: str, normal: str) -> None:
+    """A date of RFC 3339 in any spelling is read as the same instant."""
     assert read_date(text.encode()) == normal.encode()
 
 
@@ -75,7 +75,7 @@ def test_date_is_brought_into_normal_form(text: str, normal: str) -> None:
     ],
 )
 def test_other_text_is_no_date(text: str) -> None:
-    """What RFC 3339 does not allow, or what has no four-digit year, is no date."""
+    """Text that RFC 3339 does not allow, or without a four-digit year, is no date."""
     assert read_date(text.encode()) is None
 
 
@@ -96,13 +96,13 @@ def test_other_text_is_no_date(text: str) -> None:
     ],
 )
 def test_start_has_a_form_of_its_own(text: str, normal: bytes | None) -> None:
-    """START has a blank before its time, may have one before its offset, and nothing else."""
+    """START has a blank before its time, and may have one before its offset."""
     assert read_start(text.encode()) == normal
 
 
 @given(st.datetimes(datetime(2, 1, 1), datetime(9998, 12, 31), timezones=OFFSETS))  # noqa: DTZ001
 def test_instant_is_kept(moment: datetime) -> None:
-    """Whatever the offset, the normal form is the same point in time."""
+    """With any offset, the normal form is the same point in time."""
     moment = moment.replace(fold=0)
     normal = read_date(moment.isoformat().encode())
     assert normal is not None
@@ -112,7 +112,7 @@ def test_instant_is_kept(moment: datetime) -> None:
 
 @given(st.datetimes(timezones=OFFSETS), st.text("0123456789-:.+TtZz ", max_size=3), st.data())
 def test_damaged_date_is_no_other_date(moment: datetime, junk: str, data: st.DataObject) -> None:
-    """A date with something put into it is refused, or read as what it then says."""
+    """A date with inserted text is refused, or read as the date it has become."""
     text = moment.isoformat(timespec="seconds")
     at = data.draw(st.integers(0, len(text)))
     damaged = text[:at] + junk + text[at:]

@@ -31,7 +31,7 @@ NODES = st.text(st.characters(exclude_categories=["Cc", "Cs"], exclude_character
     ],
 )  # fmt: skip
 def test_both_forms_are_read(name: str, node: str, timestamp: str, archive: str) -> None:
-    """Names with the date first and with the node first are read, colons or underscores."""
+    """Names with the date or the node first are read, with colons or underscores."""
     assert parse_name(name) == RunLogName(node, timestamp, archive)
 
 
@@ -81,7 +81,7 @@ def test_other_name_is_refused_in_one_line(name: str) -> None:
 @example("\ud800")
 @example("x" * 300)
 def test_no_name_raises(name: str) -> None:
-    """Every text is either a name or refused with a bounded line."""
+    """Every text is a name or refused with a bounded line."""
     result = parse_name(name)
     assert isinstance(result, RunLogName) or (
         len(result.detail) < 2500 and result.detail.isprintable()
@@ -95,7 +95,7 @@ def test_no_name_raises(name: str) -> None:
     st.booleans(),
 )
 def test_written_name_is_read_back(node: str, timestamp: str, archive: str, windows: bool) -> None:
-    """A node id and a date put into a name come out of it, in both forms."""
+    """A node id and a date written into a name are read back, in both forms."""
     date = timestamp.replace(":", "_") if windows else timestamp
     wanted = RunLogName(node, timestamp, archive.removeprefix("."))
     assert parse_name(f"{date}@{node}.log{archive}") == wanted

@@ -1,4 +1,4 @@
-"""What a run log says: each rule of its grammar, read in both ways."""
+"""Each rule of the grammar of run logs, read in both ways."""
 
 from datetime import UTC, datetime
 
@@ -37,7 +37,7 @@ def kinds(text: bytes) -> list[tuple[str, str]]:
 @pytest.mark.parametrize("end", ["\r\n", "\n", "\r"])
 @pytest.mark.parametrize("before", [(), (OPENING,)], ids=["alone", "behind another"])
 def test_each_field_has_its_column(end: str, before: tuple[str, ...]) -> None:
-    """Every field of a report, whatever ends its line, is in its own column, without the end."""
+    """Every field of a report is in its own column, without the line end, whatever that is."""
     line = report(
         "the message",
         stamp=LATER,
@@ -79,7 +79,7 @@ def test_whole_run_log() -> None:
 
 
 def test_last_line_may_lack_its_end() -> None:
-    """A run log that does not end in a line end has its last report all the same."""
+    """The last report is read even if its line end is missing."""
     assert messages(joined(OPENING, report("last")).removesuffix(b"\r\n")) == [
         "Start execution",
         "last",
@@ -88,13 +88,13 @@ def test_last_line_may_lack_its_end() -> None:
 
 @pytest.mark.history(15)
 def test_lone_cr_ends_a_line() -> None:
-    """A lone CR in a message is a line end like any other, and costs nothing."""
+    """A lone CR in a message is a line end like any other, and no data are lost."""
     text = joined(OPENING, report("60 %\r80 %\r100 %"), report("after"))
     assert messages(text) == ["Start execution", "60 %\n80 %\n100 %", "after"]
 
 
-def test_entry_behind_a_lone_cr_has_the_stamp_of_its_line() -> None:
-    """What a lone CR cuts off the line it was printed on keeps the stamp of that line."""
+def test_entry_after_a_lone_cr_has_the_stamp_of_its_line() -> None:
+    """The text that a lone CR splits off a line keeps the stamp of that line."""
     unstamped = report("own line", component="cut").removeprefix(f"{STAMP} ")
     text = joined(OPENING, report("progress", stamp=LATER) + "\rR: cut\r" + unstamped)
     assert [(row.msg, row.execution_datetime) for row in rows(read(text))[1:]] == [
@@ -104,7 +104,7 @@ def test_entry_behind_a_lone_cr_has_the_stamp_of_its_line() -> None:
     ]
 
 
-def test_other_separators_of_unicode_end_no_line() -> None:
+def test_other_separators_of_unicode_do_not_end_a_line() -> None:
     """Form feeds, next-line and line-separator characters are part of the text."""
     text = "a\x0bb\x0cc\x1cd\x85e\u2028f\u2029g"
     assert messages(joined(OPENING, report(text)))[1] == text
@@ -130,7 +130,7 @@ def test_free_text_may_span_lines(field: str, stamped: bool) -> None:
 
 @pytest.mark.parametrize("field", ["key", "component", "message"])
 def test_only_one_stamp_is_removed_from_a_line(field: str) -> None:
-    """Each line of a free text, the first one too, loses one stamp and keeps what follows."""
+    """Each line of a free text, including the first, loses one stamp and keeps the rest."""
     text = joined(OPENING, report(**{field: f"{LATER} one\n{STAMP} {LATER} two"}))
     row = rows(read(text))[-1]
     value = {"key": row.key_value, "component": row.component, "message": row.msg}[field]
@@ -149,7 +149,7 @@ def test_field_of_one_line_loses_its_stamp(field: str) -> None:
 @pytest.mark.parametrize(
     "line", ["2026-02-30T12:00:00Z two", f"{LATER}two", f"{LATER}", " 2026-03-01T12:00:00Z two"]
 )
-def test_what_is_no_stamp_stays(line: str) -> None:
+def test_text_like_a_stamp_stays(line: str) -> None:
     """Text that only looks like a stamp belongs to the line."""
     assert messages(joined(OPENING, report("one"), line))[-1] == f"one\n{line}"
 
@@ -179,7 +179,7 @@ def test_report_id_is_text() -> None:
 
 
 def test_event_types_are_not_restricted() -> None:
-    """An event type nobody knows yet is kept, and so are empty types and policies."""
+    """Unknown event types are kept, and so are empty types and policies."""
     text = joined(report(event="result_new"), report(event="", policy=""))
     assert [(row.event_type, row.policy) for row in rows(read(text))] == [
         ("result_new", "Common"),
@@ -220,7 +220,7 @@ LEVELS = {
     ("event", "level"), [(event, level) for event, levels in LEVELS.items() for level in levels]
 )
 def test_level_opens_a_log_entry(event: str, level: str, colon: str) -> None:
-    """Each level opens a log entry of its type; one colon and the blanks behind it are dropped."""
+    """Each level opens a log entry of its type; one colon and the blanks after it are dropped."""
     text = joined(OPENING, f"{LATER} {level}{colon}text: of it", "more", report("next"))
     _, entry, following = rows(read(text))
     assert (entry.event_type, entry.msg) == (event, "text: of it\nmore")
@@ -233,14 +233,14 @@ def test_level_opens_a_log_entry(event: str, level: str, colon: str) -> None:
     ["rudder  verbose: x", "rudder    debug: x", "error: x", "  error: x", "critical", " R: x",
      "rudder R: x", "Rudder     info: x", "r: x", "info"],
 )  # fmt: skip
-def test_what_is_no_level_continues(line: str) -> None:
+def test_text_without_a_level_continues_the_entry(line: str) -> None:
     """Any other text continues the entry above, which may be a log entry too."""
     text = joined(OPENING, f"{LATER} R: log", f"{LATER} {line}", report("next"))
     assert kinds(text)[1:] == [("log_info", f"log\n{line}"), ("result_success", "next")]
 
 
 def test_only_one_colon_is_dropped() -> None:
-    """A second colon, or one behind a blank, belongs to the message."""
+    """A second colon, or one after a blank, belongs to the message."""
     text = joined(OPENING, f"{LATER} R::: one", f"{LATER} R: : two", report("next"))
     assert messages(text)[1:3] == [": one", ": two"]
 
@@ -251,7 +251,7 @@ def test_log_message_that_begins_with_a_stamp_loses_it() -> None:
 
 
 def test_log_entries_are_copies_of_the_next_report() -> None:
-    """A log entry has the fields of the report behind it, and its own type, message and stamp."""
+    """A log entry has the fields of the next report, and its own type, message and stamp."""
     target = report("the report", component="Service", key="sshd", report_id="7", rule="rule-9")
     text = joined(OPENING, f"{LATER}    error: one", f"{LATER} R: two", target)
     _, one, two, own = rows(read(text))
@@ -270,7 +270,7 @@ def test_log_entries_are_copies_of_the_next_report() -> None:
     ],
 )
 def test_log_entries_wait_for_a_good_report(report_between: str) -> None:
-    """Log entries before a report that cannot be kept go to the next one that can."""
+    """Log entries before a dropped report belong to the next good one."""
     good = report("good", component="Service")
     text = joined(OPENING, f"{LATER} R: log", report_between, f"{LATER} R: more", good)
     found = [(row.msg, row.component) for row in rows(read(text))[1:]]
@@ -278,7 +278,7 @@ def test_log_entries_wait_for_a_good_report(report_between: str) -> None:
 
 
 def test_log_entries_at_the_end_are_copies_of_the_last_report() -> None:
-    """Log entries with no report behind them go after the last one, as copies of it."""
+    """Log entries after the last report follow it, as copies of it."""
     text = joined(OPENING, report("last", component="Service"), f"{LATER}    error: late")
     row = rows(read(text))[-1]
     assert (row.component, row.event_type, row.msg) == ("Service", "log_warn", "late")
@@ -331,7 +331,7 @@ def test_noise_before_the_first_entry_is_skipped(noise: list[str]) -> None:
 def test_only_a_start_report_completes_a_run(
     lines: list[str], complete: bool, config_id: str | None
 ) -> None:
-    """The first report of a start or end tells the configuration, one of a start completes."""
+    """The first report of a start or end gives the configuration id; a start completes the run."""
     run_log = read(joined(*lines))
     assert (run_log.complete, run_log.config_id) == (complete, config_id)
     assert any("no configuration id" in text for text in run_log.warnings) == (config_id is None)
@@ -339,7 +339,7 @@ def test_only_a_start_report_completes_a_run(
 
 @pytest.mark.history(23, 24)
 def test_other_start_is_only_a_warning() -> None:
-    """The first report dates the run; one with another START keeps its own, with a warning."""
+    """The first report dates the run; a report with another START keeps it, with a warning."""
     other = report("other", start="2026-03-02 12:00:00+00:00")
     run_log = read(joined(OPENING, report(), other, report(), other))
     assert run_log.start == STARTED
@@ -360,7 +360,7 @@ def test_same_start_in_another_zone_is_no_other_start() -> None:
 @pytest.mark.parametrize("position", [0, 1, 2])
 @pytest.mark.parametrize("node", ["other", "", "node", "node11", "Node1"])
 def test_report_of_another_node_refuses_the_run_log(position: int, node: str) -> None:
-    """One report of another node and nothing of the run log is kept."""
+    """One report of another node refuses the whole run log."""
     lines = [OPENING, report(), CLOSING]
     lines[position] = report(node=node)
     refused = refusal(joined(*lines))
@@ -369,8 +369,8 @@ def test_report_of_another_node_refuses_the_run_log(position: int, node: str) ->
 
 
 @pytest.mark.fault("P7")
-def test_broken_reports_cost_only_themselves() -> None:
-    """Good reports around broken ones are kept, and each broken one is told."""
+def test_broken_reports_do_not_affect_others() -> None:
+    """Good reports around broken ones are kept, with a warning for each broken one."""
     broken = [
         f"{STAMP} R: @@",
         f"{STAMP} R: @@Common@@result_success@@rule@@directive@@0@@component@@key",
@@ -391,7 +391,7 @@ def test_broken_reports_cost_only_themselves() -> None:
 
 
 def test_broken_report_ends_at_the_next_entry() -> None:
-    """Lines that follow a broken report are part of it; a log entry behind it is not."""
+    """Lines after a broken report are part of it; a log entry after it is not."""
     text = joined(OPENING, f"{STAMP} R: @@broken", f"{STAMP} its text", f"{LATER} R: log", CLOSING)
     run_log = read(text)
     assert [row.msg for row in rows(run_log)] == ["Start execution", "log", "End execution"]
@@ -421,7 +421,7 @@ def test_warning_shows_at_most_200_characters() -> None:
 @pytest.mark.fault("P6")
 @pytest.mark.history(26)
 def test_bad_utf_8_is_replaced() -> None:
-    """Bytes that are not UTF-8 become U+FFFD, one for each maximal part, and cost nothing else."""
+    """Bytes that are not UTF-8 become U+FFFD, one for each maximal part; the rest is kept."""
     text = joined(OPENING, report("caf?", component="é"), report("next"))
     bad = text.replace(b"?", b"\xe9 \xf0\x9f\x92 \xed\xa0\x80")
     run_log = read(bad)
@@ -434,7 +434,7 @@ def test_bad_utf_8_is_replaced() -> None:
 
 
 def test_nul_is_removed() -> None:
-    """NUL characters go wherever they are, with one warning that counts them."""
+    """NUL characters are removed everywhere, with one warning that counts them."""
     run_log = read(joined(OPENING, report("a\0b\0", component="\0Package"), "\0"))
     row = rows(run_log)[1]
     assert (row.msg, row.component) == ("ab\n", "Package")
@@ -444,7 +444,7 @@ def test_nul_is_removed() -> None:
 @pytest.mark.parametrize("field", ["rule", "directive", "component"])
 @pytest.mark.parametrize("value", ["", "\0"])
 def test_report_without_a_needed_field_is_dropped(field: str, value: str) -> None:
-    """A report that the table would refuse is dropped with a warning, the others are kept."""
+    """A report that the table would refuse is dropped with a warning; the others are kept."""
     run_log = read(joined(report("bad", **{field: value}), OPENING, report("good")))
     assert [row.msg for row in rows(run_log)] == ["Start execution", "good"]
     assert run_log.reports == 2
@@ -463,7 +463,7 @@ def test_report_without_a_needed_field_is_dropped(field: str, value: str) -> Non
     ],
 )
 def test_skipped_types_have_no_rows(skip: set[str], kept: list[str]) -> None:
-    """Skipped event types are counted, and decide what they always do, but have no rows."""
+    """Skipped event types are counted and have their usual effects, but no rows."""
     lines = (f"{LATER} R: log", OPENING, report("one"), report("two"), f"{LATER} R: late")
     run_log = read(joined(*lines), skip=frozenset(skip))
     assert [row.msg for row in rows(run_log)] == kept
@@ -473,7 +473,7 @@ def test_skipped_types_have_no_rows(skip: set[str], kept: list[str]) -> None:
 
 
 def test_skipped_type_may_need_escaping() -> None:
-    """An event type is compared as it is in the run log, not as COPY has it."""
+    """An event type is compared in its form in the run log, not in that of COPY."""
     text = joined(OPENING, report("odd", event="a\\b"), CLOSING)
     kept = rows(read(text, skip=frozenset({"a\\b"})))
     assert [row.msg for row in kept] == ["Start execution", "End execution"]
@@ -495,7 +495,7 @@ def test_skipped_type_may_need_escaping() -> None:
     ],
 )
 def test_run_log_without_a_report_is_refused(text: bytes, detail: str) -> None:
-    """A run log with no report that can be kept is refused, and what it is instead is told."""
+    """A run log without a usable report is refused, with a description of its content."""
     refused = refusal(text)
     assert refused.reason is Reason.NO_REPORT
     assert not refused.maybe_unfinished
@@ -504,7 +504,7 @@ def test_run_log_without_a_report_is_refused(text: bytes, detail: str) -> None:
 
 @pytest.mark.parametrize("node", ["a@b", "a@", "#a", "a##b", "nœud", "a\\b", "a\tb", "a b"])
 def test_odd_node_ids_are_compared_literally(node: str) -> None:
-    """A node id may hold anything but its end mark."""
+    """A node id may contain anything but its end mark."""
     run_log = read(joined(report("one", node=node), report("two", node=node)), node)
     assert {row.node_id for row in rows(run_log)} == {node}
 
@@ -532,8 +532,8 @@ def test_rare_stamps_are_read(stamp: str, date: str) -> None:
     assert [row.execution_datetime for row in rows(read(text))[1:3]] == [date, date]
 
 
-def test_tabs_and_backslashes_come_through() -> None:
-    """What COPY has to escape is stored as it was, in every field."""
+def test_tabs_and_backslashes_are_kept() -> None:
+    """Characters that COPY has to escape are stored unchanged, in every field."""
     odd = "C:\\new\\table\t\\N\\."
     fields = dict.fromkeys(
         ("policy", "event", "rule", "directive", "report_id", "component", "key"), odd

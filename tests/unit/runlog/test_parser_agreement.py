@@ -1,4 +1,4 @@
-"""The quick way of parsing and the literal one agree on everything, sound or not."""
+"""The fast parser and the literal one agree on valid and damaged run logs."""
 
 import random
 from collections.abc import Iterator
@@ -30,7 +30,7 @@ SKIPS = [frozenset[str](), frozenset({"result_success"}), frozenset({"log_info",
 
 
 def originals() -> Iterator[list[bytes]]:
-    """Sound run logs, as lines."""
+    """Valid run logs, as lines."""
     start = datetime(2026, 3, 1, 12, tzinfo=UTC)
     yield make_runlog(NODE, start, 30).replace(b"\n", b"\r\n").splitlines(keepends=True)
     mixed = [report(f"message {number}") for number in range(12)]
@@ -43,7 +43,7 @@ ORIGINALS = list(originals())
 
 
 def mutant(chance: random.Random) -> bytes:
-    """A part of a run log, possibly shuffled, with up to five faults put into it."""
+    """A part of a run log, possibly shuffled, with up to five faults."""
     lines = chance.choice(ORIGINALS)
     at = chance.randrange(len(lines))
     lines = lines[: chance.randrange(2)] + lines[at : at + chance.randrange(1, 14)]
@@ -73,7 +73,7 @@ def compare(seed: int, count: int) -> int:
 
 @pytest.mark.parametrize("block", [2**17, 1, 40, 300])
 def test_both_ways_agree_on_mutants(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Damaged run logs give the same in both ways, wherever they are cut into blocks."""
+    """Damaged run logs give the same result in both ways, with any block size."""
     monkeypatch.setattr(parser, "_BLOCK", block)
     accepted = compare(block, 1000)
     assert 0 < accepted < 1000
@@ -82,7 +82,7 @@ def test_both_ways_agree_on_mutants(block: int, monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.torture
 @pytest.mark.parametrize("seed", range(8))
 def test_both_ways_agree_on_very_many_mutants(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A hundred thousand damaged run logs for each seed give the same in both ways."""
+    """100,000 damaged run logs for each seed give the same result in both ways."""
     monkeypatch.setattr(parser, "_BLOCK", [2**17, 100][seed % 2])
     assert compare(seed + 1000, 100_000)
 
@@ -157,7 +157,7 @@ def test_written_run_log_is_read_back(
     late: list[tuple[str, tuple[str, str], str]],
     end: str,
 ) -> None:
-    """Reports and log entries that are written come back as rows, in order, field by field."""
+    """Written reports and log entries are read back as rows, in order, field by field."""
     lines: list[str] = []
     wanted: list[Report] = []
     for logs, row in [*entries, (late, entries[-1][1])]:

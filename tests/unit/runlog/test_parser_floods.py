@@ -1,4 +1,4 @@
-"""Input made to hurt: work grows in step with it, and memory has a bound."""
+"""Hostile input: work is proportional to its size, and memory is bounded."""
 
 import sys
 import tracemalloc
@@ -48,7 +48,7 @@ FLOODS: dict[str, Callable[[int], bytes]] = {
 
 
 def calls(text: bytes) -> int:
-    """How many calls of Python and C functions it takes to parse `text`."""
+    """The number of Python and C function calls needed to parse `text`."""
     count = 0
 
     def note(_frame: FrameType, event: str, _argument: Any) -> None:
@@ -65,8 +65,8 @@ def calls(text: bytes) -> int:
 
 @pytest.mark.fault("P5")
 @pytest.mark.parametrize("flood", FLOODS)
-def test_work_and_memory_keep_in_step(flood: str) -> None:
-    """Twice the input takes about twice the calls, and a bounded multiple of its size as memory."""
+def test_work_and_memory_are_proportional_to_input(flood: str) -> None:
+    """Twice the input takes about twice the calls, and memory in a bounded multiple of its size."""
     size = 200_000
     single, double = FLOODS[flood](size), FLOODS[flood](2 * size)
     parse(double, NODE)  # Dates are cached.
@@ -85,7 +85,7 @@ def test_work_and_memory_keep_in_step(flood: str) -> None:
 @pytest.mark.torture
 @pytest.mark.parametrize("flood", FLOODS)
 def test_largest_input_is_read_to_its_end(flood: str) -> None:
-    """Fifty mebibytes of any flood end in a run log or a refusal."""
+    """Fifty mebibytes of any flood give a run log or a refusal."""
     assert isinstance(parse(FLOODS[flood](50 * 2**20), NODE), RunLog | Refused)
 
 
@@ -103,8 +103,8 @@ def test_log_entries_cannot_multiply_a_huge_report() -> None:
     assert peak < 64 * 2**20
 
 
-def test_log_entries_behind_a_huge_message_are_kept() -> None:
-    """A huge message is no reason to refuse the log entries behind it: they do not copy it."""
+def test_log_entries_after_a_huge_message_are_kept() -> None:
+    """Log entries after a huge message are kept, because they do not copy it."""
     text = joined(report("m" * 2**22), *[f"{STAMP} R: log"] * 100)
     result = parse(text, NODE)
     assert isinstance(result, RunLog)

@@ -20,28 +20,28 @@ def address(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 async def test_ready_arrives_by_both_kinds_of_socket(address: str) -> None:
-    """The end of the start is told with a status of one line."""
+    """The end of the start is reported with a status of one line."""
     with open_service_manager(address) as manager:
         await Notifier(address).ready("one\ntwo")
         assert await manager.message() == {"READY": "1", "STATUS": "one\\ntwo"}
 
 
 async def test_long_status_is_cut(address: str) -> None:
-    """A status is no longer than a line of a terminal or two."""
+    """A status is at most a few hundred characters long."""
     with open_service_manager(address) as manager:
         await Notifier(address).ready("x" * 10_000)
         assert len((await manager.message())["STATUS"]) < 320
 
 
-async def test_stopping_is_told(address: str) -> None:
-    """The beginning of the stop is told."""
+async def test_stopping_is_reported(address: str) -> None:
+    """The beginning of the stop is reported."""
     with open_service_manager(address) as manager:
         await Notifier(address).stopping()
         assert (await manager.message())["STOPPING"] == "1"
 
 
-async def test_reload_is_told_with_its_time(address: str) -> None:
-    """A reload is told at its beginning, with the monotonic time, and at its end."""
+async def test_reload_is_reported_with_its_time(address: str) -> None:
+    """A reload is reported at its beginning, with the monotonic time, and at its end."""
     with open_service_manager(address) as manager:
         notifier = Notifier(address)
         await notifier.ready("up")
@@ -55,8 +55,8 @@ async def test_reload_is_told_with_its_time(address: str) -> None:
         assert await manager.message() == {"READY": "1", "STATUS": "reloaded"}
 
 
-async def test_failed_reload_is_told_as_such(address: str) -> None:
-    """After a failed reload relayd is ready all the same, and says what was wrong."""
+async def test_failed_reload_is_reported(address: str) -> None:
+    """After a failed reload relayd is still ready, and its status says what failed."""
     with open_service_manager(address) as manager:
         notifier = Notifier(address)
         await notifier.ready("up")
@@ -69,7 +69,7 @@ async def test_failed_reload_is_told_as_such(address: str) -> None:
 
 
 async def test_cancelled_reload_is_not_left_open(address: str) -> None:
-    """A reload that is given up leaves the unit ready, not reloading for ever."""
+    """A cancelled reload leaves the unit ready, not reloading forever."""
     with open_service_manager(address) as manager:
         notifier = Notifier(address)
         await notifier.ready("up")
@@ -89,10 +89,8 @@ async def test_reload_during_the_start_does_not_end_it(address: str) -> None:
         assert manager.drain() == []
 
 
-async def test_watchdog_is_fed_twice_in_each_period(
-    address: str, autojump_clock: MockClock
-) -> None:
-    """The sign of life comes at once and then after every half of the period."""
+async def test_watchdog_is_pinged_twice_per_period(address: str, autojump_clock: MockClock) -> None:
+    """The first ping is sent at once, the next ones after every half period."""
     with open_service_manager(address) as manager:
         begun = trio.current_time()
         with trio.move_on_after(101):
@@ -101,36 +99,36 @@ async def test_watchdog_is_fed_twice_in_each_period(
         assert manager.drain() == [b"WATCHDOG=1"] * 7
 
 
-async def test_watchdog_ends_where_nobody_watches(address: str) -> None:
-    """Without watchdog, or without service manager, there is no such task."""
+async def test_watchdog_ends_if_not_needed(address: str) -> None:
+    """Without a watchdog or a service manager, the task returns at once."""
     await Notifier(address).run_watchdog()
     await Notifier("", 30.0).run_watchdog()
 
 
 async def test_missing_service_manager_is_a_warning_once(tmp_path: Path) -> None:
-    """A socket that is not there stops nothing, and is told once."""
+    """A missing socket does not stop relayd, and is logged once."""
     notifier = Notifier(str(tmp_path / "nobody"))
     with capture_logs() as logs:
         await notifier.ready("up")
         await notifier.stopping()
-    assert [entry["event"] for entry in logs] == ["the service manager cannot be told"]
+    assert [entry["event"] for entry in logs] == ["cannot notify the service manager"]
 
 
-async def test_service_manager_that_does_not_read_is_not_waited_for(
+async def test_service_manager_that_does_not_read_is_not_awaited(
     address: str, autojump_clock: MockClock
 ) -> None:
-    """A full socket costs the message, not the work."""
+    """If the socket stays full, the message is dropped and relayd goes on."""
     with open_service_manager(address), capture_logs() as logs:
         notifier = Notifier(address)
         for _ in range(2000):
             await notifier.stopping()
             if logs:
                 break
-        assert logs[0]["detail"] == "it takes no messages"
+        assert logs[0]["detail"] == "timeout"
 
 
 async def test_full_socket_does_not_stop_other_tasks(address: str) -> None:
-    """While a message cannot be sent, the event loop goes on, and sends it when it can."""
+    """A message that cannot be sent yet does not block the event loop, and is sent later."""
     with open_service_manager(address) as manager:
         notifier = Notifier(address)
         sent = 0
@@ -152,8 +150,8 @@ async def _stopping(notifier: Notifier, done: trio.Event) -> None:
     done.set()
 
 
-def test_environment_is_taken_away() -> None:
-    """Children do not inherit the way to the service manager."""
+def test_variables_are_removed_from_the_environment() -> None:
+    """Children do not inherit the service manager's variables."""
     environment = {
         "NOTIFY_SOCKET": "/run/systemd/notify",
         "WATCHDOG_USEC": "30000000",
@@ -179,13 +177,13 @@ def test_environment_is_taken_away() -> None:
     ],
 )
 def test_watchdog_of_the_environment(usec: str, pid: str, expected: float | None) -> None:
-    """A watchdog counts only if it means this process and is a number of microseconds."""
+    """The watchdog is used only if it is for this process and a valid number of microseconds."""
     environment = {"NOTIFY_SOCKET": "@x", "WATCHDOG_USEC": usec, "WATCHDOG_PID": pid}
     assert take_notifier(environment).watchdog_s == expected
 
 
-async def test_address_of_another_kind_is_left_alone() -> None:
-    """An address that is neither path nor abstract name is a warning, and nothing is sent."""
+async def test_address_of_another_kind_is_not_used() -> None:
+    """An address that is neither a path nor an abstract name is logged, and nothing is sent."""
     with capture_logs() as logs:
         notifier = take_notifier({"NOTIFY_SOCKET": "vsock:2:1234"})
         await notifier.ready("up")

@@ -1,4 +1,4 @@
-"""Opening below a directory: links within it are followed, out of it never."""
+"""Opening files below a directory: links within it are followed, links out of it are not."""
 
 import os
 import socket
@@ -15,7 +15,7 @@ Open = Callable[[Path, Sequence[str], int], int]
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """A directory with files and links, and a secret beside it."""
+    """Make a directory with files and links, and a secret next to it."""
     root = tmp_path / "root"
     (root / "sub" / "deep").mkdir(parents=True)
     (root / "sub" / "file").write_text("inside")
@@ -43,7 +43,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def content(descriptor: int) -> bytes:
-    """What it reads; closes it."""
+    """Return the content of a descriptor and close it."""
     with open(descriptor, "rb") as file:
         return file.read()
 
@@ -62,7 +62,7 @@ def test_links_inside_are_followed(root: Path, opener: Open, path: str) -> None:
 @pytest.mark.fault("A7", "D.3.2")
 @pytest.mark.parametrize("path", ["out", "out-sideways", "out-absolute", "magic", "loop", "broken"])
 def test_links_out_are_not_followed(root: Path, opener: Open, path: str) -> None:
-    """Nothing outside of the root is opened, whichever way a link goes."""
+    """Nothing outside of the root is opened, wherever a link points."""
     with pytest.raises(OSError):  # noqa: PT011 - which one depends on the way it is found out
         opener(root, (path,), os.O_RDONLY)
 
@@ -72,13 +72,13 @@ def test_links_out_are_not_followed(root: Path, opener: Open, path: str) -> None
     "path", ["out", "magic", "loop", "broken", "sub", "fifo", "sock", "nothing", "near/x"]
 )
 def test_only_regular_files_are_there(root: Path, path: str) -> None:
-    """Directories, FIFOs, sockets and ways out look like nothing, and nobody waits for a FIFO."""
+    """Directories, FIFOs, sockets and links out count as missing; a FIFO does not block."""
     with pytest.raises(FileNotFoundError):
         open_regular(root, path.split("/"))
 
 
 def test_a_system_without_openat2(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the kernel does not have the call, the same files are opened, and no others."""
+    """Without the system call, the same files are opened, and no others."""
 
     def absent(*_arguments: object) -> int:
         raise OSError(38, "Function not implemented")
@@ -91,7 +91,7 @@ def test_a_system_without_openat2(root: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_no_descriptor_is_left(root: Path) -> None:
-    """Whatever becomes of it, an attempt leaves nothing open."""
+    """An attempt leaves no descriptor open, whatever its result."""
     before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
     for path in ("sub/file", "out", "fifo", "sub", "nothing"):
         for opener in (open_beneath, walk_beneath):
@@ -106,7 +106,7 @@ def test_no_descriptor_is_left(root: Path) -> None:
 
 
 def test_directories_are_made_for_the_service_only(tmp_path: Path) -> None:
-    """What is missing is made, closed to others; what is there is taken."""
+    """Missing directories are made, inaccessible to others; existing ones are used."""
     for _ in range(2):
         os.close(make_directories(tmp_path / "a", ("b", "c")))
     made = [tmp_path / "a", tmp_path / "a" / "b", tmp_path / "a" / "b" / "c"]
@@ -115,7 +115,7 @@ def test_directories_are_made_for_the_service_only(tmp_path: Path) -> None:
 
 @pytest.mark.fault("A7", "D.3.2")
 def test_directories_are_not_made_outside(tmp_path: Path) -> None:
-    """A link out of the root is no place to make directories in."""
+    """No directory is made behind a link out of the root."""
     (tmp_path / "root").mkdir()
     (tmp_path / "else").mkdir()
     (tmp_path / "root" / "t").symlink_to("../else")

@@ -1,4 +1,4 @@
-"""Expired shared files go, everything else stays, and nothing ends the sweeps."""
+"""Expired shared files are removed, everything else stays, and no error ends the sweeps."""
 
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -19,12 +19,12 @@ NOW = 1_700_000_000
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    """An empty store."""
+    """Return an empty store."""
     return Store(tmp_path / "shared")
 
 
 def put(store: Store, file: str, expires: int, source: str = "s") -> None:
-    """Stores a pair that expires then."""
+    """Store a pair that expires at a given time."""
     stage = store.open_stage("t", file, "sha512")
     stage.write(b"content")
     metadata = parse_metadata(joined(lines(b"content"))).expiring(expires)
@@ -33,7 +33,7 @@ def put(store: Store, file: str, expires: int, source: str = "s") -> None:
 
 
 def names(store: Store) -> list[str]:
-    """Names of all files."""
+    """Return the names of all files."""
     return sorted(
         path.name for path in store.root.rglob("*") if path.is_file() and not path.is_symlink()
     )
@@ -41,7 +41,7 @@ def names(store: Store) -> list[str]:
 
 @pytest.mark.history(36, 37)
 def test_expired_pairs_disappear(store: Store) -> None:
-    """File and metadata go together, also with dots in the name; the rest stays."""
+    """File and metadata are removed together, even with dots in the name; the rest stays."""
     put(store, "application.properties", NOW - 1)
     put(store, "application", NOW + 1)
     put(store, "old", NOW, source="other")
@@ -51,7 +51,7 @@ def test_expired_pairs_disappear(store: Store) -> None:
 
 @pytest.mark.history(38)
 def test_one_without_a_time_stays(store: Store) -> None:
-    """Metadata that say nothing of an expiry never expire."""
+    """A file without an expiry in its metadata never expires."""
     put(store, "f", 1)
     (store.root / "t/files/s/f.metadata").write_bytes(joined(lines(b"content")))
     assert sweep(store, NOW) == 0
@@ -59,7 +59,7 @@ def test_one_without_a_time_stays(store: Store) -> None:
 
 @pytest.mark.history(36)
 def test_one_that_cannot_be_read_does_not_end_the_sweep(store: Store) -> None:
-    """Broken entries are named and passed over."""
+    """Broken entries are logged by name and skipped."""
     for source in ("a", "b", "c"):
         put(store, "f", 1, source=source)
     for source in ("b", "x"):
@@ -77,7 +77,7 @@ def test_one_that_cannot_be_read_does_not_end_the_sweep(store: Store) -> None:
 
 
 def test_no_store_is_nothing_to_do(tmp_path: Path) -> None:
-    """Before the first upload there is no directory, and no warning."""
+    """The missing directory before the first upload causes no warning."""
     with capture_logs() as logs:
         assert sweep(Store(tmp_path / "nothing"), NOW) == 0
     assert logs == []
@@ -85,7 +85,7 @@ def test_no_store_is_nothing_to_do(tmp_path: Path) -> None:
 
 @pytest.mark.fault("A9")
 def test_what_a_killed_upload_left_is_removed(store: Store) -> None:
-    """Stages of another life go; one that is in use stays."""
+    """Stages of a previous process are removed; one that is in use stays."""
     put(store, "f", NOW + 1)
     left = store.root / "t" / (STAGE_PREFIX + "0")
     left.mkdir()
@@ -99,7 +99,7 @@ def test_what_a_killed_upload_left_is_removed(store: Store) -> None:
 
 @pytest.mark.fault("A12")
 def test_asked_for_while_it_expires(store: Store) -> None:
-    """Metadata are given only of files that are there, never an error in between."""
+    """Metadata are returned for existing files only, without errors while files are dropped."""
     results: set[bool] = set()
 
     def ask() -> None:
@@ -122,7 +122,7 @@ def test_asked_for_while_it_expires(store: Store) -> None:
 
 
 async def test_sweeps_again_and_again(store: Store) -> None:
-    """What expires later goes with a later sweep."""
+    """A file that expires later is removed by a later sweep."""
     with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             await nursery.start(run_expiry, store, 0.01)

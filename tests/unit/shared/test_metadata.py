@@ -18,7 +18,7 @@ CONTENT = b"some content\n"
 @pytest.mark.history(43)
 @pytest.mark.parametrize("algorithm", ["sha256", "sha512"])
 def test_what_an_agent_writes_is_read(algorithm: str) -> None:
-    """Each key has its own value, the algorithm included, and the signature holds."""
+    """Each key has its own value, the algorithm included, and the signature is valid."""
     written = lines(CONTENT, algorithm=algorithm)
     metadata = parse_metadata(joined(written))
     assert {key: getattr(metadata, key) for key in written if key != "header"} == {
@@ -31,7 +31,7 @@ def test_what_an_agent_writes_is_read(algorithm: str) -> None:
 
 
 def test_order_unknown_keys_and_last_line_end_do_not_matter() -> None:
-    """Keys come in any order, further ones are ignored, the last line may lack its end."""
+    """Keys may be in any order, unknown ones are ignored, the last line may lack its end."""
     written = lines(CONTENT)
     mixed = dict(reversed(written.items())) | {"newkey": "a=b"}
     assert parse_metadata(joined(mixed).removesuffix(b"\n")) == parse_metadata(joined(written))
@@ -39,7 +39,7 @@ def test_order_unknown_keys_and_last_line_end_do_not_matter() -> None:
 
 @pytest.mark.history(38)
 def test_our_time_of_expiry_replaces_what_was_sent() -> None:
-    """There is one `expires` in what is kept, and it is ours."""
+    """The stored metadata have a single `expires`, the one set by relayd."""
     sent = lines(CONTENT) | {"expires": "99999999999"}
     kept = parse_metadata(joined(sent)).expiring(1_700_000_000).text()
     assert kept == joined(lines(CONTENT)) + b"expires=1700000000"
@@ -48,7 +48,7 @@ def test_our_time_of_expiry_replaces_what_was_sent() -> None:
 
 @pytest.mark.parametrize("key", list(lines(CONTENT)))
 def test_a_missing_or_doubled_key_is_an_error(key: str) -> None:
-    """Every key must be there, once."""
+    """Every key is required exactly once."""
     written = lines(CONTENT)
     doubled = joined(written) + f"{key}={written[key]}\n".encode()
     del written[key]
@@ -88,7 +88,7 @@ def test_a_missing_or_doubled_key_is_an_error(key: str) -> None:
     ],
 )
 def test_a_malformed_value_is_an_error(key: str, value: str) -> None:
-    """A value that cannot be is named by its key."""
+    """An invalid value is reported with its key."""
     with pytest.raises(MetadataError, match=key):
         parse_metadata(joined(lines(CONTENT) | {key: value}))
 
@@ -106,21 +106,21 @@ def test_a_malformed_value_is_an_error(key: str, value: str) -> None:
     ],
 )
 def test_other_text_is_an_error(data: bytes) -> None:
-    """What is no list of keys and values is refused."""
+    """Anything but a list of keys and values is refused."""
     with pytest.raises(MetadataError):
         parse_metadata(data)
 
 
 @given(st.binary(max_size=300))
 def test_no_bytes_break_the_reader(data: bytes) -> None:
-    """Whatever comes, the answer is metadata or `MetadataError`."""
+    """Any input results in metadata or `MetadataError`."""
     with pytest.raises(MetadataError):
         parse_metadata(data)
 
 
 @pytest.mark.parametrize("what", ["weak key", "not a key", "long key", "other key", "cut digest"])
 def test_a_bad_key_or_signature_does_not_hold(what: str) -> None:
-    """A signature counts with a sound key of its own only."""
+    """A signature is valid only with a sound key of the right kind."""
     written = lines(CONTENT)
     if what == "weak key":
         weak = rsa.generate_private_key(65537, 1024)
@@ -144,7 +144,7 @@ def test_a_bad_key_or_signature_does_not_hold(what: str) -> None:
     [("0", 0), ("3600", 3600), ("1d", 86400), ("1h 7s", 3607), ("30min 20s", 1820)],
 )
 def test_ttl_is_seconds_or_a_duration(text: str, seconds: float) -> None:
-    """A bare number counts seconds."""
+    """A plain number means seconds."""
     assert parse_ttl(text) == seconds
 
 
@@ -171,6 +171,6 @@ def test_ttl_is_seconds_or_a_duration(text: str, seconds: float) -> None:
     ],
 )
 def test_a_senseless_ttl_is_refused(text: str) -> None:
-    """What is no time, or longer than a hundred years, is refused without another error."""
+    """An invalid duration, or one longer than a hundred years, raises ValueError only."""
     with pytest.raises(ValueError):  # noqa: PT011 - the text is not shown to anybody
         parse_ttl(text)

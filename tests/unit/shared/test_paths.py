@@ -1,4 +1,4 @@
-"""Paths and ids of requests: which of them can name a file."""
+"""Paths and ids in requests: which of them are valid."""
 
 import pytest
 from hypothesis import given
@@ -22,7 +22,7 @@ from relayd.shared.paths import PathError, check_ids, split_path
     ],
 )
 def test_path_is_decoded_once(raw: bytes, names: tuple[str, ...]) -> None:
-    """Names are split first, decoded then, and once only; dots within a name are no climbing."""
+    """Names are split first and then decoded, once; dots within a name are allowed."""
     assert split_path(raw) == names
 
 
@@ -59,14 +59,14 @@ def test_path_is_decoded_once(raw: bytes, names: tuple[str, ...]) -> None:
     ],
 )
 def test_path_that_names_no_file_is_refused(raw: bytes) -> None:
-    """Climbing, separators, control characters, bad escapes and excess end before any file."""
+    """Traversal, separators, control characters, bad escapes and overlong names are rejected."""
     with pytest.raises(PathError):
         split_path(raw)
 
 
 @given(st.binary(max_size=60))
 def test_what_comes_out_stays_below(raw: bytes) -> None:
-    """Whatever is sent, a path that is accepted has only plain names."""
+    """A path that is accepted has only plain names, whatever is sent."""
     try:
         names = split_path(raw)
     except PathError:
@@ -91,7 +91,7 @@ def test_what_comes_out_stays_below(raw: bytes) -> None:
     ],
 )
 def test_ids_are_accepted(raw: bytes) -> None:
-    """Letters, digits, dashes, underscores and dots make an id."""
+    """An id may have letters, digits, dashes, underscores and dots."""
     assert len(check_ids(raw)) == 3
 
 
@@ -126,6 +126,6 @@ def test_ids_are_accepted(raw: bytes) -> None:
     ],
 )
 def test_ids_are_refused(raw: bytes) -> None:
-    """An id that leads elsewhere, takes the name of other metadata, or is odd is none."""
+    """An id that leads elsewhere, collides with other metadata, or has other characters is bad."""
     with pytest.raises(PathError):
         check_ids(raw)

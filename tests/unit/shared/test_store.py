@@ -1,4 +1,4 @@
-"""The store of shared files: pairs that are whole, whoever looks and whatever fails."""
+"""The store of shared files: pairs are complete for every reader, whatever fails."""
 
 import errno
 import os
@@ -16,7 +16,7 @@ PLACE = Path("t/files/s")
 
 
 def put(store: Store, file: str, content: bytes, metadata: bytes) -> None:
-    """Stores a pair."""
+    """Store a pair."""
     stage = store.open_stage("t", file, "sha256")
     try:
         stage.write(content)
@@ -26,18 +26,18 @@ def put(store: Store, file: str, content: bytes, metadata: bytes) -> None:
 
 
 def below(root: Path) -> list[str]:
-    """All files below it."""
+    """Return all files below a directory."""
     return sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_file())
 
 
 def leftovers(root: Path) -> list[Path]:
-    """What is not meant to be there after the work."""
+    """Return files that should not be left after an operation."""
     return [path for path in root.rglob("*") if module.STAGE_PREFIX in path.name]
 
 
 @pytest.fixture(params=["exchange", "singly"])
 def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
-    """A store on a file system that can exchange directories, and on one that cannot."""
+    """Return a store on a file system that can exchange directories, and on one that cannot."""
     if request.param == "singly":
 
         def refuse(*_arguments: object) -> None:
@@ -49,7 +49,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
 
 @pytest.mark.history(37, 43)
 def test_a_pair_is_stored_beside_others(store: Store) -> None:
-    """File and metadata get their names; other files of the source stay what they are."""
+    """File and metadata get their names; other files of the source do not change."""
     put(store, "application.properties", b"one", b"m1")
     put(store, "application", b"two", b"m2")
     assert below(store.root) == [
@@ -67,7 +67,7 @@ def test_a_pair_is_stored_beside_others(store: Store) -> None:
 
 
 def test_a_pair_is_replaced(store: Store) -> None:
-    """The newer one is there alone."""
+    """Only the newer pair is left."""
     put(store, "f", b"old", b"m-old")
     put(store, "f", b"new", b"m-new")
     assert (store.root / PLACE / "f").read_bytes() == b"new"
@@ -77,7 +77,7 @@ def test_a_pair_is_replaced(store: Store) -> None:
 
 @pytest.mark.fault("D.3.3")
 def test_access_is_kept(store: Store) -> None:
-    """Who could read the directory of a source can read it after an upload; others cannot."""
+    """An upload does not change who can read the directory of a source."""
     put(store, "f", b"x", b"m")
     place = store.root / PLACE
     made = [store.root, *place.parents[:2], place]
@@ -91,7 +91,7 @@ def test_access_is_kept(store: Store) -> None:
 
 @pytest.mark.fault("A9")
 def test_a_source_that_holds_more_than_files(tmp_path: Path) -> None:
-    """A directory or link of someone else is no obstacle, and stays."""
+    """A foreign directory or link is no obstacle, and stays."""
     store = Store(tmp_path / "shared")
     put(store, "f", b"old", b"m")
     (store.root / PLACE / "directory").mkdir()
@@ -105,14 +105,14 @@ def test_a_source_that_holds_more_than_files(tmp_path: Path) -> None:
 
 @pytest.mark.fault("A9")
 def test_readers_never_see_a_mixed_pair(tmp_path: Path) -> None:
-    """Whoever opens the directory finds content and metadata of one upload."""
+    """A reader that opens the directory finds content and metadata of the same upload."""
     store = Store(tmp_path / "shared")
     put(store, "f", b"0", b"0")
     place = store.root / PLACE
     done: list[bool] = []
     seen: list[tuple[bytes, bytes]] = []
 
-    def look() -> None:
+    def read() -> None:
         while not done:
             directory = os.open(place, os.O_RDONLY)
             try:
@@ -129,14 +129,14 @@ def test_readers_never_see_a_mixed_pair(tmp_path: Path) -> None:
         done.append(True)
 
     with ThreadPoolExecutor() as pool:
-        for future in [pool.submit(look), pool.submit(write)]:
+        for future in [pool.submit(read), pool.submit(write)]:
             future.result()
     assert len(set(seen)) > 1
     assert all(content == metadata for content, metadata in seen)
 
 
 def read_at(directory: int, name: str) -> bytes:
-    """A file of an open directory."""
+    """Return the content of a file of an open directory."""
     descriptor = os.open(name, os.O_RDONLY, dir_fd=directory)
     with open(descriptor, "rb") as file:  # noqa: PTH123
         return file.read()
@@ -144,7 +144,7 @@ def read_at(directory: int, name: str) -> bytes:
 
 @pytest.mark.fault("A10")
 def test_many_uploads_of_one_id(store: Store) -> None:
-    """One of them wins whole, and nothing of the others is left."""
+    """One of them wins completely, and nothing of the others is left."""
     with ThreadPoolExecutor(50) as pool:
         numbers = [str(number).encode() for number in range(50)]
         list(pool.map(lambda number: put(store, "f", number * 1000, number), numbers))
@@ -159,7 +159,7 @@ def test_many_uploads_of_one_id(store: Store) -> None:
 def test_no_space_leaves_the_old_pair(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
 ) -> None:
-    """Whichever step the disk is full at, what was there is there, and nothing else."""
+    """If the disk is full at any step, the previous files stay, and nothing else is left."""
     store = Store(tmp_path / "shared")
     put(store, "f", b"old", b"m-old")
     put(store, "g", b"other", b"m")
@@ -186,7 +186,7 @@ def test_no_space_leaves_the_old_pair(
 
 
 def test_half_a_pair_is_not_there(store: Store) -> None:
-    """Content without metadata, or metadata without content, is no file."""
+    """Content without metadata, or metadata without content, does not count as a file."""
     put(store, "f", b"x", b"m")
     put(store, "g", b"x", b"m")
     (store.root / PLACE / "f").unlink()
@@ -199,7 +199,7 @@ def test_half_a_pair_is_not_there(store: Store) -> None:
 
 
 def test_dropped_pairs_leave_the_others(store: Store) -> None:
-    """What is dropped goes with its metadata, what is not stays; an empty directory goes."""
+    """A dropped file is removed with its metadata, others stay; an empty directory is removed."""
     for file in ("a", "b", "c.d"):
         put(store, file, b"x", b"m")
     store.drop("t", "s", ["a", "c.d"])
@@ -212,7 +212,7 @@ def test_dropped_pairs_leave_the_others(store: Store) -> None:
 
 @pytest.mark.fault("D.3.3")
 def test_names_of_stages_cannot_be_foreseen(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They are random, and one that is there is never written into."""
+    """The names are random, and an existing directory is never written into."""
     stages = [store.open_stage("t", "f", "sha256") for _ in range(3)]
     names = {stage.name for stage in stages}
     assert len(names) == 3
@@ -227,7 +227,7 @@ def test_names_of_stages_cannot_be_foreseen(store: Store, monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize("act", [lambda stage: stage.close(), lambda stage: stage.write(b"x")])
 def test_a_stage_in_use_is_no_leftover(store: Store, act: Callable[[module.Stage], None]) -> None:
-    """Only what nobody writes to any more may be swept."""
+    """Only a stage that is no longer in use may be swept."""
     stage = store.open_stage("t", "f", "sha256")
     assert not store.is_leftover(stage.name)
     assert store.is_leftover(module.STAGE_PREFIX + "of-a-killed-process")

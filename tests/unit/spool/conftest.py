@@ -1,4 +1,4 @@
-"""Fixtures of the spool's tests."""
+"""Fixtures for tests of the spool."""
 
 from pathlib import Path
 
@@ -8,13 +8,13 @@ import trio.testing
 
 @pytest.fixture
 def fast_clock() -> trio.testing.MockClock:
-    """A clock twenty times as fast as the wall's: delays pass quickly, threads get their time."""
+    """Return a clock twenty times as fast as real time, so that threads still keep up."""
     return trio.testing.MockClock(rate=20)
 
 
 @pytest.fixture
 def spool(tmp_path: Path) -> Path:
-    """An empty watched directory."""
+    """Return an empty watched directory."""
     path = tmp_path / "incoming"
     path.mkdir()
     return path

@@ -84,7 +84,7 @@ async def test_file_that_cannot_be_removed_is_remembered(
         assert "stuck.log" in results[0].detail
     assert disposal.committed.holds("stuck.log", stuck)
     assert not disposal.committed.holds("free.log", free)
-    assert capfd.readouterr().err.count("cannot be removed") == 1
+    assert capfd.readouterr().err.count("cannot remove committed file") == 1
     assert not (spool / "free.log").exists()
     (spool / "stuck.log").rmdir()
     assert await disposal.remove([("stuck.log", stuck)]) == ["gone"]

@@ -1,4 +1,4 @@
-"""What is not looked into, although it could be opened."""
+"""Files that are refused although they could be opened."""
 
 import os
 from pathlib import Path
@@ -13,13 +13,13 @@ STRANGER = 54_321
 
 
 def status(*, links: int, owner: int) -> os.stat_result:
-    """What fstat(2) tells of a regular file."""
+    """Return the result of fstat(2) for a regular file."""
     return os.stat_result((0o100640, 1, 1, links, owner, 0, 10, 0, 0, 0))
 
 
 @pytest.mark.fault("D.3.2")
 def test_file_with_a_second_name_elsewhere_is_refused(tmp_path: Path) -> None:
-    """A hard link to a file of root's or ours is not looked into; a file of one name is."""
+    """A file of root or of this account with several links is refused, one with one is not."""
     secret = tmp_path / "secret"
     secret.write_bytes(b"x")
     (tmp_path / "a.log").hardlink_to(secret)
@@ -40,7 +40,7 @@ def test_file_with_a_second_name_elsewhere_is_refused(tmp_path: Path) -> None:
 @pytest.mark.fault("D.3.2")
 @pytest.mark.parametrize("kind", [0o040750, 0o010640, 0o140640, 0o060640, 0o020640])
 def test_what_has_no_content_is_refused(kind: int) -> None:
-    """Directories, FIFOs, sockets and devices are refused even after they were opened."""
+    """Directories, FIFOs, sockets and devices are refused even if they could be opened."""
     opened = os.stat_result((kind, 1, 1, 1, STRANGER, 0, 0, 0, 0, 0))
     assert objection(opened) is NOT_A_FILE
 
@@ -53,7 +53,7 @@ def test_what_has_no_content_is_refused(kind: int) -> None:
 def test_links_of_other_accounts_are_uploads(
     monkeypatch: pytest.MonkeyPatch, me: int, owner: int, accepted: bool
 ) -> None:
-    """Where relayd is not root, an upload that a backup has linked is an upload all the same."""
+    """If relayd is not root, an upload that a backup has linked is still accepted."""
     monkeypatch.setattr(os, "geteuid", lambda: me)
     assert (objection(status(links=2, owner=owner)) is None) is accepted
     assert objection(status(links=1, owner=owner)) is None

@@ -1,4 +1,4 @@
-"""Whether the wall clock can be trusted."""
+"""Detection of jumps of the wall clock."""
 
 import pytest
 
@@ -8,18 +8,18 @@ DAY_S = 86_400.0
 
 
 class Time:
-    """Two clocks that a test moves."""
+    """Two clocks that are moved by the test."""
 
     def __init__(self) -> None:
         self.wall = 1_800_000_000.0
         self.monotonic = 500.0
 
     def clock(self, retention: float = 7 * DAY_S) -> WallClock:
-        """A clock guard that reads these two."""
+        """Return a `WallClock` that reads these two."""
         return WallClock(retention, wall=lambda: self.wall, monotonic=lambda: self.monotonic)
 
     def pass_by(self, seconds: float, *, jump: float = 0.0) -> None:
-        """Time passes, and the wall clock is set by `jump` more."""
+        """Let time pass, and set the wall clock forward by another `jump` seconds."""
         self.monotonic += seconds
         self.wall += seconds + jump
 
@@ -27,7 +27,7 @@ class Time:
 @pytest.mark.fault("T2", "T3")
 @pytest.mark.parametrize("jump", [8 * DAY_S, -3600.0, 56 * 365 * DAY_S])
 def test_jump_is_distrusted_for_a_day(jump: float) -> None:
-    """After the clock was set, forward or back, ages mean nothing for a day of steady time."""
+    """After the clock was set, forward or back, ages are not trusted for a day of steady time."""
     time = Time()
     clock = time.clock()
     assert clock.is_trusted()
@@ -41,7 +41,7 @@ def test_jump_is_distrusted_for_a_day(jump: float) -> None:
 
 
 def test_slow_drift_is_no_jump() -> None:
-    """A clock that is slewed, however far it gets in the end, stays trusted."""
+    """A clock that is slewed stays trusted, however far it gets in the end."""
     time = Time()
     clock = time.clock()
     for _ in range(100):
@@ -50,7 +50,7 @@ def test_slow_drift_is_no_jump() -> None:
 
 
 def test_caution_is_no_longer_than_the_retention() -> None:
-    """With a short retention the clock is trusted again after it."""
+    """With a short retention the clock is trusted again when that has passed."""
     time = Time()
     clock = time.clock(retention=600)
     time.pass_by(1, jump=DAY_S)

@@ -67,7 +67,7 @@ trio.run(main)
 
 
 def test_shortage_is_waited_for() -> None:
-    """While the kernel refuses threads, the work waits without its limiter, reported once; then it is done."""
+    """While the kernel refuses threads the work waits, which is reported once; then it is done."""
     done = subprocess.run(
         [sys.executable, "-c", SHORTAGE], cwd=ROOT, capture_output=True, text=True, check=True
     )

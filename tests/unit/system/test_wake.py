@@ -1,4 +1,4 @@
-"""A bell for one task."""
+"""A wake-up signal for one task."""
 
 import trio
 import trio.testing
@@ -6,8 +6,8 @@ import trio.testing
 from relayd.system.wake import Wake
 
 
-async def test_ring_before_the_wait_is_kept() -> None:
-    """A ring that nobody waited for makes the next wait return at once, and only that one."""
+async def test_signal_before_the_wait_is_kept() -> None:
+    """A signal sent while no task waits makes only the next wait return at once."""
     wake = Wake()
     wake.set()
     wake.set()
@@ -17,8 +17,8 @@ async def test_ring_before_the_wait_is_kept() -> None:
     assert scope.cancelled_caught
 
 
-async def test_cancelled_wait_keeps_the_ring() -> None:
-    """A ring is not lost when the waiting task is cancelled in the same moment."""
+async def test_cancelled_wait_keeps_the_signal() -> None:
+    """A signal is not lost when the waiting task is cancelled at the same moment."""
     wake = Wake()
     wake.set()
     with trio.CancelScope() as scope:

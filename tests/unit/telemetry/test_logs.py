@@ -1,4 +1,4 @@
-"""Logging: what a line holds and cannot do, and what becomes of it when nobody reads."""
+"""Logging: what a line contains, what it can never do, and what happens without a reader."""
 
 import json
 import logging
@@ -9,6 +9,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 from structlog.testing import capture_logs
@@ -45,7 +46,7 @@ def pipe() -> Iterator[tuple[int, int]]:
 
 @pytest.mark.fault("D.8.1")
 def test_payloads_are_many() -> None:
-    """The corpus holds at least a hundred different payloads."""
+    """The corpus contains at least a hundred different payloads."""
     assert len(set(PAYLOADS)) >= 100
 
 
@@ -54,7 +55,7 @@ def fail(*arguments: object) -> None:
 
 
 def fail_with(*arguments: object) -> None:
-    """Logs a traceback with `arguments` in it."""
+    """Log a traceback with `arguments` in it."""
     try:
         fail(*arguments)
     except ValueError:
@@ -80,7 +81,7 @@ PLACES: list[Callable[[str], None]] = [
 def test_hostile_text_stays_on_its_line(
     tmp_path: Path, place: Callable[[str], None], form: str
 ) -> None:
-    """Whatever is logged, wherever it stands, makes one line of printable characters."""
+    """Any text, in any part of an event, yields one line of printable characters."""
 
     def act() -> None:
         for payload in PAYLOADS:
@@ -92,7 +93,7 @@ def test_hostile_text_stays_on_its_line(
 
 
 def test_json_gives_back_what_was_logged(tmp_path: Path) -> None:
-    """A reader of the JSON form gets each value as it was, in ASCII."""
+    """A reader of the JSON form, which is ASCII, gets back each value unchanged."""
 
     def act() -> None:
         for payload in PAYLOADS:
@@ -104,7 +105,7 @@ def test_json_gives_back_what_was_logged(tmp_path: Path) -> None:
 
 
 def test_traceback_lines_are_escaped_and_indented(tmp_path: Path) -> None:
-    """No line of a traceback can be taken for a line of the log."""
+    """No line of a traceback can be mistaken for a line of the log."""
 
     def act() -> None:
         for payload in PAYLOADS:
@@ -118,7 +119,7 @@ def test_traceback_lines_are_escaped_and_indented(tmp_path: Path) -> None:
 
 
 def test_text_line_holds_time_level_component_event_and_fields(tmp_path: Path) -> None:
-    """A line is time, level, component, event, then the bound fields and those of the call."""
+    """A line has time, level, component and event, then the bound fields and those of the call."""
     bound = log.bind(queue_id="7F", node="root").bind(file="a b.log")
     line = written(tmp_path / "log", lambda: bound.warning("file refused", reason=None, rows=3))
     time, _, rest = line.partition(" ")
@@ -159,7 +160,7 @@ def test_json_line_keeps_types_and_own_names(tmp_path: Path) -> None:
 
 
 def test_json_traceback_is_a_list_of_lines(tmp_path: Path) -> None:
-    """A crash in the JSON form carries its traceback in the same object."""
+    """In the JSON form, the traceback of a crash is part of the same object."""
     text = written(tmp_path / "log", lambda: fail_with("boom"), settings(form="json"))
     traceback = json.loads(text)["traceback"]
     assert traceback[0].startswith("Traceback")
@@ -167,7 +168,7 @@ def test_json_traceback_is_a_list_of_lines(tmp_path: Path) -> None:
 
 
 def test_very_deep_traceback_is_shortened(tmp_path: Path) -> None:
-    """Of a traceback with thousands of lines the beginning and the end are logged."""
+    """Only the beginning and the end of a traceback with thousands of lines are logged."""
     errors: Exception = ValueError("innermost")
     for number in range(500):
         errors = ExceptionGroup(f"group {number}", [errors])
@@ -183,7 +184,7 @@ def test_very_deep_traceback_is_shortened(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("form", ["text", "json"])
 def test_long_values_are_cut(tmp_path: Path, form: str) -> None:
-    """A value of any length or type takes a bounded part of the line."""
+    """A value of any length or type takes up a bounded part of the line."""
 
     def act() -> None:
         log.error("x" * 10**6, a="y" * 10**6, b=b"z" * 10**6, c=["w" * 10**6], d=10**5000)
@@ -194,7 +195,7 @@ def test_long_values_are_cut(tmp_path: Path, form: str) -> None:
 @pytest.mark.history(65)
 @pytest.mark.parametrize("form", ["text", "json"])
 def test_secrets_are_starred_wherever_they_stand(tmp_path: Path, form: str) -> None:
-    """A secret as a field, inside one, bound, or in a traceback never shows."""
+    """A secret never shows, whether it is a field, inside one, bound, or in a traceback."""
     secret = Secret("c4nary")
 
     def act() -> None:
@@ -240,14 +241,14 @@ def test_level_and_filter_choose_the_lines(
         bound.warning("W")
         bound.info("I")
         bound.debug("D")
-        bound.trace("T")
+        bound.log(TRACE, "T")
 
     text = written(tmp_path / "log", act, settings(level, directives))
     assert "".join(line.split("disposal: ")[1][0] for line in text.splitlines()) == shown
 
 
 def test_node_of_the_call_counts_like_a_bound_one() -> None:
-    """A directive about a node also finds the node among the fields of the call."""
+    """A directive for a node applies to the node field of a call as well as to a bound one."""
     levels = Levels((*parse_filter("error"), *parse_filter("[watch{node=a}]=debug")))
     assert levels.enabled(DEBUG, "watch", "a")
     assert not levels.enabled(DEBUG, "watch", "b")
@@ -257,7 +258,7 @@ def test_node_of_the_call_counts_like_a_bound_one() -> None:
 
 
 def test_bad_directive_is_named_and_changes_nothing(tmp_path: Path) -> None:
-    """A reload with a bad directive names it, and lines go on as before."""
+    """A reload with a bad directive names it and leaves the settings as they were."""
 
     def act() -> None:
         log.debug("before")
@@ -281,10 +282,10 @@ def test_reload_takes_effect_at_once(tmp_path: Path) -> None:
     assert json.loads(written(path, act, settings("info")))["event"] == "shown"
 
 
-def test_format_can_be_asked_for_by_the_environment(
+def test_format_can_be_set_by_the_environment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """RELAYD_LOG_FORMAT wins over logging.conf, and a wrong one is a configuration error."""
+    """RELAYD_LOG_FORMAT overrides logging.conf, and an invalid value is a configuration error."""
     monkeypatch.setenv("RELAYD_LOG_FORMAT", "json")
     assert json.loads(written(tmp_path / "log", lambda: log.error("event")))["event"] == "event"
     monkeypatch.setenv("RELAYD_LOG_FORMAT", "xml")
@@ -296,14 +297,14 @@ def test_format_can_be_asked_for_by_the_environment(
 def test_journal_gets_priorities(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
 ) -> None:
-    """When the stream is the journal's, every line begins with its priority, tracebacks too."""
+    """On a stream to the journal, every line begins with its priority, even in tracebacks."""
     path = tmp_path / "log"
     path.touch()
     status = path.stat()
     monkeypatch.setenv("JOURNAL_STREAM", f"{status.st_dev}:{status.st_ino}")
 
     def act() -> None:
-        log.trace("event")
+        log.log(TRACE, "event")
         log.debug("event")
         log.info("event")
         log.warning("event")
@@ -321,7 +322,7 @@ def test_journal_gets_priorities(
 def test_stream_that_is_not_the_journal_gets_times(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """JOURNAL_STREAM of another file does not count."""
+    """A JOURNAL_STREAM that names another file is ignored."""
     monkeypatch.setenv("JOURNAL_STREAM", "1:2")
     assert written(tmp_path / "log", lambda: log.error("event"))[0].isdigit()
 
@@ -333,7 +334,7 @@ def test_logger_works_before_logging_is_open(capsys: pytest.CaptureFixture[str])
 
 
 def test_tests_can_capture_events() -> None:
-    """structlog's own capture_logs sees events and fields of our loggers."""  # noqa: D403
+    """structlog's own capture_logs sees events and fields of relayd's loggers."""  # noqa: D403
     with capture_logs() as events:
         log.bind(node="n").warning("file refused", reason="empty")
     assert events == [
@@ -347,7 +348,7 @@ def test_tests_can_capture_events() -> None:
     ]
 
 
-def test_libraries_log_through_ours(tmp_path: Path) -> None:
+def test_libraries_log_through_relayd(tmp_path: Path) -> None:
     """Records of libraries and Python's warnings get a component, a level and one line."""
     root = logging.getLogger()
     before = root.handlers[:], root.level
@@ -380,7 +381,7 @@ def test_libraries_log_through_ours(tmp_path: Path) -> None:
 
 @pytest.mark.fault("D.8.2")
 def test_rate_limit_admits_ten_lines_of_an_event_per_second() -> None:
-    """In one window ten lines of an event pass, the others are counted and told once."""
+    """In one window ten lines of an event pass; the rest are counted and reported once."""
     limit = RateLimit()
     key, other = Key("info", "watch", "a"), Key("info", "watch", "b")
     admitted = [limit.admit(key, 100.0) for _ in range(BURST + 5)]
@@ -395,7 +396,7 @@ def test_rate_limit_admits_ten_lines_of_an_event_per_second() -> None:
 
 
 def test_rate_limit_forgets_nothing_between_windows() -> None:
-    """What a window left out is told even if the next window of that event has begun."""
+    """Lines left out in a window are reported even if the event's next window has begun."""
     limit = RateLimit()
     key = Key("info", "watch", "a")
     for now in (0.0, 1.0, 2.0):
@@ -407,7 +408,7 @@ def test_rate_limit_forgets_nothing_between_windows() -> None:
 
 @pytest.mark.fault("D.8.2")
 def test_rate_limit_is_bounded() -> None:
-    """Ever new events do not make the limit grow, and their counts are kept."""
+    """An endless variety of events does not grow the limit's memory or lose any count."""
     limit = RateLimit()
     key = Key("info", "main", "first")
     for _ in range(BURST + 2):
@@ -420,7 +421,7 @@ def test_rate_limit_is_bounded() -> None:
 
 @pytest.mark.fault("D.8.2")
 def test_flood_is_cut_and_summed_up(tmp_path: Path) -> None:
-    """Of a thousand equal warnings every line is either written or in the summary."""
+    """Each of a thousand equal warnings is either written or counted in the summary."""
 
     def act() -> None:
         for number in range(1000):
@@ -440,7 +441,7 @@ def test_flood_is_cut_and_summed_up(tmp_path: Path) -> None:
 
 @pytest.mark.fault("D.8.2")
 def test_summary_comes_without_another_line(pipe: tuple[int, int]) -> None:
-    """What was left out is told soon after, even if nobody logs anything more."""
+    """Lines left out are reported soon after, even if nothing else is logged."""
     reader, writer = pipe
     configure(settings(), stream_fd=writer)
     try:
@@ -448,7 +449,7 @@ def test_summary_comes_without_another_line(pipe: tuple[int, int]) -> None:
             for _ in range(BURST):
                 log.warning("file refused")
             assert all("file refused" in stream.readline() for _ in range(BURST))
-            # The thread has nothing to do now but to wait for the next line.
+            # The thread is idle now and waits for the next line.
             log.warning("file refused")
             assert stream.readline().endswith('lines left out count=1 like="file refused"\n')
     finally:
@@ -456,7 +457,7 @@ def test_summary_comes_without_another_line(pipe: tuple[int, int]) -> None:
 
 
 def test_unlimited_logger_leaves_nothing_out(tmp_path: Path) -> None:
-    """A logger that was asked for without limit writes every line."""
+    """A logger without a limit writes every line."""
     every = get_logger("disposal", limited=False)
 
     def act() -> None:
@@ -484,11 +485,15 @@ with open_logging():
 """
 
 
-def child(code: str, **streams: object) -> subprocess.Popen[bytes]:
-    """Starts a Python process that runs `code` with logging open."""
+def child(code: str, stdout: int | BinaryIO, stdin: int | None = None) -> subprocess.Popen[bytes]:
+    """Start a Python process that runs `code` with logging open."""
     body = "".join(f"    {line}\n" for line in code.strip().split("\n"))
-    return subprocess.Popen(  # type: ignore[call-overload, no-any-return]
-        [sys.executable, "-c", CHILD + body], cwd=ROOT, stderr=subprocess.PIPE, **streams
+    return subprocess.Popen(
+        [sys.executable, "-c", CHILD + body],
+        cwd=ROOT,
+        stdin=stdin,
+        stdout=stdout,
+        stderr=subprocess.PIPE,
     )
 
 
@@ -503,15 +508,15 @@ log.error("last")
 
 @pytest.mark.fault("L8")
 @pytest.mark.parametrize("blocking", [True, False])
-def test_reader_that_does_not_read_blocks_nobody(pipe: tuple[int, int], blocking: bool) -> None:
-    """With a full pipe the process goes on; the lines it loses are counted, told and no more."""
+def test_reader_that_does_not_read_blocks_nothing(pipe: tuple[int, int], blocking: bool) -> None:
+    """With a full pipe the process goes on; it loses only the lines it counts and reports."""
     reader, writer = pipe
     os.set_blocking(writer, blocking)
     process = child(FLOOD, stdin=subprocess.PIPE, stdout=writer)
     os.close(writer)
     assert process.stdin is not None
     assert process.stderr is not None
-    # This line comes although nobody has read anything yet.
+    # This line arrives although nothing has been read yet.
     word, lost = process.stderr.readline().split()
     assert (word, int(lost) > 0) == (b"logged", True)
     process.stdin.write(b"x")
@@ -528,15 +533,15 @@ def test_reader_that_does_not_read_blocks_nobody(pipe: tuple[int, int], blocking
 
 
 @pytest.mark.fault("L8")
-def test_full_disk_is_survived_and_told(tmp_path: Path) -> None:
-    """Lines that do not fit on the disk are counted, and the count is told when there is room."""
+def test_full_disk_is_survived_and_reported(tmp_path: Path) -> None:
+    """Lines that do not fit on the disk are counted, and reported once there is space again."""
     code = f"""
 for number in range(100):
     log.error("lost")
 while dropped() < 100:
     pass
-room = os.open({str(tmp_path / "log")!r}, os.O_CREAT | os.O_WRONLY)
-os.dup2(room, 1)
+file = os.open({str(tmp_path / "log")!r}, os.O_CREAT | os.O_WRONLY)
+os.dup2(file, 1)
 log.error("kept")
 """
     with Path("/dev/full").open("wb") as full:
@@ -549,7 +554,7 @@ log.error("kept")
 
 @pytest.mark.fault("L8")
 def test_line_cut_off_by_a_full_disk_does_not_swallow_the_next(tmp_path: Path) -> None:
-    """After a line that was written in part, the next one begins on a line of its own."""
+    """After a line that was only partly written, the next one begins on a new line."""
     path = tmp_path / "log"
     fd = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -578,7 +583,7 @@ def test_line_cut_off_by_a_full_disk_does_not_swallow_the_next(tmp_path: Path) -
 
 @pytest.mark.fault("L8")
 def test_closed_reader_is_survived(pipe: tuple[int, int]) -> None:
-    """When the reader of the log has gone, the process goes on and counts."""
+    """When the reader of the log is gone, the process goes on and counts dropped lines."""
     reader, writer = pipe
     code = """
 while not dropped():
@@ -618,7 +623,7 @@ def test_closed_stdout_does_not_send_lines_into_another_file(tmp_path: Path) -> 
 
 
 def test_everything_logged_before_the_end_is_written(tmp_path: Path) -> None:
-    """Leaving `open_logging` writes all lines that wait, however many fit the queue."""
+    """Leaving `open_logging` writes all queued lines, however many the queue holds."""
 
     def act() -> None:
         for number in range(5000):
@@ -628,7 +633,7 @@ def test_everything_logged_before_the_end_is_written(tmp_path: Path) -> None:
     assert [int(line.split("number=")[1]) for line in lines] == list(range(5000))
 
 
-def test_enabled_tells_whether_a_line_would_be_logged() -> None:
-    """Work for a line that nobody wants can be left out."""
+def test_enabled_says_whether_a_line_would_be_logged() -> None:
+    """A caller can avoid the work for a line that would not be logged."""
     assert log.enabled(INFO)
     assert not log.enabled(DEBUG)

@@ -1,4 +1,4 @@
-"""Names, labels and first values of the metrics."""
+"""Names, labels and initial values of the metrics."""
 
 import re
 
@@ -12,7 +12,7 @@ from tests.support.project import DOCS
 
 
 def families(metrics: Metrics) -> dict[str, Metric]:
-    """What a scrape of `metrics` sees, by name."""
+    """Return what a scrape of `metrics` sees, by name."""
     found = list(text_string_to_metric_families(metrics.render().decode()))
     assert len({family.name for family in found}) == len(found)
     return {family.name: family for family in found}
@@ -41,7 +41,7 @@ def families(metrics: Metrics) -> dict[str, Metric]:
 def test_every_value_of_a_label_is_there_from_the_start(
     family: str, label: str, values: set[str]
 ) -> None:
-    """A counter that has not counted yet is 0, not absent."""
+    """A counter that has not been incremented yet is 0, not absent."""
     samples = families(Metrics())[family].samples
     assert {sample.labels[label] for sample in samples} == values
     assert {sample.value for sample in samples} == {0}
@@ -61,12 +61,12 @@ def test_every_value_of_a_label_is_there_from_the_start(
     ],
 )
 def test_dashboards_of_the_original_find_their_names(name: str, kind: str) -> None:
-    """Names and types are those that `rudder-relayd` has."""
+    """Names and types are those of `rudder-relayd`."""
     assert families(Metrics())[name].type == kind
 
 
 def test_counters_count_and_gauges_follow() -> None:
-    """What the service tells a metric is what a scrape sees, and in no other service's."""
+    """A scrape sees the values that the service set, and no other service's scrape does."""
     metrics, other = Metrics(), Metrics()
     metrics.reports.labels("ok").inc()
     metrics.sub_nodes.set(50_000)
@@ -82,19 +82,19 @@ def test_counters_count_and_gauges_follow() -> None:
 
 
 def test_outputs_that_are_not_in_use_are_neither_up_nor_down() -> None:
-    """Before the first operation of an output its gauges are NaN, of which no alert is true."""
+    """Before the first operation of an output its gauges are NaN, which triggers no alert."""
     text = Metrics().render().decode()
     assert "rudder_relayd_database_up NaN" in text
     assert "rudder_relayd_upstream_up NaN" in text
 
 
 def test_no_series_tells_when_it_was_made() -> None:
-    """There are no `_created` series, which double the page and tell nothing."""
+    """There are no `_created` series, which double the page without being of any use."""
     assert b"_created" not in Metrics().render()
 
 
 def test_the_documentation_has_every_metric_and_no_other() -> None:
-    """The table for operators and the code name the same metrics."""
+    """The table for operators lists the same metrics as the code."""
     page = (DOCS / "metrics.md").read_text()
     documented = set(re.findall(r"^\| `(rudder_relayd_\w+)", page, re.MULTILINE))
     exposed = {

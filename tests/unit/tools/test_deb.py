@@ -1,4 +1,4 @@
-"""What the Debian package is made of."""
+"""The contents of the Debian package."""
 
 import importlib.util
 import py_compile
@@ -8,8 +8,8 @@ from pathlib import Path
 from tools.deb import HOME, Python, compile_modules
 
 
-def test_modules_that_are_compiled_already_are_compiled_anew(tmp_path: Path) -> None:
-    """No compiled file in the package goes by the time of its source, which root would rewrite."""
+def test_compiled_modules_are_compiled_again(tmp_path: Path) -> None:
+    """No compiled file depends on the modification time of its source, or root would rewrite it."""
     python = Python.find(Path(sys.executable))
     site = tmp_path / HOME / "lib" / f"python{python.version}"
     site.mkdir(parents=True)

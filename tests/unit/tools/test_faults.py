@@ -1,3 +1,5 @@
+"""The page of faults and its check."""
+
 import subprocess
 import sys
 from pathlib import Path
@@ -57,7 +59,7 @@ def faults(repository: Path, *arguments: str) -> subprocess.CompletedProcess[str
 
 
 def test_table_names_the_tests_of_each_row(repository: Path) -> None:
-    """The page lists, for each row, the tests and how many of their parameters name it."""
+    """The page lists the tests of each row and how many of their parameters name it."""
     assert faults(repository).returncode == 0
     page = (repository / "docs" / "faults.md").read_text()
     assert "| S1 | the first | [test_first](../tests/test_sample.py) |" in page
@@ -67,13 +69,13 @@ def test_table_names_the_tests_of_each_row(repository: Path) -> None:
 
 
 def test_check_accepts_a_table_that_is_current(repository: Path) -> None:
-    """The check passes right after the table was written."""
+    """The check passes right after the page was written."""
     faults(repository)
     assert faults(repository, "--check").returncode == 0
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "complaint"),
+    ("old", "new", "problem"),
     [
         ('fault("S1")', 'fault("S3")', "no test proves S1: the first"),
         ('fault("S1")', 'fault("S1", "X9")', "test_first names X9"),
@@ -81,11 +83,11 @@ def test_check_accepts_a_table_that_is_current(repository: Path) -> None:
         ("import pytest", "import nothing_of_that_name", "nothing_of_that_name"),
     ],
 )
-def test_check_fails(repository: Path, old: str, new: str, complaint: str) -> None:
-    """The check fails, and says why, on a gap, an orphan, a stale table or a broken test file."""
+def test_check_fails(repository: Path, old: str, new: str, problem: str) -> None:
+    """The check reports a gap, an unknown fault, a stale page and a broken test file."""
     faults(repository)
     sample = repository / "tests" / "test_sample.py"
     sample.write_text(TESTS.replace(old, new, 1))
     done = faults(repository, "--check")
     assert done.returncode == 1
-    assert complaint in done.stdout + done.stderr
+    assert problem in done.stdout + done.stderr

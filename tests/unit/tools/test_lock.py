@@ -1,4 +1,4 @@
-"""What requirements.lock is read as, and the limit on what relayd depends on."""
+"""Parsing of requirements.lock, and the limit on relayd's dependencies."""
 
 import pytest
 
@@ -37,7 +37,7 @@ MOST_DIRECT = 14
 
 
 def test_lock_packages_are_read_with_versions_hashes_and_parents() -> None:
-    """Each package of a lock carries its version, marker, hashes and who needs it."""
+    """Each package is read with its version, marker, hashes and parents."""
     lock = read_lock(LOCK)
     assert list(lock) == ["first", "second-part", "third", "tester"]
     second = lock["second-part"]
@@ -47,8 +47,8 @@ def test_lock_packages_are_read_with_versions_hashes_and_parents() -> None:
     assert second.needed_by == ("first", "tester")
 
 
-def test_lock_runtime_follows_needs_and_leaves_tools_out() -> None:
-    """The runtime part is what the direct dependencies bring in, and is a lock itself."""
+def test_lock_runtime_part_has_no_tools() -> None:
+    """The runtime part contains the direct dependencies and their own, and is a valid lock."""
     lock = read_lock(LOCK)
     part = closure(lock, ["first"])
     assert list(part) == ["first", "second-part", "third"]
@@ -67,26 +67,28 @@ def test_lock_runtime_follows_needs_and_leaves_tools_out() -> None:
     ids=["no-hash", "only-via", "range", "other-hash"],
 )
 def test_lock_without_pin_or_hash_is_refused(text: str) -> None:
-    """A package without a pinned version or without SHA-256 hashes is no lock."""
+    """A package without a pinned version or without SHA-256 hashes is an error."""
     with pytest.raises(LockError):
         read_lock(text)
 
 
-def test_lock_missing_dependency_is_told() -> None:
-    """A direct dependency that the lock lacks is named."""
+def test_lock_missing_dependency_is_reported() -> None:
+    """A direct dependency that is not in the lock is named."""
     with pytest.raises(LockError, match="absent"):
         closure(read_lock(LOCK), ["first", "absent"])
 
 
 def test_lock_names_are_normalised() -> None:
-    """Names of pyproject.toml are found in the lock however they are spelled."""
+    """Names in pyproject.toml are found in the lock in any spelling."""
     assert normalise("Quart_Trio") == "quart-trio"
     pyproject = '[project]\ndependencies = ["A_b>=1,<2", "c[extra]==3", "d ; python_version > 3"]\n'
     assert direct_dependencies(pyproject) == ["a-b", "c", "d"]
+    extra = f'{pyproject}[project.optional-dependencies]\nmore = ["E>=1"]\n'
+    assert direct_dependencies(extra, "more") == ["a-b", "c", "d", "e"]
 
 
 def test_relayd_has_few_direct_dependencies_all_locked() -> None:
-    """At most 14 packages are direct dependencies, and all that these bring in is locked."""
+    """At most 14 packages are direct dependencies, and all dependencies are locked."""
     direct = direct_dependencies((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
     assert len(direct) <= MOST_DIRECT
     assert set(direct) <= runtime_lock().keys()

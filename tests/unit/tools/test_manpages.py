@@ -1,4 +1,4 @@
-"""The man pages: complete, true, and good mdoc."""
+"""The man pages are complete, correct and valid mdoc."""
 
 import re
 import subprocess
@@ -30,19 +30,19 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def shown(pages: Path) -> dict[str, str]:
-    """What a reader sees of each page, in one line."""
+    """The rendered text of each page, in one line."""
     return {name: " ".join(render(pages / name).split()) for name in PAGES}
 
 
 def render(page: Path) -> str:
-    """A page as text, without bold and underlining."""
+    """Return a page as text, without bold and underlining."""
     command = ["mandoc", "-Tutf8", "-O", "width=400", str(page)]
     text = subprocess.run(command, capture_output=True, check=True, text=True).stdout
     return re.sub(r".\x08", "", text)
 
 
 def options(command: click.Command, context: click.Context) -> Iterator[str]:
-    """Every spelling of every option of a command and its commands."""
+    """Yield every spelling of every option of a command and its subcommands."""
     for parameter in command.get_params(context):
         if isinstance(parameter, click.Option):
             yield from parameter.opts
@@ -54,16 +54,16 @@ def options(command: click.Command, context: click.Context) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_page_has_no_fault_that_mandoc_knows(pages: Path, name: str) -> None:
-    """Each page is mdoc without warnings."""
+def test_mandoc_has_no_warnings(pages: Path, name: str) -> None:
+    """No page has a warning from mandoc."""
     command = ["mandoc", "-Tlint", "-W", "warning", str(pages / name)]
     found = subprocess.run(command, capture_output=True, check=False, text=True)
     assert (found.stdout, found.returncode) == ("", 0)
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_page_is_shown_by_groff(pages: Path, name: str) -> None:
-    """The other reader of man pages, groff, shows each without a warning, on any terminal."""
+def test_groff_has_no_warnings(pages: Path, name: str) -> None:
+    """No page has a warning from groff, even for an ASCII terminal."""
     command = ["groff", "-K", "utf8", "-mdoc", "-ww", "-z", "-Tascii", str(pages / name)]
     found = subprocess.run(command, capture_output=True, check=True, text=True)
     assert found.stderr == ""
@@ -80,11 +80,11 @@ def test_page_names_every_option(shown: dict[str, str], page: str, command: clic
 
 
 def test_page_of_the_helper_names_its_options(shown: dict[str, str]) -> None:
-    """Every option of the root helper is on its page, and no other."""
+    """Every option of the root helper, and no other, is on its page."""
     command = [sys.executable, "-m", "relayd.remote_run.helper.main", "--help"]
     text = subprocess.run(command, capture_output=True, check=True, text=True).stdout
-    told = re.findall(r"--[a-z-]+", shown["rudder-relayd-helper.8"])
-    assert set(told) == set(re.findall(r"--[a-z-]+", text)) - {"--help"}
+    named = re.findall(r"--[a-z-]+", shown["rudder-relayd-helper.8"])
+    assert set(named) == set(re.findall(r"--[a-z-]+", text)) - {"--help"}
 
 
 def test_page_names_every_command(shown: dict[str, str]) -> None:
@@ -95,17 +95,17 @@ def test_page_names_every_command(shown: dict[str, str]) -> None:
 
 @pytest.mark.parametrize("settings", [Settings(), LoggingSettings()], ids=["main", "logging"])
 def test_page_names_every_key(pages: Path, settings: Any) -> None:
-    """Every key of both configuration files is on relayd.conf(5), and no other."""
+    """Every key of both configuration files, and no other, is in relayd.conf(5)."""
     part = keys(pages, "LOGGING" if isinstance(settings, LoggingSettings) else "MAIN")
     assert part.keys() == {key for key, _ in leaves(settings)} - {"warnings"}
 
 
-def test_page_tells_the_defaults_of_main_conf(pages: Path, tmp_path: Path) -> None:
-    """The defaults on the page, written into a main.conf, are those that an empty one has."""
-    told = [f"{key} = {value}\n" for key, value in keys(pages, "MAIN").items() if value]
+def test_page_has_the_defaults_of_main_conf(pages: Path, tmp_path: Path) -> None:
+    """A main.conf with the defaults from the page has the same settings as an empty one."""
+    defaults = [f"{key} = {value}\n" for key, value in keys(pages, "MAIN").items() if value]
     own = 'general.node_id = "root"\n'
     loaded = []
-    for text in (own, "".join([*told, own])):
+    for text in (own, "".join([*defaults, own])):
         (tmp_path / "main.conf").write_text(text)
         (tmp_path / "main.conf").chmod(0o640)
         settings, warnings = load_settings(tmp_path)
@@ -114,16 +114,16 @@ def test_page_tells_the_defaults_of_main_conf(pages: Path, tmp_path: Path) -> No
     assert loaded[0] == loaded[1]
 
 
-def test_page_tells_the_defaults_of_logging_conf(pages: Path, tmp_path: Path) -> None:
-    """The defaults on the page, written into a logging.conf, are those that an empty one has."""
-    told = [f"{key} = {value}\n" for key, value in keys(pages, "LOGGING").items() if value]
-    assert len(told) >= 3
-    (tmp_path / "logging.conf").write_text("".join(told))
+def test_page_has_the_defaults_of_logging_conf(pages: Path, tmp_path: Path) -> None:
+    """A logging.conf with the defaults from the page has the same settings as an empty one."""
+    defaults = [f"{key} = {value}\n" for key, value in keys(pages, "LOGGING").items() if value]
+    assert len(defaults) >= 3
+    (tmp_path / "logging.conf").write_text("".join(defaults))
     assert load_logging(tmp_path) == LoggingSettings()
 
 
 def keys(pages: Path, part: str) -> dict[str, str]:
-    """Key → default as told, empty where there is none, of one section of relayd.conf(5)."""
+    """Return key → default ("" if it has none) from one section of relayd.conf(5)."""
     sections = (pages / "relayd.conf.5").read_text().split("\n.Sh ")
     [section] = (text for text in sections if text.startswith(f"{part}.CONF"))
     found = {}
@@ -134,10 +134,10 @@ def keys(pages: Path, part: str) -> dict[str, str]:
     return found
 
 
-def test_pages_tell_version_and_date_of_the_source(
+def test_pages_have_version_and_date_of_the_source(
     pages: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A page carries relayd's version and the date of the commit it was built from."""
+    """A page shows relayd's version and the date in SOURCE_DATE_EPOCH."""
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "1767312000")
     page = fill((REPOSITORY / "man" / "relayd.1.in").read_text(encoding="utf-8"))
     assert page.splitlines()[0] == ".Dd January 2, 2026"
@@ -145,8 +145,8 @@ def test_pages_tell_version_and_date_of_the_source(
 
 
 @pytest.mark.parametrize("text", ["a\\b", "-x --long", 'say "so"', "`quoted`", ".Nm \\fB"])
-def test_escaped_text_is_shown_as_it_is(tmp_path: Path, text: str) -> None:
-    """Nothing in a help text or a comment acts as a macro or an escape."""
+def test_escaped_text_is_shown_unchanged(tmp_path: Path, text: str) -> None:
+    """Help texts and comments cannot contain macros or escapes."""
     page = tmp_path / "x.1"
     page.write_text(
         ".Dd January 1, 2026\n.Dt X 1\n.Os\n.Sh DESCRIPTION\n"

@@ -1,4 +1,4 @@
-"""The bill of materials and the page of licences."""
+"""The bill of materials and the page of licences are current and complete."""
 
 import json
 from email.message import Message
@@ -12,7 +12,7 @@ from license_expression import get_spdx_licensing
 from tools.lock import REPOSITORY, runtime_lock
 from tools.sbom import REASONS, SBOM, LicenceError, installed_licences, licence, page, stale
 
-#: What an Apache-2.0 program may be handed out with, without further duties.
+#: Licences that an Apache-2.0 program may be distributed with, without further obligations.
 PERMISSIVE = {"Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "MIT", "MIT-0", "PSF-2.0"}
 
 
@@ -28,25 +28,26 @@ def materials(text: str) -> Any:
 
 @pytest.mark.fault("D.7")
 def test_sbom_documents_are_current() -> None:
-    """Bill of materials and licences are those of the lock as it is."""
+    """Bill of materials and licences match the lock."""
     assert stale() == [], "run make sbom"
 
 
-def test_sbom_fits_the_schema_of_cyclonedx(text: str) -> None:
+def test_sbom_is_valid_cyclonedx(text: str) -> None:
     """The bill of materials is valid CycloneDX."""
     problem = JsonStrictValidator(SchemaVersion.V1_6).validate_str(text)
     assert problem is None, problem
 
 
 @pytest.mark.fault("D.7")
-def test_sbom_holds_every_runtime_package_with_its_hashes(materials: Any) -> None:
-    """Each package that relayd runs with is in the bill, version and hashes as pip demands them."""
+def test_sbom_lists_every_runtime_package_with_its_hashes(materials: Any) -> None:
+    """Each runtime package is in the bill, with the locked version and hashes."""
     listed = {
-        part["name"]: (part["version"], {it["content"] for it in part["hashes"]})
+        part["name"]: (part["version"], {each["content"] for each in part["hashes"]})
         for part in materials["components"]
     }
-    locked = runtime_lock()
-    assert listed == {name: (it.version, set(it.hashes)) for name, it in locked.items()}
+    assert listed == {
+        name: (package.version, set(package.hashes)) for name, package in runtime_lock().items()
+    }
 
 
 def test_sbom_graph_reaches_everything_from_relayd(materials: Any) -> None:
@@ -63,7 +64,7 @@ def test_sbom_graph_reaches_everything_from_relayd(materials: Any) -> None:
 
 @pytest.mark.fault("D.7")
 def test_every_runtime_licence_is_permissive() -> None:
-    """All that an installation holds is under licences that ask for no more than a notice."""
+    """Every package of an installation has a licence that requires no more than a notice."""
     spdx = get_spdx_licensing()
     for name, expression in installed_licences(runtime_lock()).items():
         assert spdx.validate(expression).errors == [], name
@@ -86,7 +87,7 @@ def test_every_runtime_licence_is_permissive() -> None:
     ],
 )
 def test_licence_is_read_from_metadata(fields: list[tuple[str, str]], expected: str) -> None:
-    """A licence expression counts, else what the classifiers say."""
+    """The licence expression is used if there is one, else the classifiers."""
     assert licence("package", _metadata(fields)) == expected
 
 
@@ -99,14 +100,14 @@ def test_licence_is_read_from_metadata(fields: list[tuple[str, str]], expected: 
     ],
     ids=["nothing", "ambiguous", "prose"],
 )
-def test_unclear_licence_must_be_looked_at(fields: list[tuple[str, str]]) -> None:
-    """A package that does not say its licence is an error until someone has reviewed it."""
+def test_unclear_licence_must_be_reviewed(fields: list[tuple[str, str]]) -> None:
+    """A package without a clear licence is an error until it has been reviewed."""
     with pytest.raises(LicenceError, match="package"):
         licence("package", _metadata(fields))
 
 
 def test_direct_dependency_without_reason_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The page is not written while a direct dependency has no reason."""
+    """The page is not written if a direct dependency has no reason."""
     packages = runtime_lock()
     monkeypatch.delitem(REASONS, "trio")
     with pytest.raises(KeyError, match="trio"):

@@ -1,11 +1,11 @@
-"""The certificates of the nodes: whether they are there, fit, and last."""
+"""The certificates of the nodes: do they exist, match the nodes list, and are they still valid?"""
 
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from relayd.commands.check.checks.nodes import enumerate_some, every, load
+from relayd.commands.check.checks.nodes import REGENERATE, enumerate_some, every, load
 from relayd.commands.check.model import Finding, Level, Site, error, warning
 from relayd.commands.check.service_user.permissions import check_file
 from relayd.errors import NodesError
@@ -15,21 +15,20 @@ from relayd.runlog.signature.certificates import read_certificate
 from relayd.system.printable import printable
 from relayd.system.threads import in_thread
 
-#: A certificate that ends sooner is told, in seconds.
+#: Seconds; certificates that expire sooner are reported.
 SOON_S: Final = 30 * 86_400.0
 
-_AGAIN: Final = "have the server write it again: regenerate the policies"
 _RENEW: Final = "renew it on the node, then send an inventory and regenerate the policies"
 
 
 @dataclass
 class Found:
-    """What is in the certificates file.
+    """The contents of the certificates file.
 
     Attributes:
         ends: end of validity of each certificate, unix time in seconds, by node.
         keys: DER SubjectPublicKeyInfo of each, by node.
-        broken: line and fault of what is no usable certificate.
+        broken: line and fault of each unusable certificate.
         nameless: lines of certificates without a node id.
     """
 
@@ -52,20 +51,20 @@ def _check(site: Site) -> list[Finding]:
     try:
         nodes, _ = load(site, Path("/dev/null"))
     except NodesError:
-        return []  # told by the check of the list
+        return []  # the check of the list reports it
     needed = _needed(site, nodes)
     if not path.exists():
-        what = f"is not there, and {enumerate_some(needed, 'node')} need a certificate in it"
-        return [error("certificates.missing", path, what, _AGAIN)] if needed else []
+        what = f"does not exist, and {enumerate_some(needed, 'node')} need a certificate in it"
+        return [error("certificates.missing", path, what, REGENERATE)] if needed else []
     try:
         read = _read(path)
     except ValueError as failure:
-        return [error("certificates.broken", path, str(failure), _AGAIN)]
+        return [error("certificates.broken", path, str(failure), REGENERATE)]
     return _judge_file(path, read, nodes) + _judge_nodes(path, read, nodes, needed)
 
 
 def _needed(site: Site, nodes: Nodes) -> list[str]:
-    """Nodes whose certificates are used: to verify run logs, or to know a sub-relay."""
+    """Return the nodes whose certificates verify run logs or identify a sub-relay."""
     if site.to_database:
         return [node.id for node in every(nodes)]
     if site.settings.general.peer_authentication != "cert_pinning":
@@ -95,16 +94,14 @@ def _read(path: Path) -> Found:
 
 
 def _judge_file(path: Path, read: Found, nodes: Nodes) -> list[Finding]:
-    found = [warning("certificates.unusable", path, text, _AGAIN) for text in read.broken[:10]]
+    found = [warning("certificates.unusable", path, text, REGENERATE) for text in read.broken[:10]]
     if read.nameless:
-        what = f"no node (UID of the subject) in {enumerate_some(read.nameless, 'certificate')}"
-        found.append(warning("certificates.nameless", path, what, _AGAIN))
+        what = f"no node id (subject UID) in {enumerate_some(read.nameless, 'certificate')}"
+        found.append(warning("certificates.nameless", path, what, REGENERATE))
     strangers = [printable(node_id, 80) for node_id in read.ends if nodes.get(node_id) is None]
     if strangers:
-        what = (
-            f"certificates of nodes that are not in the list, {enumerate_some(strangers, 'node')}"
-        )
-        found.append(warning("certificates.stranger", path, what, _AGAIN))
+        what = f"certificates of unlisted nodes, {enumerate_some(strangers, 'node')}"
+        found.append(warning("certificates.stranger", path, what, REGENERATE))
     return found
 
 
@@ -113,9 +110,9 @@ def _judge_nodes(path: Path, read: Found, nodes: Nodes, needed: list[str]) -> li
     found: list[Finding] = []
     if without:
         level = Level.ERROR if len(without) == len(needed) else Level.WARNING
-        what = f"it has no certificate of {enumerate_some(without, 'node')}"
-        mend = "send an inventory from the node, accept it, regenerate the policies"
-        found.append(Finding(level, "certificates.absent", str(path), what, mend))
+        what = f"no certificate of {enumerate_some(without, 'node')}"
+        fix = "send an inventory from the node, accept it and regenerate the policies"
+        found.append(Finding(level, "certificates.absent", str(path), what, fix))
     found += _judge_ends(path, read, needed)
     wrong = [
         node.id
@@ -125,23 +122,21 @@ def _judge_nodes(path: Path, read: Found, nodes: Nodes, needed: list[str]) -> li
         and not any(node.key_hash.matches(key) for key in read.keys[node.id])
     ]
     if wrong:
-        what = (
-            f"the key is not the one of key-hash in the nodes list, {enumerate_some(wrong, 'node')}"
-        )
-        mend = "have the node send an inventory; if its key was changed by nobody, look into it"
-        found.append(warning("certificates.key_hash", path, what, mend))
+        what = f"the key does not match key-hash in the nodes list, {enumerate_some(wrong, 'node')}"
+        fix = "send an inventory from the node; if nobody changed its key, investigate"
+        found.append(warning("certificates.key_hash", path, what, fix))
     return found
 
 
 def _judge_ends(path: Path, read: Found, needed: list[str]) -> list[Finding]:
-    """Log the dates, but do not enforce them: a pinned certificate is trusted past its end."""
+    """Report the dates; relayd does not enforce them, it trusts expired certificates."""
     now = time.time()
     last = {node_id: max(read.ends[node_id]) for node_id in needed if node_id in read.ends}
     expired = [node_id for node_id, end in last.items() if end < now]
     ending = [node_id for node_id, end in last.items() if now <= end < now + SOON_S]
     found: list[Finding] = []
     if expired:
-        what = f"expired, but trusted all the same, {enumerate_some(expired, 'node')}"
+        what = f"expired but still trusted, {enumerate_some(expired, 'node')}"
         found.append(warning("certificates.expired", path, what, _RENEW))
     if ending:
         what = f"expires within 30 days, {enumerate_some(ending, 'node')}"

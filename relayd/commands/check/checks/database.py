@@ -1,6 +1,5 @@
-"""The database: whether it can be reached, and has the tables and rights that relayd needs."""
+"""The database: can it be reached, and does it have the tables and privileges relayd needs?"""
 
-import re
 import socket
 import ssl
 import time
@@ -17,20 +16,17 @@ from relayd.errors import DatabaseError
 from relayd.outputs.postgres.connection import Patience
 from relayd.outputs.postgres.survey import SEQUENCE, TABLES, Survey, survey
 
-#: Seconds: less than the check's own deadline, so that the reason is told.
+#: Seconds; less than the deadline of the check, so that the reason is reported.
 PATIENCE: Final = Patience(connect=3.0, statement=1.5)
 
-#: The first release that relayd is written for (server_version_num).
+#: The oldest supported release (server_version_num).
 FIRST_VERSION: Final = 13_00_00
-
-#: How Python begins what the system said.
-_ERRNO: Final = re.compile(r"^\[Errno -?\d+\] ")
 
 _TEXT: Final = "text"
 _TIME: Final = "timestamp with time zone"
 _NUMBER: Final = "bigint"
 
-#: The columns that relayd uses, of the tables as Rudder's web application creates them.
+#: The columns that relayd uses, as Rudder's web application creates them.
 COLUMNS: Final = {
     "ruddersysevents": {
         "id": _NUMBER,
@@ -59,21 +55,24 @@ _RIGHTS: Final = {
     "schema public USAGE": ("USAGE", "SCHEMA public"),
 }
 
-_CREATE: Final = "let Rudder's web application create its tables: restart it and see its log"
+_CREATE: Final = "restart Rudder's web application, which creates its tables, and check its log"
 
-#: What to do about the SQLSTATEs (PostgreSQL manual, appendix A) that a connection ends with.
-_MENDS: Final = {
+#: Fixes for the SQLSTATEs (PostgreSQL manual, appendix A) of refused connections.
+_FIXES: Final = {
     "28P01": "correct output.database.password, or set it: ALTER ROLE {user} PASSWORD …",
-    "28000": "create the role {user}, or let it in: a line for it in pg_hba.conf",
-    "3D000": "correct the database's name in output.database.url, or create it",
+    "28000": "create the role {user}, or allow it in pg_hba.conf",
+    "3D000": "correct the database name in output.database.url, or create the database",
     "42501": "GRANT CONNECT ON DATABASE {database} TO {user}",
-    "53300": "raise max_connections of the server, or close what holds its connections",
-    "57P03": "wait until the server has started; its log says how far it is",
+    "53300": "raise max_connections of the server, or close other connections",
+    "57P03": "wait until the server has started; its log shows the progress",
 }
 
 
+_TLS: Final = "enable TLS on the server, or change sslmode in output.database.url"
+
+
 async def check(site: Site) -> list[Finding]:
-    """Ask the database, where run logs go there."""
+    """Check the database if run logs go there."""
     if not site.to_database:
         return []
     url = site.settings.output.database.url
@@ -87,7 +86,7 @@ async def check(site: Site) -> list[Finding]:
 
 async def _survey(site: Site) -> Survey | DatabaseError:
     async with trio_asyncio.open_loop() as loop:
-        # Connections that fail leave asyncio callbacks behind; the error is told already.
+        # Failed connections leave asyncio callbacks behind; their error is reported already.
         loop.set_exception_handler(lambda _loop, _context: None)
         try:
             return await survey(database_parameters(site.settings), PATIENCE)
@@ -96,28 +95,35 @@ async def _survey(site: Site) -> Survey | DatabaseError:
 
 
 def judge_failure(failure: DatabaseError, url: str) -> Finding:
-    """Tell why there is no connection, and what to do about that."""
+    """Return the finding for a failed connection."""
     where, parts = _place(url), split_url(url)
     user, database = parts.username or "rudder", parts.path.lstrip("/") or "rudder"
-    what = _ERRNO.sub("", str(failure))
+    what = failure.detail
     if failure.sqlstate:
-        mend = _MENDS.get(failure.sqlstate, "see the server's log")
+        fix = _FIXES.get(failure.sqlstate, "check the server's log")
         what = f"{what} (SQLSTATE {failure.sqlstate})"
         code = "database.refused"
-        return error(code, where, what, mend.format(user=user, database=database))
-    mend = "start PostgreSQL there, or correct output.database.url"
-    match failure.__cause__:
+        return error(code, where, what, fix.format(user=user, database=database))
+    cause = failure.__cause__
+    # The text of an OSError begins with its number, which means nothing to an operator.
+    if isinstance(cause, OSError) and not isinstance(cause, TimeoutError) and cause.strerror:
+        what = cause.strerror
+    fix = "start PostgreSQL there, or correct output.database.url"
+    match cause:
         case socket.gaierror():
-            mend = "correct the host name in output.database.url"
-        case ssl.SSLError() | ConnectionError() if "SSL" in what.upper():
-            mend = "switch TLS on in the server, or change sslmode in output.database.url"
+            fix = "correct the host name in output.database.url"
+        case ssl.SSLError():
+            fix = _TLS
+        # asyncpg has no type of its own for a server without TLS, only this text.
+        case ConnectionError() if "SSL" in str(cause):
+            fix = _TLS
         case TimeoutError():
-            mend = "see what is between here and there: a firewall, a route, a server that hangs"
-    return error("database.unreachable", where, what, mend)
+            fix = "check the firewall and the route to the server, and whether it hangs"
+    return error("database.unreachable", where, what, fix)
 
 
 def judge(found: Survey, where: str) -> Iterator[Finding]:
-    """Tell what is not as relayd needs it."""
+    """Yield a finding for each thing that is not as relayd needs it."""
     yield from _judge_server(found, where)
     yield from _judge_columns(found, where)
     yield from _judge_rights(found, where)
@@ -126,47 +132,45 @@ def judge(found: Survey, where: str) -> Iterator[Finding]:
 
 def _judge_server(found: Survey, where: str) -> Iterator[Finding]:
     if found.version < FIRST_VERSION:
-        what = f"PostgreSQL {found.version // 10_000} is too old, 13 is the first that does"
+        what = f"PostgreSQL {found.version // 10_000} is too old; 13 or later is required"
         yield error("database.version", where, what, "upgrade the server")
     if found.standby:
-        mend = "name the primary in output.database.url, or all with target_session_attrs=primary"
-        yield error("database.standby", where, "it is a standby: it can only be read", mend)
+        fix = "name the primary in output.database.url, or all with target_session_attrs=primary"
+        yield error("database.standby", where, "it is a standby, which is read-only", fix)
     elif found.read_only:
-        mend = (
-            f"ALTER ROLE {found.account} RESET default_transaction_read_only, or for the database"
-        )
-        yield error("database.read_only", where, "transactions are read-only by default", mend)
+        fix = f"ALTER ROLE {found.account} RESET default_transaction_read_only, or for the database"
+        yield error("database.read_only", where, "transactions are read-only by default", fix)
     if found.encoding != "UTF8":
         make = warning if found.encoding == "SQL_ASCII" else error
-        what = f"its encoding is {found.encoding}: it cannot hold every text of a run log"
-        yield make("database.encoding", where, what, "dump it, and restore it into one with UTF8")
+        what = f"its encoding {found.encoding} cannot represent all text of run logs"
+        yield make("database.encoding", where, what, "dump it and restore it into one with UTF8")
     if found.superuser:
-        what = f"role {found.account} is a superuser, relayd needs SELECT and INSERT only"
-        mend = "name a role with fewer rights in output.database.url, rudder for example"
-        yield warning("database.superuser", where, what, mend)
+        what = f"role {found.account} is a superuser, but relayd only needs SELECT and INSERT"
+        fix = "use a role with fewer privileges in output.database.url, such as rudder"
+        yield warning("database.superuser", where, what, fix)
 
 
 def _judge_columns(found: Survey, where: str) -> Iterator[Finding]:
     for table, columns in COLUMNS.items():
-        there = found.columns.get(table)
-        if there is None:
-            yield error("database.table", where, f"there is no table {table}", _CREATE)
+        existing = found.columns.get(table)
+        if existing is None:
+            yield error("database.table", where, f"table {table} does not exist", _CREATE)
             continue
         for name, kind in columns.items():
-            if name not in there:
+            if name not in existing:
                 what = f"table {table} has no column {name}"
                 yield error("database.column", where, what, _CREATE)
-            elif there[name].type != kind:
-                what = f"column {table}.{name} is {there[name].type}, expected {kind}"
-                mend = f"ALTER TABLE {table} ALTER COLUMN {name} TYPE {kind}"
-                yield error("database.column", where, what, mend)
+            elif existing[name].type != kind:
+                what = f"column {table}.{name} is {existing[name].type}, expected {kind}"
+                fix = f"ALTER TABLE {table} ALTER COLUMN {name} TYPE {kind}"
+                yield error("database.column", where, what, fix)
     number = found.columns.get("ruddersysevents", {}).get("id")
     if f"{SEQUENCE} USAGE" not in found.rights:
-        yield error("database.sequence", where, f"there is no sequence {SEQUENCE}", _CREATE)
+        yield error("database.sequence", where, f"sequence {SEQUENCE} does not exist", _CREATE)
     elif number is not None and SEQUENCE not in number.default:
-        what = f"ruddersysevents.id does not get its default from sequence {SEQUENCE}"
-        mend = f"ALTER TABLE ruddersysevents ALTER COLUMN id SET DEFAULT nextval('{SEQUENCE}')"
-        yield error("database.sequence", where, what, mend)
+        what = f"the default of ruddersysevents.id is not from sequence {SEQUENCE}"
+        fix = f"ALTER TABLE ruddersysevents ALTER COLUMN id SET DEFAULT nextval('{SEQUENCE}')"
+        yield error("database.sequence", where, what, fix)
 
 
 def _judge_rights(found: Survey, where: str) -> Iterator[Finding]:
@@ -174,8 +178,8 @@ def _judge_rights(found: Survey, where: str) -> Iterator[Finding]:
         if not granted:
             kind, thing = _RIGHTS[right]
             what = f"role {found.account} lacks {kind} on {thing.lower()}"
-            mend = f"GRANT {kind} ON {thing} TO {found.account}"
-            yield error("database.rights", where, what, mend)
+            fix = f"GRANT {kind} ON {thing} TO {found.account}"
+            yield error("database.rights", where, what, fix)
 
 
 def _judge_indexes(found: Survey, where: str) -> Iterator[Finding]:
@@ -185,16 +189,16 @@ def _judge_indexes(found: Survey, where: str) -> Iterator[Finding]:
         if index.table == "ruddersysevents"
     ):
         columns = "ruddersysevents (nodeid, executiontimestamp)"
-        what = f"there is no index on {columns}: looking for duplicates is slow"
+        what = f"there is no index on {columns}, so the search for duplicates is slow"
         yield warning("database.index", where, what, f"CREATE INDEX CONCURRENTLY ON {columns}")
     if "reportsexecution" in found.columns and not any(
         index.unique and set(index.columns) == {"nodeid", "date"}
         for index in found.indexes
         if index.table == "reportsexecution"
     ):
-        what = "reportsexecution has no primary key (nodeid, date): a run could be stored twice"
-        mend = "ALTER TABLE reportsexecution ADD PRIMARY KEY (nodeid, date)"
-        yield error("database.index", where, what, mend)
+        what = "reportsexecution has no primary key (nodeid, date), so a run could be stored twice"
+        fix = "ALTER TABLE reportsexecution ADD PRIMARY KEY (nodeid, date)"
+        yield error("database.index", where, what, fix)
 
 
 def _place(url: str) -> str:

@@ -13,7 +13,7 @@ import trio
 from relayd.commands.check.model import Finding, Site, error, skipped, warning
 from relayd.commands.check.service_user.permissions import check_directory
 
-#: Seconds for whoever listens there to answer.
+#: Seconds for the program that listens there to answer.
 _ANSWER_S: Final = 2.0
 _MAX_ANSWER: Final = 64 * 1024
 _QUESTION: Final = (
@@ -25,7 +25,7 @@ Address = tuple[socket.AddressFamily, tuple[str, int]]
 
 
 async def check(site: Site) -> list[Finding]:
-    """Check that relayd could listen, or listens already, and for this machine only."""
+    """Check that relayd can listen, or already listens, on addresses of this machine only."""
     listen = site.settings.general.listen
     where = f"general.listen {listen}"
     if listen.path:
@@ -33,7 +33,7 @@ async def check(site: Site) -> list[Finding]:
     try:
         addresses = await _resolve(listen.host, listen.port)
     except OSError as failure:
-        what = f"{listen.host} is no name of an address: {failure.strerror or failure}"
+        what = f"{listen.host} cannot be resolved: {failure.strerror or failure}"
         return [error("listen.name", where, what, 'set it to "127.0.0.1:3030"')]
     found = _judge_port(site, where, listen.port)
     for address in addresses:
@@ -49,9 +49,9 @@ async def _resolve(host: str, port: int) -> list[Address]:
 def _judge_openness(where: str, addresses: list[Address]) -> list[Finding]:
     if all(ipaddress.ip_address(place[0].split("%")[0]).is_loopback for _, place in addresses):
         return []
-    what = "other machines can reach the HTTP API, which asks nobody who they are"
-    mend = 'set it to "127.0.0.1:3030", with the web server in front'
-    return [warning("listen.public", where, what, mend)]
+    what = "other machines can reach the HTTP API, which has no authentication"
+    fix = 'set it to "127.0.0.1:3030", behind the web server'
+    return [warning("listen.public", where, what, fix)]
 
 
 def _judge_port(site: Site, where: str, port: int) -> list[Finding]:
@@ -62,14 +62,14 @@ def _judge_port(site: Site, where: str, port: int) -> list[Finding]:
     if port >= first or site.account.uid == 0:
         return []
     what = f"user {site.account.name} may not listen on ports below {first}"
-    return [error("listen.privileged", where, what, f"take a port from {first} on")]
+    return [error("listen.privileged", where, what, f"use a port from {first} on")]
 
 
 async def _check_address(where: str, address: Address) -> list[Finding]:
     family, place = address
     if await _is_taken(place):
         return await _ask_listener(where, place)
-    # Bound for a moment and never listening: a relayd that starts meanwhile is not disturbed.
+    # Bound for a moment, without listening, so that it does not disturb a starting relayd.
     with socket.socket(family, socket.SOCK_STREAM) as trial:
         trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -84,7 +84,7 @@ def _judge_bind(where: str, place: tuple[str, int], failure: OSError) -> Finding
         what = f"this machine has no address {place[0]}"
         return error("listen.address", where, what, 'set it to "127.0.0.1:3030"')
     what = f"cannot be bound: {failure.strerror or os.strerror(failure.errno or 0)}"
-    return error("listen.address", where, what, "take another address or port")
+    return error("listen.address", where, what, "use another address or port")
 
 
 async def _is_taken(place: tuple[str, int]) -> bool:
@@ -98,7 +98,7 @@ async def _is_taken(place: tuple[str, int]) -> bool:
 
 
 async def _ask_listener(where: str, place: tuple[str, int]) -> list[Finding]:
-    """Tell whether the program that listens there is relayd."""
+    """Report a listening program that is not relayd, or does not answer."""
     answer = b""
     try:
         with trio.move_on_after(_ANSWER_S) as scope:
@@ -111,15 +111,13 @@ async def _ask_listener(where: str, place: tuple[str, int]) -> list[Finding]:
     except (OSError, trio.BrokenResourceError):
         scope = trio.CancelScope()
     if scope.cancelled_caught:
-        what = "a program listens there and does not answer: a relayd that hangs, or another one"
-        return [
-            skipped("listen.silent", where, what, f"see who it is: ss -ltnp sport = :{place[1]}")
-        ]
+        what = "a program listens there but does not answer: another program, or relayd hangs"
+        return [skipped("listen.silent", where, what, f"find it: ss -ltnp sport = :{place[1]}")]
     if _is_relayd(answer):
         return []
     what = "another program listens there"
-    mend = f"stop it (ss -ltnp sport = :{place[1]} names it), or take another port"
-    return [error("listen.taken", where, what, mend)]
+    fix = f"stop it (ss -ltnp sport = :{place[1]} names it), or use another port"
+    return [error("listen.taken", where, what, fix)]
 
 
 def _is_relayd(answer: bytes) -> bool:

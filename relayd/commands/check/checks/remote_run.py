@@ -1,4 +1,4 @@
-"""What starts agents on demand: the command, and the right to run it."""
+"""The command that starts agents on demand, and the permission to run it."""
 
 import os
 import shutil
@@ -12,7 +12,7 @@ from relayd.commands.check.service_user.permissions import quoted
 
 
 async def check(site: Site) -> list[Finding]:
-    """Check the command, where remote runs are enabled."""
+    """Check the command if remote runs are enabled."""
     remote_run = site.settings.remote_run
     if not remote_run.enabled:
         return []
@@ -25,20 +25,20 @@ async def check(site: Site) -> list[Finding]:
 
 
 def _check_helper(site: Site, helper: Path) -> list[Finding]:
-    """Check the socket of the root helper; the command is the helper's own affair."""
-    mend = "systemctl enable --now rudder-relayd-helper.socket, or remove remote_run.helper"
+    """Check the socket of the root helper, which has a command of its own."""
+    fix = "systemctl enable --now rudder-relayd-helper.socket, or remove remote_run.helper"
     try:
         status = helper.stat()
     except OSError as failure:
-        what = f"cannot be found: {failure.strerror}"
-        return [error("remote_run.helper", helper, what, mend)]
+        what = f"not accessible: {failure.strerror}"
+        return [error("remote_run.helper", helper, what, fix)]
     if not stat.S_ISSOCK(status.st_mode):
-        return [error("remote_run.helper", helper, "is not a socket", mend)]
+        return [error("remote_run.helper", helper, "is not a socket", fix)]
     access = None if site.access is None else site.access.get(helper)
     if access is not None and not access.write:
         what = f"user {site.account.name} may not connect to it"
-        mend = f"set SocketUser={site.account.name} in rudder-relayd-helper.socket"
-        return [error("remote_run.helper", helper, what, mend)]
+        fix = f"set SocketUser={site.account.name} in rudder-relayd-helper.socket"
+        return [error("remote_run.helper", helper, what, fix)]
     return []
 
 
@@ -47,38 +47,38 @@ def _check_command(site: Site, command: Path, *, sudo: bool) -> list[Finding]:
     try:
         status = command.stat()
     except OSError as failure:
-        mend = f"set remote_run.command to the rudder command, {off}"
-        return [error("remote_run.command", command, f"cannot be found: {failure.strerror}", mend)]
+        fix = f"set remote_run.command to the rudder command, {off}"
+        return [error("remote_run.command", command, f"not accessible: {failure.strerror}", fix)]
     if not stat.S_ISREG(status.st_mode) or not status.st_mode & 0o111:
-        mend = f"set remote_run.command to the rudder command, or chmod 0755 {quoted(command)}"
-        return [error("remote_run.command", command, "is not a program", mend)]
+        fix = f"set remote_run.command to the rudder command, or chmod 0755 {quoted(command)}"
+        return [error("remote_run.command", command, "is not executable", fix)]
     access = None if site.access is None else site.access[command]
     if access is not None and not sudo and not access.execute:
         what = f"user {site.account.name} may not run it"
-        mend = f"chmod a+rx {quoted(command)}, or set remote_run.use_sudo to true"
-        return [error("remote_run.command", command, what, mend)]
+        fix = f"chmod a+rx {quoted(command)}, or set remote_run.use_sudo to true"
+        return [error("remote_run.command", command, what, fix)]
     return _judge_owner(site.account, command, status) if sudo else []
 
 
 def _judge_owner(account: Account, command: Path, status: os.stat_result) -> list[Finding]:
-    """Whoever can change what root runs is root."""
+    """Check that only root can change a command that sudo runs as root."""
     if status.st_mode & 0o022 == 0 and (status.st_uid == 0 or account.uid == 0):
         return []
-    what = "sudo runs it as root, and others than root can change it"
-    mend = f"chown root:root {quoted(command)} && chmod 0755 {quoted(command)}"
-    return [error("remote_run.writable", command, what, mend)]
+    what = "sudo runs it as root, but users other than root can change it"
+    fix = f"chown root:root {quoted(command)} && chmod 0755 {quoted(command)}"
+    return [error("remote_run.writable", command, what, fix)]
 
 
 async def _check_sudo(account: Account, command: Path) -> list[Finding]:
-    """Ask sudo whether it would run the command for the service user, without running it."""
+    """Ask sudo whether it lets the service user run the command; nothing is run."""
     off = "or set remote_run.use_sudo to false"
     sudo = shutil.which("sudo", path=SEARCH_PATH)
     if sudo is None:
         what = "sudo is not installed, and remote_run.use_sudo is true"
         return [error("remote_run.sudo", "sudo", what, f"install sudo, {off}")]
     if not account.can_become:
-        what = f"only root or {account.name} itself can tell what sudo lets {account.name} do"
-        return [skipped("remote_run.sudo", "sudo", what, "run this as root")]
+        what = f"only root or {account.name} can ask sudo what it lets {account.name} run"
+        return [skipped("remote_run.sudo", "sudo", what, "run this check as root")]
     command_line = [sudo, "-n", "-l", "--", str(command), "remote", "run", "--", "localhost"]
     done = await run(command_line, account=account)
     if done.returncode == 0:

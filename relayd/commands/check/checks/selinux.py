@@ -1,4 +1,4 @@
-"""SELinux labels, where SELinux is: a wrong one denies what modes allow."""
+"""SELinux labels, where SELinux is enabled: a wrong label denies access that modes allow."""
 
 import re
 from pathlib import Path
@@ -7,13 +7,14 @@ from typing import Final
 from relayd.commands.check.model import Finding, Site, skipped, warning
 from relayd.commands.check.service_user.child import run
 from relayd.commands.check.service_user.permissions import quoted
+from relayd.spool.layout import inventory_spool, run_log_spool
 
 _SYSTEM: Final = Path("/sys/fs/selinux/enforce")
 _WRONG: Final = re.compile(r"(/.*) has context (\S+), should be (\S+)")
 
 
 async def check(site: Site) -> list[Finding]:
-    """Compare the labels with those that the loaded policy asks for."""
+    """Compare the labels with those of the loaded policy."""
     if not _SYSTEM.exists():
         return []
     paths = [str(path.absolute()) for path in _paths(site) if path.exists()]
@@ -26,26 +27,28 @@ async def check(site: Site) -> list[Finding]:
 
 
 def judge(output: str) -> list[Finding]:
-    """Read what `matchpathcon -V` (matchpathcon(8)) says of several paths."""
+    """Judge the output of `matchpathcon -V` (matchpathcon(8)) for several paths."""
     found: list[Finding] = []
     for line in output.splitlines():
         wrong = _WRONG.fullmatch(line)
         if wrong is not None:
-            what = f"its label is {wrong[2]}, the policy asks for {wrong[3]}"
-            mend = f"restorecon -Rv {quoted(wrong[1])}"
-            found.append(warning("selinux.label", wrong[1], what, mend))
+            what = f"its label is {wrong[2]}, expected {wrong[3]}"
+            fix = f"restorecon -Rv {quoted(wrong[1])}"
+            found.append(warning("selinux.label", wrong[1], what, fix))
     return found
 
 
 def _paths(site: Site) -> list[Path]:
     settings = site.settings
-    spools = [settings.processing.reporting.directory, settings.processing.inventory.directory]
+    spools = (
+        run_log_spool(settings.processing.reporting.directory),
+        inventory_spool(settings.processing.inventory.directory),
+    )
     return [
         site.directory,
         settings.general.nodes_list_file,
         settings.general.nodes_certs_file,
-        *spools,
-        *(directory / name for directory in spools for name in ("incoming", "failed")),
+        *(path for spool in spools for path in (spool.directory, *spool.watched, spool.failed)),
         settings.shared_files.path,
         settings.shared_folder.path,
     ]

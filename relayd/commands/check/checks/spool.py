@@ -1,4 +1,4 @@
-"""The spool: rights, mounts, space, and what waits in it."""
+"""The spool: permissions, mounts, free space and waiting files."""
 
 import os
 import time
@@ -9,10 +9,11 @@ from typing import Final, NamedTuple
 from relayd.commands.check.model import Finding, Site, error, warning
 from relayd.commands.check.service_user.mounts import REMOTE, existing, mount_of
 from relayd.commands.check.service_user.permissions import check_directory, quoted
+from relayd.spool.layout import Spool, inventory_spool, run_log_spool
 from relayd.system.threads import in_thread
 
-#: Bytes that are free: below the first nothing works for long; below the second, and below a
-#: twentieth of all, it is time to act.
+#: Free bytes: below the first, relayd is about to fail; below the second and below the share of
+#: the file system, an operator should act.
 LEAST_BYTES: Final = 64 * 2**20
 FEW_BYTES: Final = 5 * 2**30
 #: The same for inodes.
@@ -20,19 +21,12 @@ LEAST_INODES: Final = 1_000
 FEW_INODES: Final = 100_000
 FEW_SHARE: Final = 0.05
 
-#: Seconds after which a waiting file shows that nobody takes it.
+#: Seconds after which a waiting file shows that relayd does not process it.
 OVERDUE_S: Final = 3600.0
 
 
-class Spool(NamedTuple):
-    """One spool: its watched directories and the one for what is refused."""
-
-    watched: tuple[Path, ...]
-    failed: Path
-
-
 class Space(NamedTuple):
-    """What is free for the service user, and all there is; 0 inodes: they are not counted."""
+    """Space of a file system, free for the service user and total; 0 inodes: not counted."""
 
     free: int
     total: int
@@ -41,7 +35,7 @@ class Space(NamedTuple):
 
 
 async def check(site: Site) -> list[Finding]:
-    """Check the spools whose output is enabled."""
+    """Check each spool whose output is enabled."""
     return await in_thread(_check, site, abandon_on_cancel=True)
 
 
@@ -60,12 +54,9 @@ def _spools(site: Site) -> list[Spool]:
     processing = site.settings.processing
     spools = []
     if processing.reporting.output != "disabled":
-        directory = processing.reporting.directory
-        spools.append(Spool((directory / "incoming",), directory / "failed"))
+        spools.append(run_log_spool(processing.reporting.directory))
     if processing.inventory.output != "disabled":
-        directory = processing.inventory.directory
-        watched = directory / "incoming", directory / "accepted-nodes-updates"
-        spools.append(Spool(watched, directory / "failed"))
+        spools.append(inventory_spool(processing.inventory.directory))
     return spools
 
 
@@ -73,9 +64,9 @@ def _move(watched: Path, failed: Path) -> list[Finding]:
     source, target = mount_of(existing(watched)), mount_of(existing(failed))
     if source is None or target is None or source.number == target.number:
         return []
-    what = f"{failed} is on another mount: refused files are copied instead of renamed"
-    mend = f"have both on one mount: {source.point} is not {target.point}"
-    return [warning("spool.other_mount", watched, what, mend)]
+    what = f"{failed} is on another mount, so refused files are copied instead of renamed"
+    fix = f"put both on one mount; they are on {source.point} and {target.point}"
+    return [warning("spool.other_mount", watched, what, fix)]
 
 
 def _mode(path: Path) -> list[Finding]:
@@ -85,8 +76,8 @@ def _mode(path: Path) -> list[Finding]:
         return []
     if not mode & 0o002:
         return []
-    mend = f"chmod o-w {quoted(path)}; the web server gets in by its group"
-    return [warning("spool.open", path, "every user of this machine may write to it", mend)]
+    fix = f"chmod o-w {quoted(path)}; the web server has access through its group"
+    return [warning("spool.open", path, "every user of this machine may write to it", fix)]
 
 
 def _waiting(site: Site, path: Path) -> list[Finding]:
@@ -96,21 +87,19 @@ def _waiting(site: Site, path: Path) -> list[Finding]:
     found: list[Finding] = []
     if access.unreadable:
         count, name = access.unreadable, path / access.unreadable_name
-        what = (
-            f"user {site.account.name} may not read {count} of the files in it, {name.name} first"
-        )
-        mend = f"chgrp {site.account.group} and chmod g+r them; have the web server's umask be 0027"
-        found.append(error("spool.unreadable_files", path, what, mend))
+        what = f"user {site.account.name} may not read {count} of its files, such as {name.name}"
+        fix = f"chgrp {site.account.group} and chmod g+r them; set the web server's umask to 0027"
+        found.append(error("spool.unreadable_files", path, what, fix))
     age = 0.0 if access.oldest is None else time.time() - access.oldest
     if age > OVERDUE_S:
-        what = f"{access.waiting} files wait in it, the oldest for {age / 3600:.0f} h"
-        mend = "see that relayd runs: systemctl status rudder-relayd; its log says why they wait"
-        found.append(warning("spool.overdue", path, what, mend))
+        what = f"waiting files: {access.waiting}, the oldest for {age / 3600:.0f} h"
+        fix = "check that relayd runs (systemctl status rudder-relayd); its log has the reason"
+        found.append(warning("spool.overdue", path, what, fix))
     return found
 
 
 def _disks(spools: list[Spool]) -> list[Finding]:
-    """Space of each file system once, and whether inotify works on it."""
+    """Check each file system once, for space and for inotify."""
     found: list[Finding] = []
     seen: set[int] = set()
     for path in (path for spool in spools for path in (*spool.watched, spool.failed)):
@@ -133,35 +122,33 @@ def _disks(spools: list[Spool]) -> list[Finding]:
 
 
 def judge_space(space: Space, path: Path, point: str) -> Iterator[Finding]:
-    """Tell whether a disk is about to be full.
+    """Yield a finding for each resource that is nearly used up.
 
     Args:
-        space: what is free.
-        path: what needs it.
-        point: where the file system is mounted.
+        space: space of the file system.
+        path: the directory that needs it.
+        point: the mount point of the file system.
     """
-    mend = f"free space on {point}, or make it larger"
-    text = f"{space.free / 2**20:.0f} MiB are free on {point}"
+    fix = f"free space on {point}, or enlarge it"
+    text = f"only {space.free / 2**20:.0f} MiB are free on {point}"
     if space.free < LEAST_BYTES:
-        yield error("spool.space", path, text, mend)
+        yield error("spool.space", path, text, fix)
     elif space.free < FEW_BYTES and space.free < FEW_SHARE * space.total:
-        yield warning("spool.space", path, text, mend)
-    text = f"{space.free_inodes} inodes are free on {point}"
-    mend = f"remove files on {point}, or make it anew with more inodes"
+        yield warning("spool.space", path, text, fix)
+    text = f"only {space.free_inodes} inodes are free on {point}"
+    fix = f"remove files on {point}, or recreate it with more inodes"
     if not space.inodes:
         return
     if space.free_inodes < LEAST_INODES:
-        yield error("spool.inodes", path, text, mend)
+        yield error("spool.inodes", path, text, fix)
     elif space.free_inodes < FEW_INODES and space.free_inodes < FEW_SHARE * space.inodes:
-        yield warning("spool.inodes", path, text, mend)
+        yield warning("spool.inodes", path, text, fix)
 
 
 def judge_kind(kind: str, path: Path) -> list[Finding]:
-    """Tell whether files that other machines write would go unnoticed."""
+    """Report a file system on which inotify does not see the files of other machines."""
     if kind not in REMOTE:
         return []
-    what = f"is on {kind}: what other machines write there is found by listing only"
-    mend = (
-        "put the spool on a local disk, or keep catchup.frequency short and catchup.limit above 0"
-    )
-    return [warning("spool.remote", path, what, mend)]
+    what = f"is on {kind}, so files written by other machines are found only by listing"
+    fix = "put the spool on a local disk, or keep catchup.frequency short and catchup.limit above 0"
+    return [warning("spool.remote", path, what, fix)]

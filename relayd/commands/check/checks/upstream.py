@@ -1,4 +1,4 @@
-"""The policy server above: whether it can be reached, is the right one, and takes our passwords."""
+"""The upstream: can it be reached, is it the right server, and does it accept the passwords?"""
 
 import email.utils
 import time
@@ -14,36 +14,31 @@ from relayd.commands.check.model import Finding, Site, error, warning
 from relayd.commands.check.service_user.permissions import check_file
 from relayd.config.main_conf import Settings
 from relayd.config.secret import Secret
-from relayd.errors import PeerError
+from relayd.errors import PeerError, PeerStep
 from relayd.fleet.peers.client import Clients
-from relayd.fleet.pins import PEER, read_pins
-from relayd.outputs.upstream.uploads import (
-    INVENTORY_UPDATES,
-    NEW_INVENTORIES,
-    REPORTS,
-    Route,
-    base_url,
-)
+from relayd.fleet.peers.urls import base_url
+from relayd.fleet.pins import UPSTREAM_PEER, read_pins
+from relayd.outputs.upstream.uploads import INVENTORY_UPDATES, NEW_INVENTORIES, REPORTS, Route
 from relayd.system.threads import in_thread
 
-#: Seconds for each question; less than the check's own deadline, so that the reason is told.
+#: Seconds for each request; less than the deadline of the check, so that the reason is reported.
 QUESTION_S: Final = 4.0
 
 _PIN_KEY: Final = "output.upstream.server_certificate_file"
 _COPY: Final = f"copy the upstream's certificate into {_PIN_KEY}"
 
-#: Web servers of Rudder let no other method than PUT through to their passwords, so this is a PUT
-#: that must be refused once the password is known to be right: of a part of a file (RFC 9110, 14.5;
-#: nginx answers 501, others 400), and of a file with a tag that none has (13.1.1; mod_dav: 412).
+#: Rudder's web servers check passwords only for PUT, so this is a PUT that must be refused after
+#: the password was accepted: of a part of a file (RFC 9110, 14.5; nginx answers 501, others 400),
+#: and with an entity tag that no file has (13.1.1; mod_dav answers 412).
 _METHOD: Final = "PUT"
 _HEADERS: Final = {"If-Match": '"relayd-check"', "Content-Range": "bytes 0-0/1"}
-#: Even if it were stored, no relayd takes a file of this name.
+#: No relayd takes a file of this name, even if it were stored.
 _NAME: Final = "relayd-check"
 _NOT_IMPLEMENTED: Final = 501
 
 
 async def check(site: Site) -> list[Finding]:
-    """Ask the upstream, where there is one."""
+    """Check the upstream if one is configured."""
     general, upstream = site.settings.general, site.settings.output.upstream
     if not upstream.host:
         return []
@@ -54,10 +49,10 @@ async def check(site: Site) -> list[Finding]:
         return failure.findings
     except OSError as failure:
         what = f"the name cannot be resolved: {failure.strerror or failure}"
-        mend = "correct output.upstream.host, or the name service of this machine"
-        return [error("upstream.name", upstream.host, what, mend)]
+        fix = "correct output.upstream.host, or name resolution on this machine"
+        return [error("upstream.name", upstream.host, what, fix)]
     clients = Clients(general.peer_authentication, ca_path=general.ca_path)
-    clients.update({PEER: pins})
+    clients.update({UPSTREAM_PEER: pins})
     try:
         return found + await _ask(site, clients, base_url(upstream.host, general.https_port))
     finally:
@@ -65,7 +60,7 @@ async def check(site: Site) -> list[Finding]:
 
 
 class _UnusablePinError(Exception):
-    """Without certificates to know it by, nobody is asked."""
+    """No certificates to verify the upstream with, so that it is not contacted."""
 
     def __init__(self, *findings: Finding) -> None:
         super().__init__()
@@ -73,7 +68,7 @@ class _UnusablePinError(Exception):
 
 
 def _read_pins(site: Site) -> tuple[tuple[bytes, ...], list[Finding]]:
-    """Return the certificates to pin, where pins are used, and what is doubtful about them."""
+    """Return the certificates to pin if pins are used, and the findings about them."""
     general = site.settings.general
     if general.peer_authentication == "cert_validation" and general.ca_path is not None:
         _check_authorities(site, general.ca_path)
@@ -86,37 +81,36 @@ def _read_pins(site: Site) -> tuple[tuple[bytes, ...], list[Finding]]:
     try:
         pins = read_pins(path)
     except PeerError as failure:
-        what = str(failure).removeprefix(f"{path}: ")
-        raise _UnusablePinError(error("upstream.pin_file", path, what, _COPY)) from None
+        raise _UnusablePinError(error("upstream.pin_file", path, failure.detail, _COPY)) from None
     return pins, _judge_dates(path, pins)
 
 
 def _check_authorities(site: Site, path: Path) -> None:
     if not path.exists():
-        mend = "write the authorities' certificates there, or correct general.ca_path"
-        raise _UnusablePinError(error("upstream.authorities", path, "is not there", mend))
+        fix = "write the certificates of the authorities to it, or correct general.ca_path"
+        raise _UnusablePinError(error("upstream.authorities", path, "does not exist", fix))
     denied = check_file(site, path, "upstream.permissions")
     if denied:
         raise _UnusablePinError(*denied)
 
 
 def _judge_dates(path: Path, pins: tuple[bytes, ...]) -> list[Finding]:
-    """Judge the dates of a pinned certificate, which are reported, not enforced."""
+    """Report the dates of a pinned certificate, which are not enforced."""
     last = max(x509.load_der_x509_certificate(pin).not_valid_after_utc for pin in pins)
     left = last.timestamp() - time.time()
     if left >= SOON_S:
         return []
     word = "expired" if left < 0 else "expires"
-    what = f"the pinned certificate {word} on {last:%Y-%m-%d}; it is trusted all the same"
-    mend = "renew it on the upstream, then copy it here"
-    return [warning("upstream.dates", path, what, mend)]
+    what = f"the pinned certificate {word} on {last:%Y-%m-%d}, but is still trusted"
+    fix = "renew it on the upstream, then copy it here"
+    return [warning("upstream.dates", path, what, fix)]
 
 
 async def _ask(site: Site, clients: Clients, url: str) -> list[Finding]:
-    """Look whether it is the right peer, then try both passwords at once."""
+    """Verify that it is the right peer, then try both passwords concurrently."""
     try:
         with trio.fail_after(QUESTION_S):
-            await clients.probe(PEER, url)
+            await clients.probe(UPSTREAM_PEER, url)
     except trio.TooSlowError:
         return [_unreachable(url, f"no connection within {QUESTION_S:.0f} s")]
     except PeerError as failure:
@@ -129,7 +123,7 @@ async def _ask(site: Site, clients: Clients, url: str) -> list[Finding]:
 
 
 def _trials(settings: Settings) -> list[Route]:
-    """Return one kind of file for each password that is used."""
+    """Return a kind of file for each password that is used."""
     processing, trials = settings.processing, []
     if processing.reporting.output == "upstream":
         trials.append(REPORTS)
@@ -149,14 +143,14 @@ async def _try(site: Site, clients: Clients, url: str, route: Route, found: list
     try:
         with trio.fail_after(QUESTION_S):
             async with clients.request(
-                PEER, _METHOD, where + _NAME, headers=_HEADERS, content=b"", auth=auth
+                UPSTREAM_PEER, _METHOD, where + _NAME, headers=_HEADERS, content=b"", auth=auth
             ) as answer:
                 status, date = answer.status, answer.headers.get("date", "")
     except trio.TooSlowError:
         found.append(_silent(where, f"no answer within {QUESTION_S:.0f} s"))
         return
     except PeerError as failure:
-        found.append(_silent(where, failure.detail))
+        found.append(_silent(where, str(failure)))
         return
     ahead = _clock(date, begun)
     if ahead is not None:
@@ -166,66 +160,66 @@ async def _try(site: Site, clients: Clients, url: str, route: Route, found: list
 
 
 def judge_status(status: int, where: str, key: str, user: str) -> list[Finding]:
-    """Tell what the answer to a request that cannot be fulfilled means.
+    """Judge the answer to a request that must be refused.
 
     Args:
-        status: of HTTP.
-        where: what was asked.
-        key: configuration key of the password that was shown.
-        user: whose password.
+        status: the HTTP status.
+        where: the URL of the request.
+        key: configuration key of the password that was sent.
+        user: the user that was sent.
     """
     if status == 401:
-        mend = f"set {key} to the one in the upstream's htpasswd file"
-        return [error("upstream.password", where, f"the password of user {user} is wrong", mend)]
+        fix = f"set {key} to the password in the upstream's htpasswd file"
+        return [error("upstream.password", where, f"the password of user {user} is wrong", fix)]
     if status == 403:
-        mend = "add this machine's address to the allowed networks of the upstream"
-        return [error("upstream.forbidden", where, "uploads from here are forbidden (403)", mend)]
+        fix = "add this machine's address to the allowed networks of the upstream"
+        return [error("upstream.forbidden", where, "uploads from here are forbidden (403)", fix)]
     if status == 404:
-        mend = "see the configuration of the web server there, and general.https_port"
-        return [warning("upstream.path", where, "there is no such path (404)", mend)]
+        fix = "check the configuration of the web server there, and general.https_port"
+        return [warning("upstream.path", where, "this path does not exist (404)", fix)]
     if 300 <= status < 400:
         what = f"it redirects ({status}), which uploads never follow"
-        return [error("upstream.redirect", where, what, "name the final host and port")]
+        return [error("upstream.redirect", where, what, "configure the final host and port")]
     if status < 300:
         what = f"it stored {_NAME}, which it should have refused ({status})"
-        mend = "remove that file from its spool; use a web server that refuses parts of files"
-        return [warning("upstream.stored", where, what, mend)]
+        fix = "remove that file from its spool; use a web server that refuses partial uploads"
+        return [warning("upstream.stored", where, what, fix)]
     if status >= 500 and status != _NOT_IMPLEMENTED:
         what = f"the web server there answers {status}"
-        return [warning("upstream.trouble", where, what, "see the error log of that web server")]
+        return [warning("upstream.trouble", where, what, "check the error log of that web server")]
     return []
 
 
 def _judge_peer(site: Site, url: str, failure: PeerError) -> Finding:
-    """Tell a peer that is not there, one that does not speak TLS 1.3, and another than expected."""
-    what = failure.detail
-    if what.startswith("no connection"):
+    """Return the finding for an unreachable peer, one without TLS 1.3, or an unexpected one."""
+    what = str(failure)
+    if failure.step is PeerStep.CONNECT:
         return _unreachable(url, what)
-    if "certificate" not in what:
-        mend = "have a web server with TLS 1.3 answer there, or correct general.https_port"
-        return error("upstream.tls", url, what, mend)
+    if failure.step is PeerStep.TLS:
+        fix = "enable TLS 1.3 on the web server there, or correct general.https_port"
+        return error("upstream.tls", url, what, fix)
     if site.settings.general.peer_authentication == "cert_validation":
-        mend = "put its authority into general.ca_path, and its name into output.upstream.host"
+        fix = "put its authority into general.ca_path, and its name into output.upstream.host"
     else:
-        mend = f"{_COPY} if it was renewed, else find out who answers there"
-    return error("upstream.identity", url, what, mend)
+        fix = f"{_COPY} if it was renewed; otherwise find out which server answers there"
+    return error("upstream.identity", url, what, fix)
 
 
 def _unreachable(url: str, what: str) -> Finding:
-    mend = "start the web server there, or correct output.upstream.host or general.https_port"
-    return error("upstream.unreachable", url, what, mend)
+    fix = "start the web server there, or correct output.upstream.host or general.https_port"
+    return error("upstream.unreachable", url, what, fix)
 
 
 def _silent(where: str, detail: str) -> Finding:
-    mend = "see that a web server of Rudder answers there, and its error log"
-    return error("upstream.silent", where, detail, mend)
+    fix = "check that a Rudder web server answers there, and its error log"
+    return error("upstream.silent", where, detail, fix)
 
 
 def _clock(date: str, begun: float) -> float | None:
-    """Return seconds by which the clock of a Date header (RFC 9110, 6.6.1) is ahead."""
+    """Return by how many seconds the clock of a Date header (RFC 9110, 6.6.1) is ahead."""
     try:
         theirs = email.utils.parsedate_to_datetime(date).timestamp()
     except ValueError:
         return None
-    # The header has whole seconds, cut off.
+    # The header has whole seconds, rounded down.
     return seconds_ahead(theirs + 0.5, begun)

@@ -1,1 +1,1 @@
-"""What the account of the daemon may do, asked of the system as that very user."""
+"""The permissions of the service user, as the system reports them to that user."""

@@ -1,7 +1,7 @@
-"""What the service user may do with the paths of a configuration: asked of the system as that user.
+"""The permissions of the service user on the paths of a configuration.
 
-One child process, which has become that user for good, answers all questions. Modes and access
-lists judged from outside would be a guess.
+One child process permanently becomes that user and asks the system. Judging modes and access
+lists from outside would be a guess.
 """
 
 import inspect
@@ -18,33 +18,29 @@ from relayd.commands.check.model import Access, Finding, error, skipped
 from relayd.commands.check.service_user import probe
 from relayd.commands.check.service_user.account import Account
 from relayd.commands.check.service_user.child import run
-from relayd.config.main_conf import Settings
+from relayd.config.logging_conf import LOGGING_FILE
+from relayd.config.main_conf import MAIN_FILE, Settings
+from relayd.spool.layout import Spool, inventory_spool, run_log_spool
 
 if TYPE_CHECKING:
     from subprocess import CompletedProcess
 
-#: Extensions of the files that relayd takes from a spool directory.
-REPORTS: Final = (".gz", ".zip", ".log")
-INVENTORIES: Final = (".gz", ".xml", ".ocs", ".sign")
-
-#: Seconds for all answers; a file system that hangs gives none.
+#: Seconds for all answers; a file system that hangs never answers.
 DEADLINE_S: Final = 5.0
 
-#: The extensions of the files to be counted, by path.
+#: Extensions of the files to count, by path.
 Questions = dict[Path, tuple[str, ...]]
 
 
 def questions(directory: Path, settings: Settings) -> Questions:
-    """Gather the paths that the daemon uses with these settings."""
+    """Return the paths that the daemon uses with these settings."""
     general, processing = settings.general, settings.processing
-    paths: Questions = {directory / name: () for name in ("main.conf", "logging.conf")}
+    paths: Questions = {directory / name: () for name in (MAIN_FILE, LOGGING_FILE)}
     paths |= {general.nodes_list_file: (), general.nodes_certs_file: (), general.node_id_file: ()}
     if general.listen.path:
         paths[Path(general.listen.path).parent] = ()
-    paths |= _spool(processing.reporting.directory, REPORTS, "incoming")
-    paths |= _spool(
-        processing.inventory.directory, INVENTORIES, "incoming", "accepted-nodes-updates"
-    )
+    paths |= _of_spool(run_log_spool(processing.reporting.directory))
+    paths |= _of_spool(inventory_spool(processing.inventory.directory))
     paths |= {settings.shared_files.path: (), settings.shared_folder.path: ()}
     paths |= {settings.output.upstream.server_certificate_file: (), settings.remote_run.command: ()}
     for path in (general.ca_path, settings.remote_run.helper):
@@ -53,27 +49,28 @@ def questions(directory: Path, settings: Settings) -> Questions:
     return paths
 
 
-def _spool(directory: Path, extensions: tuple[str, ...], *watched: str) -> Questions:
-    return {directory / "failed": (), **{directory / name: extensions for name in watched}}
+def _of_spool(spool: Spool) -> Questions:
+    counted = tuple(sorted(f".{extension}" for extension in spool.extensions))
+    return {spool.failed: (), **dict.fromkeys(spool.watched, counted)}
 
 
 async def ask(
     account: Account, asked: Questions
 ) -> tuple[Mapping[Path, Access] | None, list[Finding]]:
-    """Ask all questions.
+    """Find the permissions of a user.
 
     Returns:
-        The answers, None when there are none, and then why.
+        The permissions, None when they are unknown, and the findings that say why.
     """
     if not account.can_become:
-        what = f"only root or {account.name} itself can tell what {account.name} may do"
-        mend = "run this as root, or name another user with --user"
-        return None, [skipped("files.unknown", "files and directories", what, mend)]
+        what = f"only root and {account.name} can check the permissions of {account.name}"
+        fix = "run this check as root, or give another user with --user"
+        return None, [skipped("files.unknown", "files and directories", what, fix)]
     with trio.move_on_after(DEADLINE_S):
         return await _ask_child(account, asked)
     what = f"a file system did not answer within {DEADLINE_S:.0f} s"
-    mend = "look for a network file system that hangs: df, mount"
-    return None, [error("files.hang", "files and directories", what, mend)]
+    fix = "find the network file system that hangs: df, mount"
+    return None, [error("files.hang", "files and directories", what, fix)]
 
 
 async def _ask_child(
@@ -93,12 +90,12 @@ async def _ask_child(
 async def _run_child(account: Account, asked: Questions) -> "CompletedProcess[bytes]":
     become = None if account.is_current else [account.uid, account.gid, account.groups]
     items = [[str(path.absolute()), extensions] for path, extensions in asked.items()]
-    # Started with our rights: the user may not be able to read the interpreter's files.
+    # Started as the current user: the other may not be able to read the interpreter's files.
     command = [sys.executable, "-I", "-S", "-c", inspect.getsource(probe)]
     return await run(command, json.dumps([become, items]).encode())
 
 
 def _not_started(account: Account, why: str) -> Finding:
-    what = f"what user {account.name} may do cannot be tried: {why}"
-    mend = "see whether this machine lets root change its user, and start processes"
-    return skipped("files.unknown", "files and directories", what, mend)
+    what = f"the permissions of user {account.name} cannot be checked: {why}"
+    fix = "check whether this machine lets root start processes and change their user"
+    return skipped("files.unknown", "files and directories", what, fix)

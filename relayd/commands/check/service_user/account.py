@@ -7,7 +7,7 @@ from typing import Final
 
 import msgspec
 
-#: What the units of the package run as.
+#: The user of the packaged units.
 SERVICE_USER: Final = "rudder-relayd"
 
 
@@ -15,11 +15,11 @@ class Account(msgspec.Struct, frozen=True):
     """A user of this system.
 
     Attributes:
-        name: of the user.
-        uid: its number.
-        gid: its first group.
-        groups: numbers of all its groups.
-        group: name of the first group.
+        name: the user name.
+        uid: the user id.
+        gid: the id of the primary group.
+        groups: the ids of all groups.
+        group: the name of the primary group.
     """
 
     name: str
@@ -35,7 +35,7 @@ class Account(msgspec.Struct, frozen=True):
 
     @property
     def can_become(self) -> bool:
-        """Whether this process can have a child run as that user."""
+        """Whether this process can run a child as that user."""
         return self.is_current or os.geteuid() == 0
 
 
@@ -43,10 +43,10 @@ def find_account(name: str | None) -> Account:
     """Look up a user.
 
     Args:
-        name: None stands for `SERVICE_USER` where there is one, else for the current user.
+        name: None for `SERVICE_USER` if that user exists, else for the current user.
 
     Raises:
-        KeyError: there is no user of this name.
+        KeyError: the user does not exist.
     """
     if name is not None:
         return _account(pwd.getpwnam(name))

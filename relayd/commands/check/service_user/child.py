@@ -1,4 +1,4 @@
-"""Programs that are asked something: in a clean environment, as the service user if need be."""
+"""Run programs in a clean environment, as the service user if needed."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
@@ -10,7 +10,7 @@ from relayd.commands.check.service_user.account import Account
 if TYPE_CHECKING:
     from subprocess import CompletedProcess
 
-#: Where programs are looked for.
+#: Search path for programs.
 SEARCH_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _ENVIRONMENT: Final = {"PATH": SEARCH_PATH, "LC_ALL": "C.UTF-8"}
 
@@ -18,17 +18,17 @@ _ENVIRONMENT: Final = {"PATH": SEARCH_PATH, "LC_ALL": "C.UTF-8"}
 async def run(
     command: Sequence[str], stdin: bytes = b"", account: Account | None = None
 ) -> "CompletedProcess[bytes]":
-    """Run a program until it ends.
+    """Run a program to its end.
 
     Args:
         command: the program and its arguments.
         stdin: its input.
-        account: the user to run it as, one for which `can_become` is true.
+        account: the user to run it as; requires `can_become`.
 
     Raises:
         OSError: it cannot be started.
     """
-    # `None` keeps what this process has, which may have no right to change it.
+    # `None` keeps the user of this process, which may not be allowed to change it.
     other = None if account is None or account.is_current else account
     return await trio.run_process(
         command,

@@ -1,4 +1,4 @@
-"""Which mount a path is on, see proc_pid_mountinfo(5)."""
+"""Find the mount of a path, see proc_pid_mountinfo(5)."""
 
 import os
 import re
@@ -7,7 +7,7 @@ from typing import Final
 
 import msgspec
 
-#: File systems whose changes by other machines inotify(7) does not tell.
+#: File systems on which inotify(7) does not report changes by other machines.
 REMOTE: Final = frozenset({"9p", "afs", "ceph", "cifs", "fuse.sshfs", "nfs", "nfs4", "smb3"})
 _MOUNT_ID: Final = re.compile(r"^mnt_id:\s*(\d+)$", re.MULTILINE)
 
@@ -18,7 +18,7 @@ class Mount(msgspec.Struct, frozen=True):
     Attributes:
         number: its id; rename(2) works only within one.
         point: where it is mounted.
-        kind: type of the file system.
+        kind: the type of the file system.
     """
 
     number: int
@@ -27,7 +27,7 @@ class Mount(msgspec.Struct, frozen=True):
 
 
 def mount_of(path: Path) -> Mount | None:
-    """Find the mount of an existing path; None when it cannot be told."""
+    """Find the mount of an existing path; None if it is unknown."""
     try:
         number = _mount_id(path)
         table = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace")
@@ -47,16 +47,16 @@ def find(table: str, number: int) -> Mount | None:
 
 
 def existing(path: Path) -> Path:
-    """Go up from a path to what exists, as far as that can be seen."""
-    while not _is_there(path) and path != path.parent:
+    """Return a path or the nearest directory above it that exists and is visible."""
+    while not _exists(path) and path != path.parent:
         path = path.parent
     return path
 
 
-def _is_there(path: Path) -> bool:
+def _exists(path: Path) -> bool:
     try:
         return path.exists()
-    except OSError:  # a directory on the way is closed to us
+    except OSError:  # a directory above it may not be entered
         return False
 
 

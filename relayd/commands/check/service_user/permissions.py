@@ -1,4 +1,4 @@
-"""What it means that the service user may not do something with a path."""
+"""Findings about missing permissions of the service user on a path."""
 
 import os
 import shlex
@@ -8,7 +8,7 @@ from relayd.commands.check.model import Access, Finding, Site, error
 
 
 def check_file(site: Site, path: Path, code: str) -> list[Finding]:
-    """Find what keeps the service user from reading a file; one that is missing is nothing here."""
+    """Return why the service user cannot read a file; no finding if it does not exist."""
     access = _access(site, path)
     if access is None:
         return []
@@ -27,13 +27,13 @@ def check_file(site: Site, path: Path, code: str) -> list[Finding]:
 
 
 def check_directory(site: Site, path: Path, code: str, *, write: bool) -> list[Finding]:
-    """Find what keeps the service user from using a directory, or from making it.
+    """Return why the service user cannot use a directory, or create it.
 
     Args:
-        site: what is checked.
+        site: the installation.
         path: the directory.
-        code: of the finding.
-        write: whether the daemon writes there, and makes the directory if it is missing.
+        code: code of the finding.
+        write: whether the daemon writes to the directory, and creates it if necessary.
     """
     access = _access(site, path)
     if access is None:
@@ -43,15 +43,15 @@ def check_directory(site: Site, path: Path, code: str, *, write: bool) -> list[F
     if access.kind is None:
         return _missing(site, path, access, code) if write else []
     if access.kind != "directory":
-        mend = f"move {quoted(path)} away" + ("; relayd makes the directory" if write else "")
-        return [error(code, path, "is not a directory", mend)]
+        fix = f"move {quoted(path)} away" + ("; relayd creates the directory" if write else "")
+        return [error(code, path, "is not a directory", fix)]
     if access.read and access.execute and (access.write or not write):
         return []
     return [_refused(site, path, code, write=write)]
 
 
 def quoted(path: object) -> str:
-    """Return a path as a shell takes it."""
+    """Quote a path for a shell."""
     return shlex.quote(str(path))
 
 
@@ -69,30 +69,28 @@ def _access(site: Site, path: Path) -> Access | None:
 
 def _blocked(site: Site, path: Path, directory: str, code: str) -> Finding:
     what = f"user {site.account.name} may not enter {directory}"
-    mend = f"chmod o+x {quoted(directory)}, or let its group in and add {site.account.name} to it"
-    return error(code, path, what, mend)
+    fix = f"chmod o+x {quoted(directory)}, or add {site.account.name} to a group that may enter it"
+    return error(code, path, what, fix)
 
 
 def _missing(site: Site, path: Path, access: Access, code: str) -> list[Finding]:
     if access.parent_write:
         return []
     name, group = site.account.name, site.account.group
-    what = f"is not there, and user {name} may not make it in {access.parent}"
-    mend = f"install -d -o {name} -g {group} -m 0770 {quoted(path)}"
-    return [error(code, path, what, mend)]
+    what = f"does not exist, and user {name} may not create it in {access.parent}"
+    fix = f"install -d -o {name} -g {group} -m 0770 {quoted(path)}"
+    return [error(code, path, what, fix)]
 
 
 def _refused(site: Site, path: Path, code: str, *, write: bool) -> Finding:
     if write and is_read_only(path):
         what = "its file system is mounted read-only"
-        mend = (
-            f"mount it for writing: mount -o remount,rw $(findmnt -n -o TARGET -T {quoted(path)})"
-        )
-        return error(code, path, what, mend)
+        fix = f"remount it: mount -o remount,rw $(findmnt -n -o TARGET -T {quoted(path)})"
+        return error(code, path, what, fix)
     name, target = site.account.name, quoted(path)
     if write:
         what = f"user {name} may not read, write and enter it"
         return error(code, path, what, f"chown {name} {target} && chmod u+rwx {target}")
     group = site.account.group
-    mend = f"chgrp {group} {target} && chmod g+rx {target}"
-    return error(code, path, f"user {name} may not read and enter it", mend)
+    fix = f"chgrp {group} {target} && chmod g+rx {target}"
+    return error(code, path, f"user {name} may not read and enter it", fix)

@@ -1,8 +1,8 @@
-"""What a user may do with paths. Reads user and paths from its input, as JSON.
+"""Report the permissions of a user on paths; reads the user and the paths as JSON from its input.
 
-It is handed to the interpreter as text and has imported all it needs before it becomes the user,
-who may not be able to read the files of relayd or Python. access(2) knows modes, access lists,
-attributes and read-only file systems; nothing is opened but directories whose files are counted.
+It is passed to the interpreter as text and has finished its imports before it becomes the user,
+who may not be able to read the files of relayd or Python. access(2) covers modes, access lists,
+attributes and read-only file systems. Only directories whose files are counted are opened.
 """
 
 import json
@@ -11,13 +11,13 @@ import stat
 import sys
 from typing import Any
 
-#: Files of one directory that are looked at.
+#: Maximum number of files examined in one directory.
 MOST = 5000
 _TRIED = {"read": os.R_OK, "write": os.W_OK, "execute": os.X_OK}
 
 
-def look(path: str, extensions: list[str]) -> dict[str, Any]:
-    """Describe a path; files with these extensions in it are counted, if there are any."""
+def describe(path: str, extensions: list[str]) -> dict[str, Any]:
+    """Describe a path; in a directory, count the files with these extensions."""
     found: dict[str, Any] = {"path": path, "kind": _kind(path)}
     found["parent"], found["blocked"] = _ancestors(path)
     found["parent_write"] = os.access(found["parent"], os.W_OK | os.X_OK)
@@ -42,7 +42,7 @@ def _kind(path: str) -> str | None:
 
 
 def _ancestors(path: str) -> tuple[str, str | None]:
-    """Return the nearest directory above that exists, and the first one that cannot be entered."""
+    """Return the nearest existing directory above, and the first one that cannot be entered."""
     parts = os.path.dirname(path).split("/")  # noqa: PTH120
     nearest = "/"
     for end in range(1, len(parts) + 1):
@@ -69,7 +69,7 @@ def _count(path: str, extensions: tuple[str, ...]) -> dict[str, Any]:
 def _note(found: dict[str, Any], entry: "os.DirEntry[str]") -> None:
     try:
         status = entry.stat(follow_symlinks=False)
-    except OSError:  # relayd took it in this moment
+    except OSError:  # relayd has just taken it
         return
     if not stat.S_ISREG(status.st_mode):
         return
@@ -81,7 +81,7 @@ def _note(found: dict[str, Any], entry: "os.DirEntry[str]") -> None:
 
 
 def become(uid: int, gid: int, groups: list[int]) -> None:
-    """Turn this process into another user for good; its capabilities go with that."""
+    """Permanently become another user and lose all capabilities."""
     os.setgroups(groups)
     os.setresgid(gid, gid, gid)
     os.setresuid(uid, uid, uid)
@@ -91,4 +91,4 @@ if __name__ == "__main__":
     user, questions = json.load(sys.stdin)
     if user is not None:
         become(*user)
-    json.dump([look(path, extensions) for path, extensions in questions], sys.stdout)
+    json.dump([describe(path, extensions) for path, extensions in questions], sys.stdout)

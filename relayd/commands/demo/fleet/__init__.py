@@ -1,1 +1,1 @@
-"""The simulated nodes: their keys, their run logs, their uploads."""
+"""The simulated nodes: keys, run logs, uploads."""

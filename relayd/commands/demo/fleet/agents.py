@@ -1,4 +1,4 @@
-"""The simulated fleet: nodes with keys and certificates, and the run logs that they send."""
+"""The simulated fleet: nodes with keys and certificates, and the run logs that they upload."""
 
 import gzip
 import itertools
@@ -11,75 +11,80 @@ from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
-from relayd.commands.demo.fleet.node import Node
+from relayd.commands.demo.fleet.node import SimulatedNode
 from relayd.commands.demo.fleet.runlogs import make_runlog
-from relayd.commands.demo.fleet.upload import EXPECTED, Kind, Upload
+from relayd.commands.demo.fleet.upload import EXPECTED, Kind, SimulatedUpload
 
-#: The spools that the uploads of a node come through, its own policy server's first.
-Way = Callable[[str], Sequence[Path]]
+#: Returns, for a node id, the spools on the way of its uploads, its own policy server's first.
+SpoolsOf = Callable[[str], Sequence[Path]]
 
-#: The agent uploads its run log a few seconds after the run began.
+#: The agent uploads its run log a few seconds after the start of the run.
 _DURATION: Final = timedelta(seconds=4)
-#: Good uploads that are remembered, to be sent a second time.
-_REMEMBERED: Final = 100
+#: Number of good uploads kept for sending again.
+_REPLAYABLE: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
 class Pattern:
-    """Which share of the uploads is bad.
+    """The share of bad uploads.
 
     Attributes:
-        bad: per cent of uploads with something wrong or sent twice.
+        bad: percentage of uploads that are bad or sent twice.
     """
 
     bad: int
 
     def kinds(self) -> Iterator[Kind]:
-        """Endless sequence of kinds: the bad ones are spread evenly and take turns."""
-        turns = itertools.cycle([*EXPECTED, Kind.REPLAYED])
+        """Yield kinds without end; bad ones are evenly spread and alternate."""
+        bad_kinds = itertools.cycle([*EXPECTED, Kind.REPLAYED])
         owed = 0
         while True:
             owed += self.bad
             if owed >= 100:
                 owed -= 100
-                yield next(turns)
+                yield next(bad_kinds)
             else:
                 yield Kind.GOOD
 
 
-def make_nodes(keys: Sequence[RSAPrivateKey], now: datetime) -> list[Node]:
-    """Make a node of each key, with a certificate that is valid from now on."""
+def make_nodes(keys: Sequence[RSAPrivateKey], now: datetime) -> list[SimulatedNode]:
+    """Make a node from each key, with a certificate that is valid from now on."""
     names = (f"node-{number:03}.demo.example" for number in itertools.count(1))
-    return [Node(key, next(names), now) for key in keys]
+    return [SimulatedNode(key, next(names), now) for key in keys]
 
 
 class Fleet:
-    """All nodes, one more that nobody knows, and what they have sent.
+    """All nodes, plus one that is not in the nodes list, and their recent uploads.
 
     Attributes:
         nodes: the nodes of the nodes list.
-        owed: how often something was to be sent a second time and still waited in the spool;
-            made up for by the next uploads that can.
+        owed: replays that are due, but whose originals were still in a spool; later uploads make
+            up for them.
     """
 
-    def __init__(self, nodes: Sequence[Node], way: Way, pattern: Pattern) -> None:
-        """Takes over the nodes; the last of them is the stranger.
+    def __init__(
+        self, nodes: Sequence[SimulatedNode], spools_of: SpoolsOf, pattern: Pattern
+    ) -> None:
+        """Make a fleet of the nodes; the last one is the unknown node.
 
         Args:
             nodes: at least three.
-            way: gives the `incoming` directories that a node's uploads come through; they are
-                looked into to learn what is done.
+            spools_of: returns the `incoming` directories on the way of a node's uploads; an
+                upload that is in none of them has been processed.
             pattern: which uploads are bad.
         """
         *self.nodes, self._stranger = nodes
-        self._turns = itertools.cycle(range(len(self.nodes)))
+        self._positions = itertools.cycle(range(len(self.nodes)))
         self._kinds = pattern.kinds()
-        self._way = way
-        self._sent: deque[Upload] = deque(maxlen=_REMEMBERED)
+        self._spools_of = spools_of
+        self._sent: deque[SimulatedUpload] = deque(maxlen=_REPLAYABLE)
         self.owed = 0
 
-    def next_upload(self, now: datetime) -> Upload:
-        """Return the next upload of the fleet. Takes some milliseconds of CPU: signing and packing."""
+    def next_upload(self, now: datetime) -> SimulatedUpload:
+        """Return the next upload of the fleet.
+
+        Signing and compressing it take some milliseconds of CPU.
+        """
         if (earlier := self._replay()) is not None:
             return earlier
         kind = next(self._kinds)
@@ -87,8 +92,8 @@ class Fleet:
             self.owed = min(self.owed + 1, len(self._sent))
             if (earlier := self._replay()) is not None:
                 return earlier
-        turn = next(self._turns)
-        node, other = self.nodes[turn], self.nodes[turn - 1]
+        position = next(self._positions)
+        node, other = self.nodes[position], self.nodes[position - 1]
         match kind:
             case Kind.STRANGER:
                 upload = self._compose(kind, self._stranger, now)
@@ -103,29 +108,29 @@ class Fleet:
                 self._sent.append(upload)
         return upload
 
-    def _replay(self) -> Upload | None:
-        """Return an earlier good upload, once more, if one is owed and has left the spool."""
-        if not self.owed or self._is_on_its_way(self._sent[0]):
+    def _replay(self) -> SimulatedUpload | None:
+        """Return an earlier good upload again, if one is due and has left the spools."""
+        if not self.owed or self._is_waiting(self._sent[0]):
             return None
         self.owed -= 1
         earlier = self._sent.popleft()
-        return Upload(
+        return SimulatedUpload(
             Kind.REPLAYED, earlier.name, earlier.body, earlier.node_id, earlier.start, rows=0
         )
 
-    def _is_on_its_way(self, upload: Upload) -> bool:
-        # From below: a relay removes a file only when it is in the spool above.
-        return any((spool / upload.name).exists() for spool in self._way(upload.node_id))
+    def _is_waiting(self, upload: SimulatedUpload) -> bool:
+        # Bottom up: a relay removes a file only after it is in the spool of the server above.
+        return any((spool / upload.name).exists() for spool in self._spools_of(upload.node_id))
 
     def _compose(
         self,
         kind: Kind,
-        node: Node,
+        node: SimulatedNode,
         now: datetime,
         *,
-        signer: Node | None = None,
-        subject: Node | None = None,
-    ) -> Upload:
+        signer: SimulatedNode | None = None,
+        subject: SimulatedNode | None = None,
+    ) -> SimulatedUpload:
         start = node.next_start(now)
         text = make_runlog((subject or node).node_id, start)
         message = (signer or node).sign(text)
@@ -136,9 +141,11 @@ class Fleet:
             body = body[: len(body) // 2]
         stamp = (start + _DURATION).isoformat()
         rows = count_rows(text) if kind is Kind.GOOD else 0
-        return Upload(kind, f"{stamp}@{node.node_id}.log.gz", body, node.node_id, start, rows)
+        return SimulatedUpload(
+            kind, f"{stamp}@{node.node_id}.log.gz", body, node.node_id, start, rows
+        )
 
 
 def count_rows(text: bytes) -> int:
-    """Return the rows that a run log of the demo is worth: one for each line with an entry of its own."""
+    """Return the number of rows that a run log of the demo yields: one for each report."""
     return text.count(b"R: @@")

@@ -1,4 +1,4 @@
-"""How far the making of keys has come, on the console."""
+"""Progress of the key generation, on the console."""
 
 from typing import Self
 
@@ -7,12 +7,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 
 class KeyProgress:
-    """How many keys are made: a bar in a terminal, a few lines elsewhere."""
+    """Shows the number of finished keys: a bar in a terminal, a few lines elsewhere."""
 
     def __init__(self, console: Console, count: int, bits: int) -> None:
         self._console, self._count = console, count
-        self._text = f"RSA-{bits} keys"
-        self._said = -1
+        self._text = f"Generating RSA-{bits} keys"
+        self._shown = -1
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -31,9 +31,9 @@ class KeyProgress:
         self._bar.stop()
 
     def show(self, ready: int) -> None:
-        """Return how many are ready."""
+        """Show that `ready` keys are finished."""
         self._bar.update(self._task, completed=ready)
         quarter = 4 * ready // self._count
-        if not self._console.is_terminal and quarter > self._said:
+        if not self._console.is_terminal and quarter > self._shown:
             self._console.print(f"{self._text}: {ready} of {self._count}")
-            self._said = quarter
+            self._shown = quarter

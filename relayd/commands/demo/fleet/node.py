@@ -1,4 +1,4 @@
-"""A machine of the demo: its key, its certificate, what it signs."""
+"""A machine of the demo: its key, its certificate, its signature."""
 
 import hashlib
 from datetime import datetime, timedelta
@@ -16,32 +16,32 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import NameOID
 
-from relayd.commands.demo.fleet.signing import Signer
+from relayd.commands.demo.fleet.signing import RunLogSigner
 
 _LIFETIME: Final = timedelta(days=3650)
 _SECOND: Final = timedelta(seconds=1)
 
 
-class Node:
-    """One machine with an agent, a policy server among them.
+class SimulatedNode:
+    """A machine with an agent: a managed node or a policy server.
 
     Attributes:
         node_id: its id.
-        hostname: its name.
+        hostname: its host name.
         key_hash: SHA-256 of its public key, in hexadecimal.
-        certificate: its self-signed X.509 certificate, with the id as UID of its subject.
+        certificate: its self-signed X.509 certificate; the UID of the subject is the node id.
     """
 
     def __init__(
         self, key: RSAPrivateKey, hostname: str, now: datetime, node_id: str | None = None
     ) -> None:
-        """Certifies the key.
+        """Make a certificate for the key.
 
         Args:
             key: its private key.
-            hostname: its name.
-            now: begin of the certificate's validity.
-            node_id: its id; derived from the key when None.
+            hostname: its host name.
+            now: start of the certificate's validity.
+            node_id: its id; None: derive it from the key.
         """
         public = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
         self.key_hash = hashlib.sha256(public).hexdigest()
@@ -49,20 +49,20 @@ class Node:
         self.hostname = hostname
         self.certificate = _certify(key, self.node_id, now)
         self._key = key
-        self._signer = Signer(key, self.certificate)
+        self._signer = RunLogSigner(key, self.certificate)
         self._last = now.replace(microsecond=0) - _SECOND
 
     def next_start(self, now: datetime) -> datetime:
-        """START of its next run: now, but never the same second twice."""
+        """Return START of its next run: now, but never the same second twice."""
         self._last = max(now.replace(microsecond=0), self._last + _SECOND)
         return self._last
 
     def sign(self, text: bytes) -> bytes:
-        """Return the S/MIME message that its agent makes of a run log."""
+        """Return a run log as the S/MIME message that its agent would send."""
         return self._signer.sign(text)
 
     def entry(self, policy_server: str) -> dict[str, str]:
-        """Return what the nodes list says of it, below this policy server."""
+        """Return its entry in the nodes list, as a node of this policy server."""
         return {
             "hostname": self.hostname,
             "policy-server": policy_server,
@@ -70,11 +70,11 @@ class Node:
         }
 
     def certificate_pem(self) -> bytes:
-        """Its certificate as PEM."""
+        """Return its certificate as PEM."""
         return self.certificate.public_bytes(Encoding.PEM)
 
     def key_pem(self) -> bytes:
-        """Its private key as PEM, not encrypted."""
+        """Return its private key as PEM, not encrypted."""
         return self._key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
 

@@ -1,4 +1,4 @@
-"""Remote runs over the whole fleet, started at the root server, and what the agents say."""
+"""Remote runs of the whole fleet, started at the root server, and the agents' output."""
 
 from collections import Counter, deque
 from collections.abc import AsyncIterator
@@ -8,7 +8,7 @@ import httpcore2
 import msgspec
 import trio
 
-from relayd.commands.demo.books import Entry
+from relayd.commands.demo.ledger import Entry
 from relayd.commands.demo.processes.daemon import API
 
 _FORM: Final = b"asynchronous=true&keep_output=true"
@@ -17,12 +17,12 @@ _HEADERS: Final[dict[bytes | str, bytes | str]] = {
     "Content-Type": "application/x-www-form-urlencoded",
 }
 _FAILURES: Final = (httpcore2.NetworkError, httpcore2.ProtocolError, httpcore2.TimeoutException)
-#: Lines of output that are kept to be shown.
+#: Lines of output to show.
 _SHOWN: Final = 4
 
 
 class _Event(msgspec.Struct):
-    """What is read of an event of a run."""
+    """The fields of a run's event that the demo uses."""
 
     event: str
     node: str | None = None
@@ -30,32 +30,32 @@ class _Event(msgspec.Struct):
     code: int | None = None
 
 
-class RemoteRuns:
-    """All runs of a demo, one after the other.
+class RemoteRunClient:
+    """The remote runs of a demo, one after the other.
 
     Attributes:
-        curl: the command line with which a person does the same.
-        output: the last lines that agents have said.
-        ended: number of runs that are over.
+        curl: command line that starts the same remote run.
+        output: the last lines of the agents' output.
+        finished: number of finished runs.
     """
 
     def __init__(self, port: int, nodes: int) -> None:
-        """Prepares runs.
+        """Prepare remote runs.
 
         Args:
-            port: of the root server's API on 127.0.0.1.
-            nodes: how many agents there are to run.
+            port: port of the root server's API on 127.0.0.1.
+            nodes: number of agents that each run should reach.
         """
         self._url = f"http://127.0.0.1:{port}{API}/remote-run/all"
         self._nodes = nodes
-        self._answered = 0
+        self._succeeded = 0
         self._last = ""
         self.curl = f"curl -N -d asynchronous=true -d keep_output=true {self._url}"
         self.output: deque[str] = deque(maxlen=_SHOWN)
-        self.ended = 0
+        self.finished = 0
 
     async def run(self) -> None:
-        """Have every agent run once; ends with the last of them."""
+        """Run every agent once; return when the last one has finished."""
         begin = trio.current_time()
         verdicts: Counter[bool] = Counter()
         try:
@@ -65,27 +65,27 @@ class RemoteRuns:
             ):
                 if answer.status == 200:
                     async for event in _events(answer.aiter_stream()):
-                        self._take(event, verdicts)
+                        self._record(event, verdicts)
         except _FAILURES:
-            pass  # the missing verdicts tell
-        self.ended += 1
-        self._answered += verdicts[True]
+            pass  # shows in the balance: agents without a verdict do not count
+        self.finished += 1
+        self._succeeded += verdicts[True]
         seconds = trio.current_time() - begin
         self._last = f"{verdicts[True]} of {self._nodes} agents in {seconds:.1f} s"
 
-    def _take(self, event: _Event, verdicts: Counter[bool]) -> None:
+    def _record(self, event: _Event, verdicts: Counter[bool]) -> None:
         if event.event == "output":
             self.output.append(event.output)
         elif event.event in ("exit", "unreachable", "hop_error"):
             verdicts[event.code == 0] += 1
 
-    def told(self) -> str:
-        """Return how the last run went, in a few words."""
-        return f"run {self.ended}: {self._last}" if self.ended else "none has ended yet"
+    def progress(self) -> str:
+        """Return the result of the last run, in a few words."""
+        return f"run {self.finished}: {self._last}" if self.finished else "none finished yet"
 
     def entry(self) -> Entry:
-        """Return what the books say of the runs that have ended."""
-        return Entry("agents run by remote run", self.ended * self._nodes, self._answered)
+        """Return the line of the balance for the finished runs."""
+        return Entry("agents run by remote runs", self.finished * self._nodes, self._succeeded)
 
 
 async def _events(chunks: AsyncIterator[bytes]) -> AsyncIterator[_Event]:

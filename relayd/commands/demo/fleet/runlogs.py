@@ -1,10 +1,10 @@
-"""Run logs as an agent writes them: what a simulated fleet reports."""
+"""Run logs of the simulated fleet, as an agent writes them."""
 
 from datetime import datetime, timedelta
 from typing import Final
 
-#: What ordinary techniques report in one run, in turn: technique, event type, rule, directive,
-#: component, key, message.
+#: Typical reports, repeated in turn: technique, event type, rule, directive, component, key,
+#: message.
 _CHECKS: Final = (
     (
         "Common",
@@ -71,17 +71,17 @@ def make_runlog(
     config_id: str = "20260301-120000-5e7a91c0",
     partial: bool = False,
 ) -> bytes:
-    """Write the text that the agent of a node would sign.
+    """Return the text that the agent of a node would sign.
 
     Args:
-        node_id: the node it is about.
-        start: when the run started, with offset; whole seconds count.
-        reports: number of its reports, the ones that open and close the run included.
-        config_id: configuration id that these two tell.
-        partial: without the report that opens the run, as of a run that was interrupted.
+        node_id: the node that the run log is about.
+        start: start of the run, with UTC offset; rounded down to seconds.
+        reports: number of reports, including those that start and end the run.
+        config_id: configuration id in these two.
+        partial: omit the reports that start and end the run, as in an interrupted run.
 
     Returns:
-        Lines ended by LF, UTF-8.
+        UTF-8, lines ended by LF.
     """
     begun = start.isoformat(sep=" ", timespec="seconds")
     lines: list[str] = []

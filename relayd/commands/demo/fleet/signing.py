@@ -1,7 +1,7 @@
-"""Signing of run logs as agents do it, without a process for each: for fleets and for tests.
+"""Signing of run logs in this process, for the simulated fleet and for tests.
 
-Byte for byte what `openssl smime -sign -text -nocerts -md sha256 -signer CERT -inkey KEY` of
-OpenSSL 3 writes, except for the random boundary.
+The result is byte for byte what `openssl smime -sign -text -nocerts -md sha256 -signer CERT -inkey
+KEY`, as agents call it, writes in OpenSSL 3, except for the random boundary.
 """
 
 import hashlib
@@ -30,8 +30,8 @@ _HASHES: Final[dict[cms.Digest, hashes.HashAlgorithm]] = {
     "sha384": hashes.SHA384(),
     "sha512": hashes.SHA512(),
 }
-#: What OpenSSL says it can decrypt (RFC 8551, 2.5.2): AES-256, -192, -128, 3DES, RC2 with 128 and
-#: 64 bits, DES, RC2 with 40 bits; nobody reads it, but it is signed.
+#: The ciphers that OpenSSL lists as supported (RFC 8551, 2.5.2): AES-256, -192, -128, 3DES, RC2
+#: with 128 and 64 bits, DES, RC2 with 40 bits. Nobody reads the list, but it is signed.
 _CAPABILITIES: Final = bytes.fromhex(
     "306a300b060960864801650304012a300b0609608648016503040116300b0609608648016503040102"
     "300a06082a864886f70d0307300e06082a864886f70d030202020080300d06082a864886f70d0302020140"
@@ -40,16 +40,16 @@ _CAPABILITIES: Final = bytes.fromhex(
 _BASE64_STRIDE: Final = 48
 
 
-class Signer:
-    """Signs run logs in the name of one node.
+class RunLogSigner:
+    """Signs run logs of one node.
 
     Args:
-        key: the node's private key; RSA as the agents have it, or ECDSA.
-        certificate: the node's certificate, of that key.
-        digest: what `-md` of the command says.
+        key: the node's private key; RSA, as agents use, or ECDSA.
+        certificate: the node's certificate for that key.
+        digest: digest, as in the command's `-md`.
 
     Raises:
-        ValueError: the certificate is not one that relayd would accept.
+        ValueError: relayd would not accept the certificate.
     """
 
     def __init__(
@@ -68,11 +68,11 @@ class Signer:
         """Return the signed message for this run log.
 
         Args:
-            text: output of the agent, with any line ends, without NUL.
-            at: the signing time, with time zone; now when None.
+            text: the agent's output, with any line ends, without NUL.
+            at: the signing time, with time zone; None: now.
 
         Raises:
-            ValueError: the text holds NUL, at which the command would cut the line.
+            ValueError: the text contains NUL, where the command would truncate the line.
         """
         if b"\0" in text:
             raise ValueError("a run log with NUL cannot be signed")
@@ -123,13 +123,13 @@ class Signer:
 
 
 def wrap(signed: bytes, signature: bytes, micalg: str, boundary: str) -> bytes:
-    """Return the multipart message around a first part in canonical form and DER of SignedData.
+    """Return the multipart message of a signed part and its signature.
 
     Args:
-        signed: the first part with its header, lines ended by CRLF.
-        signature: DER of the ContentInfo.
-        micalg: name of the digest, as `sha-256`.
-        boundary: what separates the parts, without the leading `--`.
+        signed: the first part in canonical form, with its header, lines ended by CRLF.
+        signature: the ContentInfo with SignedData, in DER.
+        micalg: name of the digest, for example `sha-256`.
+        boundary: boundary between the parts, without the leading `--`.
     """
     strides = range(0, len(signature), _BASE64_STRIDE)
     base64 = b"".join(b2a_base64(signature[i : i + _BASE64_STRIDE]) for i in strides)

@@ -1,4 +1,4 @@
-"""One upload of a node, good or bad, and how a web server puts it into the spool."""
+"""An upload of a node, good or bad, and its way into the spool."""
 
 import secrets
 from dataclasses import dataclass
@@ -12,18 +12,18 @@ from relayd.errors import Reason
 
 
 class Kind(StrEnum):
-    """What is true or wrong about an upload."""
+    """The kinds of uploads: good, sent again, and what can be wrong."""
 
     GOOD = "good"
     REPLAYED = "replayed"
     FORGED = "signed by another node"
     ALTERED = "altered after signing"
-    TRUNCATED = "cut short"
+    TRUNCATED = "truncated"
     STRANGER = "from an unknown node"
     IMPOSTOR = "about another node"
 
 
-#: Why each kind of bad upload has to be refused.
+#: The reason for which each kind of bad upload must be refused.
 EXPECTED: Final = MappingProxyType(
     {
         Kind.FORGED: Reason.UNKNOWN_SIGNER,
@@ -36,16 +36,16 @@ EXPECTED: Final = MappingProxyType(
 
 
 @dataclass(frozen=True, slots=True)
-class Upload:
+class SimulatedUpload:
     """A file on its way into the spool.
 
     Attributes:
-        kind: what is true or wrong about it.
+        kind: whether it is good, and if not, what is wrong.
         name: base name of the file.
         body: its bytes.
         node_id: the node that it claims to come from.
-        start: START of its reports, with whole seconds.
-        rows: rows of `ruddersysevents` that it is worth.
+        start: START of its reports, in whole seconds.
+        rows: rows of `ruddersysevents` that it yields; 0 for a bad one or a replay.
     """
 
     kind: Kind
@@ -56,8 +56,8 @@ class Upload:
     rows: int
 
 
-def put(incoming: Path, upload: Upload) -> None:
-    """Write the file as Apache's mod_dav does: under a temporary name, then renamed."""
+def put(incoming: Path, upload: SimulatedUpload) -> None:
+    """Write the file as Apache's mod_dav does: under a temporary name, then rename it."""
     scratch = incoming / f".davfs.tmp{secrets.token_hex(3)}"
     scratch.write_bytes(upload.body)
     scratch.rename(incoming / upload.name)

@@ -1,1 +1,1 @@
-"""The PostgreSQL server of the demo and of the tests."""
+"""The embedded PostgreSQL server of the demo and the tests."""

@@ -1,4 +1,4 @@
-"""The embedded PostgreSQL server for Trio: never blocks the event loop while it starts or stops."""
+"""The embedded PostgreSQL server for Trio: starts and stops without blocking the event loop."""
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -8,9 +8,9 @@ from typing import Final
 
 import trio
 
-from relayd.commands.demo.postgres.server import Connection, Keywords, Server, StopMode
+from relayd.commands.demo.postgres.server import ConnectionInfo, Keywords, Server, StopMode
 
-__all__ = ["Connection", "Keywords", "Postgres", "StopMode", "open_postgres"]
+__all__ = ["ConnectionInfo", "Keywords", "Postgres", "StopMode", "open_postgres"]
 
 _CLEANUP_DEADLINE: Final = 60.0
 _NO_SETTINGS: Final[Mapping[str, str]] = MappingProxyType({})
@@ -27,12 +27,12 @@ class Postgres:
         self.server = server
 
     @property
-    def rudder(self) -> Connection:
-        """Connection of the role `rudder`, which may do what relayd may do."""
+    def rudder(self) -> ConnectionInfo:
+        """Connection of the role `rudder`, which has the rights that relayd has in production."""
         return self.server.rudder
 
     @property
-    def superuser(self) -> Connection:
+    def superuser(self) -> ConnectionInfo:
         """Connection of the superuser."""
         return self.server.superuser
 
@@ -43,36 +43,36 @@ class Postgres:
 
     @property
     def params(self) -> Keywords:
-        """The same as keyword arguments of `asyncpg.connect`."""
+        """The same, as keyword arguments of `asyncpg.connect`."""
         return self.server.rudder.keywords()
 
     @property
     def log_file(self) -> Path:
-        """What the server writes."""
+        """The server's log."""
         return self.server.log_file
 
     async def start(self) -> None:
-        """Start the server again, on the same data and port; returns when it is ready.
+        """Start the server again, on the same data and port, and wait until it is ready.
 
         Raises:
-            StartError: it did not come up.
+            StartError: it did not start.
         """
         await trio.to_thread.run_sync(self.server.start)
 
     async def stop(self, mode: StopMode = "fast") -> None:
-        """Stop the server and wait for its end: `fast`, or `immediate` as a crash does."""
+        """Stop the server and wait for its end: `fast`, or `immediate`, like a crash."""
         await trio.to_thread.run_sync(self.server.stop, mode)
 
     def kill(self) -> None:
-        """Kill all its processes (SIGKILL) and waits, some milliseconds, until they are gone."""
+        """Kill all its processes (SIGKILL) and wait, some milliseconds, until they are gone."""
         self.server.kill()
 
     def suspend(self) -> None:
-        """Stop all its processes where they are (SIGSTOP)."""
+        """Suspend all its processes (SIGSTOP)."""
         self.server.suspend()
 
     def resume(self) -> None:
-        """Let suspended processes go on (SIGCONT)."""
+        """Resume suspended processes (SIGCONT)."""
         self.server.resume()
 
 
@@ -82,21 +82,21 @@ async def open_postgres(
 ) -> AsyncIterator[Postgres]:
     """Run a PostgreSQL server with Rudder's tables until the block ends.
 
-    Owns the server: whatever state the block leaves it in, it is stopped at the end, and its
-    data are removed where they had to be put outside `directory`.
+    Owns the server: at the end it is stopped, whatever state the block leaves it in, and its data
+    are removed if they had to be put outside `directory`.
 
     Args:
-        directory: where it may write; created when missing, not removed.
-        port: TCP port on 127.0.0.1; None takes a free one.
+        directory: where it may write; created if missing, not removed.
+        port: TCP port on 127.0.0.1; None: a free one.
         extra: settings of `postgresql.conf`, for example {"max_connections": "5"}.
 
     Yields:
         The running server, with tables, rights and passwords in place.
 
     Raises:
-        StartError: PostgreSQL is not installed or did not come up.
+        StartError: PostgreSQL is not installed or did not start.
     """
-    server = await trio.to_thread.run_sync(_describe, directory, port, extra)
+    server = await trio.to_thread.run_sync(_make_server, directory, port, extra)
     try:
         await trio.to_thread.run_sync(server.create)
         yield Postgres(server)
@@ -105,5 +105,5 @@ async def open_postgres(
             await trio.to_thread.run_sync(server.close)
 
 
-def _describe(directory: Path, port: int | None, extra: Mapping[str, str]) -> Server:
+def _make_server(directory: Path, port: int | None, extra: Mapping[str, str]) -> Server:
     return Server(directory, port=port, extra=extra)

@@ -1,8 +1,8 @@
-"""Where the PostgreSQL server's programs are, and the account they run as.
+"""The PostgreSQL server's programs, and the account they run as.
 
-`initdb` and `postgres` refuse to run as root. When we are root they run as `nobody`; if that
-account cannot read the installed programs (a virtual environment below /root), they are copied
-once to a place where it can.
+`initdb` and `postgres` refuse to run as root. For root they run as `nobody`; if that account
+cannot read the installed programs (for example in a virtual environment below /root), they are
+copied once to a directory that it can read.
 """
 
 import importlib.util
@@ -23,8 +23,8 @@ _OVERRIDE: Final = "RELAYD_POSTGRES_BIN"
 _MISSING: Final = "the embedded PostgreSQL is not installed: pip install 'relayd[demo]'"
 
 
-class Identity(TypedDict, total=False):
-    """Keyword arguments of `subprocess` that change the account of a child; empty: ours."""
+class Credentials(TypedDict, total=False):
+    """Keyword arguments of `subprocess` for the account of a child; empty: that of the parent."""
 
     user: int
     group: int
@@ -32,8 +32,8 @@ class Identity(TypedDict, total=False):
 
 
 @dataclass(frozen=True, slots=True)
-class Account:
-    """The account that the server and its data belong to.
+class PostgresAccount:
+    """The account that owns the server and its data.
 
     Attributes:
         name: its login name.
@@ -45,14 +45,14 @@ class Account:
     uid: int
     gid: int
 
-    def identity(self) -> Identity:
-        """Return what `subprocess` must be told; nothing when it is our own account."""
+    def credentials(self) -> Credentials:
+        """Return the arguments for `subprocess`; empty if it is the account of this process."""
         if self.uid == os.geteuid():
             return {}
         return {"user": self.uid, "group": self.gid, "extra_groups": []}
 
     def can_reach(self, directory: Path) -> bool:
-        """Return whether the account may pass through `directory` and everything above it."""
+        """Return whether the account may enter `directory` and every directory above it."""
         return all(self._may_enter(step) for step in (directory, *directory.parents))
 
     def _may_enter(self, directory: Path) -> bool:
@@ -66,21 +66,23 @@ class Account:
         return bool(found.st_mode & stat.S_IXOTH)
 
 
-def server_account() -> Account:
-    """Our own account, or `nobody` when we are root."""
+def server_account() -> PostgresAccount:
+    """Return the account of this process, or `nobody` if that is root."""
     if os.geteuid() != 0:
-        return Account(str(os.geteuid()), os.geteuid(), os.getegid())
+        return PostgresAccount(str(os.geteuid()), os.geteuid(), os.getegid())
     try:
         entry = pwd.getpwnam("nobody")
     except KeyError:
-        raise StartError("PostgreSQL cannot run as root and there is no account `nobody`") from None
-    return Account(entry.pw_name, entry.pw_uid, entry.pw_gid)
+        raise StartError(
+            "PostgreSQL cannot run as root, and the account nobody does not exist"
+        ) from None
+    return PostgresAccount(entry.pw_name, entry.pw_uid, entry.pw_gid)
 
 
-def server_programs(account: Account) -> Path:
-    """Return the directory with `initdb`, `postgres` and `psql`, readable for `account`.
+def server_programs(account: PostgresAccount) -> Path:
+    """Return the directory of `initdb`, `postgres` and `psql`, readable for `account`.
 
-    The environment variable RELAYD_POSTGRES_BIN names another server's `bin` directory.
+    The environment variable RELAYD_POSTGRES_BIN selects the `bin` directory of another server.
 
     Raises:
         StartError: no server is installed, or it cannot be made readable.
@@ -113,13 +115,13 @@ def _version(programs: Path) -> int:
 
 
 def _readable_copy(programs: Path) -> Path:
-    """Copy the installation once per version of it; the copy belongs to root alone."""
+    """Copy the installation, once per version, and return its `bin`; only root can change it."""
     changed = (programs / "postgres").stat().st_mtime_ns
     target = Path(tempfile.gettempdir()) / f"relayd-{programs.parent.name}-{changed:x}"
     copied = target / programs.parent.parent.name / programs.parent.name / programs.name
-    if _is_ours(target):
+    if _is_own_copy(target):
         return copied
-    # Built aside and renamed into place: another demo that starts now sees all of it or nothing.
+    # Built elsewhere and renamed: another demo that starts now sees a complete copy or none.
     with tempfile.TemporaryDirectory(dir=target.parent, prefix="relayd-copy-") as scratch:
         built = Path(scratch) / "installation"
         for source in _parts(programs):
@@ -133,13 +135,13 @@ def _readable_copy(programs: Path) -> Path:
         try:
             built.rename(target)
         except OSError:
-            if not _is_ours(target):
+            if not _is_own_copy(target):
                 raise
     return copied
 
 
 def _parts(programs: Path) -> Iterator[Path]:
-    """Yield the installation, and the libraries that the wheel keeps beside its package."""
+    """Yield the installation, and the wheel's libraries, which are next to its package."""
     package = programs.parent.parent
     yield programs.parent
     libraries = package.with_name(f"{package.name}.libs")
@@ -147,12 +149,12 @@ def _parts(programs: Path) -> Iterator[Path]:
         yield libraries
 
 
-def _is_ours(target: Path) -> bool:
-    """Return whether `target` is a copy that nobody else could have made or can change."""
+def _is_own_copy(target: Path) -> bool:
+    """Return whether `target` is a copy that only this account could have made or can change."""
     try:
         found = target.lstat()
     except FileNotFoundError:
         return False
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
-        raise FileExistsError(f"{target} exists and is not a copy made by us")
+        raise FileExistsError(f"{target} exists and was not created by this account")
     return True

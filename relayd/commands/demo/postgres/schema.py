@@ -1,19 +1,19 @@
 """The two tables of Rudder that relayd writes to, as the web application creates them.
 
-In production the web application owns them; here the demo and the tests need the same ones. The
-role `rudder` gets exactly the rights that relayd is promised: SELECT and INSERT on both tables,
-USAGE on the sequence, and nothing more.
+In production the web application owns them; the demo and the tests create the same ones. The role
+`rudder` gets only the rights that relayd can rely on: SELECT and INSERT on both tables and USAGE
+on the sequence.
 """
 
 from typing import Final
 
-#: Role that relayd connects as. It has no password until one is given to it.
+#: Role that relayd connects as. It has no password until one is set.
 ROLE: Final = "rudder"
 
-#: Database that holds the tables.
+#: Database of the tables.
 DATABASE: Final = "rudder"
 
-#: SQL for a superuser in an empty database. Roles are made once per server, when missing.
+#: SQL for a superuser in an empty database. Roles belong to the server and are created if missing.
 RUDDER_SCHEMA: Final = """\
 DO $$
 BEGIN
@@ -70,8 +70,8 @@ ALTER TABLE reportsexecution OWNER TO rudder_owner;
 ALTER SEQUENCE serial OWNER TO rudder_owner;
 """
 
-#: SQL for a superuser: takes away what every role has by default, grants `rudder` its rights.
-#: Rights on a database are not copied from its template, so this is run in each copy.
+#: SQL for a superuser: revokes the default rights of all roles and grants `rudder` its rights.
+#: Rights on a database are not copied from its template, so run this in each copy.
 RUDDER_RIGHTS: Final = """\
 DO $$
 BEGIN

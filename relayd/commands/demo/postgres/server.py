@@ -1,8 +1,8 @@
-"""An embedded PostgreSQL server: one data directory, at most one process, no installation.
+"""An embedded PostgreSQL server: one data directory, at most one server process, no installation.
 
 Synchronous, for callers without an event loop; `relayd.commands.demo.postgres.opening` is the same
 for Trio. The server listens on 127.0.0.1, where passwords are checked (SCRAM), and on a Unix socket
-inside its own private directory, where the superuser needs none.
+in its own private directory, where the superuser needs none.
 """
 
 import os
@@ -22,7 +22,7 @@ from urllib.parse import quote
 
 from relayd.commands.demo.postgres import programs as pginstall
 from relayd.commands.demo.postgres import schema
-from relayd.commands.demo.processes.family import kill_family, signal_family
+from relayd.commands.demo.processes.children import kill_with_children, signal_with_children
 from relayd.commands.demo.processes.ports import free_port
 from relayd.errors import StartError
 
@@ -33,7 +33,7 @@ _SUPERUSER: Final = "postgres"
 _START_DEADLINE: Final = 60.0
 _STOP_DEADLINE: Final = 20.0
 _PORT_ATTEMPTS: Final = 5
-# sun_path of unix(7) holds 107 bytes; the socket's own name takes about 20 of them.
+# sun_path of unix(7) has 107 bytes; the socket's own name takes about 20 of them.
 _LONGEST_HOME: Final = 80
 _STOP_SIGNALS: Final = {"fast": signal.SIGINT, "immediate": signal.SIGQUIT}
 
@@ -49,14 +49,14 @@ class Keywords(TypedDict):
 
 
 @dataclass(frozen=True, slots=True)
-class Connection:
-    """How one role reaches one database over TCP.
+class ConnectionInfo:
+    """ConnectionInfo parameters of one role and one database, over TCP.
 
     Attributes:
         host: address of the server.
         port: its TCP port.
-        user: role.
-        password: its password, never shown by `repr`.
+        user: the role.
+        password: its password, not shown by `repr`.
         database: name of the database.
     """
 
@@ -68,12 +68,12 @@ class Connection:
 
     @property
     def url(self) -> str:
-        """`postgres://user@host:port/database`: what `output.database.url` takes."""
+        """`postgres://user@host:port/database`, for `output.database.url`."""
         return f"postgres://{quote(self.user)}@{self.host}:{self.port}/{quote(self.database)}"
 
     @property
     def dsn(self) -> str:
-        """The same URL with the password in it, percent-encoded."""
+        """The same URL with the password, percent-encoded."""
         login = f"{quote(self.user)}:{quote(self.password, safe='')}"
         return f"postgres://{login}@{self.host}:{self.port}/{quote(self.database)}"
 
@@ -89,26 +89,26 @@ class Connection:
 
 
 class Server:
-    """A PostgreSQL server on a data directory of its own.
+    """A PostgreSQL server with its own data directory.
 
-    Owns its process and its data; `close` ends the former and removes the latter where it had to
+    Owns its process and its data; `close` stops the process, and removes the data if they had to
     be put outside `directory`.
 
     Attributes:
         rudder: connection of the role `rudder` to the database `rudder`.
         superuser: connection of the superuser to the same database.
-        log_file: what the server writes; appended to by each start.
+        log_file: the server's log; each start appends to it.
     """
 
     def __init__(
         self, directory: Path, *, port: int | None = None, extra: Mapping[str, str] | None = None
     ) -> None:
-        """Describes a server; nothing is written or started yet.
+        """Prepare a server; nothing is written or started yet.
 
         Args:
-            directory: where it may write; created when missing. Data are put elsewhere when the
-                server's account cannot reach it or its path is too long for a Unix socket.
-            port: TCP port; None takes a free one and keeps it for all later starts.
+            directory: where it may write; created if missing. The data are put elsewhere if the
+                server's account cannot enter it or its path is too long for a Unix socket.
+            port: TCP port; None: a free one, kept for all later starts.
             extra: settings of `postgresql.conf`, for example {"fsync": "off"}.
 
         Raises:
@@ -123,25 +123,25 @@ class Server:
         self._process: subprocess.Popen[bytes] | None = None
         self.log_file = self._directory / "postgres.log"
         port = free_port() if port is None else port
-        # Characters that a URL must escape: whoever builds one carelessly fails at once.
-        self.rudder = Connection(
+        # With characters that a URL must escape, so that code that forgets to fails at once.
+        self.rudder = ConnectionInfo(
             _HOST, port, schema.ROLE, f"p@ss/{secrets.token_hex(8)}:%?#", schema.DATABASE
         )
-        self.superuser = Connection(
+        self.superuser = ConnectionInfo(
             _HOST, port, _SUPERUSER, secrets.token_urlsafe(12), schema.DATABASE
         )
 
     @property
     def pid(self) -> int | None:
-        """Process id of the server, None when it does not run."""
+        """Process id of the server; None if it is not running."""
         process = self._process
         return process.pid if process is not None and process.poll() is None else None
 
     def create(self) -> None:
-        """Make the data directory, starts the server, creates tables and roles.
+        """Create the data directory, start the server, create tables and roles.
 
         Raises:
-            StartError: one of these steps failed; its text says which and why.
+            StartError: a step failed; the text says which one and why.
         """
         self._directory.mkdir(parents=True, exist_ok=True)
         self._home = self._make_home()
@@ -150,22 +150,22 @@ class Server:
         self.psql(f"CREATE DATABASE {schema.DATABASE}", database="postgres")
         self.psql(schema.RUDDER_SCHEMA + schema.RUDDER_RIGHTS)
         self.psql(
-            "\\getenv word RELAYD_PASSWORD\nALTER ROLE rudder PASSWORD :'word';",
+            "\\getenv password RELAYD_PASSWORD\nALTER ROLE rudder PASSWORD :'password';",
             RELAYD_PASSWORD=self.rudder.password,
         )
 
     def start(self) -> None:
-        """Start the server on its data and returns when it accepts connections.
+        """Start the server on its data and wait until it accepts connections.
 
         Raises:
-            StartError: it ended or was not ready within a minute.
+            StartError: it exited or was not ready within a minute.
         """
         for attempt in range(1, _PORT_ATTEMPTS + 1):
             try:
                 self._launch()
             except StartError:
-                # A free port may be taken by another process before we get it; once clients
-                # know the port, it must stay.
+                # Another process may have taken the port meanwhile. Once clients know the port,
+                # it must not change.
                 if self._fixed_port or attempt == _PORT_ATTEMPTS:
                     raise
                 self._use_port(free_port())
@@ -174,11 +174,11 @@ class Server:
                 return
 
     def stop(self, mode: StopMode = "fast") -> None:
-        """Stop the server and wait for its end; does nothing when it does not run.
+        """Stop the server and wait for its end; do nothing if it is not running.
 
         Args:
-            mode: `fast` ends the sessions and writes a checkpoint, `immediate` drops everything
-                as a crash does.
+            mode: `fast` ends the sessions and writes a checkpoint, `immediate` exits at once,
+                like a crash.
         """
         process = self._process
         if process is None:
@@ -193,40 +193,40 @@ class Server:
         self._process = None
 
     def kill(self) -> None:
-        """Kill all processes of the server at once (SIGKILL) and waits until they are gone."""
+        """Kill all processes of the server at once (SIGKILL) and wait until they are gone."""
         process = self._process
         if process is None:
             return
-        kill_family(process.pid, _STOP_DEADLINE)
+        kill_with_children(process.pid, _STOP_DEADLINE)
         process.wait(_STOP_DEADLINE)
         self._process = None
 
     def suspend(self) -> None:
-        """Stop all its processes where they are (SIGSTOP): it accepts, but never answers."""
+        """Suspend all its processes (SIGSTOP): connections are accepted, but never answered."""
         if (parent := self.pid) is not None:
-            signal_family(parent, signal.SIGSTOP)
+            signal_with_children(parent, signal.SIGSTOP)
 
     def resume(self) -> None:
-        """Let suspended processes go on (SIGCONT)."""
+        """Resume suspended processes (SIGCONT)."""
         if (parent := self.pid) is not None:
-            signal_family(parent, signal.SIGCONT)
+            signal_with_children(parent, signal.SIGCONT)
 
     def close(self) -> None:
-        """Stop the server; remove its data when they lie outside its directory."""
+        """Stop the server; remove its data if they are outside its directory."""
         self.stop()
         if self._home is not None and self._directory not in self._home.parents:
             shutil.rmtree(self._home, ignore_errors=True)
 
     def psql(self, sql: str, *, database: str = schema.DATABASE, **environment: str) -> str:
-        """Run SQL as the superuser by `psql`.
+        """Run SQL as the superuser with `psql`.
 
         Args:
             sql: statements and psql commands.
-            database: where.
-            environment: variables for psql to read, so that no secret is in an argument.
+            database: the database to run it in.
+            environment: variables for psql to read, so that no argument contains a secret.
 
         Returns:
-            The rows as CSV without a heading.
+            The rows as CSV, without a header.
 
         Raises:
             RuntimeError: a statement failed; the text is psql's.
@@ -255,18 +255,18 @@ class Server:
         reachable = self._account.can_reach(self._directory)
         inside = reachable and len(os.fsencode(self._directory)) <= _LONGEST_HOME
         home = Path(tempfile.mkdtemp(prefix="postgres-", dir=self._directory if inside else None))
-        if self._account.identity():
+        if self._account.credentials():
             os.chown(home, self._account.uid, self._account.gid)
         return home
 
     def _initdb(self, home: Path) -> None:
-        word = home / "superuser"
-        word.touch(mode=0o600)
-        word.write_text(self.superuser.password)
-        os.chown(word, self._account.uid, self._account.gid)
+        password_file = home / "superuser"
+        password_file.touch(mode=0o600)
+        password_file.write_text(self.superuser.password)
+        os.chown(password_file, self._account.uid, self._account.gid)
         command: list[str | Path] = [
             self._programs / "initdb",
-            *("-D", home / "data", "-U", _SUPERUSER, "--pwfile", word, "--no-sync"),
+            *("-D", home / "data", "-U", _SUPERUSER, "--pwfile", password_file, "--no-sync"),
             *("--auth-local=trust", "--auth-host=scram-sha-256", "-E", "UTF8", "--locale=C"),
         ]
         done = subprocess.run(
@@ -276,9 +276,9 @@ class Server:
             check=False,
             cwd=home,
             env=_ENVIRONMENT,
-            **self._account.identity(),
+            **self._account.credentials(),
         )
-        word.unlink()
+        password_file.unlink()
         if done.returncode:
             raise StartError(f"initdb failed: {_last_line(done.stderr)}")
 
@@ -293,7 +293,7 @@ class Server:
         settings = [part for key, value in options.items() for part in ("-c", f"{key}={value}")]
         command: list[str | Path] = [self._programs / "postgres", "-D", home / "data"]
         with self.log_file.open("ab") as log:
-            # A session of its own: Ctrl-C in a terminal is for us, who stop things in order.
+            # In its own session, so that Ctrl-C reaches only the demo, which stops it in order.
             self._process = subprocess.Popen(
                 [*command, "-p", str(self.superuser.port), *settings],
                 stdin=subprocess.DEVNULL,
@@ -302,7 +302,7 @@ class Server:
                 cwd=home,
                 env=_ENVIRONMENT,
                 start_new_session=True,
-                **self._account.identity(),
+                **self._account.credentials(),
             )
         self._wait_until_ready(self._process)
 
@@ -332,15 +332,15 @@ class Server:
         return self._home
 
 
-# Nothing of the caller's: PGHOST, PGOPTIONS or a locale would change what we do.
+# Nothing is inherited: PGHOST, PGOPTIONS or a locale would change what the programs do.
 _ENVIRONMENT: Final = {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"}
 
 
 def _accepts(path: Path) -> bool:
-    """Return whether a server behind this Unix socket lets the superuser in.
+    """Return whether the server at this Unix socket accepts the superuser.
 
     PostgreSQL's protocol 3.0 ("Message Formats"): a StartupMessage is answered by R when the
-    server is ready and by E while it starts or recovers. X says good-bye.
+    server is ready and by E while it starts or recovers. X terminates the connection.
     """
     words = f"user\0{_SUPERUSER}\0database\0postgres\0\0".encode()
     startup = struct.pack("!II", 8 + len(words), 196_608) + words
@@ -356,4 +356,4 @@ def _accepts(path: Path) -> bool:
 
 def _last_line(text: str) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1] if lines else "it said nothing"
+    return lines[-1] if lines else "no output"

@@ -1,1 +1,1 @@
-"""The programs that the demo starts, their directory and their ports."""
+"""The processes that the demo starts, their directories and their ports."""

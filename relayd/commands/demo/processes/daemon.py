@@ -1,4 +1,4 @@
-"""relayd as a process of its own, on a configuration directory."""
+"""relayd as a process, run on a configuration directory."""
 
 import http.client
 import os
@@ -26,7 +26,7 @@ class Daemon:
     """A running relayd.
 
     Attributes:
-        log: the file that it writes to.
+        log: its log file.
     """
 
     def __init__(self, process: trio.Process, port: int, log: Path) -> None:
@@ -40,7 +40,7 @@ class Daemon:
 
         Raises:
             OSError: it cannot be reached, or did not answer in time.
-            http.client.HTTPException: the answer is no HTTP or not a success.
+            http.client.HTTPException: the answer is not HTTP, or its status is not 200.
         """
         return await trio.to_thread.run_sync(self._get, path, abandon_on_cancel=True)
 
@@ -59,14 +59,14 @@ class Daemon:
         """Return when it was stopped by `stop`.
 
         Raises:
-            StartError: it ended by itself.
+            StartError: it exited by itself.
         """
         await self._process.wait()
         if not self._stopping:
-            raise StartError(f"relayd ended by itself: {self.last_words()}")
+            raise StartError(f"relayd exited unexpectedly: {self.last_line()}")
 
     async def stop(self) -> int:
-        """Ask it to stop (SIGTERM) and waits; its exit code, negative for a signal."""
+        """Stop it (SIGTERM, then SIGKILL) and return its exit code, negative for a signal."""
         self._stopping = True
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
@@ -79,15 +79,15 @@ class Daemon:
         """Return when its API answers.
 
         Raises:
-            StartError: it ended, or did not answer within half a minute.
+            StartError: it exited, or did not answer within half a minute.
         """
         with trio.move_on_after(_START_DEADLINE):
             while not await self._answers():
                 if (code := self._process.poll()) is not None:
-                    raise StartError(f"relayd ended with {code}: {self.last_words()}")
+                    raise StartError(f"relayd exited with code {code}: {self.last_line()}")
                 await trio.sleep(_POLL)
             return
-        raise StartError(f"relayd did not answer within {_START_DEADLINE:.0f} s, see {self.log}")
+        raise StartError(f"relayd did not answer within {_START_DEADLINE:.0f} s (see {self.log})")
 
     async def _answers(self) -> bool:
         try:
@@ -96,12 +96,12 @@ class Daemon:
             return False
         return True
 
-    def last_words(self) -> str:
-        """Return the last line of its log, and where the rest is."""
+    def last_line(self) -> str:
+        """Return the last line of its log, and the path of the log."""
         lines = self.log.read_text(errors="replace").splitlines()
-        # The frame that Python draws around the traceback of a group says nothing.
-        said = [line.strip(" |+-") for line in lines if line.strip(" |+-")]
-        return f"{said[-1] if said else 'it said nothing'} (see {self.log})"
+        # Without the frame that Python draws around the traceback of an exception group.
+        texts = [line.strip(" |+-") for line in lines if line.strip(" |+-")]
+        return f"{texts[-1] if texts else 'its log is empty'} (see {self.log})"
 
 
 @asynccontextmanager
@@ -111,20 +111,20 @@ async def open_daemon(configuration: Path, port: int, log: Path) -> AsyncIterato
     Owns the process: at the end it is stopped, gracefully at first.
 
     Args:
-        configuration: its directory.
-        port: where its API listens, as configured.
-        log: file that its output goes to.
+        configuration: the directory.
+        port: port of its API, as configured.
+        log: file for its output.
 
     Yields:
-        The daemon, answering.
+        The daemon, once its API answers.
 
     Raises:
-        StartError: it did not come up.
+        StartError: it did not start.
     """
     package = str(Path(relayd.__file__).parent.parent)
     path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
     with log.open("ab") as output:
-        # A session of its own: Ctrl-C in a terminal is for us, who stop things in order.
+        # In its own session, so that Ctrl-C reaches only the demo, which stops it in order.
         process = await trio.lowlevel.open_process(
             [sys.executable, "-m", "relayd", "run", "-c", str(configuration)],
             stdin=subprocess.DEVNULL,

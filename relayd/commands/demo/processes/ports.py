@@ -1,4 +1,4 @@
-"""Free TCP ports for servers that are started, stopped and started again."""
+"""Free TCP ports for servers that are started, stopped and restarted."""
 
 import random
 import socket
@@ -10,13 +10,13 @@ LOOPBACK = "127.0.0.1"
 
 
 def free_port(*hosts: str) -> int:
-    """Return a TCP port that nobody listens on now, outside the kernel's ephemeral range.
+    """Return an unused TCP port outside the kernel's ephemeral range.
 
-    It is free on each of `hosts`, or on 127.0.0.1 without any.
+    It is free on each of `hosts`, by default on 127.0.0.1.
 
-    A port out of the ephemeral range (`ip(7)`, ip_local_port_range) would be a trap: while the
-    server is down, a client that keeps dialling it can be given that very port as its own end,
-    connect to itself, and keep the server from coming back.
+    A port inside the ephemeral range (`ip(7)`, ip_local_port_range) would be a trap: while the
+    server is down, a client that retries can be assigned that port as its own, connect to itself,
+    and keep the server from restarting.
     """
     candidates = list(range(_LOWEST, _first_ephemeral()))
     hosts = hosts or (LOOPBACK,)

@@ -7,17 +7,18 @@ from pathlib import Path
 from typing import Final
 
 from relayd.errors import StartError
+from relayd.spool.layout import FAILED, INCOMING
 
 NODES_LIST: Final = "nodeslist.json"
 CERTIFICATES: Final = "allnodescerts.pem"
 
-#: The agents' command, which a remote run calls for the nodes of one policy server.
+#: The command that a remote run calls for the nodes of one policy server, instead of the agents'.
 _AGENT: Final = """\
 #!/bin/sh
 # remote run [-D CONDITIONS] -- HOST,HOST
 while [ "$1" != "--" ]; do shift; done
 for host in $(echo "$2" | tr , ' '); do
-    echo "$host: agent runs, asked by {name}"
+    echo "$host: agent run started by {name}"
     sleep 0.05
 done
 """
@@ -32,15 +33,15 @@ filter = ""
 
 
 class Workspace:
-    """Everything that one relayd of the demo reads and writes, below one directory.
+    """The directory of one relayd of the demo.
 
     Attributes:
         root: the directory.
-        configuration: what `relayd run -c` takes.
+        configuration: the argument of `relayd run -c`.
         incoming: where uploads arrive.
-        failed: where refused ones end, each with its reason.
-        log: what relayd writes.
-        certificate: PEM file of its web front's certificate.
+        failed: where refused uploads are moved, each with its reason.
+        log: relayd's log.
+        certificate: PEM file of its web server's certificate.
         key: PEM file of that certificate's private key.
     """
 
@@ -48,8 +49,8 @@ class Workspace:
         self.root = root
         self.configuration = root / "etc"
         self.spool = root / "reports"
-        self.incoming = self.spool / "incoming"
-        self.failed = self.spool / "failed"
+        self.incoming = self.spool / INCOMING
+        self.failed = self.spool / FAILED
         self.log = root / "relayd.log"
         self.certificate = root / "etc" / "front.cert"
         self.key = root / "etc" / "front.key"
@@ -58,10 +59,10 @@ class Workspace:
         self._shared_folder = root / "shared-folder"
 
     def create(self) -> None:
-        """Make the directories, unreadable for others: there are passwords in them.
+        """Create the directories, not readable for others because they contain passwords.
 
         Raises:
-            StartError: they exist already, or cannot be made.
+            StartError: they exist already, or cannot be created.
         """
         try:
             self.root.mkdir(parents=True, exist_ok=True)
@@ -76,10 +77,10 @@ class Workspace:
         """Write `main.conf`, `logging.conf` and the agents' command.
 
         Args:
-            name: what this relayd is called in the agents' words.
+            name: name of this policy server in the agents' output.
             general: further keys of the table `general`.
-            output: where run logs go, `database` or `upstream`.
-            to: keys of the table `output.…`, by its name.
+            output: `database` or `upstream`.
+            to: keys of the tables `output.NAME`, by NAME.
         """
         tables: dict[str, Mapping[str, object]] = {
             "general": {
@@ -107,20 +108,20 @@ class Workspace:
         self._agent.chmod(0o750)
 
     def remove_all_but_log(self) -> None:
-        """Remove what it holds, except for relayd's log."""
+        """Remove everything except relayd's log."""
         self._agent.unlink(missing_ok=True)
         for path in (self.configuration, self.spool, self._shared_files, self._shared_folder):
             shutil.rmtree(path, ignore_errors=True)
 
 
 class Layout:
-    """All that the demo writes, below one directory.
+    """The directory of a demo.
 
     Attributes:
         root: the directory.
-        server: the root server's part of it.
-        relays: the relays' parts.
-        postgres: the embedded database server's part.
+        server: workspace of the root server.
+        relays: workspaces of the relays.
+        postgres: directory of the embedded database server.
     """
 
     def __init__(self, root: Path, relays: int) -> None:
@@ -131,20 +132,20 @@ class Layout:
 
     @property
     def workspaces(self) -> list[Workspace]:
-        """Those of every relayd, the root server's first."""
+        """The workspaces of every relayd, the root server's first."""
         return [self.server, *self.relays]
 
     def create(self) -> None:
-        """Make the directories of every relayd.
+        """Create the directories of every relayd.
 
         Raises:
-            StartError: they exist already, or cannot be made.
+            StartError: they exist already, or cannot be created.
         """
         for workspace in self.workspaces:
             workspace.create()
 
     def remove_all_but_logs(self) -> None:
-        """Remove everything but relayd's and PostgreSQL's logs; all, when relayd never ran."""
+        """Remove everything except the logs; remove those too if relayd never ran."""
         if not self.server.log.exists():
             shutil.rmtree(self.root, ignore_errors=True)
             return
@@ -156,7 +157,7 @@ class Layout:
 
 
 def _toml(table: str, keys: Mapping[str, object]) -> str:
-    # JSON's strings, numbers and booleans are TOML's.
+    # Strings, numbers and booleans of JSON are valid TOML.
     lines = (
         f"{key} = {json.dumps(str(value) if isinstance(value, Path) else value)}\n"
         for key, value in keys.items()

@@ -1,4 +1,4 @@
-"""Each thing that can be wrong with the database is told in one line, with its mend."""
+"""Each fault of the database is reported in one line, with its fix."""
 
 from collections.abc import Iterator
 from typing import Final
@@ -10,12 +10,12 @@ from tests.support.checked import check, open_site
 from tests.support.daemon import Site
 from tests.support.misconfigured import Case, case, conf, parameters, server, sql, verify
 
-CREATE: Final = "Mend: let Rudder's web application create its tables: restart it and see its log"
+CREATE: Final = "Fix: restart Rudder's web application, which creates its tables, and check its log"
 
 
 @pytest.fixture
 def site(database: postgres.Database) -> Iterator[Site]:
-    """A root server in which nothing is wrong, with a database of its own."""
+    """A sound root server with a database of its own."""
     with open_site(database.rudder) as site:
         yield site
 
@@ -25,24 +25,24 @@ UNREACHABLE: Final = [
         "nobody listens",
         server(port=1),
         "~error: {database}: .*Connection refused.*|.*Connect call failed.*\\."
-        " Mend: start PostgreSQL there, or correct output.database.url",
+        " Fix: start PostgreSQL there, or correct output.database.url",
     ),
     case(
         "unknown host",
         server(host="nowhere.invalid"),
-        "~error: {database}: .*\\. Mend: correct the host name in output.database.url",
+        "~error: {database}: .*\\. Fix: correct the host name in output.database.url",
     ),
     case(
         "wrong password",
         server(password="wrong"),
         'error: {database}: password authentication failed for user "rudder" (SQLSTATE 28P01).'
-        " Mend: correct output.database.password, or set it: ALTER ROLE rudder PASSWORD …",
+        " Fix: correct output.database.password, or set it: ALTER ROLE rudder PASSWORD …",
     ),
     case(
         "no such database",
         server(database="nothing"),
         'error: {database}: database "nothing" does not exist (SQLSTATE 3D000).'
-        " Mend: correct the database's name in output.database.url, or create it",
+        " Fix: correct the database name in output.database.url, or create the database",
     ),
     case(
         "no TLS",
@@ -50,19 +50,19 @@ UNREACHABLE: Final = [
             site, _
         ),
         "~error: {database}: .*SSL.*\\."
-        " Mend: switch TLS on in the server, or change sslmode in output.database.url",
+        " Fix: enable TLS on the server, or change sslmode in output.database.url",
     ),
     case(
         "role may not connect",
         sql("REVOKE CONNECT ON DATABASE {name} FROM rudder"),
         'error: {database}: permission denied for database "{name}" (SQLSTATE 42501).'
-        " Mend: GRANT CONNECT ON DATABASE {name} TO rudder",
+        " Fix: GRANT CONNECT ON DATABASE {name} TO rudder",
     ),
     case(
         "too many connections",
         sql("ALTER DATABASE {name} CONNECTION LIMIT 0"),
         'error: {database}: too many connections for database "{name}" (SQLSTATE 53300).'
-        " Mend: raise max_connections of the server, or close what holds its connections",
+        " Fix: raise max_connections of the server, or close other connections",
     ),
 ]
 
@@ -70,7 +70,7 @@ UNFIT: Final = [
     case(
         "no table",
         sql("DROP TABLE reportsexecution"),
-        "error: {database}: there is no table reportsexecution. " + CREATE,
+        "error: {database}: table reportsexecution does not exist. " + CREATE,
     ),
     case(
         "no column",
@@ -81,25 +81,25 @@ UNFIT: Final = [
         "column of another type",
         sql("ALTER TABLE reportsexecution ALTER COLUMN insertionid TYPE integer"),
         "error: {database}: column reportsexecution.insertionid is integer, expected bigint."
-        " Mend: ALTER TABLE reportsexecution ALTER COLUMN insertionid TYPE bigint",
+        " Fix: ALTER TABLE reportsexecution ALTER COLUMN insertionid TYPE bigint",
     ),
     case(
         "no sequence",
         sql("ALTER SEQUENCE serial RENAME TO other"),
-        "error: {database}: there is no sequence serial. " + CREATE,
+        "error: {database}: sequence serial does not exist. " + CREATE,
     ),
     case(
         "ids from elsewhere",
         sql("ALTER TABLE ruddersysevents ALTER COLUMN id DROP DEFAULT"),
-        "error: {database}: ruddersysevents.id does not get its default from sequence serial."
-        " Mend: ALTER TABLE ruddersysevents ALTER COLUMN id SET DEFAULT nextval('serial')",
+        "error: {database}: the default of ruddersysevents.id is not from sequence serial."
+        " Fix: ALTER TABLE ruddersysevents ALTER COLUMN id SET DEFAULT nextval('serial')",
     ),
     *(
         case(
             f"no right to {kind}",
             sql(f"REVOKE {kind} ON {thing} FROM rudder"),
             f"error: {{database}}: role rudder lacks {kind} on {thing.lower()}."
-            f" Mend: GRANT {kind} ON {thing} TO rudder",
+            f" Fix: GRANT {kind} ON {thing} TO rudder",
         )
         for kind, thing in (
             ("SELECT", "ruddersysevents"),
@@ -111,46 +111,46 @@ UNFIT: Final = [
         "read-only",
         sql("ALTER ROLE rudder IN DATABASE {name} SET default_transaction_read_only = on"),
         "error: {database}: transactions are read-only by default."
-        " Mend: ALTER ROLE rudder RESET default_transaction_read_only, or for the database",
+        " Fix: ALTER ROLE rudder RESET default_transaction_read_only, or for the database",
     ),
     case(
         "superuser",
         lambda site, database: server(user="postgres", password=database.superuser.password)(
             site, database
         ),
-        "warning: {database}: role postgres is a superuser, relayd needs SELECT and INSERT only."
-        " Mend: name a role with fewer rights in output.database.url, rudder for example",
+        "warning: {database}: role postgres is a superuser, but relayd only needs SELECT and"
+        " INSERT. Fix: use a role with fewer privileges in output.database.url, such as rudder",
     ),
     case(
         "no index",
         sql("DROP INDEX composite_node_execution_idx"),
-        "warning: {database}: there is no index on ruddersysevents (nodeid, executiontimestamp):"
-        " looking for duplicates is slow."
-        " Mend: CREATE INDEX CONCURRENTLY ON ruddersysevents (nodeid, executiontimestamp)",
+        "warning: {database}: there is no index on ruddersysevents (nodeid, executiontimestamp),"
+        " so the search for duplicates is slow."
+        " Fix: CREATE INDEX CONCURRENTLY ON ruddersysevents (nodeid, executiontimestamp)",
     ),
     case(
         "no primary key",
         sql("ALTER TABLE reportsexecution DROP CONSTRAINT reportsexecution_pkey"),
-        "error: {database}: reportsexecution has no primary key (nodeid, date):"
-        " a run could be stored twice."
-        " Mend: ALTER TABLE reportsexecution ADD PRIMARY KEY (nodeid, date)",
+        "error: {database}: reportsexecution has no primary key (nodeid, date),"
+        " so a run could be stored twice."
+        " Fix: ALTER TABLE reportsexecution ADD PRIMARY KEY (nodeid, date)",
     ),
 ]
 
 
 @pytest.mark.parametrize("broken", parameters(UNREACHABLE))
-def test_why_there_is_no_connection_is_told(
+def test_a_failed_connection_is_reported_with_its_reason(
     broken: Case, site: Site, database: postgres.Database
 ) -> None:
-    """A database that cannot be used at all is told with the reason, and nothing else."""
+    """A database without a connection is reported with the reason, and nothing else is."""
     broken.apply(site, database)
     verify(check(site), broken.lines, site, lonely=True)
 
 
 @pytest.mark.parametrize("broken", parameters(UNFIT))
-def test_what_relayd_needs_and_does_not_find_is_told(
+def test_an_unsuitable_database_is_reported(
     broken: Case, site: Site, database: postgres.Database
 ) -> None:
-    """A table, column, index or right that is not as relayd needs it is told, and nothing else."""
+    """A missing or wrong table, column, index or privilege is reported, and nothing else is."""
     broken.apply(site, database)
     verify(check(site), broken.lines, site)

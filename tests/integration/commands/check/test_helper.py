@@ -1,4 +1,4 @@
-"""What `relayd check` says of the root helper's socket."""
+"""Findings of `relayd check` about the socket of the root helper."""
 
 import os
 import socket
@@ -15,7 +15,7 @@ from tests.support.daemon import Site
 
 @pytest.fixture
 def site(postgres_server: Server) -> Iterator[Site]:
-    """A root server that has its agents started by a helper."""
+    """A root server whose agents are started by a helper."""
     with (
         postgres.fresh_database(postgres_server) as database,
         open_site(database.rudder) as site,
@@ -26,44 +26,44 @@ def site(postgres_server: Server) -> Iterator[Site]:
 
 
 def helper(site: Site) -> Path:
-    """Where the socket belongs."""
+    """The path of the socket."""
     return site.root / "helper.sock"
 
 
-def told(site: Site) -> list[str]:
+def findings(site: Site) -> list[str]:
     """Findings about the helper."""
     return [line for line in check(site).findings if "helper" in line]
 
 
-def test_missing_socket_is_told(site: Site) -> None:
-    """Without a socket the unit is to be enabled."""
-    (line,) = told(site)
-    assert "cannot be found" in line
+def test_a_missing_socket_is_reported(site: Site) -> None:
+    """Without a socket the fix is to enable the unit."""
+    (line,) = findings(site)
+    assert "not accessible" in line
     assert "systemctl enable --now rudder-relayd-helper.socket" in line
 
 
-def test_what_is_no_socket_is_told(site: Site) -> None:
-    """Something else in its place is told."""
+def test_another_kind_of_file_is_reported(site: Site) -> None:
+    """A file that is not a socket is reported."""
     helper(site).touch()
-    (line,) = told(site)
+    (line,) = findings(site)
     assert "is not a socket" in line
 
 
-def test_socket_for_the_service_user_is_right(site: Site) -> None:
-    """A socket that the service user may write to is all that is needed; sudo is not asked."""
+def test_a_socket_for_the_service_user_is_enough(site: Site) -> None:
+    """A socket that the service user may write to is enough; sudo is not checked."""
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(helper(site)))
         helper(site).chmod(0o666)
-        assert told(site) == []
+        assert findings(site) == []
         assert not [line for line in check(site).findings if "sudo" in line]
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to ask for another user")
-def test_socket_of_somebody_else_is_told(site: Site) -> None:
-    """A socket that the service user may not write to is told with the unit's key."""
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can check another user")
+def test_a_socket_of_another_user_is_reported(site: Site) -> None:
+    """A socket that the service user may not write to is reported with the setting of the unit."""
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(helper(site)))
         helper(site).chmod(0o600)
-        (line,) = told(site)
+        (line,) = findings(site)
         assert f"user {service_user()} may not connect to it" in line
         assert f"SocketUser={service_user()}" in line

@@ -1,4 +1,4 @@
-"""Each thing that can be wrong between a relay and its upstream is told in one line."""
+"""Each fault between a relay and its upstream is reported in one line."""
 
 import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -12,13 +12,13 @@ from typing import Final
 import pytest
 import trio
 
-from relayd.commands.demo.postgres.server import Connection, Server
-from relayd.commands.demo.processes.ports import free_port
+from relayd.commands.demo.postgres.server import ConnectionInfo, Server
 from tests.support import webserver
 from tests.support.checked import check_beside, open_site
 from tests.support.daemon import Site
 from tests.support.front import DEFAULT_PASSWORD, PASSWORD, make_front, open_front
-from tests.support.misconfigured import fill, verify
+from tests.support.misconfigured import about_site, fill, verify
+from tests.support.ports import free_port
 from tests.support.project import CONF
 from tests.support.signing import SigningNode, make_key_and_cert
 from tests.support.tls_server import (
@@ -30,14 +30,14 @@ from tests.support.tls_server import (
     open_peer,
 )
 
-NOBODY: Final = Connection("127.0.0.1", 1, "rudder", "secret", "rudder")
+NOBODY: Final = ConnectionInfo("127.0.0.1", 1, "rudder", "secret", "rudder")
 COPY: Final = "copy the upstream's certificate into output.upstream.server_certificate_file"
 UPSTREAM: Final = make_key_and_cert("upstream")
 
 
 @pytest.fixture
 def site() -> Iterator[Site]:
-    """A relay whose upstream nobody plays yet."""
+    """A relay whose upstream does not listen yet."""
     with open_site(NOBODY) as site:
         site.extra["general"] = 'node_id = "relay1"'
         site.extra["processing.reporting"] = 'output = "upstream"'
@@ -57,7 +57,7 @@ def below(
     host: str = "127.0.0.1",
     general: str = "",
 ) -> None:
-    """Has the site report to an upstream."""
+    """Configures the upstream of the site."""
     pin = site.root / "upstream.pem"
     pin.write_bytes(node.cert_pem)
     site.extra["general"] = f'node_id = "relay1"\nhttps_port = {port}\n{general}'
@@ -72,7 +72,7 @@ def below(
 
 @asynccontextmanager
 async def upstream(site: Site, behaviour: Behaviour) -> AsyncIterator[Peer]:
-    """An upstream of the site that does what the test says."""
+    """An upstream of the site with a given behaviour."""
     async with open_peer(UPSTREAM) as peer:
         peer.behaviour = behaviour
         below(site, peer.port)
@@ -89,13 +89,13 @@ async def front(site: Site, tmp_path: Path) -> AsyncIterator[Path]:
 
 
 def spooled(root: Path) -> list[Path]:
-    """What reached the upstream's spool."""
+    """The files in the spool of the upstream."""
     return [path for name in ("reports", "inventories") for path in (root / name).rglob("*.*")]
 
 
-async def test_a_sound_relay_gives_no_warning(site: Site, front: Path) -> None:
-    """With the right pin and both passwords nothing is told, and nothing was uploaded."""
-    assert await told(site, lonely=True) == []
+async def test_a_sound_relay_has_no_findings(site: Site, front: Path) -> None:
+    """With the right pin and both passwords there is no finding, and nothing was uploaded."""
+    assert await findings(site, lonely=True) == []
     assert spooled(front) == []
 
 
@@ -106,10 +106,10 @@ async def test_a_sound_relay_gives_no_warning(site: Site, front: Path) -> None:
         ({"default_password": "wrong"}, "inventories", "output.upstream.default_password"),
     ],
 )
-async def test_each_wrong_password_is_told_apart(
+async def test_each_wrong_password_has_a_finding_of_its_own(
     site: Site, front: Path, wrong: dict[str, str], path: str, key: str
 ) -> None:
-    """Which of the two passwords is wrong is told, without showing it."""
+    """The finding says which of the two passwords is wrong, without showing it."""
     port = int(site.extra["general"].split("https_port = ")[1].split("\n")[0])
     below(site, port, **wrong)  # type: ignore[arg-type]
     verify(
@@ -117,7 +117,7 @@ async def test_each_wrong_password_is_told_apart(
         (
             (
                 f"error: https://127.0.0.1:{port}/{path}/: the password of user rudder is wrong."
-                f" Mend: set {key} to the one in the upstream's htpasswd file"
+                f" Fix: set {key} to the password in the upstream's htpasswd file"
             ),
         ),
         site,
@@ -126,12 +126,12 @@ async def test_each_wrong_password_is_told_apart(
     assert spooled(front) == []
 
 
-async def told(site: Site, *, lonely: bool = False) -> list[str]:
-    """The findings, but that on the clock where nobody's could be asked."""
+async def findings(site: Site, *, lonely: bool = False) -> list[str]:
+    """The findings about the site; `lonely` where no other clock is known."""
     done = await check_beside(site)
     assert done.stderr == ""
     assert done.code == any(line.startswith("error:") for line in done.findings)
-    return [line for line in done.findings if not (lonely and ": this machine: no" in line)]
+    return about_site(done.findings, lonely=lonely)
 
 
 @pytest.mark.parametrize(
@@ -141,53 +141,55 @@ async def told(site: Site, *, lonely: bool = False) -> list[str]:
             403,
             (
                 "error: {url}: uploads from here are forbidden (403)."
-                " Mend: add this machine's address to the allowed networks of the upstream"
+                " Fix: add this machine's address to the allowed networks of the upstream"
             ),
         ),
         (
             201,
             (
-                "warning: {url}: it stored relayd-check, which it should have refused (201). Mend:"
-                " remove that file from its spool; use a web server that refuses parts of files"
+                "warning: {url}: it stored relayd-check, which it should have refused (201). Fix:"
+                " remove that file from its spool; use a web server that refuses partial uploads"
             ),
         ),
         (
             404,
             (
-                "warning: {url}: there is no such path (404)."
-                " Mend: see the configuration of the web server there, and general.https_port"
+                "warning: {url}: this path does not exist (404)."
+                " Fix: check the configuration of the web server there, and general.https_port"
             ),
         ),
         (
             302,
             (
                 "error: {url}: it redirects (302), which uploads never follow."
-                " Mend: name the final host and port"
+                " Fix: configure the final host and port"
             ),
         ),
         (
             503,
             (
                 "warning: {url}: the web server there answers 503."
-                " Mend: see the error log of that web server"
+                " Fix: check the error log of that web server"
             ),
         ),
     ],
 )
-async def test_what_the_upstream_answers_is_told(site: Site, status: int, line: str) -> None:
-    """An answer that promises no upload is told for both paths."""
+async def test_an_answer_that_prevents_uploads_is_reported(
+    site: Site, status: int, line: str
+) -> None:
+    """An answer that uploads would fail with is a finding for both paths."""
     now = format_datetime(datetime.now(UTC), usegmt=True)
     async with upstream(site, Answer(status, [("Location", "/"), ("Date", now)])) as peer:
         urls = (f"{peer.url}/inventories/", f"{peer.url}/reports/")
-        assert await told(site) == [line.format(url=url) for url in urls]
+        assert await findings(site) == [line.format(url=url) for url in urls]
 
 
 @pytest.mark.parametrize("status", [400, 405, 409, 412, 501])
-async def test_a_refusal_of_the_request_itself_is_well(site: Site, status: int) -> None:
-    """A server that knows the password and refuses what cannot be done gives no finding."""
+async def test_a_refusal_of_the_request_itself_is_expected(site: Site, status: int) -> None:
+    """A server that accepts the password and then refuses the request gives no finding."""
     now = format_datetime(datetime.now(UTC), usegmt=True)
     async with upstream(site, Answer(status, [("Date", now)])) as peer:
-        assert await told(site) == []
+        assert await findings(site) == []
         assert {request.method for request in peer.requests} == {"PUT"}
         headers = [request.headers for request in peer.requests]
         assert all({"if-match", "content-range"} <= names.keys() for names in headers)
@@ -200,71 +202,73 @@ async def test_a_refusal_of_the_request_itself_is_well(site: Site, status: int) 
         (timedelta(hours=-1), "error: the upstream 127.0.0.1: its clock is {} s behind"),
     ],
 )
-async def test_another_clock_is_told(site: Site, shift: timedelta, line: str) -> None:
+async def test_another_clock_is_reported(site: Site, shift: timedelta, line: str) -> None:
     """A clock that is minutes off is a warning, one that is an hour off an error."""
     date = format_datetime(datetime.now(UTC) + shift, usegmt=True)
     async with upstream(site, Answer(409, [("Date", date)])):
-        (found,) = await told(site)
+        (found,) = await findings(site)
     seconds = int(found.split(" clock is ")[1].split(" ")[0])
     assert abs(seconds - abs(shift.total_seconds())) < 20
     assert found == (
         f"{line.format(seconds)} this one."
-        " Mend: let NTP keep both clocks right (chronyd, systemd-timesyncd)"
+        " Fix: synchronize both clocks with NTP (chronyd, systemd-timesyncd)"
     )
 
 
-async def test_nobody_is_there(site: Site) -> None:
-    """A closed port is told with what the system said."""
+async def test_a_closed_port_is_reported(site: Site) -> None:
+    """A closed port is reported with the reason of the system."""
     port = free_port()
     below(site, port)
-    (line,) = await told(site, lonely=True)
+    (line,) = await findings(site, lonely=True)
     assert line.startswith(f"error: https://127.0.0.1:{port}: no connection: ")
     assert line.endswith(
-        "Connection refused. Mend: start the web server there,"
+        "Connection refused. Fix: start the web server there,"
         " or correct output.upstream.host or general.https_port"
     )
 
 
-async def test_a_name_that_nobody_knows(site: Site) -> None:
-    """A host name that does not resolve is told as such."""
+async def test_an_unknown_name_is_reported(site: Site) -> None:
+    """A host name that does not resolve is a finding of its own."""
     below(site, 443, host="nowhere.invalid")
-    (line,) = await told(site, lonely=True)
+    (line,) = await findings(site, lonely=True)
     assert line.startswith("error: nowhere.invalid: the name cannot be resolved: ")
-    assert line.endswith(" Mend: correct output.upstream.host, or the name service of this machine")
+    assert line.endswith(" Fix: correct output.upstream.host, or name resolution on this machine")
 
 
-async def test_a_silent_upstream_is_told_in_time(site: Site) -> None:
-    """An upstream that takes the connection and says nothing is told, not waited for."""
+async def test_a_silent_upstream_is_reported_in_time(site: Site) -> None:
+    """An upstream that accepts the connection and sends nothing is reported at the deadline."""
     async with upstream(site, Silent(before_tls=True)) as peer:
-        (line,) = await told(site, lonely=True)
-    assert line.startswith(f"error: {peer.url}: no connection within 4 s. Mend: ")
+        (line,) = await findings(site, lonely=True)
+    assert line.startswith(f"error: {peer.url}: no connection within 4 s. Fix: ")
 
 
 @pytest.mark.parametrize("behaviour", [Silent(), Cut("body", 0)], ids=["silent", "cut"])
-async def test_an_upstream_without_answer_is_told(site: Site, behaviour: Behaviour) -> None:
-    """The right peer that does not answer the request is told for both paths."""
+async def test_an_upstream_without_answer_is_reported(site: Site, behaviour: Behaviour) -> None:
+    """The right peer that does not answer the request is a finding for both paths."""
     async with upstream(site, behaviour) as peer:
-        lines = await told(site, lonely=True)
+        lines = await findings(site, lonely=True)
     assert [line.partition(": ")[2].partition("/: ")[0] for line in lines] == [
         f"{peer.url}/inventories",
         f"{peer.url}/reports",
     ]
-    mend = "Mend: see that a web server of Rudder answers there, and its error log"
-    assert all(line.startswith("error: ") and line.endswith(mend) for line in lines)
+    fix = "Fix: check that a Rudder web server answers there, and its error log"
+    assert all(line.startswith("error: ") and line.endswith(fix) for line in lines)
 
 
 async def test_another_certificate_than_the_pinned_one(site: Site) -> None:
-    """Whoever shows another certificate is told, and gets no password."""
+    """A peer with another certificate is reported, and gets no password."""
     async with upstream(site, Answer(409)) as peer:
         below(site, peer.port, node=make_key_and_cert("somebody else"))
-        (line,) = await told(site, lonely=True)
+        (line,) = await findings(site, lonely=True)
     assert line.startswith(f"error: {peer.url}: its certificate is not the expected one: ")
-    assert line.endswith(f" Mend: {COPY} if it was renewed, else find out who answers there")
+    assert line.endswith(
+        f" Fix: {COPY} if it was renewed; otherwise find out which server answers there"
+    )
     assert peer.http_bytes == 0
 
 
-async def test_old_tls_is_told(site: Site, tmp_path: Path) -> None:
-    """A server without TLS 1.3 is told with its mend."""
+async def test_old_tls_is_reported(site: Site, tmp_path: Path) -> None:
+    """A server without TLS 1.3 is reported with its fix."""
     port = free_port()
     below(site, port)
     certificate, key = UPSTREAM.write(tmp_path)
@@ -279,97 +283,99 @@ async def test_old_tls_is_told(site: Site, tmp_path: Path) -> None:
             )
         )
         await listening(port)
-        (line,) = await told(site, lonely=True)
+        (line,) = await findings(site, lonely=True)
         server.kill()
     assert line == (
         f"error: https://127.0.0.1:{port}: the TLS handshake failed: TLSV1_ALERT_PROTOCOL_VERSION."
-        " Mend: have a web server with TLS 1.3 answer there, or correct general.https_port"
+        " Fix: enable TLS 1.3 on the web server there, or correct general.https_port"
     )
 
 
-async def test_a_server_without_tls_is_told(site: Site, postgres_server: Server) -> None:
-    """A port where TLS is not spoken is told with its mend."""
+async def test_a_server_without_tls_is_reported(site: Site, postgres_server: Server) -> None:
+    """A server that does not speak TLS is reported with its fix."""
     port = postgres_server.rudder.port
     below(site, port)
-    (line,) = await told(site, lonely=True)
+    (line,) = await findings(site, lonely=True)
     assert line.startswith(f"error: https://127.0.0.1:{port}: the TLS handshake ")
     assert line.endswith(
-        " Mend: have a web server with TLS 1.3 answer there, or correct general.https_port"
+        " Fix: enable TLS 1.3 on the web server there, or correct general.https_port"
     )
 
 
 async def listening(port: int) -> None:
-    """Waits until somebody listens on a port of 127.0.0.1."""
+    """Waits until a program listens on a port of 127.0.0.1."""
     with trio.fail_after(30):
         while True:
             with suppress(OSError):
                 stream = await trio.open_tcp_stream("127.0.0.1", port)
                 await stream.aclose()
                 return
-            await trio.sleep(0.01)  # nobody tells
+            await trio.sleep(0.01)  # no event for it
 
 
 @pytest.mark.parametrize(
     ("content", "what"),
-    [(None, "cannot be read: No such file or directory"), (b"?", "there is no certificate in it")],
+    [(None, "cannot be read: No such file or directory"), (b"?", "contains no certificate")],
 )
-async def test_no_pin_is_told(site: Site, content: bytes | None, what: str) -> None:
-    """A pin file that is missing or is none is told, and nobody is asked."""
+async def test_an_unusable_pin_file_is_reported(
+    site: Site, content: bytes | None, what: str
+) -> None:
+    """A pin file that is missing or not PEM is reported, and no connection is made."""
     pin = site.root / "upstream.pem"
     pin.unlink()
     if content is not None:
         pin.write_bytes(content)
-    assert await told(site, lonely=True) == [f"error: {pin}: {what}. Mend: {COPY}"]
+    assert await findings(site, lonely=True) == [f"error: {pin}: {what}. Fix: {COPY}"]
 
 
 async def test_a_pin_that_the_user_cannot_read(site: Site) -> None:
-    """A pin file that only root can read is told."""
+    """A pin file that only root can read is reported."""
     (site.root / "upstream.pem").chmod(0)
     text = (
         "error: {root}/upstream.pem: user {user} may not read it."
-        " Mend: chgrp {group} {root}/upstream.pem && chmod g+r {root}/upstream.pem"
+        " Fix: chgrp {group} {root}/upstream.pem && chmod g+r {root}/upstream.pem"
     )
-    assert await told(site, lonely=True) == [fill(text, site)]
+    assert await findings(site, lonely=True) == [fill(text, site)]
 
 
 @pytest.mark.parametrize(("days", "word"), [(-1, "expired"), (10, "expires")])
-async def test_the_pins_end_is_told(site: Site, days: int, word: str) -> None:
-    """A pinned certificate past its end, or near it, is a warning: it is trusted all the same."""
+async def test_the_end_of_the_pin_is_reported(site: Site, days: int, word: str) -> None:
+    """A pinned certificate that has expired or soon will is a warning; it is still trusted."""
     end = datetime.now(UTC) + timedelta(days=days)
     node = make_key_and_cert("upstream", not_after=end)
     async with open_peer(node) as peer:
         now = format_datetime(datetime.now(UTC), usegmt=True)
         peer.behaviour = Answer(409, [("Date", now)])
         below(site, peer.port, node=node)
-        (line,) = await told(site)
+        (line,) = await findings(site)
     assert line == (
-        f"warning: {site.root}/upstream.pem: the pinned certificate {word} on {end:%Y-%m-%d}; it is"
-        " trusted all the same. Mend: renew it on the upstream, then copy it here"
+        f"warning: {site.root}/upstream.pem: the pinned certificate {word} on {end:%Y-%m-%d},"
+        " but is still trusted. Fix: renew it on the upstream, then copy it here"
     )
 
 
-async def test_authorities_are_told(site: Site) -> None:
-    """With `cert_validation`, authorities that are missing or others are told."""
+async def test_unusable_authorities_are_reported(site: Site) -> None:
+    """With `cert_validation`, missing or wrong authorities are reported."""
     mode = 'peer_authentication = "cert_validation"'
     async with upstream(site, Answer(409)) as peer:
         missing = site.root / "ca.pem"
         below(site, peer.port, general=f'{mode}\nca_path = "{missing}"')
-        assert await told(site, lonely=True) == [
+        assert await findings(site, lonely=True) == [
             (
-                f"error: {missing}: is not there."
-                " Mend: write the authorities' certificates there, or correct general.ca_path"
+                f"error: {missing}: does not exist."
+                " Fix: write the certificates of the authorities to it, or correct general.ca_path"
             )
         ]
         missing.write_bytes(make_key_and_cert("somebody else").cert_pem)
-        (line,) = await told(site, lonely=True)
+        (line,) = await findings(site, lonely=True)
     assert line.startswith(f"error: {peer.url}: its certificate is not the expected one: ")
     assert line.endswith(
-        " Mend: put its authority into general.ca_path, and its name into output.upstream.host"
+        " Fix: put its authority into general.ca_path, and its name into output.upstream.host"
     )
 
 
 def without_rewrites(web: webserver.Web) -> None:
-    """Has an Apache take whatever mod_dav takes, parts of files too."""
+    """Lets an Apache accept whatever mod_dav accepts, partial uploads too."""
     shipped = CONF / "apache" / "rudder-relayd.conf"
     lines = shipped.read_text().splitlines(keepends=True)
     plain = web.own / "plain.conf"
@@ -383,18 +389,15 @@ def without_rewrites(web: webserver.Web) -> None:
     [("apache", None), ("apache", without_rewrites), ("nginx", None)],
     ids=["apache", "plain mod_dav", "nginx"],
 )
-async def test_real_web_servers_tell_passwords_apart(
+async def test_real_web_servers_accept_only_right_passwords(
     site: Site,
-    tmp_path: Path,
+    place: Path,
     kind: webserver.Kind,
     change: Callable[[webserver.Web], None] | None,
 ) -> None:
-    """Apache and nginx let right passwords pass, refuse wrong ones, and store nothing."""
-    tmp_path.chmod(0o755)
-    for parent in tmp_path.parents[:2]:
-        parent.chmod(0o755)
+    """Apache and nginx accept right passwords, refuse wrong ones, and store nothing."""
     nodes = {"node1": make_key_and_cert("node1")}
-    web = webserver.write_web(webserver.Web(kind, tmp_path, free_port(), nodes))
+    web = webserver.write_web(webserver.Web(kind, place, free_port(), nodes))
     if change is not None:
         change(web)
     async with webserver.open_web(web):
@@ -405,9 +408,9 @@ async def test_real_web_servers_tell_passwords_apart(
             password=webserver.PASSWORD,
             default_password=webserver.INITIAL_PASSWORD,
         )
-        assert await told(site) == []
+        assert await findings(site) == []
         below(site, web.port, node=web.certificate, password="wrong", default_password="wrong")
-        lines = await told(site)
+        lines = await findings(site)
     assert [line.partition("/: ")[2].partition(".")[0] for line in lines] == [
         "the password of user rudder is wrong"
     ] * 2

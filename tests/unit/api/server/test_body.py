@@ -1,4 +1,4 @@
-"""Request bodies: bounded, with back-pressure, and never cut short unseen."""
+"""Request bodies are bounded, have back-pressure, and are never truncated silently."""
 
 from collections.abc import Awaitable, Callable
 
@@ -14,7 +14,7 @@ from tests.support.http import api, open_server
 
 
 def reading(how: str) -> tuple[Quart, list[int]]:
-    """The app with a route that reads its body, and the sizes of the pieces it got."""
+    """The app with a route that reads its body, and the sizes of the received pieces."""
     app = api()
     pieces: list[int] = []
 
@@ -30,7 +30,7 @@ def reading(how: str) -> tuple[Quart, list[int]]:
 
 
 def chunked(size: int) -> bytes:
-    """A request whose body of `size` bytes comes in chunks, without its end."""
+    """A request with a chunked body of `size` bytes, without its end."""
     count, chunk = size // 65536, b"10000\r\n" + b"x" * 65536 + b"\r\n"
     return b"POST /read HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n" + chunk * count
 
@@ -48,7 +48,7 @@ async def test_a_body_at_the_limit_is_read(how: str) -> None:
 @pytest.mark.parametrize("how", ["streamed", "whole"])
 @pytest.mark.parametrize("framing", ["length", "chunked"])
 async def test_a_body_over_the_limit_is_refused(how: str, framing: str) -> None:
-    """Whether or not its length is told, more than the limit gets 413 and the end."""
+    """With or without a declared length, a body over the limit gets 413 and the connection ends."""
     app, pieces = reading(how)
     if framing == "length":
         head = f"POST /read HTTP/1.1\r\nHost: x\r\nContent-Length: {MAX_BODY + 1}\r\n\r\n"
@@ -62,7 +62,7 @@ async def test_a_body_over_the_limit_is_refused(how: str, framing: str) -> None:
 
 
 async def test_a_slow_handler_slows_its_client() -> None:
-    """What a handler does not take stays with the client instead of in our memory."""
+    """Data that a handler does not read stay with the client, not in relayd's memory."""
     app, gate, asked = api(), trio.Event(), trio.Event()
     pieces: list[int] = []
 
@@ -99,8 +99,8 @@ async def test_a_slow_handler_slows_its_client() -> None:
     assert max(pieces) <= HIGH_WATER + 16 * 65536
 
 
-async def test_the_limit_passed_while_the_handler_waits_is_no_end() -> None:
-    """A reader that waits for more learns that there is too much, not that this was all."""
+async def test_a_limit_exceeded_during_a_read_is_an_error() -> None:
+    """A waiting reader gets an error for a body over the limit, not its end."""
     body = Body(None, 10)
     outcome: list[bytes | str] = []
 
@@ -121,8 +121,8 @@ async def test_the_limit_passed_while_the_handler_waits_is_no_end() -> None:
     assert outcome == [b"12345", "too large"]
 
 
-async def test_room_comes_with_reading_and_with_the_end_of_interest() -> None:
-    """Whoever waits for room goes on when data are taken, wanted whole, unwanted or refused."""
+async def test_the_wait_for_a_handler_ends_with_reading_and_with_discarding() -> None:
+    """The wait ends when data are taken, awaited as a whole, discarded or refused."""
 
     async def freed_by(action: Callable[[Body], Awaitable[None]]) -> None:
         body = Body(None, None)
@@ -131,7 +131,7 @@ async def test_room_comes_with_reading_and_with_the_end_of_interest() -> None:
             freed = trio.Event()
 
             async def wait() -> None:
-                await body.room()
+                await body.drained()
                 freed.set()
 
             nursery.start_soon(wait)
@@ -155,17 +155,17 @@ async def test_room_comes_with_reading_and_with_the_end_of_interest() -> None:
         await freed_by(action)
 
 
-async def test_a_refused_body_needs_no_room() -> None:
-    """Over the limit nothing is kept, so nothing is waited for."""
+async def test_a_refused_body_is_not_buffered() -> None:
+    """Over the limit nothing is buffered, so the wait ends."""
     body = Body(None, 100)
     body.append(b"x" * (HIGH_WATER + 1))
-    await body.room()
+    await body.drained()
     with pytest.raises(RequestEntityTooLarge):
         await body
 
 
-async def test_an_answer_does_not_wait_for_a_body_that_nobody_takes() -> None:
-    """A handler that takes nothing of a body, of which all room is full, answers all the same."""
+async def test_an_answer_does_not_wait_for_an_unread_body() -> None:
+    """A handler that reads nothing of a body answers even if the buffer is full."""
     app, gate = api(), trio.Event()
     app.config["MAX_CONTENT_LENGTH"] = None
 

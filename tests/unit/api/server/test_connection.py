@@ -1,4 +1,4 @@
-"""One connection: what a client can do to it, and that it stays its own affair."""
+"""Effects of a client on its own connection, and on no other."""
 
 import socket
 from contextlib import suppress
@@ -29,7 +29,7 @@ from tests.support.http import (
 async def test_a_fault_in_the_protocol_code_ends_one_connection_only(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """An exception below the app is logged, others are served."""
+    """An exception below the app is logged, and other clients are served."""
     stock = HTTPStream.handle
 
     async def handle(self: HTTPStream, event: Event) -> None:
@@ -51,7 +51,7 @@ async def test_a_fault_in_the_protocol_code_ends_one_connection_only(
 
 @pytest.mark.parametrize("body", [b"", b"x" * 900_000], ids=["no body", "body"])
 async def test_a_fault_of_the_framework_is_answered(body: bytes) -> None:
-    """An exception outside all handlers gives 500, is logged once, and the server goes on."""
+    """An exception outside all handlers gives 500 and is logged once; the server continues."""
     app = api()
 
     class Broken(Request):
@@ -71,8 +71,8 @@ async def test_a_fault_of_the_framework_is_answered(body: bytes) -> None:
 
 
 @pytest.mark.parametrize("end", ["stop", "cancel"])
-async def test_a_client_that_stops_reading_holds_up_no_stop(end: str) -> None:
-    """A stop, and a cancellation, end although an answer cannot be written."""
+async def test_a_client_that_stops_reading_does_not_delay_a_stop(end: str) -> None:
+    """A stop and a cancellation complete although an answer cannot be written."""
     limits = Limits(write_s=600, stop_write_s=0.3)
     opening = open_server(flooding(), limits=limits, grace=0.1)
     async with opening as server, server.client() as client:
@@ -86,7 +86,7 @@ async def test_a_client_that_stops_reading_holds_up_no_stop(end: str) -> None:
 
 
 async def test_a_client_that_stops_reading_is_cut_off() -> None:
-    """The write deadline closes its connection while the server goes on."""
+    """The write deadline closes its connection, and the server continues."""
     opening = open_server(flooding(), limits=Limits(write_s=0.2))
     async with opening as server, server.client() as client:
         await client.send(b"GET /flood HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -97,7 +97,7 @@ async def test_a_client_that_stops_reading_is_cut_off() -> None:
 
 
 async def test_a_slow_reader_is_served() -> None:
-    """Slowness is no fault: the short bound for writes of a stop is not used before it."""
+    """A slow reader is served: the short write deadline applies only during a stop."""
     limits = Limits(write_s=600, stop_write_s=0.1)
     async with open_server(flooding(), limits=limits, grace=0) as server:
         with socket.socket() as sock:
@@ -115,7 +115,7 @@ async def test_a_slow_reader_is_served() -> None:
 
 @pytest.mark.parametrize("requests", [0, 1, 3])
 async def test_an_idle_connection_is_closed(requests: int) -> None:
-    """Without a next request a connection ends, whether or not it had one before."""
+    """A connection without a next request is closed, with or without earlier ones."""
     async with open_server(api(), limits=Limits(head_s=0.2)) as server, server.client() as client:
         for _ in range(requests):
             assert (await client.ask("GET", "/metrics")).status == 200
@@ -125,7 +125,7 @@ async def test_an_idle_connection_is_closed(requests: int) -> None:
 @pytest.mark.fault("A1")
 @pytest.mark.parametrize("requests", [0, 1])
 async def test_a_head_that_trickles_is_cut_off(requests: int) -> None:
-    """A client that sends its head byte by byte gets no more time for it than others."""
+    """A client that sends its head byte by byte gets no extra time."""
     async with open_server(api(), limits=Limits(head_s=0.3)) as server, server.client() as client:
         for _ in range(requests):
             assert (await client.ask("GET", "/metrics")).status == 200
@@ -156,7 +156,7 @@ async def test_a_long_answer_is_not_an_idle_connection() -> None:
 
 @pytest.mark.parametrize("framing", ["length", "chunked"])
 async def test_an_answer_before_the_end_of_the_body_ends_the_connection(framing: str) -> None:
-    """A client still sending gets the answer whole, then the end; nothing stays behind."""
+    """A client that is still sending gets the complete answer, then the end; nothing leaks."""
     if framing == "length":
         head, body = b"Content-Length: 50000000", b"x" * 3_000_000
     else:
@@ -172,7 +172,7 @@ async def test_an_answer_before_the_end_of_the_body_ends_the_connection(framing:
 
 @pytest.mark.parametrize("size", [100_000, 3_000_000])
 async def test_the_last_answer_is_not_lost_to_a_reset(size: int) -> None:
-    """A client that sends on after the answer sees the answer and a regular end, no reset."""
+    """A client that continues to send gets the answer and a regular end, no reset."""
     head = f"POST /nope HTTP/1.1\r\nHost: x\r\nContent-Length: {size + 1}\r\n\r\n".encode()
     async with open_server(api()) as server, server.client() as client:
         await client.stream.send_all(head)
@@ -183,7 +183,7 @@ async def test_the_last_answer_is_not_lost_to_a_reset(size: int) -> None:
 
 
 async def test_a_client_that_never_stops_sending_is_cut_off() -> None:
-    """After the last answer a client may go on for a moment, not for ever."""
+    """After the last answer, a client may send for a limited time only."""
     opening = open_server(api(), limits=Limits(linger_s=0.2))
     async with opening as server, server.client() as client:
         await client.send(b"POST /nope HTTP/1.1\r\nHost: x\r\nContent-Length: 9999999999\r\n\r\n")
@@ -196,10 +196,10 @@ async def test_a_client_that_never_stops_sending_is_cut_off() -> None:
             await send_for_ever()
 
 
-async def test_a_body_that_nobody_reads_does_not_stop_the_next_request() -> None:
-    """Each request is answered although no handler takes its body, and its client can go on.
+async def test_an_unread_body_does_not_prevent_the_next_request() -> None:
+    """Each request is answered although no handler reads its body, and its client can continue.
 
-    An answer that comes before the whole body says that the connection ends with it.
+    An answer before the end of the body announces the end of the connection.
     """
     reused = 0
     async with open_server(api()) as server:
@@ -216,7 +216,7 @@ async def test_a_body_that_nobody_reads_does_not_stop_the_next_request() -> None
 
 
 async def test_a_client_gone_with_a_request_in_the_queue_leaks_nothing() -> None:
-    """Two requests at once and a disconnect: descriptors and places come back."""
+    """After two pipelined requests and a disconnect, descriptors and slots are free again."""
     app, asked, gate = gated()
     async with open_server(app, limits=Limits(connections=10)) as server:
         before = descriptors()
@@ -230,7 +230,7 @@ async def test_a_client_gone_with_a_request_in_the_queue_leaks_nothing() -> None
 
 
 async def test_a_disconnect_ends_the_request() -> None:
-    """The handler of a client that has left is cancelled, not left waiting."""
+    """The handler of a disconnected client is cancelled."""
     app, asked, cancelled = api(), trio.Event(), trio.Event()
 
     @app.get("/silent")
@@ -250,7 +250,7 @@ async def test_a_disconnect_ends_the_request() -> None:
 
 
 async def test_cancelling_the_server_raises_nothing_else() -> None:
-    """A cancelled server with requests in progress ends as cancelled, and as nothing more."""
+    """A cancelled server with requests in progress raises only the cancellation."""
     app, asked, _ = gated()
     with capture_logs() as logs:
         async with open_server(app) as server, server.client() as client:
@@ -263,7 +263,7 @@ async def test_cancelling_the_server_raises_nothing_else() -> None:
 
 
 async def test_a_background_task_of_the_app_cannot_end_serving() -> None:
-    """Quart's own background tasks are not on offer: asking for one fails that request only."""
+    """Quart's background tasks are unavailable: starting one fails only that request."""
     app = api()
 
     @app.get("/background")
@@ -287,7 +287,7 @@ async def test_requests_in_one_segment_are_answered_in_order() -> None:
 
 
 async def test_an_upgrade_is_ignored() -> None:
-    """An offer to speak another protocol is answered in HTTP/1.1, and so is the next request."""
+    """An offer of another protocol is answered in HTTP/1.1, and so is the next request."""
     offer = "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n"
     async with open_server(api()) as server, server.client() as client:
         assert (await client.ask("GET", "/metrics", headers=offer)).status == 200
@@ -312,7 +312,7 @@ async def test_the_body_of_an_expectation_is_read_after_100() -> None:
         assert (await client.answer()).body == b"12345"
 
 
-async def test_no_client_sees_which_software_serves() -> None:
+async def test_answers_do_not_name_the_software() -> None:
     """Answers carry no Server header."""
     async with open_server(api()) as server:
         answer = await server.ask("GET", "/metrics")

@@ -1,4 +1,4 @@
-"""Bytes that no well-behaved client sends, against the whole server over real sockets."""
+"""Malformed requests to the whole server over real sockets."""
 
 import re
 
@@ -13,14 +13,14 @@ _STATUS = re.compile(rb"HTTP/1\.1 (\d{3}) ")
 
 
 def statuses(data: bytes) -> list[int]:
-    """The status of each answer in what came back."""
+    """The status of each received answer."""
     return [int(status) for status in _STATUS.findall(data)]
 
 
 @pytest.mark.fault("A4")
 @pytest.mark.parametrize("data", SMUGGLING.values(), ids=SMUGGLING)
 async def test_an_ambiguous_head_is_refused(data: bytes) -> None:
-    """A head that a proxy may read otherwise gets 400 and the end; what follows is not obeyed."""
+    """An ambiguous head gets 400 and the end; later requests are ignored."""
     async with open_server(api()) as server:
         assert statuses(await server.raw(data)) == [400]
 
@@ -28,7 +28,7 @@ async def test_an_ambiguous_head_is_refused(data: bytes) -> None:
 @pytest.mark.fault("A4")
 @pytest.mark.parametrize("chunks", CHUNKS.values(), ids=CHUNKS)
 async def test_an_ambiguous_chunk_is_refused(chunks: bytes) -> None:
-    """A chunk that a proxy may read otherwise gets 400 and the end."""
+    """A chunk that a proxy may understand differently gets 400 and the end."""
     app = api()
 
     @app.post("/nope")
@@ -44,7 +44,7 @@ async def test_an_ambiguous_chunk_is_refused(chunks: bytes) -> None:
 @pytest.mark.fault("A5", "D.5.5")
 @pytest.mark.parametrize(("data", "status"), EXCESS.values(), ids=EXCESS)
 async def test_too_much_or_another_protocol_is_refused(data: bytes, status: int) -> None:
-    """The client learns what was too long, or that it speaks another language, and is closed."""
+    """The status names the excessive part or the unsupported protocol, and the connection ends."""
     async with open_server(api()) as server:
         assert statuses(await server.raw(data)) == [status]
 
@@ -52,7 +52,7 @@ async def test_too_much_or_another_protocol_is_refused(data: bytes, status: int)
 @pytest.mark.fault("A5", "D.5.5")
 @pytest.mark.parametrize("pieces", [1, 100])
 async def test_the_same_is_refused_byte_by_byte(pieces: int) -> None:
-    """How a head is cut into segments changes nothing of the verdict."""
+    """The verdict on a head does not depend on its segments."""
     data, status = EXCESS["17 KiB header"]
     async with open_server(api()) as server, server.client() as client:
         for start in range(0, len(data), len(data) // pieces):
@@ -62,8 +62,8 @@ async def test_the_same_is_refused_byte_by_byte(pieces: int) -> None:
 
 @pytest.mark.parametrize("leaves", ["by reset", "by end"])
 @pytest.mark.parametrize("data", ODD.values(), ids=ODD)
-async def test_an_odd_request_ends_nothing_but_itself(data: bytes, leaves: str) -> None:
-    """Whatever one client sends, and however it leaves, others are served and nothing is logged."""
+async def test_a_malformed_request_affects_only_its_connection(data: bytes, leaves: str) -> None:
+    """No input and no disconnect of one client affects the others or fills the log."""
     with capture_logs() as logs:
         async with open_server(api()) as server:
             async with server.client() as client:
@@ -77,8 +77,8 @@ async def test_an_odd_request_ends_nothing_but_itself(data: bytes, leaves: str) 
     assert [entry for entry in logs if entry["log_level"] in ("warning", "error")] == []
 
 
-async def test_all_of_them_leave_no_descriptor_behind() -> None:
-    """After every odd input the process has as many descriptors open as before."""
+async def test_malformed_requests_leak_no_descriptor() -> None:
+    """After every malformed input the process has as many open descriptors as before."""
     async with open_server(api()) as server:
         before = descriptors()
         for data in (*ODD.values(), *SMUGGLING.values()):

@@ -1,4 +1,4 @@
-"""Which bytes are a request, whatever pieces they come in."""
+"""The syntax of requests, received in any pieces."""
 
 import itertools
 from contextlib import suppress
@@ -49,7 +49,7 @@ def verdict(pieces: list[bytes]) -> tuple[bytes, bytes, int]:
 
 @pytest.mark.parametrize("data", GOOD.values(), ids=GOOD)
 def test_an_ordinary_request_passes(data: bytes) -> None:
-    """What clients and proxies send is let through, body included."""
+    """Requests of ordinary clients and proxies pass, including their bodies."""
     target, body, status = verdict([data])
     assert status == 200
     assert target in (b"/", b"/nope", b"/rudder/relay-api/1/system/info")
@@ -61,7 +61,7 @@ def test_an_ordinary_request_passes(data: bytes) -> None:
     cuts=st.lists(st.integers(0, 600), max_size=8, unique=True),
 )
 def test_the_verdict_does_not_depend_on_the_pieces(data: bytes, cuts: list[int]) -> None:
-    """A request cut anywhere is read, or refused, like the one that comes whole."""
+    """A request split anywhere is read or refused like an unsplit one."""
     data = data[:600] if len(data) > 20_000 else data
     edges = [0, *sorted(cuts), len(data)]
     pieces = [data[low:high] for low, high in itertools.pairwise(edges)]
@@ -72,7 +72,7 @@ def test_the_verdict_does_not_depend_on_the_pieces(data: bytes, cuts: list[int])
 
 @given(st.binary(max_size=300))
 def test_no_bytes_raise_anything_else(data: bytes) -> None:
-    """Any bytes are a request, part of one, or refused; nothing else happens."""
+    """Any bytes are a request, a part of one, or refused with that error only."""
     for check in (check_head, check_unfinished):
         with suppress(h11.RemoteProtocolError):
             check(data + b"\r\n\r\n", Limits())
@@ -89,8 +89,8 @@ def test_no_bytes_raise_anything_else(data: bytes) -> None:
         (b"GET / HTTP/1.1\r\nX: a\n", 400),
     ],
 )
-def test_nothing_hopeless_is_waited_for(start: bytes, status: int) -> None:
-    """A head that can only be refused is refused before its end has come."""
+def test_a_bad_head_is_refused_before_its_end(start: bytes, status: int) -> None:
+    """A head that can only be refused is refused before its end arrives."""
     with pytest.raises(h11.RemoteProtocolError) as caught:
         check_unfinished(start, Limits())
     assert caught.value.error_status_hint == status

@@ -1,4 +1,4 @@
-"""The demo's policy servers: who is below whom, and what each of them knows."""
+"""The demo's policy servers: their tree, and the files written for each."""
 
 import hashlib
 import json
@@ -12,24 +12,24 @@ from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from relayd.commands.demo.fleet.agents import make_nodes
-from relayd.commands.demo.fleet.node import Node
-from relayd.commands.demo.postgres.server import Connection
+from relayd.commands.demo.fleet.node import SimulatedNode
+from relayd.commands.demo.postgres.server import ConnectionInfo
 from relayd.commands.demo.processes.workspace import CERTIFICATES, NODES_LIST, Layout
 from relayd.commands.demo.tree import ROOT, Tree, address
 from relayd.config.main_conf import load_settings
-from relayd.fleet.nodes import load_nodes
+from relayd.fleet.loading import load_nodes
 from relayd.runlog.signature.certificates import read_certificate
 
 NOW = datetime(2026, 5, 4, 3, 2, 1, tzinfo=UTC)
-DATABASE = Connection("127.0.0.1", 15432, "rudder", 'p@ss/"\\:%?#', "rudder")
+DATABASE = ConnectionInfo("127.0.0.1", 15432, "rudder", 'p@ss/"\\:%?#', "rudder")
 KEYS = [generate_private_key(65_537, 2048) for _ in range(10)]
 NODES = make_nodes(KEYS[:6], NOW)
 
 
 def make_tree(root: Path, relays: int) -> Tree:
-    """A tree of six nodes, written."""
+    """Write the files of a tree with six nodes."""
     servers = [
-        Node(KEYS[6 + number], address(number), NOW, None if number else ROOT)
+        SimulatedNode(KEYS[6 + number], address(number), NOW, None if number else ROOT)
         for number in range(relays + 1)
     ]
     layout = Layout(root, relays)
@@ -41,15 +41,15 @@ def make_tree(root: Path, relays: int) -> Tree:
 
 @pytest.mark.parametrize("relays", [0, 1, 2, 3])
 def test_nodes_are_spread_over_the_relays(tmp_path: Path, relays: int) -> None:
-    """Every node has a policy server, a relay where there is one, and a way up to the root."""
+    """Every node has a policy server, a relay if there are any, and a path up to the root."""
     tree = make_tree(tmp_path, relays)
     homes = [tree.home(node.node_id) for node in NODES]
     assert {home.title for home in homes} == {
-        station.title for station in tree.relays or tree.stations
+        server.title for server in tree.relays or tree.servers
     }
     for node in NODES:
         assert tree.spools(node.node_id)[-1] == tree.root.workspace.incoming
-    parents = {station.title: station.parent and station.parent.title for station in tree.stations}
+    parents = {server.title: server.parent and server.parent.title for server in tree.servers}
     assert parents == dict(
         [
             ("root server", None),
@@ -60,21 +60,21 @@ def test_nodes_are_spread_over_the_relays(tmp_path: Path, relays: int) -> None:
     )
 
 
-def test_relayd_accepts_what_is_written(tmp_path: Path) -> None:
-    """Every relayd of the tree reads its configuration without a warning, and fits to the next."""
+def test_relayd_accepts_the_configurations(tmp_path: Path) -> None:
+    """Every relayd reads its configuration without a warning, and matches its parent."""
     tree = make_tree(tmp_path, 2)
     settings = []
-    for station in tree.stations:
-        found, warnings = load_settings(station.workspace.configuration)
+    for server in tree.servers:
+        found, warnings = load_settings(server.workspace.configuration)
         assert warnings == []
-        assert found.node_id() == station.node.node_id
+        assert found.node_id() == server.node.node_id
         settings.append(found)
     root, *relays = settings
     assert root.processing.reporting.output == "database"
     assert root.output.database.password is not None
     assert root.output.database.password.reveal() == DATABASE.password
     assert len({found.general.https_port for found in settings}) == 1
-    for (above, below), relay in zip(pairwise(tree.stations), relays, strict=True):
+    for (above, below), relay in zip(pairwise(tree.servers), relays, strict=True):
         assert relay.processing.reporting.output == "upstream"
         assert relay.output.upstream.host == above.node.hostname
         assert relay.output.upstream.password is not None
@@ -83,26 +83,26 @@ def test_relayd_accepts_what_is_written(tmp_path: Path) -> None:
         assert pinned.read_bytes() == above.node.certificate_pem()
 
 
-def test_every_relay_knows_the_way_down(tmp_path: Path) -> None:
-    """The lists of each policy server hold what is below it, with certificates, and no more."""
+def test_every_policy_server_lists_the_nodes_below_it(tmp_path: Path) -> None:
+    """Each policy server's lists contain the nodes below it, with certificates, and no others."""
     tree = make_tree(tmp_path, 3)
-    for station in tree.stations:
-        directory = station.workspace.configuration
-        loaded = load_nodes(directory / NODES_LIST, directory / CERTIFICATES, station.node.node_id)
+    for server in tree.servers:
+        directory = server.workspace.configuration
+        loaded = load_nodes(directory / NODES_LIST, directory / CERTIFICATES, server.node.node_id)
         assert loaded.warnings == []
         for node in NODES:
             home = tree.home(node.node_id)
-            way = [home, *home.above]
-            assert (loaded.nodes.get(node.node_id) is not None) == (station in way)
-            if station in way:
+            path = [home, *home.above]
+            assert (loaded.nodes.get(node.node_id) is not None) == (server in path)
+            if server in path:
                 assert loaded.nodes.certificates(node.node_id)
-                below = [node.node_id, *(above.node.node_id for above in way)]
-                expected = below[below.index(station.node.node_id) - 1]
+                below = [node.node_id, *(above.node.node_id for above in path)]
+                expected = below[below.index(server.node.node_id) - 1]
                 assert loaded.nodes.next_hop(node.node_id) == expected
 
 
-def test_lists_are_those_of_a_server(tmp_path: Path) -> None:
-    """Every certificate of the list belongs to a listed node, keys matching their hashes."""
+def test_lists_match_each_other(tmp_path: Path) -> None:
+    """Every certificate belongs to a listed node, and its key matches the listed hash."""
     tree = make_tree(tmp_path, 0)
     directory = tree.root.workspace.configuration
     listed = json.loads((directory / NODES_LIST).read_text())
@@ -118,11 +118,10 @@ def test_lists_are_those_of_a_server(tmp_path: Path) -> None:
     assert {entry["policy-server"] for entry in listed.values()} == {ROOT}
 
 
-def test_fronts_only_where_relays_are(tmp_path: Path) -> None:
-    """Without relays no web server is needed; with them each policy server has one of its own."""
-    assert make_tree(tmp_path / "alone", 0).fronts() == []
+def test_web_servers_only_with_relays(tmp_path: Path) -> None:
+    """Without relays no web server is needed; with them each policy server has its own."""
+    assert make_tree(tmp_path / "alone", 0).web_servers() == []
     tree = make_tree(tmp_path / "two", 2)
-    assert [front.listen.host for front in tree.fronts()] == ["127.0.0.1", "127.0.0.2", "127.0.0.3"]
-    assert [front.api.port for front in tree.fronts()] == [
-        station.port for station in tree.stations
-    ]
+    servers = tree.web_servers()
+    assert [server.listen.host for server in servers] == ["127.0.0.1", "127.0.0.2", "127.0.0.3"]
+    assert [server.api.port for server in servers] == [server.port for server in tree.servers]

@@ -50,13 +50,13 @@ async def _close_clients() -> AsyncIterator[None]:
 
 
 def made(clients: Clients) -> Clients:
-    """These clients, which are closed when the test ends."""
+    """Return `clients`, to be closed when the test ends."""
     _made.append(clients)
     return clients
 
 
 def clients_for(*pins: bytes, mode: Authentication = "cert_pinning") -> Clients:
-    """Clients that know one peer."""
+    """Return clients that know one peer."""
     clients = made(Clients(mode))
     clients.update({"upstream": pins})
     return clients
@@ -65,7 +65,7 @@ def clients_for(*pins: bytes, mode: Authentication = "cert_pinning") -> Clients:
 async def put(
     clients: Clients, peer: Peer, name: str = "x.log", body: bytes = b"content"
 ) -> tuple[int, bytes]:
-    """An upload with credentials: status and body of the answer."""
+    """Upload with credentials; return status and body of the answer."""
     with trio.fail_after(20):
         async with clients.request(
             "upstream",
@@ -135,7 +135,7 @@ STRANGER = make_key_and_cert("stranger")
 async def test_nothing_is_written_to_a_peer_that_is_not_the_pinned_one(
     shown: SigningNode, chain: bytes, pins: tuple[bytes, ...]
 ) -> None:
-    """Whatever certificate it shows but the pinned one: not a byte of HTTP, and it is told."""
+    """A peer with any other certificate is an error, and gets not a single byte of HTTP."""
     async with open_peer(shown) as peer:
         peer.behaviour = With(server_context(shown, chain))
         clients = clients_for(*pins)
@@ -186,7 +186,7 @@ async def test_a_certificate_as_agents_make_theirs_is_accepted(tmp_path: Path) -
 @pytest.mark.fault("U12", "TLS5")
 @pytest.mark.parametrize("mode", ["cert_pinning", "dangerous_none"])
 async def test_tls_before_1_3_is_refused(mode: Authentication) -> None:
-    """A server that has TLS 1.2 at most gets no byte of HTTP, in no mode."""
+    """A server that has TLS 1.2 at most gets no byte of HTTP, whatever the mode."""
     async with open_peer(NODE) as peer:
         context = server_context(NODE)
         context.maximum_version = ssl.TLSVersion.TLSv1_2
@@ -199,7 +199,7 @@ async def test_tls_before_1_3_is_refused(mode: Authentication) -> None:
 
 @pytest.mark.fault("TLS5")
 async def test_suites_without_authentication_are_refused() -> None:
-    """A server that offers anonymous key exchange only gets no byte of HTTP."""
+    """A server that only offers anonymous key exchange gets no byte of HTTP."""
     async with open_peer(NODE) as peer:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.set_ciphers("aNULL:@SECLEVEL=0")
@@ -226,7 +226,7 @@ async def test_only_https_is_spoken(url: str) -> None:
 @pytest.mark.fault("TLS9", "U7")
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 async def test_redirects_are_answers_like_others(status: int) -> None:
-    """The other place that a redirect names is never connected to."""
+    """The target of a redirect is never connected to."""
     async with open_peer(NODE) as peer, open_peer(NODE) as other:
         peer.behaviour = Answer(status, [("Location", f"{other.url}/reports/x.log")])
         clients = clients_for(NODE.cert_der)
@@ -235,20 +235,20 @@ async def test_redirects_are_answers_like_others(status: int) -> None:
 
 
 def validating(path: Path, pem: bytes) -> Clients:
-    """Clients that trust these authorities."""
+    """Return clients that trust these authorities."""
     path.write_bytes(pem)
     return made(Clients("cert_validation", ca_path=path))
 
 
 async def ask(clients: Clients, url: str) -> int:
-    """The status that a GET gives."""
+    """Return the status of a GET."""
     with trio.fail_after(20):
         async with clients.request("upstream", "GET", url) as answer:
             return answer.status
 
 
 async def test_validation_asks_for_an_authority_and_the_host_name(tmp_path: Path) -> None:
-    """The configured authority vouches for a host by its name, and nobody else does."""
+    """Only the configured authority vouches for a host, and only by its name."""
     async with open_peer(issue_for_host(AUTHORITY, "localhost")) as peer:
         url = f"https://localhost:{peer.port}/x"
         mine = validating(tmp_path / "ca.pem", AUTHORITY.cert_pem)
@@ -263,7 +263,7 @@ async def test_validation_asks_for_an_authority_and_the_host_name(tmp_path: Path
 
 @pytest.mark.parametrize("text", ["", "<html>", None])
 async def test_authorities_that_cannot_be_loaded_are_told(tmp_path: Path, text: str | None) -> None:
-    """A missing or senseless file of authorities is an operator's case, with its name."""
+    """A missing or invalid file of authorities is an error for the operator that names it."""
     path = tmp_path / "ca.pem"
     if text is not None:
         path.write_text(text)
@@ -274,7 +274,7 @@ async def test_authorities_that_cannot_be_loaded_are_told(tmp_path: Path, text: 
 
 
 async def test_no_authentication_takes_any_certificate() -> None:
-    """Where verification is switched off, whoever answers is believed."""
+    """If verification is switched off, any peer is accepted."""
     async with open_peer(STRANGER) as peer:
         clients = made(Clients("dangerous_none"))
         assert await put(clients, peer) == (201, b"")
@@ -300,7 +300,7 @@ trio.run(main, *sys.argv[1:])
 
 
 async def run_isolated(command: list[str], port: int, pin: Path, mode: str, **env: str) -> str:
-    """What a client in a process of its own prints."""
+    """Return the output of a client in a separate process."""
     program = textwrap.dedent(_ISOLATED)
     done = await trio.run_process(
         [*command, sys.executable, "-c", program, str(port), str(pin), mode],
@@ -312,7 +312,7 @@ async def run_isolated(command: list[str], port: int, pin: Path, mode: str, **en
 
 @pytest.mark.fault("TLS9")
 async def test_the_environment_does_not_count(tmp_path: Path) -> None:
-    """Neither proxies nor a key log nor other authorities are taken from the environment."""
+    """Proxies, key logs and authorities set in the environment are ignored."""
     (tmp_path / "pin").write_bytes(NODE.cert_der)
     (tmp_path / "ca.pem").write_bytes(AUTHORITY.cert_pem)
     env = {
@@ -335,7 +335,7 @@ async def test_the_environment_does_not_count(tmp_path: Path) -> None:
 
 @pytest.mark.fault("TLS7")
 async def test_the_systems_authorities_are_not_opened_for_a_pin(tmp_path: Path) -> None:
-    """No certificate store of the system is opened while a pinned peer is talked to."""
+    """No certificate store of the system is opened for a request to a pinned peer."""
     (tmp_path / "pin").write_bytes(NODE.cert_der)
     stores = ssl.get_default_verify_paths()
     async with open_peer(NODE) as peer:
@@ -349,7 +349,7 @@ async def test_the_systems_authorities_are_not_opened_for_a_pin(tmp_path: Path) 
 
 
 class Keep(Behaviour):
-    """Answers once it is told to."""
+    """Answers once `go` is set."""
 
     def __init__(self) -> None:
         self.go = trio.Event()
@@ -362,7 +362,7 @@ class Keep(Behaviour):
 
 @asynccontextmanager
 async def pending_put(clients: Clients, peer: Peer) -> AsyncIterator[list[tuple[int, bytes]]]:
-    """An upload that is under way in the block; its answer is in the list afterwards."""
+    """Keep an upload in progress in the block; its answer is in the list afterwards."""
     answers: list[tuple[int, bytes]] = []
 
     async def upload() -> None:
@@ -377,8 +377,8 @@ async def pending_put(clients: Clients, peer: Peer) -> AsyncIterator[list[tuple[
 
 @pytest.mark.fault("U13")
 @pytest.mark.history(57)
-async def test_another_pin_counts_from_the_next_request_on() -> None:
-    """A request under way ends by the old pin, new ones go by the new one, at once."""
+async def test_another_pin_applies_from_the_next_request_on() -> None:
+    """A request in progress completes with the old pin; new requests use the new one at once."""
     renewed = make_key_and_cert("upstream", serial=7)
     async with open_peer(NODE) as peer:
         clients = clients_for(NODE.cert_der)
@@ -395,7 +395,7 @@ async def test_another_pin_counts_from_the_next_request_on() -> None:
 
 
 async def test_clients_of_unchanged_pins_stay() -> None:
-    """Connections and requests of a peer whose pins are the same outlive a change of others."""
+    """Connections to a peer whose pins are unchanged survive a change of other pins."""
     async with open_peer(NODE) as peer:
         clients = Clients()
         clients.update({"upstream": (NODE.cert_der,), "relay": (STRANGER.cert_der,)})
@@ -422,7 +422,7 @@ async def test_idle_connections_are_closed() -> None:
 
 
 async def test_a_connection_that_the_peer_closed_is_not_used_again() -> None:
-    """When the peer ends an idle connection, the next request has a new one."""
+    """When the peer closes an idle connection, the next request opens a new one."""
     async with open_peer(NODE) as peer:
         clients = made(Clients(idle_timeout=60))
         clients.update({"upstream": (NODE.cert_der,)})
@@ -453,7 +453,7 @@ async def test_a_connection_that_the_peer_closed_is_not_used_again() -> None:
     ],
 )
 async def test_a_broken_answer_is_transient_and_leaks_nothing(behaviour: Behaviour) -> None:
-    """What is no whole answer is an error to try again after, and the connection is closed."""
+    """An incomplete or invalid answer is a transient error, and the connection is closed."""
     async with open_peer(NODE) as peer:
         peer.behaviour = behaviour
         clients = clients_for(NODE.cert_der)
@@ -467,8 +467,8 @@ async def test_a_broken_answer_is_transient_and_leaks_nothing(behaviour: Behavio
 
 
 @pytest.mark.fault("U1")
-async def test_who_is_not_there_is_told_with_the_reason() -> None:
-    """A port without a server and a name without an address are transient, with their reason."""
+async def test_unreachable_peer_is_an_error_with_the_reason() -> None:
+    """A refused connection and an unknown host are transient errors that give the reason."""
     listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
     port = listeners[0].socket.getsockname()[1]
     await listeners[0].aclose()
@@ -482,33 +482,33 @@ async def test_who_is_not_there_is_told_with_the_reason() -> None:
 
 
 @pytest.mark.fault("U2")
-async def test_a_peer_that_never_greets_ends_at_the_deadline_to_connect(
+async def test_a_peer_without_a_handshake_hits_the_connect_deadline(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A handshake that does not come is given up without a deadline of the caller."""
+    """A handshake that never completes is abandoned even if the caller sets no deadline."""
     monkeypatch.setattr(client_module, "CONNECT_TIMEOUT_S", 0.2)
     async with open_peer(NODE) as peer:
         peer.behaviour = Silent(before_tls=True)
         clients = clients_for(NODE.cert_der)
-        with pytest.raises(PeerError, match="no TLS handshake in time"):
+        with pytest.raises(PeerError, match="TLS handshake timed out"):
             await put(clients, peer)
         await peer.until(lambda: peer.connections == 1)
 
 
 async def test_silence_ends_a_request() -> None:
-    """A peer that takes the request and says nothing is given up when the patience ends."""
+    """A request to a peer that does not answer fails after the stall timeout."""
     async with open_peer(NODE) as peer:
         peer.behaviour = Silent()
         clients = clients_for(NODE.cert_der)
         with pytest.raises(PeerError, match="did not answer in time") as caught:
-            async with clients.request("upstream", "GET", f"{peer.url}/x", patience=0.1):
+            async with clients.request("upstream", "GET", f"{peer.url}/x", stall_timeout=0.1):
                 pass
         assert caught.value.reached
 
 
 @pytest.mark.parametrize("behaviour", [Silent(before_tls=True), Silent(), Keep()])
 async def test_a_cancelled_request_leaves_nothing_open(behaviour: Behaviour) -> None:
-    """A request that is cancelled anywhere closes its connection, and the client goes on."""
+    """A request cancelled at any point closes its connection; the client stays usable."""
     async with open_peer(NODE) as peer:
         peer.behaviour = behaviour
         clients = clients_for(NODE.cert_der)
@@ -520,8 +520,8 @@ async def test_a_cancelled_request_leaves_nothing_open(behaviour: Behaviour) -> 
         assert await put(clients, peer) == (201, b"")
 
 
-async def test_lines_come_as_they_are_written() -> None:
-    """Lines are handed on one by one before the end of the body, the last without its end."""
+async def test_lines_arrive_as_they_are_written() -> None:
+    """Lines are returned one by one before the end of the body, the last without a line end."""
     head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
     async with open_peer(NODE) as peer:
         peer.behaviour = Raw(head, b"5\r\na\nb\r\n\r\n", b"3\r\ncd\n\r\n", b"1\r\ne\r\n0\r\n\r\n")
@@ -530,8 +530,8 @@ async def test_lines_come_as_they_are_written() -> None:
             assert [line async for line in answer.lines()] == [b"a\n", b"b\r\n", b"cd\n", b"e"]
 
 
-async def test_lines_before_a_break_are_handed_on() -> None:
-    """What came before the body broke off is not lost, and then the error is told."""
+async def test_lines_before_a_break_are_returned() -> None:
+    """Data received before the body broke off is returned first, then the error is raised."""
     head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
     got: list[bytes] = []
     async with open_peer(NODE) as peer:
@@ -545,8 +545,8 @@ async def test_lines_before_a_break_are_handed_on() -> None:
     assert got == [b"a\n", b"bc"]
 
 
-async def test_a_line_without_end_is_handed_on_in_pieces() -> None:
-    """An endless line does not gather in memory."""
+async def test_an_endless_line_is_returned_in_pieces() -> None:
+    """An endless line does not accumulate in memory."""
     head = b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n"
     async with open_peer(NODE) as peer:
         peer.behaviour = Endless(head, b"x" * 30_000)
@@ -559,7 +559,7 @@ async def test_a_line_without_end_is_handed_on_in_pieces() -> None:
 
 
 async def test_a_streamed_body_arrives_as_it_is() -> None:
-    """A body of unknown length arrives chunked, one of known length with it, byte for byte."""
+    """A body arrives byte for byte, chunked if its length is unknown, else with that length."""
 
     async def pieces() -> AsyncIterator[bytes]:
         for number in range(100):
@@ -581,7 +581,7 @@ async def test_a_streamed_body_arrives_as_it_is() -> None:
 
 @pytest.mark.fault("TLS10")
 async def test_the_password_is_only_sent_encrypted_and_to_the_pinned_peer() -> None:
-    """Of all that passes the wire, nothing shows the password; a stranger is not even asked."""
+    """The password is never readable on the wire, and never sent to another peer."""
     wire = bytearray()
 
     async def tap(client: trio.SocketStream) -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relayd.outputs.upstream.uploads import DONE, LONGEST_WAIT_S, base_url, judge
+from relayd.outputs.upstream.uploads import DONE, LONGEST_WAIT_S, judge
 
 
 @pytest.mark.parametrize(
@@ -61,17 +61,3 @@ def test_retry_after_may_be_a_date() -> None:
     """A date a minute from now is a wait of about a minute."""
     soon = datetime.now(UTC) + timedelta(seconds=60)
     assert judge(429, format_datetime(soon, usegmt=True)).wait == pytest.approx(60, abs=3)
-
-
-@pytest.mark.parametrize(
-    ("host", "url"),
-    [
-        ("root.example.org", "https://root.example.org:443"),
-        ("192.0.2.1", "https://192.0.2.1:443"),
-        ("2001:db8::1", "https://[2001:db8::1]:443"),
-        ("[2001:db8::1]", "https://[2001:db8::1]:443"),
-    ],
-)
-def test_address_of_the_upstream(host: str, url: str) -> None:
-    """A name and addresses of both families make a URL."""
-    assert base_url(host, 443) == url

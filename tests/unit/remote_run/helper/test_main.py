@@ -1,4 +1,4 @@
-"""What the root helper makes of a request."""
+"""Validation of requests by the root helper."""
 
 import json
 from pathlib import Path
@@ -16,12 +16,12 @@ JSON = st.recursive(
 
 
 def line(hosts: object, conditions: object = ()) -> bytes:
-    """A request."""
+    """Return a request."""
     return json.dumps({"hosts": hosts, "conditions": conditions}).encode()
 
 
 def test_request_is_read() -> None:
-    """Hosts and conditions are kept in their order, each once."""
+    """Hosts and conditions keep their order, each once."""
     request = line(["b.example", "a", "10.0.0.1", "fe80::1", "a"], ["x", "y_2"])
     assert read_request(request) == (["b.example", "a", "10.0.0.1", "fe80::1"], ["x", "y_2"])
 
@@ -52,7 +52,7 @@ def test_request_is_read() -> None:
     ],
 )
 def test_host_of_another_form_is_refused(name: str) -> None:
-    """A host name begins with a letter or digit, and nothing in it means anything to a command."""
+    """A host name begins with a letter or digit, and has no special character of a command."""
     with pytest.raises(RefusedError, match="invalid host"):
         read_request(line(["good.example", name]))
 
@@ -62,7 +62,7 @@ def test_host_of_another_form_is_refused(name: str) -> None:
     "name", ["", "-D", "_a", "a-b", "a b", "a,b", "a\n", "a\x00", "a;b", "é", "x" * 1025, "a.b"]
 )
 def test_condition_of_another_form_is_refused(name: str) -> None:
-    """A condition is of letters, digits and underscores."""
+    """A condition consists of letters, digits and underscores."""
     with pytest.raises(RefusedError, match="invalid condition"):
         read_request(line(["good.example"], ["good", name]))
 
@@ -99,7 +99,7 @@ def test_what_is_no_request_is_refused(request_line: bytes) -> None:
 
 @pytest.mark.fault("D.6.3")
 def test_too_many_names_are_refused() -> None:
-    """What would not fit into one argument of a command is refused."""
+    """Names that do not fit into one argument of a command are refused."""
     # Each of 9 characters and a comma, but for the last.
     fitting = [f"h{number:08}" for number in range(MAX_ARGUMENT // 10)]
     assert len(",".join([*fitting, ""])) == MAX_ARGUMENT
@@ -113,7 +113,7 @@ def test_too_many_names_are_refused() -> None:
 @pytest.mark.fault("D.6.3")
 @given(st.binary(max_size=200) | JSON.map(lambda value: json.dumps(value).encode()))
 def test_any_bytes_are_a_request_or_refused(data: bytes) -> None:
-    """Whatever comes, there is no other outcome."""
+    """Any input is either a valid request or raises RefusedError."""
     try:
         hosts, _ = read_request(data)
     except RefusedError:
@@ -123,7 +123,7 @@ def test_any_bytes_are_a_request_or_refused(data: bytes) -> None:
 
 @given(JSON, JSON)
 def test_any_members_are_names_or_refused(hosts: object, conditions: object) -> None:
-    """What is accepted is plain names that can split or end no argument."""
+    """Accepted names are plain and cannot split or end an argument."""
     try:
         names = read_request(line(hosts, conditions))
     except RefusedError:
@@ -137,7 +137,7 @@ def test_any_members_are_names_or_refused(hosts: object, conditions: object) -> 
     "text", ["", "{", "[]", '{"a": 1}', '{"a": {}}', '{"a": {"hostname": []}}']
 )
 def test_broken_nodes_list_is_refused(tmp_path: Path, text: str) -> None:
-    """Without a whole nodes list nothing is run."""
+    """Without a valid nodes list the request is refused."""
     path = tmp_path / "nodeslist.json"
     with pytest.raises(RefusedError):
         listed_hosts(path)

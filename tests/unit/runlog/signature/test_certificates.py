@@ -24,7 +24,7 @@ def user_id(value: str, kind: _ASN1Type | None = None) -> x509.NameAttribute[str
     return x509.NameAttribute(NameOID.USER_ID, value, kind)
 
 
-def test_certificate_of_an_agent_tells_node_key_and_validity() -> None:
+def test_certificate_of_an_agent_gives_node_key_and_validity() -> None:
     """The UID, the public key and both ends of the validity are those of the certificate."""
     made = make_key_and_cert(NODE, not_after=datetime(2031, 2, 3, 4, 5, 6, tzinfo=UTC))
 
@@ -38,7 +38,7 @@ def test_certificate_of_an_agent_tells_node_key_and_validity() -> None:
 
 @pytest.mark.parametrize("year", [1970, 1999, 2000, 2049, 2050, 9999])
 def test_end_of_validity_is_read_in_both_forms_of_time(year: int) -> None:
-    """Years that X.509 writes with two digits and with four are told apart."""
+    """Years written with two digits and with four are both read."""
     end = datetime(year, 12, 31, 23, 59, 59, tzinfo=UTC)
     made = make_key_and_cert(NODE, not_after=end)
 
@@ -90,7 +90,7 @@ def test_uid_is_found_in_a_multi_valued_rdn() -> None:
     ],
 )
 def test_weak_and_unusual_keys_are_refused(make: Callable[[], PrivateKey], detail: str) -> None:
-    """A certificate whose key is weak, or on a curve that is not on the list, is not usable."""
+    """A certificate with a weak key, or a curve that is not on the list, is not usable."""
     made = make_key_and_cert("weak", key=make())
 
     with pytest.raises(ValueError, match=detail):
@@ -116,7 +116,7 @@ def test_strong_keys_are_accepted(make: Callable[[], PrivateKey]) -> None:
 
 @pytest.mark.fault("C23")
 def test_other_kinds_of_key_are_refused() -> None:
-    """A DSA key, a key limited to PSS and bytes that are no key are not usable."""
+    """A DSA key, a key restricted to PSS and bytes that are no key are not usable."""
     good = spki(rsa_key(NODE))
     pss = good.replace(
         bytes.fromhex("06092a864886f70d010101"), bytes.fromhex("06092a864886f70d01010a")
@@ -134,7 +134,7 @@ def test_other_kinds_of_key_are_refused() -> None:
 
 
 def test_every_truncation_is_refused_in_one_line() -> None:
-    """No beginning of a certificate passes for one, and each error fits one line of a log."""
+    """No truncated certificate is read, and each error is one line."""
     whole = make_key_and_cert(NODE).cert_der
     for length in range(len(whole)):
         with pytest.raises(ValueError, match=r"\A[^\n]+\Z"):
@@ -144,7 +144,7 @@ def test_every_truncation_is_refused_in_one_line() -> None:
 
 
 def test_damaged_certificate_is_read_or_refused() -> None:
-    """Whatever byte is damaged, the only error is the one that the caller expects."""
+    """For any damaged byte, the only error is the documented one."""
     whole = make_key_and_cert(NODE).cert_der
     chance = random.Random(1)
     for place in range(len(whole)):

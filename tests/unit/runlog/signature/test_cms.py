@@ -1,4 +1,4 @@
-"""Signatures that no agent writes: each is well signed, and differs in one thing."""
+"""Signatures that no agent writes: each is valid, and differs in one respect."""
 
 import functools
 import hashlib
@@ -14,7 +14,6 @@ from relayd.runlog.model import Verified
 from relayd.runlog.signature import cms as oids
 from relayd.runlog.signature.der import (
     CONTEXT_0,
-    CONTEXT_1,
     INTEGER,
     OBJECT_IDENTIFIER,
     OCTET_STRING,
@@ -26,7 +25,14 @@ from relayd.runlog.signature.der import (
 from relayd.runlog.signature.mime import add_text_header
 from relayd.runlog.signature.smime import verify
 from tests.support import cms
-from tests.support.cms import attribute, message, proper_attributes, signed_data, signer_info
+from tests.support.cms import (
+    CONTEXT_1,
+    attribute,
+    message,
+    proper_attributes,
+    signed_data,
+    signer_info,
+)
 from tests.support.openssl import OpenSSL
 from tests.support.signing import make_key_and_cert
 
@@ -101,7 +107,7 @@ def case(make: Callable[[], bytes], detail: str, *, id: str, fault: str = "") ->
 
 
 def test_the_builder_makes_what_is_accepted() -> None:
-    """The message that all others here differ from is a good one."""
+    """The message from which all others are derived is accepted."""
     assert verify(message(SIGNED, GOOD), [NODE.certificate]) == Verified(TEXT, 0)
 
 
@@ -302,12 +308,12 @@ CRAFTED = [
         lambda: signed_data(
             signer_info(NODE, SIGNED, scheme=encode(SEQUENCE, oids.ECDSA_OIDS["sha256"]))
         ),
-        "not one of the certificate's key",
+        "does not match the key of the certificate",
         id="RSA called ECDSA",
     ),
     case(
         lambda: signed_data(signer_info(NODE, SIGNED, signature=b"")),
-        "not one of the certificate's key",
+        "does not match the key of the certificate",
         id="empty signature",
     ),
     case(
@@ -329,8 +335,8 @@ CRAFTED = [
 
 @pytest.mark.fault("D.5.1")
 @pytest.mark.parametrize(("make", "detail"), CRAFTED)
-def test_signature_of_another_shape_is_refused(make: Callable[[], bytes], detail: str) -> None:
-    """Every departure from what agents write is refused, however well it is signed."""
+def test_signature_of_another_form_is_refused(make: Callable[[], bytes], detail: str) -> None:
+    """Every deviation from the form that agents write is refused, validly signed or not."""
     verdict = verify(message(SIGNED, make()), [NODE.certificate, OTHER.certificate])
 
     assert isinstance(verdict, Refused)
@@ -340,7 +346,7 @@ def test_signature_of_another_shape_is_refused(make: Callable[[], bytes], detail
 
 @pytest.mark.fault("C11")
 def test_thousands_of_signers_are_refused() -> None:
-    """A message with 2,000 signers is refused for its mere size."""
+    """A message with 2,000 signers is refused for its size."""
     crafted = message(SIGNED, signed_data(*[INFO] * 2000))
 
     verdict = verify(crafted, [NODE.certificate])
@@ -351,7 +357,7 @@ def test_thousands_of_signers_are_refused() -> None:
 
 @pytest.mark.fault("C8")
 def test_signed_attributes_cannot_be_passed_off_as_text(openssl: OpenSSL) -> None:
-    """The signature of one message does not sign the DER of its attributes as another's content."""
+    """The signature of one message is not accepted for another whose text is its DER attributes."""
     attributes = attributes_that_look_like_text()
     taken = signer_info(NODE, b"", attributes=b"", signed_bytes=attributes)
     forged = message(attributes, signed_data(taken))
@@ -383,7 +389,7 @@ def test_ed25519_is_refused_as_openssl_refuses_it(openssl: OpenSSL) -> None:
     ],
 )
 def test_enclosed_certificate_must_be_readable(old: str, new: str) -> None:
-    """A message with a certificate inside that OpenSSL may not read is refused, and no crash."""
+    """A message with a certificate that OpenSSL may not read is refused without an exception."""
     encoded = NODE.cert_der.hex()
     assert old in encoded
     damaged = bytes.fromhex(encoded.replace(old, new, 1))
@@ -398,7 +404,7 @@ def test_enclosed_certificate_must_be_readable(old: str, new: str) -> None:
 
 
 def test_enclosed_certificates_are_ignored() -> None:
-    """Certificates inside, of whomever, change nothing."""
+    """Enclosed certificates of any owner change nothing."""
     certificates = encode(CONTEXT_0, OTHER.cert_der, NODE.cert_der)
     crafted = message(SIGNED, signed_data(INFO, certificates=certificates))
 
@@ -408,7 +414,7 @@ def test_enclosed_certificates_are_ignored() -> None:
 
 @pytest.mark.parametrize("scheme", ["sha256WithRSAEncryption", "no NULL in the digest"])
 def test_other_spellings_of_the_algorithms_are_accepted(scheme: str, openssl: OpenSSL) -> None:
-    """The names that other writers give the same algorithms are understood, as OpenSSL does."""
+    """Other names for the same algorithms are understood, as by OpenSSL."""
     bare = encode(SEQUENCE, oids.DIGEST_OIDS["sha256"])
     if scheme == "sha256WithRSAEncryption":
         oid = bytes.fromhex("06092a864886f70d01010b")

@@ -7,8 +7,8 @@ from relayd.runlog.signature.der import OCTET_STRING, SEQUENCE, DerError
 
 
 @pytest.mark.parametrize("size", [0, 1, 127, 128, 255, 256, 65535, 65536])
-def test_content_of_what_encode_made_is_what_went_in(size: int) -> None:
-    """An element of any length is found again, whatever surrounds it."""
+def test_encoded_content_is_read_back(size: int) -> None:
+    """An element of any length is found in any surroundings."""
     element = der.encode(OCTET_STRING, b"x" * size)
 
     start, stop = der.content(b"before" + element + b"after", 6, OCTET_STRING, 6 + len(element))
@@ -22,7 +22,7 @@ def test_content_of_what_encode_made_is_what_went_in(size: int) -> None:
         pytest.param(b"", "ends before", id="empty"),
         pytest.param(b"\x30", "ends before", id="tag only"),
         pytest.param(b"\x31\x00", "0x31 instead of 0x30", id="other tag"),
-        pytest.param(b"\x30\x03ab", "longer than what holds it", id="truncated"),
+        pytest.param(b"\x30\x03ab", "exceeds its container", id="truncated"),
         pytest.param(b"\x30\x81", "longer than needed", id="truncated length"),
         pytest.param(b"\x30\x80\x00\x00", "indefinite", id="indefinite length"),
         pytest.param(b"\x30\x81\x02ab", "longer than needed", id="long form of a short length"),
@@ -37,14 +37,14 @@ def test_content_refuses_what_is_not_der(data: bytes, detail: str) -> None:
         der.content(data, 0, SEQUENCE, len(data))
 
 
-def test_content_does_not_look_past_the_end_it_is_given() -> None:
-    """An element that reaches out of the one that holds it is refused."""
-    with pytest.raises(DerError, match="longer than what holds it"):
+def test_content_does_not_read_past_its_end() -> None:
+    """An element that exceeds its container is refused."""
+    with pytest.raises(DerError, match="exceeds its container"):
         der.content(b"\x30\x02ab", 0, SEQUENCE, 3)
 
 
 def test_last_refuses_what_follows() -> None:
-    """An element that must be the last one may have nothing behind it."""
+    """An element that must be the last one may not be followed by data."""
     assert der.last(b"\x30\x01a", 0, SEQUENCE, 3) == 2
     with pytest.raises(DerError, match="1 bytes too many at byte 3"):
         der.last(b"\x30\x01ab", 0, SEQUENCE, 4)
@@ -52,7 +52,7 @@ def test_last_refuses_what_follows() -> None:
 
 @given(data=st.binary(max_size=12), at=st.integers(0, 12), end=st.integers(0, 12))
 def test_content_of_any_bytes_is_refused_or_lies_within(data: bytes, at: int, end: int) -> None:
-    """Whatever the bytes, the answer is a range within the given end, or a DerError."""
+    """For any bytes, the result is a range within the given end, or a DerError."""
     end = min(end, len(data))
     try:
         start, stop = der.content(data, at, der.tag(data, at, end), end)

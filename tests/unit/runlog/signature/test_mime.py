@@ -36,7 +36,7 @@ TEXTS = st.lists(PIECES, max_size=12).map(b"".join)
 
 
 def literal(part: bytes) -> bytes:
-    """Do what the loop in OpenSSL's `multi_split` does, byte by byte, with its own names."""
+    """Return the result of the loop in OpenSSL's `multi_split`, byte by byte, with its names."""
     part += b"\n"
     bpart, eol, at = bytearray(), False, 0
     first = True
@@ -62,14 +62,14 @@ def literal(part: bytes) -> bytes:
 @settings(deadline=None)
 @given(text=TEXTS)
 def test_canonical_form_is_that_of_openssl(text: bytes) -> None:
-    """Any mix of line ends and long lines comes out as from a literal copy of OpenSSL's loop."""
+    """Any mix of line ends and long lines gives the result of a literal copy of OpenSSL's loop."""
     assert canonical(text) == literal(text)
 
 
 @settings(deadline=None)
 @given(texts=st.lists(TEXTS, max_size=4))
 def test_canonical_form_does_not_depend_on_where_stretches_end(texts: list[bytes]) -> None:
-    """A text of many stretches comes out as one of a single stretch does."""
+    """A text of many stretches gives the same result as in a single stretch."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(mime, "_STRETCH", 7)
         in_pieces = canonical(b"".join(texts))
@@ -77,14 +77,14 @@ def test_canonical_form_does_not_depend_on_where_stretches_end(texts: list[bytes
 
 
 def test_canonical_form_of_a_text_longer_than_one_stretch() -> None:
-    """Megabytes of lines come out as they would line by line."""
+    """Megabytes of lines give the same result as line by line."""
     text = b"some line\n" * 300_000 + b"y" * 200_000 + b"\r\n" + b"\r" * 200_000 + b"\nend"
 
     assert canonical(text) == literal(text)
 
 
 def test_parts_of_a_message_are_found() -> None:
-    """The signed part keeps its own header, the signature is decoded, the rest is gone."""
+    """The signed part keeps its own header, the signature is decoded, and the rest is dropped."""
     parts = split(HEAD + b"Content-Type: text/plain\r\n\r\nline\r\n" + TAIL)
 
     assert parts.signed == b"Content-Type: text/plain\r\n\r\nline\r\n"
@@ -134,7 +134,7 @@ def test_base64_is_read_strictly(body: bytes, accepted: bool) -> None:
 
 
 def test_signature_of_unreasonable_size_is_refused() -> None:
-    """A second part that could not be the signature of an agent is not even decoded."""
+    """A second part too large for a signature of an agent is not even decoded."""
     message = HEAD + b"line" + TAIL.replace(b"c2lnbmF0dXJl\n", (b"QUJD" * 16 + b"\n") * 1024)
 
     with pytest.raises(MimeError, match="longer than 65536 bytes"):
@@ -142,7 +142,7 @@ def test_signature_of_unreasonable_size_is_refused() -> None:
 
 
 def test_boundary_within_a_line_is_refused() -> None:
-    """Text that holds the boundary is refused wherever it stands: OpenSSL cuts long lines there."""
+    """Text that contains the boundary anywhere is refused: OpenSSL may split a long line there."""
     for before in (b"x", b"x" * 1023):
         with pytest.raises(MimeError, match="within a line"):
             split(HEAD + before + b"--" + BOUNDARY.encode() + b"\n" + TAIL)

@@ -36,14 +36,14 @@ def refusal(message: bytes, *nodes: SigningNode) -> Refused:
 
 
 def refused_by(message: bytes, certificates: list[NodeCertificate]) -> Reason:
-    """Return why a message is refused that must not pass."""
+    """Return the reason for the refusal of a message that must not pass."""
     verdict = verify(message, certificates)
     assert isinstance(verdict, Refused)
     return verdict.reason
 
 
 def accepted(message: bytes, *nodes: SigningNode) -> bytes | None:
-    """Return the text of a message, None when it is refused."""
+    """Return the text of a message, None if it is refused."""
     verdict = verify(message, [node.certificate for node in nodes or (NODE,)])
     return verdict.content if isinstance(verdict, Verified) else None
 
@@ -57,7 +57,7 @@ def accepted(message: bytes, *nodes: SigningNode) -> bytes | None:
 def test_message_of_the_agents_command_is_accepted(
     node: SigningNode, digest: str, command: str, openssl: OpenSSL
 ) -> None:
-    """What `openssl smime -sign`, and `cms -sign`, make gives the text that openssl gives."""
+    """Messages of `openssl smime -sign` and `cms -sign` give the same text as openssl."""
     message = openssl.sign(TEXT, node, "-text", "-nocerts", "-md", digest, command=command)
 
     assert openssl.verify(message, node) == TEXT
@@ -80,7 +80,7 @@ def test_message_of_pythons_writer_is_accepted(
     more: list[PKCS7Options],
     openssl: OpenSSL,
 ) -> None:
-    """What `cryptography` writes, with CRLF and its own boundary, gives what openssl gives."""
+    """Messages of `cryptography`, with CRLF and its own boundary, give the same text as openssl."""
     assert isinstance(node.key, rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey)
     builder = pkcs7.PKCS7SignatureBuilder().set_data(b"one\ntwo\n")
     options = [PKCS7Options.DetachedSignature, PKCS7Options.Text, *more]
@@ -91,7 +91,7 @@ def test_message_of_pythons_writer_is_accepted(
 
 
 def test_message_written_in_text_mode_is_accepted(openssl: OpenSSL) -> None:
-    """A message whose every LF became CRLF, as Windows does it, gives the same text."""
+    """A message in which every LF became CRLF, as on Windows, gives the same text."""
     message = openssl.sign(TEXT, NODE).replace(b"\n", b"\r\n")
 
     assert openssl.verify(message, NODE) == TEXT
@@ -127,7 +127,7 @@ def test_line_ends_after_the_closing_boundary_do_not_matter(tail: bytes) -> None
     ).map(b"".join)
 )
 def test_any_text_gives_what_openssl_gives(text: bytes, openssl: OpenSSL) -> None:
-    """A text of any bytes but NUL, signed by openssl, gives openssl's verdict and its bytes."""
+    """A text of any bytes but NUL gives the same verdict and bytes as openssl."""
     message = openssl.sign(text, NODE)
 
     # Of an empty text openssl makes an empty file; here it has a refusal of its own.
@@ -137,8 +137,8 @@ def test_any_text_gives_what_openssl_gives(text: bytes, openssl: OpenSSL) -> Non
 # Whose certificate
 
 
-def test_index_of_the_matching_certificate_is_told() -> None:
-    """Among several certificates of a node the verdict tells which one matched."""
+def test_index_of_the_matching_certificate_is_given() -> None:
+    """The verdict has the index of the certificate that matched."""
     known = [OTHER.certificate, EC.certificate, NODE.certificate]
 
     assert verify(MESSAGE, known) == Verified(TEXT, 2)
@@ -155,12 +155,12 @@ def test_message_of_another_node_is_refused() -> None:
     assert refused_by(MESSAGE, []) is Reason.UNKNOWN_SIGNER
     forged = refusal(cms.message(part, cms.signed_data(in_its_name)))
     assert forged.reason is Reason.SIGNATURE
-    assert "not one of the certificate's key" in forged.detail
+    assert "does not match the key of the certificate" in forged.detail
 
 
 @pytest.mark.fault("C3")
 def test_certificates_inside_the_message_are_ignored(openssl: OpenSSL) -> None:
-    """A certificate that the message brings along makes no signer known, and does no harm."""
+    """An enclosed certificate makes no signer known, and does no harm."""
     attack = openssl.sign(TEXT, OTHER, "-text", "-md", "sha256")
     harmless = openssl.sign(TEXT, NODE, "-text", "-md", "sha256")
 
@@ -171,7 +171,7 @@ def test_certificates_inside_the_message_are_ignored(openssl: OpenSSL) -> None:
 
 @pytest.mark.fault("C3")
 def test_certificate_inside_does_not_stand_in_for_the_pinned_one(openssl: OpenSSL) -> None:
-    """An attacker's certificate with the node's issuer and serial number is of no use."""
+    """An attacker's certificate with the node's issuer and serial number is not accepted."""
     serial = NODE.x509.serial_number
     double = make_key_and_cert("smime-node", key=rsa_key("attacker"), serial=serial)
     attack = openssl.sign(TEXT, double, "-text", "-md", "sha256")
@@ -202,7 +202,7 @@ def test_expired_certificate_verifies() -> None:
 
 @pytest.mark.fault("C23")
 def test_weak_key_verifies_nothing(openssl: OpenSSL) -> None:
-    """Even a certificate that slipped in does not verify with a key of 1024 bits."""
+    """A key of 1024 bits verifies nothing, even if its certificate is in the list."""
     weak = make_key_and_cert("smime-weak", key=rsa_key("weak", 1024))
     spki = weak.x509.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     message = openssl.sign(TEXT, weak)
@@ -257,13 +257,13 @@ def test_weak_key_verifies_nothing(openssl: OpenSSL) -> None:
 def test_other_forms_of_openssl_are_refused(
     options: tuple[str, ...], reason: Reason, openssl: OpenSSL
 ) -> None:
-    """Weak digests, missing attributes and other encodings are refused, though openssl can."""
+    """Weak digests, missing attributes and other encodings are refused, unlike by openssl."""
     assert refusal(openssl.sign(TEXT, NODE, *options)).reason is reason
 
 
 @pytest.mark.fault("C5")
 def test_second_signer_is_refused(openssl: OpenSSL) -> None:
-    """A message with two signers is refused, be they both known or one of them not."""
+    """A message with two signers is refused, whether or not both are known."""
     certificate, key = OTHER.write(openssl.directory)
     second = ("-signer", str(certificate), "-inkey", str(key))
     message = openssl.sign(TEXT, NODE, "-text", "-nocerts", "-md", "sha256", *second)
@@ -275,12 +275,12 @@ def test_second_signer_is_refused(openssl: OpenSSL) -> None:
 
 @pytest.mark.fault("C14", "C15")
 def test_encrypted_message_is_refused(openssl: OpenSSL) -> None:
-    """EnvelopedData is refused by its header already."""
+    """EnvelopedData is refused because of its header."""
     assert refusal(openssl.encrypt(TEXT, NODE)).reason is Reason.MIME
 
 
 def test_content_signed_as_it_is_is_refused(openssl: OpenSSL) -> None:
-    """A digest over lines that end in LF, as `-binary` makes it, is not that of the message."""
+    """A digest over lines that end in LF, as from `-binary`, does not match."""
     part = b"Content-Type: text/plain\n\nline\n"
     message = cms.message(part, cms.signed_data(cms.signer_info(NODE, part)))
 
@@ -293,13 +293,13 @@ def test_content_signed_as_it_is_is_refused(openssl: OpenSSL) -> None:
 
 @pytest.mark.parametrize("message", [b"", b"\n", b" \r\n\t"])
 def test_empty_message_has_a_reason_of_its_own(message: bytes) -> None:
-    """A file without content is refused as empty, and may be one that is still written."""
+    """A file without content is refused as empty, and may be unfinished."""
     assert refusal(message) == Refused(Reason.EMPTY, "the file is empty", maybe_unfinished=True)
 
 
 @pytest.mark.history(29)
 def test_empty_text_has_a_reason_of_its_own(openssl: OpenSSL) -> None:
-    """A well signed message without any text is refused as empty, not for its signature."""
+    """A correctly signed message without text is refused as empty, not for its signature."""
     verdict = refusal(openssl.sign(b"", NODE))
 
     assert verdict == Refused(Reason.EMPTY, "the signed text is empty")
@@ -318,7 +318,7 @@ def test_empty_text_has_a_reason_of_its_own(openssl: OpenSSL) -> None:
     ],
 )
 def test_message_that_is_not_signed_is_refused(message: bytes) -> None:
-    """A plain log, or anything else that does not begin as a signed message does, says so."""
+    """Text without the header of a signed message is refused as not signed."""
     verdict = refusal(message)
 
     assert verdict.reason is Reason.MIME
@@ -328,7 +328,7 @@ def test_message_that_is_not_signed_is_refused(message: bytes) -> None:
 
 @pytest.mark.parametrize("message", [MESSAGE, MESSAGE.replace(b"\n", b"\r\n")], ids=["LF", "CRLF"])
 def test_every_beginning_of_a_message_may_be_unfinished(message: bytes) -> None:
-    """Wherever a message is cut, it is refused as one that may still be written."""
+    """A message truncated anywhere is refused as possibly unfinished."""
     whole = len(message.rstrip())
     for length in range(whole):
         assert refusal(message[:length]).maybe_unfinished, length
@@ -351,13 +351,13 @@ def test_every_flipped_bit_is_refused_or_changes_nothing(openssl: OpenSSL) -> No
 @pytest.mark.fault("C22")
 @pytest.mark.parametrize("place", [0, 100, 400, 700, len(MESSAGE)])
 def test_nul_is_refused(place: int) -> None:
-    """A NUL, which makes some versions of openssl drop the rest of a line, is never accepted."""
+    """A NUL, after which some versions of openssl drop the rest of a line, is never accepted."""
     assert refusal(MESSAGE[:place] + b"\0" + MESSAGE[place:]).reason is Reason.MIME
 
 
 @pytest.mark.fault("C22")
 def test_nul_in_the_signed_text_is_refused() -> None:
-    """A text that was signed with a NUL in it is refused, whatever openssl makes of it."""
+    """A text signed with a NUL in it is refused, whatever openssl's verdict."""
     part = b"Content-Type: text/plain\r\n\r\nseen\0dropped\r\nend"
     message = cms.message(part, cms.signed_data(cms.signer_info(NODE, part)))
 

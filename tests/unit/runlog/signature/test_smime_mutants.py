@@ -105,9 +105,9 @@ class Mutator:
 
 
 def campaign(openssl: OpenSSL, seed: int, mutants: int) -> int:
-    """Hold mutants against openssl; return how many passed.
+    """Compare mutants with openssl; return the number that passed.
 
-    Whatever passes here must pass there with the same bytes, and be one of the node's own texts.
+    Each must be accepted by openssl with the same bytes, and be signed by the node.
     """
     sources = [
         sign_runlog(TEXT, NODE),

@@ -1,4 +1,4 @@
-"""Messages rebuilt by someone without the key: none yields what the node did not sign."""
+"""Messages rebuilt without the key: none gives a text that the node did not sign."""
 
 from base64 import b64decode
 
@@ -153,7 +153,7 @@ ROWS = {
 
 
 def rows_of(name: str) -> list[str]:
-    """Return the faults that a message of the corpus stands for."""
+    """Return the faults that a message of the corpus represents."""
     return ["C26", *(row for row, names in ROWS.items() if name in names)]
 
 
@@ -165,7 +165,7 @@ def rows_of(name: str) -> list[str]:
     ],
 )
 def test_wrapped_and_rebuilt_messages_are_refused(message: bytes) -> None:
-    """A signed message inside, beside or below something else is not a signed message."""
+    """A signed message as part of another message is not a signed message."""
     verdict = verify(message, [NODE.certificate])
 
     assert isinstance(verdict, Refused)
@@ -173,7 +173,7 @@ def test_wrapped_and_rebuilt_messages_are_refused(message: bytes) -> None:
 
 
 def test_the_corpus_is_made_of_a_good_message() -> None:
-    """The pieces of the corpus, put together as they were, are accepted."""
+    """The pieces of the corpus in their original order are accepted."""
     assert verify(HEADER + BODY, [NODE.certificate]) == Verified(TEXT, 0)
     assert verify(headed(VERSION + CONTENT_TYPE), [NODE.certificate]) == Verified(TEXT, 0)
     assert verify(wrap(PART, DER, "sha-256", "x"), [NODE.certificate]) == Verified(TEXT, 0)

@@ -1,4 +1,4 @@
-"""To `failed` and back."""
+"""Moving refused files to `failed` and back."""
 
 import json
 import os
@@ -29,7 +29,7 @@ REFUSED = Refused(Reason.ARCHIVE, "cut short after 12 bytes")
 
 @pytest.fixture
 def failed(spool: Path) -> Path:
-    """Where refused files go; not made yet."""
+    """Return the directory for refused files, which does not exist yet."""
     return spool.with_name("failed")
 
 
@@ -40,19 +40,19 @@ def put(path: Path, content: str = "x") -> Identity:
 
 
 def refuse(spool: Path, failed: Path, name: str, known: Identity | None = None) -> Path:
-    """Refuse a file and return where it is then."""
+    """Refuse a file and return its new path."""
     where = quarantine(spool, failed, name, known, REFUSED, node_id="node", trust="token")
     assert isinstance(where, Path)
     return where
 
 
 def names(directory: Path) -> list[str]:
-    """What is in a directory, sorted."""
+    """Return the names in a directory, sorted."""
     return sorted(path.name for path in directory.iterdir())
 
 
 def test_refused_file_is_moved_with_its_reason(spool: Path, failed: Path) -> None:
-    """The file itself is moved, and one line of JSON beside it tells why."""
+    """The file itself is moved, and one line of JSON next to it gives the reason."""
     known = put(spool / "a.log", "content")
     where = refuse(spool, failed, "a.log", known)
     assert where == failed / "a.log"
@@ -85,7 +85,7 @@ def test_older_refused_file_of_the_same_name_is_kept(spool: Path, failed: Path) 
 
 @pytest.mark.fault("S3")
 def test_newer_file_of_the_same_name_is_not_refused(spool: Path, failed: Path) -> None:
-    """A file that took the name of a refused one stays to be processed."""
+    """A file that replaced a refused one stays in the spool to be processed."""
     known = put(spool / "a.log")
     (spool / "a.log").unlink()
     put(spool / "a.log", "newer")
@@ -98,7 +98,7 @@ def test_newer_file_of_the_same_name_is_not_refused(spool: Path, failed: Path) -
 def test_newer_file_taken_in_the_last_moment_is_put_back(
     spool: Path, failed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A file that took the name just before the move is found out after it, and goes back."""
+    """A file that replaced the refused one just before the move is moved back."""
     known = put(spool / "a.log")
 
     def replace_then_look(path: Path) -> Path:
@@ -116,14 +116,14 @@ def test_newer_file_taken_in_the_last_moment_is_put_back(
 
 @pytest.mark.fault("S16")
 def test_vanished_file_is_gone(spool: Path, failed: Path) -> None:
-    """A refused file that someone else took is no error and leaves no reason behind."""
+    """A refused file that has vanished is no error and leaves no reason behind."""
     assert quarantine(spool, failed, "a.log", None, REFUSED, node_id="", trust="") == "gone"
     assert not failed.exists() or names(failed) == []
 
 
 @pytest.mark.fault("S5")
 def test_missing_failed_directory_is_made(spool: Path, failed: Path) -> None:
-    """`failed` is made when someone removed it; when that is impossible the file stays."""
+    """`failed` is made again if it was removed; if that is impossible, the file stays."""
     put(spool / "a.log")
     refuse(spool, failed, "a.log")
     assert stat.S_IMODE(failed.stat().st_mode) & 0o007 == 0
@@ -134,7 +134,7 @@ def test_missing_failed_directory_is_made(spool: Path, failed: Path) -> None:
 
 
 def make_socket(path: Path) -> None:
-    """A listening socket, bound by a short relative path as sun_path is short."""
+    """Make a listening socket, bound to a short relative path because sun_path is short."""
     here = Path.cwd()
     os.chdir(path.parent)
     try:
@@ -181,7 +181,7 @@ def test_what_is_no_file_is_moved_as_it_is(
     ],
 )
 def test_any_name_is_kept_and_comes_back(spool: Path, failed: Path, raw: bytes) -> None:
-    """Whatever bytes a name has, twice in `failed`, its reason tells it and it is restored."""
+    """A name of any bytes, refused twice, is recorded in its reason and can be restored."""
     name = os.fsdecode(raw)
     for content in ("first", "second"):
         put(spool / name, content)
@@ -202,7 +202,7 @@ def test_any_name_is_kept_and_comes_back(spool: Path, failed: Path, raw: bytes) 
     st.sampled_from([".reason", ".~1~", ".~12345~"]),
 )
 def test_names_are_shortened_to_what_fits(raw: bytes, suffix: str) -> None:
-    """A name with a suffix fits a directory entry, and different long names stay different."""
+    """A name with a suffix is a valid file name, and different long names stay different."""
     fitted = os.fsencode(fit_name(os.fsdecode(raw), suffix))
     assert len(fitted) <= NAME_MAX
     assert fitted.endswith(suffix.encode())
@@ -214,7 +214,7 @@ def test_names_are_shortened_to_what_fits(raw: bytes, suffix: str) -> None:
 
 
 def test_reason_left_by_a_crash_is_replaced(spool: Path, failed: Path) -> None:
-    """A reason whose file never came (a crash between the two) makes room for the next one."""
+    """A reason without a file, left by a crash between the two, does not block the next one."""
     failed.mkdir()
     (failed / "a.log.reason").write_text("{")
     put(spool / "a.log")
@@ -225,7 +225,7 @@ def test_reason_left_by_a_crash_is_replaced(spool: Path, failed: Path) -> None:
 
 
 def test_only_wanted_files_go_back(spool: Path, failed: Path) -> None:
-    """Files go back by their reason; the others, and those without one, stay."""
+    """Files are moved back depending on their reason; others, and those without one, stay."""
     for name in ("a.log", "b.log", "c.log", "d.log"):
         put(spool / name, name)
         refuse(spool, failed, name)
@@ -254,7 +254,7 @@ def test_file_does_not_go_back_over_a_newer_one(spool: Path, failed: Path) -> No
 
 
 def test_forged_reason_does_not_move_files_elsewhere(spool: Path, failed: Path) -> None:
-    """A reason whose name leads out of the spool is not obeyed."""
+    """A reason whose name leads out of the spool is ignored."""
     put(spool / "a.log")
     where = refuse(spool, failed, "a.log")
     record = read_reason(reason_path(where))
@@ -267,12 +267,12 @@ def test_forged_reason_does_not_move_files_elsewhere(spool: Path, failed: Path) 
 
 
 def test_missing_failed_directory_holds_nothing_to_bring_back(spool: Path, failed: Path) -> None:
-    """Without `failed` nothing goes back, and it is no crash."""
+    """Without `failed` nothing is moved back, and nothing is raised."""
     assert requeue(failed, spool, lambda _: True) == 0
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "null", "[" * 100_000, '{"name": 1}'])
 def test_broken_reason_counts_as_none(tmp_path: Path, content: str) -> None:
-    """A reason that is cut or not ours is no record."""
+    """A reason that is truncated or was not written by relayd is ignored."""
     (tmp_path / "a.reason").write_text(content)
     assert read_reason(tmp_path / "a.reason") is None

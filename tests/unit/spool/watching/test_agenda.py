@@ -1,85 +1,85 @@
-"""When a spool directory is listed."""
+"""When a spool directory is listed, and which files are taken."""
 
 import pytest
 
-from relayd.spool.watching.agenda import CATCHUP_AGE_S, MEASURE_S, POLL_S, Agenda, Look
+from relayd.spool.watching.agenda import CATCHUP_AGE_S, MEASURE_S, POLL_S, Agenda, ListingOrder
 
-EVERYTHING = Look(0.0)
+EVERYTHING = ListingOrder(0.0)
 
 
 def started(frequency: float = 10.0, *, periodic: bool = True) -> Agenda:
-    """An agenda whose first listing was taken at time 0."""
+    """Return an agenda whose first listing was taken at time 0."""
     agenda = Agenda(frequency, periodic=periodic)
-    assert agenda.take(0.0, hungry=True, polling=False) == EVERYTHING
+    assert agenda.take(0.0, ready=True, polling=False) == EVERYTHING
     return agenda
 
 
 @pytest.mark.fault("N2")
 @pytest.mark.parametrize("periodic", [True, False])
 def test_start_lists_everything(*, periodic: bool) -> None:
-    """The first listing takes files of any age, also where periodic ones are off."""
-    assert Agenda(10.0, periodic=periodic).take(0.0, hungry=False, polling=False) == EVERYTHING
+    """The first listing takes files of any age, even with periodic listings switched off."""
+    assert Agenda(10.0, periodic=periodic).take(0.0, ready=False, polling=False) == EVERYTHING
 
 
 def test_periodic_listing_leaves_young_files_to_their_events() -> None:
-    """A periodic listing comes after the frequency and takes only files older than 30 s."""
+    """A periodic listing is due after the frequency and takes only files older than 30 s."""
     agenda = started()
-    assert agenda.take(9.9, hungry=True, polling=False) is None
-    assert agenda.take(10.0, hungry=True, polling=False) == Look(CATCHUP_AGE_S)
-    assert agenda.take(19.9, hungry=True, polling=False) is None
+    assert agenda.take(9.9, ready=True, polling=False) is None
+    assert agenda.take(10.0, ready=True, polling=False) == ListingOrder(CATCHUP_AGE_S)
+    assert agenda.take(19.9, ready=True, polling=False) is None
 
 
 def test_periodic_listing_waits_for_the_previous_one() -> None:
-    """While names of the last listing are not on their way, no other is taken."""
+    """No other listing is taken while names of the last one are unsent."""
     agenda = started()
-    assert agenda.take(60.0, hungry=False, polling=False) is None
+    assert agenda.take(60.0, ready=False, polling=False) is None
 
 
 def test_without_periodic_listings_the_directory_is_only_measured() -> None:
-    """With a limit of 0 nothing is queued by time, but the gauges stay true."""
+    """With a limit of 0 no file is queued periodically, but the gauges stay up to date."""
     agenda = started(periodic=False)
-    assert agenda.take(MEASURE_S - 1, hungry=True, polling=False) is None
-    assert agenda.take(MEASURE_S, hungry=True, polling=False) == Look(0.0, measure=True)
+    assert agenda.take(MEASURE_S - 1, ready=True, polling=False) is None
+    assert agenda.take(MEASURE_S, ready=True, polling=False) == ListingOrder(0.0, measure=True)
 
 
-def test_measuring_does_not_stand_for_a_listing() -> None:
-    """What was left out is still listed after a measurement."""
+def test_measuring_does_not_replace_a_listing() -> None:
+    """Files that were left out are still listed after a measurement."""
     agenda = started(periodic=False)
-    agenda.take(MEASURE_S, hungry=True, polling=False)
+    agenda.take(MEASURE_S, ready=True, polling=False)
     agenda.unfinished(0.0)
-    assert agenda.take(MEASURE_S + 1, hungry=True, polling=False) == EVERYTHING
+    assert agenda.take(MEASURE_S + 1, ready=True, polling=False) == EVERYTHING
 
 
 @pytest.mark.parametrize("periodic", [True, False])
 def test_unfinished_listing_is_continued_with_its_age(*, periodic: bool) -> None:
-    """A full listing is followed by another one as soon as it is used up, not by the clock."""
+    """A full listing is followed by another one as soon as its names are sent."""
     agenda = started(3600.0, periodic=periodic)
     agenda.unfinished(CATCHUP_AGE_S)
-    assert agenda.take(1.0, hungry=False, polling=False) is None
-    assert agenda.take(1.0, hungry=True, polling=False) == Look(CATCHUP_AGE_S)
-    assert agenda.take(2.0, hungry=True, polling=False) is None
+    assert agenda.take(1.0, ready=False, polling=False) is None
+    assert agenda.take(1.0, ready=True, polling=False) == ListingOrder(CATCHUP_AGE_S)
+    assert agenda.take(2.0, ready=True, polling=False) is None
 
 
 def test_least_age_left_out_wins() -> None:
-    """When files of different age were left out, the next listing takes them all."""
+    """If files of different ages were left out, the next listing takes all of them."""
     agenda = started(3600.0)
     agenda.unfinished(CATCHUP_AGE_S)
     agenda.unfinished(0.0)
     agenda.unfinished(CATCHUP_AGE_S)
-    assert agenda.take(1.0, hungry=True, polling=False) == EVERYTHING
+    assert agenda.take(1.0, ready=True, polling=False) == EVERYTHING
 
 
 def test_lost_events_are_followed_by_a_listing_at_once() -> None:
-    """A listing asked for is taken within a quarter of a second, whatever else is under way."""
+    """A requested listing is taken within a quarter of a second, even if names are unsent."""
     agenda = started(3600.0)
     agenda.everything()
-    assert agenda.patience(0.1) == pytest.approx(0.15)
-    assert agenda.take(0.1, hungry=False, polling=False) is None
-    assert agenda.take(0.25, hungry=False, polling=False) == EVERYTHING
-    assert agenda.patience(0.25) == float("inf")
+    assert agenda.urgent_in(0.1) == pytest.approx(0.15)
+    assert agenda.take(0.1, ready=False, polling=False) is None
+    assert agenda.take(0.25, ready=False, polling=False) == EVERYTHING
+    assert agenda.urgent_in(0.25) == float("inf")
 
 
 def test_without_events_the_directory_is_polled() -> None:
     """Without inotify files of any age are listed, at least every ten seconds."""
     agenda = started(3600.0, periodic=False)
-    assert agenda.take(POLL_S, hungry=True, polling=True) == EVERYTHING
+    assert agenda.take(POLL_S, ready=True, polling=True) == EVERYTHING

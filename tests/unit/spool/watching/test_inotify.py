@@ -4,6 +4,7 @@ import errno
 import os
 import struct
 from collections.abc import AsyncIterator
+from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
 
@@ -17,8 +18,8 @@ from relayd.spool.watching.inotify import (
     IN_CLOSE_WRITE,
     IN_IGNORED,
     IN_MOVED_TO,
-    Event,
     Inotify,
+    InotifyEvent,
     parse_events,
 )
 
@@ -27,12 +28,12 @@ MASK = IN_CLOSE_WRITE | IN_MOVED_TO
 
 @pytest.fixture
 async def inotify() -> AsyncIterator[Inotify]:
-    with Inotify() as opened:
+    with closing(Inotify()) as opened:
         yield opened
 
 
-def packed(event: Event, padding: int) -> bytes:
-    """An event as the kernel lays it out: the name ended by NUL and padded with more of them."""
+def packed(event: InotifyEvent, padding: int) -> bytes:
+    """Return an event in the kernel's format: the name is followed by at least one NUL."""
     name = os.fsencode(event.name)
     if name:
         name += b"\0" * (1 + padding)
@@ -41,24 +42,26 @@ def packed(event: Event, padding: int) -> bytes:
 
 NAMES = st.binary(max_size=255).filter(lambda raw: b"\0" not in raw and b"/" not in raw)
 EVENTS = st.builds(
-    Event, st.integers(-1, 2**31 - 1), st.integers(0, 2**32 - 1), NAMES.map(os.fsdecode)
+    InotifyEvent, st.integers(-1, 2**31 - 1), st.integers(0, 2**32 - 1), NAMES.map(os.fsdecode)
 )
 
 
 @given(st.lists(st.tuples(EVENTS, st.integers(0, 32))), st.lists(st.integers(0, 30)))
-def test_events_survive_any_chunking(events: list[tuple[Event, int]], cuts: list[int]) -> None:
-    """However the kernel spreads whole events over reads, they come out as they went in."""
+def test_events_survive_any_chunking(
+    events: list[tuple[InotifyEvent, int]], cuts: list[int]
+) -> None:
+    """Events are parsed correctly however the kernel distributes them over reads."""
     raws = [packed(event, padding) for event, padding in events]
     edges = [0, *sorted(min(cut, len(raws)) for cut in cuts), len(raws)]
-    parsed: list[Event] = []
+    parsed: list[InotifyEvent] = []
     for start, end in pairwise(edges):
         parsed += parse_events(b"".join(raws[start:end]))
     assert parsed == [event for event, _ in events]
 
 
 @given(EVENTS, st.data())
-def test_cut_event_is_an_error(event: Event, data: st.DataObject) -> None:
-    """The kernel never cuts an event, so a cut one is not taken for a shorter one."""
+def test_truncated_event_is_an_error(event: InotifyEvent, data: st.DataObject) -> None:
+    """A truncated event, which the kernel never returns, is not taken for a shorter one."""
     raw = packed(event, 3)
     cut = data.draw(st.integers(1, len(raw) - 1))
     with pytest.raises(ValueError, match="short"):
@@ -66,20 +69,20 @@ def test_cut_event_is_an_error(event: Event, data: st.DataObject) -> None:
 
 
 async def test_reports_closed_and_renamed_files(tmp_path: Path, inotify: Inotify) -> None:
-    """Closing after writing and renaming into the directory are told with their names."""
+    """Closing after writing and renaming into the directory are reported with file names."""
     wd = inotify.add(tmp_path, MASK)
     (tmp_path / "a").write_text("")
     (tmp_path / "a").rename(tmp_path / "b\udcff")
     assert await inotify.read() == [
-        Event(wd, IN_CLOSE_WRITE, "a"),
-        Event(wd, IN_MOVED_TO, "b\udcff"),
+        InotifyEvent(wd, IN_CLOSE_WRITE, "a"),
+        InotifyEvent(wd, IN_MOVED_TO, "b\udcff"),
     ]
 
 
 async def test_read_waits_for_an_event(tmp_path: Path, inotify: Inotify) -> None:
-    """A read without events blocks its task, not the loop, until one comes."""
+    """A read blocks its task, but not the event loop, until there is an event."""
     inotify.add(tmp_path, MASK)
-    read: list[Event] = []
+    read: list[InotifyEvent] = []
 
     async def reader() -> None:
         read.extend(await inotify.read())
@@ -93,7 +96,7 @@ async def test_read_waits_for_an_event(tmp_path: Path, inotify: Inotify) -> None
 
 
 async def test_cancelled_read_loses_nothing(tmp_path: Path, inotify: Inotify) -> None:
-    """An event that is there when a read is cancelled is delivered by the next one."""
+    """An event that is pending when a read is cancelled is returned by the next read."""
     inotify.add(tmp_path, MASK)
     (tmp_path / "a").write_text("")
     with trio.CancelScope() as scope:
@@ -103,17 +106,17 @@ async def test_cancelled_read_loses_nothing(tmp_path: Path, inotify: Inotify) ->
     assert [event.name for event in await inotify.read()] == ["a"]
 
 
-async def test_removed_watch_is_told_as_ignored(tmp_path: Path, inotify: Inotify) -> None:
-    """After its removal a watch says so, and a second removal is an error."""
+async def test_removed_watch_is_reported_as_ignored(tmp_path: Path, inotify: Inotify) -> None:
+    """The removal of a watch is reported, and a second removal is an error."""
     wd = inotify.add(tmp_path, MASK)
     inotify.remove(wd)
-    assert await inotify.read() == [Event(wd, IN_IGNORED, "")]
+    assert await inotify.read() == [InotifyEvent(wd, IN_IGNORED, "")]
     with pytest.raises(OSError, match=os.strerror(errno.EINVAL)):
         inotify.remove(wd)
 
 
 async def test_missing_path_raises_with_its_name(tmp_path: Path, inotify: Inotify) -> None:
-    """The kernel's refusals rise with their number and the path."""
+    """Errors of the kernel are raised with their number and the path."""
     missing = tmp_path / "missing"
     with pytest.raises(FileNotFoundError) as caught:
         inotify.add(missing, MASK)
@@ -121,7 +124,7 @@ async def test_missing_path_raises_with_its_name(tmp_path: Path, inotify: Inotif
 
 
 async def test_close_ends_a_waiting_read(inotify: Inotify) -> None:
-    """Closing wakes the reader, frees the descriptor and makes later reads fail."""
+    """Closing wakes the reader, closes the descriptor and makes later reads fail."""
     before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
     async with trio.open_nursery() as nursery:
         nursery.start_soon(expect_closed, inotify)

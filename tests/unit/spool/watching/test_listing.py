@@ -1,4 +1,4 @@
-"""One look at a spool directory."""
+"""Listing a spool directory."""
 
 import os
 import tracemalloc
@@ -16,19 +16,19 @@ NOW = 1_800_000_000.0
 
 
 def put(directory: Path, name: str, age: float = 100.0) -> None:
-    """A file that was last modified `age` seconds before NOW."""
+    """Make a file that was last modified `age` seconds before NOW."""
     (directory / name).touch()
     os.utime(directory / name, (NOW - age, NOW - age))
 
 
-def look(
+def take_listing(
     directory: Path,
     *,
     limit: int = 100,
     min_age: float = 0.0,
     exclude: Callable[[str], bool] = lambda _: False,
 ) -> Listing:
-    """A listing at NOW."""
+    """Take a listing at NOW."""
     return oldest(directory, EXTENSIONS, limit=limit, min_age=min_age, exclude=exclude, now=NOW)
 
 
@@ -53,7 +53,7 @@ def look(
     ],
 )
 def test_known_extensions_count(name: str, *, expected: bool) -> None:
-    """A name counts by its exact extension, unless it begins with a dot."""
+    """A file counts if its extension matches exactly, unless its name begins with a dot."""
     assert is_ours(name, EXTENSIONS) is expected
 
 
@@ -69,33 +69,33 @@ def test_known_extensions_count(name: str, *, expected: bool) -> None:
 def test_lists_the_oldest_first(
     tmp_path_factory: pytest.TempPathFactory, files: dict[str, int], limit: int, min_age: int
 ) -> None:
-    """The names are the oldest eligible ones in order; the counts tell what was left out."""
+    """The names are the oldest eligible ones in order; the counts include those left out."""
     directory = tmp_path_factory.mktemp("spool")
     for name, age in files.items():
         put(directory, name, age)
-    ours = sorted((-age, name) for name, age in files.items() if not name.endswith("tmp"))
-    eligible = [name for mtime, name in ours if not 0 <= -mtime < min_age]
-    listing = look(directory, limit=limit, min_age=min_age)
+    known = sorted((-age, name) for name, age in files.items() if not name.endswith("tmp"))
+    eligible = [name for mtime, name in known if not 0 <= -mtime < min_age]
+    listing = take_listing(directory, limit=limit, min_age=min_age)
     assert listing.names == eligible[:limit]
     assert listing.more == (len(eligible) > limit)
-    assert listing.total == len(ours)
-    assert listing.oldest_mtime == (NOW + ours[0][0] if ours else None)
+    assert listing.total == len(known)
+    assert listing.oldest_mtime == (NOW + known[0][0] if known else None)
 
 
 @pytest.mark.fault("S7")
 @pytest.mark.history(3)
 def test_temporary_names_take_no_part(tmp_path: Path) -> None:
-    """Thousands of uploads under way leave the listing and its limit to real files."""
+    """Thousands of uploads in progress do not count towards the limit of a listing."""
     for number in range(10_000):
         (tmp_path / f".davfs.tmp{number:06x}").touch()
     put(tmp_path, "a.log")
     put(tmp_path, "b.log", 50)
-    assert look(tmp_path, limit=1) == Listing(["a.log"], True, 2, NOW - 100)
+    assert take_listing(tmp_path, limit=1) == Listing(["a.log"], True, 2, NOW - 100)
 
 
 @pytest.mark.history(7)
 def test_entries_that_vanish_are_skipped(tmp_path: Path) -> None:
-    """Files removed between the reading of the directory and the look at them do no harm."""
+    """Files removed while the directory is listed do no harm."""
     for number in range(20):
         put(tmp_path, f"{number}.log")
 
@@ -105,7 +105,7 @@ def test_entries_that_vanish_are_skipped(tmp_path: Path) -> None:
                 path.unlink()
         return False
 
-    listing = look(tmp_path, exclude=remove_the_others)
+    listing = take_listing(tmp_path, exclude=remove_the_others)
     assert len(listing.names) == listing.total == 1
 
 
@@ -114,35 +114,35 @@ def test_file_from_the_future_counts_as_old(tmp_path: Path) -> None:
     """A modification time ahead of the clock does not hide a file."""
     put(tmp_path, "future.log", -86_400)
     put(tmp_path, "young.log", 5)
-    assert look(tmp_path, min_age=30).names == ["future.log"]
+    assert take_listing(tmp_path, min_age=30).names == ["future.log"]
 
 
 @pytest.mark.fault("T3")
 def test_files_from_before_the_clock_went_back_are_listed(tmp_path: Path) -> None:
-    """After the clock was set back an hour, files that were young then are not held for it."""
+    """After the clock was set back an hour, recent files do not wait for an hour."""
     put(tmp_path, "a.log", -3595)
-    assert look(tmp_path, min_age=30).names == ["a.log"]
+    assert take_listing(tmp_path, min_age=30).names == ["a.log"]
 
 
 def test_excluded_names_count_but_are_left_out(tmp_path: Path) -> None:
-    """Files in flight are part of the backlog's size, not of its names."""
+    """Files in flight count towards the size of the backlog, but are not among the names."""
     put(tmp_path, "a.log")
     put(tmp_path, "b.log")
-    listing = look(tmp_path, exclude=lambda name: name == "a.log")
+    listing = take_listing(tmp_path, exclude=lambda name: name == "a.log")
     assert (listing.names, listing.more, listing.total) == (["b.log"], False, 2)
 
 
 def test_names_that_are_no_utf8_are_listed(tmp_path: Path) -> None:
-    """Any bytes that a file name can hold come out so that they open the file again."""
+    """A listed name opens its file, whatever bytes it consists of."""
     names = [b"\xff.log", b"new\nline.log", b"\x1b[31m.gz", b"x" * 251 + b".log"]
     for name in names:
         os.close(os.open(os.fsencode(tmp_path) + b"/" + name, os.O_CREAT))
-    assert sorted(os.fsencode(name) for name in look(tmp_path).names) == sorted(names)
+    assert sorted(os.fsencode(name) for name in take_listing(tmp_path).names) == sorted(names)
 
 
 @pytest.mark.parametrize("kind", ["fifo", "link", "directory"])
 def test_what_is_no_file_is_listed_too(tmp_path: Path, kind: str) -> None:
-    """FIFOs, links (broken ones too) and directories with our extension have to be dealt with."""
+    """FIFOs, links (even broken ones) and directories with a known extension are listed."""
     path = tmp_path / "x.log"
     if kind == "fifo":
         os.mkfifo(path)
@@ -150,23 +150,23 @@ def test_what_is_no_file_is_listed_too(tmp_path: Path, kind: str) -> None:
         path.symlink_to("/nowhere")
     else:
         path.mkdir()
-    assert look(tmp_path).names == ["x.log"]
+    assert take_listing(tmp_path).names == ["x.log"]
 
 
 def test_memory_does_not_grow_with_the_directory(tmp_path: Path) -> None:
-    """What is kept depends on the limit alone: twenty times the files need no more memory."""
+    """Memory depends on the limit alone: twenty times the files need no more of it."""
     peaks = []
     for count in (1_000, 20_000):
         for number in range(count):
             (tmp_path / f"{number}.log").touch()
         tracemalloc.start()
-        assert look(tmp_path, limit=100).more
+        assert take_listing(tmp_path, limit=100).more
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] < peaks[0] + 50_000
 
 
 def test_directory_that_cannot_be_read_raises(tmp_path: Path) -> None:
-    """A missing directory is the caller's matter."""
+    """A missing directory raises FileNotFoundError."""
     with pytest.raises(FileNotFoundError):
-        look(tmp_path / "missing")
+        take_listing(tmp_path / "missing")

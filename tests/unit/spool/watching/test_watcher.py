@@ -16,14 +16,14 @@ OLD_S = 100.0
 
 
 def write(path: Path, *, age: float = 0.0) -> None:
-    """A file written in place, last modified `age` seconds ago."""
+    """Write a file in place, last modified `age` seconds ago."""
     path.write_text("x")
     if age:
         os.utime(path, (time.time() - age,) * 2)
 
 
 def upload(path: Path) -> None:
-    """A file as the web server leaves it: written under another name, then renamed."""
+    """Write a file as the web server does: under another name, then renamed."""
     temporary = path.with_name(".davfs.tmp000001")
     temporary.write_text("x")
     temporary.rename(path)
@@ -31,7 +31,7 @@ def upload(path: Path) -> None:
 
 @pytest.mark.fault("N2")
 async def test_start_takes_files_of_any_age(spool: Path, fast_clock: MockClock) -> None:
-    """Files that are there at start are taken at once, the oldest first, young ones too."""
+    """Files that exist at start are taken at once, the oldest first, including recent ones."""
     for number, age in enumerate([5.0, 500.0, 0.0, 50.0]):
         write(spool / f"{number}.log", age=age)
     async with open_watcher(spool) as watcher:
@@ -40,10 +40,10 @@ async def test_start_takes_files_of_any_age(spool: Path, fast_clock: MockClock) 
 
 
 @pytest.mark.fault("N2")
-async def test_file_that_lands_before_the_listing_is_taken_once(
+async def test_file_that_arrives_before_the_listing_is_taken_once(
     spool: Path, fast_clock: MockClock
 ) -> None:
-    """The directory is watched before it is listed: what falls between is found, and once."""
+    """A file that arrives between watching and listing is found, and only once."""
     async with open_watcher(spool, limit=0) as watcher:
         upload(spool / "a.log")  # the listing has not run yet: no checkpoint since the start
         assert (await watcher.take()).name == "a.log"
@@ -52,7 +52,7 @@ async def test_file_that_lands_before_the_listing_is_taken_once(
 
 @pytest.mark.history(4)
 async def test_the_loop_is_the_same_for_inventories(spool: Path, fast_clock: MockClock) -> None:
-    """Temporary and foreign files end no watcher, whichever extensions it serves."""
+    """Temporary and foreign files do not stop the watcher, whatever its extensions."""
     async with open_watcher(spool, limit=0, extensions=frozenset({"xml", "ocs"})) as watcher:
         for name in (".davfs.tmp000002", "run.log", "notes"):
             write(spool / name)
@@ -65,7 +65,7 @@ async def test_the_loop_is_the_same_for_inventories(spool: Path, fast_clock: Moc
 @pytest.mark.history(3, 5, 6)
 @pytest.mark.fault("N10")
 async def test_upload_arrives_once_and_whole(spool: Path, fast_clock: MockClock) -> None:
-    """Of a web server's upload only the rename counts, once, and says that the file is whole."""
+    """Only the rename of an upload is reported, once, and it marks the file as complete."""
     async with open_watcher(spool, limit=0, settled=True) as watcher:
         for number in range(100):
             (spool / f".davfs.tmp{number:06}").write_text("")
@@ -78,7 +78,7 @@ async def test_upload_arrives_once_and_whole(spool: Path, fast_clock: MockClock)
 async def test_file_written_in_place_is_not_known_to_be_whole(
     spool: Path, fast_clock: MockClock
 ) -> None:
-    """A file announced by its closing may get more: it is not called atomic."""
+    """A file announced by its closing may still grow, so it is not marked as atomic."""
     async with open_watcher(spool, settled=True) as watcher:
         write(spool / "a.log")
         assert await watcher.take() == Arrival("a.log", atomic=False)
@@ -97,7 +97,7 @@ async def test_file_in_flight_is_not_sent_again(spool: Path, fast_clock: MockClo
 
 @pytest.mark.fault("S3")
 async def test_file_replaced_in_flight_is_sent_again(spool: Path, fast_clock: MockClock) -> None:
-    """A newer file under a name in flight comes after its predecessor is done."""
+    """A newer file under a name in flight is sent when its predecessor is done."""
     async with open_watcher(spool, limit=0) as watcher:
         upload(spool / "a.log")
         assert (await watcher.take()).name == "a.log"
@@ -109,7 +109,7 @@ async def test_file_replaced_in_flight_is_sent_again(spool: Path, fast_clock: Mo
 
 @pytest.mark.fault("N8")
 async def test_event_of_a_vanished_file_is_a_hint(spool: Path, fast_clock: MockClock) -> None:
-    """A name whose file is gone again may arrive; what counts afterwards is the directory."""
+    """The name of a vanished file may be sent once, but not again after a listing."""
     async with open_watcher(spool, settled=True) as watcher:
         for _ in range(3):
             upload(spool / "a.log")
@@ -124,7 +124,7 @@ async def test_event_of_a_vanished_file_is_a_hint(spool: Path, fast_clock: MockC
 async def test_without_any_event_listings_find_the_file(
     spool: Path, tmp_path: Path, fast_clock: MockClock
 ) -> None:
-    """A file that no event tells of (here: a hard link) is found within one interval."""
+    """A file without an event (here a hard link) is found within one interval."""
     write(tmp_path / "elsewhere", age=OLD_S)
     async with open_watcher(spool, frequency=10.0, settled=True) as watcher:
         os.link(tmp_path / "elsewhere", spool / "a.log")
@@ -145,7 +145,7 @@ async def test_periodic_listing_leaves_young_files_alone(
 async def test_failed_file_is_retried_with_periodic_listings_off(
     spool: Path, fast_clock: MockClock
 ) -> None:
-    """With a limit of 0, what was there at start and fails comes back until it is done."""
+    """With a limit of 0, a file that existed at start and fails is retried until it is done."""
     write(spool / "a.log", age=86_400)
     async with open_watcher(spool, limit=0) as watcher:
         for _ in range(4):
@@ -155,7 +155,7 @@ async def test_failed_file_is_retried_with_periodic_listings_off(
 
 
 async def test_rescan_does_not_wait_for_delays(spool: Path, fast_clock: MockClock) -> None:
-    """When the world has changed, files are tried again at once, whatever their delay."""
+    """After a rescan request, all files are retried at once, whatever their delay."""
     write(spool / "a.log")
     async with open_watcher(spool, limit=0) as watcher:
         watcher.pending.retry((await watcher.take()).name, floor=100_000)
@@ -163,8 +163,8 @@ async def test_rescan_does_not_wait_for_delays(spool: Path, fast_clock: MockCloc
         assert (await watcher.take()).name == "a.log"
 
 
-async def test_no_name_comes_after_its_file_was_done(spool: Path, fast_clock: MockClock) -> None:
-    """Listings taken while files leave the directory bring none of them back."""
+async def test_no_name_is_sent_after_its_file_was_done(spool: Path, fast_clock: MockClock) -> None:
+    """Listings taken while files leave the directory do not return any of them."""
     for number in range(200):
         write(spool / f"{number:03}.log", age=1000 - number)
     async with open_watcher(spool, limit=5, listing_size=40) as watcher:
@@ -176,10 +176,10 @@ async def test_no_name_comes_after_its_file_was_done(spool: Path, fast_clock: Mo
 
 
 @pytest.mark.fault("S18")
-async def test_backlog_larger_than_a_listing_goes_on_by_itself(
+async def test_backlog_larger_than_a_listing_is_sent_completely(
     spool: Path, fast_clock: MockClock
 ) -> None:
-    """A listing that was full is followed by the next one, in order and each file once."""
+    """A full listing is followed by the next one; all files are sent in order, each once."""
     for number in range(35):
         write(spool / f"{number:02}.log", age=1000 - number)
     async with open_watcher(spool, frequency=100_000, limit=5, listing_size=10) as watcher:
@@ -187,7 +187,7 @@ async def test_backlog_larger_than_a_listing_goes_on_by_itself(
 
 
 async def test_live_files_go_before_the_backlog(spool: Path, fast_clock: MockClock) -> None:
-    """A file that arrives waits for one turn of the backlog at most, not for all of it."""
+    """A file that arrives waits for at most one batch of the backlog, not for all of it."""
     for number in range(30):
         write(spool / f"{number:02}.log", age=OLD_S)
     async with open_watcher(spool, limit=5) as watcher:
@@ -199,7 +199,7 @@ async def test_live_files_go_before_the_backlog(spool: Path, fast_clock: MockClo
 
 
 async def test_backlog_is_not_starved_by_live_files(spool: Path, fast_clock: MockClock) -> None:
-    """While files keep arriving the backlog gets its turns too."""
+    """While files keep arriving, batches of the backlog are sent as well."""
     for number in range(20):
         write(spool / f"old{number}.log", age=OLD_S)
     async with open_watcher(spool, limit=5) as watcher:
@@ -211,7 +211,7 @@ async def test_backlog_is_not_starved_by_live_files(spool: Path, fast_clock: Moc
 
 
 async def test_full_pipeline_holds_the_watcher(spool: Path, fast_clock: MockClock) -> None:
-    """No more than one name is in flight for a receiver that takes none."""
+    """At most one name is in flight for a receiver that takes none."""
     for number in range(10):
         write(spool / f"{number}.log")
     async with open_watcher(spool) as watcher:
@@ -223,7 +223,7 @@ async def test_full_pipeline_holds_the_watcher(spool: Path, fast_clock: MockCloc
 async def test_more_live_names_than_are_kept_are_left_to_a_listing(
     spool: Path, fast_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While the pipeline is full, names are kept to a bound; the others are found later."""
+    """While the pipeline is full, a bounded number of names is kept; others are found later."""
     monkeypatch.setattr("relayd.spool.watching.watcher.LIVE_NAMES", 20)
     names = {f"{number}.log" for number in range(100)}
     async with open_watcher(spool, limit=0, settled=True) as watcher:
@@ -236,7 +236,7 @@ async def test_more_live_names_than_are_kept_are_left_to_a_listing(
 async def test_files_beyond_the_retry_table_are_found_by_a_listing(
     spool: Path, fast_clock: MockClock
 ) -> None:
-    """Files that fail when no more can be remembered come back all the same."""
+    """Files that fail while the retry table is full are still retried."""
     for number in range(12):
         write(spool / f"{number}.log")
     async with open_watcher(spool, limit=0) as watcher:
@@ -265,7 +265,7 @@ async def test_overflow_is_counted_and_followed_by_a_listing(
 
 @pytest.mark.fault("N3")
 async def test_directory_deleted_and_made_again(spool: Path, fast_clock: MockClock) -> None:
-    """After the directory was deleted and made again, old files and new events come in."""
+    """After the directory was deleted and made again, its files and new events are noticed."""
     async with open_watcher(spool, limit=0, settled=True) as watcher:
         spool.rmdir()
         spool.mkdir()
@@ -281,7 +281,7 @@ async def test_directory_deleted_and_made_again(spool: Path, fast_clock: MockClo
 
 @pytest.mark.fault("N4")
 async def test_directory_moved_away(spool: Path, fast_clock: MockClock) -> None:
-    """After the directory was moved and replaced, only the new one counts."""
+    """After the directory was moved and replaced, only the new one is watched."""
     async with open_watcher(spool, limit=0, settled=True) as watcher:
         moved = spool.rename(spool.with_name("moved"))
         spool.mkdir()
@@ -291,8 +291,8 @@ async def test_directory_moved_away(spool: Path, fast_clock: MockClock) -> None:
         await watcher.see_events()
 
 
-async def test_directory_that_is_not_there_yet(tmp_path: Path, fast_clock: MockClock) -> None:
-    """A spool that appears later is watched from then on, files in it included."""
+async def test_directory_that_does_not_exist_yet(tmp_path: Path, fast_clock: MockClock) -> None:
+    """A directory that appears later is watched from then on, and its files are found."""
     async with open_watcher(tmp_path / "a" / "incoming", limit=0) as watcher:
         await trio.sleep(3)
         (tmp_path / "b" / "incoming").mkdir(parents=True)
@@ -301,8 +301,8 @@ async def test_directory_that_is_not_there_yet(tmp_path: Path, fast_clock: MockC
         assert await watcher.finish(1) == ["a.log"]
 
 
-async def test_gauges_tell_the_backlog(spool: Path, fast_clock: MockClock) -> None:
-    """Size of the backlog and age of its oldest file are told, also without periodic listings."""
+async def test_gauges_show_the_backlog(spool: Path, fast_clock: MockClock) -> None:
+    """The gauges show size and age of the backlog, even without periodic listings."""
     write(spool / "a.log", age=500)
     write(spool / "b.log")
     (spool / ".davfs.tmp1").touch()
@@ -317,7 +317,7 @@ async def test_gauges_tell_the_backlog(spool: Path, fast_clock: MockClock) -> No
 
 
 async def test_stop_closes_the_channel(spool: Path, fast_clock: MockClock) -> None:
-    """When told to stop the watcher closes its channel; a name that was not taken is released."""
+    """When stopped, the watcher closes its channel and releases a name that was not received."""
     write(spool / "a.log")
     async with open_watcher(spool) as watcher:
         while not watcher.pending.in_flight:
@@ -329,7 +329,7 @@ async def test_stop_closes_the_channel(spool: Path, fast_clock: MockClock) -> No
 
 
 async def test_descriptors_are_closed(spool: Path, fast_clock: MockClock) -> None:
-    """A watcher that ended holds no descriptor, however often its directory was replaced."""
+    """A stopped watcher leaves no descriptor open, however often its directory was replaced."""
     before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
     async with open_watcher(spool) as watcher:
         for _ in range(3):

@@ -1,10 +1,14 @@
-"""What is told about a database that no test can have: old ones and standbys."""
+"""Findings about databases that no test server can be: old releases and standbys."""
+
+import socket
+import ssl
 
 import pytest
 from msgspec.structs import replace
 
 from relayd.commands.check.checks.database import COLUMNS, judge, judge_failure
 from relayd.errors import DatabaseError
+from relayd.outputs.postgres.faults import explain
 from relayd.outputs.postgres.survey import Column, Index, Survey
 
 SOUND = Survey(
@@ -30,22 +34,25 @@ SOUND = Survey(
 )
 
 
-def told(survey: Survey) -> list[str]:
+def found_in(survey: Survey) -> list[str]:
     """Level and text of each finding."""
     return [f"{finding.level}: {finding.what}" for finding in judge(survey, "db")]
 
 
 def test_a_sound_database_gives_no_finding() -> None:
     """PostgreSQL 13 with Rudder's tables is what relayd needs."""
-    assert told(SOUND) == []
+    assert found_in(SOUND) == []
 
 
 @pytest.mark.parametrize(
     ("found", "line"),
     [
-        (replace(SOUND, version=12_00_20), "error: PostgreSQL 12 is too old, 13 is the first"),
-        (replace(SOUND, standby=True, read_only=True), "error: it is a standby: it can only be"),
-        (replace(SOUND, encoding="SQL_ASCII"), "warning: its encoding is SQL_ASCII"),
+        (replace(SOUND, version=12_00_20), "error: PostgreSQL 12 is too old; 13 or later"),
+        (
+            replace(SOUND, standby=True, read_only=True),
+            "error: it is a standby, which is read-only",
+        ),
+        (replace(SOUND, encoding="SQL_ASCII"), "warning: its encoding SQL_ASCII cannot"),
         (
             replace(SOUND, rights={"serial USAGE": True, "schema public USAGE": False}),
             "error: role rudder lacks USAGE on schema public",
@@ -66,15 +73,41 @@ def test_a_sound_database_gives_no_finding() -> None:
         ),
     ],
 )
-def test_what_is_not_as_needed_is_told_once(found: Survey, line: str) -> None:
-    """Each thing that is wrong gives one finding."""
-    (text,) = told(found)
+def test_each_fault_gives_one_finding(found: Survey, line: str) -> None:
+    """A database with one fault gives one finding."""
+    (text,) = found_in(found)
     assert text.startswith(line)
 
 
-def test_an_unknown_sqlstate_is_told_with_the_servers_text() -> None:
-    """A refusal that no list names is told as the server said it."""
+def test_an_unknown_sqlstate_is_reported_with_the_text_of_the_server() -> None:
+    """A refusal with an unlisted SQLSTATE is reported in the words of the server."""
     failure = DatabaseError("the sky is falling", "operator", "ZZ999")
     finding = judge_failure(failure, "postgres://u@h:5/d")
     assert (finding.where, finding.what) == ("h:5/d", "the sky is falling (SQLSTATE ZZ999)")
-    assert finding.mend == "see the server's log"
+    assert finding.fix == "check the server's log"
+
+
+def failed(cause: OSError) -> DatabaseError:
+    """A failed connection, as the output reports it."""
+    failure = explain(cause)
+    failure.__cause__ = cause
+    return failure
+
+
+@pytest.mark.parametrize(
+    ("cause", "what", "fix"),
+    [
+        (ConnectionRefusedError(111, "refused"), "refused", "start PostgreSQL there"),
+        (socket.gaierror(-2, "unknown name"), "unknown name", "correct the host name"),
+        (ssl.SSLError(1, "wrong version number"), "wrong version number", "enable TLS"),
+        (ConnectionError("server rejected SSL upgrade"), "server rejected SSL upgrade", "enable"),
+        (TimeoutError(110, "timed out"), "in time", "check the firewall"),
+    ],
+)
+def test_a_failed_connection_has_the_fix_for_its_cause(cause: OSError, what: str, fix: str) -> None:
+    """The type of the library's error decides the fix, and its reason is shown without a number."""
+    finding = judge_failure(failed(cause), "postgres://u@h:5/d")
+    assert finding.code == "database.unreachable"
+    assert what in finding.what
+    assert "[Errno" not in finding.what
+    assert finding.fix.startswith(fix)

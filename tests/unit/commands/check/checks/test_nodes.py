@@ -14,5 +14,5 @@ from relayd.commands.check.checks.nodes import enumerate_some
     ],
 )
 def test_a_summary_names_the_first_few(names: list[str], text: str) -> None:
-    """Fifty thousand nodes fit into one line."""
+    """A summary of any number of nodes fits on one line."""
     assert enumerate_some(names, "node") == text

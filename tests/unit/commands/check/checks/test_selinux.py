@@ -1,4 +1,4 @@
-"""What matchpathcon says, read."""
+"""Findings from the output of matchpathcon."""
 
 from relayd.commands.check.checks.selinux import judge
 
@@ -10,12 +10,12 @@ system_u:object_r:rudder_relayd_spool_t:s0
 """
 
 
-def test_a_wrong_label_is_told_with_the_command_that_mends_it() -> None:
-    """Only a label that differs from the policy's is told; the path is quoted for the shell."""
+def test_a_wrong_label_has_the_command_that_corrects_it() -> None:
+    """Only a label that differs from the policy is a finding; its path is quoted for the shell."""
     (finding,) = judge(OUTPUT)
     assert finding.where == "/var/rudder/reports/in coming"
     assert finding.what == (
-        "its label is unconfined_u:object_r:tmp_t:s0, the policy asks for"
+        "its label is unconfined_u:object_r:tmp_t:s0, expected"
         " system_u:object_r:rudder_relayd_spool_t:s0"
     )
-    assert finding.mend == "restorecon -Rv '/var/rudder/reports/in coming'"
+    assert finding.fix == "restorecon -Rv '/var/rudder/reports/in coming'"

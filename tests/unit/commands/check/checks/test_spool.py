@@ -1,4 +1,4 @@
-"""How much room a spool needs, and where files go unnoticed."""
+"""Findings about the space and the kind of file systems."""
 
 from pathlib import Path
 
@@ -25,20 +25,20 @@ PLENTY = 10_000_000
         pytest.param(Space(GIB, GIB, 0, 0), "", id="inodes are not counted"),
     ],
 )
-def test_room_is_judged_by_what_is_free_and_its_share(space: Space, found: str) -> None:
-    """Little is an error; not much, and a small share of all, is a warning."""
-    told = [f"{finding.level} {finding.code}" for finding in judge_space(space, PATH, "/")]
-    assert told == [found] * bool(found)
+def test_space_is_judged_by_size_and_share(space: Space, found: str) -> None:
+    """Very little space is an error; little space that is also a small share is a warning."""
+    levels = [f"{finding.level} {finding.code}" for finding in judge_space(space, PATH, "/")]
+    assert levels == [found] * bool(found)
 
 
 @pytest.mark.parametrize("kind", ["nfs4", "cifs"])
 def test_a_network_file_system_is_a_warning(kind: str) -> None:
-    """Where inotify does not see other machines, that is told."""
+    """A file system on which inotify does not see other machines is a warning."""
     (finding,) = judge_kind(kind, PATH)
     assert (finding.level, finding.code) == (Level.WARNING, "spool.remote")
     assert kind in finding.what
 
 
-def test_a_local_file_system_is_none() -> None:
-    """A local file system gives no finding."""
+def test_a_local_file_system_has_no_finding() -> None:
+    """A local file system has no finding."""
     assert judge_kind("ext4", PATH) == []

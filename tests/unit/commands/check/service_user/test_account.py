@@ -1,4 +1,4 @@
-"""Which user is meant."""
+"""Finding the service user."""
 
 import os
 import pwd
@@ -9,7 +9,7 @@ from relayd.commands.check.service_user.account import SERVICE_USER, find_accoun
 
 
 def test_a_user_is_found_with_all_groups() -> None:
-    """A user's number, first group and other groups are those of the system."""
+    """The id and the groups of a user are those of the system."""
     entry = pwd.getpwnam("daemon")
     account = find_account("daemon")
     assert (account.name, account.uid, account.gid) == ("daemon", entry.pw_uid, entry.pw_gid)
@@ -17,8 +17,8 @@ def test_a_user_is_found_with_all_groups() -> None:
     assert account.can_become == (os.geteuid() == 0)
 
 
-def test_the_service_user_is_the_default_where_there_is_one() -> None:
-    """Without a name it is the service user, or whoever asks."""
+def test_the_service_user_is_the_default_if_it_exists() -> None:
+    """Without a name it is the service user, or the current user."""
     try:
         expected = pwd.getpwnam(SERVICE_USER).pw_uid
     except KeyError:
@@ -27,6 +27,6 @@ def test_the_service_user_is_the_default_where_there_is_one() -> None:
 
 
 def test_an_unknown_user_is_an_error() -> None:
-    """A name that the system does not know is refused."""
+    """An unknown name is a KeyError."""
     with pytest.raises(KeyError):
         find_account("no-such-user")

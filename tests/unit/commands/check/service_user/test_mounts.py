@@ -1,4 +1,4 @@
-"""Mounts as the kernel lists them."""
+"""Mounts in the list of the kernel."""
 
 from pathlib import Path
 
@@ -12,14 +12,14 @@ TABLE = """\
 
 
 def test_a_mount_is_found_by_its_number() -> None:
-    """Place and type are read whether there are optional fields or not."""
+    """Mount point and type are read with and without optional fields."""
     assert find(TABLE, 22) == Mount(22, "/", "ext4")
     assert find(TABLE, 30) == Mount(30, "/srv/with\\040space", "nfs4")
     assert find(TABLE, 31) == Mount(31, "/no/optional/fields", "tmpfs")
     assert find(TABLE, 3) is None
 
 
-def test_a_path_is_on_the_mount_that_the_kernel_says(tmp_path: Path) -> None:
+def test_the_mount_of_a_path_is_found(tmp_path: Path) -> None:
     """Two files of one directory are on one mount, /proc is on another."""
     (tmp_path / "a").touch()
     own, proc = mount_of(tmp_path / "a"), mount_of(Path("/proc/self"))
@@ -30,12 +30,12 @@ def test_a_path_is_on_the_mount_that_the_kernel_says(tmp_path: Path) -> None:
     assert mount_of(tmp_path / "nothing") is None
 
 
-def test_what_exists_is_found_upwards(tmp_path: Path) -> None:
+def test_the_nearest_existing_directory_is_found(tmp_path: Path) -> None:
     """The nearest directory that exists stands for a path that does not."""
     assert existing(tmp_path / "a" / "b") == tmp_path
     assert existing(tmp_path) == tmp_path
 
 
-def test_what_cannot_be_looked_at_does_not_exist(tmp_path: Path) -> None:
-    """A path that the system refuses to look up is no error; whoever asks goes up from it."""
+def test_a_path_that_cannot_be_looked_up_does_not_exist(tmp_path: Path) -> None:
+    """A path that the system refuses to look up is no error; the search continues above it."""
     assert existing(tmp_path / ("a" * 300) / "b") == tmp_path

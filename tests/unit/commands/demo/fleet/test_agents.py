@@ -1,4 +1,4 @@
-"""The simulated fleet: its good uploads are good, its bad ones are bad in the way they say."""
+"""The simulated fleet: good uploads are good, and each bad one is bad in the intended way."""
 
 import itertools
 from collections import Counter
@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from relayd.commands.demo.fleet.agents import Fleet, Pattern, make_nodes
-from relayd.commands.demo.fleet.upload import EXPECTED, Kind, Upload, put
+from relayd.commands.demo.fleet.upload import EXPECTED, Kind, SimulatedUpload, put
 from relayd.errors import Reason, Refused
 from relayd.runlog.archive import unpack
 from relayd.runlog.filename import parse_name
@@ -25,12 +25,12 @@ KEYS = [generate_private_key(65_537, 2048) for _ in range(4)]
 
 @pytest.fixture
 def fleet(tmp_path: Path) -> Fleet:
-    """Three nodes, of whose uploads half are bad."""
+    """Three nodes; half of their uploads are bad."""
     return Fleet(make_nodes(KEYS, NOW), lambda _: [tmp_path / "above", tmp_path], Pattern(50))
 
 
-def judge(fleet: Fleet, upload: Upload) -> RunLog | Reason:
-    """What relayd's own functions make of an upload."""
+def judge(fleet: Fleet, upload: SimulatedUpload) -> RunLog | Reason:
+    """Return the verdict of relayd's own functions on an upload."""
     name = parse_name(upload.name)
     assert not isinstance(name, Refused), name
     assert name.node_id == upload.node_id
@@ -48,8 +48,8 @@ def judge(fleet: Fleet, upload: Upload) -> RunLog | Reason:
     return runlog.reason if isinstance(runlog, Refused) else runlog
 
 
-def test_every_kind_is_what_it_says(fleet: Fleet) -> None:
-    """Each good upload is worth the rows that it says, each bad one is refused for its reason."""
+def test_every_kind_has_its_verdict(fleet: Fleet) -> None:
+    """Each good upload yields the promised rows; each bad one is refused for its reason."""
     seen: Counter[Kind] = Counter()
     for upload in (fleet.next_upload(NOW) for _ in range(24)):
         seen[upload.kind] += 1
@@ -65,7 +65,7 @@ def test_every_kind_is_what_it_says(fleet: Fleet) -> None:
 
 
 def test_no_run_is_sent_twice_under_one_date(fleet: Fleet) -> None:
-    """Uploads in one and the same second are different runs, in different files."""
+    """Uploads in the same second are different runs, in different files."""
     uploads = [fleet.next_upload(NOW) for _ in range(24)]
     fresh = [upload for upload in uploads if upload.kind is not Kind.REPLAYED]
     assert len({upload.name for upload in fresh}) == len(fresh)
@@ -73,8 +73,8 @@ def test_no_run_is_sent_twice_under_one_date(fleet: Fleet) -> None:
     assert all(upload.start.microsecond == 0 for upload in fresh)
 
 
-def test_only_what_has_left_the_spool_is_replayed(fleet: Fleet, tmp_path: Path) -> None:
-    """An upload that still waits in the spool is not overwritten by its replay."""
+def test_an_upload_in_the_spool_is_not_replayed(fleet: Fleet, tmp_path: Path) -> None:
+    """A replay does not overwrite its original while that is in the spool."""
     uploads = []
     for _ in range(12):
         upload = fleet.next_upload(NOW)
@@ -91,8 +91,8 @@ def test_only_what_has_left_the_spool_is_replayed(fleet: Fleet, tmp_path: Path) 
     assert replay.body == original.body
 
 
-def test_what_is_in_a_spool_above_is_not_replayed(fleet: Fleet, tmp_path: Path) -> None:
-    """An upload that has gone up and waits there is not sent again yet either."""
+def test_an_upload_in_a_spool_above_is_not_replayed(fleet: Fleet, tmp_path: Path) -> None:
+    """An upload is not sent again while it is in the spool of a policy server above."""
     above = tmp_path / "above"
     above.mkdir()
     for _ in range(12):
@@ -106,13 +106,13 @@ def test_what_is_in_a_spool_above_is_not_replayed(fleet: Fleet, tmp_path: Path) 
 
 @pytest.mark.parametrize(("bad", "expected"), [(0, 0), (10, 10), (33, 33), (50, 50)])
 def test_share_of_bad_uploads(bad: int, expected: int) -> None:
-    """The share of bad uploads is the one asked for."""
+    """The share of bad uploads is the requested one."""
     kinds = list(itertools.islice(Pattern(bad).kinds(), 100))
     assert sum(kind is not Kind.GOOD for kind in kinds) == expected
 
 
 def test_put_renames_into_place(tmp_path: Path, fleet: Fleet) -> None:
-    """The spool never shows an upload under its name before it is whole, nor a leftover."""
+    """An upload is complete when it appears under its name, and no temporary file remains."""
     upload = fleet.next_upload(NOW)
     put(tmp_path, upload)
     assert [path.name for path in tmp_path.iterdir()] == [upload.name]

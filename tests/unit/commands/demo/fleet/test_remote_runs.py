@@ -1,4 +1,4 @@
-"""The demo's remote runs: what is read of the answer, and what the books say of it."""
+"""The demo's remote runs: the answer is read, and the agents are counted."""
 
 import json
 from collections.abc import AsyncIterator
@@ -7,8 +7,8 @@ import pytest
 from quart import Response, request
 from quart_trio import QuartTrio
 
-from relayd.commands.demo.books import Entry
-from relayd.commands.demo.fleet.remote_runs import RemoteRuns
+from relayd.commands.demo.fleet.remote_runs import RemoteRunClient
+from relayd.commands.demo.ledger import Entry
 from tests.support.http import BASE, open_server
 
 EVENTS = [
@@ -23,8 +23,8 @@ EVENTS = [
 ]
 
 
-def telling(status: int = 200) -> QuartTrio:
-    """A relayd whose remote runs go as `EVENTS` tell, in pieces that are no lines."""
+def answering(status: int = 200) -> QuartTrio:
+    """Return a relayd that answers remote runs with `EVENTS`, in pieces that are not lines."""
     app = QuartTrio(__name__, static_folder=None)
 
     @app.post(f"{BASE}/remote-run/all")
@@ -44,31 +44,31 @@ def telling(status: int = 200) -> QuartTrio:
 
 
 async def test_verdicts_are_counted_and_output_is_shown() -> None:
-    """Agents that ended well are counted, run by run; what was said last is at hand."""
-    async with open_server(telling()) as server:
-        runs = RemoteRuns(server.port, 4)
-        assert runs.told() == "none has ended yet"
+    """Agents that succeeded are counted over all runs, and the last output is available."""
+    async with open_server(answering()) as server:
+        runs = RemoteRunClient(server.port, 4)
+        assert runs.progress() == "none finished yet"
         for number in (1, 2):
             await runs.run()
-            assert runs.told().startswith(f"run {number}: 2 of 4 agents in ")
+            assert runs.progress().startswith(f"run {number}: 2 of 4 agents in ")
     assert list(runs.output) == ["a: agent runs", "b: agent runs"] * 2
-    assert runs.entry() == Entry("agents run by remote run", expected=8, found=4)
+    assert runs.entry() == Entry("agents run by remote runs", expected=8, found=4)
     assert runs.curl.endswith(f"http://127.0.0.1:{server.port}{BASE}/remote-run/all")
 
 
 @pytest.mark.parametrize("status", [404, 503])
 async def test_a_refused_run_does_not_balance(status: int) -> None:
-    """A run that relayd does not make is one in which no agent ran."""
-    async with open_server(telling(status)) as server:
-        runs = RemoteRuns(server.port, 4)
+    """No agent counts as run if relayd refuses the remote run."""
+    async with open_server(answering(status)) as server:
+        runs = RemoteRunClient(server.port, 4)
         await runs.run()
-    assert runs.entry() == Entry("agents run by remote run", expected=4, found=0)
+    assert runs.entry() == Entry("agents run by remote runs", expected=4, found=0)
 
 
 async def test_a_run_without_relayd_does_not_balance() -> None:
-    """Nor does one for which nobody listens."""
-    async with open_server(telling()) as server:
+    """No agent counts as run if relayd cannot be reached."""
+    async with open_server(answering()) as server:
         port = server.port
-    runs = RemoteRuns(port, 4)
+    runs = RemoteRunClient(port, 4)
     await runs.run()
     assert not runs.entry().balanced

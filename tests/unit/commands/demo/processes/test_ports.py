@@ -1,4 +1,4 @@
-"""Ports for servers that come and go."""
+"""Free ports for servers that are restarted."""
 
 import socket
 from pathlib import Path
@@ -9,7 +9,7 @@ from relayd.commands.demo.processes import ports
 
 
 def test_port_is_free_and_not_ephemeral() -> None:
-    """The port can be listened on and is never one that the kernel gives to clients."""
+    """The port can be listened on and is not one that the kernel assigns to clients."""
     port = ports.free_port()
     low = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     assert 10_000 <= port < low
@@ -18,7 +18,7 @@ def test_port_is_free_and_not_ephemeral() -> None:
 
 
 def test_port_is_free_on_all_hosts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A port that one of the addresses has in use is not taken."""
+    """A port that is in use on one of the addresses is not returned."""
     with socket.create_server(("127.0.0.2", 0)) as server:
         port = server.getsockname()[1]
         monkeypatch.setattr(ports, "_LOWEST", port)
@@ -29,6 +29,6 @@ def test_port_is_free_on_all_hosts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_unreadable_range_has_a_default(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Where the kernel does not tell its range, the usual one is taken."""
+    """If the kernel's range cannot be read, the default range is used."""
     monkeypatch.setattr(ports, "_EPHEMERAL", tmp_path / "missing")
     assert 10_000 <= ports.free_port() < 32_768

@@ -14,7 +14,7 @@ PASSWORD = 'p@ss/"\\:%?#'
 
 
 def test_relayd_accepts_the_configuration(tmp_path: Path) -> None:
-    """What the demo writes is what relayd reads, without a warning, whatever the password."""
+    """The demo's configuration is read by relayd without a warning, whatever the password."""
     workspace = Workspace(tmp_path / "demo")
     workspace.create()
     general = {"node_id": "root", "listen": "127.0.0.1:13030"}
@@ -34,7 +34,7 @@ def test_relayd_accepts_the_configuration(tmp_path: Path) -> None:
 
 
 def test_the_agents_command_names_each_host(tmp_path: Path) -> None:
-    """The command that a remote run starts says a line for each host."""
+    """The command that a remote run starts prints a line for each host."""
     workspace = Workspace(tmp_path)
     workspace.create()
     workspace.write_configuration("relay 1", {"node_id": "root"}, "disabled")
@@ -48,15 +48,15 @@ def test_the_agents_command_names_each_host(tmp_path: Path) -> None:
         "--",
         "a.example,b.example",
     ]
-    said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    assert said.splitlines() == [
-        "a.example: agent runs, asked by relay 1",
-        "b.example: agent runs, asked by relay 1",
+    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert output.splitlines() == [
+        "a.example: agent run started by relay 1",
+        "b.example: agent run started by relay 1",
     ]
 
 
 def test_only_logs_remain(tmp_path: Path) -> None:
-    """After a demo in a temporary directory only the logs are left, those of relays too."""
+    """After a demo in a temporary directory only the logs remain, including those of relays."""
     layout = Layout(tmp_path, 1)
     layout.create()
     (layout.postgres / "data").mkdir(parents=True)
@@ -72,7 +72,7 @@ def test_only_logs_remain(tmp_path: Path) -> None:
 
 
 def test_nothing_remains_when_relayd_never_ran(tmp_path: Path) -> None:
-    """A demo that was ended before relayd wrote a log leaves no directory."""
+    """A demo that was stopped before relayd wrote a log leaves no directory."""
     layout = Layout(tmp_path / "demo", 0)
     layout.create()
     layout.remove_all_but_logs()
@@ -80,7 +80,7 @@ def test_nothing_remains_when_relayd_never_ran(tmp_path: Path) -> None:
 
 
 def test_a_directory_in_use_is_refused(tmp_path: Path) -> None:
-    """A second demo in the same directory does not start, and says why in one line."""
+    """A second demo in the same directory fails with a message of one line."""
     Layout(tmp_path, 0).create()
     with pytest.raises(StartError, match=f"^cannot prepare {tmp_path}: File exists$"):
         Layout(tmp_path, 0).create()

@@ -1,4 +1,4 @@
-"""What the database holds in the end, run by run."""
+"""The contents of the database, run by run."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -13,17 +13,17 @@ _MINUTES = "(extract(epoch FROM {column} - timestamptz '{start}') / 60)::int"
 
 
 def stored_rows(query: Query) -> Counter[Run]:
-    """How many reports of each run are in the database."""
+    """Return the number of reports of each run in the database."""
     return _count(query, "ruddersysevents", "executiontimestamp")
 
 
 def stored_executions(query: Query) -> Counter[Run]:
-    """How many execution rows each run has."""
+    """Return the number of execution rows of each run."""
     return _count(query, "reportsexecution", "date")
 
 
-def check_books(query: Query, runs: Iterable[Run], *, reports: int = 6) -> None:
-    """Asserts that exactly these complete runs are stored, each once and whole."""
+def check_stored(query: Query, runs: Iterable[Run], *, reports: int = 6) -> None:
+    """Assert that exactly these complete runs are stored, each once and whole."""
     runs = set(runs)
     assert stored_rows(query) == dict.fromkeys(runs, reports)
     assert stored_executions(query) == dict.fromkeys(runs, 1)

@@ -1,4 +1,4 @@
-"""The nodes in force: loaded aside, put in place in one step, kept when a new version is broken."""
+"""The current nodes: replaced in a single step, and kept when the new files are broken."""
 
 import time
 from collections.abc import Callable
@@ -7,7 +7,8 @@ from pathlib import Path
 import trio
 
 from relayd.errors import NodesError
-from relayd.fleet.nodes import Loaded, Nodes, load_nodes
+from relayd.fleet.loading import Loaded, load_nodes
+from relayd.fleet.nodes import Nodes
 from relayd.system.delays import DELAYS, Steps
 from relayd.system.threads import in_thread
 from relayd.telemetry.logs import get_logger
@@ -17,24 +18,24 @@ log = get_logger("nodes")
 
 
 class _ListMissingError(NodesError):
-    """There is no nodes list."""
+    """The nodes list does not exist."""
 
 
-class Trust:
+class CurrentNodes:
     """Owner of the current `Nodes`.
 
     Attributes:
-        nodes: the nodes in force; none before `ready`.
-        ready: set once a nodes list was loaded. Before that, no file may be judged.
-        trouble: why the last load failed, None when it did not.
+        nodes: the current nodes; empty before `ready`.
+        ready: set once a nodes list was loaded. Before that, no file may be examined.
+        trouble: why the last load failed; None if it succeeded.
 
     Args:
         list_file: the nodes list.
         certs_file: the certificates.
         my_id: node id of this policy server.
         metrics: gets the gauges of nodes.
-        list_needed: whether files are judged by the nodes. Where they are not, a nodes list that
-            was never there is looked for again, and no error.
+        list_needed: whether files are verified with the nodes. If not, a nodes list that never
+            existed is not an error; loading it is retried.
         delays: between attempts to load files that are missing or broken.
     """
 
@@ -62,14 +63,15 @@ class Trust:
         self.trouble: str | None = None
 
     def token(self, node_id: str) -> str:
-        """`Nodes.trust_token` of the nodes in force."""
+        """Return `Nodes.trust_token` of the current nodes."""
         return self.nodes.trust_token(node_id)
 
     async def load(self) -> None:
-        """Load both files and puts them in force, or leaves everything as it was.
+        """Load both files and replace the current nodes, or leave everything as it was.
 
         Raises:
-            NodesError: a file is broken, or the nodes list is not there and was, or is needed.
+            NodesError: a file is broken; or the nodes list does not exist although it is needed
+                or did exist before.
         """
         async with self._lock:
             try:
@@ -77,65 +79,62 @@ class Trust:
                 loaded = await in_thread(self._load, abandon_on_cancel=True, limiter=self._limiter)
             except NodesError as error:
                 self._note_trouble(str(error))
-                if isinstance(error, _ListMissingError) and self._does_without():
+                if isinstance(error, _ListMissingError) and self._may_be_missing():
                     return
                 raise
-            self._put_in_force(loaded)
+            self._replace(loaded)
 
     def _load(self) -> Loaded:
         loaded = load_nodes(self._list_file, self._certs_file, self._my_id, self.nodes)
         if loaded.list_missing:
-            raise _ListMissingError(f"nodes list {self._list_file} is not there")
+            raise _ListMissingError(f"nodes list {self._list_file} does not exist")
         return loaded
 
     def _note_trouble(self, trouble: str) -> None:
         if trouble != self.trouble:
-            effect = "the former nodes stay in force" if self.ready.is_set() else "files wait"
-            if self._does_without():
-                effect = "no node is known"
+            effect = "the previous nodes stay in use" if self.ready.is_set() else "files wait"
+            if self._may_be_missing():
+                effect = "all nodes are unknown"
             log.error("nodes cannot be loaded", detail=trouble, effect=effect)
         self.trouble = trouble
         self._failed.set()
 
-    def _does_without(self) -> bool:
+    def _may_be_missing(self) -> bool:
         return not self._list_needed and not self.ready.is_set()
 
-    def _put_in_force(self, loaded: Loaded) -> None:
+    def _replace(self, loaded: Loaded) -> None:
         self.nodes = loaded.nodes
         self.trouble = None
-        if self._failed.is_set():  # else `run` waits for this very event
+        if self._failed.is_set():  # otherwise `run` is waiting for this very event
             self._failed = trio.Event()
         for warning in loaded.warnings:
-            log.warning("nodes", detail=warning)
+            log.warning("problem in the nodes data", detail=str(warning))
         self._metrics.managed_nodes.set(self.nodes.managed_nodes)
         self._metrics.sub_nodes.set(self.nodes.sub_nodes)
-        self._judge_dates()
+        self._check_dates()
         log.info("nodes loaded", nodes=self.nodes.sub_nodes, neighbours=self.nodes.managed_nodes)
         self.ready.set()
 
-    def _judge_dates(self) -> None:
-        """Return about certificates out of their time: a wrong clock, here or there, shows so."""
+    def _check_dates(self) -> None:
+        """Report certificates outside of their validity: a sign of a wrong clock, here or there."""
         now = time.time()
         expired = self.nodes.expired_certificates(now)
         self._metrics.certificate_expired.set(expired)
         if expired:
-            log.warning(
-                "node certificates are past their end and trusted all the same",
-                certificates=expired,
-            )
+            log.warning("expired node certificates are still trusted", certificates=expired)
         premature = self.nodes.premature_certificates(now)
         self._metrics.certificate_not_yet_valid.set(premature)
         if premature:
             log.warning(
-                "node certificates are not valid yet and trusted all the same",
+                "node certificates that are not yet valid are already trusted",
                 certificates=premature,
             )
 
     async def run(self, loaded: Callable[[], None]) -> None:
-        """Try again, with growing delays, whenever a load has failed; runs for ever.
+        """Retry, with growing delays, whenever a load has failed; run forever.
 
         Args:
-            loaded: called after each attempt of its own that went well.
+            loaded: called after each retry that succeeds.
         """
         while True:
             await self._failed.wait()
@@ -144,9 +143,9 @@ class Trust:
                 attempts += 1
                 await trio.sleep(self._delays.after(attempts))
                 if self._failed.is_set():
-                    await self._try_again(loaded)
+                    await self._retry(loaded)
 
-    async def _try_again(self, loaded: Callable[[], None]) -> None:
+    async def _retry(self, loaded: Callable[[], None]) -> None:
         try:
             await self.load()
         except NodesError:

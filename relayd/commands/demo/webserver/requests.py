@@ -1,4 +1,4 @@
-"""One client of the web front: HTTP/1.1 over TLS, one request after the other."""
+"""A client of the web server: HTTP/1.1 over TLS, one request after the other."""
 
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
@@ -14,7 +14,7 @@ LOST: Final = (trio.BrokenResourceError, trio.ClosedResourceError)
 
 _LIMITS: Final = Limits(request_line_bytes=16 * 1024)
 _CHUNK: Final = 64 * 1024
-#: Seconds without a byte of a body after which its sender is given up.
+#: Disconnect a client that sends no byte of a body for this many seconds.
 _STALLED_S: Final = 30.0
 
 Handler = Callable[["Exchange", h11.Request], Awaitable[None]]
@@ -22,11 +22,11 @@ Headers = Iterable[tuple[bytes, bytes]]
 
 
 class LostError(Exception):
-    """The client is gone or says what is no HTTP; nothing more can be told to it."""
+    """The client is gone or does not speak HTTP; it cannot be answered."""
 
 
 class Exchange:
-    """A client's connection and the request that it is at.
+    """A client's connection and its current request.
 
     Attributes:
         peer: the client's address.
@@ -39,7 +39,7 @@ class Exchange:
         self.peer = peer
 
     async def run(self, handler: Handler) -> None:
-        """Let `handler` answer each request; ends when the client leaves, stalls or errs."""
+        """Let `handler` answer each request until the client leaves, stalls or breaks HTTP."""
         try:
             with trio.fail_after(_LIMITS.head_s):
                 await self._stream.do_handshake()
@@ -62,7 +62,10 @@ class Exchange:
             self._http.start_next_cycle()
 
     async def _is_reusable(self) -> bool:
-        """Read what is left of the request, for a while: closing before would lose the answer."""
+        """Read the rest of the request, for a limited time, and return whether all was read.
+
+        Closing the connection with unread data would lose the answer.
+        """
         with trio.move_on_after(_LIMITS.linger_s):
             while self._http.their_state is h11.SEND_BODY:
                 await self._next()
@@ -72,7 +75,7 @@ class Exchange:
         """Return the next piece of the request's body; empty at its end.
 
         Raises:
-            LostError: it ends too early, or nothing comes for half a minute.
+            LostError: the body ends too early, or nothing arrives for half a minute.
         """
         if self._http.they_are_waiting_for_100_continue:
             await self._send(h11.InformationalResponse(status_code=100, headers=[]))
@@ -81,37 +84,37 @@ class Exchange:
             return bytes(event.data) if isinstance(event, h11.Data) else b""
         raise LostError
 
-    async def until_gone(self) -> None:
-        """Return when the client closes its end; to be called after the whole body was read."""
+    async def wait_gone(self) -> None:
+        """Return when the client closes the connection; call it after reading the whole body."""
         if data := await self._receive():
             self._http.receive_data(data)
-            await trio.sleep_forever()  # its next request waits; that it leaves shows later
+            await trio.sleep_forever()  # the next request is waiting, so the client is not gone
 
     async def begin(self, status: int, headers: Headers) -> None:
-        """Send the head of the answer; without a Content-Length among them it goes in chunks."""
+        """Send the head of the answer; without a Content-Length, the body is chunked."""
         await self._send(h11.Response(status_code=status, headers=list(headers)))
 
-    async def piece(self, data: bytes) -> None:
+    async def send_data(self, data: bytes) -> None:
         """Send a piece of the answer now."""
         await self._send(h11.Data(data=data))
 
     async def end(self) -> None:
-        """Ends the answer."""
+        """End the answer."""
         await self._send(h11.EndOfMessage())
 
     async def answer(self, status: int, text: str = "", headers: Headers = ()) -> None:
-        """Send a short answer as a whole."""
+        """Send a complete short answer."""
         body = f"{text}\n".encode() if text else b""
         length = (b"Content-Length", str(len(body)).encode())
         await self.begin(status, [(b"Content-Type", b"text/plain"), length, *headers])
         if not self._bodiless:
-            await self.piece(body)
+            await self.send_data(body)
         await self.end()
 
     async def _refuse(self, status: int) -> None:
         if self._http.our_state in (h11.IDLE, h11.SEND_RESPONSE):
             with trio.move_on_after(_LIMITS.write_s), suppress(LostError):
-                await self.answer(status, "not HTTP as it should be", [(b"Connection", b"close")])
+                await self.answer(status, "malformed request", [(b"Connection", b"close")])
 
     async def _next(self) -> h11.Event:
         while True:

@@ -1,7 +1,7 @@
-"""A process and its children, signalled together.
+"""Signals to a process and its children.
 
-PostgreSQL puts each of its processes into a session of its own, so that signals to a process
-group do not reach them.
+PostgreSQL puts each of its processes into its own session, so signals to a process group do not
+reach them.
 """
 
 import os
@@ -11,10 +11,10 @@ from contextlib import suppress
 from pathlib import Path
 
 
-def signal_family(parent: int, number: signal.Signals) -> None:
+def signal_with_children(parent: int, number: signal.Signals) -> None:
     """Send a signal to a process, then to its children.
 
-    The parent comes first, so that one that is stopped starts no new child behind our back.
+    The parent is first, so that once suspended it cannot start another child.
 
     Args:
         parent: process id.
@@ -25,14 +25,14 @@ def signal_family(parent: int, number: signal.Signals) -> None:
             os.kill(pid, number)
 
 
-def kill_family(parent: int, deadline: float) -> None:
-    """Kill a process and its children (SIGKILL) and waits until they have ended.
+def kill_with_children(parent: int, deadline: float) -> None:
+    """Kill a process and its children (SIGKILL) and wait until they have ended.
 
-    The parent comes first: it must not take its children's end for a crash and start new ones.
+    The parent is first: it would take the end of a child for a crash and start new ones.
 
     Args:
-        parent: process id of a child of ours, which we have not waited for.
-        deadline: how long to wait for each of them, in seconds.
+        parent: process id of a child of this process that has not been waited for.
+        deadline: maximum time to wait for each process, in seconds.
     """
     # pidfd_open(2): a descriptor that becomes readable when the process, child or not, ends.
     handles = [handle for pid in (parent, *_children(parent)) if (handle := _handle(pid)) >= 0]
@@ -52,7 +52,8 @@ def _children(parent: int) -> list[int]:
         if not entry.name.isdigit():
             continue
         with suppress(OSError):
-            # proc_pid_stat(5): the name in parentheses may hold anything, ppid is 2 fields on.
+            # proc_pid_stat(5): the name in parentheses may contain anything; ppid is the second
+            # field after it.
             status = (entry / "stat").read_text(errors="replace").rpartition(")")[2].split()
             if int(status[1]) == parent:
                 found.append(int(entry.name))

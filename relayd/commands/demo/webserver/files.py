@@ -1,4 +1,4 @@
-"""Uploads as WebDAV servers take them: a name, a temporary file, a rename."""
+"""Uploads as WebDAV servers store them: a name, a temporary file, a rename."""
 
 import errno
 import os
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import unquote_to_bytes
 
-#: Begins the names of files that are not complete yet, as Apache's mod_dav_fs has it.
+#: Prefix of the names of incomplete files, as in Apache's mod_dav_fs.
 TEMPORARY: Final = b".davfs.tmp"
 
 _NAME_MAX: Final = 255
@@ -16,10 +16,10 @@ _MODE: Final = 0o640
 
 
 def read_name(raw: bytes) -> bytes | None:
-    """Return the file name that one segment of a path stands for; None when it stands for none.
+    """Return the file name in one segment of a path; None if it is not a valid name.
 
     Args:
-        raw: the segment as it was sent, percent-encoded; it is decoded once.
+        raw: the segment as sent, percent-encoded; it is decoded once.
     """
     name = unquote_to_bytes(raw)
     if not name or len(name) > _NAME_MAX or b"/" in name or b"\0" in name:
@@ -28,9 +28,9 @@ def read_name(raw: bytes) -> bytes | None:
 
 
 class Scratch:
-    """A file under a temporary name; removed at the end of the block unless it was committed.
+    """A file under a temporary name; `discard` removes it unless it was committed.
 
-    All methods block. Raises OSError as the system does.
+    All methods block and may raise OSError.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -48,7 +48,7 @@ class Scratch:
             rest = rest[os.write(self._file, rest) :]
 
     def commit(self, name: bytes) -> bool:
-        """Return the file its name; whether it took the place of another one."""
+        """Rename the file to its final name; return whether it replaced another file."""
         self._close()
         target = os.path.join(self._directory, name)  # noqa: PTH118
         replaced = os.path.lexists(target)
@@ -57,7 +57,7 @@ class Scratch:
         return replaced
 
     def discard(self) -> None:
-        """Remove it, unless it was committed."""
+        """Remove the file, unless it was committed."""
         self._close()
         if not self._committed:
             os.unlink(self._path)  # noqa: PTH108
@@ -69,7 +69,7 @@ class Scratch:
 
 
 def status_of(error: OSError) -> int:
-    """Return the HTTP status for an upload that could not be stored (RFC 4918, 11.5 for a full disk)."""
+    """Return the HTTP status for an upload that could not be stored (full disk: RFC 4918, 11.5)."""
     if error.errno in _FULL:
         return 507
     return 409 if error.errno == errno.ENOENT else 500

@@ -1,4 +1,4 @@
-"""Requests that the web front lets through to relayd, and its answers, both as they come."""
+"""Forwards requests to relayd and its answers to the client, both as they arrive."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -7,10 +7,10 @@ from typing import Final, Literal
 import h11
 import trio
 
-from relayd.commands.demo.front.requests import Exchange, LostError
+from relayd.commands.demo.webserver.requests import Exchange, LostError
 from relayd.config.main_conf import Listen
 
-#: Headers that concern one connection only (RFC 9110, 7.6.1), and one that is settled already.
+#: Headers of a single connection (RFC 9110, 7.6.1), and Expect, which was answered already.
 _HOP: Final = frozenset(
     {b"connection", b"keep-alive", b"te", b"trailer", b"transfer-encoding", b"upgrade", b"expect"}
 )
@@ -19,21 +19,21 @@ _CHUNK: Final = 64 * 1024
 Outcome = Literal["done", "client gone", "relayd gone"]
 
 
-async def pass_on(exchange: Exchange, request: h11.Request, api: Listen, target: bytes) -> None:
-    """Let relayd answer a request.
+async def forward(exchange: Exchange, request: h11.Request, api: Listen, target: bytes) -> None:
+    """Forward a request to relayd, and its answer to the client.
 
     Args:
         exchange: the client.
-        request: what it asks for.
-        api: where relayd listens.
-        target: path and query there.
+        request: its request.
+        api: address on which relayd listens.
+        target: path and query for relayd.
 
     Raises:
-        LostError: the client is gone, or relayd broke off in the middle of its answer.
+        LostError: the client is gone, or relayd's answer was incomplete.
     """
     try:
         async with _dial(api) as stream:
-            await _Passage(exchange, stream).run(request, target)
+            await _ProxiedRequest(exchange, stream).run(request, target)
     except OSError:
         await exchange.answer(503, "relayd does not answer")
 
@@ -48,7 +48,7 @@ async def _dial(api: Listen) -> AsyncIterator[trio.SocketStream]:
         yield stream
 
 
-class _Passage:
+class _ProxiedRequest:
     """One request on its way to relayd, and the answer on its way back."""
 
     def __init__(self, exchange: Exchange, stream: trio.SocketStream) -> None:
@@ -59,7 +59,7 @@ class _Passage:
         self._outcome: Outcome = "done"
 
     async def run(self, request: h11.Request, target: bytes) -> None:
-        """Ends with the answer, or when one of the two sides is gone."""
+        """Return when the answer is complete or one of the two sides is gone."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._send_request, request, target, nursery.cancel_scope)
             self._outcome = await self._return_answer()
@@ -70,7 +70,7 @@ class _Passage:
             raise LostError
 
     async def _send_request(
-        self, request: h11.Request, target: bytes, all_of_it: trio.CancelScope
+        self, request: h11.Request, target: bytes, whole: trio.CancelScope
     ) -> None:
         headers = [(name, value) for name, value in request.headers if name not in _HOP]
         headers += [(b"connection", b"close"), (b"x-forwarded-for", self._exchange.peer.encode())]
@@ -81,13 +81,13 @@ class _Passage:
             while data := await self._exchange.read():
                 await self._send(h11.Data(data=data))
             await self._send(h11.EndOfMessage())
-            await self._exchange.until_gone()
+            await self._exchange.wait_gone()
         except (LostError, h11.RemoteProtocolError):
             pass
         except trio.BrokenResourceError:
-            return  # relayd wants no more of it; the answer tells why
+            return  # relayd reads no further; its answer says why
         self._outcome = "client gone"
-        all_of_it.cancel("client gone")
+        whole.cancel("client gone")
 
     async def _return_answer(self) -> Outcome:
         try:
@@ -96,7 +96,7 @@ class _Passage:
                 if isinstance(event, h11.Response):
                     await self._begin(event)
                 elif isinstance(event, h11.Data):
-                    await self._exchange.piece(bytes(event.data))
+                    await self._exchange.send_data(bytes(event.data))
                 elif isinstance(event, h11.EndOfMessage):
                     await self._exchange.end()
                     return "done"
@@ -117,7 +117,7 @@ class _Passage:
                 self._http.receive_data(await self._stream.receive_some(_CHUNK))
             elif isinstance(event, h11.Event):
                 return event
-            else:  # h11.PAUSED: nothing comes after an answer
+            else:  # h11.PAUSED: nothing may follow the answer
                 raise h11.RemoteProtocolError("more than one answer")
 
     async def _send(self, event: h11.Event) -> None:

@@ -1,4 +1,4 @@
-"""The play: server, keys, configuration, daemon, fleet, picture, and the books at the end."""
+"""The run of a demo: PostgreSQL, keys, configuration, daemons, fleet, display, final balance."""
 
 import signal
 import tempfile
@@ -14,47 +14,51 @@ from rich.console import Console
 from rich.live import Live
 from rich.padding import Padding
 
-from relayd.commands.demo.books import Entry, Ledger, balance, read_found
 from relayd.commands.demo.fleet.agents import Fleet, Pattern, make_nodes
 from relayd.commands.demo.fleet.key_progress import KeyProgress
 from relayd.commands.demo.fleet.keys import cache_directory, obtain_keys
-from relayd.commands.demo.fleet.node import Node
-from relayd.commands.demo.fleet.remote_runs import RemoteRuns
+from relayd.commands.demo.fleet.node import SimulatedNode
+from relayd.commands.demo.fleet.remote_runs import RemoteRunClient
 from relayd.commands.demo.fleet.upload import put
+from relayd.commands.demo.ledger import Entry, Ledger, balance, read_final_state
 from relayd.commands.demo.observe import Snapshot, observe
-from relayd.commands.demo.picture import Picture, summary
 from relayd.commands.demo.postgres.opening import open_postgres
 from relayd.commands.demo.postgres.server import Server
 from relayd.commands.demo.processes.daemon import Daemon
 from relayd.commands.demo.processes.workspace import Layout
+from relayd.commands.demo.screen import Screen, summary
 from relayd.commands.demo.tree import ROOT, Tree, address, open_tree
 from relayd.errors import RelaydError
 
 INTERRUPTED: Final = 130
+BALANCED: Final = "All counts match: no run log was lost or stored twice."
+NOT_BALANCED: Final = "The counts marked WRONG do not match."
 
-_LOOK_EVERY: Final = 1.0
-_LINE_EVERY: Final = 2
+_REFRESH_INTERVAL: Final = 1.0
+#: Without a terminal, every second refresh prints a line.
+_REFRESHES_PER_LINE: Final = 2
 _SETTLE_POLL: Final = 0.05
-#: A spool that does not shrink for so long, in seconds, is given up; its files count as left.
+#: Stop waiting when the spools have not shrunk for this long, in seconds; their files count as
+#: left.
 _SETTLE_DEADLINE: Final = 30.0
-#: Remote runs: when the first one begins, and the time between two, in seconds.
-_AGENTS_FIRST: Final = 5.0
-_AGENTS_EVERY: Final = 30.0
+#: Remote runs: seconds until the first one, and between two.
+_REMOTE_RUN_FIRST: Final = 5.0
+_REMOTE_RUN_INTERVAL: Final = 30.0
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the command line says.
+    """The options of the command line.
 
     Attributes:
         nodes: number of nodes.
-        rate: run logs per second of the whole fleet; None: as fast as they can be made.
-        once: stop after so many uploads; None: go on until interrupted.
-        bad: per cent of uploads with something wrong or sent twice.
+        rate: run logs per second of the whole fleet; None: as fast as possible.
+        once: stop after this many uploads; None: run until interrupted.
+        bad: percentage of uploads that are bad or sent twice.
         key_bits: size of the nodes' RSA keys.
         relays: number of relays between the nodes and the root server.
-        directory: where to write and leave everything; None: a temporary one, of which only
-            the logs remain.
+        directory: where to write and keep everything; None: a temporary directory of which only
+            the logs are kept.
     """
 
     nodes: int
@@ -70,8 +74,8 @@ def run(options: Options, console: Console) -> int:
     """Run the demo until it is done or interrupted.
 
     Returns:
-        0 when the books balance, 1 when they do not, 130 when it was interrupted before there
-        was anything to count.
+        0 if all counts match, 1 if not, 130 if it was interrupted before there was anything to
+        count.
 
     Raises:
         RelaydError: something could not be started.
@@ -94,31 +98,31 @@ def _leaves(group: BaseExceptionGroup[RelaydError]) -> list[RelaydError]:
 async def _supervise(options: Options, console: Console) -> int:
     root = options.directory or Path(tempfile.mkdtemp(prefix="relayd-demo-"))
     layout = Layout(root, options.relays)
-    play = _Play(options, console, layout)
+    demo = _Demo(options, console, layout)
     code = INTERRUPTED
     async with trio.open_nursery() as nursery:
-        await nursery.start(play.run_signals, nursery.cancel_scope, name="signals")
-        code = await play.run()
+        await nursery.start(demo.run_signals, nursery.cancel_scope, name="signals")
+        code = await demo.run()
         nursery.cancel_scope.cancel()
-    # Evidence of books that do not balance stays.
+    # If counts do not match, keep everything as evidence.
     if options.directory is None and code != 1:
         await trio.to_thread.run_sync(layout.remove_all_but_logs)
     return code
 
 
 @dataclass(frozen=True, slots=True)
-class _Stage:
-    """What plays: policy servers and fleet, their daemons, the database server, remote runs."""
+class _Parts:
+    """The running parts: policy servers, fleet, daemons, database server, remote runs."""
 
     tree: Tree
     fleet: Fleet
     daemons: list[Daemon]
     server: Server
-    agents: RemoteRuns | None
+    remote_runs: RemoteRunClient | None
 
 
-class _Play:
-    """One demo; its parts share the layout, the ledger and the wish to stop."""
+class _Demo:
+    """One demo: its options, its ledger, and the request to stop."""
 
     def __init__(self, options: Options, console: Console, layout: Layout) -> None:
         self._layout = layout
@@ -126,57 +130,59 @@ class _Play:
         self._console = console
         self._ledger = Ledger()
         self._stop = trio.Event()
-        self._playing = False
+        self._uploading = False
         self._seconds = 0.0
 
     async def run_signals(
         self, everything: trio.CancelScope, *, task_status: trio.TaskStatus[None]
     ) -> None:
-        """The first signal ends the play in order, a second one (or one too early) at once."""
+        """Stop gracefully on the first signal; at once on a second, or before uploads begin."""
         with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
             task_status.started()
             async for _ in signals:
-                if self._stop.is_set() or not self._playing:
+                if self._stop.is_set() or not self._uploading:
                     everything.cancel()
                 self._stop.set()
 
     async def run(self) -> int:
-        """Start everything, plays, stops everything, prints the balance; the exit code."""
+        """Start everything, upload, stop everything, print the balance; return the exit code."""
         layout = self._layout
         layout.create()
         async with open_postgres(layout.postgres) as postgres:
             tree, fleet = await self._make_fleet()
             tree.write(postgres.rudder)
             async with open_tree(tree) as daemons:
-                agents = self._announce(tree, fleet)
-                last = await self._play(_Stage(tree, fleet, daemons, postgres.server, agents))
-            found = await trio.to_thread.run_sync(
-                read_found,
+                remote_runs = self._prepare_remote_runs(tree, fleet)
+                last = await self._upload_all(
+                    _Parts(tree, fleet, daemons, postgres.server, remote_runs)
+                )
+            state = await trio.to_thread.run_sync(
+                read_final_state,
                 postgres.server,
                 [workspace.incoming for workspace in layout.workspaces],
                 [workspace.failed for workspace in layout.workspaces],
             )
-        entries = balance(self._ledger, found, last.duplicates if last else None)
-        if agents is not None:
-            entries.append(agents.entry())
+        entries = balance(self._ledger, state, last.duplicates if last else None)
+        if remote_runs is not None:
+            entries.append(remote_runs.entry())
         return self._conclude(tree, entries)
 
     def _conclude(self, tree: Tree, entries: list[Entry]) -> int:
-        """Print the balance; the exit code."""
+        """Print the balance and return the exit code."""
         sent = self._ledger.sent
-        title = f"{sent} uploads, {sent / max(self._seconds, 0.001):.1f} per second"
+        title = f"{sent} uploads sent, {sent / max(self._seconds, 0.001):.1f} per second"
         self._console.print(summary(entries, title))
         balanced = all(entry.balanced for entry in entries)
-        self._console.print("The books balance." if balanced else "The books do NOT balance.")
-        for station in tree.stations:
-            whose = f", {station.title}" if tree.relays else ""
-            text = f"relayd's log{whose}: {station.workspace.log}"
+        self._console.print(BALANCED if balanced else NOT_BALANCED)
+        for server in tree.servers:
+            title = f" ({server.title})" if tree.relays else ""
+            text = f"relayd's log{title}: {server.workspace.log}"
             self._console.print(text, soft_wrap=True, markup=False)
         return 0 if balanced else 1
 
     async def _make_fleet(self) -> tuple[Tree, Fleet]:
         options = self._options
-        # One more than nodes in the list, since somebody has to be unknown; and the servers'.
+        # The listed nodes and one unknown node; then the root server and the relays.
         nodes, count = options.nodes + 1, options.nodes + 2 + options.relays
         with KeyProgress(self._console, count, options.key_bits) as progress:
             keys = await obtain_keys(count, options.key_bits, cache_directory(), progress.show)
@@ -185,7 +191,7 @@ class _Play:
             now = datetime.now(UTC)
             machines = make_nodes(keys[:nodes], now)
             servers = [
-                Node(key, address(number), now, None if number else ROOT)
+                SimulatedNode(key, address(number), now, None if number else ROOT)
                 for number, key in enumerate(keys[nodes:])
             ]
             tree = Tree(self._layout, servers, machines[:-1])
@@ -193,75 +199,79 @@ class _Play:
 
         return await trio.to_thread.run_sync(make)
 
-    async def _play(self, stage: _Stage) -> Snapshot | None:
-        """Let the fleet upload until the end; return what relayd says when it has dealt with all."""
-        self._playing = True
+    async def _upload_all(self, parts: _Parts) -> Snapshot | None:
+        """Let the fleet upload until the end; return the snapshot after the last upload.
+
+        None when relayd or the database does not answer then.
+        """
+        self._uploading = True
         async with trio.open_nursery() as nursery:
-            for daemon in stage.daemons:
+            for daemon in parts.daemons:
                 nursery.start_soon(daemon.watch, name="watch")
-            nursery.start_soon(self._show, stage, name="picture")
+            nursery.start_soon(self._show, parts, name="screen")
             begin = trio.current_time()
-            async with trio.open_nursery() as agents:
-                if stage.agents is not None:
-                    agents.start_soon(self._run_agents, stage.agents, name="remote runs")
-                await self._feed(stage)
+            async with trio.open_nursery() as runs:
+                if parts.remote_runs is not None:
+                    runs.start_soon(self._run_remote_runs, parts.remote_runs, name="remote runs")
+                await self._feed(parts)
                 await self._settle()
-                await self._repeat(stage)
+                await self._replay(parts)
             self._seconds = trio.current_time() - begin
             nursery.cancel_scope.cancel()
-        return await observe(stage.daemons, stage.server)
+        return await observe(parts.daemons, parts.server)
 
-    def _announce(self, tree: Tree, fleet: Fleet) -> RemoteRuns | None:
-        """Prepare remote runs, where there are relays, and tells how to make one by hand."""
+    def _prepare_remote_runs(self, tree: Tree, fleet: Fleet) -> RemoteRunClient | None:
+        """Prepare remote runs if there are relays, and print how to start one by hand."""
         if not tree.relays:
             return None
-        agents = RemoteRuns(tree.root.port, len(fleet.nodes) + len(tree.stations))
-        self._console.print(f"A remote run by hand: {agents.curl}", soft_wrap=True, markup=False)
-        return agents
+        remote_runs = RemoteRunClient(tree.root.port, len(fleet.nodes) + len(tree.servers))
+        text = f"To start a remote run yourself: {remote_runs.curl}"
+        self._console.print(text, soft_wrap=True, markup=False)
+        return remote_runs
 
-    async def _run_agents(self, agents: RemoteRuns) -> None:
-        """One remote run, when the number of uploads is limited; else one now and then."""
+    async def _run_remote_runs(self, remote_runs: RemoteRunClient) -> None:
+        """Start one remote run if the number of uploads is limited, else one at intervals."""
         if self._options.once is not None:
-            await agents.run()
+            await remote_runs.run()
             return
-        pause = _AGENTS_FIRST
+        pause = _REMOTE_RUN_FIRST
         while not self._stop.is_set():
             with trio.move_on_after(pause):
                 await self._stop.wait()
                 return
-            await agents.run()
-            pause = _AGENTS_EVERY
+            await remote_runs.run()
+            pause = _REMOTE_RUN_INTERVAL
 
-    async def _feed(self, stage: _Stage) -> None:
-        """Upload at the rate asked for; ends when enough is sent or a stop is asked for."""
+    async def _feed(self, parts: _Parts) -> None:
+        """Upload at the requested rate until enough is sent or a stop is requested."""
         period = 1 / self._options.rate if self._options.rate else 0.0
         due = trio.current_time()
-        while self._left(stage.fleet.owed) and not self._stop.is_set():
+        while self._has_more(parts.fleet.owed) and not self._stop.is_set():
             with trio.move_on_at(due):
                 await self._stop.wait()
                 return
-            await trio.to_thread.run_sync(self._upload, stage)
-            # After a hold-up, at most one second of uploads is made up for.
+            await trio.to_thread.run_sync(self._upload, parts)
+            # After a delay, catch up on at most one second of uploads.
             due = max(due + period, trio.current_time() - 1.0)
 
-    async def _repeat(self, stage: _Stage) -> None:
-        """Send again what was to be sent twice and had to leave the spool first."""
-        while self._options.once and self._left(0) and not self._stop.is_set():
-            await trio.to_thread.run_sync(self._upload, stage)
+    async def _replay(self, parts: _Parts) -> None:
+        """Send the replays that had to wait until the originals had left the spool."""
+        while self._options.once and self._has_more(0) and not self._stop.is_set():
+            await trio.to_thread.run_sync(self._upload, parts)
         await self._settle()
 
-    def _left(self, reserved: int) -> bool:
+    def _has_more(self, reserved: int) -> bool:
         once = self._options.once
         return once is None or self._ledger.sent + reserved < once
 
-    def _upload(self, stage: _Stage) -> None:
-        upload = stage.fleet.next_upload(datetime.now(UTC))
+    def _upload(self, parts: _Parts) -> None:
+        upload = parts.fleet.next_upload(datetime.now(UTC))
         self._ledger.add(upload)
-        put(stage.tree.spools(upload.node_id)[0], upload)
+        put(parts.tree.spools(upload.node_id)[0], upload)
 
     async def _settle(self) -> None:
-        """Wait until the spools are empty, as long as there are fewer and fewer files in them."""
-        # From below: a relay removes a file only when it is in the spool above.
+        """Wait until the spools are empty, as long as they keep shrinking."""
+        # Bottom up: a relay removes a file only after it is in the spool of the server above.
         spools = [workspace.incoming for workspace in reversed(self._layout.workspaces)]
         least, deadline = None, trio.current_time() + _SETTLE_DEADLINE
         while left := await trio.to_thread.run_sync(_count, spools):
@@ -271,34 +281,35 @@ class _Play:
                 return
             await trio.sleep(_SETTLE_POLL)
 
-    async def _show(self, stage: _Stage) -> None:
-        """Draw until cancelled."""
-        title = f"relayd demo: {len(stage.fleet.nodes)} nodes"
-        picture = Picture(title, stage.tree.names(), stage.tree.relays, stage.agents)
+    async def _show(self, parts: _Parts) -> None:
+        """Draw the state until cancelled."""
+        title = f"relayd demo: {len(parts.fleet.nodes)} nodes"
+        screen = Screen(title, parts.tree.names(), parts.tree.relays, parts.remote_runs)
         if not self._console.is_terminal:
-            await self._look(stage, picture, partial(self._print_line, picture))
+            await self._refresh(parts, screen, partial(self._print_line, screen))
             return
         with Live(console=self._console, auto_refresh=False, transient=True) as live:
 
             def draw(_: int) -> None:
-                # Room for the ^C that the terminal shows: a line that wraps would spoil the end.
-                live.update(Padding(picture.panel(), (0, 2, 0, 0)), refresh=True)
+                # Leave space for the ^C that the terminal shows: a line that wraps would not be
+                # erased at the end.
+                live.update(Padding(screen.panel(), (0, 2, 0, 0)), refresh=True)
 
-            await self._look(stage, picture, draw)
+            await self._refresh(parts, screen, draw)
 
-    def _print_line(self, picture: Picture, number: int) -> None:
-        if number % _LINE_EVERY == 0:
-            self._console.print(picture.line(), soft_wrap=True, markup=False)
+    def _print_line(self, screen: Screen, number: int) -> None:
+        if number % _REFRESHES_PER_LINE == 0:
+            self._console.print(screen.line(), soft_wrap=True, markup=False)
 
-    async def _look(self, stage: _Stage, picture: Picture, draw: Callable[[int], None]) -> None:
+    async def _refresh(self, parts: _Parts, screen: Screen, draw: Callable[[int], None]) -> None:
         number = 0
         while True:
-            snapshot = await observe(stage.daemons, stage.server)
+            snapshot = await observe(parts.daemons, parts.server)
             if snapshot is not None:
-                picture.add(snapshot, self._ledger.sent)
+                screen.add(snapshot, self._ledger.sent)
                 draw(number)
                 number += 1
-            await trio.sleep(_LOOK_EVERY)
+            await trio.sleep(_REFRESH_INTERVAL)
 
 
 def _count(directories: Sequence[Path]) -> int:

@@ -1,8 +1,8 @@
-"""One directory under inotify, whatever happens to it.
+"""Watching one directory with inotify, whatever happens to it.
 
-The kernel tells nothing when something is mounted over a directory or when it is moved with its
-parent, and a watch follows the directory, not its path. So device and inode of the path are
-compared with those of the watch, at least each second by the caller of `check`.
+The kernel sends no event when something is mounted over a directory or when its parent is moved,
+and a watch follows the directory, not its path. So device and inode of the path are compared with
+those of the watch, at least once per second by the caller of `check`.
 """
 
 import errno
@@ -21,8 +21,8 @@ from relayd.spool.watching.inotify import (
     IN_ONLYDIR,
     IN_Q_OVERFLOW,
     IN_UNMOUNT,
-    Event,
     Inotify,
+    InotifyEvent,
 )
 from relayd.system.threads import in_thread
 from relayd.system.wake import Wake
@@ -35,18 +35,18 @@ Mode = Literal["inotify", "poll"]
 
 _MASK: Final = IN_CLOSE_WRITE | IN_MOVED_TO | IN_DELETE_SELF | IN_MOVE_SELF | IN_ONLYDIR
 _DISTURBED: Final = IN_DELETE_SELF | IN_MOVE_SELF | IN_UNMOUNT | IN_IGNORED
-#: Errors that say that the directory is not there, or not there any more.
+#: Errors that mean that the directory does not exist, or no longer exists.
 _MISSING: Final = (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.ELOOP, errno.ESTALE)
-#: Between attempts to get inotify when the system has none left for us.
-_INOTIFY_AGAIN_S: Final = 10.0
+#: Delay between attempts to use inotify while it is unavailable.
+_INOTIFY_RETRY_S: Final = 10.0
 
 
-class Watch:
+class DirectoryWatch:
     """Keeps a directory watched. Owns an inotify instance; closed by leaving the `with` block.
 
     Attributes:
-        mode: "poll" when the system refuses inotify, so that the caller must list the directory.
-        disturbed: rung when `check` should be called at once.
+        mode: "poll" while inotify is unavailable, so that the caller must list the directory.
+        disturbed: set when `check` should be called at once.
     """
 
     def __init__(self, path: Path, metrics: Metrics) -> None:
@@ -60,7 +60,7 @@ class Watch:
         self._place: tuple[int, int] | None = None
         self._watched = False
         self._missing = False
-        self._again_at = float("-inf")
+        self._retry_at = float("-inf")
         self._failed_at = float("-inf")
         self._limiter = trio.CapacityLimiter(1)
         self._set_mode("inotify")
@@ -77,20 +77,20 @@ class Watch:
         self._drop_inotify()
 
     async def check(self) -> bool:
-        """Compare the path with the watch, and watch anew where they differ.
+        """Compare the path with the watch, and renew the watch if they differ.
 
         Returns:
-            True when a watch was made: what happened before it is only found by a listing.
+            True if the watch was renewed: files that arrived before are only found by a listing.
         """
-        place = await self._look()
+        place = await self._find()
         if place is None:
             return False
-        settled = self._wd is not None or trio.current_time() < self._again_at
+        settled = self._wd is not None or trio.current_time() < self._retry_at
         if settled and place == self._place:
             return False
-        return await self._watch_anew(place)
+        return await self._renew(place)
 
-    async def read(self) -> tuple[list[Event], bool]:
+    async def read(self) -> tuple[list[InotifyEvent], bool]:
         """Wait for events of the watched directory.
 
         Returns:
@@ -107,25 +107,25 @@ class Watch:
             return [], True
         return self._sort(events)
 
-    def _sort(self, events: list[Event]) -> tuple[list[Event], bool]:
+    def _sort(self, events: list[InotifyEvent]) -> tuple[list[InotifyEvent], bool]:
         lost = False
-        ours: list[Event] = []
+        named: list[InotifyEvent] = []
         for event in events:
             if event.mask & IN_Q_OVERFLOW:
                 lost = True
                 self._metrics.watch_overflows.inc()
-                log.warning("inotify queue overflowed, listing", file=str(self._path))
+                log.warning("inotify queue overflowed; listing the directory", file=str(self._path))
             elif event.wd != self._wd:
                 continue  # of a directory that was replaced
             elif event.name:
-                ours.append(event)
+                named.append(event)
             elif event.mask & _DISTURBED:
                 self.disturbed.set()
                 if event.mask & IN_IGNORED:
                     self._wd = None
-        return ours, lost
+        return named, lost
 
-    async def _watch_anew(self, place: tuple[int, int]) -> bool:
+    async def _renew(self, place: tuple[int, int]) -> bool:
         self._remove_watch()
         self._place = place
         try:
@@ -137,17 +137,18 @@ class Watch:
             if error.errno in _MISSING:
                 self._note_missing(error)
             else:
-                self._note_refused(error)
+                self._note_unavailable(error)
             return False
         self._wd = wd
         self._note_watching()
-        if await self._look() != place:
-            # Replaced in this very moment: which of the two is watched is not known.
+        if await self._find() != place:
+            # Replaced at this very moment, so it is unknown which of the two is watched.
             self._place = None
             self.disturbed.set()
         return True
 
-    async def _look(self) -> tuple[int, int] | None:
+    async def _find(self) -> tuple[int, int] | None:
+        """Return device and inode of the path; None if it is missing."""
         try:
             return await in_thread(_place_of, self._path, limiter=self._limiter)
         except OSError as error:
@@ -180,7 +181,7 @@ class Watch:
     def _note_missing(self, error: OSError) -> None:
         if not self._missing:
             log.warning(
-                "directory cannot be watched until it is back",
+                "cannot watch directory; retrying",
                 file=str(self._path),
                 detail=error.strerror,
             )
@@ -189,22 +190,22 @@ class Watch:
         self._place = None
 
     def _note_failed(self, error: OSError) -> None:
-        log.warning("inotify failed, starting it anew", file=str(self._path), detail=error.strerror)
+        log.warning("inotify failed; restarting it", file=str(self._path), detail=error.strerror)
         self._drop_inotify()
         now = trio.current_time()
-        if now - self._failed_at < _INOTIFY_AGAIN_S:
-            self._note_refused(error)
+        if now - self._failed_at < _INOTIFY_RETRY_S:
+            self._note_unavailable(error)
         self._failed_at = now
         self.disturbed.set()
 
-    def _note_refused(self, error: OSError) -> None:
+    def _note_unavailable(self, error: OSError) -> None:
         if self.mode == "inotify":
             log.warning(
-                "inotify is not to be had, the directory is listed instead",
+                "inotify is unavailable; polling the directory instead",
                 file=str(self._path),
                 detail=error.strerror,
             )
-        self._again_at = trio.current_time() + _INOTIFY_AGAIN_S
+        self._retry_at = trio.current_time() + _INOTIFY_RETRY_S
         self._set_mode("poll")
 
     def _set_mode(self, mode: Mode) -> None:

@@ -1,4 +1,4 @@
-"""The live picture: rates, queue, refusals and last runs, as a panel or as plain lines."""
+"""The live display: rates, queue, refusals and last runs, as a panel or as plain lines."""
 
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,46 +9,46 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from relayd.commands.demo.books import Entry
-from relayd.commands.demo.fleet.remote_runs import RemoteRuns
-from relayd.commands.demo.observe import Snapshot
-from relayd.commands.demo.tree import Station
+from relayd.commands.demo.fleet.remote_runs import RemoteRunClient
+from relayd.commands.demo.ledger import Entry
+from relayd.commands.demo.observe import DATABASE_OK, Snapshot
+from relayd.commands.demo.tree import PolicyServer
 
-#: Rates are means over this time, in seconds.
+#: Rates are averages over this time, in seconds.
 _WINDOW: Final = 5.0
 _HISTORY: Final = 60
 _BARS: Final = "▁▂▃▄▅▆▇█"
 
 
-class Picture:
-    """Draws what the snapshots tell."""
+class Screen:
+    """Draws the snapshots."""
 
     def __init__(
         self,
         title: str,
         names: Mapping[str, str],
-        relays: Sequence[Station] = (),
-        agents: RemoteRuns | None = None,
+        relays: Sequence[PolicyServer] = (),
+        remote_runs: RemoteRunClient | None = None,
     ) -> None:
-        """Begins a picture of nothing.
+        """Start without snapshots.
 
         Args:
-            title: stands above it.
-            names: host name of each node by its id.
-            relays: the relays, in the order in which the snapshots tell of them.
-            agents: the remote runs, if there are any.
+            title: title of the panel.
+            names: host name of each node, by its id.
+            relays: the relays, in the order of the snapshots.
+            remote_runs: the remote runs, if any.
         """
         self._title = title
         self._names = names
         self._relays = relays
-        self._agents = agents
+        self._remote_runs = remote_runs
         self._snapshots: deque[Snapshot] = deque()
         self._speeds: deque[float] = deque(maxlen=_HISTORY)
         self._sent = 0
         self._begin: float | None = None
 
     def add(self, snapshot: Snapshot, sent: int) -> None:
-        """Take in the state of now and the number of files sent so far."""
+        """Add the current state and the number of files sent so far."""
         if self._begin is None:
             self._begin = snapshot.time
         self._sent = sent
@@ -64,20 +64,21 @@ class Picture:
         refused = ", ".join(f"{reason} {number}" for reason, number in sorted(now.refused.items()))
         return (
             f"{self._age(now):4.0f} s  sent {self._sent}  stored {now.accepted} ({logs:.1f}/s)"
-            f"  rows {now.rows} ({reports:.0f}/s)  queue {self._queue(now)}"
-            f" (oldest {now.oldest:.1f} s)  refused {sum(now.refused.values())}"
-            f"{f' ({refused})' if refused else ''}  database {now.database}"
+            f"  reports {now.rows} ({reports:.0f}/s)  queued {self._queue(now)}"
+            f" (oldest {now.oldest:.1f} s)  replays {now.duplicates}"
+            f"  refused {sum(now.refused.values())}"
+            f"{f' ({refused})' if refused else ''}  database {_database(now)}"
             + "".join(f"  {relay.title}: {text}" for relay, text in self._each_relay(now))
-            + (f"  remote run: {self._agents.told()}" if self._agents else "")
+            + (f"  remote runs: {self._remote_runs.progress()}" if self._remote_runs else "")
         )
 
-    def _each_relay(self, now: Snapshot) -> Iterator[tuple[Station, str]]:
-        for station, relay in zip(self._relays, now.relays, strict=True):
+    def _each_relay(self, now: Snapshot) -> Iterator[tuple[PolicyServer, str]]:
+        for server, relay in zip(self._relays, now.relays, strict=True):
             text = "no answer"
             if relay is not None:
                 failed = f", {relay.failed} failed" if relay.failed else ""
                 text = f"{relay.waiting} waiting, {relay.forwarded} forwarded{failed}"
-            yield station, text
+            yield server, text
 
     def panel(self) -> RenderableType:
         """Return the state as a panel for a terminal."""
@@ -89,33 +90,33 @@ class Picture:
         parts: list[RenderableType] = [top, Text("")]
         if self._relays:
             parts += [self._tree(now), Text("")]
-        if self._agents:
-            parts += [_remote_run(self._agents), Text("")]
+        if self._remote_runs:
+            parts += [_remote_run_table(self._remote_runs), Text("")]
         return Panel(
             Group(*parts, self._runs(now)),
             title=self._title,
-            subtitle=f"{self._age(now):.0f} s, Ctrl-C ends it",
+            subtitle=f"{self._age(now):.0f} s, press Ctrl-C to stop",
         )
 
     def _flow(self, now: Snapshot) -> Table:
         logs, reports = self._rates()
         table = Table.grid(padding=(0, 1))
         table.add_row("run logs", f"[bold]{logs:.1f}[/]/s", sparkline(self._speeds))
-        table.add_row("reports", f"[bold]{reports:.0f}[/]/s", f"{now.rows} rows")
-        table.add_row("stored", f"[bold]{now.accepted}[/]", f"of {self._sent} sent")
-        table.add_row("known", f"{now.duplicates}", "were stored already")
-        table.add_row("queue", f"[bold]{self._queue(now)}[/]", f"oldest {now.oldest:.1f} s")
-        colour = "green" if now.database == "success" else "red"
-        table.add_row("database", Text(now.database, colour))
+        table.add_row("reports", f"[bold]{reports:.0f}[/]/s", f"{now.rows} rows stored")
+        table.add_row("stored", f"[bold]{now.accepted}[/]", f"of {self._sent} run logs sent")
+        table.add_row("replays", f"{now.duplicates}", "already stored")
+        table.add_row("queued", f"[bold]{self._queue(now)}[/]", f"oldest {now.oldest:.1f} s")
+        colour = "green" if now.database == DATABASE_OK else "red"
+        table.add_row("database", Text(_database(now), colour))
         return table
 
     def _tree(self, now: Snapshot) -> Table:
         table = Table(title="relays", expand=True, box=None, title_justify="left")
-        for heading in ("relay", "below", "run logs"):
+        for heading in ("relay", "reports to", "run logs"):
             table.add_column(heading)
-        for station, text in self._each_relay(now):
-            above = station.parent.title if station.parent else ""
-            table.add_row(station.title, above, text)
+        for server, text in self._each_relay(now):
+            above = server.parent.title if server.parent else ""
+            table.add_row(server.title, above, text)
         return table
 
     def _runs(self, now: Snapshot) -> Table:
@@ -128,7 +129,7 @@ class Picture:
         return table
 
     def _rates(self) -> tuple[float, float]:
-        """Run logs and rows per second over the last seconds."""
+        """Return the run logs and rows per second over the last seconds."""
         old, new = self._snapshots[0], self._snapshots[-1]
         seconds = new.time - old.time
         if seconds <= 0:
@@ -136,17 +137,21 @@ class Picture:
         return (new.accepted - old.accepted) / seconds, (new.rows - old.rows) / seconds
 
     def _queue(self, now: Snapshot) -> int:
-        """Return files sent and neither stored nor refused yet."""
+        """Return the number of files sent that are neither stored nor refused yet."""
         return max(0, self._sent - now.finished)
 
     def _age(self, now: Snapshot) -> float:
         return now.time - (self._begin or now.time)
 
 
-def _remote_run(agents: RemoteRuns) -> Table:
-    table = Table(title="remote run", expand=True, box=None, title_justify="left")
-    table.add_column(agents.told())
-    for line in agents.output:
+def _database(now: Snapshot) -> str:
+    return "ok" if now.database == DATABASE_OK else now.database
+
+
+def _remote_run_table(remote_runs: RemoteRunClient) -> Table:
+    table = Table(title="remote runs", expand=True, box=None, title_justify="left")
+    table.add_column(remote_runs.progress())
+    for line in remote_runs.output:
         table.add_row(Text(line))
     return table
 
@@ -160,7 +165,7 @@ def _refusals(now: Snapshot) -> Table:
 
 
 def sparkline(values: Sequence[float] | deque[float]) -> str:
-    """Draw values as bars of eight heights, the highest value as the highest bar."""
+    """Draw values as bars of eight heights, scaled to the highest value."""
     top = max(values, default=0.0)
     if top <= 0:
         return ""
@@ -170,7 +175,7 @@ def sparkline(values: Sequence[float] | deque[float]) -> str:
 def summary(entries: Sequence[Entry], title: str) -> Table:
     """Return the balance as a table."""
     table = Table(title=title, title_justify="left")
-    table.add_column("read back")
+    table.add_column("result")
     table.add_column("expected", justify="right")
     table.add_column("found", justify="right")
     table.add_column("")

@@ -1,4 +1,4 @@
-"""The web front: uploads into the spool, and the way to relayd's API."""
+"""The demo's web server: uploads into the spool, requests forwarded to relayd's API."""
 
 import errno
 import ssl
@@ -11,8 +11,8 @@ import trio
 from quart import Response, request
 from quart_trio import QuartTrio
 
-from relayd.commands.demo.front.files import status_of
-from relayd.commands.demo.front.server import Front
+from relayd.commands.demo.webserver.files import status_of
+from relayd.commands.demo.webserver.server import WebServer
 from relayd.config.main_conf import Listen
 from tests.support.front import (
     DEFAULT_PASSWORD,
@@ -32,40 +32,40 @@ BASE = "/rudder/relay-api/1"
 GOOD = basic(PASSWORD)
 
 
-def stored(front: Front, place: str) -> dict[str, bytes]:
-    """Names and content of what is in a directory, temporary names too."""
-    directory = front.uploads[place].directory
+def stored(web: WebServer, segment: str) -> dict[str, bytes]:
+    """Return names and content of the files in a directory, including temporary ones."""
+    directory = web.uploads[segment].directory
     return {path.name: path.read_bytes() for path in directory.iterdir()}
 
 
 async def ask(
-    front: Front, method: str, path: str, body: bytes = b"", headers: str = GOOD
+    web: WebServer, method: str, path: str, body: bytes = b"", headers: str = GOOD
 ) -> Answer:
-    """One request on a connection of its own."""
-    async with dial_front(front) as client:
+    """Send one request on its own connection."""
+    async with dial_front(web) as client:
         return await client.ask(method, path, body, headers)
 
 
 async def test_uploads_become_files(tmp_path: Path) -> None:
-    """Each of the three paths has its directory; a new file is 201, another of its name 204."""
-    front = make_front(tmp_path)
-    async with open_front(front), dial_front(front) as client:
-        for place, password in (
+    """Each of the three paths has its directory; a new file is 201, a replaced one 204."""
+    web = make_front(tmp_path)
+    async with open_front(web), dial_front(web) as client:
+        for segment, password in (
             ("reports", PASSWORD),
             ("inventories", DEFAULT_PASSWORD),
             ("inventory-updates", PASSWORD),
         ):
             for body, status in ((b"one" * 50_000, 201), (b"two", 204)):
-                path = f"/{place}/2026-03-01T12:00:00+00:00@node%201.log"
+                path = f"/{segment}/2026-03-01T12:00:00+00:00@node%201.log"
                 answer = await client.ask("PUT", path, body, basic(password))
                 assert answer.status == status
-            assert stored(front, place) == {"2026-03-01T12:00:00+00:00@node 1.log": b"two"}
+            assert stored(web, segment) == {"2026-03-01T12:00:00+00:00@node 1.log": b"two"}
 
 
-async def test_names_that_are_no_plain_names_are_refused(tmp_path: Path) -> None:
-    """A name is one segment, decoded once; what it could do besides naming a file is refused."""
-    front = make_front(tmp_path)
-    async with open_front(front):
+async def test_invalid_names_are_refused(tmp_path: Path) -> None:
+    """A name is one segment, decoded once; names that could mean anything else are refused."""
+    web = make_front(tmp_path)
+    async with open_front(web):
         for name in (
             "..%2fx.log",
             "a%2Fx.log",
@@ -78,10 +78,10 @@ async def test_names_that_are_no_plain_names_are_refused(tmp_path: Path) -> None
             ".davfs.tmp123456",
             "x" * 256,
         ):
-            answer = await ask(front, "PUT", f"/reports/{name}", b"x")
+            answer = await ask(web, "PUT", f"/reports/{name}", b"x")
             assert answer.status == 400, name
-        assert (await ask(front, "PUT", "/reports/a%252fb.log", b"x")).status == 201
-    assert stored(front, "reports") == {"a%2fb.log": b"x"}
+        assert (await ask(web, "PUT", "/reports/a%252fb.log", b"x")).status == 201
+    assert stored(web, "reports") == {"a%2fb.log": b"x"}
     assert {path.name for path in tmp_path.rglob("*.log")} == {"a%2fb.log"}
 
 
@@ -91,20 +91,20 @@ async def test_names_that_are_no_plain_names_are_refused(tmp_path: Path) -> None
 )
 async def test_uploads_need_the_password(tmp_path: Path, headers: str) -> None:
     """Without the right user and password nothing is stored, not even a temporary file."""
-    front = make_front(tmp_path)
-    async with open_front(front):
-        answer = await ask(front, "PUT", "/reports/x.log", b"x", headers)
+    web = make_front(tmp_path)
+    async with open_front(web):
+        answer = await ask(web, "PUT", "/reports/x.log", b"x", headers)
     assert answer.status == 401
     assert answer.headers["www-authenticate"].startswith("Basic ")
-    assert stored(front, "reports") == {}
+    assert stored(web, "reports") == {}
 
 
 async def test_other_methods_and_paths(tmp_path: Path) -> None:
-    """Files are put, never read or removed; what is not served is not there."""
-    front = make_front(tmp_path)
-    async with open_front(front):
+    """Files can be put, but not read or removed; other paths are 404."""
+    web = make_front(tmp_path)
+    async with open_front(web):
         for method in ("GET", "HEAD", "DELETE", "PROPFIND", "MKCOL", "OPTIONS"):
-            assert (await ask(front, method, "/reports/x.log")).status == 405
+            assert (await ask(web, method, "/reports/x.log")).status == 405
         for path in (
             "/",
             "/x",
@@ -112,26 +112,26 @@ async def test_other_methods_and_paths(tmp_path: Path) -> None:
             f"{BASE}/system/status",
             "/rudder/relay-api/system/info",
         ):
-            assert (await ask(front, "GET", path)).status == 404
+            assert (await ask(web, "GET", path)).status == 404
 
 
-async def test_a_part_of_a_file_is_refused(tmp_path: Path) -> None:
-    """A partial PUT would be taken for the whole."""
-    front = make_front(tmp_path)
-    async with open_front(front):
+async def test_a_partial_upload_is_refused(tmp_path: Path) -> None:
+    """A partial PUT is refused, as it would be stored as the whole file."""
+    web = make_front(tmp_path)
+    async with open_front(web):
         answer = await ask(
-            front, "PUT", "/reports/x.log", b"x", GOOD + "Content-Range: bytes 5-5/9\r\n"
+            web, "PUT", "/reports/x.log", b"x", GOOD + "Content-Range: bytes 5-5/9\r\n"
         )
     assert answer.status == 400
-    assert stored(front, "reports") == {}
+    assert stored(web, "reports") == {}
 
 
-async def test_too_large(tmp_path: Path) -> None:
-    """The bound holds for announced and for unannounced sizes; nothing remains."""
-    front = replace(make_front(tmp_path), max_body=1000)
-    async with open_front(front):
-        assert (await ask(front, "PUT", "/reports/x.log", b"x" * 1001)).status == 413
-        async with dial_front(front) as client:
+async def test_too_large_an_upload_is_refused(tmp_path: Path) -> None:
+    """The limit applies to announced and unannounced sizes, and nothing is left behind."""
+    web = replace(make_front(tmp_path), max_body=1000)
+    async with open_front(web):
+        assert (await ask(web, "PUT", "/reports/x.log", b"x" * 1001)).status == 413
+        async with dial_front(web) as client:
             await client.send(
                 f"PUT /reports/x.log HTTP/1.1\r\nHost: x\r\n{GOOD}"
                 "Transfer-Encoding: chunked\r\n\r\n".encode()
@@ -140,29 +140,29 @@ async def test_too_large(tmp_path: Path) -> None:
                 + b"\r\n0\r\n\r\n"
             )
             assert (await client.answer("PUT")).status == 413
-        assert (await ask(front, "PUT", "/reports/y.log", b"y" * 1000)).status == 201
-    assert set(stored(front, "reports")) == {"y.log"}
+        assert (await ask(web, "PUT", "/reports/y.log", b"y" * 1000)).status == 201
+    assert set(stored(web, "reports")) == {"y.log"}
 
 
-async def test_an_upload_that_breaks_off_leaves_nothing(tmp_path: Path) -> None:
-    """While it runs there is a temporary file; a client that goes away takes it along."""
-    front = make_front(tmp_path)
-    async with open_front(front):
-        async with dial_front(front) as client:
+async def test_an_interrupted_upload_leaves_nothing(tmp_path: Path) -> None:
+    """An upload has a temporary file, which is removed if the client disconnects."""
+    web = make_front(tmp_path)
+    async with open_front(web):
+        async with dial_front(web) as client:
             head = f"PUT /reports/x.log HTTP/1.1\r\nHost: x\r\n{GOOD}Content-Length: 9\r\n\r\n"
             await client.send(head.encode() + b"12345")
-            while not stored(front, "reports"):
+            while not stored(web, "reports"):
                 await trio.sleep(0.01)
-            (name,) = stored(front, "reports")
+            (name,) = stored(web, "reports")
             assert name.startswith(".davfs.tmp")
-        while stored(front, "reports"):
+        while stored(web, "reports"):
             await trio.sleep(0.01)
 
 
 async def test_expect_continue(tmp_path: Path) -> None:
-    """A client that asks first is told to go on, or that it need not."""
-    front = make_front(tmp_path)
-    async with open_front(front), dial_front(front) as client:
+    """A client that sends Expect: 100-continue gets 100 before it sends the body."""
+    web = make_front(tmp_path)
+    async with open_front(web), dial_front(web) as client:
         head = f"PUT /reports/x.log HTTP/1.1\r\nHost: x\r\n{GOOD}Content-Length: 1\r\n"
         await client.send(f"{head}Expect: 100-continue\r\n\r\n".encode())
         assert (await client.stream.receive_some()).startswith(b"HTTP/1.1 100 ")
@@ -171,36 +171,36 @@ async def test_expect_continue(tmp_path: Path) -> None:
 
 
 async def test_only_tls_1_3(tmp_path: Path) -> None:
-    """Older TLS does not even come to HTTP."""
-    front = make_front(tmp_path)
-    context = client_context(front)
+    """Versions before TLS 1.3 fail in the handshake."""
+    web = make_front(tmp_path)
+    context = client_context(web)
     context.maximum_version = ssl.TLSVersion.TLSv1_2
-    async with open_front(front):
-        async with dial_front(front, context) as client:
+    async with open_front(web):
+        async with dial_front(web, context) as client:
             with pytest.raises(trio.BrokenResourceError):
                 await client.stream.send_all(b"x")
-        assert (await ask(front, "PUT", "/reports/x.log", b"x")).status == 201
+        assert (await ask(web, "PUT", "/reports/x.log", b"x")).status == 201
 
 
 @pytest.mark.parametrize("what", list(SMUGGLING))
-async def test_bytes_that_are_no_clear_http_are_refused(tmp_path: Path, what: str) -> None:
-    """No two readers can disagree about what is passed on; the front lives on."""
-    front = make_front(tmp_path)
-    async with open_front(front):
-        async with dial_front(front) as client:
+async def test_ambiguous_http_is_refused(tmp_path: Path, what: str) -> None:
+    """A request that two servers could read differently is refused, and the server goes on."""
+    web = make_front(tmp_path)
+    async with open_front(web):
+        async with dial_front(web) as client:
             await client.send(SMUGGLING[what])
             answer = await client.until_closed()
         assert answer.startswith(b"HTTP/1.1 4")
         assert answer.count(b"HTTP/1.1") == 1
-        assert (await ask(front, "PUT", "/reports/x.log", b"x")).status == 201
+        assert (await ask(web, "PUT", "/reports/x.log", b"x")).status == 201
 
 
 def echo() -> tuple[QuartTrio, trio.Event]:
-    """An API that tells what it is asked, and one answer whose end waits for the event."""
+    """Return an API that echoes requests, and the event that one of its answers waits for."""
     app, gate = QuartTrio(__name__, static_folder=None), trio.Event()
 
     @app.route(f"{BASE}/shared-files/<path:rest>", methods=["GET", "HEAD", "PUT", "POST"])
-    async def tell(rest: str) -> Response:
+    async def echo_request(rest: str) -> Response:
         body = await request.get_data()
         raw = request.scope["raw_path"].decode()
         text = f"{request.method} {raw}?{request.query_string.decode()} {len(body)}"
@@ -218,18 +218,18 @@ def echo() -> tuple[QuartTrio, trio.Event]:
     return app, gate
 
 
-def fronted(root: Path, server: Server) -> Front:
-    """A front of this API."""
+def in_front_of(server: Server, root: Path) -> WebServer:
+    """Return a web server in front of this API."""
     return make_front(root, Listen(host="127.0.0.1", port=server.port))
 
 
 @pytest.mark.parametrize("base", ["/rudder/relay-api", "/relay-api"])
 async def test_requests_reach_the_api(tmp_path: Path, base: str) -> None:
-    """Method, raw path, query and body arrive; status, headers and body come back."""
+    """Method, raw path, query and body reach the API; status, headers and body come back."""
     app, _ = echo()
     async with open_server(app) as server:
-        front = fronted(tmp_path, server)
-        async with open_front(front), dial_front(front) as client:
+        web = in_front_of(server, tmp_path)
+        async with open_front(web), dial_front(web) as client:
             path = f"{base}/shared-files/a/b/c%20d?ttl=1%20day"
             there = f"{BASE}/shared-files/a/b/c%20d?ttl=1%20day"
             for method, body in (("PUT", b"x" * 300_000), ("POST", b"y"), ("GET", b"")):
@@ -242,20 +242,20 @@ async def test_requests_reach_the_api(tmp_path: Path, base: str) -> None:
             assert answer.headers["content-length"] == str(len(f"HEAD {there} 0"))
 
 
-async def test_unclear_paths_do_not_reach_the_api(tmp_path: Path) -> None:
-    """Nothing that could mean another path there is passed on."""
+async def test_ambiguous_paths_do_not_reach_the_api(tmp_path: Path) -> None:
+    """A path that the API could read as another one is not forwarded."""
     app, _ = echo()
     async with open_server(app) as server:
-        front = fronted(tmp_path, server)
-        async with open_front(front):
+        web = in_front_of(server, tmp_path)
+        async with open_front(web):
             for path in ("shared-files/../system/info", "shared-files/%2e%2e/system/info"):
-                assert (await ask(front, "GET", f"/rudder/relay-api/{path}")).status == 400
+                assert (await ask(web, "GET", f"/rudder/relay-api/{path}")).status == 400
             for path in ("system/info", "1/system/info", "", "shared-filesx", "/shared-files/a"):
-                assert (await ask(front, "GET", f"/rudder/relay-api/{path}")).status == 404
+                assert (await ask(web, "GET", f"/rudder/relay-api/{path}")).status == 404
 
 
 async def read_until(client: Client, end: bytes) -> bytes:
-    """What comes, up to these bytes."""
+    """Return everything received up to these bytes."""
     data = b""
     while not data.endswith(end):
         data += bytes(await client.stream.receive_some())
@@ -265,12 +265,12 @@ async def read_until(client: Client, end: bytes) -> bytes:
 STREAM = b"POST /rudder/relay-api/remote-run/all HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n"
 
 
-async def test_an_answer_is_passed_on_as_it_comes(tmp_path: Path) -> None:
-    """The first line is there while relayd still works on the next one."""
+async def test_an_answer_is_streamed(tmp_path: Path) -> None:
+    """The first line arrives before relayd sends the next one."""
     app, gate = echo()
     async with open_server(app) as server:
-        front = fronted(tmp_path, server)
-        async with open_front(front), dial_front(front) as client:
+        web = in_front_of(server, tmp_path)
+        async with open_front(web), dial_front(web) as client:
             await client.send(STREAM)
             assert b"first\n" in await read_until(client, b"first\n\r\n")
             gate.set()
@@ -278,8 +278,8 @@ async def test_an_answer_is_passed_on_as_it_comes(tmp_path: Path) -> None:
             assert (await client.ask("GET", "/rudder/relay-api/shared-files/a/b/c")).status == 207
 
 
-async def test_a_client_that_leaves_ends_the_request(tmp_path: Path) -> None:
-    """Relayd learns that nobody waits for the answer any more."""
+async def test_a_disconnecting_client_ends_the_request(tmp_path: Path) -> None:
+    """The request to relayd ends when the client disconnects."""
     left = trio.Event()
     app = QuartTrio(__name__, static_folder=None)
 
@@ -295,39 +295,39 @@ async def test_a_client_that_leaves_ends_the_request(tmp_path: Path) -> None:
         return Response(lines())
 
     async with open_server(app) as server:
-        front = fronted(tmp_path, server)
-        async with open_front(front):
-            async with dial_front(front) as client:
+        web = in_front_of(server, tmp_path)
+        async with open_front(web):
+            async with dial_front(web) as client:
                 await client.send(STREAM)
                 await read_until(client, b"first\n\r\n")
             await left.wait()
 
 
-async def test_an_answer_that_breaks_off_is_not_ended(tmp_path: Path) -> None:
-    """When relayd dies in the middle, the client can tell that something is missing."""
+async def test_an_interrupted_answer_is_not_ended(tmp_path: Path) -> None:
+    """If relayd dies in the middle, the client sees that the answer is incomplete."""
     app, _ = echo()
     async with open_server(app) as server:
-        front = fronted(tmp_path, server)
-        async with open_front(front), dial_front(front) as client:
+        web = in_front_of(server, tmp_path)
+        async with open_front(web), dial_front(web) as client:
             await client.send(STREAM)
             await read_until(client, b"first\n\r\n")
             server.scope.cancel()
             assert await client.until_closed() == b""
 
 
-async def test_relayd_that_is_not_there(tmp_path: Path) -> None:
-    """Its requests are answered by 503; uploads wait in the spool meanwhile."""
-    front = make_front(tmp_path)
-    async with open_front(front), dial_front(front) as client:
+async def test_without_relayd(tmp_path: Path) -> None:
+    """Requests to the API are answered by 503, and uploads are stored all the same."""
+    web = make_front(tmp_path)
+    async with open_front(web), dial_front(web) as client:
         assert (await client.ask("GET", "/rudder/relay-api/remote-run/all")).status == 503
         assert (await client.ask("PUT", "/reports/x.log", b"x", GOOD)).status == 201
 
 
-async def test_a_disk_or_directory_that_fails(tmp_path: Path) -> None:
-    """A full disk is told apart from a directory that is not there."""
-    front = make_front(tmp_path)
-    front.uploads["reports"].directory.rmdir()
-    async with open_front(front):
-        assert (await ask(front, "PUT", "/reports/x.log", b"x")).status == 409
+async def test_storage_errors_have_different_statuses(tmp_path: Path) -> None:
+    """A full disk is 507, a missing directory 409, any other error 500."""
+    web = make_front(tmp_path)
+    web.uploads["reports"].directory.rmdir()
+    async with open_front(web):
+        assert (await ask(web, "PUT", "/reports/x.log", b"x")).status == 409
     assert status_of(OSError(errno.ENOSPC, "")) == status_of(OSError(errno.EDQUOT, "")) == 507
     assert status_of(OSError(errno.EIO, "")) == 500

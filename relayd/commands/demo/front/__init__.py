@@ -1,1 +1,0 @@
-"""A small web server in front of each simulated policy server."""

@@ -1,0 +1,1 @@
+"""The small web server in front of each simulated policy server's relayd."""

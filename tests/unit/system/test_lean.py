@@ -1,0 +1,48 @@
+"""Parts of libraries that are not loaded, in fresh interpreters."""
+
+import subprocess
+import sys
+
+import pytest
+
+from relayd.system.lean import UNUSED
+
+#: Everything that a relay imports.
+DAEMON = "import relayd.api.app, relayd.api.server.server, relayd.fleet.peers.client"
+
+
+def modules_after(*statements: str) -> set[str]:
+    """Names of all modules in a fresh interpreter that ran these statements."""
+    program = "; ".join([*statements, "import sys", "print(*sys.modules)"])
+    command = [sys.executable, "-c", program]
+    return set(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split())
+
+
+def test_a_daemon_does_not_load_what_it_never_uses() -> None:
+    """No module of the table is loaded, and no other module of a package in it."""
+    loaded = modules_after(DAEMON)
+    for unused in (unused for library in UNUSED.values() for unused in library):
+        for name in unused.modules:
+            assert not [each for each in loaded if each == name or each.startswith(f"{name}.")]
+
+
+def test_what_was_left_out_can_be_imported_later() -> None:
+    """Outside of the libraries, every module of the table is imported as usual."""
+    names = [name for library in UNUSED.values() for unused in library for name in unused.modules]
+    # The libraries themselves keep what they were given, so only other packages are complete.
+    names = [name for name in names if name.partition(".")[0] in {"h2", "jinja2", "rich", "anyio"}]
+    loaded = modules_after(DAEMON, f"import {', '.join(names)}", "jinja2.Environment().from_string")
+    assert set(names) <= loaded
+
+
+def test_each_row_is_worth_its_place() -> None:
+    """A part that would take less than 0.3 MB is loaded as usual."""
+    rows = [unused for library in UNUSED.values() for unused in library]
+    assert min(unused.saves for unused in rows) >= 0.3
+
+
+@pytest.mark.parametrize("module", ["relayd.fleet.nodes", "relayd.commands.inspect.command"])
+def test_commands_load_neither_client_nor_server(module: str) -> None:
+    """Reading a nodes list and examining files needs no HTTP library."""
+    packages = {name.partition(".")[0] for name in modules_after(f"import {module}")}
+    assert not packages & {"httpcore2", "quart", "quart_trio", "hypercorn", "h11"}
