@@ -7,11 +7,13 @@ reason are those of the daemon. Only these differences are intended:
 * `NAME.signed` is judged as `NAME.log`, if that is the name of a run log.
 * The file may be anywhere and have any name. The daemon only takes files from its spool that have
   an extension of run logs and are not hidden.
-* The first verdict is final. The daemon examines a file again before it refuses it as unfinished,
-  and may still refuse it later, because it is too old or because of an error of the database.
+* A file is judged once. The daemon waits for the rest of a file that may be unfinished, and may
+  refuse a file because it is too old, ends its worker process, or is rejected by the database.
 * Without a nodes list every node is unknown. The daemon waits for a nodes list.
-* The account that runs the command is the one that must be able to read the file, and whose hard
-  links are refused.
+* Access rights, and the rule for files with several names (hard links), are those of the account
+  that runs the command.
+
+docs/inspect.md lists them too.
 """
 
 import os

@@ -51,7 +51,7 @@ class Worker:
         self._lifeline = lifeline
         self._call_timeout_s = call_timeout_s
         self._sending = trio.StrictFIFOLock()
-        self._waiting: deque[_Answer] = deque()
+        self._waiting: deque[_PendingCall] = deque()
         self._decoder = msgspec.msgpack.Decoder(list[Examined])
         self.alive = True
 
@@ -64,7 +64,7 @@ class Worker:
         Raises:
             WorkerEndedError: the worker ended or did not answer in time.
         """
-        answer = _Answer()
+        answer = _PendingCall()
         await self._send(frame, answer)
         with trio.move_on_after(self._call_timeout_s * (1 + len(self._waiting))) as scope:
             await answer.event.wait()
@@ -75,7 +75,7 @@ class Worker:
             raise WorkerEndedError(processing=answer.processing)
         return answer.results
 
-    async def _send(self, frame: bytes, answer: "_Answer") -> None:
+    async def _send(self, frame: bytes, answer: "_PendingCall") -> None:
         async with self._sending:
             if not self.alive:
                 raise WorkerEndedError(processing=False)
@@ -119,7 +119,9 @@ class Worker:
         return await read_exactly(self._stdout, int.from_bytes(head, "big"))
 
 
-class _Answer:
+class _PendingCall:
+    """A call that the worker has not answered yet."""
+
     __slots__ = ("event", "processing", "results")
 
     def __init__(self) -> None:
