@@ -1,6 +1,6 @@
-"""Admission of a run log by its file name, before the file is read.
+"""Admission: the decision about a run-log file that needs only its name.
 
-The daemon and `relayd inspect` both use it, so that they cannot disagree.
+The daemon and `relayd inspect` both use it, so that their verdicts are the same.
 """
 
 from typing import Protocol
@@ -13,28 +13,28 @@ from relayd.runlog.model import NodeCertificate
 
 
 class KnownNodes(Protocol):
-    """The nodes whose run logs are accepted; `relayd.fleet.nodes.Nodes` is one."""
+    """The nodes whose run logs are accepted; `relayd.fleet.nodes.Nodes` implements it."""
 
     def get(self, node_id: str) -> object | None:
-        """Return the entry of a node in the nodes list; None if it has none."""
+        """Return the entry of a node in the nodes list, None if it has none."""
         ...
 
     def certificates(self, node_id: str) -> tuple[NodeCertificate, ...]:
-        """Return the certificates that this node may sign with."""
+        """Return the certificates of a node."""
         ...
 
     def trust_token(self, node_id: str) -> str:
-        """Return a digest of everything that decides whether a node's signature is trusted."""
+        """Return a digest of everything on which the acceptance of a node's signatures depends."""
         ...
 
 
 class Origin(msgspec.Struct, frozen=True):
-    """The origin of a run log, according to its file name.
+    """Origin of a run log, as given by the name of its file.
 
     Attributes:
         node_id: the node that uploaded it.
         run_date: RFC 3339 date-time of the run.
-        trust: the node's trust token when the name was read.
+        trust: the node's trust token at the time of the admission.
     """
 
     node_id: str
@@ -43,11 +43,11 @@ class Origin(msgspec.Struct, frozen=True):
 
 
 class Admitted(msgspec.Struct, frozen=True):
-    """The file may be examined.
+    """Parameters for the examination of a file.
 
     Attributes:
-        archive: "gz", "zip" or "" (stored as it is).
-        certificates: one of these must have signed it.
+        archive: "gz", "zip" or "" (not packed).
+        certificates: the file must be signed with one of these.
     """
 
     archive: str
@@ -55,10 +55,10 @@ class Admitted(msgspec.Struct, frozen=True):
 
 
 class Admission(msgspec.Struct, frozen=True):
-    """The decision on a file by its name.
+    """The decision about a file by its name.
 
     Attributes:
-        origin: None if the file is not named like a run log.
+        origin: None if the name is not that of a run log.
         decision: how to examine the file, or why it is refused without being opened.
     """
 
@@ -78,11 +78,16 @@ def admit(file_name: str, nodes: KnownNodes) -> Admission:
         return Admission(None, name)
     node_id = name.node_id
     origin = Origin(node_id, name.timestamp, nodes.trust_token(node_id))
-    if nodes.get(node_id) is None:
-        detail = f"node {node_id!r} is not in the nodes list"
-        return Admission(origin, Refused(Reason.UNKNOWN_NODE, detail))
-    certificates = nodes.certificates(node_id)
-    if not certificates:
-        detail = f"node {node_id!r} has no certificate"
-        return Admission(origin, Refused(Reason.NO_CERTIFICATE, detail))
+    certificates = trusted_certificates(node_id, nodes)
+    if isinstance(certificates, Refused):
+        return Admission(origin, certificates)
     return Admission(origin, Admitted(name.archive, certificates))
+
+
+def trusted_certificates(node_id: str, nodes: KnownNodes) -> tuple[NodeCertificate, ...] | Refused:
+    """Return the certificates of a node, at least one, or why its run logs are refused."""
+    if nodes.get(node_id) is None:
+        return Refused(Reason.UNKNOWN_NODE, f"node {node_id!r} is not in the nodes list")
+    return nodes.certificates(node_id) or Refused(
+        Reason.NO_CERTIFICATE, f"node {node_id!r} has no certificate"
+    )

@@ -25,7 +25,7 @@ TASKS: Final = {
     "requeue": "relayd.pipelines.reporting:ReportingPipeline._run_requeue",
     "stopper": "relayd.pipelines.reporting:ReportingPipeline._run_stopper",
     "worker": "relayd.pipelines.workers.pool:WorkerPool.run_worker",
-    "worker reader": "relayd.pipelines.workers.pool:Worker.run_reader",
+    "worker reader": "relayd.pipelines.workers.process:Worker.run_reader",
     "read events": "relayd.spool.watching.watcher:_Watcher.read_events",
     "guard watch": "relayd.spool.watching.watcher:_Watcher.guard_watch",
     "list": "relayd.spool.watching.watcher:_Watcher.take_listings",

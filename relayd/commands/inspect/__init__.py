@@ -1,1 +1,1 @@
-"""`relayd inspect`: what relayd would do with a run-log file, without doing it."""
+"""`relayd inspect`: shows what relayd would do with a run-log file."""

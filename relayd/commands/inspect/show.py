@@ -1,4 +1,4 @@
-"""A verdict on the screen. Everything that comes from a file is made printable first."""
+"""Output of an inspection. Everything that comes from a file is made printable first."""
 
 import json
 
@@ -8,45 +8,45 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from relayd.commands.inspect.verdict import Verdict
+from relayd.commands.inspect.content import Inspection
 from relayd.runlog.model import Report
 from relayd.system.printable import printable
 
 _COLUMNS = ("executed", "event type", "technique / component / key", "message")
 
 
-def as_json(verdict: Verdict) -> str:
-    """Write a verdict as one line of JSON in plain ASCII, so that nothing in it moves a cursor."""
-    document = msgspec.to_builtins(verdict)
+def as_json(inspection: Inspection) -> str:
+    """Return an inspection as one line of JSON, in plain ASCII and without control characters."""
+    document = msgspec.to_builtins(inspection)
     return json.dumps(document).replace("\x7f", "\\u007f")
 
 
-def show(console: Console, verdict: Verdict) -> None:
-    """Print a verdict for people: what would be done, what the file is, and its reports."""
-    console.print(Group(_heading(verdict), _facts(verdict)))
-    if verdict.reports:
-        console.print(_reports(verdict.reports))
-    for line in verdict.skipped:
+def show(console: Console, inspection: Inspection) -> None:
+    """Print an inspection for people: the verdict, facts about the file, and its reports."""
+    console.print(Group(_heading(inspection), _facts(inspection)))
+    if inspection.reports:
+        console.print(_reports(inspection.reports))
+    for line in inspection.skipped:
         console.print(Text(f"note: {printable(line)}", style="yellow"))
     console.print()
 
 
-def _heading(verdict: Verdict) -> Text:
-    text = Text(printable(verdict.file), style="bold", overflow="fold")
-    if verdict.error is None:
+def _heading(inspection: Inspection) -> Text:
+    text = Text(printable(inspection.file), style="bold", overflow="fold")
+    if inspection.error is None:
         return text.append("\nwould be accepted", style="green")
     return text.append("\nwould be refused", style="red")
 
 
-def _facts(verdict: Verdict) -> Table:
+def _facts(inspection: Inspection) -> Table:
     facts = {
-        "refused": verdict.error,
-        "node": verdict.node_id,
-        "run of": verdict.timestamp,
-        "queue id": verdict.queue_id,
-        "signature": f"valid, key {verdict.signer}" if verdict.verified else "NOT VERIFIED",
-        "run log": _kind(verdict),
-        "config id": verdict.config_id,
+        "refused": inspection.error,
+        "node": inspection.node_id,
+        "run of": inspection.timestamp,
+        "queue id": inspection.queue_id,
+        "signature": f"valid, key {inspection.signer}" if inspection.verified else "NOT VERIFIED",
+        "run log": _kind(inspection),
+        "config id": inspection.config_id,
     }
     table = Table.grid(padding=(0, 2))
     table.add_column(no_wrap=True)
@@ -57,8 +57,10 @@ def _facts(verdict: Verdict) -> Table:
     return table
 
 
-def _kind(verdict: Verdict) -> str:
-    return f"{verdict.type}, {len(verdict.reports)} reports" if verdict.type else "no report"
+def _kind(inspection: Inspection) -> str:
+    return (
+        f"{inspection.type}, {len(inspection.reports)} reports" if inspection.type else "no report"
+    )
 
 
 def _reports(reports: list[Report]) -> Table:
@@ -73,5 +75,5 @@ def _reports(reports: list[Report]) -> Table:
 
 
 def _lines(field: str) -> str:
-    """Keep the line ends of a field, which cannot do harm inside a table."""
+    """Make a field printable except for line ends, which are harmless inside a table."""
     return "\n".join(printable(line) for line in field.split("\n"))

@@ -1,79 +1,45 @@
-"""Whom an inspection believes: the nodes of a configuration, or certificates given by hand."""
+"""Trusted certificates that do not come from a configuration."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
 
-from relayd.errors import NodesError, Reason, Refused
+from relayd.errors import NodesError
 from relayd.fleet.formats import pem_blocks
-from relayd.fleet.nodes import Nodes
 from relayd.runlog.model import NodeCertificate
 from relayd.runlog.signature.certificates import read_certificate
-from relayd.system.printable import printable
 
 
-class Trust(Protocol):
-    """Tells which certificates a node may sign with."""
+class GivenCertificates:
+    """Certificates in place of the nodes list; implements `KnownNodes`. Every node is known.
 
-    def certificates(self, node_id: str | None) -> Sequence[NodeCertificate] | Refused:
-        """Return the certificates of a node, or why a run log of it is refused.
-
-        Args:
-            node_id: None when the name of the file does not tell it.
-        """
-
-
-class ConfiguredTrust:
-    """The nodes list and the certificates that the daemon would use."""
-
-    def __init__(self, nodes: Nodes) -> None:
-        self._nodes = nodes
-
-    def certificates(self, node_id: str | None) -> Sequence[NodeCertificate] | Refused:
-        """Return a known node's certificates."""
-        if node_id is None:
-            return Refused(Reason.UNKNOWN_NODE, "the name does not tell the node")
-        if self._nodes.get(node_id) is None:
-            return Refused(
-                Reason.UNKNOWN_NODE, f"{printable(node_id, 80)} is not in the nodes list"
-            )
-        return self._nodes.certificates(node_id) or Refused(
-            Reason.NO_CERTIFICATE, f"node {printable(node_id, 80)} has no certificate"
-        )
-
-
-class GivenTrust:
-    """Certificates of a PEM file; one without a UID speaks for every node."""
+    Args:
+        certificates: each with its node id; a certificate without one is trusted for every node.
+    """
 
     def __init__(self, certificates: Sequence[tuple[str | None, NodeCertificate]]) -> None:
         self._certificates = certificates
 
-    def certificates(self, node_id: str | None) -> Sequence[NodeCertificate] | Refused:
-        """Return the certificates of a node, or all of them for a node that is not known."""
-        fitting = [
-            certificate
-            for owner, certificate in self._certificates
-            if node_id is None or owner in {None, node_id}
-        ]
-        return fitting or Refused(
-            Reason.NO_CERTIFICATE, f"no certificate for node {printable(node_id or '', 80)}"
+    def get(self, node_id: str) -> object | None:
+        """Return the node id: there is no nodes list that could lack it."""
+        return node_id
+
+    def certificates(self, node_id: str) -> tuple[NodeCertificate, ...]:
+        """Return the certificates of a node, including those without a node id."""
+        return tuple(
+            certificate for owner, certificate in self._certificates if owner in {None, node_id}
         )
 
-
-class NoTrust:
-    """Neither a configuration nor certificates: a signature can only be shown."""
-
-    def certificates(self, node_id: str | None) -> Sequence[NodeCertificate] | Refused:
-        """Refuses."""
+    def trust_token(self, node_id: str) -> str:
+        """Return an empty token: it is only needed to retry refused files."""
         del node_id
-        return Refused(Reason.NO_CERTIFICATE, "no certificates to check with: give -c or --certs")
+        return ""
 
 
-def read_given(path: Path) -> tuple[GivenTrust, list[str]]:
+def read_given(path: Path) -> tuple[GivenCertificates, list[str]]:
     """Read a PEM file of certificates to trust.
 
     Returns:
-        The trust, and what was skipped, one line each.
+        The certificates, and one line for each that was skipped.
 
     Raises:
         NodesError: the file cannot be read or is cut off.
@@ -96,4 +62,4 @@ def read_given(path: Path) -> tuple[GivenTrust, list[str]]:
         raise NodesError(f"cannot be read: {error.strerror}", file=path) from error
     except ValueError as error:
         raise NodesError(str(error), file=path) from error
-    return GivenTrust(certificates), skipped
+    return GivenCertificates(certificates), skipped

@@ -1,1 +1,1 @@
-"""From spool file to parsed run log: the CPU-bound work, in a thread or in worker processes."""
+"""Examination of spool files, the CPU-bound work: in a thread or in worker processes."""

@@ -1,15 +1,15 @@
-"""A worker process: frames in on standard input, frames out on standard output.
+"""A worker process: it reads frames from standard input and answers on standard output.
 
-A frame is a length of four bytes, big-endian, and a MessagePack document. The first frame is the
-`Setup`, each one after it a list of `Job`. Each is answered by a list of `Examined`, the setup by
-an empty one. The worker ends when its input does, and with its parent.
+A frame is a length of four bytes, big-endian, followed by a MessagePack document. The first frame
+is the `Setup`, every other one a list of `Job`. Each is answered by a list of `Examined`, the setup
+by an empty list. The worker ends at the end of its input, and with its parent.
 """
 
 import fcntl
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import BinaryIO, Final
 
@@ -21,36 +21,40 @@ LENGTH_BYTES: Final = 4
 
 
 def main() -> None:
-    """Serve until the input ends. Its argument is the descriptor of the lifeline."""
+    """Serve until the input ends. The only argument is the descriptor of the lifeline."""
     end_with_parent(int(sys.argv[1]))
-    # The terminal and systemd signal the whole group; the parent decides when a worker ends.
+    # The terminal and systemd send signals to the whole group; only the parent ends workers.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     sink = os.fdopen(os.dup(1), "wb", buffering=0)
-    os.dup2(2, 1)  # what a library prints must not get between the frames
+    os.dup2(2, 1)  # output of a library must not mix with the frames
     with suppress(BrokenPipeError):
         serve(sys.stdin.buffer, sink)
 
 
 def end_with_parent(lifeline: int) -> None:
-    """Let the kernel end this process, when its parent ends (O_ASYNC, open(2)).
+    """Make the kernel end this process when its parent ends (O_ASYNC, open(2)).
 
-    A parent-death signal, prctl(2), would come with the end of the thread that started the
-    process, and Trio starts processes in threads that come and go.
+    A parent-death signal, prctl(2), would already be sent when the thread that started the process
+    ends, and Trio starts processes in short-lived threads.
 
     Args:
-        lifeline: read end of a pipe whose only write end the parent has; nothing is ever written.
+        lifeline: read end of a pipe. Only the parent has its write end, and never writes.
     """
     signal.signal(signal.SIGIO, signal.SIG_DFL)
     fcntl.fcntl(lifeline, fcntl.F_SETOWN, os.getpid())
     fcntl.fcntl(lifeline, fcntl.F_SETFL, os.O_ASYNC | os.O_NONBLOCK)
     with suppress(BlockingIOError):
         os.read(lifeline, 1)
-        os._exit(0)  # the parent ended before this was set up
+        os._exit(0)  # the parent ended before O_ASYNC was set
 
 
-def serve(source: BinaryIO, sink: BinaryIO, work: Callable[..., list[Examined]] = examine) -> None:
-    """Answer the frames of `source` on `sink` until it ends."""
+def serve(
+    source: BinaryIO,
+    sink: BinaryIO,
+    work: Callable[[Setup, Sequence[Job]], list[Examined]] = examine,
+) -> None:
+    """Answer the frames of `source` on `sink` until `source` ends."""
     first = _read_frame(source)
     if first is None:
         return

@@ -1,4 +1,7 @@
-"""Reading, verifying and parsing run logs: synchronous, without Trio, the same in every process."""
+"""Reading, verifying and parsing of run logs: synchronous, without Trio.
+
+Worker processes, the thread of a single core and `relayd inspect` all call `examine_one`.
+"""
 
 import os
 import time
@@ -15,23 +18,23 @@ from relayd.runlog.signature.smime import verify
 from relayd.spool.identity import Identity, identity
 from relayd.spool.opening import identity_or_none, objection, open_file, try_later
 
-#: One call stops early when its results hold this many bytes, so that a batch of huge run logs
-#: does not gather in memory: at most this, and one run log more.
+#: A call stops early when its results exceed this many bytes, which limits the memory that a batch
+#: of huge run logs takes to this, plus one run log.
 RESULT_BYTES: Final = 4 * 2**20
 
-#: One call stops early after this many seconds, so that huge files do not look like an endless
-#: loop together, and the good ones among them are not held up.
+#: A call stops early after this many seconds, so that many huge files are not mistaken for an
+#: endless loop, and results of the first ones are not delayed.
 CALL_S: Final = 2.0
 
 
 class Job(msgspec.Struct, frozen=True, array_like=True):
-    """One file to look at.
+    """A file to examine.
 
     Attributes:
         name: base name in the watched directory.
-        archive: "gz", "zip" or "".
-        node_id: the node that the name tells.
-        certificates: those of this node.
+        archive: "gz", "zip" or "" (not packed).
+        node_id: the node in the file's name.
+        certificates: the certificates of this node.
     """
 
     name: str
@@ -41,11 +44,11 @@ class Job(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Examined(msgspec.Struct, frozen=True, array_like=True):
-    """What was found.
+    """The result of an examination.
 
     Attributes:
-        identity: of what was judged; None when the file is gone or cannot even be looked at.
-        result: the run log, or why there is none.
+        identity: of the file that was examined; None if it is gone or its status is unavailable.
+        result: the run log, or the reason why the file gives none.
     """
 
     identity: Identity | None
@@ -53,11 +56,11 @@ class Examined(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Setup(msgspec.Struct, frozen=True):
-    """What all jobs have in common.
+    """Settings of all jobs.
 
     Attributes:
         directory: the watched directory.
-        max_size: cap on the decompressed size of a run log, bytes.
+        max_size: maximum size of a run log in bytes, packed and unpacked.
         skip_event_types: event types that are not inserted.
     """
 
@@ -70,8 +73,8 @@ def examine(setup: Setup, jobs: Sequence[Job]) -> list[Examined]:
     """Examine files in order.
 
     Returns:
-        One result for each of the first jobs; fewer than jobs when `RESULT_BYTES` or `CALL_S`
-        was reached, never none.
+        One result for each of the first jobs: at least one, and fewer than jobs if
+        `RESULT_BYTES` or `CALL_S` was reached.
     """
     results: list[Examined] = []
     size = 0
@@ -87,14 +90,14 @@ def examine(setup: Setup, jobs: Sequence[Job]) -> list[Examined]:
 
 
 def examine_one(setup: Setup, job: Job) -> Examined:
-    """Read, unpacks, verifies and parses one file; what is wrong with it is in the result."""
+    """Read, unpack, verify and parse one file; any fault of the file is in the result."""
     path = f"{setup.directory}/{job.name}"
     descriptor = open_file(path)
     if not isinstance(descriptor, int):
         return Examined(identity_or_none(path), descriptor)
     try:
         status = os.fstat(descriptor)
-        return Examined(identity(status), _judge(setup, job, descriptor, status))
+        return Examined(identity(status), _run_log(setup, job, descriptor, status))
     except OSError as error:
         return Examined(identity_or_none(path), try_later("cannot be read", error))
     except MemoryError:
@@ -103,17 +106,30 @@ def examine_one(setup: Setup, job: Job) -> Examined:
         os.close(descriptor)
 
 
-def _judge(
-    setup: Setup, job: Job, descriptor: int, status: os.stat_result
-) -> RunLog | Refused | Retry:
+def read_content(
+    descriptor: int, status: os.stat_result, archive: str, max_size: int
+) -> bytes | Refused:
+    """Return the unpacked content of an opened file.
+
+    Args:
+        descriptor: of the file, positioned at its beginning.
+        status: as of fstat(2).
+        archive: "gz", "zip" or "" (not packed).
+        max_size: maximum size in bytes, packed and unpacked.
+
+    Raises:
+        OSError: it cannot be read.
+    """
     refused = objection(status)
     if refused is not None:
         return refused
-    if status.st_size > setup.max_size:
-        return Refused(
-            Reason.TOO_LARGE, f"{status.st_size} bytes, at most {setup.max_size} are read"
-        )
-    message = unpack(_read(descriptor, status.st_size), job.archive, setup.max_size)
+    if status.st_size > max_size:
+        return Refused(Reason.TOO_LARGE, f"{status.st_size} bytes, at most {max_size} are read")
+    return unpack(_read(descriptor, status.st_size), archive, max_size)
+
+
+def _run_log(setup: Setup, job: Job, descriptor: int, status: os.stat_result) -> RunLog | Refused:
+    message = read_content(descriptor, status, job.archive, setup.max_size)
     if isinstance(message, Refused):
         return message
     verified = verify(message, job.certificates)
@@ -123,7 +139,7 @@ def _judge(
 
 
 def _read(descriptor: int, size: int) -> bytes:
-    """Return all bytes up to the size that fstat told; a file cut meanwhile ends earlier."""
+    """Return the first `size` bytes; fewer if the file was truncated after fstat(2)."""
     data = os.read(descriptor, size)
     if len(data) == size or not data:
         return data

@@ -1,4 +1,4 @@
-"""What the name of a run-log file decides."""
+"""The decision about a run-log file by its name."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from tests.support.pipeline import make_nodes, name_of
 
 
 def test_file_of_a_known_node_is_admitted() -> None:
-    """Its name gives node, date, archive and a trust token; the nodes give its keys."""
+    """The name gives node, date and archive form, the nodes give certificates and trust token."""
     nodes = make_nodes("node1", "node2")
     admission = admit(f"{name_of(7)}.gz", nodes)
     token = nodes.trust_token("node1")
@@ -26,7 +26,7 @@ def test_file_of_a_known_node_is_admitted() -> None:
     ],
 )
 def test_other_files_are_refused(name: str, reason: Reason, node_id: str | None) -> None:
-    """Each with its reason; node and date are kept where the name gives them."""
+    """Each has its reason, and an origin if the name gives it."""
     admission = admit(name, make_nodes("node1", others=["bare"]))
     assert isinstance(admission.decision, Refused)
     assert admission.decision.reason is reason

@@ -15,7 +15,10 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from relayd.commands.inspect import content
 from relayd.commands.inspect.command import command
+from relayd.errors import Retry
+from relayd.pipelines.workers import job
 from relayd.runlog.filename import queue_id
 from tests.support.signing import SigningNode, make_key_and_cert, sign_runlog
 
@@ -24,8 +27,8 @@ DATE = "2024-05-06T07:08:09+00:00"
 NAME = f"{DATE}@{NODE_ID}.log"
 START = "2024-05-06 07:08:09+00:00"
 
-#: What would clear the screen, rename the window, turn text around, or look like rich's markup.
-EVIL = "\x1b[2J\x1b]0;owned\x07\x9b31m\u202e\x7f[bold]x[/bold]"
+#: Clears the screen, renames the window, reverses text, and looks like rich's markup.
+HOSTILE = "\x1b[2J\x1b]0;owned\x07\x9b31m\u202e\x7f[bold]x[/bold]"
 
 
 def report(event_type: str, component: str, message: str, node_id: str = NODE_ID) -> str:
@@ -45,7 +48,7 @@ def runlog(node_id: str = NODE_ID, message: str = "all is well") -> bytes:
 
 @dataclass
 class Outcome:
-    """How the command ended."""
+    """Exit code and output of the command."""
 
     code: int
     out: str
@@ -53,7 +56,7 @@ class Outcome:
 
     @property
     def documents(self) -> list[dict[str, Any]]:
-        """What it printed with --json."""
+        """The documents that it printed with --json."""
         return [json.loads(line) for line in self.out.splitlines()]
 
 
@@ -113,8 +116,8 @@ def zipped(data: bytes) -> bytes:
     return buffer.getvalue()
 
 
-def test_good_file_is_shown_whole(tmp_path: Path, config: Path, node: SigningNode) -> None:
-    """A file that relayd would accept is told with all that is known of it, and ends with 0."""
+def test_good_file_is_shown_completely(tmp_path: Path, config: Path, node: SigningNode) -> None:
+    """A file that relayd would accept is shown with all its fields, and the exit code is 0."""
     path = write(tmp_path, NAME, sign_runlog(runlog(), node))
     outcome = inspect("-c", config, "--json", path)
     [document] = outcome.documents
@@ -164,7 +167,7 @@ def test_every_archive_form_is_read(
 
 
 def test_partial_run_log_is_called_partial(tmp_path: Path, certs: Path, node: SigningNode) -> None:
-    """A run log without its start is accepted and told apart."""
+    """A run log without its start is accepted, as a partial one."""
     text = report("result_success", "a component", "fine").encode()
     path = write(tmp_path, NAME, sign_runlog(text, node))
     outcome = inspect("--certs", certs, "--json", path)
@@ -173,15 +176,15 @@ def test_partial_run_log_is_called_partial(tmp_path: Path, certs: Path, node: Si
     assert document["skipped"]
 
 
-def test_people_get_a_table(tmp_path: Path, certs: Path, node: SigningNode) -> None:
-    """Without --json the same is printed for people."""
+def test_output_without_json_is_a_table(tmp_path: Path, certs: Path, node: SigningNode) -> None:
+    """Without --json the same facts are printed for people."""
     path = write(tmp_path, NAME, sign_runlog(runlog(message="two\nlines"), node))
     outcome = inspect("--certs", certs, path)
     assert outcome.code == 0
-    for told in (str(path), "would be accepted", NODE_ID, queue_id(NAME), "complete, 4 reports"):
-        assert told in outcome.out
-    for told in ("result_success", "Common / a component / key", "two", "lines", "End execution"):
-        assert told in outcome.out
+    for fact in (str(path), "would be accepted", NODE_ID, queue_id(NAME), "complete, 4 reports"):
+        assert fact in outcome.out
+    for field in ("result_success", "Common / a component / key", "two", "lines", "End execution"):
+        assert field in outcome.out
 
 
 REFUSALS = {
@@ -206,7 +209,7 @@ REFUSALS = {
         lambda node: gzip.compress(sign_runlog(runlog(), node)),
         "bad_name: ",
     ),
-    "meaningless name": ("report", lambda node: sign_runlog(runlog(), node), "bad_name: "),
+    "name without node": ("report", lambda node: sign_runlog(runlog(), node), "bad_name: "),
     "report of another node": (
         NAME,
         lambda node: sign_runlog(runlog(node_id="somebody"), node),
@@ -216,10 +219,10 @@ REFUSALS = {
 
 
 @pytest.mark.parametrize("case", REFUSALS.values(), ids=REFUSALS.keys())
-def test_refused_file_is_told_why_and_shown_all_the_same(
+def test_refused_file_is_shown_with_its_reason(
     tmp_path: Path, certs: Path, node: SigningNode, case: Any
 ) -> None:
-    """A file that relayd would refuse tells the reason, and its reports nevertheless."""
+    """A file that relayd would refuse is shown with the reason and all its reports."""
     name, make, reason = case
     path = write(tmp_path, name, make(node))
     outcome = inspect("--certs", certs, "--json", path)
@@ -245,10 +248,10 @@ def test_refused_file_is_told_why_and_shown_all_the_same(
     ],
     ids=["empty", "gz", "zip", "bomb", "large", "no report"],
 )
-def test_unreadable_content_is_told(
+def test_file_without_a_run_log_has_the_reason_of_the_daemon(
     tmp_path: Path, config: Path, name: str, data: bytes, reason: str
 ) -> None:
-    """A file without a readable run log tells which of the daemon's checks it fails."""
+    """A file without a readable run log is shown with the check of the daemon that it fails."""
     path = write(tmp_path, name, data)
     outcome = inspect("-c", config, "--json", path)
     [document] = outcome.documents
@@ -260,10 +263,10 @@ def test_unreadable_content_is_told(
 @pytest.mark.parametrize(
     ("node_id", "reason"), [("stranger", "unknown_node: "), ("bare", "no_certificate: ")]
 )
-def test_node_that_is_not_known_is_told_from_one_without_certificate(
+def test_unknown_node_and_missing_certificate_are_different_reasons(
     tmp_path: Path, config: Path, node_id: str, reason: str
 ) -> None:
-    """An unknown node and a node without certificate are reasons of their own."""
+    """Files of unknown nodes and of nodes without certificate are refused, and shown."""
     signer = make_key_and_cert(node_id)
     path = write(tmp_path, f"{DATE}@{node_id}.log", sign_runlog(runlog(node_id), signer))
     outcome = inspect("-c", config, "--json", path)
@@ -272,8 +275,8 @@ def test_node_that_is_not_known_is_told_from_one_without_certificate(
     assert len(outcome.documents[0]["reports"]) == 4
 
 
-def test_certificates_of_another_node_are_not_taken(tmp_path: Path, certs: Path) -> None:
-    """Of the certificates given by hand only those of the node itself are believed."""
+def test_certificates_of_another_node_are_not_used(tmp_path: Path, certs: Path) -> None:
+    """Of the certificates given with --certs only those of the node itself are trusted."""
     path = write(
         tmp_path,
         f"{DATE}@somebody.log",
@@ -287,7 +290,7 @@ def test_certificates_of_another_node_are_not_taken(tmp_path: Path, certs: Path)
 def test_without_any_certificates_the_file_is_shown(
     tmp_path: Path, node: SigningNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With neither configuration nor certificates reports are shown, and nothing is believed."""
+    """Without configuration and certificates reports are shown, and no signature is trusted."""
     monkeypatch.setattr("relayd.commands.inspect.command.DEFAULT_DIRECTORY", tmp_path / "nowhere")
     path = write(tmp_path, NAME, sign_runlog(runlog(), node))
     outcome = inspect("--json", path)
@@ -297,10 +300,10 @@ def test_without_any_certificates_the_file_is_shown(
     assert len(document["reports"]) == 4
 
 
-def test_file_that_cannot_be_read_does_not_stop_the_others(
+def test_missing_file_does_not_stop_the_others(
     tmp_path: Path, certs: Path, node: SigningNode
 ) -> None:
-    """A missing file costs one line and the exit code; the files behind it are shown."""
+    """A missing file gives an error line and exit code 1; the files after it are shown."""
     good = write(tmp_path, NAME, sign_runlog(runlog(), node))
     missing, fifo = tmp_path / "missing", tmp_path / "fifo"
     os.mkfifo(fifo)
@@ -313,20 +316,64 @@ def test_file_that_cannot_be_read_does_not_stop_the_others(
     assert [document["error"] is None for document in outcome.documents] == [False, True]
 
 
+def fail_to_open(_path: str) -> Retry:
+    return Retry("cannot be opened: Permission denied")
+
+
+def test_unreadable_file_is_an_error_line(
+    tmp_path: Path, certs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that the daemon would retry is an error with the daemon's words, not a refusal."""
+    monkeypatch.setattr(job, "open_file", fail_to_open)
+    path = write(tmp_path, NAME, b"unreadable")
+    outcome = inspect("--certs", certs, path)
+    assert (outcome.code, outcome.out) == (1, "")
+    assert outcome.err == f"error: {path}: cannot be opened: Permission denied\n"
+    [document] = inspect("--certs", certs, "--json", path).documents
+    assert document["error"] == "cannot be opened: Permission denied"
+
+
+def test_unreadable_file_is_refused_by_its_name(
+    tmp_path: Path, certs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that is refused by its name need not be readable; that it is not is shown too."""
+    monkeypatch.setattr(content, "open_file", fail_to_open)
+    outcome = inspect("--certs", certs, "--json", write(tmp_path, "report.log", b"unreadable"))
+    [document] = outcome.documents
+    assert outcome.code == 1
+    assert document["error"].startswith("bad_name: ")
+    assert document["error"].endswith("; cannot be opened: Permission denied")
+
+
+def test_read_error_while_content_is_shown_keeps_the_verdict(
+    tmp_path: Path, certs: Path, node: SigningNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An accepted file stays accepted if it cannot be read again to show its content."""
+
+    def fail(*_arguments: object) -> bytes:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(content, "read_content", fail)
+    path = write(tmp_path, NAME, sign_runlog(runlog(), node))
+    outcome = inspect("--certs", certs, "--json", path)
+    [document] = outcome.documents
+    assert (outcome.code, document["error"], document["reports"]) == (0, None, [])
+
+
 @pytest.mark.parametrize("machine", [True, False])
-def test_nothing_of_a_file_reaches_the_terminal_as_a_command(
+def test_control_characters_of_a_file_do_not_reach_the_terminal(
     tmp_path: Path, certs: Path, node: SigningNode, *, machine: bool
 ) -> None:
-    """Control characters, turned text and markup in names and reports are shown, not obeyed."""
+    """Control characters, reversed text and markup in names and reports are escaped."""
     name = NAME.removesuffix(".log") + "\x1b[2J\udcff\u202e.log"
-    text = runlog(message=EVIL) + f"{DATE} R: @@broken {EVIL}\n".encode()
+    text = runlog(message=HOSTILE) + f"{DATE} R: @@broken {HOSTILE}\n".encode()
     path = write(tmp_path, name, sign_runlog(text, node))
     outcome = inspect("--certs", certs, *["--json"] * machine, path, tmp_path / "\x1b[2J")
     assert outcome.code == 1
     for line in [*outcome.out.splitlines(), *outcome.err.splitlines()]:
         assert line.isprintable()
     if machine:
-        assert outcome.documents[0]["reports"][1]["msg"] == EVIL
+        assert outcome.documents[0]["reports"][1]["msg"] == HOSTILE
     else:
         assert "[bold]x[/bold]" in "".join(outcome.out.split())
 
@@ -343,7 +390,7 @@ def run_relayd(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 def test_command_of_the_program_ends_with_its_exit_code(
     tmp_path: Path, certs: Path, node: SigningNode
 ) -> None:
-    """`relayd inspect` ends with 0 or 1 by its verdict, and with 3 when it cannot even begin."""
+    """`relayd inspect` exits with 0 or 1 by its verdicts, and with 3 if it cannot start."""
     good = write(tmp_path, NAME, sign_runlog(runlog(), node))
     bad = write(tmp_path, NAME + ".gz", b"")
     assert run_relayd("--certs", certs, good).returncode == 0
@@ -356,10 +403,10 @@ def test_command_of_the_program_ends_with_its_exit_code(
     assert run_relayd("-c", tmp_path / "nowhere", good).returncode == 3
 
 
-def test_doubtful_certificates_are_told_once(
+def test_skipped_certificates_are_reported_once(
     tmp_path: Path, certs: Path, node: SigningNode
 ) -> None:
-    """What was skipped of the certificates is told on the standard error, not in the verdict."""
+    """Skipped certificates are reported on standard error, once for all files."""
     good = write(tmp_path, NAME, sign_runlog(runlog(), node))
     block = b"-----BEGIN CERTIFICATE-----\n%s\n-----END CERTIFICATE-----\n"
     certs.write_bytes(block % b"*" + block % b"MAA=" + certs.read_bytes())

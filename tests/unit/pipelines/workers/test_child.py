@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from io import BytesIO
+from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
@@ -12,17 +13,20 @@ from relayd.errors import Reason, Refused
 from relayd.pipelines.workers.child import LENGTH_BYTES, serve
 from relayd.pipelines.workers.job import Examined, Job, Setup
 
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
+
 SETUP = Setup("/nowhere", 1, frozenset({"log_debug"}))
 
 
 def frame(value: object) -> bytes:
-    """A value as it is sent."""
+    """Return a value as a frame."""
     body = msgspec.msgpack.encode(value)
     return len(body).to_bytes(LENGTH_BYTES, "big") + body
 
 
 def answers(data: bytes) -> list[list[Examined]]:
-    """What was sent back."""
+    """Return the answers in the output of a worker."""
     found = []
     while data:
         size = int.from_bytes(data[:LENGTH_BYTES], "big")
@@ -33,21 +37,21 @@ def answers(data: bytes) -> list[list[Examined]]:
 
 
 def echo(setup: Setup, jobs: Sequence[Job]) -> list[Examined]:
-    """Refuses each file with its own name as the detail."""
+    """Refuse each file, with its name as the detail."""
     assert setup == SETUP
     return [Examined(None, Refused(Reason.EMPTY, job.name)) for job in jobs]
 
 
-class Trickle(BytesIO):
+class NarrowPipe(BytesIO):
     """A pipe that takes a few bytes at a time."""
 
-    def write(self, data: object) -> int:
-        """Takes seven bytes at most."""
-        return super().write(bytes(data)[:7])  # type: ignore[call-overload]
+    def write(self, data: "ReadableBuffer", /) -> int:
+        """Take at most seven bytes."""
+        return super().write(memoryview(data)[:7])
 
 
 def talk(data: bytes, sink: BytesIO | None = None) -> list[list[str]]:
-    """Names in each answer to what a parent sent."""
+    """Return the names in each answer to the frames of a parent."""
     sink = sink or BytesIO()
     serve(BytesIO(data), sink, echo)
     return [
@@ -57,27 +61,27 @@ def talk(data: bytes, sink: BytesIO | None = None) -> list[list[str]]:
 
 
 def job(name: str) -> Job:
-    """A file to look at."""
+    """Return a job for a file."""
     return Job(name, "gz", "node1", ())
 
 
 @given(st.lists(st.lists(st.text(max_size=300), max_size=5), max_size=5))
-def test_each_frame_is_answered_in_turn(calls: list[list[str]]) -> None:
-    """The setup by an empty list, each call by its results, through a pipe that is almost full."""
+def test_frames_are_answered_in_order(calls: list[list[str]]) -> None:
+    """The setup is answered by an empty list, a call by its results, even if the pipe is full."""
     data = frame(SETUP) + b"".join(frame([job(name) for name in call]) for call in calls)
-    assert talk(data, Trickle()) == [[], *calls]
+    assert talk(data, NarrowPipe()) == [[], *calls]
 
 
 @pytest.mark.parametrize("cut", [1, 3, 4, 5, 20])
 def test_input_that_ends_within_a_frame_ends_the_worker(cut: int) -> None:
-    """A parent that died while it was sending gets no answer, and no exception is raised."""
+    """If the parent dies while it sends, the worker ends without answer or exception."""
     whole = frame([job("a")])
     assert talk(frame(SETUP) + whole + whole[: len(whole) - cut]) == [[], ["a"]]
     assert talk(frame(SETUP)[:-cut]) == []
 
 
-def test_huge_answer_is_not_kept_in_memory() -> None:
-    """After an answer of more than 16 MiB the next ones are as right as before."""
+def test_answers_are_right_after_a_huge_one() -> None:
+    """After an answer of more than 16 MiB, for which the buffer is replaced, the next is right."""
     names = ["a" * 2**20] * 20
     data = frame(SETUP) + frame([job(name) for name in names]) + frame([job("b")])
     assert talk(data) == [[], names, ["b"]]

@@ -1,9 +1,9 @@
-"""One file after the other, as they lie in the spool."""
+"""Examination of single files."""
 
 import os
 import resource
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,6 +20,8 @@ from tests.support.signing import make_key_and_cert, sign_runlog
 
 NODE = make_key_and_cert("node1")
 NAME = "a.log"
+Maker = Callable[[Path], None]
+
 JOB = Job(NAME, "", NODE.node_id, (NODE.certificate,))
 SIGNED = sign_runlog(make_runlog(NODE.node_id, START, reports=4), NODE)
 
@@ -31,13 +33,13 @@ def setup(tmp_path: Path) -> Setup:
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """Where the file of `JOB` lies."""
+    """Return the path of the file of `JOB`."""
     return tmp_path / NAME
 
 
 @contextmanager
 def no_more_descriptors() -> Iterator[None]:
-    """No further file can be opened by this process."""
+    """Leave this process without free file descriptors."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     probe = os.open("/", os.O_RDONLY)
     os.close(probe)
@@ -49,7 +51,7 @@ def no_more_descriptors() -> Iterator[None]:
 
 
 def refusal(examined: Examined) -> Refused:
-    """Why it is refused."""
+    """Return why a file is refused."""
     assert isinstance(examined.result, Refused)
     return examined.result
 
@@ -64,7 +66,7 @@ def test_good_file_becomes_a_run_log(setup: Setup, path: Path) -> None:
 
 
 def test_skipped_event_types_get_no_row(tmp_path: Path, path: Path) -> None:
-    """`skip_event_types` of the setup counts."""
+    """`skip_event_types` of the setup is applied."""
     path.write_bytes(SIGNED)
     examined = examine_one(Setup(str(tmp_path), 100_000, frozenset({"control"})), JOB)
     assert isinstance(examined.result, RunLog)
@@ -72,37 +74,37 @@ def test_skipped_event_types_get_no_row(tmp_path: Path, path: Path) -> None:
 
 
 @pytest.mark.fault("S16")
-def test_file_that_is_gone_is_no_error(setup: Setup) -> None:
-    """Someone else took it."""
+def test_missing_file_is_not_an_error(setup: Setup) -> None:
+    """Someone else may have taken the file."""
     assert examine_one(setup, JOB) == Examined(None, Gone())
 
 
 def make_link(path: Path) -> None:
-    """A symbolic link to a good run log."""
+    """Make a symbolic link to a good run log."""
     target = path.with_name("target")
     target.write_bytes(SIGNED)
     path.symlink_to(target)
 
 
 def make_socket(path: Path) -> None:
-    """A Unix socket."""
+    """Make a Unix socket."""
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(path))
 
 
 @pytest.mark.fault("S11")
 @pytest.mark.parametrize("make", [make_link, make_socket, os.mkfifo, os.mkdir])
-def test_what_is_no_regular_file_is_refused(setup: Setup, path: Path, make: object) -> None:
-    """It is neither followed nor waited for, and its own identity is known, not its target's."""
-    make(path)  # type: ignore[operator]
+def test_irregular_file_is_refused(setup: Setup, path: Path, make: Maker) -> None:
+    """It is neither followed nor waited for; the identity is its own, not that of its target."""
+    make(path)
     examined = examine_one(setup, JOB)
     assert refusal(examined).reason is Reason.NOT_A_FILE
     assert examined.identity == identity_at(path)
 
 
 @pytest.mark.fault("S12")
-def test_empty_file_is_refused_as_empty(setup: Setup, path: Path) -> None:
-    """An empty file is nothing else."""
+def test_empty_file_is_refused(setup: Setup, path: Path) -> None:
+    """The reason for an empty file is `empty`."""
     path.touch()
     assert refusal(examine_one(setup, JOB)).reason is Reason.EMPTY
 
@@ -110,13 +112,13 @@ def test_empty_file_is_refused_as_empty(setup: Setup, path: Path) -> None:
 @pytest.mark.fault("S13", "S20")
 @pytest.mark.parametrize("size", [0, 1, 100, len(SIGNED) // 2, len(SIGNED) - 100])
 def test_file_cut_short_may_be_unfinished(setup: Setup, path: Path, size: int) -> None:
-    """Wherever a writer or a power failure stopped, the refusal says that more may come."""
+    """Wherever a writer or a power failure stopped, the refusal says that it may be unfinished."""
     path.write_bytes(SIGNED[:size])
     assert refusal(examine_one(setup, JOB)).maybe_unfinished
 
 
-def test_file_larger_than_the_cap_is_not_read(setup: Setup, path: Path) -> None:
-    """A sparse file of a gigabyte costs nothing."""
+def test_file_above_the_maximum_size_is_not_read(setup: Setup, path: Path) -> None:
+    """A sparse file of a gigabyte is refused by its size."""
     with path.open("wb") as file:
         file.truncate(2**30)
     examined = examine_one(setup, JOB)
@@ -125,8 +127,8 @@ def test_file_larger_than_the_cap_is_not_read(setup: Setup, path: Path) -> None:
 
 
 @pytest.mark.fault("S15")
-def test_want_of_descriptors_is_not_the_fault_of_the_file(setup: Setup, path: Path) -> None:
-    """It is put off, its age is known, and it does not count as an attempt."""
+def test_shortage_of_descriptors_does_not_count_as_an_attempt(setup: Setup, path: Path) -> None:
+    """The file is retried; its identity is known, so that it can expire."""
     path.write_bytes(SIGNED)
     with no_more_descriptors():
         examined = examine_one(setup, JOB)
@@ -135,10 +137,10 @@ def test_want_of_descriptors_is_not_the_fault_of_the_file(setup: Setup, path: Pa
 
 
 @pytest.mark.fault("S15")
-def test_error_of_the_disk_is_an_attempt(
+def test_disk_error_counts_as_an_attempt(
     setup: Setup, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """EIO may pass; if it does not, the file is given up in the end."""
+    """The file is retried after EIO, but not forever."""
     path.write_bytes(SIGNED)
 
     def fail(*_arguments: object) -> bytes:
@@ -150,10 +152,10 @@ def test_error_of_the_disk_is_an_attempt(
     assert examined.identity == identity_at(path)
 
 
-def test_want_of_memory_puts_the_file_off(
+def test_shortage_of_memory_makes_the_file_wait(
     setup: Setup, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A file too large for the memory left ends neither a worker nor relayd."""
+    """A file that exceeds the free memory is retried, and ends neither a worker nor relayd."""
     path.write_bytes(SIGNED)
 
     def fail(*_arguments: object) -> bytes:
@@ -164,9 +166,10 @@ def test_want_of_memory_puts_the_file_off(
 
 
 def test_no_descriptor_is_left_open(setup: Setup, tmp_path: Path) -> None:
-    """Whatever a file is, looking at it a hundred times opens nothing for good."""
-    for number, make in enumerate((make_link, make_socket, os.mkfifo, os.mkdir, Path.touch)):
-        make(tmp_path / f"{number}.log")  # type: ignore[operator]
+    """A hundred examinations of files of all kinds leave no descriptor open."""
+    makers: list[Maker] = [make_link, make_socket, os.mkfifo, os.mkdir, Path.touch]
+    for number, make in enumerate(makers):
+        make(tmp_path / f"{number}.log")
     jobs = [Job(f"{number}.log", "", "node1", ()) for number in range(6)]
     before = sorted(os.listdir("/proc/self/fd"))  # noqa: PTH208
     for _ in range(100):
@@ -174,10 +177,10 @@ def test_no_descriptor_is_left_open(setup: Setup, tmp_path: Path) -> None:
     assert sorted(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
 
 
-def test_call_ends_early_when_its_results_are_large(
+def test_call_ends_early_if_its_results_are_large(
     setup: Setup, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Results are bounded by size: at least one, then no more than fit."""
+    """There is at least one result, and otherwise no more than the size limit allows."""
     path.write_bytes(SIGNED)
     (whole,) = examine(setup, [JOB])
     assert isinstance(whole.result, RunLog)
@@ -187,10 +190,10 @@ def test_call_ends_early_when_its_results_are_large(
         assert len(examine(setup, [JOB] * 5)) == results
 
 
-def test_call_ends_early_when_its_files_are_slow(
+def test_call_ends_early_if_it_takes_long(
     setup: Setup, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Time is bounded likewise: the file under way is finished."""
+    """After the time limit only the current file is finished."""
     path.write_bytes(SIGNED)
     monkeypatch.setattr(module, "CALL_S", -1.0)
     assert len(examine(setup, [JOB] * 5)) == 1
