@@ -165,7 +165,6 @@ async def test_installed_daemon_takes_a_run_log_into_the_database(
         root = Path(name)
         root.chmod(0o755)
         site = make_site(root, database.rudder, nodes)
-        (root / "reports").mkdir()
         for path in (root, *root.rglob("*")):
             os.chown(path, user, user)
         installed.share(root)
