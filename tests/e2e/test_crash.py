@@ -148,7 +148,7 @@ class Killer:
 
     async def _pass_one(self, daemon: Daemon) -> None:
         self._send()
-        await daemon.settled()
+        await daemon.emptied()
 
     async def _kill(self, daemon: Daemon, point: Point) -> None:
         tids = self._who(daemon.process.pid)

@@ -260,8 +260,12 @@ class Daemon:
 
     async def settled(self) -> None:
         """Wait until nothing is left in `incoming`, and every file is counted."""
-        await eventually(lambda: not self.site.waiting(), lambda: str(self.site.waiting()[:5]))
+        await self.emptied()
         await self.idle()
+
+    async def emptied(self) -> None:
+        """Wait until nothing is left in `incoming`, without a request that relayd would see."""
+        await eventually(lambda: not self.site.waiting(), lambda: str(self.site.waiting()[:5]))
 
     async def idle(self) -> None:
         """Wait until no file is in flight: one that has left the spool is not counted yet."""
