@@ -7,10 +7,10 @@ import click
 import trio
 from rich.console import Console
 
+from relayd.commands.check.account import SERVICE_USER, Account, find_account
 from relayd.commands.check.model import CheckReport
 from relayd.commands.check.report import as_json, as_lines, show
 from relayd.commands.check.runner import Progress, examine
-from relayd.commands.check.service_user.account import SERVICE_USER, Account, find_account
 from relayd.commands.cli import directory_option
 
 

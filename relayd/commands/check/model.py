@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from relayd.commands.check.service_user.account import Account
+from relayd.commands.check.account import Account
 from relayd.config.main_conf import Settings
 
 

@@ -6,6 +6,7 @@ from typing import Final
 
 import trio
 
+from relayd.commands.check.account import Account
 from relayd.commands.check.checks import (
     certificates,
     clock,
@@ -22,7 +23,6 @@ from relayd.commands.check.checks import (
 )
 from relayd.commands.check.model import Check, CheckReport, Finding, Site, error, skipped
 from relayd.commands.check.service_user.access import ask, questions
-from relayd.commands.check.service_user.account import Account
 
 #: Deadlines in seconds of checks that connect to other machines, and of those that read files.
 NETWORK_S: Final = 5.0

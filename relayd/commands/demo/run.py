@@ -18,7 +18,6 @@ from relayd.commands.demo.fleet.agents import Fleet, Pattern, make_nodes
 from relayd.commands.demo.fleet.key_progress import KeyProgress
 from relayd.commands.demo.fleet.keys import cache_directory, obtain_keys
 from relayd.commands.demo.fleet.node import SimulatedNode
-from relayd.commands.demo.fleet.remote_runs import RemoteRunClient
 from relayd.commands.demo.fleet.upload import put
 from relayd.commands.demo.ledger import Entry, Ledger, balance, read_final_state
 from relayd.commands.demo.observe import Snapshot, observe
@@ -26,6 +25,7 @@ from relayd.commands.demo.postgres.opening import open_postgres
 from relayd.commands.demo.postgres.server import Server
 from relayd.commands.demo.processes.daemon import Daemon
 from relayd.commands.demo.processes.workspace import Layout
+from relayd.commands.demo.remote_runs import RemoteRunClient
 from relayd.commands.demo.screen import Screen, summary
 from relayd.commands.demo.tree import ROOT, Tree, address, open_tree
 from relayd.errors import RelaydError

@@ -9,9 +9,9 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from relayd.commands.demo.fleet.remote_runs import RemoteRunClient
 from relayd.commands.demo.ledger import Entry
 from relayd.commands.demo.observe import DATABASE_OK, Snapshot
+from relayd.commands.demo.remote_runs import RemoteRunClient
 from relayd.commands.demo.tree import PolicyServer
 
 #: Rates are averages over this time, in seconds.

@@ -5,8 +5,8 @@ import shutil
 import stat
 from pathlib import Path
 
+from relayd.commands.check.account import Account
 from relayd.commands.check.model import Finding, Site, error, skipped
-from relayd.commands.check.service_user.account import Account
 from relayd.commands.check.service_user.child import SEARCH_PATH, run
 from relayd.commands.check.service_user.permissions import quoted
 

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 import trio
 
+from relayd.commands.check.account import Account
 from relayd.commands.check.model import Access, Finding, error, skipped
 from relayd.commands.check.service_user import probe
-from relayd.commands.check.service_user.account import Account
 from relayd.commands.check.service_user.child import run
 from relayd.config.logging_conf import LOGGING_FILE
 from relayd.config.main_conf import MAIN_FILE, Settings

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from relayd.commands.check.service_user.account import Account
+from relayd.commands.check.account import Account
 
 if TYPE_CHECKING:
     from subprocess import CompletedProcess

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from rich.console import Console
 
+from relayd.commands.check.account import Account
 from relayd.commands.check.model import CheckReport, Finding, error, skipped, warning
 from relayd.commands.check.report import as_json, as_lines, show, summary
-from relayd.commands.check.service_user.account import Account
 
 ACCOUNT = Account("relay", 7, 7, (7,), "rudder")
 ERROR = error("spool.space", "/spool", "it is full", "free space")

@@ -7,8 +7,8 @@ import pytest
 from quart import Response, request
 from quart_trio import QuartTrio
 
-from relayd.commands.demo.fleet.remote_runs import RemoteRunClient
 from relayd.commands.demo.ledger import Entry
+from relayd.commands.demo.remote_runs import RemoteRunClient
 from tests.support.http import BASE, open_server
 
 EVENTS = [

@@ -5,7 +5,7 @@ import pwd
 
 import pytest
 
-from relayd.commands.check.service_user.account import SERVICE_USER, find_account
+from relayd.commands.check.account import SERVICE_USER, find_account
 
 
 def test_a_user_is_found_with_all_groups() -> None:
