@@ -78,7 +78,7 @@ class Health:
         log, event = (
             (self._log.debug, "output still unavailable")
             if again
-            else (self._log.error, "output unavailable, files wait")
+            else (self._log.error, "output unavailable; files wait")
         )
         log(
             event,

@@ -113,7 +113,7 @@ class Disposer:
         retry = file.retry
         self._outcomes.postponed(file)
         self._pending.retry(file.ticket.name, floor=file.wait)
-        log.warning("file stays, will be retried", detail=retry.detail, **file.ticket.describe())
+        log.warning("file stays; will be retried", detail=retry.detail, **file.ticket.describe())
 
     def _postpone(self, file: Failed, retry: Retry) -> None:
         self._put_back(Postponed(file.ticket, file.identity, retry, file.stage))

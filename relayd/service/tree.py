@@ -105,7 +105,7 @@ def _only_start_errors(error: BaseException) -> RelaydError | None:
 
 
 def _log_shortage(work: str) -> None:
-    log.warning("cannot start a thread, retrying", work=work)
+    log.warning("cannot start a thread; retrying", work=work)
 
 
 class Service:

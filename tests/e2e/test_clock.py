@@ -73,7 +73,7 @@ async def test_clock_jumps_days_ahead(
         await eventually(lambda: site.waiting() == [upload.name])
         unreadable = site.incoming / ledger.send()
         unreadable.chmod(0)
-        await daemon.saw("file stays, will be retried")
+        await daemon.saw("file stays; will be retried")
         seen = len(daemon.lines)
         if suspended:
             daemon.process.send_signal(signal.SIGSTOP)
@@ -81,7 +81,7 @@ async def test_clock_jumps_days_ahead(
         daemon.process.send_signal(signal.SIGCONT)
         await daemon.saw("the clock was set; nothing is removed for now", since=seen)
         # Attempted once more at the new time.
-        await daemon.saw("file stays, will be retried", since=seen)
+        await daemon.saw("file stays; will be retried", since=seen)
         ledger.send()
         await eventually(lambda: site.waiting() == sorted([upload.name, unreadable.name]))
         assert forged.exists()
@@ -100,7 +100,7 @@ async def test_clock_jumps_back(
     async with open_daemon(site, env=clock.env, wrapper=BOUND_BY_MODES) as daemon:
         unreadable = site.incoming / ledger.send()
         unreadable.chmod(0)
-        await daemon.saw("file stays, will be retried")
+        await daemon.saw("file stays; will be retried")
         clock.set(-3600)
         unreadable.chmod(0o640)
         ledger.send()

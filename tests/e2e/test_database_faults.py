@@ -69,7 +69,7 @@ async def test_absent_at_start(fragile: Site, private_postgres: Postgres) -> Non
     runs = {send_aged(fragile, number) for number in range(3)}
     async with open_daemon(fragile) as daemon:
         assert (await daemon.get(INFO))[0] == 200
-        await daemon.saw("ERROR database: output unavailable, files wait")
+        await daemon.saw("ERROR database: output unavailable; files wait")
         assert (await database_status(daemon))["status"] == "error"
         assert await daemon.metric("rudder_relayd_database_up") == 0
         runs |= {(NODE, number) for number in range(3, 20)}
@@ -78,7 +78,7 @@ async def test_absent_at_start(fragile: Site, private_postgres: Postgres) -> Non
     assert len(fragile.waiting()) == len(runs)
     assert set(names) <= set(fragile.waiting())
     async with open_daemon(fragile) as daemon:
-        await daemon.saw("ERROR database: output unavailable, files wait")
+        await daemon.saw("ERROR database: output unavailable; files wait")
         await private_postgres.start()
         await daemon.settled()
         assert await database_status(daemon) == {"status": "success"}
@@ -147,7 +147,7 @@ async def test_killed_in_mid_transaction(
                     with trio.fail_after(30):
                         await spot.struck.wait()
                     private_postgres.kill()
-                    await daemon.saw("output unavailable, files wait", since=seen)
+                    await daemon.saw("output unavailable; files wait", since=seen)
                     await private_postgres.start()
                     # Five seconds are promised; a busy machine gets some more.
                     with trio.fail_after(20):
@@ -168,7 +168,7 @@ async def test_restarted_while_files_arrive(
             for _ in range(3):
                 seen = len(daemon.lines)
                 await private_postgres.stop(mode)
-                await daemon.saw("output unavailable, files wait", since=seen)
+                await daemon.saw("output unavailable; files wait", since=seen)
                 await private_postgres.start()
                 await daemon.saw("output available again", since=seen)
         await daemon.settled()
@@ -367,7 +367,7 @@ async def test_black_hole(site: Site, database: Database) -> None:
             proxy.fault = hole = BlackHole()
             site.send(NODE, 0)
             await hole.struck.wait()
-            await daemon.saw("output unavailable, files wait.*in time")
+            await daemon.saw("output unavailable; files wait.*in time")
             proxy.fault = Fault()
             await daemon.settled()
     check_stored(database.query, {(NODE, 0)})

@@ -233,7 +233,7 @@ async def test_worker_without_memory_puts_files_off(
         (worker,) = children(daemon.process.pid)
         before = limit_memory(worker)
         large = ledger.send(reports=50_000)
-        await daemon.saw("file stays, will be retried.*not enough memory")
+        await daemon.saw("file stays; will be retried.*not enough memory")
         ledger.send()
         await eventually(lambda: site.waiting() == [large])
         resource.prlimit(worker, resource.RLIMIT_AS, before)

@@ -161,7 +161,7 @@ async def test_a_new_password_counts_after_a_reload(relay: Relay, peer: Peer) ->
     peer.behaviour = Password("Basic cnVkZGVyOnNlY29uZA==")  # rudder:second
     async with open_daemon(relay) as daemon:
         relay.upload("first.log", b"1")
-        await daemon.saw("file stays, will be retried.*answered 401")
+        await daemon.saw("file stays; will be retried.*answered 401")
         relay.password = "second"
         relay.write()
         daemon.process.send_signal(signal.SIGHUP)

@@ -87,7 +87,7 @@ async def test_few_descriptors_under_load(
             for _ in range(50):
                 ledger.send()
             if cores == 1:
-                await daemon.saw("file stays, will be retried.*Too many open files")
+                await daemon.saw("file stays; will be retried.*Too many open files")
         await daemon.answers()
         ledger.send_forged()
         await daemon.settled()
@@ -112,7 +112,7 @@ async def test_no_threads_for_a_while(site: Site, ledger: Ledger, database: Data
         for _ in range(20):
             ledger.send()
             ledger.send_forged()
-        await daemon.saw("cannot start a thread, retrying")
+        await daemon.saw("cannot start a thread; retrying")
         await daemon.settled()
         (traced,) = children(daemon.process.pid)
         os.kill(traced, signal.SIGTERM)

@@ -131,7 +131,7 @@ async def test_no_password_shows(tree: Tree, form: str, journal: tuple[str, ...]
         new = tree.relay.inventories / "incoming" / "new.ocs"
         new.write_bytes(b"an inventory")
         await root.saw("password authentication failed")
-        await relay.saw("output unavailable, files wait")
+        await relay.saw("output unavailable; files wait")
         await relay.saw("401")
         await eventually(lambda: bool(tree.root.refused()))
         for member, daemon in ((tree.root, root), (tree.relay, relay)):

@@ -316,7 +316,7 @@ async def test_errors_of_reading_are_not_the_files_fault(
     path = site.upload(site.name(NODE, 0), site.run_log(NODE, 0))
     async with open_daemon(site, wrapper=failing(call, error, "1..2", path)) as daemon:
         await daemon.settled()
-        line = await daemon.saw("file stays, will be retried")
+        line = await daemon.saw("file stays; will be retried")
         assert os.strerror(getattr(errno, error)) in line
         assert path.name in line
     check_stored(database.query, {(NODE, 0)})

@@ -119,7 +119,7 @@ async def test_a_relay_that_is_away(tree: Tree, database: Database) -> None:
         async with open_front(tree.sub.front()):
             for number in range(5):
                 await send(tree, "node2", number)
-        await sub.saw("output unavailable, files wait")
+        await sub.saw("output unavailable; files wait")
         assert len(tree.sub.waiting()) == 5
         async with open_fronts(tree), open_daemon(tree.relay):
             await settled(tree)
@@ -194,7 +194,7 @@ async def test_another_certificate_and_another_node(tree: Tree, database: Databa
         tree.certify("relay", make_key_and_cert("relay", key=rsa_key("relay's next key")))
         async with open_front(tree.relay.front()):
             await send(tree, "node2", 1)
-            await daemons["sub"].saw("output unavailable, files wait")
+            await daemons["sub"].saw("output unavailable; files wait")
             tree.add("node3", "sub")
             await reload(daemons.values())
             await send(tree, "node3", 2)

@@ -279,7 +279,7 @@ async def test_a_file_that_is_turned_down_stays_and_is_sent_later(
                 await relay.empty()
         assert peer.uploads[-1] == (f"/reports/{LOG}", b"content")
         assert relay.failed() == []
-        lines = [line for line in logs if line["event"] == "file stays, will be retried"]
+        lines = [line for line in logs if line["event"] == "file stays; will be retried"]
         assert detail in lines[0]["detail"]
         assert all(line["queue_id"] == queue_id(LOG) for line in lines)
         assert PASSWORD not in str(logs)
@@ -387,9 +387,9 @@ async def test_an_upstream_that_is_away_is_asked_by_one_at_a_time(
             (f"/reports/{number:04}.log", b"%d" % number) for number in range(count)
         )
         events = Counter(line["event"] for line in logs if line["log_level"] != "debug")
-        assert events["output unavailable, files wait"] == 1
+        assert events["output unavailable; files wait"] == 1
         assert 1 <= events["output available again"] <= 2
-        assert events["file stays, will be retried"] == 0
+        assert events["file stays; will be retried"] == 0
 
 
 async def test_an_upstream_that_turns_everything_down_is_not_stormed(tmp_path: Path) -> None:
@@ -458,7 +458,7 @@ async def test_one_refused_password_does_not_hold_up_other_kinds(tmp_path: Path)
                 relay.forwarding.reconfigure(relay.settings())
                 await relay.empty()
         assert any(
-            line["event"] == "output unavailable, files wait" and line["kind"] == "operator"
+            line["event"] == "output unavailable; files wait" and line["kind"] == "operator"
             for line in logs
         )
         assert "wrong" not in str(logs)
