@@ -1,23 +1,15 @@
 """Each fault of the database is reported in one line, with its fix."""
 
-from collections.abc import Iterator
 from typing import Final
 
 import pytest
 
 from tests.support import postgres
-from tests.support.checked import check, open_site
+from tests.support.checked import check
 from tests.support.daemon import Site
 from tests.support.misconfigured import Case, case, conf, parameters, server, sql, verify
 
 CREATE: Final = "Fix: restart Rudder's web application, which creates its tables, and check its log"
-
-
-@pytest.fixture
-def site(database: postgres.Database) -> Iterator[Site]:
-    """A sound root server with a database of its own."""
-    with open_site(database.rudder) as site:
-        yield site
 
 
 UNREACHABLE: Final = [

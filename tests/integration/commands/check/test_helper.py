@@ -2,27 +2,20 @@
 
 import os
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from relayd.commands.demo.postgres.server import Server
-from tests.support import postgres
-from tests.support.checked import check, open_site, service_user
+from tests.support.checked import check, service_user
 from tests.support.daemon import Site
 
 
 @pytest.fixture
-def site(postgres_server: Server) -> Iterator[Site]:
-    """A root server whose agents are started by a helper."""
-    with (
-        postgres.fresh_database(postgres_server) as database,
-        open_site(database.rudder) as site,
-    ):
-        site.extra["remote_run"] = f'helper = "{helper(site)}"'
-        site.write_conf()
-        yield site
+def site(site: Site) -> Site:
+    """Return a root server whose agents are started by a helper."""
+    site.extra["remote_run"] = f'helper = "{helper(site)}"'
+    site.write_conf()
+    return site
 
 
 def helper(site: Site) -> Path:

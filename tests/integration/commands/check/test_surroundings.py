@@ -10,7 +10,7 @@ import socket
 import struct
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -36,13 +36,6 @@ from tests.support.project import ROOT
 NOWHERE: Final = ConnectionInfo("127.0.0.1", 1, "rudder", "c4nary-p4ssword", "rudder")
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount and become others")
-
-
-@pytest.fixture
-def site(database: postgres.Database) -> Iterator[Site]:
-    """A sound root server."""
-    with open_site(database.rudder) as site:
-        yield site
 
 
 def run(site: Site, *prepare: str, env: Mapping[str, str] | None = None) -> Checked:
