@@ -132,7 +132,7 @@ async def test_no_processes_for_a_while(site: Site, ledger: Ledger, database: Da
             os.kill(worker, signal.SIGKILL)
             for _ in range(20):
                 ledger.send()
-            await daemon.saw("worker process cannot be started, trying again")
+            await daemon.saw("cannot start worker process; retrying")
             assert (await daemon.get(INFO))[0] == 200
         ledger.send_forged()
         await daemon.settled()
