@@ -37,7 +37,7 @@ class DisposalRules(msgspec.Struct, frozen=True):
     retention_s: float
 
 
-class Disposer:
+class DisposeStage:
     """The dispose stage of one watched directory.
 
     Args:

@@ -15,7 +15,7 @@ from typing import Final, Protocol
 import trio
 
 from relayd.config.main_conf import InventorySettings, ReportingSettings
-from relayd.pipelines.dispose import DisposalRules, Disposer
+from relayd.pipelines.dispose import DisposalRules, DisposeStage
 from relayd.pipelines.outcomes import Outcomes
 from relayd.pipelines.ticket import Settled
 from relayd.spool.cleanup import CleanupPlan, run_cleanup
@@ -90,7 +90,7 @@ class Line:
             path, spool.extensions, own.catchup.frequency, own.catchup.limit
         )
         retention = own.cleanup.retention
-        self._disposer = Disposer(
+        self._disposer = DisposeStage(
             self.disposal,
             self.pending,
             DisposalRules(settle_s, retention),

@@ -7,8 +7,6 @@
 All of them are frozen: a stage does not change what it received, it sends the next type.
 """
 
-from typing import Literal
-
 import msgspec
 
 from relayd.errors import Gone, Refused, Retry
@@ -16,9 +14,7 @@ from relayd.fleet.admission import Origin
 from relayd.outputs.results import Done
 from relayd.runlog.filename import queue_id
 from relayd.spool.identity import Identity
-
-#: Where a file can be put off, as in `relayd.telemetry.metrics.RETRY_STAGES`.
-Stage = Literal["examine", "database", "forward"]
+from relayd.telemetry.metrics import Stage
 
 
 class Ticket(msgspec.Struct, frozen=True):

@@ -6,7 +6,7 @@ from relayd.remote_run.events import RunReporter
 from relayd.remote_run.plan import Plan
 from relayd.remote_run.request import RunRequest
 from relayd.telemetry.logs import get_logger
-from relayd.telemetry.metrics import Metrics
+from relayd.telemetry.metrics import Metrics, RunOutcome
 
 log = get_logger("remote_run")
 
@@ -27,7 +27,7 @@ class Requester:
 def write_audit(
     requester: Requester,
     request: RunRequest,
-    outcome: str,
+    outcome: RunOutcome,
     metrics: Metrics,
     *,
     plan: Plan | None = None,
@@ -39,7 +39,7 @@ def write_audit(
     Args:
         requester: who requested the run.
         request: what was requested.
-        outcome: one of `relayd.telemetry.metrics.RUN_OUTCOMES`: `ok` if every agent succeeded or
+        outcome: one of `relayd.telemetry.metrics.RunOutcome`: `ok` if every agent succeeded or
             is not known to have failed, `incomplete` if some node failed, `timeout` if the deadline
             passed, `stopped` if relayd was stopped, `refused` if the run was not accepted.
         metrics: of the service.
@@ -67,7 +67,7 @@ def write_audit(
     )
 
 
-def outcome_of(reporter: RunReporter) -> str:
+def outcome_of(reporter: RunReporter) -> RunOutcome:
     """Return `ok` or `incomplete` for a run that has ended by itself."""
     bad = set(reporter.verdicts) - {"ok", "unknown"}
     return "incomplete" if bad else "ok"

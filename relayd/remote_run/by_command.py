@@ -17,7 +17,7 @@ from typing import Final
 
 import trio
 
-from relayd.remote_run.helper.protocol import agents_command
+from relayd.remote_run.helper.protocol import SEARCH_PATH, agents_command
 from relayd.remote_run.runner import Exit, Order, Output, RunnerError
 from relayd.system.printable import printable
 from relayd.system.threads import is_shortage
@@ -39,7 +39,6 @@ _STDERR_PAUSE_S: Final = 0.005
 #: Bytes of standard error that are kept: the end usually gives the reason.
 _TAIL: Final = 1024
 _SHOWN: Final = 200
-_DEFAULT_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 #: The system is short of resources; nothing is wrong with the command.
 _SHORTAGE: Final = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
 
@@ -93,7 +92,7 @@ class CommandRunner:
                 stderr=subprocess.PIPE,
                 start_new_session=True,
                 cwd="/",
-                env={"PATH": os.environ.get("PATH", _DEFAULT_PATH), "LANG": "C.UTF-8"},
+                env={"PATH": os.environ.get("PATH", SEARCH_PATH), "LANG": "C.UTF-8"},
             )
         except OSError as error:
             raise _failure(arguments[0], error) from error

@@ -8,6 +8,7 @@ import trio
 
 from relayd.errors import PeerError, PeerStep
 from relayd.fleet.peers.client import Answer, Clients
+from relayd.fleet.peers.urls import PUBLIC_API
 from relayd.remote_run.events import VERDICTS, RunEvent, RunReporter
 from relayd.remote_run.plan import Hop
 from relayd.remote_run.request import RunRequest
@@ -21,7 +22,7 @@ NDJSON: Final = "application/x-ndjson"
 #: Number of relays that have passed a request on, which ends a routing loop.
 HOPS_HEADER: Final = "Rudder-Relay-Hops"
 _FORM: Final = "application/x-www-form-urlencoded"
-_BASE: Final = "/rudder/relay-api/remote-run"
+_BASE: Final = f"{PUBLIC_API}/remote-run"
 _NO_EXIT_CODES: Final = "this relay does not report exit codes"
 
 _decode = msgspec.json.Decoder(RunEvent).decode

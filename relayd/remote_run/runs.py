@@ -23,7 +23,7 @@ from relayd.remote_run.plan import Plan, make_plan
 from relayd.remote_run.request import RunRequest
 from relayd.system.libc import no_new_privileges
 from relayd.telemetry.logs import get_logger
-from relayd.telemetry.metrics import Metrics
+from relayd.telemetry.metrics import Metrics, RunOutcome
 
 log = get_logger("remote_run")
 
@@ -163,7 +163,7 @@ class RemoteRuns:
             run.answer, events=run.request.events, keep_output=run.request.keep_output
         )
         plan: Plan | None = None
-        outcome = "stopped"
+        outcome: RunOutcome = "stopped"
         try:
             with trio.move_on_after(self._timeout) as scope:
                 plan = await make_plan(run.request, self._nodes())

@@ -11,7 +11,8 @@ import trio
 
 from relayd.shared.beneath import open_regular
 from relayd.shared.metadata import MAX_SIZE, MetadataError, parse_metadata
-from relayd.shared.store import FILES, SUFFIX, Store, sources
+from relayd.shared.paths import METADATA_SUFFIX
+from relayd.shared.store import FILES, Store, sources
 from relayd.system.clock import CAUTION_S, WallClock
 from relayd.system.threads import in_thread
 from relayd.telemetry.logs import get_logger
@@ -72,9 +73,9 @@ def sweep(store: Store, now: float) -> int:
 def _sweep_source(store: Store, target: str, source: str, now: float) -> int:
     directory = store.root / target / FILES / source
     names = [
-        entry.name.removesuffix(SUFFIX)
+        entry.name.removesuffix(METADATA_SUFFIX)
         for entry in _entries(directory)
-        if entry.name.endswith(SUFFIX) and _has_expired(directory, entry.name, now)
+        if entry.name.endswith(METADATA_SUFFIX) and _has_expired(directory, entry.name, now)
     ]
     if names:
         store.drop(target, source, names)

@@ -14,7 +14,8 @@ MAX_PATH: Final = 4095
 _ENCODED: Final = re.compile(rb"%([0-9A-Fa-f]{2})")
 _ESCAPES: Final = re.compile(rb"(?:[^%]|%[0-9A-Fa-f]{2})*")
 _ID: Final = re.compile(r"[A-Za-z0-9\-_.]+")
-_METADATA: Final = ".metadata"
+#: What follows the id of a file in the name of its metadata.
+METADATA_SUFFIX: Final = ".metadata"
 
 
 class PathError(ValueError):
@@ -84,8 +85,8 @@ def check_ids(raw: bytes) -> SharedFileId:
     if len(ids) != 3 or not all(_ID.fullmatch(part) for part in ids):
         raise PathError("not three ids")
     found = SharedFileId(*ids)
-    if found.file.lower().endswith(_METADATA):
-        raise PathError(f"the file's id ends in {_METADATA}")
-    if len(found.file + _METADATA) > MAX_NAME:
+    if found.file.lower().endswith(METADATA_SUFFIX):
+        raise PathError(f"the file's id ends in {METADATA_SUFFIX}")
+    if len(found.file + METADATA_SUFFIX) > MAX_NAME:
         raise PathError("the file's id is too long")
     return found

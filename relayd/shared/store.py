@@ -28,13 +28,13 @@ from relayd.shared.beneath import (
     open_regular,
 )
 from relayd.shared.metadata import MAX_SIZE
+from relayd.shared.paths import METADATA_SUFFIX
 from relayd.spool.layout import TEMPORARY
 from relayd.system.libc import rename_exchange
 
 #: Prefix of directories being filled or emptied, next to `files`. No id can lead to them.
 STAGE_PREFIX: Final = TEMPORARY
 FILE_MODE: Final = 0o640
-SUFFIX: Final = ".metadata"
 #: The subdirectory of a target that contains the directories of sources.
 FILES: Final = "files"
 
@@ -106,10 +106,10 @@ class Store:
         Raises:
             OSError: the disk is full, or the directories cannot be made.
         """
-        stage.add(stage.file + SUFFIX, metadata)
+        stage.add(stage.file + METADATA_SUFFIX, metadata)
         with self._lock, _opened(make_directories(self.root, (stage.target, FILES))) as files:
             try:
-                self._exchange(stage, files, source, (stage.file, stage.file + SUFFIX))
+                self._exchange(stage, files, source, (stage.file, stage.file + METADATA_SUFFIX))
             except OSError as error:
                 if error.errno not in _NO_EXCHANGE:
                     raise
@@ -127,7 +127,7 @@ class Store:
         Raises:
             OSError: they cannot be removed.
         """
-        gone = {name + suffix for name in names for suffix in ("", SUFFIX)}
+        gone = {name + suffix for name in names for suffix in ("", METADATA_SUFFIX)}
         with self._lock, _opened(open_directory(self.root, (target, FILES))) as files:
             if self._drop_last(target, files, source, gone):
                 return
@@ -188,15 +188,15 @@ class Store:
         place = make_directories(self.root, (stage.target, FILES, source))
         with _opened(place):
             with suppress(FileNotFoundError):
-                os.unlink(stage.file + SUFFIX, dir_fd=place)
+                os.unlink(stage.file + METADATA_SUFFIX, dir_fd=place)
             os.fsync(place)
-            for name in (stage.file, stage.file + SUFFIX):
+            for name in (stage.file, stage.file + METADATA_SUFFIX):
                 os.rename(name, name, src_dir_fd=stage.directory, dst_dir_fd=place)
                 os.fsync(place)
 
     def _drop_singly(self, target: str, source: str, names: Collection[str]) -> None:
         with _opened(open_directory(self.root, (target, FILES, source))) as place:
-            for name in (name + suffix for suffix in (SUFFIX, "") for name in names):
+            for name in (name + suffix for suffix in (METADATA_SUFFIX, "") for name in names):
                 with suppress(FileNotFoundError):
                     os.unlink(name, dir_fd=place)
 
@@ -286,7 +286,7 @@ def _directories(path: Path) -> list[str]:
 def _read_pair(directory: Path, file: str) -> bytes:
     """Return the metadata of a file if both parts of the pair exist."""
     os.close(open_regular(directory, (file,)))
-    with _opened(open_regular(directory, (file + SUFFIX,))) as descriptor:
+    with _opened(open_regular(directory, (file + METADATA_SUFFIX,))) as descriptor:
         # Metadata written by other programs may be a little longer than uploads may be.
         return os.read(descriptor, 2 * MAX_SIZE)
 

@@ -172,7 +172,7 @@ _OUTPUTS: Final = {limited: _Output(limited=limited) for limited in (False, True
 
 
 def get_logger(component: str, *, limited: bool = True) -> Logger:
-    """Return the logger of one component (`relayd.config.logging_conf.COMPONENTS`).
+    """Return the logger of one component.
 
     Args:
         component: its name in each line and in `logging.conf`.

@@ -7,7 +7,7 @@ Names, labels and units are an interface: dashboards and alerts of an installed 
 import math
 from collections.abc import Callable
 from enum import StrEnum
-from typing import Final
+from typing import Final, Literal, get_args
 
 from prometheus_client import (
     CollectorRegistry,
@@ -24,13 +24,13 @@ from relayd.errors import Reason
 #: `Content-Type` of the result of `Metrics.render`.
 CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
 
-#: Stages that can postpone a file, and modes of the spool watch: closed sets, hence bounded labels.
-RETRY_STAGES: Final = ("examine", "database", "forward")
+#: Stages that can postpone a file. These and the following are closed sets, hence bounded labels.
+Stage = Literal["examine", "database", "forward"]
 WATCH_MODES: Final = ("inotify", "poll")
 #: Why refused files are removed eventually: too old, or too many bytes in total.
 REMOVALS: Final = ("age", "size")
 #: How a remote run ends; `relayd.remote_run.audit` explains each of them.
-RUN_OUTCOMES: Final = ("ok", "incomplete", "timeout", "stopped", "refused")
+RunOutcome = Literal["ok", "incomplete", "timeout", "stopped", "refused"]
 
 #: Upper bounds. A run log takes milliseconds, or as long as the database is unavailable.
 _DURATIONS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60, 300)
@@ -89,7 +89,7 @@ class Metrics:
             after the other; NaN before the first.
         upstream_certificate_expiry: Unix time at which the pinned certificate expires, or the last
             one of several.
-        remote_runs: remote runs by `outcome`, one of `RUN_OUTCOMES`.
+        remote_runs: remote runs by `outcome`, one of `RunOutcome`.
         remote_run_commands: commands of remote runs that are running.
         certificate_expired: node certificates past their notAfter.
         certificate_not_yet_valid: node certificates before their notBefore.
@@ -148,7 +148,7 @@ class Metrics:
         for reason in Reason:
             self.refused.labels(reason.value)
         self.retried = self._counter("retried", "Files postponed, by stage", "stage")
-        for stage in RETRY_STAGES:
+        for stage in get_args(Stage):
             self.retried.labels(stage)
         self.reports_rows = self._counter("reports_rows", "Rows inserted into the database")
         self.duplicates = self._counter("duplicates", "Run logs already in the database")
@@ -227,7 +227,7 @@ class Metrics:
 
     def _make_remote_run(self) -> None:
         self.remote_runs = self._counter("remote_runs", "Remote runs by outcome", "outcome")
-        for outcome in RUN_OUTCOMES:
+        for outcome in get_args(RunOutcome):
             self.remote_runs.labels(outcome)
         self.remote_run_commands = self._gauge(
             "remote_run_commands", "Commands of remote runs that are running"

@@ -34,7 +34,7 @@ TASKS: Final = {
     "examine": "relayd.pipelines.workers.pool:WorkerPool.examine",
     "write": "relayd.pipelines.write:Writer.write",
     "transaction": "relayd.outputs.postgres.database:Database._transaction",
-    "dispose": "relayd.pipelines.dispose:Disposer.dispose",
+    "dispose": "relayd.pipelines.dispose:DisposeStage.dispose",
     "remove": "relayd.spool.disposal:Disposal.remove",
     "quarantine": "relayd.spool.disposal:Disposal.quarantine",
 }

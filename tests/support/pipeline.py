@@ -12,12 +12,13 @@ from relayd.fleet.certificates import CertificateStore
 from relayd.fleet.nodes import Node, Nodes
 from relayd.outputs.results import Done, Stored, Written
 from relayd.pipelines.gather import BATCH
-from relayd.pipelines.ticket import Failed, Finished, Settled, Stage, Ticket, Vanished, unfinished
+from relayd.pipelines.ticket import Failed, Finished, Settled, Ticket, Vanished, unfinished
 from relayd.pipelines.workers.job import Examined, Job
 from relayd.runlog.model import NodeCertificate, RunLog
 from relayd.runlog.signature.certificates import Validity
 from relayd.spool.identity import Identity
 from relayd.spool.watching.watcher import Arrival
+from relayd.telemetry.metrics import Stage
 from tests.support.rows import make_rows
 
 IDENTITY = Identity(1, 2, 3, 4)

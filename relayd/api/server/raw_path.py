@@ -6,7 +6,9 @@ from quart import request
 from werkzeug.exceptions import NotFound
 from werkzeug.routing import BaseConverter
 
-BASE: Final = "/rudder/relay-api/1"
+from relayd.fleet.peers.urls import API
+
+BASE: Final = API
 
 
 class Rest(BaseConverter):

@@ -10,6 +10,7 @@ from typing import Final
 
 from relayd.commands.demo.fleet.upload import EXPECTED, Kind, SimulatedUpload
 from relayd.commands.demo.postgres.server import Server
+from relayd.spool.failed.reasons import SUFFIX
 
 _ROWS: Final = """\
 SELECT nodeid, extract(epoch FROM executiontimestamp)::bigint, count(*)
@@ -142,8 +143,8 @@ def _counts(rows: str) -> dict[RunKey, int]:
 
 def _refusals(failed: Path) -> dict[str, str]:
     """Return the reason of each refused file; "" for a file whose reason is missing."""
-    records = [json.loads(path.read_text()) for path in failed.glob("*.reason")]
-    reasons = {path.name: "" for path in failed.iterdir() if path.suffix != ".reason"}
+    records = [json.loads(path.read_text()) for path in failed.glob(f"*{SUFFIX}")]
+    reasons = {path.name: "" for path in failed.iterdir() if path.suffix != SUFFIX}
     return reasons | {record["name"]: record["reason"] for record in records}
 
 

@@ -11,7 +11,8 @@ import trio
 from prometheus_client.parser import text_string_to_metric_families
 
 from relayd.commands.demo.postgres.server import Server
-from relayd.commands.demo.processes.daemon import API, Daemon
+from relayd.commands.demo.processes.daemon import Daemon
+from relayd.fleet.peers.urls import API
 
 #: The status API's word for a database that works.
 DATABASE_OK: Final = "success"

@@ -9,7 +9,7 @@ import msgspec
 import trio
 
 from relayd.commands.demo.ledger import Entry
-from relayd.commands.demo.processes.daemon import API
+from relayd.fleet.peers.urls import API
 
 _FORM: Final = b"asynchronous=true&keep_output=true"
 _HEADERS: Final[dict[bytes | str, bytes | str]] = {

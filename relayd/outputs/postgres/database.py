@@ -90,7 +90,7 @@ class Database:
         self._parameters = dict(parameters)
         self._patience = patience
         self._alone = connections < 2
-        self._turn = asyncio.Lock()
+        self._writing = asyncio.Lock()
         self._writer: Connection | None = None
 
     def reconfigure(self, settings: Settings) -> None:
@@ -159,7 +159,7 @@ class Database:
         patience = self._patience
         allowed = patience.statement + patience.per_mib * size / 2**20
         try:
-            async with asyncio.timeout(allowed), self._turn:
+            async with asyncio.timeout(allowed), self._writing:
                 connection = await self._connected()
                 await connection.execute(sql.BEGIN % _lock_keys(run_logs))
                 if allowed > 1.5 * patience.statement:
@@ -218,7 +218,7 @@ class Database:
         try:
             async with asyncio.timeout(PROBE_TIMEOUT_S):
                 if self._alone:
-                    async with self._turn:
+                    async with self._writing:
                         await _check(await self._connected())
                 else:
                     (await self._open()).terminate()
@@ -264,11 +264,11 @@ def _rounds(batch: Sequence[RunLog]) -> Iterable[list[int]]:
     seen: dict[tuple[str, str], int] = {}
     for index, run_log in enumerate(batch):
         run = (run_log.node_id, run_log.start)
-        turn = seen.get(run, 0)
-        seen[run] = turn + 1
-        if turn == len(rounds):
+        number = seen.get(run, 0)
+        seen[run] = number + 1
+        if number == len(rounds):
             rounds.append([])
-        rounds[turn].append(index)
+        rounds[number].append(index)
     return rounds
 
 

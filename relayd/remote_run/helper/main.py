@@ -30,6 +30,7 @@ from relayd.remote_run.helper.protocol import (
     MAX_CONTENT,
     MAX_REQUEST,
     REFUSED,
+    SEARCH_PATH,
     SHOWN,
     agents_command,
     frame,
@@ -41,7 +42,7 @@ MAX_NODES_LIST: Final = 256 * 1024 * 1024
 
 _CONDITION: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_]{0,1023}", re.ASCII)
 _ENVIRONMENT: Final = {
-    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "PATH": SEARCH_PATH,
     "HOME": "/root",
     "LANG": "C.UTF-8",
 }

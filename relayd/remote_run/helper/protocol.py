@@ -16,6 +16,8 @@ import struct
 from collections.abc import Sequence
 from typing import Final
 
+#: Where programs are searched for, whatever the environment says.
+SEARCH_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 #: A host name; it cannot be an option or split an argument.
 HOST: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._:-]{0,254}", re.ASCII)
 

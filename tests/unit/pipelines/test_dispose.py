@@ -13,16 +13,16 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from relayd.errors import Gone, Reason, Refused, Retry
 from relayd.fleet.admission import Origin
 from relayd.outputs.results import Stored
-from relayd.pipelines.dispose import DisposalRules, Disposer
+from relayd.pipelines.dispose import DisposalRules, DisposeStage
 from relayd.pipelines.outcomes import StoredOutcomes
-from relayd.pipelines.ticket import Settled, Stage, Ticket
+from relayd.pipelines.ticket import Settled, Ticket
 from relayd.runlog.filename import queue_id
 from relayd.spool.disposal import Disposal
 from relayd.spool.failed.reasons import read_reason, reason_path
 from relayd.spool.identity import identity_at
 from relayd.spool.pending import Pending
 from relayd.system.clock import WallClock
-from relayd.telemetry.metrics import Metrics
+from relayd.telemetry.metrics import Metrics, Stage
 from tests.support.pipeline import Verdict, name_of, settle
 
 RULES = DisposalRules(settle_s=10.0, retention_s=7 * 86400.0)
@@ -53,7 +53,7 @@ class Desk:
         self.tokens: dict[str, str] = {}
         self.wall = 0.0
         clock = WallClock(RULES.retention_s, wall=lambda: time.time() + self.wall)
-        self.disposer = Disposer(
+        self.disposer = DisposeStage(
             self.disposal,
             self.pending,
             RULES,

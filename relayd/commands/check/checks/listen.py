@@ -12,12 +12,13 @@ import trio
 
 from relayd.commands.check.model import Finding, Site, error, skipped, warning
 from relayd.commands.check.service_user.permissions import check_directory
+from relayd.fleet.peers.urls import API
 
 #: Seconds for the program that listens there to answer.
 _ANSWER_S: Final = 2.0
 _MAX_ANSWER: Final = 64 * 1024
 _QUESTION: Final = (
-    b"GET /rudder/relay-api/1/system/info HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    f"GET {API}/system/info HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode()
 )
 _UNPRIVILEGED: Final = Path("/proc/sys/net/ipv4/ip_unprivileged_port_start")
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from relayd.commands.check.account import Account
 from relayd.commands.check.model import Finding, Site, error, skipped
-from relayd.commands.check.service_user.child import SEARCH_PATH, run
+from relayd.commands.check.service_user.child import run
 from relayd.commands.check.service_user.permissions import quoted
+from relayd.remote_run.helper.protocol import SEARCH_PATH
 
 
 async def check(site: Site) -> list[Finding]:

@@ -19,6 +19,7 @@ from relayd.fleet.peers.client import Clients
 from relayd.fleet.peers.urls import base_url
 from relayd.fleet.pins import UPSTREAM_PEER, read_pins
 from relayd.outputs.upstream.uploads import INVENTORY_UPDATES, NEW_INVENTORIES, REPORTS, Route
+from relayd.system.addresses import bare
 from relayd.system.threads import in_thread
 
 #: Seconds for each request; less than the deadline of the check, so that the reason is reported.
@@ -44,7 +45,7 @@ async def check(site: Site) -> list[Finding]:
         return []
     try:
         pins, found = await in_thread(_read_pins, site, abandon_on_cancel=True)
-        await trio.socket.getaddrinfo(upstream.host.strip("[]"), general.https_port)
+        await trio.socket.getaddrinfo(bare(upstream.host), general.https_port)
     except _UnusablePinError as failure:
         return failure.findings
     except OSError as failure:

@@ -6,12 +6,11 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from relayd.commands.check.account import Account
+from relayd.remote_run.helper.protocol import SEARCH_PATH
 
 if TYPE_CHECKING:
     from subprocess import CompletedProcess
 
-#: Search path for programs.
-SEARCH_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _ENVIRONMENT: Final = {"PATH": SEARCH_PATH, "LC_ALL": "C.UTF-8"}
 
 

@@ -14,8 +14,8 @@ import trio
 
 import relayd
 from relayd.errors import StartError
+from relayd.fleet.peers.urls import API
 
-API: Final = "/rudder/relay-api/1"
 _START_DEADLINE: Final = 30.0
 _STOP_DEADLINE: Final = 20.0
 _POLL: Final = 0.05

@@ -29,6 +29,7 @@ from relayd.commands.demo.webserver.files import Scratch, read_name, status_of
 from relayd.commands.demo.webserver.proxy import forward
 from relayd.commands.demo.webserver.requests import Exchange
 from relayd.config.main_conf import Listen
+from relayd.fleet.peers.urls import PUBLIC_API
 from relayd.spool.layout import INCOMING, UPDATES
 from relayd.system.threads import in_thread
 
@@ -36,7 +37,7 @@ USER: Final = "rudder"
 MAX_BODY: Final = 1024 * 1024 * 1024
 
 _ENDPOINTS: Final = frozenset({b"remote-run", b"shared-files", b"shared-folder"})
-_API: Final = b"/rudder/relay-api/"
+_API: Final = f"{PUBLIC_API}/".encode()
 _SHARED_FILES: Final = b"/relay-api/shared-files/"
 
 
