@@ -100,7 +100,7 @@ def test_once_balances(place: Path) -> None:
     assert {mark for _, _, mark in summary.values()} == {"ok"}
     good = int(summary["run logs stored"][1])
     refused = sum(int(found) for text, (_, found, _) in summary.items() if "refused: " in text)
-    twice = int(summary["replays recognised, not stored again"][1])
+    twice = int(summary["replays recognized, not stored again"][1])
     assert refused >= 5
     assert good + refused + twice == 40
     assert summary["rows of executions stored"][1] == str(good)
@@ -121,7 +121,7 @@ def test_relays_balance(place: Path) -> None:
     assert {mark for _, _, mark in summary.values()} == {"ok"}
     good = int(summary["run logs stored"][1])
     refused = sum(int(found) for text, (_, found, _) in summary.items() if "refused: " in text)
-    assert good + refused + int(summary["replays recognised, not stored again"][1]) == 40
+    assert good + refused + int(summary["replays recognized, not stored again"][1]) == 40
     assert summary["still in the spool"][1] == "0"
     # Eight nodes, two relays, the root server.
     assert summary["agents run by remote runs"][:2] == ("11", "11")

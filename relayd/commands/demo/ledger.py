@@ -148,13 +148,13 @@ def _refusals(failed: Path) -> dict[str, str]:
     return reasons | {record["name"]: record["reason"] for record in records}
 
 
-def balance(ledger: Ledger, state: FinalState, recognised: int | None) -> list[Entry]:
+def balance(ledger: Ledger, state: FinalState, recognized: int | None) -> list[Entry]:
     """Compare what was sent with the final state.
 
     Args:
         ledger: what was sent.
         state: the final state.
-        recognised: run logs that relayd found in the database already; None when unknown.
+        recognized: run logs that relayd found in the database already; None when unknown.
     """
     good = {key: run.rows for key, run in ledger.good.items() if run.name not in state.waiting}
     replayed = ledger.replayed - state.waiting
@@ -164,8 +164,8 @@ def balance(ledger: Ledger, state: FinalState, recognised: int | None) -> list[E
         Entry("rows of reports stored", sum(good.values()), sum(state.rows.values())),
         Entry("rows of executions stored", len(good), sum(state.executions.values())),
     ]
-    if recognised is not None:
-        entries.append(Entry("replays recognised, not stored again", len(replayed), recognised))
+    if recognized is not None:
+        entries.append(Entry("replays recognized, not stored again", len(replayed), recognized))
     entries += _refused(ledger, state)
     entries += [
         Entry("still in the spool", None, len(state.waiting)),

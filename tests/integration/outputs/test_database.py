@@ -369,7 +369,7 @@ async def test_a_held_table_lock_is_transient(database: postgres.Database) -> No
 
 @pytest.mark.fault("D16")
 async def test_a_deadlock_is_transient_and_leaves_nothing(database: postgres.Database) -> None:
-    """A transaction that the server aborts for a conflict is recognised and leaves no rows."""
+    """A transaction that the server aborts for a conflict is recognized and leaves no rows."""
     await database.fetch(
         "CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS"
         " $$ BEGIN RAISE EXCEPTION USING ERRCODE = TG_ARGV[0]; END $$;"

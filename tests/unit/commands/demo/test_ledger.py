@@ -22,12 +22,12 @@ STATE = FinalState(
 )
 
 
-def wrong(state: FinalState, recognised: int | None = 1) -> list[str]:
+def wrong(state: FinalState, recognized: int | None = 1) -> list[str]:
     ledger = Ledger()
     for upload in (GOOD, TWICE, FORGED):
         ledger.add(upload)
     assert ledger.sent == 3
-    return [entry.text for entry in balance(ledger, state, recognised) if not entry.balanced]
+    return [entry.text for entry in balance(ledger, state, recognized) if not entry.balanced]
 
 
 def test_right_counts_balance() -> None:
@@ -60,16 +60,16 @@ def test_each_fault_unbalances_its_entries(state: FinalState, entries: list[str]
     assert wrong(state) == entries
 
 
-def test_a_replay_must_be_recognised() -> None:
-    """A run log that was sent twice must have been recognised once, if the number is known."""
-    assert wrong(STATE, recognised=0) == ["replays recognised, not stored again"]
-    assert wrong(STATE, recognised=None) == []
+def test_a_replay_must_be_recognized() -> None:
+    """A run log that was sent twice must have been recognized once, if the number is known."""
+    assert wrong(STATE, recognized=0) == ["replays recognized, not stored again"]
+    assert wrong(STATE, recognized=None) == []
 
 
 def test_files_in_the_spool_are_not_lost() -> None:
     """A file that is still in the spool is not expected anywhere else."""
     waiting = frozenset({GOOD.name, FORGED.name})
-    assert wrong(FinalState({}, {}, waiting, {}), recognised=0) == []
+    assert wrong(FinalState({}, {}, waiting, {}), recognized=0) == []
 
 
 def test_entry_without_expectation_balances() -> None:
