@@ -27,6 +27,7 @@ from relayd.fleet.admission import KnownNodes, admit
 from relayd.pipelines.workers.job import Job, Setup, examine_one
 from relayd.runlog.filename import parse_name
 from relayd.runlog.model import RunLog
+from relayd.spool.opening import try_later
 
 #: Common extension for the output of `openssl smime -sign`.
 SIGNED: Final = ".signed"
@@ -54,11 +55,17 @@ def judge(path: Path, criteria: Criteria) -> Verdict:
     """Return what the daemon would make of a file.
 
     Returns:
-        The run log if it would be accepted; `Gone` if the file does not exist.
+        The run log if it would be accepted; `Gone` if the file does not exist; `Retry` if the
+        system does not let this account reach it.
     """
-    directory, name = os.path.split(os.path.realpath(path))
-    if not os.path.lexists(f"{directory}/{name}"):
+    try:
+        # The kernel resolves the links first: it bounds their number.
+        path.stat()
+        directory, name = os.path.split(os.path.realpath(path))
+    except FileNotFoundError:
         return Gone()
+    except OSError as error:
+        return try_later("cannot be read", error)
     admission = admit(spool_name(path.name), criteria.nodes)
     if isinstance(admission.decision, Refused):
         return admission.decision

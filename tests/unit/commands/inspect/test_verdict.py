@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from relayd.commands.inspect.command import command
 from relayd.commands.inspect.verdict import Criteria, Verdict, judge
-from relayd.errors import Gone, Reason, Refused
+from relayd.errors import Gone, Reason, Refused, Retry
 from relayd.fleet.nodes import Nodes
 from relayd.pipelines.workers.job import Setup
 from relayd.runlog.model import RunLog
@@ -160,10 +160,10 @@ def test_symbolic_link_is_followed_under_its_own_name(
 
 
 @pytest.mark.parametrize("target", ["missing", "link.log"])
-def test_symbolic_link_to_nowhere_is_missing_or_refused(
+def test_symbolic_link_to_nowhere_is_missing_or_unreadable(
     spool: Spool, tmp_path: Path, target: str
 ) -> None:
-    """A link whose target is missing is like a missing file; a circle of links is not a file."""
+    """A link whose target is missing is like a missing file; a circle of links cannot be read."""
     link = tmp_path / f"{NAME}.log"
     link.symlink_to(tmp_path / target)
     (tmp_path / "link.log").symlink_to(link)
@@ -171,7 +171,21 @@ def test_symbolic_link_to_nowhere_is_missing_or_refused(
     if target == "missing":
         assert verdict == Gone()
     else:
-        assert verdict == Refused(Reason.NOT_A_FILE, "not a regular file")
+        assert verdict == Retry("cannot be read: Too many levels of symbolic links")
+
+
+def test_path_that_the_system_does_not_resolve_is_unreadable(spool: Spool, tmp_path: Path) -> None:
+    """A name that is too long and a long chain of links end in one line with the system's words."""
+    chain = tmp_path / f"{NAME}.log"
+    chain.touch()
+    for number in range(1500):
+        link = tmp_path / f"{number}.log"
+        link.symlink_to(chain.name)
+        chain = link
+    criteria = Criteria(spool.nodes, MAX_SIZE, SKIPPED)
+    assert judge(chain, criteria) == Retry("cannot be read: Too many levels of symbolic links")
+    long = tmp_path / f"{'x' * 300}.log"
+    assert judge(long, criteria) == Retry("cannot be read: File name too long")
 
 
 def test_signed_is_judged_as_log(spool: Spool, tmp_path: Path) -> None:
