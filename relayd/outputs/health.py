@@ -62,6 +62,7 @@ class Health:
         if trouble is None:
             former = self._troubles.pop(CONNECTION, None) or former
             self._failures.pop(files, None)
+            self._failures.pop(CONNECTION, None)
         reported = {other.detail for other in self._troubles.values()}
         if trouble is not None:
             self._troubles[files] = trouble

@@ -104,9 +104,8 @@ class DisposeStage:
             age = _age(file.identity, now)
             if age is not None and age > self._rules.retention_s and self._clock.is_trusted():
                 detail = f"waited longer than allowed; {file.retry.detail}"
-                return Failed(
-                    file.ticket, file.identity, Refused(Reason.EXPIRED, detail), file.stage
-                )
+                expired = Refused(Reason.EXPIRED, detail)
+                return Failed(file.ticket, file.identity, expired, file.stage, wait=file.wait)
         return file
 
     def _put_back(self, file: Postponed) -> None:
@@ -116,7 +115,7 @@ class DisposeStage:
         log.warning("file stays; will be retried", detail=retry.detail, **file.ticket.describe())
 
     def _postpone(self, file: Failed, retry: Retry) -> None:
-        self._put_back(Postponed(file.ticket, file.identity, retry, file.stage))
+        self._put_back(Postponed(file.ticket, file.identity, retry, file.stage, wait=file.wait))
 
     async def _remove(self, files: Sequence[Finished]) -> None:
         results = await self._disposal.remove([(f.ticket.name, f.identity) for f in files])

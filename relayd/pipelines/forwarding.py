@@ -31,12 +31,13 @@ from relayd.outputs.upstream.uploads import (
 )
 from relayd.pipelines.forward import Forwarder
 from relayd.pipelines.gather import BATCH, run_gather
-from relayd.pipelines.line import Line, run_spool_cleanup
+from relayd.pipelines.line import Change, Line, run_spool_cleanup
 from relayd.pipelines.outcomes import ForwardedOutcomes
 from relayd.pipelines.parcels import Pairing, Parcel, alone, run_parcels
 from relayd.pipelines.ticket import Settled
 from relayd.spool.layout import Spool, hold, inventory_spool, run_log_spool
 from relayd.spool.watching.watcher import Arrival
+from relayd.system.clock import WallClock
 from relayd.system.delays import DELAYS, Delays
 from relayd.telemetry.metrics import Metrics
 
@@ -52,11 +53,13 @@ class _Source(msgspec.Struct, frozen=True):
     Attributes:
         spool: where they wait.
         own: its configuration.
+        clock: judges whether ages of its files can be trusted.
         routes: the kind of files of each watched directory, in the order of `spool.places`.
     """
 
     spool: Spool
     own: ReportingSettings | InventorySettings
+    clock: WallClock
     routes: tuple[Route, ...]
 
 
@@ -65,10 +68,14 @@ def _sources(settings: Settings) -> list[_Source]:
     reporting, inventory = settings.processing.reporting, settings.processing.inventory
     sources = []
     if reporting.output == "upstream":
-        sources.append(_Source(run_log_spool(reporting.directory), reporting, (REPORTS,)))
+        clock = WallClock(reporting.cleanup.retention)
+        spool = run_log_spool(reporting.directory)
+        sources.append(_Source(spool, reporting, clock, (REPORTS,)))
     if inventory.output == "upstream":
+        clock = WallClock(inventory.cleanup.retention)
+        spool = inventory_spool(inventory.directory)
         routes = NEW_INVENTORIES, INVENTORY_UPDATES
-        sources.append(_Source(inventory_spool(inventory.directory), inventory, routes))
+        sources.append(_Source(spool, inventory, clock, routes))
     return sources
 
 
@@ -106,8 +113,12 @@ class ForwardingPipeline:
     """All that goes to the upstream.
 
     Attributes:
+        name: of its task.
+        spools: where its files wait.
         probes: checks of its output for the status, which shows none for the upstream.
     """
+
+    name: str = "forwarding"
 
     def __init__(
         self,
@@ -122,6 +133,7 @@ class ForwardingPipeline:
         self._metrics = metrics
         self._delays = delays
         self._sources = _sources(settings)
+        self.spools = [source.spool for source in self._sources]
         self._stages = [
             self._make_stages(source, place, route)
             for source in self._sources
@@ -138,6 +150,7 @@ class ForwardingPipeline:
             source.own,
             ForwardedOutcomes(metrics, counter),
             metrics,
+            source.clock,
             delays=self._delays,
         )
         gate = Gate(partial(self._health.note, route.name), self._delays)
@@ -147,9 +160,8 @@ class ForwardingPipeline:
         """Forward until `stop` is set and what is under way has ended."""
         async with trio.open_nursery() as nursery:
             for source in self._sources:
-                nursery.start_soon(
-                    run_spool_cleanup, source.spool, source.own, self._metrics, name="cleanup"
-                )
+                cleaned_up = source.spool, source.own, source.clock, self._metrics
+                nursery.start_soon(run_spool_cleanup, *cleaned_up, name="cleanup")
             nursery.start_soon(self._run_stopper, stop, name="stopper")
             nursery.start_soon(self._probe, name="probe")
             async with trio.open_nursery() as lines:
@@ -181,9 +193,15 @@ class ForwardingPipeline:
     def reconfigure(self, settings: Settings) -> None:
         """Take over what needs no restart: user and passwords for the upstream."""
         self._upstream.reconfigure(settings)
+        self._retry()
 
-    def wake(self) -> None:
-        """Retry now, also files that were turned down: something changed that may have helped."""
+    def wake(self, changed: Change) -> None:
+        """Retry now if the pins changed: the upstream may be the expected one."""
+        if changed == "pins":
+            self._retry()
+
+    def _retry(self) -> None:
+        """Try the upstream now, also with files that it turned down."""
         for stages in self._stages:
             stages.gate.wake()
             stages.line.rescan()
@@ -202,7 +220,8 @@ async def open_forwarding(
     Raises:
         StartError: a spool cannot be used, or another relayd uses it.
     """
+    pipeline = ForwardingPipeline(settings, peers, metrics, delays, patience)
     with ExitStack() as stack:
-        for source in _sources(settings):
-            stack.enter_context(hold(source.spool))
-        yield ForwardingPipeline(settings, peers, metrics, delays, patience)
+        for spool in pipeline.spools:
+            stack.enter_context(hold(spool))
+        yield pipeline

@@ -10,7 +10,7 @@ does not fill the memory.
 
 from collections.abc import Callable
 from functools import partial
-from typing import Final, Protocol
+from typing import Final, Literal, Protocol
 
 import trio
 
@@ -30,6 +30,11 @@ from relayd.telemetry.metrics import Metrics
 
 #: Names waiting between the watcher and the stages: two full batches, some 30 KB.
 ARRIVALS: Final = 256
+
+
+#: What may have fixed a failure, so that it is worth another attempt: the nodes list and the
+#: certificates, or the pins of the upstream.
+Change = Literal["nodes", "pins"]
 
 
 class Stages(Protocol):
@@ -63,6 +68,7 @@ class Line:
         own: the configuration of this kind of file.
         outcomes: counts and logs.
         metrics: gets the gauges of the spool.
+        clock: of the spool, judges whether ages of files can be trusted.
         settle_s: see `relayd.pipelines.dispose.DisposalRules`.
         trust_token: returns the present trust token of a node, where files are judged by one.
         delays: between attempts with one file.
@@ -75,6 +81,7 @@ class Line:
         own: ReportingSettings | InventorySettings,
         outcomes: Outcomes,
         metrics: Metrics,
+        clock: WallClock,
         *,
         settle_s: float = 0.0,
         trust_token: Callable[[str], str] = _no_token,
@@ -89,14 +96,13 @@ class Line:
         self._watched = WatchedDirectory(
             path, spool.extensions, own.catchup.frequency, own.catchup.limit
         )
-        retention = own.cleanup.retention
         self._disposer = DisposeStage(
             self.disposal,
             self.pending,
-            DisposalRules(settle_s, retention),
+            DisposalRules(settle_s, own.cleanup.retention),
             outcomes,
             trust_token,
-            WallClock(retention),
+            clock,
         )
         metrics.count_in_flight(lambda: self.pending.in_flight)
         metrics.count_unremovable(lambda: len(self.disposal.committed))
@@ -122,9 +128,12 @@ class Line:
 
 
 async def run_spool_cleanup(
-    spool: Spool, own: ReportingSettings | InventorySettings, metrics: Metrics
+    spool: Spool,
+    own: ReportingSettings | InventorySettings,
+    clock: WallClock,
+    metrics: Metrics,
 ) -> None:
     """Remove old refused files and leftovers from a spool, until cancelled."""
     cleanup = own.cleanup
     plan = CleanupPlan(spool, cleanup.frequency, cleanup.retention, cleanup.max_size)
-    await run_cleanup(plan, WallClock(cleanup.retention), metrics)
+    await run_cleanup(plan, clock, metrics)

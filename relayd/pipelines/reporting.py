@@ -21,7 +21,7 @@ from relayd.outputs.health import Health
 from relayd.outputs.results import Probe, RunLogStore
 from relayd.pipelines.examine import Accepted, ExamineStage
 from relayd.pipelines.gather import run_gather
-from relayd.pipelines.line import Line, run_spool_cleanup
+from relayd.pipelines.line import Change, Line, run_spool_cleanup
 from relayd.pipelines.outcomes import StoredOutcomes
 from relayd.pipelines.ticket import Settled
 from relayd.pipelines.workers.job import Setup
@@ -30,6 +30,7 @@ from relayd.pipelines.write import Writer
 from relayd.spool.disposal import ReasonRecord
 from relayd.spool.layout import INCOMING, hold, run_log_spool
 from relayd.spool.watching.watcher import Arrival
+from relayd.system.clock import WallClock
 from relayd.system.delays import DELAYS, Delays
 from relayd.system.wake import Wake
 from relayd.telemetry.logs import get_logger
@@ -79,8 +80,11 @@ class ReportingPipeline:
     """The pipeline of run logs into a store.
 
     Attributes:
+        name: of its task.
         probes: checks of its output, by the name that the status shows.
     """
+
+    name: str = "reporting"
 
     def __init__(
         self,
@@ -93,6 +97,7 @@ class ReportingPipeline:
     ) -> None:
         self._own = own = settings.processing.reporting
         self._spool = run_log_spool(own.directory)
+        self._clock = WallClock(own.cleanup.retention)
         self._trust = trust
         self._metrics = metrics
         self._store = store
@@ -104,6 +109,7 @@ class ReportingPipeline:
             own,
             StoredOutcomes(metrics),
             metrics,
+            self._clock,
             settle_s=own.settle_time,
             trust_token=trust.token,
             delays=delays,
@@ -117,9 +123,8 @@ class ReportingPipeline:
     async def run(self, stop: trio.Event) -> None:
         """Process run logs once the nodes are known, until `stop` is set and all is drained."""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(
-                run_spool_cleanup, self._spool, self._own, self._metrics, name="cleanup"
-            )
+            cleaned_up = self._spool, self._own, self._clock, self._metrics
+            nursery.start_soon(run_spool_cleanup, *cleaned_up, name="cleanup")
             nursery.start_soon(self._run_requeue, name="requeue")
             nursery.start_soon(self._run_stopper, stop, name="stopper")
             nursery.start_soon(self._writer.probe, name="probe")
@@ -148,11 +153,13 @@ class ReportingPipeline:
         """Take over what needs no restart: how the store is reached."""
         if settings.processing.reporting.output == self._store.name:
             self._store.reconfigure(settings)
+            self._writer.wake()
 
-    def wake(self) -> None:
-        """Retry: with other nodes or another store, refused and waiting files may pass now."""
-        self._nodes_changed.set()
-        self._writer.wake()
+    def wake(self, changed: Change) -> None:
+        """Retry now if the nodes changed: refused and waiting files may pass."""
+        if changed == "nodes":
+            self._nodes_changed.set()
+            self._writer.wake()
 
     async def _run_requeue(self) -> None:
         while True:

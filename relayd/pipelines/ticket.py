@@ -62,12 +62,14 @@ class Failed(msgspec.Struct, frozen=True):
         identity: of what was judged; None when it was refused by its name.
         refused: why.
         stage: where it was refused.
+        wait: seconds that must pass before another attempt, if it cannot be moved.
     """
 
     ticket: Ticket
     identity: Identity | None
     refused: Refused
     stage: Stage
+    wait: float = 0.0
 
 
 class Postponed(msgspec.Struct, frozen=True):

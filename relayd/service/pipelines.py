@@ -10,6 +10,7 @@ from relayd.config.main_conf import Settings
 from relayd.fleet.current_nodes import CurrentNodes
 from relayd.fleet.pins import PinnedClients
 from relayd.outputs.results import Probe
+from relayd.pipelines.line import Change
 from relayd.system.delays import Delays
 from relayd.telemetry.metrics import Metrics
 
@@ -18,9 +19,11 @@ class Pipeline(Protocol):
     """What the service knows of a pipeline.
 
     Attributes:
+        name: of its task.
         probes: checks of its output, by the name that the status shows.
     """
 
+    name: str
     probes: Mapping[str, Probe]
 
     async def run(self, stop: trio.Event) -> None:
@@ -30,10 +33,10 @@ class Pipeline(Protocol):
         """Return once files are taken, or wait only for what an operator has to provide."""
 
     def reconfigure(self, settings: Settings) -> None:
-        """Take over from a reloaded configuration what needs no restart."""
+        """Take over from a reloaded configuration what needs no restart, and retry with it."""
 
-    def wake(self) -> None:
-        """Retry now: nodes, pins or passwords changed, which may have fixed what failed."""
+    def wake(self, changed: Change) -> None:
+        """Retry now what this change may have fixed."""
 
 
 @asynccontextmanager

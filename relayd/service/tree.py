@@ -22,6 +22,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -38,6 +39,7 @@ from relayd.errors import ConfigError, NodesError, RelaydError, StartError
 from relayd.fleet.current_nodes import CurrentNodes
 from relayd.fleet.peers.urls import base_url
 from relayd.fleet.pins import PinnedClients
+from relayd.pipelines.line import Change
 from relayd.remote_run.runs import RemoteRuns, make_runs
 from relayd.service.pipelines import Pipeline, open_pipelines
 from relayd.service.systemd import Notifier, take_notifier
@@ -159,7 +161,7 @@ class Service:
         ):
             await root.start(self._run_signals, name="signals")
             root.start_soon(self._run_reloads, name="reloads")
-            root.start_soon(self.peers.run, self._wake_pipelines, name="peers")
+            root.start_soon(self.peers.run, partial(self._wake_pipelines, "pins"), name="peers")
             if self.remote_runs is not None:
                 root.start_soon(self.remote_runs.run, name="remote runs")
             urls = await root.start(self._run_http, name="http")
@@ -231,7 +233,7 @@ class Service:
     async def _run_pipelines(self, drained: trio.Event) -> None:
         async with trio.open_nursery() as nursery:
             for pipeline in self._pipelines:
-                nursery.start_soon(pipeline.run, self.stopping)
+                nursery.start_soon(pipeline.run, self.stopping, name=pipeline.name)
         drained.set()
 
     async def _first_load(self) -> None:
@@ -243,11 +245,11 @@ class Service:
 
     def _nodes_changed(self) -> None:
         self.peers.take_nodes(self.trust.nodes)
-        self._wake_pipelines()
+        self._wake_pipelines("nodes")
 
-    def _wake_pipelines(self) -> None:
+    def _wake_pipelines(self, changed: Change) -> None:
         for pipeline in self._pipelines:
-            pipeline.wake()
+            pipeline.wake(changed)
 
     async def reload(self) -> None:
         """Read logging, nodes, certificates and passwords again, see docs/configuration.md.

@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -137,7 +138,7 @@ class Relay:
         ) as forwarding:
             self.forwarding: ForwardingPipeline = forwarding
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self.peers.run, forwarding.wake)
+                nursery.start_soon(self.peers.run, partial(forwarding.wake, "pins"))
                 async with trio.open_nursery() as work:
                     work.start_soon(forwarding.run, stop)
                     try:

@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import trio
 from structlog.testing import capture_logs
@@ -15,7 +16,7 @@ from relayd.fleet.admission import Origin
 from relayd.outputs.results import Stored
 from relayd.pipelines.dispose import DisposalRules, DisposeStage
 from relayd.pipelines.outcomes import StoredOutcomes
-from relayd.pipelines.ticket import Settled, Ticket
+from relayd.pipelines.ticket import Postponed, Settled, Ticket
 from relayd.runlog.filename import queue_id
 from relayd.spool.disposal import Disposal
 from relayd.spool.failed.reasons import read_reason, reason_path
@@ -374,6 +375,17 @@ async def test_file_that_cannot_be_moved_is_put_back(
     (line,) = logged(logs)
     assert line["file"] == NAME
     assert "cannot be moved to failed" in line["detail"]
+
+
+async def test_expired_file_that_cannot_be_moved_keeps_its_wait(desk: Desk) -> None:
+    """The wait that an upstream asked for lasts, also when `failed` cannot take the file."""
+    file = desk.file(Retry("answered 503"), age=8 * 86400)
+    assert isinstance(file, Postponed)
+    desk.failed.rmdir()
+    desk.failed.write_text("not a directory")
+    await desk.disposer.dispose([msgspec.structs.replace(file, wait=300.0)])
+    assert desk.names() == [NAME]
+    assert await desk.due_in() >= 299
 
 
 @pytest.mark.fault("G3", "C21")

@@ -96,7 +96,7 @@ class Station:
         """Puts nodes in force, as the service does."""
         self.write_nodes(*node_ids, certificate=certificate)
         await self.trust.load()
-        self.reporting.wake()
+        self.reporting.wake("nodes")
 
     def send(self, number: int = 0, key: object = OLD) -> str:
         """Uploads a run log of node1."""
@@ -243,7 +243,8 @@ async def test_stop_leaves_what_the_database_does_not_take(tmp_path: Path) -> No
         assert station.in_flight == 0
 
 
-async def test_reload_ends_a_wait_for_the_database(tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", ["nodes", "settings"])
+async def test_reload_ends_a_wait_for_the_database(tmp_path: Path, how: str) -> None:
     """An operator who fixes the database and reloads does not wait for the next attempt."""
     async with open_station(tmp_path, Delays(database_operator=Steps((3600.0,)))) as station:
         # The reload that makes the nodes known ends the first wait.
@@ -251,7 +252,9 @@ async def test_reload_ends_a_wait_for_the_database(tmp_path: Path) -> None:
         await station.reload("node1")
         station.send()
         await eventually(lambda: len(station.database.batches) == 2)
-        station.reporting.reconfigure(station.settings)
-        station.reporting.wake()
-        assert station.database.parameters[0]["password"] == "secret"
+        if how == "nodes":
+            station.reporting.wake("nodes")
+        else:
+            station.reporting.reconfigure(station.settings)
+            assert station.database.parameters[0]["password"] == "secret"
         await eventually(lambda: not station.names())
