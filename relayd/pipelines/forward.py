@@ -14,10 +14,14 @@ from relayd.outputs.upstream.uploads import Route, Upstream
 from relayd.pipelines.parcels import Parcel
 from relayd.pipelines.ticket import Finished, Postponed, Settled, Ticket, Vanished, unfinished
 from relayd.spool.identity import Identity
+from relayd.spool.pending import Pending
 from relayd.spool.reading import SpoolFile, open_spool_file
 
 #: Threads that read files of one directory.
 READERS: Final = 4
+#: While the gate is closed, files that failed before occupy at most half of the lanes; the others
+#: of them are put back for this many seconds.
+GIVE_WAY_S: Final = 5.0
 
 
 class Forwarder:
@@ -28,6 +32,8 @@ class Forwarder:
         route: the kind of its files.
         upstream: where they go.
         gate: asked before each upload.
+        pending: the files that failed before, and those that wait for another attempt.
+        lanes: how many run it.
         committed: returns whether this very file was sent already and only has to be removed.
     """
 
@@ -37,12 +43,16 @@ class Forwarder:
         route: Route,
         upstream: Upstream,
         gate: Gate,
+        pending: Pending,
+        lanes: int,
         committed: Callable[[str, Identity], bool],
     ) -> None:
         self._directory = directory
         self._route = route
         self._upstream = upstream
         self._gate = gate
+        self._pending = pending
+        self._crowd = lanes // 2
         self._committed = committed
         self._limiter = trio.CapacityLimiter(READERS)
 
@@ -59,6 +69,10 @@ class Forwarder:
 
     async def _forward(self, parcel: Parcel) -> list[Settled]:
         """Forward a parcel; unless all of it could be sent, none of it leaves the spool."""
+        if self._gives_way(parcel):
+            for ticket in parcel:
+                self._pending.wait(ticket.name, GIVE_WAY_S)
+            return []
         files: list[Settled] = []
         for ticket in parcel:
             file = await self._forward_one(ticket)
@@ -71,9 +85,16 @@ class Forwarder:
                 ]
         return files
 
+    def _gives_way(self, parcel: Parcel) -> bool:
+        """Return whether files that failed before would take the lanes from all others."""
+        return self._gate.is_crowded(self._crowd) and any(
+            self._pending.has_failed(ticket.name) for ticket in parcel
+        )
+
     async def _forward_one(self, ticket: Ticket) -> Settled:
         """Try until the upstream could be asked: that it is away says nothing about the file."""
-        while (attempt := await self._gate.enter()) is not None:
+        retried = self._pending.has_failed(ticket.name)
+        while (attempt := await self._gate.enter(retried=retried)) is not None:
             with self._gate.using(attempt):
                 file = await self._try(ticket, attempt)
             if attempt.trouble is None or attempt.trouble.reached:

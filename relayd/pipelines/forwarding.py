@@ -85,12 +85,20 @@ class _ForwardStages:
     def __init__(self, line: Line, route: Route, upstream: Upstream, gate: Gate) -> None:
         self.gate = gate
         self.line = line
-        self._forwarder = Forwarder(line.path, route, upstream, gate, line.disposal.committed.holds)
         self._lanes = INVENTORY_LANES
         self._make: Callable[[Arrival], Awaitable[Parcel]]
         self._make = Pairing(line.path, line.pending).parcel
         if route is REPORTS:
             self._lanes, self._make = REPORT_LANES, alone
+        self._forwarder = Forwarder(
+            line.path,
+            route,
+            upstream,
+            gate,
+            line.pending,
+            self._lanes,
+            line.disposal.committed.holds,
+        )
 
     async def __call__(
         self,

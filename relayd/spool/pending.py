@@ -70,6 +70,10 @@ class Pending:
         """Return whether a name is claimed and not yet released or put back."""
         return name in self._in_flight
 
+    def has_failed(self, name: str) -> bool:
+        """Return whether an attempt with a name failed, and none succeeded since."""
+        return name in self._attempts
+
     def claim(self, name: str) -> bool:
         """Take a name into flight.
 

@@ -2,8 +2,9 @@
 
 While uploads succeed the gate is open. When the upstream cannot be reached, or fails for file after
 file, the gate closes: one file at a time is tried, ever more rarely, until one is answered. So
-100,000 waiting files do not each find out for themselves. What the upstream refuses on purpose
-(4xx, redirects) may concern single files, which have their own delays; it does not close the gate.
+100,000 waiting files do not each find out for themselves. Files that were not tried before go
+first: those that failed already are the likelier cause. What the upstream refuses on purpose (4xx,
+redirects) may concern single files, which have their own delays; it does not close the gate.
 """
 
 import random
@@ -75,21 +76,35 @@ class Gate:
         self._probing = False
         self._stopping = False
         self._changed = trio.Event()
+        self._waiting = {"new": 0, "retried": 0}
 
-    async def enter(self) -> Attempt | None:
+    def is_crowded(self, limit: int) -> bool:
+        """Return whether this many files that failed before wait here already."""
+        return self._waiting["retried"] >= limit
+
+    async def enter(self, *, retried: bool = False) -> Attempt | None:
         """Wait until an upload may be tried; return None when relayd stops.
 
         Each attempt must be held by `using`.
+
+        Args:
+            retried: whether the file failed before; it lets all others go first.
         """
+        kind = "retried" if retried else "new"
         while not self._stopping or self.trouble is None:
             if self.trouble is None:
                 await trio.lowlevel.checkpoint()
                 return Attempt(self._generation)
-            if not self._probing and trio.current_time() >= self._until:
+            behind = retried and self._waiting["new"] > 0
+            if not self._probing and not behind and trio.current_time() >= self._until:
                 self._probing = True
                 return Attempt(self._generation)
-            with trio.move_on_at(inf if self._probing else self._until):
-                await self._changed.wait()
+            self._waiting[kind] += 1
+            try:
+                with trio.move_on_at(inf if self._probing or behind else self._until):
+                    await self._changed.wait()
+            finally:
+                self._waiting[kind] -= 1
         await trio.lowlevel.checkpoint()
         return None
 

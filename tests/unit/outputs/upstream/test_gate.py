@@ -1,6 +1,7 @@
 """Backing off as a whole: when uploads are let through, and when not."""
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import trio
@@ -215,3 +216,28 @@ async def test_waiting_ends_by_news_and_by_a_stop(
         act(guard.gate)
     assert attempts == [goes]
     assert trio.current_time() == before
+
+
+async def test_files_that_failed_before_let_others_go_first(
+    guard: Guard, autojump_clock: MockClock
+) -> None:
+    """At a closed gate a new file is tried before thirty that failed already."""
+    await guard.close(BUSY)
+    order: list[str] = []
+
+    async def try_one(name: str, *, retried: bool) -> None:
+        attempt = await guard.gate.enter(retried=retried)
+        assert attempt is not None
+        with guard.gate.using(attempt):
+            order.append(name)
+            attempt.end(BUSY)
+
+    async with trio.open_nursery() as nursery:
+        for number in range(30):
+            nursery.start_soon(partial(try_one, f"old {number}", retried=True))
+        await wait_all_tasks_blocked()
+        assert guard.gate.is_crowded(30)
+        nursery.start_soon(partial(try_one, "new", retried=False))
+    assert order[0] == "new"
+    assert len(order) == 31
+    assert not guard.gate.is_crowded(1)
