@@ -15,21 +15,25 @@ class BrokenOffError(RelaydError):
     """
 
 
-class _Answer(msgspec.Struct, omit_defaults=True, rename={"error_details": "errorDetails"}):
-    action: str
-    result: str
+class _Answer(
+    msgspec.Struct, omit_defaults=True, kw_only=True, rename={"error_details": "errorDetails"}
+):
+    """Callers compare whole answers, so the order of the keys is part of the interface."""
+
     data: Any = msgspec.UNSET
+    result: str
+    action: str
     error_details: str | msgspec.UnsetType = msgspec.UNSET
 
 
 def success(action: str, data: object = msgspec.UNSET) -> Response:
-    """Return 200 with `{"action", "result": "success", "data"}`; `data` may be absent."""
-    return _json(_Answer(action, "success", data=data), 200)
+    """Return 200 with `{"data", "result": "success", "action"}`; `data` may be absent."""
+    return _json(_Answer(data=data, result="success", action=action), 200)
 
 
 def failure(action: str, details: str, status: int = 500) -> Response:
-    """Return `status` with `{"action", "result": "error", "errorDetails"}`."""
-    return _json(_Answer(action, "error", error_details=details), status)
+    """Return `status` with `{"result": "error", "action", "errorDetails"}`."""
+    return _json(_Answer(result="error", action=action, error_details=details), status)
 
 
 def not_found() -> Response:

@@ -29,16 +29,16 @@ class StatusCheck(msgspec.Struct, frozen=True, omit_defaults=True):
     details: str | msgspec.UnsetType = msgspec.UNSET
 
 
-class StatusReport(msgspec.Struct, frozen=True, omit_defaults=True):
+class StatusReport(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """The outcome of all checks, as the API shows it.
 
     Attributes:
-        configuration: whether the configuration on disk is valid.
         database: whether the database answers; absent if that output is off.
+        configuration: whether the configuration on disk is valid.
     """
 
-    configuration: StatusCheck
     database: StatusCheck | msgspec.UnsetType = msgspec.UNSET
+    configuration: StatusCheck
 
 
 OK: Final = StatusCheck("success")

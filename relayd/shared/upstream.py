@@ -4,10 +4,12 @@ from collections.abc import AsyncIterable
 from typing import Final
 
 from relayd.fleet.peers.client import Clients
+from relayd.fleet.peers.urls import PUBLIC_API
 from relayd.fleet.pins import UPSTREAM_PEER
 from relayd.shared.paths import SharedFileId
 
-_PATH: Final = "/relay-api/shared-files/"
+#: What Rudder's own configuration of a web server publishes.
+_PATH: Final = f"{PUBLIC_API}/shared-files/"
 
 
 class UpstreamFiles:

@@ -5,8 +5,10 @@ Names, labels and units are an interface: dashboards and alerts of an installed 
 """
 
 import math
+import re
 from collections.abc import Callable
 from enum import StrEnum
+from pathlib import Path
 from typing import Final, Literal, get_args
 
 from prometheus_client import (
@@ -37,6 +39,8 @@ _DURATIONS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60
 #: 1 KiB to 64 MiB, as uploaded (an ordinary run log has a few KiB, the limit is 50 MiB).
 _SIZES: Final = tuple(1024 * 4**power for power in range(9))
 _LAGS: Final = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5)
+#: A whole number as the bound of a bucket, as the library writes it: `1.0`, `1.048576e+06`.
+_WHOLE_BOUND: Final = re.compile(rb'(?<=le=")[0-9.]+(?:\.0|e\+[0-9]+)(?=")')
 
 
 class UploadOutcome(StrEnum):
@@ -104,6 +108,8 @@ class Metrics:
         self._counts: list[Callable[[], int]] = []
         self._unremovable: list[Callable[[], int]] = []
         ProcessCollector(registry=self._registry)
+        threads = Gauge("process_threads", "Threads of the process", registry=self._registry)
+        threads.set_function(_count_threads)
         self._make_outcomes()
         self._make_nodes()
         self._make_spool()
@@ -112,8 +118,12 @@ class Metrics:
         self._make_remote_run()
 
     def render(self) -> bytes:
-        """Return all metrics in Prometheus' text format 0.0.4, to be sent as `CONTENT_TYPE`."""
-        return generate_latest(self._registry)
+        """Return all metrics in Prometheus' text format 0.0.4, to be sent as `CONTENT_TYPE`.
+
+        Bounds of buckets identify series, so they are written as the original does: `1`, not `1.0`.
+        """
+        text = generate_latest(self._registry)
+        return _WHOLE_BOUND.sub(lambda found: b"%d" % float(found[0]), text)
 
     def note_spool(self, directory: str, files: int, oldest_s: float) -> None:
         """Record what a listing of one watched directory found; the gauges cover all of them."""
@@ -241,3 +251,9 @@ class Metrics:
 
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
         return Histogram(f"rudder_relayd_{name}", text, registry=self._registry, buckets=buckets)
+
+
+def _count_threads() -> int:
+    """Return the number of threads of this process; proc(5), `num_threads` in stat."""
+    stat = Path("/proc/self/stat").read_bytes()
+    return int(stat.rpartition(b")")[2].split()[17])

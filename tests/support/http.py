@@ -37,7 +37,7 @@ async def nothing() -> None:
 async def healthy() -> StatusReport:
     """Return a status without any fault."""
     await trio.lowlevel.checkpoint()
-    return StatusReport(StatusCheck("success"))
+    return StatusReport(configuration=StatusCheck("success"))
 
 
 @dataclass

@@ -64,12 +64,13 @@ SMUGGLING = {
     "space in the target": get(target=b"/a b"),
     "space at the end": b"GET /metrics HTTP/1.1 \r\nHost: relay\r\n\r\n",
     "lower-case version": b"GET /metrics http/1.1\r\nHost: relay\r\n\r\n",
-    "lower-case method": b"get /metrics HTTP/1.1\r\nHost: relay\r\n\r\n",
 }
 
 #: The head is fine, where a chunk ends is not clear.
 CHUNKS = {
-    "chunk extension": b"5;a=b\r\n12345\r\n0\r\n\r\n",
+    "endless chunk extension": b"5;a=" + b"b" * 300 + b"\r\n12345\r\n0\r\n\r\n",
+    "chunk extension without name": b"5;=b\r\n12345\r\n0\r\n\r\n",
+    "open quote in a chunk extension": b'5;a="b\r\n12345\r\n0\r\n\r\n',
     "chunk extension with LF": b"5;a\n\r\n12345\r\n0\r\n\r\n",
     "space after the size": b"5 \r\n12345\r\n0\r\n\r\n",
     "hexadecimal prefix": b"0x5\r\n12345\r\n0\r\n\r\n",
@@ -81,7 +82,10 @@ CHUNKS = {
     "huge size": b"fffffffffffffffff\r\n",
     "endless size": b"0" * 100,
     "bare LF at the end": b"5\r\n12345\r\n0\r\n\n",
-    "trailer": b"5\r\n12345\r\n0\r\nX: y\r\n\r\n",
+    "malformed trailer": b"5\r\n12345\r\n0\r\nX y\r\n\r\n",
+    "bare LF after a trailer": b"5\r\n12345\r\n0\r\nX: y\n\r\n",
+    "coding as trailer": b"5\r\n12345\r\n0\r\nTransfer-Encoding: chunked\r\n\r\n",
+    "folded trailer": b"5\r\n12345\r\n0\r\nX: y\r\n z\r\n\r\n",
     "length as trailer": b"5\r\n12345\r\n0\r\nContent-Length: 9\r\n\r\n",
 }
 
@@ -100,20 +104,44 @@ EXCESS = {
     "HTTP/0.9 without an end": (b"GET /metrics\r\n", 400),
     "HTTP/2 preface": (
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00",
-        400,
+        505,
     ),
     "HTTP/2.0": (b"GET /metrics HTTP/2.0\r\nHost: relay\r\n\r\n", 505),
     "HTTP/9.9": (b"GET /metrics HTTP/9.9\r\n", 505),
     "TLS": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\x00" * 500, 400),
-    "CONNECT": (b"CONNECT relay:443 HTTP/1.1\r\nHost: relay\r\n\r\n", 400),
-    "asterisk": (b"OPTIONS * HTTP/1.1\r\nHost: relay\r\n\r\n", 400),
-    "absolute form": (get(target=b"http://relay/metrics"), 400),
-    "unclosed bracket": (get(target=b"http://[/"), 400),
+    "CONNECT": (b"CONNECT relay:443 HTTP/1.1\r\nHost: relay\r\n\r\n", 501),
+    "asterisk for a file": (get(target=b"*"), 400),
+    "absolute form without a host": (get(target=b"http:///metrics"), 400),
+    "absolute form with a user": (get(target=b"http://user@relay/metrics"), 400),
+    "absolute form of another scheme": (get(target=b"ftp://relay/metrics"), 400),
+    "absolute form, no Host": (b"GET http://relay/metrics HTTP/1.1\r\n\r\n", 400),
     "query only": (get(target=b"?x"), 400),
-    "byte over 127 in the target": (get(target=b"/\xff\xfe"), 400),
+    "authority form": (get(target=b"relay:443"), 400),
     "long method": (b"A" * 40 + b" / HTTP/1.1\r\nHost: relay\r\n\r\n", 400),
-    "empty line first": (b"\r\n" + get(), 400),
     "nothing but LF": (b"\n\n\n\n", 400),
+}
+
+#: Rare, but legal (RFC 9112): what each is answered with.
+LEGAL = {
+    "absolute form": (get(target=b"http://relay" + _INFO), 200),
+    "absolute form with a port": (get(target=b"http://[::1]:3030" + _INFO + b"?a=b"), 200),
+    "absolute form, another case": (get(target=b"HTTPS://relay" + _INFO), 200),
+    "absolute form of another host": (get(target=b"http://elsewhere/metrics"), 200),
+    "absolute form without a path": (get(target=b"http://relay"), 404),
+    "absolute form with a query only": (get(target=b"http://relay?/metrics"), 404),
+    "asterisk": (b"OPTIONS * HTTP/1.1\r\nHost: relay\r\n\r\n", 404),
+    "empty lines first": (b"\r\n\r\n" + get(), 200),
+    "lower-case method": (b"get /metrics HTTP/1.1\r\nHost: relay\r\n\r\n", 404),
+    "unusual method": (b"M-SEARCH /metrics HTTP/1.1\r\nHost: relay\r\n\r\n", 404),
+    "HTTP/1.2": (b"GET /metrics HTTP/1.2\r\nHost: relay\r\n\r\n", 200),
+    "HTTP/1.0 without Host": (b"GET /metrics HTTP/1.0\r\n\r\n", 200),
+    "byte over 127 in the target": (get(target=b"/\xff\xfe"), 404),
+    "body of a GET": (get(_LENGTH, rest=b"12345"), 200),
+    "chunk extensions": (
+        post(_CHUNKED, rest=b'5;a=b\r\n12345\r\n1 ; x ; y = "q;\\""\r\n6\r\n0;end\r\n\r\n'),
+        404,
+    ),
+    "trailers": (post(_CHUNKED, rest=b"5\r\n12345\r\n0\r\nX: y\r\nZ:\r\n\r\n"), 404),
 }
 
 #: Fine or odd, at least one of them ended a stock server: all that is asked is that we live.

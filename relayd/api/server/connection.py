@@ -264,12 +264,18 @@ class _Protocol(H11Protocol):
                 stream_id=STREAM_ID,
                 headers=list(request.headers),
                 http_version=request.http_version.decode(),
-                method=request.method.decode("ascii"),
+                method=_method(request.method),
                 raw_path=request.target,
                 state=self.connection_state,
             )
         )
         self.keep_alive_requests += 1
+
+
+def _method(sent: bytes) -> str:
+    """Return a method; methods are case-sensitive, and the framework would make `get` a GET."""
+    method = sent.decode("ascii")
+    return method if method.isupper() else "UNKNOWN"
 
 
 class _Tasks:

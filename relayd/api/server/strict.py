@@ -1,12 +1,16 @@
 """Strict syntax of HTTP/1 requests (RFC 9112, RFC 9110 section 5).
 
 The parser behind it, h11, is lenient where the RFCs allow it: bare LF as line end, folded headers,
-a repeated Content-Length, Transfer-Encoding together with Content-Length, chunk extensions. A web
-server in front may interpret any of these differently, and then the two disagree on where a request
-ends (request smuggling). This module refuses each of them before h11 sees it.
+a repeated Content-Length, Transfer-Encoding together with Content-Length. A web server in front may
+interpret any of these differently, and then the two disagree on where a request ends (request
+smuggling). This module refuses each of them before h11 sees it.
+
+What a server has to accept and h11 does not, it rewrites: a target in absolute form, another minor
+version, empty lines before a request, chunk extensions and trailers, which no handler reads.
 """
 
 import re
+from collections.abc import Callable
 from typing import Final
 
 import h11
@@ -16,20 +20,34 @@ from h11._receivebuffer import ReceiveBuffer
 
 from relayd.api.server.limits import Limits
 
-#: The proxy and relayd's own clients send no form of target but a path (RFC 9112, 3.2.1).
-_REQUEST_LINE: Final = re.compile(rb"[A-Z]{1,20} (/[!-~]*) HTTP/([0-9]\.[0-9])")
-_VERSIONS: Final = (b"1.0", b"1.1")
-_HEADER: Final = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([\t\x20-\x7e\x80-\xff]*)")
+_TOKEN: Final = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+_REQUEST_LINE: Final = re.compile(
+    rb"(%b) ([!-~\x80-\xff]+) HTTP/([0-9])\.([0-9])" % _TOKEN.replace(b"+", b"{1,20}")
+)
+#: A target in absolute form; user names in it are refused (RFC 9110, 4.2.4).
+_ABSOLUTE: Final = re.compile(rb"(?i:https?)://[A-Za-z0-9._~%!$&'()*+,;=:\[\]-]+(?=[/?]|\Z)")
+_OUTSIDE_ASCII: Final = re.compile(rb"[\x80-\xff]")
+_HEADER: Final = re.compile(rb"(%b):[ \t]*([\t\x20-\x7e\x80-\xff]*)" % _TOKEN)
 _LENGTH: Final = re.compile(rb"[0-9]{1,18}")
 _BARE_LF: Final = re.compile(rb"(?<!\r)\n")
-_CHUNK_LINE: Final = re.compile(rb"[0-9A-Fa-f]{1,16}\r\n")
+_QUOTED: Final = rb'"(?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*"'
+_CHUNK_LINE: Final = re.compile(
+    rb"([0-9A-Fa-f]{1,16})(?:[ \t]*;[ \t]*%b(?:[ \t]*=[ \t]*(?:%b|%b))?)*+\r\n"
+    % (_TOKEN, _TOKEN, _QUOTED)
+)
+#: Bytes of such a line, which holds the size of a chunk and extensions that nobody uses.
+_CHUNK_LINE_BYTES: Final = 256
+_CHUNK_LINE_START: Final = re.compile(rb"[0-9A-Fa-f]{0,16}(?:[ \t;\r]|\Z)")
+_EMPTY_LINES: Final = re.compile(rb"(?:\r\n)+")
 
 #: Headers that may occur at most once: two readers may understand a repetition differently.
 _SINGLE: Final = (b"host", b"content-length", b"transfer-encoding")
 
 
-def check_head(head: bytes, limits: Limits) -> None:
-    """Check a complete request head, including its last empty line.
+def check_head(head: bytes, limits: Limits) -> bytes:
+    """Check a complete request head, including its last empty line, and return its request line.
+
+    The line returned has the target in origin form and a version that h11 knows.
 
     Raises:
         h11.RemoteProtocolError: it is refused; `error_status_hint` is the status of the answer.
@@ -41,8 +59,9 @@ def check_head(head: bytes, limits: Limits) -> None:
         raise _refused(431, "request head too long")
     if len(lines) > limits.headers:
         raise _refused(431, "too many headers")
-    version = _check_request_line(request_line)
+    request_line, version = _check_request_line(request_line)
     _check_framing(_headers(lines), version)
+    return request_line
 
 
 def check_unfinished(start: bytes | bytearray, limits: Limits) -> None:
@@ -66,13 +85,30 @@ def _refused(status: int, why: str) -> h11.RemoteProtocolError:
     return h11.RemoteProtocolError(why, error_status_hint=status)
 
 
-def _check_request_line(line: bytes) -> bytes:
+def _check_request_line(line: bytes) -> tuple[bytes, bytes]:
+    """Return the line in the form that h11 knows, and its version."""
     found = _REQUEST_LINE.fullmatch(line)
     if found is None:
         raise _refused(400, "bad request line")
-    if found[2] not in _VERSIONS:
+    method, target, major, minor = found.groups()
+    if major != b"1":
         raise _refused(505, "HTTP version not supported")
-    return found[2]
+    if method == b"CONNECT":
+        raise _refused(501, "CONNECT is not implemented")
+    version = b"1.0" if minor == b"0" else b"1.1"
+    return b"%b %b HTTP/%b" % (method, _path(method, target), version), version
+
+
+def _path(method: bytes, target: bytes) -> bytes:
+    """Return a target in origin form, percent-encoded (RFC 9112, 3.2)."""
+    if target == b"*" and method == b"OPTIONS":
+        return target
+    path = _ABSOLUTE.sub(b"", target, count=1)
+    if path != target and not path.startswith(b"/"):
+        path = b"/" + path
+    if not path.startswith(b"/"):
+        raise _refused(400, "bad request target")
+    return _OUTSIDE_ASCII.sub(lambda byte: b"%%%02X" % byte[0][0], path)
 
 
 def _headers(lines: list[bytes]) -> dict[bytes, bytes]:
@@ -103,39 +139,75 @@ def _check_framing(headers: dict[bytes, bytes], version: bytes) -> None:
         raise _refused(400, "bad Transfer-Encoding")
 
 
-class _StrictBuffer(ReceiveBuffer):
-    """h11's receive buffer, which returns only checked bytes."""
+def check_trailers(section: bytes, limits: Limits) -> None:
+    """Check the lines after the last chunk, including the empty line.
 
-    def __init__(self, limits: Limits) -> None:
+    Raises:
+        h11.RemoteProtocolError: they are malformed, or say where the request ends.
+    """
+    if len(section) > limits.head_bytes:
+        raise _refused(431, "trailers too long")
+    if set(_SINGLE) & set(_headers(section[:-4].split(b"\r\n"))):
+        raise _refused(400, "bad trailer")
+
+
+class _StrictBuffer(ReceiveBuffer):
+    """h11's receive buffer, which returns only checked bytes.
+
+    Args:
+        limits: of a request.
+        in_body: return whether the head of the current request has been read.
+    """
+
+    def __init__(self, limits: Limits, in_body: Callable[[], bool]) -> None:
         super().__init__()
         self._limits = limits
+        self._in_body = in_body
 
     def maybe_extract_lines(self) -> list[bytearray] | None:
-        """Return a request head, or the lines after the last chunk, once it is complete.
-
-        Trailers look like a head without request line and are therefore refused; no handler reads
-        them.
-        """
-        if self._data[:2] == b"\r\n":
-            return super().maybe_extract_lines()
+        """Return a request head, or nothing instead of trailers, once it is complete."""
+        if self._in_body():
+            return self._pass_trailers()
+        if empty := _EMPTY_LINES.match(self._data):
+            self._extract(empty.end())
         end = self._data.find(b"\r\n\r\n")
         if end < 0:
             check_unfinished(self._data, self._limits)
             return None
-        check_head(bytes(self._data[: end + 4]), self._limits)
+        line = check_head(bytes(self._data[: end + 4]), self._limits)
+        self._data[: self._data.index(b"\r\n")] = line
+        return super().maybe_extract_lines()
+
+    def _pass_trailers(self) -> list[bytearray] | None:
+        if self._data[:2] != b"\r\n":
+            end = self._data.find(b"\r\n\r\n")
+            if end < 0:
+                if _BARE_LF.search(self._data):
+                    raise _refused(400, "bare LF")
+                if len(self._data) > self._limits.head_bytes:
+                    raise _refused(431, "trailers too long")
+                return None
+            check_trailers(bytes(self._data[: end + 4]), self._limits)
+            self._extract(end + 2)
         return super().maybe_extract_lines()
 
     def maybe_extract_next_line(self) -> bytearray | None:
-        """Return the line before a chunk, which holds its hexadecimal size and nothing else."""
+        """Return the line before a chunk without what follows its hexadecimal size."""
         line = super().maybe_extract_next_line()
         if line is None:
-            start = bytes(self._data[:18])
-            if len(self._data) > 17 or _BARE_LF.search(start):
+            start = bytes(self._data[: _CHUNK_LINE_BYTES + 1])
+            good = _CHUNK_LINE_START.match(start) and not _BARE_LF.search(start)
+            if len(start) > _CHUNK_LINE_BYTES or not good:
                 raise _refused(400, "bad chunk size")
             return None
-        if _CHUNK_LINE.fullmatch(line) is None:
+        found = _CHUNK_LINE.fullmatch(line) if len(line) <= _CHUNK_LINE_BYTES else None
+        if found is None:
             raise _refused(400, "bad chunk size")
-        return line
+        return bytearray(found[1] + b"\r\n")
+
+    def is_next_line_obviously_invalid_request_line(self) -> bool:
+        """Return whether what was received cannot begin a request."""
+        return self._data[:1] != b"\r" and super().is_next_line_obviously_invalid_request_line()
 
 
 class StrictConnection(h11.Connection):
@@ -143,4 +215,14 @@ class StrictConnection(h11.Connection):
 
     def __init__(self, limits: Limits) -> None:
         super().__init__(h11.SERVER)
-        self._receive_buffer = _StrictBuffer(limits)
+        self._limits = limits
+        self._receive_buffer = _StrictBuffer(limits, self._in_body)
+
+    def next_event(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
+        """Return the next event; what follows the last request is ignored (RFC 9112, 9.6)."""
+        if self.their_state is h11.MUST_CLOSE:
+            self._receive_buffer = _StrictBuffer(self._limits, self._in_body)
+        return super().next_event()
+
+    def _in_body(self) -> bool:
+        return self.their_state is h11.SEND_BODY

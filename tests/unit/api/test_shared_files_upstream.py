@@ -51,7 +51,7 @@ async def test_an_upload_goes_up_as_it_came(tmp_path: Path) -> None:
     async with open_relay(tmp_path) as (server, peer):
         answer = await server.ask("PUT", f"{FILES}/{PATH}?ttl=1%20day&x=%ff", body)
         assert (answer.status, answer.body) == (201, b"")
-        assert peer.uploads == [(f"/relay-api/shared-files/{PATH}?ttl=1%20day&x=%ff", body)]
+        assert peer.uploads == [(f"/rudder/relay-api/shared-files/{PATH}?ttl=1%20day&x=%ff", body)]
         assert peer.requests[0].headers["content-length"] == str(len(body))
         assert peer.requests[0].headers["user-agent"].startswith("rudder-relayd/")
     assert not (tmp_path / "files").exists()
@@ -66,7 +66,7 @@ async def test_a_hash_is_asked_for_above(tmp_path: Path, status: int) -> None:
         answer = await server.ask("HEAD", f"{FILES}/{PATH}?hash={digest}")
         assert answer.status == status
         assert peer.requests[0].method == "HEAD"
-        assert peer.requests[0].target == f"/relay-api/shared-files/{PATH}?hash={digest}"
+        assert peer.requests[0].target == f"/rudder/relay-api/shared-files/{PATH}?hash={digest}"
 
 
 @pytest.mark.parametrize(

@@ -30,16 +30,24 @@ async def test_info_has_the_version() -> None:
 @pytest.mark.parametrize(
     ("report", "data"),
     [
-        (StatusReport(StatusCheck("success")), {"configuration": {"status": "success"}}),
         (
-            StatusReport(StatusCheck("success"), StatusCheck("error", "refused")),
+            StatusReport(configuration=StatusCheck("success")),
+            {"configuration": {"status": "success"}},
+        ),
+        (
+            StatusReport(
+                configuration=StatusCheck("success"), database=StatusCheck("error", "refused")
+            ),
             {
                 "configuration": {"status": "success"},
                 "database": {"status": "error", "details": "refused"},
             },
         ),
         (
-            StatusReport(StatusCheck("error", "main.conf: bad"), StatusCheck("success")),
+            StatusReport(
+                configuration=StatusCheck("error", "main.conf: bad"),
+                database=StatusCheck("success"),
+            ),
             {
                 "configuration": {"status": "error", "details": "main.conf: bad"},
                 "database": {"status": "success"},

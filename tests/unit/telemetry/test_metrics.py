@@ -1,6 +1,7 @@
 """Names, labels and initial values of the metrics."""
 
 import re
+from pathlib import Path
 
 import pytest
 from prometheus_client import Metric
@@ -47,7 +48,7 @@ def test_every_value_of_a_label_is_there_from_the_start(
     assert {sample.value for sample in samples} == {0}
 
 
-@pytest.mark.fault("A23")
+@pytest.mark.fault("A23", "F62")
 @pytest.mark.parametrize(
     ("name", "kind"),
     [
@@ -58,11 +59,30 @@ def test_every_value_of_a_label_is_there_from_the_start(
         ("process_cpu_seconds", "counter"),
         ("process_resident_memory_bytes", "gauge"),
         ("process_open_fds", "gauge"),
+        ("process_max_fds", "gauge"),
+        ("process_virtual_memory_bytes", "gauge"),
+        ("process_start_time_seconds", "gauge"),
+        ("process_threads", "gauge"),
     ],
 )
 def test_dashboards_of_the_original_find_their_names(name: str, kind: str) -> None:
     """Names and types are those of `rudder-relayd`."""
     assert families(Metrics())[name].type == kind
+
+
+@pytest.mark.fault("F62")
+def test_whole_bounds_of_buckets_are_written_as_the_original_does() -> None:
+    """A bound is part of a series' identity: `1` and `1048576`, not `1.0` and `1.048576e+06`."""
+    bounds = set(re.findall(r'le="([^"]+)"', Metrics().render().decode()))
+    assert {"0.005", "0.5", "1", "2.5", "300", "1024", "1048576", "67108864", "+Inf"} <= bounds
+    assert not [bound for bound in bounds if bound.endswith(".0") or "e" in bound]
+
+
+@pytest.mark.fault("F62")
+def test_threads_are_counted() -> None:
+    """`process_threads` is the number of threads of this process."""
+    threads = len(list(Path("/proc/self/task").iterdir()))
+    assert f"process_threads {threads}.0" in Metrics().render().decode()
 
 
 def test_counters_count_and_gauges_follow() -> None:
@@ -75,8 +95,8 @@ def test_counters_count_and_gauges_follow() -> None:
     text = metrics.render().decode()
     assert 'rudder_relayd_reports_total{status="ok"} 1.0' in text
     assert "rudder_relayd_sub_nodes_total 50000.0" in text
-    assert 'rudder_relayd_reports_size_bytes_bucket{le="1024.0"} 0.0' in text
-    assert 'rudder_relayd_reports_size_bytes_bucket{le="4096.0"} 1.0' in text
+    assert 'rudder_relayd_reports_size_bytes_bucket{le="1024"} 0.0' in text
+    assert 'rudder_relayd_reports_size_bytes_bucket{le="4096"} 1.0' in text
     assert 'rudder_relayd_queue{stage="examine"} 3.0' in text
     assert 'rudder_relayd_reports_total{status="ok"} 0.0' in other.render().decode()
 

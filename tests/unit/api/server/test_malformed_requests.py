@@ -7,7 +7,7 @@ from quart import request
 from structlog.testing import capture_logs
 
 from tests.support.http import api, descriptors, eventually, open_server
-from tests.support.raw_http import CHUNKS, EXCESS, ODD, SMUGGLING, post
+from tests.support.raw_http import CHUNKS, EXCESS, LEGAL, ODD, SMUGGLING, get, post
 
 _STATUS = re.compile(rb"HTTP/1\.1 (\d{3}) ")
 
@@ -58,6 +58,16 @@ async def test_the_same_is_refused_byte_by_byte(pieces: int) -> None:
         for start in range(0, len(data), len(data) // pieces):
             await client.send(data[start : start + len(data) // pieces])
         assert statuses(await client.until_closed()) == [status]
+
+
+@pytest.mark.fault("F17")
+@pytest.mark.parametrize(("data", "status"), LEGAL.values(), ids=LEGAL)
+async def test_rare_but_legal_requests_are_answered(data: bytes, status: int) -> None:
+    """What a server has to accept is accepted, and the connection serves the next request."""
+    async with open_server(api()) as server:
+        keeps = b" HTTP/1.0" not in data
+        expected = [status, 200] if keeps else [status]
+        assert statuses(await server.raw(data + get(b"Connection: close"))) == expected
 
 
 @pytest.mark.parametrize("leaves", ["by reset", "by end"])
