@@ -52,7 +52,7 @@ class Forwarder:
         self._upstream = upstream
         self._gate = gate
         self._pending = pending
-        self._crowd = lanes // 2
+        self._half = lanes // 2
         self._committed = committed
         self._limiter = trio.CapacityLimiter(READERS)
 
@@ -87,7 +87,7 @@ class Forwarder:
 
     def _gives_way(self, parcel: Parcel) -> bool:
         """Return whether files that failed before would take the lanes from all others."""
-        return self._gate.is_crowded(self._crowd) and any(
+        return self._gate.is_full_of_retries(self._half) and any(
             self._pending.has_failed(ticket.name) for ticket in parcel
         )
 

@@ -21,7 +21,8 @@ from tests.support.ports import free_port
 from tests.support.project import CONF
 from tests.support.signing import SigningNode, make_key_and_cert
 
-Kind = Literal["apache", "nginx"]
+#: "rudder" is an Apache that publishes what Rudder's own configuration does.
+Kind = Literal["apache", "nginx", "rudder"]
 
 _APACHE: Final = CONF / "apache" / "rudder-relayd.conf"
 PASSWORD: Final = "known:p@ss"
@@ -33,6 +34,7 @@ GROUP: Final = 65534
 _PROGRAMS: Final[dict[Kind, tuple[str, ...]]] = {
     "apache": ("apache2", "httpd"),
     "nginx": ("nginx",),
+    "rudder": ("apache2", "httpd"),
 }
 #: Modules that distributions load, besides those that the shipped file asks for.
 _MODULES: Final = ("mpm_event", "deflate", "filter", "mime", "socache_shmcb")
@@ -216,13 +218,85 @@ def _write_nginx(web: Web) -> None:
     )
 
 
-_WRITERS: Final = {"apache": _write_apache, "nginx": _write_nginx}
+def _write_rudder(web: Web) -> None:
+    """Write a server with the rules of Rudder's own configuration, in other words than its own."""
+    _write_apache(web)
+    own = web.own
+    places = (
+        ("reports", "reports/incoming", "known"),
+        ("inventories", "inventories/incoming", "initial"),
+        ("inventory-updates", "inventories/accepted-nodes-updates", "known"),
+    )
+    uploads = "".join(
+        f"""
+        Alias "/{path}" "{web.root}/{directory}"
+        <Directory "{web.root}/{directory}">
+          DAV on
+          AuthName "WebDAV Storage"
+          AuthType Basic
+          AuthUserFile "{own}/{password}"
+          <LimitExcept PUT>
+            Require all denied
+          </LimitExcept>
+          <Limit PUT>
+            <RequireAll>
+              <RequireAny>
+                Include "{own}/networks"
+              </RequireAny>
+              <RequireAny>
+                Require valid-user
+                Require ssl-verify-client
+              </RequireAny>
+            </RequireAll>
+          </Limit>
+        </Directory>"""
+        for path, directory, password in places
+    )
+    host = f"""
+    <VirtualHost *:{web.port}>
+      SSLEngine on
+      SSLProtocol -all +TLSv1.3
+      SSLCertificateFile "{own}/front.cert"
+      SSLCertificateKeyFile "{own}/front.priv"
+      SSLCACertificateFile "{own}/nodes.pem"
+      SSLCADNRequestFile "{own}/front.cert"
+      SSLVerifyClient optional_no_ca
+      {uploads}
+      ProxyPass "/rudder/relay-api/" "http://127.0.0.1:{web.api}/rudder/relay-api/1/" retry=0
+      <Location "/rudder/relay-api/">
+        Require all denied
+      </Location>
+      <Location "/rudder/relay-api/remote-run/">
+        <RequireAny>
+          Include "{own}/policy-servers"
+        </RequireAny>
+      </Location>
+      <Location "/rudder/relay-api/shared-folder/">
+        <RequireAll>
+          Require ssl-verify-client
+          <RequireAny>
+            Include "{own}/networks"
+          </RequireAny>
+        </RequireAll>
+      </Location>
+      <Location "/rudder/relay-api/shared-files/">
+        <RequireAny>
+          Include "{own}/networks"
+        </RequireAny>
+      </Location>
+    </VirtualHost>
+    """
+    file = own / "apache.conf"
+    file.write_text(file.read_text().replace(f'Include "{_APACHE}"', host))
+
+
+_WRITERS: Final = {"apache": _write_apache, "nginx": _write_nginx, "rudder": _write_rudder}
 
 
 def command(web: Web, *options: str) -> list[str]:
     """Return the command line of the web server on its configuration."""
     program = find_program(web.kind)
-    if web.kind == "apache":
+    if web.kind != "nginx":
         return [program, "-f", str(web.own / "apache.conf"), *options]
     return [program, "-p", str(web.own), "-c", str(web.own / "nginx.conf"), *options]
 
@@ -230,7 +304,7 @@ def command(web: Web, *options: str) -> list[str]:
 @asynccontextmanager
 async def open_web(web: Web) -> AsyncIterator[trio.Process]:
     """Run the web server until the block ends; yields when it accepts connections."""
-    options = ("-DFOREGROUND",) if web.kind == "apache" else ()
+    options = () if web.kind == "nginx" else ("-DFOREGROUND",)
     with (web.own / "stderr").open("wb") as output:
         process = await trio.lowlevel.open_process(
             command(web, *options),

@@ -34,6 +34,7 @@ from hypercorn.utils import parse_socket_addr
 from quart import Quart
 
 from relayd.api.answers import BrokenOffError
+from relayd.api.server.access import begin_access, log_refused
 from relayd.api.server.limits import Limits
 from relayd.api.server.strict import StrictConnection
 from relayd.telemetry.logs import get_logger
@@ -237,6 +238,10 @@ class _Protocol(H11Protocol):
         )
         self.connection = StrictConnection(serving.limits)
 
+    async def _send_error_response(self, status_code: int) -> None:
+        log_refused(status_code, self.client)
+        await super()._send_error_response(status_code)
+
     async def _check_protocol(self, event: h11.Request) -> None:
         """Ignore an offer to switch to HTTP/2, as RFC 9110, 7.8 allows."""
 
@@ -303,11 +308,21 @@ async def _run_app(
 ) -> None:
     """Run one request; an exception in the framework itself is answered with 500."""
     quart = cast("Quart", app)
+    access = begin_access(scope)
+
+    async def send_noted(message: ASGISendEvent | None) -> None:
+        if access is not None:
+            access.note(message)
+        await send(message)
+
     try:
         with receive:
-            await quart(scope, receive.receive, send)
+            await quart(scope, receive.receive, send_noted)
     except* BrokenOffError as error:
         log.debug("answer broken off", detail=str(error.exceptions[0]))
     except* Exception:
         log.exception("request failed in the framework")
+    finally:
+        if access is not None:
+            access.log()
     await send(None)

@@ -78,7 +78,7 @@ class Gate:
         self._changed = trio.Event()
         self._waiting = {"new": 0, "retried": 0}
 
-    def is_crowded(self, limit: int) -> bool:
+    def is_full_of_retries(self, limit: int) -> bool:
         """Return whether this many files that failed before wait here already."""
         return self._waiting["retried"] >= limit
 

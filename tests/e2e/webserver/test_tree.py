@@ -137,6 +137,8 @@ async def test_remote_run_reaches_every_server(tree: Tree, webs: dict[str, Web])
             assert await lines.rest() == ["node2.test: ends"]
 
 
+@pytest.mark.fault("F7")
+@pytest.mark.parametrize("kind", ["apache", "nginx", "rudder"], indirect=True)
 async def test_shared_files_go_up(tree: Tree, webs: dict[str, Web]) -> None:
     """A file for a node of another branch is kept at the top; its hash is asked for on that way."""
     content = os.urandom(200_000)

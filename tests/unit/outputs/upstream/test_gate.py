@@ -236,8 +236,8 @@ async def test_files_that_failed_before_let_others_go_first(
         for number in range(30):
             nursery.start_soon(partial(try_one, f"old {number}", retried=True))
         await wait_all_tasks_blocked()
-        assert guard.gate.is_crowded(30)
+        assert guard.gate.is_full_of_retries(30)
         nursery.start_soon(partial(try_one, "new", retried=False))
     assert order[0] == "new"
     assert len(order) == 31
-    assert not guard.gate.is_crowded(1)
+    assert not guard.gate.is_full_of_retries(1)
