@@ -45,6 +45,7 @@ FILES: Final[Mapping[str | Path, str | Path]] = {
     "conf/tmpfiles.d/relayd.conf": "usr/lib/tmpfiles.d/relayd.conf",
     "conf/apache": DOCUMENTS / "examples" / "apache",
     "conf/nginx": DOCUMENTS / "examples" / "nginx",
+    "conf/postgresql": DOCUMENTS / "examples" / "postgresql",
     "conf/sudoers": DOCUMENTS / "examples" / "sudoers",
     "conf/prometheus": DOCUMENTS / "examples" / "prometheus",
     "selinux": DOCUMENTS / "examples" / "selinux",

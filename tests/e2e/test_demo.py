@@ -137,7 +137,7 @@ def test_relays_in_a_pipe(place: Path) -> None:
         process.send_signal(signal.SIGINT)
         output = end(process)
     assert process.returncode == 0, output
-    assert re.search(r"curl -N -d asynchronous=true .*/remote-run/all", seen)
+    assert re.search(r"curl -d keep_output=true .*/remote-run/all", seen)
     assert BALANCED in output
 
 
@@ -150,6 +150,90 @@ def test_interrupt_ends_everything(place: Path) -> None:
     assert process.returncode == 0, output
     assert BALANCED in output
     assert int(entries(output)["run logs stored"][1]) > 0
+
+
+@pytest.mark.fault("F49")
+def test_story_of_faults_balances(place: Path) -> None:
+    """The demo stops the database, kills relayd, says so, and accounts for every run log."""
+    with demo(place, "--nodes", "8", "--rate", "40", "--part", "1s", "--bad", "20") as process:
+        seen = wait_for(process, "That was the story")
+        process.send_signal(signal.SIGINT)
+        output = end(process)
+    assert process.returncode == 0, output
+    for sentence in (
+        "bad ones are sent on purpose",
+        "The database is stopped",
+        r"The database is back: \d+ waiting run logs were processed in",
+        r"relayd is killed \(SIGKILL\)",
+        r"relayd is back: \d+ waiting run logs were processed in",
+    ):
+        assert re.search(sentence, seen), sentence
+    assert re.search(r"The database was away for \d+ s; [1-9]\d* run logs waited", output)
+    assert "relayd was killed once (SIGKILL) while it worked" in output
+    summary = entries(output)
+    assert {mark for _, _, mark in summary.values()} == {"ok"}
+    assert summary["lost"][1] == summary["stored twice"][1] == "0"
+    assert BALANCED in output
+
+
+@pytest.mark.fault("F49")
+def test_interrupt_during_the_outage(place: Path) -> None:
+    """Ctrl-C while the database is stopped starts it again, and everything is accounted for."""
+    with demo(place, "--nodes", "3", "--rate", "20", "--part", "2s") as process:
+        wait_for(process, "The database is stopped")
+        process.send_signal(signal.SIGINT)
+        output = end(process)
+    assert process.returncode == 0, output
+    assert BALANCED in output
+
+
+@pytest.mark.fault("F47")
+@pytest.mark.parametrize("step", ["initdb", "postgres", "psql", "run\0-c"])
+def test_interrupt_while_a_program_starts(place: Path, step: str) -> None:
+    """Ctrl-C reaches the programs of the start too; the demo ends clean, at any of them."""
+    with demo(place, "--nodes", "3", "--rate", "20") as process:
+        while not any(step.encode() in command(pid) for pid in processes(str(place))):
+            assert process.poll() is None
+        for pid in [process.pid, *processes(str(place))]:
+            with suppress(ProcessLookupError):
+                if os.getpgid(pid) == os.getpgid(process.pid):
+                    os.kill(pid, signal.SIGINT)
+        output = end(process)
+    assert process.returncode in {130, 0}, output
+    assert "Traceback" not in output
+    assert "error" not in output
+    left = {path.name for path in place.glob("relayd-demo-*/**/*") if path.is_file()}
+    assert left <= {"relayd.log", "postgres.log"}
+
+
+@pytest.mark.fault("F47")
+@pytest.mark.parametrize("size", ["40k", "40m", "48m"])
+def test_full_disk_is_named(place: Path, size: str) -> None:
+    """Wherever the disk becomes full, the demo ends with one line that says so."""
+    if subprocess.run(["unshare", "--mount", "true"], check=False).returncode:
+        pytest.skip("no mount namespace can be made here")
+    small = place / "small"
+    small.mkdir()
+    mount = f"mount -t tmpfs -o size={size},mode=1777 none {small}"
+    script = f"{mount} && exec {sys.executable} -m relayd demo --nodes 3 --once 100000"
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", script],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "TMPDIR": str(small), "XDG_CACHE_HOME": str(place / "cache")},
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert done.returncode == 3, done.stdout
+    assert "Traceback" not in done.stderr
+    assert re.search(r"^error: .*(No space left on device|disk space)", done.stderr, re.MULTILINE)
+
+
+def command(pid: int) -> bytes:
+    """Return the command line of a process; nothing if it has ended."""
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    return b""
 
 
 def test_interrupt_while_starting(place: Path) -> None:
@@ -187,7 +271,7 @@ def test_live_display_in_a_terminal(place: Path) -> None:
         process.send_signal(signal.SIGTERM)
         text = (seen + read_until(screen, None)).decode()
         assert process.wait(PATIENCE) == 0
-    for part in ("run logs", "queued", "refused", "last runs", "\x1b[", BALANCED):
+    for part in ("run logs", "waiting", "refused", "last runs", "\x1b[", BALANCED):
         assert part in text
 
 

@@ -72,6 +72,15 @@ class Duration(click.ParamType[float]):
     help="Percentage of uploads that are forged, damaged, from unknown nodes or sent twice.",
 )
 @click.option(
+    "--story/--no-story",
+    default=None,
+    help=(
+        "Stop the database for some seconds and kill relayd once while the fleet uploads."
+        "  [default: yes, unless --once is given]"
+    ),
+)
+@click.option("--part", type=Duration(), default=7.0, hidden=True)
+@click.option(
     "--key-bits",
     type=click.Choice(["2048", "3072", "4096"]),
     default="2048",
@@ -91,6 +100,8 @@ def command(
     rate: float | None,
     once: int | None,
     bad: int,
+    story: bool | None,
+    part: float,
     key_bits: str,
     directory: Path | None,
 ) -> int:
@@ -113,5 +124,6 @@ def command(
         bad=bad,
         key_bits=int(key_bits),
         directory=directory,
+        story=part if (once is None if story is None else story) else None,
     )
     return run(options, Console(highlight=False))

@@ -1,10 +1,12 @@
-"""Snapshots of relayd's metrics and status and of the last runs in the database."""
+"""Snapshots of relayd's metrics and status, of the spools, and of what the database holds."""
 
 import csv
 import http.client
 import json
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Final
 
 import trio
@@ -13,12 +15,14 @@ from prometheus_client.parser import text_string_to_metric_families
 from relayd.commands.demo.postgres.server import Server
 from relayd.commands.demo.processes.daemon import Daemon
 from relayd.fleet.peers.urls import API
+from relayd.spool.failed.reasons import SUFFIX
 
 #: The status API's word for a database that works.
 DATABASE_OK: Final = "success"
 
 _PREFIX: Final = "rudder_relayd_"
-_LAST_RUNS: Final = """\
+_COUNTS: Final = """\
+SELECT (SELECT count(*) FROM reportsexecution), (SELECT count(*) FROM ruddersysevents);
 SELECT nodeid, date, nodeconfigid, round(extract(epoch FROM insertiondate - date)::numeric, 1)
 FROM reportsexecution ORDER BY insertionid DESC LIMIT 8
 """
@@ -42,6 +46,21 @@ class StoredRun:
 
 
 @dataclass(frozen=True, slots=True)
+class Stored:
+    """What the database holds.
+
+    Attributes:
+        run_logs: rows of `reportsexecution`.
+        rows: rows of `ruddersysevents`.
+        runs: the last runs, newest first.
+    """
+
+    run_logs: int = 0
+    rows: int = 0
+    runs: tuple[StoredRun, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Relay:
     """The counters of a relay.
 
@@ -57,60 +76,88 @@ class Relay:
 
 
 @dataclass(frozen=True, slots=True)
+class Counters:
+    """The counters of the root server's relayd since it was started.
+
+    Attributes:
+        duplicates: run logs that were in the database already.
+        oldest: age in seconds of the oldest waiting file.
+        database: `DATABASE_OK`, or what is wrong with the database.
+    """
+
+    duplicates: int
+    oldest: float
+    database: str
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
-    """relayd's counters and state.
+    """The state of everything.
 
     Attributes:
         time: when it was taken, in seconds of Trio's clock.
-        accepted: run logs that are in the database, including those sent twice.
-        duplicates: number of them that were in the database already.
-        rows: rows inserted.
-        refused: run logs refused, by reason; only reasons that occurred.
-        waiting: files in the spool when relayd last checked.
-        in_flight: files being processed.
-        oldest: age in seconds of the oldest waiting file.
-        database: `DATABASE_OK`, or what is wrong with the database.
-        runs: the last runs, newest first.
+        stored: what the database holds, or held when it last answered.
+        refused: run logs refused, by reason.
+        waiting: files in the spools.
+        counters: of the root server's relayd; None while it does not answer.
         relays: the relays; None for one that does not answer.
     """
 
     time: float
-    accepted: int
-    duplicates: int
-    rows: int
+    stored: Stored
     refused: dict[str, int]
     waiting: int
-    in_flight: int
-    oldest: float
-    database: str
-    runs: tuple[StoredRun, ...]
+    counters: Counters | None
     relays: tuple[Relay | None, ...] = ()
 
-    @property
-    def finished(self) -> int:
-        """Files that have left `incoming`."""
-        return self.accepted + sum(self.refused.values())
 
+@dataclass
+class Observer:
+    """Takes the snapshots.
 
-async def observe(daemons: Sequence[Daemon], server: Server) -> Snapshot | None:
-    """Query every relayd and the database.
-
-    Args:
+    Attributes:
         daemons: that of the root server, then those of the relays.
         server: the database server.
-
-    Returns:
-        None when the root server or the database does not answer.
+        spools: the `incoming` directories.
+        failed: the `failed` directories.
     """
-    root, *relays = daemons
+
+    daemons: Sequence[Daemon]
+    server: Server
+    spools: Sequence[Path]
+    failed: Sequence[Path]
+    _stored: Stored = Stored()
+    _reasons: dict[str, str] = field(default_factory=dict)
+
+    async def observe(self) -> Snapshot:
+        """Query every relayd and the database; what does not answer keeps its last figures."""
+        root, *relays = self.daemons
+        try:
+            run = trio.to_thread.run_sync
+            self._stored = read_stored(await run(self.server.psql, _COUNTS, abandon_on_cancel=True))
+        except RuntimeError:
+            pass  # the database is away: that is part of the demo
+        counters = await _ask_root(root)
+        snapshot = await trio.to_thread.run_sync(self._read_spools, trio.current_time(), counters)
+        return replace(snapshot, relays=tuple([await _ask_relay(relay) for relay in relays]))
+
+    def _read_spools(self, time: float, counters: Counters | None) -> Snapshot:
+        for directory in self.failed:
+            for path in directory.glob(f"*{SUFFIX}"):
+                if path.name not in self._reasons:
+                    self._reasons[path.name] = json.loads(path.read_text())["reason"]
+        waiting = sum(1 for spool in self.spools for _ in spool.iterdir())
+        refused = dict(Counter(self._reasons.values()))
+        return Snapshot(time, self._stored, refused, waiting, counters)
+
+
+async def _ask_root(daemon: Daemon) -> Counters | None:
     try:
-        metrics = await root.get("/metrics")
-        status = await root.get(f"{API}/system/status")
-        runs = await trio.to_thread.run_sync(server.psql, _LAST_RUNS, abandon_on_cancel=True)
-    except (OSError, http.client.HTTPException, RuntimeError):
+        metrics = await daemon.get("/metrics")
+        status = await daemon.get(f"{API}/system/status")
+    except (OSError, http.client.HTTPException):
         return None
-    snapshot = read_snapshot(trio.current_time(), metrics.decode(), status, runs)
-    return replace(snapshot, relays=tuple([await _ask_relay(relay) for relay in relays]))
+    return read_counters(metrics.decode(), status)
 
 
 async def _ask_relay(daemon: Daemon) -> Relay | None:
@@ -120,35 +167,26 @@ async def _ask_relay(daemon: Daemon) -> Relay | None:
         return None
 
 
-def read_snapshot(time: float, metrics: str, status: bytes, runs: str) -> Snapshot:
-    """Assemble a snapshot.
+def read_stored(rows: str) -> Stored:
+    """Return what psql printed as CSV: the two counts, then the last runs."""
+    counts, *runs = csv.reader(rows.splitlines())
+    return Stored(
+        int(counts[0]),
+        int(counts[1]),
+        tuple(
+            StoredRun(node, date, config, float(delay or 0)) for node, date, config, delay in runs
+        ),
+    )
 
-    Args:
-        time: when it was taken.
-        metrics: `/metrics` in Prometheus' text format.
-        status: `/system/status` in JSON.
-        runs: the last runs as CSV.
-    """
+
+def read_counters(metrics: str, status: bytes) -> Counters:
+    """Return the counters in `/metrics`, and the database's state in `/system/status`."""
     samples = _Samples(metrics)
     database = json.loads(status)["data"].get("database", {"status": "error", "details": "off"})
-    return Snapshot(
-        time=time,
-        accepted=samples.by_label("reports_total", "status").get("ok", 0),
+    return Counters(
         duplicates=int(samples.plain("duplicates_total")),
-        rows=int(samples.plain("reports_rows_total")),
-        refused={
-            reason: number
-            for reason, number in samples.by_label("refused_total", "reason").items()
-            if number
-        },
-        waiting=int(samples.plain("spool_files")),
-        in_flight=int(samples.plain("in_flight")),
         oldest=samples.plain("spool_oldest_seconds"),
         database=database.get("details", database["status"]),
-        runs=tuple(
-            StoredRun(node, date, config, float(delay or 0))
-            for node, date, config, delay in csv.reader(runs.splitlines())
-        ),
     )
 
 

@@ -50,7 +50,7 @@ class RemoteRunClient:
         self._nodes = nodes
         self._succeeded = 0
         self._last = ""
-        self.curl = f"curl -N -d asynchronous=true -d keep_output=true {self._url}"
+        self.curl = f"curl -d keep_output=true 127.0.0.1:{port}{API}/remote-run/all"
         self.output: deque[str] = deque(maxlen=_SHOWN)
         self.finished = 0
 

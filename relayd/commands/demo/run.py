@@ -7,32 +7,34 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import trio
 from rich.console import Console
 from rich.live import Live
-from rich.padding import Padding
 
 from relayd.commands.demo.fleet.agents import Fleet, Pattern, make_nodes
 from relayd.commands.demo.fleet.key_progress import KeyProgress
 from relayd.commands.demo.fleet.keys import cache_directory, obtain_keys
 from relayd.commands.demo.fleet.node import SimulatedNode
 from relayd.commands.demo.fleet.upload import put
-from relayd.commands.demo.ledger import Entry, Ledger, balance, read_final_state
-from relayd.commands.demo.observe import Snapshot, observe
+from relayd.commands.demo.ledger import Entry, FinalState, Ledger, balance, read_final_state
+from relayd.commands.demo.observe import Observer, Snapshot
 from relayd.commands.demo.postgres.opening import open_postgres
 from relayd.commands.demo.postgres.server import Server
 from relayd.commands.demo.processes.daemon import Daemon
 from relayd.commands.demo.processes.workspace import Layout
 from relayd.commands.demo.remote_runs import RemoteRunClient
 from relayd.commands.demo.screen import Screen, summary
+from relayd.commands.demo.story import PART, Story
 from relayd.commands.demo.tree import ROOT, Tree, address, open_tree
-from relayd.errors import RelaydError
+from relayd.errors import RelaydError, StartError
 
 INTERRUPTED: Final = 130
 BALANCED: Final = "All counts match: no run log was lost or stored twice."
 NOT_BALANCED: Final = "The counts marked WRONG do not match."
+
+_Error = TypeVar("_Error", bound=Exception)
 
 _REFRESH_INTERVAL: Final = 1.0
 #: Without a terminal, every second refresh prints a line.
@@ -56,6 +58,8 @@ class Options:
         once: stop after this many uploads; None: run until interrupted.
         bad: percentage of uploads that are bad or sent twice.
         key_bits: size of the nodes' RSA keys.
+        story: seconds of each part of the story, in which the database is stopped and relayd is
+            killed; None: no story.
         relays: number of relays between the nodes and the root server.
         directory: where to write and keep everything; None: a temporary directory of which only
             the logs are kept.
@@ -67,6 +71,7 @@ class Options:
     bad: int
     key_bits: int
     directory: Path | None
+    story: float | None
     relays: int = 0
 
 
@@ -85,14 +90,26 @@ def run(options: Options, console: Console) -> int:
         return trio.run(partial(_supervise, options, console), strict_exception_groups=True)
     except* RelaydError as group:
         failures += _leaves(group)
-    raise failures[0]
+    except* OSError as group:
+        failures += [_system_error(error) for error in _leaves(group)]
+    except* KeyboardInterrupt:
+        pass
+    if failures:
+        raise failures[0]
+    return INTERRUPTED
 
 
-def _leaves(group: BaseExceptionGroup[RelaydError]) -> list[RelaydError]:
-    found: list[RelaydError] = []
+def _leaves(group: BaseExceptionGroup[_Error]) -> list[_Error]:
+    found: list[_Error] = []
     for error in group.exceptions:
         found += _leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
     return found
+
+
+def _system_error(error: OSError) -> StartError:
+    """Return the error of a full disk or the like, which ends the demo."""
+    where = f"{error.filename}: " if error.filename else ""
+    return StartError(f"{where}{error.strerror or error}")
 
 
 async def _supervise(options: Options, console: Console) -> int:
@@ -100,13 +117,16 @@ async def _supervise(options: Options, console: Console) -> int:
     layout = Layout(root, options.relays)
     demo = _Demo(options, console, layout)
     code = INTERRUPTED
-    async with trio.open_nursery() as nursery:
-        await nursery.start(demo.run_signals, nursery.cancel_scope, name="signals")
-        code = await demo.run()
-        nursery.cancel_scope.cancel()
-    # If counts do not match, keep everything as evidence.
-    if options.directory is None and code != 1:
-        await trio.to_thread.run_sync(layout.remove_all_but_logs)
+    try:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(demo.run_signals, nursery.cancel_scope, name="signals")
+            code = await demo.run()
+            nursery.cancel_scope.cancel()
+    finally:
+        # If counts do not match, keep everything as evidence.
+        if options.directory is None and code != 1:
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(layout.remove_all_but_logs)
     return code
 
 
@@ -130,8 +150,11 @@ class _Demo:
         self._console = console
         self._ledger = Ledger()
         self._stop = trio.Event()
+        self._fed = trio.Event()
         self._uploading = False
         self._seconds = 0.0
+        self._screen: Screen
+        self._story: Story | None = None
 
     async def run_signals(
         self, everything: trio.CancelScope, *, task_status: trio.TaskStatus[None]
@@ -156,22 +179,33 @@ class _Demo:
                 last = await self._upload_all(
                     _Parts(tree, fleet, daemons, postgres.server, remote_runs)
                 )
-            state = await trio.to_thread.run_sync(
-                read_final_state,
-                postgres.server,
-                [workspace.incoming for workspace in layout.workspaces],
-                [workspace.failed for workspace in layout.workspaces],
-            )
-        entries = balance(self._ledger, state, last.duplicates if last else None)
+            state = await trio.to_thread.run_sync(self._final_state, postgres.server)
+        entries = balance(self._ledger, state, self._recognized(last))
         if remote_runs is not None:
             entries.append(remote_runs.entry())
         return self._conclude(tree, entries)
+
+    def _final_state(self, server: Server) -> FinalState:
+        workspaces = self._layout.workspaces
+        incoming = [workspace.incoming for workspace in workspaces]
+        failed = [workspace.failed for workspace in workspaces]
+        try:
+            return read_final_state(server, incoming, failed)
+        except RuntimeError as error:
+            raise StartError(f"the database cannot be read: {error}") from error
+
+    def _recognized(self, last: Snapshot) -> int | None:
+        """Return the number of recognized replays; None if relayd does not know all of them."""
+        killed = self._story is not None and self._story.happened
+        return last.counters.duplicates if last.counters and not killed else None
 
     def _conclude(self, tree: Tree, entries: list[Entry]) -> int:
         """Print the balance and return the exit code."""
         sent = self._ledger.sent
         title = f"{sent} uploads sent, {sent / max(self._seconds, 0.001):.1f} per second"
         self._console.print(summary(entries, title))
+        for sentence in self._story.happened if self._story else ():
+            self._console.print(sentence, markup=False)
         balanced = all(entry.balanced for entry in entries)
         self._console.print(BALANCED if balanced else NOT_BALANCED)
         for server in tree.servers:
@@ -199,26 +233,54 @@ class _Demo:
 
         return await trio.to_thread.run_sync(make)
 
-    async def _upload_all(self, parts: _Parts) -> Snapshot | None:
-        """Let the fleet upload until the end; return the snapshot after the last upload.
-
-        None when relayd or the database does not answer then.
-        """
+    async def _upload_all(self, parts: _Parts) -> Snapshot:
+        """Let the fleet upload until the end; return the snapshot after the last upload."""
         self._uploading = True
+        title = f"relayd demo: {len(parts.fleet.nodes)} nodes"
+        self._screen = Screen(title, parts.tree.names(), parts.tree.relays, parts.remote_runs)
+        workspaces = self._layout.workspaces
+        observer = Observer(
+            parts.daemons,
+            parts.server,
+            [workspace.incoming for workspace in workspaces],
+            [workspace.failed for workspace in workspaces],
+        )
         async with trio.open_nursery() as nursery:
             for daemon in parts.daemons:
                 nursery.start_soon(daemon.watch, name="watch")
-            nursery.start_soon(self._show, parts, name="screen")
+            nursery.start_soon(_watch_database, parts.server, name="database")
+            nursery.start_soon(self._show, observer, name="screen")
             begin = trio.current_time()
             async with trio.open_nursery() as runs:
                 if parts.remote_runs is not None:
                     runs.start_soon(self._run_remote_runs, parts.remote_runs, name="remote runs")
-                await self._feed(parts)
+                async with trio.open_nursery() as faults:
+                    if self._options.story:
+                        faults.start_soon(self._run_story, parts, name="story")
+                    await self._feed(parts)
+                    self._fed.set()
                 await self._settle()
                 await self._replay(parts)
             self._seconds = trio.current_time() - begin
             nursery.cancel_scope.cancel()
-        return await observe(parts.daemons, parts.server)
+        return await observer.observe()
+
+    async def _run_story(self, parts: _Parts) -> None:
+        spools = [workspace.incoming for workspace in self._layout.workspaces]
+        self._story = Story(
+            parts.server,
+            parts.daemons[0],
+            partial(_count, spools),
+            self._fed,
+            self._say,
+            self._options.story or PART,
+        )
+        await self._story.run()
+
+    def _say(self, sentence: str) -> None:
+        self._screen.story = sentence
+        if not self._console.is_terminal:
+            self._console.print(sentence, soft_wrap=True, markup=False)
 
     def _prepare_remote_runs(self, tree: Tree, fleet: Fleet) -> RemoteRunClient | None:
         """Prepare remote runs if there are relays, and print how to start one by hand."""
@@ -281,35 +343,35 @@ class _Demo:
                 return
             await trio.sleep(_SETTLE_POLL)
 
-    async def _show(self, parts: _Parts) -> None:
+    async def _show(self, observer: Observer) -> None:
         """Draw the state until cancelled."""
-        title = f"relayd demo: {len(parts.fleet.nodes)} nodes"
-        screen = Screen(title, parts.tree.names(), parts.tree.relays, parts.remote_runs)
         if not self._console.is_terminal:
-            await self._refresh(parts, screen, partial(self._print_line, screen))
+            await self._refresh(observer, self._print_line)
             return
-        with Live(console=self._console, auto_refresh=False, transient=True) as live:
+        # On the alternate screen: what the terminal showed before is not overwritten, and nothing
+        # of the display is left at the end.
+        with Live(console=self._console, auto_refresh=False, screen=True) as live:
+            await self._refresh(observer, lambda _: live.update(self._screen, refresh=True))
 
-            def draw(_: int) -> None:
-                # Leave space for the ^C that the terminal shows: a line that wraps would not be
-                # erased at the end.
-                live.update(Padding(screen.panel(), (0, 2, 0, 0)), refresh=True)
-
-            await self._refresh(parts, screen, draw)
-
-    def _print_line(self, screen: Screen, number: int) -> None:
+    def _print_line(self, number: int) -> None:
         if number % _REFRESHES_PER_LINE == 0:
-            self._console.print(screen.line(), soft_wrap=True, markup=False)
+            self._console.print(self._screen.line(), soft_wrap=True, markup=False)
 
-    async def _refresh(self, parts: _Parts, screen: Screen, draw: Callable[[int], None]) -> None:
+    async def _refresh(self, observer: Observer, draw: Callable[[int], None]) -> None:
         number = 0
         while True:
-            snapshot = await observe(parts.daemons, parts.server)
-            if snapshot is not None:
-                screen.add(snapshot, self._ledger.sent)
-                draw(number)
-                number += 1
+            self._screen.add(await observer.observe(), self._ledger.sent)
+            draw(number)
+            number += 1
             await trio.sleep(_REFRESH_INTERVAL)
+
+
+async def _watch_database(server: Server) -> None:
+    """Raise `StartError` if the database server ends by itself, because its disk is full say."""
+    while True:
+        if cause := await trio.to_thread.run_sync(server.crash):
+            raise StartError(f"PostgreSQL exited unexpectedly: {cause}")
+        await trio.sleep(_REFRESH_INTERVAL)
 
 
 def _count(directories: Sequence[Path]) -> int:

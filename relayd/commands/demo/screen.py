@@ -1,10 +1,12 @@
-"""The live display: rates, queue, refusals and last runs, as a panel or as plain lines."""
+"""The live display: as a panel that fits its terminal, or as plain lines."""
 
+import textwrap
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Final
 
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
@@ -18,34 +20,38 @@ from relayd.commands.demo.tree import PolicyServer
 _WINDOW: Final = 5.0
 _HISTORY: Final = 60
 _BARS: Final = "▁▂▃▄▅▆▇█"
+#: Columns of the panel's border, and lines of it.
+_BORDER: Final = 4
+_BORDER_LINES: Final = 2
+#: Below this width figures are shown without explanations.
+_NARROW: Final = 60
+#: Relays with a line of their own; more of them are summed up.
+_RELAY_LINES: Final = 4
 
 
+@dataclass
 class Screen:
-    """Draws the snapshots."""
+    """Draws the snapshots.
 
-    def __init__(
-        self,
-        title: str,
-        names: Mapping[str, str],
-        relays: Sequence[PolicyServer] = (),
-        remote_runs: RemoteRunClient | None = None,
-    ) -> None:
-        """Start without snapshots.
+    Attributes:
+        title: title of the panel.
+        names: host name of each node, by its id.
+        relays: the relays, in the order of the snapshots.
+        remote_runs: the remote runs, if any.
+        story: what is going on, in a sentence.
+    """
 
-        Args:
-            title: title of the panel.
-            names: host name of each node, by its id.
-            relays: the relays, in the order of the snapshots.
-            remote_runs: the remote runs, if any.
-        """
-        self._title = title
-        self._names = names
-        self._relays = relays
-        self._remote_runs = remote_runs
-        self._snapshots: deque[Snapshot] = deque()
-        self._speeds: deque[float] = deque(maxlen=_HISTORY)
-        self._sent = 0
-        self._begin: float | None = None
+    title: str
+    names: Mapping[str, str]
+    relays: Sequence[PolicyServer] = ()
+    remote_runs: RemoteRunClient | None = None
+    story: str = ""
+    _snapshots: deque[Snapshot] = field(default_factory=deque)
+    _speeds: deque[float] = field(default_factory=lambda: deque(maxlen=_HISTORY))
+    _sent: int = 0
+    _begin: float | None = None
+    _replays: int = 0
+    _replays_before: int = 0
 
     def add(self, snapshot: Snapshot, sent: int) -> None:
         """Add the current state and the number of files sent so far."""
@@ -53,80 +59,116 @@ class Screen:
             self._begin = snapshot.time
         self._sent = sent
         self._snapshots.append(snapshot)
+        self._count_replays(snapshot)
         while len(self._snapshots) > 2 and snapshot.time - self._snapshots[0].time > _WINDOW:
             self._snapshots.popleft()
         self._speeds.append(self._rates()[0])
 
+    def _count_replays(self, snapshot: Snapshot) -> None:
+        """Count on where relayd was killed, which makes it begin at 0 again."""
+        if snapshot.counters is None:
+            self._replays_before = self._replays
+        else:
+            self._replays = self._replays_before + snapshot.counters.duplicates
+
     def line(self) -> str:
-        """Return the state in one line of text."""
+        """Return the state as a line."""
         now = self._snapshots[-1]
         logs, reports = self._rates()
         refused = ", ".join(f"{reason} {number}" for reason, number in sorted(now.refused.items()))
         return (
-            f"{self._age(now):4.0f} s  sent {self._sent}  stored {now.accepted} ({logs:.1f}/s)"
-            f"  reports {now.rows} ({reports:.0f}/s)  queued {self._queue(now)}"
-            f" (oldest {now.oldest:.1f} s)  replays {now.duplicates}"
-            f"  refused {sum(now.refused.values())}"
+            f"{self._age(now):4.0f} s  sent {self._sent}"
+            f"  stored {now.stored.run_logs} ({logs:.1f}/s)"
+            f"  reports {now.stored.rows} ({reports:.0f}/s)  queued {now.waiting}{_oldest(now)}"
+            f"  replays {self._replays}  refused {sum(now.refused.values())}"
             f"{f' ({refused})' if refused else ''}  database {_database(now)}"
             + "".join(f"  {relay.title}: {text}" for relay, text in self._each_relay(now))
-            + (f"  remote runs: {self._remote_runs.progress()}" if self._remote_runs else "")
+            + (f"  remote runs: {self.remote_runs.progress()}" if self.remote_runs else "")
         )
 
     def _each_relay(self, now: Snapshot) -> Iterator[tuple[PolicyServer, str]]:
-        for server, relay in zip(self._relays, now.relays, strict=True):
+        for server, relay in zip(self.relays, now.relays, strict=True):
             text = "no answer"
             if relay is not None:
                 failed = f", {relay.failed} failed" if relay.failed else ""
                 text = f"{relay.waiting} waiting, {relay.forwarded} forwarded{failed}"
             yield server, text
 
-    def panel(self) -> RenderableType:
-        """Return the state as a panel for a terminal."""
-        now = self._snapshots[-1]
-        top = Table.grid(expand=True, padding=(0, 2))
-        top.add_column(ratio=3)
-        top.add_column(ratio=2)
-        top.add_row(self._flow(now), _refusals(now))
-        parts: list[RenderableType] = [top, Text("")]
-        if self._relays:
-            parts += [self._tree(now), Text("")]
-        if self._remote_runs:
-            parts += [_remote_run_table(self._remote_runs), Text("")]
-        return Panel(
-            Group(*parts, self._runs(now)),
-            title=self._title,
-            subtitle=f"{self._age(now):.0f} s, press Ctrl-C to stop",
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Draw the state in the size that the terminal has now."""
+        width = options.max_width - _BORDER
+        height = (options.height or console.height) - _BORDER_LINES
+        hint = [Text(self.remote_runs.curl)] if self.remote_runs and width > _NARROW else []
+        lines = self._fit(width, height - len(hint))
+        for line in (*lines, *hint):
+            line.no_wrap, line.overflow = True, "ellipsis"
+        seconds = f"{self._age(self._snapshots[-1]):.0f} s"
+        panel = Panel(
+            Group(*lines),
+            title=self.title,
+            subtitle=f"{seconds}, Ctrl-C: stop and count",
+            height=len(lines) + _BORDER_LINES,
         )
+        yield Group(panel, *hint)
 
-    def _flow(self, now: Snapshot) -> Table:
+    def _fit(self, width: int, height: int) -> list[Text]:
+        """Return the lines of the panel, the most important first, as many as fit."""
+        now = self._snapshots[-1]
+        story = [Text(line, "bold") for line in textwrap.wrap(self.story, width)[:2]]
+        lines = [*story, *self._figures(now, width)]
+        if width > _NARROW:
+            lines += [Text(text) for text in self._tree(now)]
+            if self.remote_runs:
+                lines += _remote_run_lines(self.remote_runs)
+        runs = self._runs(now)
+        free = height - len(lines)
+        if width > _NARROW and free > 2 and runs:
+            lines += [Text(""), *runs[: free - 1]]
+        return lines[: max(1, height)]
+
+    def _figures(self, now: Snapshot, width: int) -> list[Text]:
         logs, reports = self._rates()
-        table = Table.grid(padding=(0, 1))
-        table.add_row("run logs", f"[bold]{logs:.1f}[/]/s", sparkline(self._speeds))
-        table.add_row("reports", f"[bold]{reports:.0f}[/]/s", f"{now.rows} rows stored")
-        table.add_row("stored", f"[bold]{now.accepted}[/]", f"of {self._sent} run logs sent")
-        table.add_row("replays", f"{now.duplicates}", "already stored")
-        table.add_row("queued", f"[bold]{self._queue(now)}[/]", f"oldest {now.oldest:.1f} s")
-        colour = "green" if now.database == DATABASE_OK else "red"
-        table.add_row("database", Text(_database(now), colour))
-        return table
+        refused = ", ".join(f"{reason} {number}" for reason, number in sorted(now.refused.items()))
+        database = _database(now)
+        well = now.counters is not None and now.counters.database == DATABASE_OK
+        rows = (
+            ("run logs", f"{logs:.1f}/s", sparkline(self._speeds)),
+            ("sent", f"{self._sent:,}", "run logs, signed by their nodes"),
+            ("stored", f"{now.stored.run_logs:,}", f"{now.stored.rows:,} rows, {reports:.0f}/s"),
+            ("waiting", f"{now.waiting:,}", f"in the spool{_oldest(now)}"),
+            ("refused", f"{sum(now.refused.values()):,}", "sent bad on purpose"),
+            ("", "", refused),
+            ("replays", f"{self._replays:,}", "sent twice on purpose, stored once"),
+        )
+        wide = width > _NARROW
+        lines = [_row(*row, wide=wide) for row in rows if row[0] or (wide and refused)]
+        lines.append(Text.assemble(f"{'database':<9}", (database, "green" if well else "bold red")))
+        return lines
 
-    def _tree(self, now: Snapshot) -> Table:
-        table = Table(title="relays", expand=True, box=None, title_justify="left")
-        for heading in ("relay", "reports to", "run logs"):
-            table.add_column(heading)
-        for server, text in self._each_relay(now):
-            above = server.parent.title if server.parent else ""
-            table.add_row(server.title, above, text)
-        return table
+    def _tree(self, now: Snapshot) -> list[str]:
+        if len(self.relays) > _RELAY_LINES:
+            answered = [relay for relay in now.relays if relay is not None]
+            waiting = sum(relay.waiting for relay in answered)
+            forwarded = sum(relay.forwarded for relay in answered)
+            silent = len(now.relays) - len(answered)
+            return [
+                f"{len(self.relays)} relays: {waiting} waiting, {forwarded} forwarded"
+                + (f", {silent} without answer" if silent else "")
+            ]
+        return [
+            f"{server.title} → {server.parent.title if server.parent else ''}: {text}"
+            for server, text in self._each_relay(now)
+        ]
 
-    def _runs(self, now: Snapshot) -> Table:
-        table = Table(title="last runs", expand=True, box=None, title_justify="left")
-        for heading in ("node", "start", "configuration", "stored after"):
-            table.add_column(heading)
-        for run in now.runs:
-            name = self._names.get(run.node_id, run.node_id)
-            table.add_row(*map(Text, (name, run.date, run.config_id, f"{run.delay:.1f} s")))
-        return table
+    def _runs(self, now: Snapshot) -> list[Text]:
+        if not now.stored.runs:
+            return []
+        heading = f"{'last runs':<24}{'start':<24}{'stored after':<14}"
+        lines = [Text(heading, "dim")]
+        for run in now.stored.runs:
+            name = self.names.get(run.node_id, run.node_id)
+            lines.append(Text(f"{name:<24}{run.date:<24}{run.delay:.1f} s"))
+        return lines
 
     def _rates(self) -> tuple[float, float]:
         """Return the run logs and rows per second over the last seconds."""
@@ -134,34 +176,35 @@ class Screen:
         seconds = new.time - old.time
         if seconds <= 0:
             return 0.0, 0.0
-        return (new.accepted - old.accepted) / seconds, (new.rows - old.rows) / seconds
-
-    def _queue(self, now: Snapshot) -> int:
-        """Return the number of files sent that are neither stored nor refused yet."""
-        return max(0, self._sent - now.finished)
+        return (
+            (new.stored.run_logs - old.stored.run_logs) / seconds,
+            (new.stored.rows - old.stored.rows) / seconds,
+        )
 
     def _age(self, now: Snapshot) -> float:
         return now.time - (self._begin or now.time)
 
 
+def _row(label: str, value: str, note: str, *, wide: bool) -> Text:
+    row = Text.assemble(f"{label:<9}", (f"{value:>10}", "bold"))
+    return row.append(f"  {note}") if wide else row
+
+
 def _database(now: Snapshot) -> str:
-    return "ok" if now.database == DATABASE_OK else now.database
+    if now.counters is None:
+        return "relayd does not answer"
+    return "ok" if now.counters.database == DATABASE_OK else now.counters.database
 
 
-def _remote_run_table(remote_runs: RemoteRunClient) -> Table:
-    table = Table(title="remote runs", expand=True, box=None, title_justify="left")
-    table.add_column(remote_runs.progress())
-    for line in remote_runs.output:
-        table.add_row(Text(line))
-    return table
+def _oldest(now: Snapshot) -> str:
+    if now.counters is None or not now.waiting:
+        return ""
+    return f" (oldest {now.counters.oldest:.1f} s)"
 
 
-def _refusals(now: Snapshot) -> Table:
-    table = Table.grid(padding=(0, 1))
-    table.add_row("refused", f"[bold]{sum(now.refused.values())}[/]")
-    for reason, number in sorted(now.refused.items()):
-        table.add_row(f"  {reason}", str(number))
-    return table
+def _remote_run_lines(remote_runs: RemoteRunClient) -> list[Text]:
+    last = f": {remote_runs.output[-1]}" if remote_runs.output else ""
+    return [Text(f"remote runs: {remote_runs.progress()}{last}")]
 
 
 def sparkline(values: Sequence[float] | deque[float]) -> str:
@@ -172,7 +215,7 @@ def sparkline(values: Sequence[float] | deque[float]) -> str:
     return "".join(_BARS[round(value / top * (len(_BARS) - 1))] for value in values)
 
 
-def summary(entries: Sequence[Entry], title: str) -> Table:
+def summary(entries: Sequence[Entry], title: str) -> RenderableType:
     """Return the balance as a table."""
     table = Table(title=title, title_justify="left")
     table.add_column("result")

@@ -92,3 +92,16 @@ def test_relayd_has_few_direct_dependencies_all_locked() -> None:
     direct = direct_dependencies((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
     assert len(direct) <= MOST_DIRECT
     assert set(direct) <= runtime_lock().keys()
+
+
+@pytest.mark.fault("F46")
+def test_demo_needs_none_of_the_development_tools() -> None:
+    """`make demo` installs what it imports: no type checker, no linter, no test runner."""
+    text = (REPOSITORY / "pyproject.toml").read_text(encoding="utf-8")
+    lock = read_lock((REPOSITORY / "requirements.lock").read_text(encoding="utf-8"))
+    demo = closure(lock, direct_dependencies(text, "demo"))
+    assert set(runtime_lock()) < set(demo)
+    assert not {"mypy", "ruff", "pytest", "schemathesis", "hypothesis", "pip"} & set(demo)
+    assert len(demo) < 50 < len(lock)
+    recipe = (REPOSITORY / "Makefile").read_text().partition("build/demo/.installed:")[2]
+    assert "tools.lock --extra demo" in recipe.partition("\n\n")[0]

@@ -6,6 +6,7 @@ in its own private directory, where the superuser needs none.
 """
 
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -121,6 +122,7 @@ class Server:
         self._fixed_port = port is not None
         self._home: Path | None = None
         self._process: subprocess.Popen[bytes] | None = None
+        self._wanted = False
         self.log_file = self._directory / "postgres.log"
         port = free_port() if port is None else port
         # With characters that a URL must escape, so that code that forgets to fails at once.
@@ -137,6 +139,10 @@ class Server:
         process = self._process
         return process.pid if process is not None and process.poll() is None else None
 
+    def crash(self) -> str | None:
+        """Return why it ended by itself; None unless it did."""
+        return _cause(self._log()) if self._wanted and self.pid is None else None
+
     def create(self) -> None:
         """Create the data directory, start the server, create tables and roles.
 
@@ -147,6 +153,12 @@ class Server:
         self._home = self._make_home()
         self._initdb(self._home)
         self.start()
+        try:
+            self._create_database()
+        except RuntimeError as error:
+            raise StartError(f"the database cannot be created: {_cause(str(error))}") from error
+
+    def _create_database(self) -> None:
         self.psql(f"CREATE DATABASE {schema.DATABASE}", database="postgres")
         self.psql(schema.RUDDER_SCHEMA + schema.RUDDER_RIGHTS)
         self.psql(
@@ -170,7 +182,7 @@ class Server:
                     raise
                 self._use_port(free_port())
             else:
-                self._fixed_port = True
+                self._fixed_port = self._wanted = True
                 return
 
     def stop(self, mode: StopMode = "fast") -> None:
@@ -181,6 +193,7 @@ class Server:
                 like a crash.
         """
         process = self._process
+        self._wanted = False
         if process is None:
             return
         self.resume()
@@ -195,6 +208,7 @@ class Server:
     def kill(self) -> None:
         """Kill all processes of the server at once (SIGKILL) and wait until they are gone."""
         process = self._process
+        self._wanted = False
         if process is None:
             return
         kill_with_children(process.pid, _STOP_DEADLINE)
@@ -245,6 +259,7 @@ class Server:
             check=False,
             cwd=home,
             env={**_ENVIRONMENT, **environment},
+            start_new_session=True,
         )
         if done.returncode:
             raise RuntimeError(done.stderr.strip())
@@ -276,11 +291,12 @@ class Server:
             check=False,
             cwd=home,
             env=_ENVIRONMENT,
+            start_new_session=True,
             **self._account.credentials(),
         )
         password_file.unlink()
         if done.returncode:
-            raise StartError(f"initdb failed: {_last_line(done.stderr)}")
+            raise StartError(f"initdb failed: {_cause(done.stderr)}")
 
     def _launch(self) -> None:
         home = self._need_home()
@@ -318,9 +334,10 @@ class Server:
             time.sleep(0.02)
 
     def _complaint(self) -> str:
-        lines = self.log_file.read_text(errors="replace").splitlines()
-        fatal = [line for line in lines if "FATAL" in line]
-        return _last_line("\n".join(fatal or lines))
+        return _cause(self._log())
+
+    def _log(self) -> str:
+        return self.log_file.read_text(errors="replace")
 
     def _use_port(self, port: int) -> None:
         self.rudder = replace(self.rudder, port=port)
@@ -354,6 +371,8 @@ def _accepts(path: Path) -> bool:
             return False
 
 
-def _last_line(text: str) -> str:
+def _cause(text: str) -> str:
+    """Return the line that names the cause, or the last one."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1] if lines else "no output"
+    causes = [line for line in lines if re.search("FATAL|PANIC|ERROR|error:", line)]
+    return (causes or lines or ["no output"])[-1]

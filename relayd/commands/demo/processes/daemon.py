@@ -29,11 +29,28 @@ class Daemon:
         log: its log file.
     """
 
-    def __init__(self, process: trio.Process, port: int, log: Path) -> None:
-        self._process = process
+    def __init__(self, configuration: Path, port: int, log: Path) -> None:
+        self._configuration = configuration
         self._port = port
         self.log = log
         self._stopping = False
+        self._restarted = trio.Event()
+        self._process: trio.Process
+
+    async def launch(self) -> None:
+        """Start the process; `wait_ready` waits until it answers."""
+        package = str(Path(relayd.__file__).parent.parent)
+        path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
+        with self.log.open("ab") as output:
+            # In its own session, so that Ctrl-C reaches only the demo, which stops it in order.
+            self._process = await trio.lowlevel.open_process(
+                [sys.executable, "-m", "relayd", "run", "-c", str(self._configuration)],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env={**os.environ, "PYTHONPATH": path},
+                start_new_session=True,
+            )
 
     async def get(self, path: str) -> bytes:
         """Return the body of an answer of its API.
@@ -61,9 +78,29 @@ class Daemon:
         Raises:
             StartError: it exited by itself.
         """
-        await self._process.wait()
-        if not self._stopping:
-            raise StartError(f"relayd exited unexpectedly: {self.last_line()}")
+        self._restarted.set()
+        while True:
+            process = self._process
+            await process.wait()
+            await self._restarted.wait()
+            if self._stopping:
+                return
+            if process is self._process:
+                raise StartError(f"relayd exited unexpectedly: {self.last_line()}")
+
+    async def kill_and_restart(self) -> None:
+        """Kill it (SIGKILL), start it again, and return when it answers.
+
+        Raises:
+            StartError: it did not start.
+        """
+        self._restarted = trio.Event()
+        self._process.kill()
+        with trio.CancelScope(shield=True):
+            await self._process.wait()
+            await self.launch()
+        self._restarted.set()
+        await self.wait_ready()
 
     async def stop(self) -> int:
         """Stop it (SIGTERM, then SIGKILL) and return its exit code, negative for a signal."""
@@ -121,19 +158,8 @@ async def open_daemon(configuration: Path, port: int, log: Path) -> AsyncIterato
     Raises:
         StartError: it did not start.
     """
-    package = str(Path(relayd.__file__).parent.parent)
-    path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
-    with log.open("ab") as output:
-        # In its own session, so that Ctrl-C reaches only the demo, which stops it in order.
-        process = await trio.lowlevel.open_process(
-            [sys.executable, "-m", "relayd", "run", "-c", str(configuration)],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            env={**os.environ, "PYTHONPATH": path},
-            start_new_session=True,
-        )
-    daemon = Daemon(process, port, log)
+    daemon = Daemon(configuration, port, log)
+    await daemon.launch()
     try:
         await daemon.wait_ready()
         yield daemon

@@ -53,7 +53,7 @@ async def test_verdicts_are_counted_and_output_is_shown() -> None:
             assert runs.progress().startswith(f"run {number}: 2 of 4 agents in ")
     assert list(runs.output) == ["a: agent runs", "b: agent runs"] * 2
     assert runs.entry() == Entry("agents run by remote runs", expected=8, found=4)
-    assert runs.curl.endswith(f"http://127.0.0.1:{server.port}{BASE}/remote-run/all")
+    assert runs.curl.endswith(f"127.0.0.1:{server.port}{BASE}/remote-run/all")
 
 
 @pytest.mark.parametrize("status", [404, 503])
