@@ -8,15 +8,16 @@ import trio
 from quart import Blueprint, Response, request
 
 from relayd.api import answers
-from relayd.api.fair_limiter import FairLimiter
-from relayd.api.server.raw_path import rest_of_path
+from relayd.api.fair_limiter import Bounds, FairLimiter
+from relayd.api.server.raw_path import last_value, rest_of_path
 from relayd.errors import PeerError
 from relayd.fleet.current_nodes import CurrentNodes
 from relayd.shared.metadata import MetadataError, parse_metadata, parse_ttl
 from relayd.shared.paths import PathError, SharedFileId, check_ids
-from relayd.shared.receiving import Receiver, Result, Upload
+from relayd.shared.receiving import Paced, Receiver, Result, TooSlowError, Upload
 from relayd.shared.store import Store
 from relayd.shared.upstream import UpstreamFiles
+from relayd.shared.usage import Usage
 from relayd.system.threads import in_thread
 from relayd.telemetry.logs import get_logger
 from relayd.telemetry.metrics import Metrics, UploadOutcome
@@ -24,13 +25,14 @@ from relayd.telemetry.metrics import Metrics, UploadOutcome
 log = get_logger("shared_files")
 
 PREFIX: Final = "/shared-files/"
-#: An upload may take this many seconds, and one more for every `SLOWEST` bytes.
-PATIENCE_S: Final = 30.0
+#: A client may take this many seconds to send its upload, and one more for every `SLOWEST` bytes
+#: that have arrived; what is forwarded may take as long for every byte that is announced.
+PATIENCE_S: Final = 20.0
+FORWARD_S: Final = 30.0
 SLOWEST: Final = 32 * 1024
-#: Uploads at once; each takes at most 1.7 MiB of memory, and its content on disk. A node gets only
+#: An upload in progress takes at most 0.8 MiB of memory, one that waits 0.2 MiB. A node gets only
 #: a part of them, so that it cannot keep the others out.
-UPLOADS: Final = 16
-UPLOADS_OF_ONE: Final = 4
+UPLOADS: Final = Bounds(total=32, each=8, waiting=256)
 HEAD_TIMEOUT_S: Final = 20.0
 
 _RULE: Final = f"{PREFIX}<rest:_path>"
@@ -46,6 +48,7 @@ _STATUS: Final = {
     UploadOutcome.UPSTREAM: 502,
     UploadOutcome.BUSY: 503,
     UploadOutcome.NO_SPACE: 507,
+    UploadOutcome.QUOTA: 507,
 }
 _DETAILS: Final = {
     UploadOutcome.MALFORMED: "invalid metadata",
@@ -56,6 +59,7 @@ _DETAILS: Final = {
     UploadOutcome.UPSTREAM: "no answer from the policy server",
     UploadOutcome.BUSY: "too many uploads",
     UploadOutcome.NO_SPACE: "no space left",
+    UploadOutcome.QUOTA: "the source has too many files, or too large ones",
 }
 
 
@@ -67,22 +71,26 @@ class SharedFiles:
         store: holds files for nodes below this server.
         trust: lists those nodes.
         metrics: of this service.
+        usage: what each source has, and may have.
         max_body: maximum size of an upload in bytes, metadata included.
+        max_ttl: seconds after which a file may be removed, however long its sender wants it kept.
         upstream: forwards requests for other nodes; None on the root server.
     """
 
     store: Store
     trust: CurrentNodes
     metrics: Metrics
+    usage: Usage
     max_body: int
+    max_ttl: float
     upstream: UpstreamFiles | None = None
 
 
 def shared_files_blueprint(files: SharedFiles) -> Blueprint:
     """Return the route `/shared-files/TARGET/SOURCE/FILE`, relative to the base of the API."""
     routes = Blueprint("shared_files", __name__)
-    receiver = Receiver(files.store, lambda: files.trust.nodes)
-    limiter = FairLimiter(UPLOADS, UPLOADS_OF_ONE)
+    receiver = Receiver(files.store, lambda: files.trust.nodes, files.usage)
+    limiter = FairLimiter(UPLOADS)
 
     @routes.route(_RULE, methods=["PUT"], endpoint="putSharedFile")
     async def put(_path: str) -> Response:
@@ -93,11 +101,11 @@ def shared_files_blueprint(files: SharedFiles) -> Blueprint:
         if problem is not None:
             return problem
         try:
-            ttl = parse_ttl(_single("ttl"))
+            ttl = min(parse_ttl(last_value("ttl")), files.max_ttl)
         except ValueError:
             return _failure("invalid ttl", 400)
         result = Result(UploadOutcome.BUSY)
-        with limiter.admit(ids[1]) as admitted:
+        async with limiter.admit(ids[1]) as admitted:
             if admitted:
                 result = await _receive(files, receiver, ids, ttl)
         files.metrics.shared_files.labels(result.outcome.value).inc()
@@ -110,7 +118,7 @@ def shared_files_blueprint(files: SharedFiles) -> Blueprint:
         if isinstance(ids, Response):
             return ids
         if files.trust.nodes.get(ids[0]) is not None:
-            return answers.empty(await _stored_status(files.store, ids, _single("hash")))
+            return answers.empty(await _stored_status(files.store, ids, last_value("hash")))
         with trio.move_on_after(HEAD_TIMEOUT_S):
             result = await _forward(files, ids, None)
             if result.outcome is not UploadOutcome.FORWARDED:
@@ -150,11 +158,15 @@ async def _receive(files: SharedFiles, receiver: Receiver, ids: SharedFileId, tt
     """Store or forward an upload within its deadline."""
     below = files.trust.nodes.get(ids[0]) is not None
     size = request.content_length or 0
-    with trio.move_on_after(PATIENCE_S + size / SLOWEST):
+    try:
         if below:
-            return await receiver.receive(Upload(*ids, ttl, request.body))
-        return await _forward(files, ids, request.body)
-    return Result(UploadOutcome.SLOW if below else UploadOutcome.UPSTREAM, "it took too long")
+            body = Paced(request.body, PATIENCE_S, SLOWEST)
+            return await receiver.receive(Upload(*ids, ttl, size, body))
+        with trio.move_on_after(FORWARD_S + size / SLOWEST):
+            return await _forward(files, ids, Paced(request.body, PATIENCE_S, SLOWEST))
+    except TooSlowError:
+        return Result(UploadOutcome.SLOW, "the client sends too slowly")
+    return Result(UploadOutcome.UPSTREAM, "it took too long")
 
 
 async def _forward(
@@ -183,12 +195,6 @@ async def _stored_status(store: Store, ids: SharedFileId, digest: str) -> int:
         log.error("metadata cannot be read", file="/".join(ids), detail=str(error))
         return 404 if isinstance(error, MetadataError) else 500
     return 200 if metadata.hash_value.lower() == digest.lower() else 404
-
-
-def _single(name: str) -> str:
-    """Return a query parameter; empty if it is missing or repeated."""
-    values = request.args.getlist(name)
-    return values[0] if len(values) == 1 else ""
 
 
 def _log(ids: SharedFileId, result: Result) -> None:

@@ -1,6 +1,6 @@
 """`/shared-folder`: the server's files that every node may read."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Self
@@ -11,7 +11,7 @@ from quart.wrappers.response import ResponseBody
 
 from relayd.api import answers
 from relayd.api.conditional import Version, precondition, wanted_range
-from relayd.api.server.raw_path import rest_of_path
+from relayd.api.server.raw_path import last_value, rest_of_path
 from relayd.shared.metadata import HASHES
 from relayd.shared.paths import PathError, split_path
 from relayd.shared.reading import CHUNK, Digests, OpenFile
@@ -51,7 +51,7 @@ def shared_folder_blueprint(folder: SharedFolder) -> Blueprint:
     @routes.route(f"{_PREFIX}<rest:_path>", methods=["GET", "HEAD"], endpoint="getSharedFolder")
     async def answer(_path: str) -> Response:
         try:
-            wanted = _wanted_hash(request.args)
+            wanted = _wanted_hash(last_value("hash_type"), last_value("hash"))
         except ValueError as error:
             return answers.failure("getSharedFolder", str(error), 400)
         try:
@@ -100,9 +100,9 @@ async def _answer(folder: SharedFolder, file: OpenFile, wanted: tuple[str, str] 
     return response
 
 
-def _wanted_hash(args: Mapping[str, str]) -> tuple[str, str] | None:
+def _wanted_hash(algorithm: str, value: str) -> tuple[str, str] | None:
     """Return algorithm and lower-case value of the client's hash; None if it gives none."""
-    algorithm, value = args.get("hash_type", "sha256"), args.get("hash", "").lower()
+    algorithm, value = algorithm or "sha256", value.lower()
     if algorithm not in HASHES:
         raise ValueError("invalid hash_type, should be sha256 or sha512")
     if not value:

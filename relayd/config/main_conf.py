@@ -199,10 +199,19 @@ class SharedFilesCleanup(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SharedFilesSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """Table `shared_files`."""
+    """Table `shared_files`.
+
+    Attributes:
+        max_ttl: seconds after which a file is removed at the latest.
+        max_files: number of files of one source, for all targets together; 0: no limit.
+        max_size: bytes of these files; 0: no limit.
+    """
 
     path: v.FilePath = Path("/var/rudder/shared-files/")
     max_body_size: v.Size = _MAX_BODY
+    max_ttl: v.Duration = 365 * _DAY_S
+    max_files: v.Count = 200_000
+    max_size: v.Size = 1024 * _MAX_BODY
     cleanup: SharedFilesCleanup = SharedFilesCleanup()
 
 

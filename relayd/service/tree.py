@@ -46,6 +46,7 @@ from relayd.service.systemd import Notifier, take_notifier
 from relayd.shared.expiry import run_expiry
 from relayd.shared.store import Store
 from relayd.shared.upstream import UpstreamFiles
+from relayd.shared.usage import Quota, Usage
 from relayd.system.delays import DELAYS, Delays
 from relayd.system.threads import in_thread, observe_shortage
 from relayd.system.wake import Wake
@@ -135,7 +136,9 @@ class Service:
             self.remote_runs = make_runs(
                 settings, self.clients, lambda: self.trust.nodes, self.metrics
             )
-        self.shared_store = Store(self.settings.shared_files.path)
+        shared = settings.shared_files
+        self.shared_store = Store(shared.path)
+        self.shared_usage = Usage(Quota(shared.max_files, shared.max_size))
         self._delays = delays
         self._pipelines: Sequence[Pipeline] = ()
         self.stopping = trio.Event()
@@ -209,7 +212,9 @@ class Service:
                 self.shared_store,
                 self.trust,
                 self.metrics,
+                self.shared_usage,
                 self.settings.shared_files.max_body_size,
+                self.settings.shared_files.max_ttl,
                 self._upstream_files(),
             ),
         )
@@ -222,7 +227,8 @@ class Service:
         return UpstreamFiles(self.clients, base_url(upstream.host, port))
 
     async def _run_expiry(self) -> None:
-        await run_expiry(self.shared_store, self.settings.shared_files.cleanup.frequency)
+        frequency = self.settings.shared_files.cleanup.frequency
+        await run_expiry(self.shared_store, self.shared_usage, frequency)
 
     async def _run_announce(self, api: str) -> None:
         """Report the start as done once files are taken, or wait only for the nodes list."""

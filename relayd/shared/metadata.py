@@ -27,9 +27,10 @@ MAX_TTL: Final = 36_525 * 86_400.0
 HASHES: Final[dict[str, HashAlgorithm]] = {"sha256": SHA256(), "sha512": SHA512()}
 
 _HEADER: Final = "rudder-signature-v1"
-_LINE: Final = re.compile(r"([a-z_]{1,32})=(.*)")
 _HEXADECIMAL: Final = re.compile(r"(?:[0-9A-Fa-f]{2}){1,4096}")
 _NUMBER: Final = re.compile(r"[0-9]{1,20}")
+_HEADER_BYTES: Final = _HEADER.encode()
+_EXPIRES: Final = b"\nexpires="
 
 
 #: AlgorithmIdentifier of RSA keys (RFC 3279, 2.3.1), DER.
@@ -97,28 +98,54 @@ class Metadata(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def parse_metadata(data: bytes) -> Metadata:
-    """Parse metadata; unknown keys are ignored.
+    """Parse metadata; lines with an unknown key, or that are not `key=value`, are passed over.
 
     Args:
-        data: lines of UTF-8, each ended by a line feed; the last one need not be.
+        data: lines, each ended by a line feed or by CR LF; the last one need not be.
 
     Raises:
-        MetadataError: a line is not `key=value`; or a key is missing, repeated, or has an invalid
-            value.
+        MetadataError: a key is missing, repeated, or has an invalid value.
     """
-    try:
-        text = data.decode()
-    except UnicodeDecodeError:
-        raise MetadataError("not UTF-8") from None
     values: dict[str, str] = {}
-    for line in text.removesuffix("\n").split("\n"):
-        found = _LINE.fullmatch(line)
-        if found is None:
-            raise MetadataError("a line is not key=value")
-        if found[1] in values:
-            raise MetadataError(f"{found[1]} is repeated")
-        values[found[1]] = found[2]
+    for line in data.split(b"\n"):
+        name, separator, value = line.removesuffix(b"\r").partition(b"=")
+        key = _KNOWN.get(name) if separator else None
+        if key is None:
+            continue
+        if key in values:
+            raise MetadataError(f"{key} is repeated")
+        values[key] = _decoded(key, value)
     return _build(values)
+
+
+def parse_expires(data: bytes) -> int | None:
+    """Return the expiry in the metadata of a stored file; None if it has none.
+
+    A fraction of the work of `parse_metadata`, for sweeps over many files.
+
+    Raises:
+        MetadataError: these are not metadata, or the expiry is repeated or malformed.
+    """
+    if _HEADER_BYTES not in data:
+        raise MetadataError("header is missing")
+    data = b"\n" + data
+    at = data.find(_EXPIRES)
+    if at < 0:
+        return None
+    if data.find(_EXPIRES, at + 1) >= 0:
+        raise MetadataError("expires is repeated")
+    value = data[at + len(_EXPIRES) : at + len(_EXPIRES) + 30].partition(b"\n")[0]
+    text = value.removesuffix(b"\r").decode("ascii", "replace")
+    if _NUMBER.fullmatch(text) is None:
+        raise MetadataError("expires is malformed")
+    return int(text)
+
+
+def _decoded(key: str, value: bytes) -> str:
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        raise MetadataError(f"{key} is not UTF-8") from None
 
 
 def _build(values: dict[str, str]) -> Metadata:
@@ -158,6 +185,9 @@ _CHECKS: Final[dict[str, Callable[[str], bool]]] = {
     "keydate": str.isprintable,
     "keyid": str.isprintable,
 }
+
+
+_KNOWN: Final = {key.encode(): key for key in (*_CHECKS, "expires")}
 
 
 def parse_ttl(text: str) -> float:

@@ -13,6 +13,8 @@ MAX_PATH: Final = 4095
 
 _ENCODED: Final = re.compile(rb"%([0-9A-Fa-f]{2})")
 _ESCAPES: Final = re.compile(rb"(?:[^%]|%[0-9A-Fa-f]{2})*")
+#: Names that lead from a directory to itself.
+_HERE: Final = ("", ".")
 _ID: Final = re.compile(r"[A-Za-z0-9\-_.]+")
 #: What follows the id of a file in the name of its metadata.
 METADATA_SUFFIX: Final = ".metadata"
@@ -37,7 +39,7 @@ class SharedFileId(NamedTuple):
 
 
 def split_path(raw: bytes) -> tuple[str, ...]:
-    """Split the path of a request into names.
+    """Split the path of a request into names; empty names and `.` are passed over.
 
     Args:
         raw: the path as it was sent, percent-encoded (RFC 3986, 2.1), without a leading slash.
@@ -47,19 +49,27 @@ def split_path(raw: bytes) -> tuple[str, ...]:
         backslash or a control character.
 
     Raises:
-        PathError: the path is not like that.
+        PathError: the path is not like that; or it ends in an empty name or `.`, which only the
+            path of a directory may.
     """
+    names = _names(raw)
+    if names[-1] in _HERE:
+        raise PathError("the path of a directory")
+    return tuple(name for name in names if name not in _HERE)
+
+
+def _names(raw: bytes) -> list[str]:
     if len(raw) > MAX_PATH:
         raise PathError("too long")
-    return tuple(_name(part) for part in raw.split(b"/"))
+    return [_name(part) for part in raw.split(b"/")]
 
 
 def _name(raw: bytes) -> str:
     if _ESCAPES.fullmatch(raw) is None:
         raise PathError("% without two hexadecimal digits")
     data = _ENCODED.sub(lambda found: bytes.fromhex(found[1].decode()), raw)
-    if not data or data in (b".", b".."):
-        raise PathError("empty name, . or ..")
+    if data == b"..":
+        raise PathError("..")
     if len(data) > MAX_NAME:
         raise PathError("name too long")
     try:
@@ -75,14 +85,14 @@ def check_ids(raw: bytes) -> SharedFileId:
     """Parse the path of a shared file.
 
     Args:
-        raw: `TARGET/SOURCE/FILE` as it was sent.
+        raw: `TARGET/SOURCE/FILE` as it was sent; a slash may follow.
 
     Raises:
         PathError: these are not three ids of letters, digits, `-`, `_` and `.`; or one of them is
             `.` or `..`; or the file and its metadata would not both have a valid name.
     """
-    ids = split_path(raw)
-    if len(ids) != 3 or not all(_ID.fullmatch(part) for part in ids):
+    ids = _names(raw.removesuffix(b"/"))
+    if len(ids) != 3 or not all(_ID.fullmatch(part) and part != "." for part in ids):
         raise PathError("not three ids")
     found = SharedFileId(*ids)
     if found.file.lower().endswith(METADATA_SUFFIX):

@@ -13,7 +13,9 @@ import trio
 
 from relayd.fleet.nodes import KeyHash, Nodes
 from relayd.shared.metadata import MAX_SIZE, Metadata, MetadataError, parse_metadata
+from relayd.shared.stage import Stage
 from relayd.shared.store import Store
+from relayd.shared.usage import QuotaError, Usage
 from relayd.system.threads import in_thread
 from relayd.telemetry.metrics import UploadOutcome
 
@@ -52,14 +54,49 @@ class Upload:
         source: id of the node that it claims to come from.
         file: id of the file.
         ttl: seconds from its arrival until it may be removed.
-        body: metadata, an empty line, the content.
+        size: bytes of the body.
+        body: metadata, an empty line, the content; iteration raises `TooSlowError`.
     """
 
     target: str
     source: str
     file: str
     ttl: float
+    size: int
     body: AsyncIterator[bytes]
+
+
+class TooSlowError(Exception):
+    """A client does not send its body fast enough."""
+
+
+class Paced:
+    """A body whose client has to keep up a rate, averaged over the whole upload.
+
+    Only the time in which the client is waited for counts, so that a slow disk or a slow policy
+    server is not taken for a slow client.
+
+    Args:
+        body: the parts of the body as they arrive.
+        patience: seconds that the client may use in addition.
+        slowest: bytes per second that it must send.
+    """
+
+    def __init__(self, body: AsyncIterator[bytes], patience: float, slowest: int) -> None:
+        self._body = body
+        self._left = patience
+        self._slowest = slowest
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        start = trio.current_time()
+        with trio.move_on_after(self._left):
+            data = await anext(self._body)
+            self._left += len(data) / self._slowest - (trio.current_time() - start)
+            return data
+        raise TooSlowError
 
 
 class Receiver:
@@ -68,11 +105,15 @@ class Receiver:
     Args:
         store: the store for their files.
         nodes: returns the current nodes.
+        usage: what each source has, and may have.
         threads: maximum number of threads that write.
     """
 
-    def __init__(self, store: Store, nodes: Callable[[], Nodes], threads: int = 8) -> None:
+    def __init__(
+        self, store: Store, nodes: Callable[[], Nodes], usage: Usage, threads: int = 8
+    ) -> None:
         self._store = store
+        self._usage = usage
         self._nodes = nodes
         self._limiter = trio.CapacityLimiter(threads)
 
@@ -80,6 +121,9 @@ class Receiver:
         """Read an upload to its end, or to the first thing wrong with it.
 
         Memory does not grow with the content. Whatever goes wrong, what was stored before stays.
+
+        Raises:
+            TooSlowError: the client did not send fast enough.
         """
         try:
             head, start = await _split(upload.body)
@@ -90,7 +134,13 @@ class Receiver:
         if problem is not None:
             return Result(UploadOutcome.UNKNOWN, problem)
         try:
-            return await self._take(upload, metadata, start)
+            content = upload.size - len(head) - len(_SEPARATOR)
+            place = (upload.target, upload.source, upload.file)
+            replaced = await self._in_thread(self._store.size, *place)
+            with self._usage.reserved(upload.source, content, replaced):
+                return await self._take(upload, metadata, start)
+        except QuotaError as error:
+            return Result(UploadOutcome.QUOTA, str(error))
         except OSError as error:
             full = error.errno in _NO_SPACE
             outcome = UploadOutcome.NO_SPACE if full else UploadOutcome.STORE
@@ -123,12 +173,18 @@ class Receiver:
                 return Result(UploadOutcome.SIGNATURE, "the content is not what was signed")
             if bytes.fromhex(metadata.hash_value) != digest:
                 return Result(UploadOutcome.MISMATCH, "hash_value is not that of the content")
-            text = metadata.expiring(int(time.time() + upload.ttl)).text()
-            await self._in_thread(self._store.put, stage, upload.source, text)
+            await self._put(stage, upload, int(time.time() + upload.ttl), metadata)
         finally:
             with trio.move_on_after(CLEANUP_TIMEOUT_S, shield=True):
                 await in_thread(stage.close)
         return Result(UploadOutcome.STORED)
+
+    async def _put(self, stage: Stage, upload: Upload, expires: int, metadata: Metadata) -> None:
+        def put() -> None:
+            replaced = self._store.put(stage, upload.source, metadata.expiring(expires).text())
+            self._usage.added(upload.target, upload.source, stage.size, replaced, expires)
+
+        await self._in_thread(put)
 
     async def _in_thread(self, work: Callable[[*Ts], T], *args: *Ts) -> T:
         return await in_thread(work, *args, limiter=self._limiter)

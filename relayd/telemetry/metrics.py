@@ -53,6 +53,7 @@ class UploadOutcome(StrEnum):
     SIGNATURE = "signature"
     MISMATCH = "mismatch"
     NO_SPACE = "no_space"
+    QUOTA = "quota"
     STORE = "store"
     UPSTREAM = "upstream"
     BUSY = "busy"

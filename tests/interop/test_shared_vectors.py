@@ -37,6 +37,20 @@ def test_metadata_of_a_real_agent() -> None:
     assert sent.expiring(kept.expires).text() == vector("file.metadata")
 
 
+@pytest.mark.fault("F15")
+async def test_an_upload_with_an_unknown_line(tmp_path: Path) -> None:
+    """An upload as a newer agent may make it is stored."""
+    place = VECTORS / "field" / "shared-file-unknown-metadata-key"
+    metrics = Metrics()
+    trust = CurrentNodes(place / "nodeslist.json", tmp_path / "none", "root", metrics)
+    await trust.load()
+    body = (place / "body").read_bytes()
+    async with open_server(Shared(tmp_path, trust, metrics).app()) as server:
+        assert (await server.ask("PUT", f"{FILES}/n2/n1/f?ttl=1d", body)).status == 200
+    content = body.partition(b"\n\n")[2]
+    assert (tmp_path / "files" / "n2" / "files" / "n1" / "f").read_bytes() == content
+
+
 @pytest.mark.history(37, 43)
 @pytest.mark.parametrize(("source", "status"), [(NODE, 200), (OTHER, 404)])
 async def test_upload_of_a_real_agent(tmp_path: Path, source: str, status: int) -> None:

@@ -4,7 +4,7 @@ import base64
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
@@ -17,9 +17,10 @@ from relayd.api.shared_files import SharedFiles
 from relayd.api.shared_folder import SharedFolder
 from relayd.api.system import Services
 from relayd.fleet.current_nodes import CurrentNodes
-from relayd.shared.metadata import HASHES
+from relayd.shared.metadata import HASHES, MAX_TTL
 from relayd.shared.store import Store
 from relayd.shared.upstream import UpstreamFiles
+from relayd.shared.usage import Quota, Usage
 from relayd.telemetry.metrics import Metrics
 from tests.support.http import BASE, healthy, nothing
 from tests.support.signing import SigningNode, make_key_and_cert
@@ -92,6 +93,8 @@ class Shared:
         trust: nodes `source` and `other` with keys, `keyless` and `target` without.
         metrics: of the server.
         max_body: bytes of an upload.
+        usage: what sources have, and may have.
+        max_ttl: seconds.
         upstream: where files for other nodes go.
     """
 
@@ -99,6 +102,8 @@ class Shared:
     trust: CurrentNodes
     metrics: Metrics
     max_body: int = 1024 * 1024
+    usage: Usage = field(default_factory=lambda: Usage(Quota()))
+    max_ttl: float = MAX_TTL
     upstream: UpstreamFiles | None = None
 
     @property
@@ -136,7 +141,13 @@ class Shared:
                 "1.2.3",
                 shared_folder=SharedFolder(self.folder),
                 shared_files=SharedFiles(
-                    Store(self.files), self.trust, self.metrics, self.max_body, self.upstream
+                    Store(self.files),
+                    self.trust,
+                    self.metrics,
+                    self.usage,
+                    self.max_body,
+                    self.max_ttl,
+                    self.upstream,
                 ),
             )
         )

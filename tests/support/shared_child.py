@@ -1,6 +1,6 @@
 """The store of shared files in a process of its own, to be traced and killed.
 
-`python -m tests.support.shared_child replace|expire DIRECTORY`. It imports little, as it is
+`python -m tests.support.shared_child replace|expire|sweep DIRECTORY`. It imports little, as it is
 started very often.
 """
 
@@ -10,6 +10,7 @@ from pathlib import Path
 
 from relayd.shared.expiry import sweep
 from relayd.shared.store import Store
+from relayd.shared.usage import Quota, Usage
 
 SOURCE, TARGET = "source", "target"
 #: Next to the store: the metadata of the new content, written by the parent process.
@@ -38,7 +39,19 @@ def expire(root: Path) -> None:
     sweep(Store(root / "files"), 5_000_000_000)
 
 
-SCENARIOS: dict[str, Callable[[Path], None]] = {"replace": replace, "expire": expire}
+def sweep_twice(root: Path) -> None:
+    """Find nothing that has expired, twice."""
+    store, usage = Store(root / "files"), Usage(Quota())
+    for _ in range(2):
+        sweep(store, 1_000_000_000, usage)
+        (root / "swept").touch()
+
+
+SCENARIOS: dict[str, Callable[[Path], None]] = {
+    "replace": replace,
+    "expire": expire,
+    "sweep": sweep_twice,
+}
 
 if __name__ == "__main__":
     SCENARIOS[sys.argv[1]](Path(sys.argv[2]))

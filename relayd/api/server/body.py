@@ -14,8 +14,10 @@ from quart_trio.asgi import TrioASGIHTTPConnection
 from quart_trio.wrappers.request import TrioBody, TrioRequest
 from werkzeug.exceptions import RequestEntityTooLarge
 
-#: Bytes of a body that may wait for its handler; beyond that the client has to wait.
-HIGH_WATER: Final = 1024 * 1024
+#: Bytes of a body that may wait for its handler, and before the handler takes the first of them;
+#: beyond that the client has to wait.
+HIGH_WATER: Final = 64 * 1024
+LOW_WATER: Final = 32 * 1024
 #: The last message of an answer must not be interrupted, but must end: a write has its own
 #: deadline, this one covers the rest of Hypercorn's work.
 LAST_SEND_S: Final = 30.0
@@ -29,6 +31,7 @@ class Body(TrioBody):
         self._received = 0
         self._unwanted = False
         self._wanted_whole = False
+        self._high_water = LOW_WATER
         self._drained = trio.Event()
 
     def append(self, data: bytes) -> None:
@@ -50,7 +53,7 @@ class Body(TrioBody):
 
     async def drained(self) -> None:
         """Wait until the handler has taken enough for more data to be received."""
-        while len(self._data) > HIGH_WATER and not self._unbounded():
+        while len(self._data) > self._high_water and not self._unbounded():
             await self._drained.wait()
 
     def _unbounded(self) -> bool:
@@ -61,6 +64,9 @@ class Body(TrioBody):
         self._drained = trio.Event()
 
     async def __anext__(self) -> bytes:
+        if self._high_water < HIGH_WATER:
+            self._high_water = HIGH_WATER
+            self._wake()
         try:
             return await super().__anext__()
         except StopAsyncIteration:
@@ -119,6 +125,7 @@ async def _receive_body(nursery: trio.Nursery, body: Body, receive: ASGIReceiveC
             body.append(message.get("body", b""))
             if not message.get("more_body", False):
                 body.set_complete()
+            del message  # the body has a copy, and the client may have to wait for long
             await body.drained()
     nursery.cancel_scope.cancel()
 

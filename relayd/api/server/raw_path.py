@@ -1,4 +1,4 @@
-"""The path of a request as it was sent, which the framework does not give to handlers."""
+"""What handlers need of a request's target: its path as it was sent, and its parameters."""
 
 from typing import Final
 
@@ -35,3 +35,8 @@ def rest_of_path(prefix: str) -> bytes:
     if not raw.startswith(start):
         raise NotFound
     return raw.removeprefix(start)
+
+
+def last_value(name: str) -> str:
+    """Return a parameter of the query; the last one if it is repeated, empty if it is missing."""
+    return (request.args.getlist(name) or [""])[-1]

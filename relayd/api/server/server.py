@@ -116,4 +116,5 @@ def _hypercorn_config() -> Config:
     config.accesslog = None
     config.errorlog = None
     config.include_server_header = False
+    config.max_app_queue_size = 1  # pieces of a body, in addition to those that it buffers itself
     return config

@@ -55,7 +55,14 @@ async def _serve(
 
 def _services(shared: Shared, runs: RemoteRuns) -> Services:
     """All parts of the API."""
-    files = SharedFiles(Store(shared.files), shared.trust, shared.metrics, shared.max_body)
+    files = SharedFiles(
+        Store(shared.files),
+        shared.trust,
+        shared.metrics,
+        shared.usage,
+        shared.max_body,
+        shared.max_ttl,
+    )
     folder = SharedFolder(shared.folder)
     return Services(healthy, nothing, shared.metrics, "1.2.3", runs, folder, files)
 

@@ -117,7 +117,7 @@ async def test_another_server_above_gets_nothing(tmp_path: Path) -> None:
 
 async def test_a_silent_server_above(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The wait for it is bounded, and other requests are served meanwhile."""
-    monkeypatch.setattr(module, "PATIENCE_S", 0.2)
+    monkeypatch.setattr(module, "FORWARD_S", 0.2)
     monkeypatch.setattr(module, "SLOWEST", 10**9)
     monkeypatch.setattr(module, "HEAD_TIMEOUT_S", 0.2)
     async with open_relay(tmp_path) as (server, peer):

@@ -11,6 +11,7 @@ from structlog.testing import capture_logs
 from relayd.shared.expiry import run_expiry, sweep
 from relayd.shared.metadata import parse_metadata
 from relayd.shared.store import STAGE_PREFIX, Store
+from relayd.shared.usage import Quota, Usage
 from tests.support.http import eventually
 from tests.support.shared import joined, lines
 
@@ -123,10 +124,13 @@ def test_asked_for_while_it_expires(store: Store) -> None:
 
 async def test_sweeps_again_and_again(store: Store) -> None:
     """A file that expires later is removed by a later sweep."""
+    usage = Usage(Quota())
     with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
-            await nursery.start(run_expiry, store, 0.01)
+            await nursery.start(run_expiry, store, usage, 0.01)
             for _ in range(2):
-                put(store, "f", int(time.time()) - 1)
+                expires = int(time.time()) - 1
+                put(store, "f", expires)
+                usage.added("t", "s", 7, None, expires)
                 await eventually(lambda: names(store) == [])
             nursery.cancel_scope.cancel()

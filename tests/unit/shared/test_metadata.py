@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relayd.shared.metadata import MetadataError, parse_metadata, parse_ttl
+from relayd.shared.metadata import MetadataError, parse_expires, parse_metadata, parse_ttl
 from tests.support.shared import joined, lines, node, spki
 
 CONTENT = b"some content\n"
@@ -30,11 +30,84 @@ def test_what_an_agent_writes_is_read(algorithm: str) -> None:
     assert not metadata.is_signed(hashlib.new(algorithm, CONTENT + b"x").digest())
 
 
-def test_order_unknown_keys_and_last_line_end_do_not_matter() -> None:
-    """Keys may be in any order, unknown ones are ignored, the last line may lack its end."""
+def test_order_and_last_line_end_do_not_matter() -> None:
+    """Keys may be in any order, and the last line may lack its end."""
     written = lines(CONTENT)
-    mixed = dict(reversed(written.items())) | {"newkey": "a=b"}
+    mixed = dict(reversed(written.items()))
     assert parse_metadata(joined(mixed).removesuffix(b"\n")) == parse_metadata(joined(written))
+
+
+@pytest.mark.fault("F15")
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"newkey=a=b",
+        b"new-key.2=x",
+        b"NewKey=x",
+        b"Algorithm=md5",
+        b" algorithm=md5",
+        b"algorithm =md5",
+        b"# algorithm=md5",
+        b"; a comment",
+        b"no equals sign",
+        b"algorithm",
+        b"=x",
+        b"=",
+        b"\t",
+        b"\r",
+        b"",
+        b"k" * 9000 + b"=x",
+        b"\xff\xfe=x",
+        b"not UTF-8: \xff",
+        "schlüssel=x".encode(),
+        b"a\0b=c",
+        b"newkey=1\nnewkey=2",
+    ],
+)
+def test_what_is_not_known_is_passed_over(line: bytes) -> None:
+    """A line with an unknown key or without a key changes nothing, wherever it stands."""
+    written = joined(lines(CONTENT))
+    expected = parse_metadata(written)
+    first, rest = written.split(b"\n", 1)
+    for data in (line + b"\n" + written, written + line, first + b"\n" + line + b"\n" + rest):
+        found = parse_metadata(data)
+        assert found == expected
+        assert found.text() == expected.text()
+
+
+@pytest.mark.fault("F15")
+def test_lines_may_end_in_cr_lf() -> None:
+    """The line ends of other systems do not belong to the values."""
+    written = joined(lines(CONTENT) | {"expires": "1700000000"})
+    found = parse_metadata(written.replace(b"\n", b"\r\n"))
+    assert found == parse_metadata(written)
+    assert b"\r" not in found.text()
+
+
+@pytest.mark.parametrize(
+    ("data", "expires"),
+    [
+        (joined(lines(CONTENT)), None),
+        (joined(lines(CONTENT)) + b"expires=1700000000", 1_700_000_000),
+        (b"expires=1700000000\r\n" + joined(lines(CONTENT)), 1_700_000_000),
+        (joined({"expires": "5"} | lines(CONTENT)) + b"other", 5),
+        (joined(lines(CONTENT) | {"hostname": "expires=7"}), None),
+    ],
+)
+def test_sweeps_read_the_expiry_only(data: bytes, expires: int | None) -> None:
+    """The short way to the expiry finds what the long one finds."""
+    assert parse_expires(data) == expires == parse_metadata(data).expires
+
+
+@pytest.mark.parametrize("line", ["", "-1", "1e9", "9" * 5000, "²", "1\nexpires=2"])
+def test_an_expiry_that_is_none(line: str) -> None:
+    """Neither way accepts a malformed or repeated expiry, so such a file is never removed."""
+    data = joined(lines(CONTENT)) + f"expires={line}\n".encode()
+    for parse in (parse_expires, parse_metadata):
+        with pytest.raises(MetadataError, match="expires"):
+            parse(data)
+    with pytest.raises(MetadataError, match="header"):
+        parse_expires(b"expires=5\n")
 
 
 @pytest.mark.history(38)
@@ -98,15 +171,15 @@ def test_a_malformed_value_is_an_error(key: str, value: str) -> None:
     [
         b"",
         b"\n",
-        b"no equals sign\n" + joined(lines(CONTENT)),
-        b"=x\n" + joined(lines(CONTENT)),
-        b"\xff=x\n" + joined(lines(CONTENT)),
-        joined(lines(CONTENT)).replace(b"\n", b"\r\n"),
-        joined(lines(CONTENT)).replace(b"\n", b"\n\n", 1),
+        b"no equals sign\n",
+        joined(lines(CONTENT)).replace(b"\n", b"\r"),
+        joined(lines(CONTENT)).replace(b"=", b" = "),
+        joined(lines(CONTENT)).replace(b"\n", b"\r\r\n"),
+        joined(lines(CONTENT)).replace(b"hostname=", b"hostname=\xff"),
     ],
 )
 def test_other_text_is_an_error(data: bytes) -> None:
-    """Anything but a list of keys and values is refused."""
+    """Text without all keys and their values is refused."""
     with pytest.raises(MetadataError):
         parse_metadata(data)
 

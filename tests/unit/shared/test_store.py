@@ -1,14 +1,17 @@
 """The store of shared files: pairs are complete for every reader, whatever fails."""
 
 import errno
+import itertools
 import os
 import secrets
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from relayd.shared import stage as stage_module
 from relayd.shared import store as module
 from relayd.shared.store import Store, sources
 
@@ -35,9 +38,11 @@ def leftovers(root: Path) -> list[Path]:
     return [path for path in root.rglob("*") if module.STAGE_PREFIX in path.name]
 
 
-@pytest.fixture(params=["exchange", "singly"])
+@pytest.fixture(params=["exchange", "singly", "many"])
 def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
-    """Return a store on a file system that can exchange directories, and on one that cannot."""
+    """Return a store that exchanges directories, one that cannot, one whose are all too large."""
+    if request.param == "many":
+        monkeypatch.setattr(module, "FEW", 0)
     if request.param == "singly":
 
         def refuse(*_arguments: object) -> None:
@@ -168,8 +173,8 @@ def test_no_space_leaves_the_old_pair(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     targets: dict[str, tuple[object, str]] = {
-        "write": (module, "_write_all"),
-        "metadata": (module.Stage, "add"),
+        "write": (stage_module, "_write_all"),
+        "metadata": (stage_module.Stage, "add"),
         "link": (os, "link"),
         "exchange": (module, "rename_exchange"),
     }
@@ -183,6 +188,34 @@ def test_no_space_leaves_the_old_pair(
     assert len(below(store.root)) == 4
     assert leftovers(store.root) == []
     assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
+
+
+@pytest.mark.fault("R1", "F21")
+@pytest.mark.parametrize(
+    ("file", "failing"), [("f", 1), ("f", 2), ("f", 3), ("new", 1), ("new", 3), ("new", 4)]
+)
+def test_no_space_beside_many_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str, failing: int
+) -> None:
+    """If a step fails, what was done is undone: the old pair stays, a new one is not there."""
+    monkeypatch.setattr(module, "FEW", 0)
+    store = Store(tmp_path / "shared")
+    put(store, "f", b"old", b"m-old")
+    rename, calls = os.rename, itertools.count(1)
+
+    def full(*arguments: Any, **options: Any) -> None:
+        if next(calls) == failing:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        rename(*arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", full)
+        with pytest.raises(OSError, match="No space"):
+            put(store, file, b"new", b"m-new")
+    assert below(store.root) == [str(PLACE / "f"), str(PLACE / "f.metadata")]
+    assert (store.root / PLACE / "f").read_bytes() == b"old"
+    assert store.metadata("t", "s", "f") == b"m-old"
+    assert leftovers(store.root) == []
 
 
 def test_half_a_pair_is_not_there(store: Store) -> None:
@@ -226,7 +259,9 @@ def test_names_of_stages_cannot_be_foreseen(store: Store, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("act", [lambda stage: stage.close(), lambda stage: stage.write(b"x")])
-def test_a_stage_in_use_is_no_leftover(store: Store, act: Callable[[module.Stage], None]) -> None:
+def test_a_stage_in_use_is_no_leftover(
+    store: Store, act: Callable[[stage_module.Stage], None]
+) -> None:
     """Only a stage that is no longer in use may be swept."""
     stage = store.open_stage("t", "f", "sha256")
     assert not store.is_leftover(stage.name)

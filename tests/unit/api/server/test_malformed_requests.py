@@ -65,9 +65,11 @@ async def test_the_same_is_refused_byte_by_byte(pieces: int) -> None:
 async def test_rare_but_legal_requests_are_answered(data: bytes, status: int) -> None:
     """What a server has to accept is accepted, and the connection serves the next request."""
     async with open_server(api()) as server:
-        keeps = b" HTTP/1.0" not in data
-        expected = [status, 200] if keeps else [status]
-        assert statuses(await server.raw(data + get(b"Connection: close"))) == expected
+        found = statuses(await server.raw(data + get(b"Connection: close")))
+    assert found[0] == status
+    # An answer before the end of a body is the last one, and so is one to HTTP/1.0.
+    last = b" HTTP/1.0" in data or b"chunked" in data
+    assert found[1:] in ([], [200]) if last else found[1:] == [200]
 
 
 @pytest.mark.parametrize("leaves", ["by reset", "by end"])
