@@ -5,12 +5,15 @@
 2   a configuration file is not valid; systemd does not restart relayd
 3   anything else that prevents the start, including an unknown option or command; click's own
     code for those is 2, which would mean a configuration file that is not valid
+75  what prevents the start may go away by itself: EX_TEMPFAIL of sysexits.h. Rudder's unit does
+    not restart its daemon after 2 and 3
 
 Each command imports only the modules it needs: checking a configuration loads neither Trio nor
 the database driver.
 """
 
 import importlib
+import os
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -21,13 +24,14 @@ import click
 
 from relayd import __version__
 from relayd.config.main_conf import load_logging, load_settings
-from relayd.errors import ConfigError, StartError
+from relayd.errors import ConfigError, StartError, TransientStartError
 from relayd.system.printable import printable
 
 DEFAULT_DIRECTORY: Final = Path("/opt/rudder/etc/relayd")
 
 EXIT_CONFIG: Final = 2
 EXIT_START: Final = 3
+EXIT_TRANSIENT: Final = os.EX_TEMPFAIL
 #: The exit code that a shell reports for a command ended by SIGINT.
 EXIT_INTERRUPTED: Final = 130
 
@@ -143,7 +147,8 @@ def _exit_code(call: Callable[[], object]) -> int:
     except ConfigError as error:
         return _fail(str(error), EXIT_CONFIG)
     except StartError as error:
-        return _fail(str(error), EXIT_START)
+        transient = isinstance(error, TransientStartError)
+        return _fail(str(error), EXIT_TRANSIENT if transient else EXIT_START)
     except click.UsageError as error:
         command = error.ctx.command_path if error.ctx else "relayd"
         return _fail(f"{error.format_message()} See: {command} --help", EXIT_START)

@@ -35,27 +35,27 @@ async def fails_to_start(site: Site, wrapper: tuple[str, ...] = ()) -> tuple[int
 async def test_second_daemon_on_a_spool_does_not_start(
     site: Site, ledger: Ledger, database: Database
 ) -> None:
-    """It ends with 3 and one line that names the spool; the first one goes on."""
+    """It ends with 75 and one line that names the directory; the first one goes on."""
     async with open_daemon(site) as first:
         other = make_site(site.root / "other", database.rudder, site.nodes)
         other.extra["processing.reporting"] = f'directory = "{site.root / "reports"}"'
         other.write()
         code, line = await fails_to_start(other)
-        assert code == 3
-        assert line == f"error: {site.root / 'reports'} is already in use by another relayd"
+        assert code == os.EX_TEMPFAIL
+        assert line == f"error: {site.incoming} is already in use by another relayd"
         ledger.send()
         await first.settled()
         assert await first.stop() == 0
     await ledger.balance(database)
 
 
-@pytest.mark.fault("A24")
+@pytest.mark.fault("A24", "F60")
 @pytest.mark.history(62)
-async def test_port_in_use_is_a_start_error(site: Site) -> None:
-    """It ends with 3 and one line that names the address."""
+async def test_port_in_use_is_tried_again(site: Site) -> None:
+    """What may go away by itself ends with a code that every unit restarts; one line says why."""
     with socket.create_server(("127.0.0.1", site.port)):
         code, line = await fails_to_start(site)
-    assert code == 3
+    assert code == os.EX_TEMPFAIL
     assert line == f"error: cannot listen on 127.0.0.1:{site.port}: Address already in use"
 
 
@@ -127,6 +127,46 @@ async def test_directory_that_cannot_be_used_is_a_start_error(
     assert len(site.waiting()) == 1
 
 
+@pytest.mark.fault("F2")
+async def test_only_the_directories_with_files_are_needed(
+    site: Site, ledger: Ledger, database: Database
+) -> None:
+    """relayd writes nothing next to `incoming` and `failed`: their parent may be someone else's."""
+    site.failed.mkdir()
+    spool = site.incoming.parent
+    spool.chmod(0o555)
+    ledger.send()
+    ledger.send_forged()
+    async with open_daemon(site, wrapper=BOUND_BY_MODES) as daemon:
+        await daemon.settled()
+        assert await daemon.stop() == 0
+    assert sorted(path.name for path in spool.iterdir()) == ["failed", "incoming"]
+    await ledger.balance(database)
+
+
+@pytest.mark.fault("F26")
+async def test_lock_follows_the_directory_that_is_watched(
+    site: Site, ledger: Ledger, database: Database
+) -> None:
+    """A spool that is moved and made again, as a whole or in part, stays closed to a second one."""
+    async with open_daemon(site) as first:
+        other = make_site(site.root / "other", database.rudder, site.nodes)
+        other.extra["processing.reporting"] = f'directory = "{site.root / "reports"}"'
+        other.write()
+        for number, path in enumerate((site.incoming.parent, site.incoming)):
+            since = len(first.lines)
+            path.rename(site.root / f"old{number}")
+            site.incoming.mkdir(parents=True)
+            await first.saw("directory is watched again", since=since)
+            code, line = await fails_to_start(other)
+            assert code == os.EX_TEMPFAIL
+            assert line.endswith("is already in use by another relayd")
+        ledger.send()
+        await first.settled()
+        assert await first.stop() == 0
+    await ledger.balance(database)
+
+
 @pytest.mark.fault("L9")
 async def test_directory_that_cannot_be_made_is_a_start_error(site: Site) -> None:
     """A file in the place of the spool: 3 and one line that names it."""
@@ -136,5 +176,5 @@ async def test_directory_that_cannot_be_made_is_a_start_error(site: Site) -> Non
     spool.write_text("not a directory")
     code, line = await fails_to_start(site)
     assert code == 3
-    assert line.startswith(f"error: spool directory {spool} cannot be created")
+    assert line.startswith(f"error: spool directory {site.incoming} cannot be created")
     assert os.strerror(errno.EEXIST) in line or os.strerror(errno.ENOTDIR) in line

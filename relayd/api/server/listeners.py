@@ -12,7 +12,7 @@ from typing import Final
 import trio
 
 from relayd.config.main_conf import Listen
-from relayd.errors import StartError
+from relayd.errors import StartError, TransientStartError, start_error
 from relayd.system.addresses import bracketed
 from relayd.telemetry.logs import get_logger
 
@@ -87,7 +87,7 @@ async def _bind_addresses(listen: Listen) -> list[trio.SocketListener]:
         _close(listeners)
         raise
     if not listeners:
-        raise StartError(f"cannot listen on {listen}: no such address on this machine")
+        raise TransientStartError(f"cannot listen on {listen}: no such address on this machine")
     return listeners
 
 
@@ -115,7 +115,7 @@ async def _bind_address(
 
 
 def _cannot_listen(listen: Listen, error: OSError) -> StartError:
-    return StartError(f"cannot listen on {listen}: {error.strerror or error}")
+    return start_error(f"cannot listen on {listen}", error)
 
 
 def _bind_unix(path: str) -> trio.SocketListener:
@@ -127,7 +127,7 @@ def _bind_unix(path: str) -> trio.SocketListener:
         sock.listen(BACKLOG)
     except OSError as error:
         sock.close()
-        raise StartError(f"cannot listen on unix:{path}: {error.strerror}") from None
+        raise start_error(f"cannot listen on unix:{path}", error) from None
     except StartError:
         sock.close()
         raise
@@ -152,4 +152,4 @@ def _remove_stale(path: str) -> None:
             return
         except BlockingIOError:
             pass
-    raise StartError(f"cannot listen on unix:{path}: another process listens there")
+    raise TransientStartError(f"cannot listen on unix:{path}: another process listens there")
