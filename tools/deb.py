@@ -56,7 +56,7 @@ FILES: Final[Mapping[str | Path, str | Path]] = {
     "README.md": DOCUMENTS / "README.md",
 }
 SCRIPT: Final = """\
-#!/{home}/bin/python -I
+#!/{home}/bin/python -IXutf8
 import sys
 
 from {module} import {function}
@@ -163,7 +163,7 @@ def compile_modules(root: Path, python: Python) -> None:
 
 
 def install_scripts(root: Path, python: Python, scripts: Mapping[str, str]) -> None:
-    """Write the commands, isolated from PYTHON* variables and user site-packages."""
+    """Write the commands, isolated from PYTHON* variables, user site-packages and the locale."""
     (root / "usr" / "bin").mkdir(parents=True)
     for name, target in scripts.items():
         module, _, function = target.partition(":")

@@ -26,6 +26,7 @@ from relayd import __version__
 from relayd.config.main_conf import load_logging, load_settings
 from relayd.errors import ConfigError, StartError, TransientStartError
 from relayd.system.printable import printable
+from relayd.system.utf8 import ensure_utf8
 
 DEFAULT_DIRECTORY: Final = Path("/opt/rudder/etc/relayd")
 
@@ -57,6 +58,8 @@ class Program(click.Command):
         **extra: Any,
     ) -> Any:
         """Run and exit; without `standalone_mode`, run and return or raise as click does."""
+        if args is None:
+            ensure_utf8()
         call = partial(super().main, args, prog_name, complete_var, standalone_mode=False, **extra)
         if not standalone_mode:
             return call()

@@ -131,7 +131,7 @@ async def test_directory_that_cannot_be_used_is_a_start_error(
 async def test_only_the_directories_with_files_are_needed(
     site: Site, ledger: Ledger, database: Database
 ) -> None:
-    """relayd writes nothing next to `incoming` and `failed`: their parent may be someone else's."""
+    """Relayd writes nothing next to `incoming` and `failed`: their parent may be someone else's."""
     site.failed.mkdir()
     spool = site.incoming.parent
     spool.chmod(0o555)

@@ -130,7 +130,10 @@ def test_wrong_command_line_ends_with_3(arguments: tuple[str, ...]) -> None:
         ("raise ConfigError('main.conf: bad')", 2, "error: main.conf: bad\n"),
         ("raise StartError('no way')", 3, "error: no way\n"),
         pytest.param(
-            "raise TransientStartError('later')", 75, "error: later\n", marks=pytest.mark.fault("F60")
+            "raise TransientStartError('later')",
+            75,
+            "error: later\n",
+            marks=pytest.mark.fault("F60"),
         ),
     ],
 )
