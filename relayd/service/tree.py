@@ -10,6 +10,7 @@
         ├── peers            pins and connections of other policy servers
         ├── pipelines        one for each output that is configured
         ├── announce         informs the service manager once files are taken
+        ├── status           informs the service manager when the number of waiting files changes
         ├── watchdog         informs the service manager that the event loop runs
         ├── expiry           removal of expired shared files
         └── canary           how late the event loop runs
@@ -173,6 +174,7 @@ class Service:
             root.start_soon(self._run_pipelines, drained, name="pipelines")
             log.info("started", version=__version__, api=", ".join(urls))
             root.start_soon(self._run_announce, ", ".join(urls), name="announce")
+            root.start_soon(self.notifier.run_status, name="status")
             root.start_soon(self.notifier.run_watchdog, name="watchdog")
             await self.stopping.wait()
             log.info("stopping")
@@ -228,7 +230,10 @@ class Service:
         """Report the start as done once files are taken, or wait only for the nodes list."""
         for pipeline in self._pipelines:
             await pipeline.wait_until_taking()
-        await self.notifier.ready(f"version {__version__}, API on {api}")
+        await self.notifier.ready(partial(self._describe, api))
+
+    def _describe(self, api: str) -> str:
+        return f"version {__version__}, API on {api}, files waiting: {self.metrics.waiting}"
 
     async def _run_pipelines(self, drained: trio.Event) -> None:
         async with trio.open_nursery() as nursery:
