@@ -14,6 +14,7 @@ the database driver.
 
 import importlib
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -25,6 +26,7 @@ import click
 from relayd import __version__
 from relayd.config.main_conf import load_logging, load_settings
 from relayd.errors import ConfigError, StartError, TransientStartError
+from relayd.service.signals import early_stop
 from relayd.system.printable import printable
 from relayd.system.utf8 import ensure_utf8
 
@@ -60,6 +62,7 @@ class Program(click.Command):
         """Run and exit; without `standalone_mode`, run and return or raise as click does."""
         if args is None:
             ensure_utf8()
+            _allow_interrupts()
         call = partial(super().main, args, prog_name, complete_var, standalone_mode=False, **extra)
         if not standalone_mode:
             return call()
@@ -130,6 +133,7 @@ def rudder_relayd(directory: Path, *, test: bool) -> int:
 
 
 def _run(directory: Path) -> int:
+    early_stop.install()
     from relayd.service.tree import run as run_service
 
     return run_service(directory)
@@ -141,6 +145,12 @@ def _check(directory: Path) -> int:
         click.echo(f"warning: {warning}")
     click.echo("Syntax: OK")
     return 0
+
+
+def _allow_interrupts() -> None:
+    """Let SIGINT be an exception again, see `relayd.commands.entry`: commands clean up on it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _exit_code(call: Callable[[], object]) -> int:

@@ -1,6 +1,7 @@
 """Sockets to accept clients on, from a `listen` address."""
 
 import errno
+import math
 import os
 import socket
 import stat
@@ -14,6 +15,7 @@ import trio
 from relayd.config.main_conf import Listen
 from relayd.errors import StartError, TransientStartError, start_error
 from relayd.system.addresses import bracketed
+from relayd.system.shortage import with_limit
 from relayd.telemetry.logs import get_logger
 
 log = get_logger("api")
@@ -21,6 +23,12 @@ log = get_logger("api")
 #: Clients that may wait for accept(2); the kernel ignores the SYN of further ones for a while.
 BACKLOG: Final = 1024
 SOCKET_MODE: Final = 0o660
+
+#: accept(2): the client waits in the kernel's queue meanwhile.
+_SHORTAGE: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+_ACCEPT_PAUSE_S: Final = 0.1
+#: How often a shortage that lasts is logged.
+_ACCEPT_LOG_S: Final = 60.0
 
 #: One address of a name may be of a family or of an interface that this machine lacks.
 _NOT_HERE: Final = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
@@ -44,6 +52,37 @@ async def open_listeners(listen: Listen) -> AsyncIterator[list[trio.SocketListen
     finally:
         _close(listeners)
         _remove_own(listen.path, identity)
+
+
+class PatientListener(trio.abc.Listener[trio.SocketStream]):
+    """Accepts clients as another listener does, and waits while the system has no descriptor.
+
+    Trio would wait as well, but log an error with a traceback ten times per second.
+    """
+
+    def __init__(self, listener: trio.SocketListener) -> None:
+        self._listener = listener
+        self._logged_at = -math.inf
+
+    async def accept(self) -> trio.SocketStream:
+        """Return the next client."""
+        while True:
+            try:
+                return await self._listener.accept()
+            except OSError as error:
+                if error.errno not in _SHORTAGE:
+                    raise
+                self._note(error)
+            await trio.sleep(_ACCEPT_PAUSE_S)
+
+    def _note(self, error: OSError) -> None:
+        if trio.current_time() - self._logged_at >= _ACCEPT_LOG_S:
+            self._logged_at = trio.current_time()
+            log.error("cannot accept connections; clients wait", detail=with_limit(error))
+
+    async def aclose(self) -> None:
+        """Close the listener."""
+        await self._listener.aclose()
 
 
 def url_of(listener: trio.SocketListener) -> str:

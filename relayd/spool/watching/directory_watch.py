@@ -25,6 +25,7 @@ from relayd.spool.watching.inotify import (
     Inotify,
     InotifyEvent,
 )
+from relayd.system.shortage import INOTIFY_LIMITS, with_limit
 from relayd.system.threads import in_thread
 from relayd.system.wake import Wake
 from relayd.telemetry.logs import get_logger
@@ -223,7 +224,7 @@ class DirectoryWatch:
             log.warning(
                 "inotify is unavailable; polling the directory instead",
                 file=str(self._path),
-                detail=error.strerror,
+                detail=with_limit(error, INOTIFY_LIMITS),
             )
         self._retry_at = trio.current_time() + _INOTIFY_RETRY_S
         self._set_mode("poll")
