@@ -29,5 +29,3 @@ def _prepare() -> None:
     ensure_utf8()
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-

@@ -15,6 +15,7 @@ from tests.packaging.conftest import build_package
 from tests.support.daemon import make_site, open_daemon
 from tests.support.ledger import fleet
 from tests.support.machine import Machine, open_machine
+from tests.support.packages import install
 from tests.support.postgres import Database
 
 CONF = "/opt/rudder/etc/relayd"
@@ -42,13 +43,6 @@ def installed(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         machine.share(package.parent)
         install(machine, package)
         yield machine
-
-
-def install(machine: Machine, package: Path) -> str:
-    """Installs the package without any network; returns what dpkg says."""
-    return machine.run(
-        "unshare", "--net", "dpkg", "--no-triggers", "--install", str(package)
-    ).stdout
 
 
 def leftovers(machine: Machine) -> set[str]:

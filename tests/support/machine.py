@@ -40,6 +40,11 @@ class Machine:
     holder: int
     scratch: Path
 
+    @property
+    def outside(self) -> Path:
+        """Its root directory, as this process sees it."""
+        return Path(f"/proc/{self.holder}/root{self.scratch}/root")
+
     def wrapper(self, user: str | None = None) -> list[str]:
         """Return the command line that runs another one in here, as root or another user."""
         chroot = ["chroot", *([f"--userspec={user}"] if user else []), f"{self.scratch}/root"]
