@@ -141,10 +141,19 @@ _LASTING: Final = frozenset(
 )
 
 
-def start_error(problem: str, cause: OSError, *, file: Path | None = None) -> StartError:
-    """Return the error for what the system refused: transient unless someone has to act."""
+def start_error(
+    problem: str, cause: OSError, *, file: Path | None = None, words: str | None = None
+) -> StartError:
+    """Return the error for what the system refused: transient unless someone has to act.
+
+    Args:
+        problem: what could not be done.
+        cause: the error of the system.
+        file: the file at fault, None when the fault is not in a file.
+        words: better words for the cause than the system's own.
+    """
     kind = StartError if cause.errno in _LASTING else TransientStartError
-    return kind(problem, file=file, reason=cause.strerror or str(cause))
+    return kind(problem, file=file, reason=words or cause.strerror or str(cause))
 
 
 class NodesError(RelaydError):

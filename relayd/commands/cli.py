@@ -24,10 +24,10 @@ from typing import Any, Final
 import click
 
 from relayd import __version__
+from relayd.commands.failing import complain
 from relayd.config.main_conf import load_logging, load_settings
 from relayd.errors import ConfigError, StartError, TransientStartError
 from relayd.service.signals import early_stop
-from relayd.system.printable import printable
 from relayd.system.utf8 import ensure_utf8
 
 DEFAULT_DIRECTORY: Final = Path("/opt/rudder/etc/relayd")
@@ -132,7 +132,21 @@ def rudder_relayd(directory: Path, *, test: bool) -> int:
     return _check(directory) if test else _run(directory)
 
 
+class _Started:
+    """The daemon that this process is, once it has been asked to be one.
+
+    Attributes:
+        directory: its configuration.
+    """
+
+    directory: Path | None = None
+
+
+_started = _Started()
+
+
 def _run(directory: Path) -> int:
+    _started.directory = directory
     early_stop.install()
     from relayd.service.tree import run as run_service
 
@@ -173,5 +187,5 @@ def _exit_code(call: Callable[[], object]) -> int:
 
 
 def _fail(text: str, code: int) -> int:
-    click.echo(f"error: {printable(text)}", err=True)
+    complain(text, _started.directory)
     return code

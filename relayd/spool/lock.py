@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from relayd.errors import TransientStartError, start_error
+from relayd.system.shortage import with_limit
 
 IN_USE: Final = "already in use by another relayd"
 
@@ -33,7 +34,8 @@ class DirectoryLock:
         except BlockingIOError:
             raise TransientStartError(f"{path} is {IN_USE}") from None
         except OSError as error:
-            raise start_error(f"spool directory {path} cannot be locked", error) from error
+            problem = f"spool directory {path} cannot be locked"
+            raise start_error(problem, error, words=with_limit(error)) from error
 
     def __enter__(self) -> Self:
         return self

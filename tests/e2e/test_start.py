@@ -1,14 +1,18 @@
 """How relayd starts, and how it says that it cannot."""
 
 import errno
+import json
 import os
 import re
+import signal
 import socket
+from pathlib import Path
 from typing import Final
 
 import pytest
 import trio
 
+import relayd
 from tests.support.daemon import Site, fetch, make_site, open_daemon
 from tests.support.ledger import Ledger
 from tests.support.postgres import Database
@@ -47,6 +51,86 @@ async def test_second_daemon_on_a_spool_does_not_start(
         await first.settled()
         assert await first.stop() == 0
     await ledger.balance(database)
+
+
+#: Connects standard output and error to what passes for the journal.
+JOURNAL: Final = (
+    "sh", "-c", 'JOURNAL_STREAM=$(stat -Lc %d:%i /dev/stderr) exec "$@"', "sh",
+)  # fmt: skip
+JSON: Final = '[general]\nformat = "json"\n'
+
+
+@pytest.mark.fault("F31")
+@pytest.mark.parametrize(
+    ("logging", "main", "env", "wrapper", "form"),
+    [
+        pytest.param("", "[general", {}, JOURNAL, r"<3>error: .*main\.conf.*", id="journal"),
+        pytest.param(JSON, "[general", {}, (), r"\{.*\}", id="JSON"),
+        pytest.param(JSON, None, {}, JOURNAL, r"<3>\{.*\}", id="JSON in the journal"),
+        pytest.param("[x", "", {}, JOURNAL, "<3>error: .*", id="format unknown"),
+        pytest.param("[x", "", {"RELAYD_LOG_FORMAT": "json"}, (), r"\{.*\}", id="by variable"),
+    ],
+)
+async def test_start_error_is_a_line_of_the_log(
+    site: Site,
+    logging: str,
+    main: str | None,
+    env: dict[str, str],
+    wrapper: tuple[str, ...],
+    form: str,
+) -> None:
+    """A start error has the log's format and priority, or a defined one if that is unknown."""
+    (site.conf / "logging.conf").write_text(logging)
+    if main is None:
+        (site.conf / "main.conf").unlink()
+    else:
+        (site.conf / "main.conf").write_text(main)
+    async with open_daemon(site, env=env, wrapper=wrapper, ready=None) as daemon:
+        await daemon.process.wait()
+        await daemon.ended.wait()
+    [line] = daemon.lines
+    assert re.fullmatch(form, line)
+    if "{" in line:
+        document = json.loads(line.removeprefix("<3>"))
+        assert (document["level"], document["event"]) == ("error", "cannot start")
+        assert document["detail"]
+
+
+@pytest.mark.fault("F66")
+@pytest.mark.parametrize(
+    "moment",
+    [
+        pytest.param(("/relayd/commands/cli.py",), id="program"),
+        pytest.param(("/relayd/service/tree.py",), id="service"),
+        pytest.param(("/relayd/pipelines/reporting.py",), id="pipelines"),
+        pytest.param((), id="in the event loop"),
+    ],
+)
+async def test_stop_during_the_start_is_silent(site: Site, moment: tuple[str, ...]) -> None:
+    """A signal that arrives before relayd waits for it ends it without a traceback."""
+    source = Path(relayd.__file__).parent.parent
+    call = "newfstatat,stat,statx,openat" if moment else "flock"
+    only = [part for path in moment for part in ("-P", f"{source}{path}")]
+    rule = f"inject={call}:signal=SIGINT:when=1"
+    wrapper = (
+        "strace",
+        "-D",
+        "-f",
+        "-qq",
+        "-o",
+        "/dev/null",
+        *only,
+        "-e",
+        f"trace={call}",
+        "-e",
+        rule,
+    )
+    async with open_daemon(site, wrapper=wrapper, ready=None) as daemon:
+        with trio.fail_after(60):
+            code = await daemon.process.wait()
+            await daemon.ended.wait()
+        assert [line for line in daemon.lines if "DEBUG" not in line] == []
+        assert code in {0, -signal.SIGINT}
 
 
 @pytest.mark.fault("A24", "F60")

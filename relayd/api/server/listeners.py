@@ -154,7 +154,7 @@ async def _bind_address(
 
 
 def _cannot_listen(listen: Listen, error: OSError) -> StartError:
-    return start_error(f"cannot listen on {listen}", error)
+    return start_error(f"cannot listen on {listen}", error, words=with_limit(error))
 
 
 def _bind_unix(path: str) -> trio.SocketListener:
@@ -166,7 +166,7 @@ def _bind_unix(path: str) -> trio.SocketListener:
         sock.listen(BACKLOG)
     except OSError as error:
         sock.close()
-        raise start_error(f"cannot listen on unix:{path}", error) from None
+        raise start_error(f"cannot listen on unix:{path}", error, words=with_limit(error)) from None
     except StartError:
         sock.close()
         raise

@@ -119,7 +119,7 @@ CONFIGURATION: Final = [
         "no main.conf",
         unlink("etc/main.conf"),
         "error: {conf}/main.conf: cannot be read: No such file or directory."
-        " Fix: write it (conf/main.conf shows every key), or name its directory with -c",
+        " Fix: write it (man relayd.conf describes every key), or name its directory with -c",
         REST,
     ),
     case(
@@ -137,11 +137,10 @@ CONFIGURATION: Final = [
         REST,
     ),
     case(
-        "no database password",
+        "empty database password",
         conf(output__database='password = ""'),
-        "error: {conf}/main.conf: output.database.password: expected a value for an output to"
-        ' "database", got nothing. Fix: set output.database.password',
-        REST,
+        'error: {database}: password authentication failed for user "rudder" (SQLSTATE 28P01).'
+        " Fix: correct output.database.password, or set it: ALTER ROLE rudder PASSWORD …",
     ),
     case(
         "relay without upstream",
@@ -199,7 +198,7 @@ CONFIGURATION: Final = [
         "no logging.conf",
         unlink("etc/logging.conf"),
         "warning: {conf}/logging.conf: No such file or directory, default logging is used."
-        " Fix: write it (conf/logging.conf shows every key)",
+        " Fix: write it (man relayd.conf describes every key)",
     ),
     case(
         "run logs go nowhere",
