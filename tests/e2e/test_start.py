@@ -233,7 +233,7 @@ async def test_lock_follows_the_directory_that_is_watched(
     site: Site, ledger: Ledger, database: Database
 ) -> None:
     """A spool that is moved and made again, as a whole or in part, stays closed to a second one."""
-    async with open_daemon(site) as first:
+    async with open_daemon(site, ready=r"watch: watching") as first:
         other = make_site(site.root / "other", database.rudder, site.nodes)
         other.extra["processing.reporting"] = f'directory = "{site.root / "reports"}"'
         other.write()
