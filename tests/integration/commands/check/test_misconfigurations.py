@@ -137,12 +137,6 @@ CONFIGURATION: Final = [
         REST,
     ),
     case(
-        "empty database password",
-        conf(output__database='password = ""'),
-        'error: {database}: password authentication failed for user "rudder" (SQLSTATE 28P01).'
-        " Fix: correct output.database.password, or set it: ALTER ROLE rudder PASSWORD …",
-    ),
-    case(
         "relay without upstream",
         conf(general='node_id = "relay1"'),
         "error: {conf}/main.conf: output.upstream.host: expected a value on every node but root,"
