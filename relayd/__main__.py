@@ -1,6 +1,6 @@
 """`python -m relayd` is the `relayd` command."""
 
-from relayd.commands.cli import main
+from relayd.commands.entry import relayd
 
 if __name__ == "__main__":
-    main()
+    relayd()

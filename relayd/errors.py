@@ -4,6 +4,7 @@ RelaydError
 ├── ConfigError          a configuration file is not valid: exit code 2
 │   └── SettingError     the value of one key is not valid
 ├── StartError           anything else that prevents the start: exit code 3
+│   └── TransientStartError  it may go away by itself: exit code 75
 ├── NodesError           the nodes list or the certificates file cannot be used as a whole
 └── OutputError          the database or another policy server is not ready
     ├── DatabaseError    kind = transient | operator | permanent, with its SQLSTATE
@@ -17,9 +18,10 @@ A file is never an exception. Its faults are values: `Refused` (it will never pa
 Any other exception is a bug: it reaches the root nursery and ends the process.
 """
 
+import errno
 from enum import StrEnum
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 
@@ -117,6 +119,41 @@ class StartError(RelaydError):
 
     def __str__(self) -> str:
         return self.detail  # names the file itself
+
+
+class TransientStartError(StartError):
+    """relayd cannot start now, but another attempt may succeed without anyone's help."""
+
+
+#: Errors of the system that last until someone changes the machine on purpose.
+_LASTING: Final = frozenset(
+    {
+        errno.EACCES,
+        errno.EEXIST,
+        errno.EINVAL,
+        errno.EISDIR,
+        errno.ELOOP,
+        errno.ENAMETOOLONG,
+        errno.ENOTDIR,
+        errno.EPERM,
+        errno.EROFS,
+    }
+)
+
+
+def start_error(
+    problem: str, cause: OSError, *, file: Path | None = None, words: str | None = None
+) -> StartError:
+    """Return the error for what the system refused: transient unless someone has to act.
+
+    Args:
+        problem: what could not be done.
+        cause: the error of the system.
+        file: the file at fault, None when the fault is not in a file.
+        words: better words for the cause than the system's own.
+    """
+    kind = StartError if cause.errno in _LASTING else TransientStartError
+    return kind(problem, file=file, reason=words or cause.strerror or str(cause))
 
 
 class NodesError(RelaydError):

@@ -29,7 +29,7 @@ from typing import Final
 
 from tools import manpages
 from tools.lock import REPOSITORY, runtime_lock
-from tools.sbom import LICENCES, SBOM, installed_licences
+from tools.sbom import SBOM, installed_licences
 
 HOME: Final = Path("usr/lib/relayd")
 DOCUMENTS: Final = Path("usr/share/doc/relayd")
@@ -52,11 +52,14 @@ FILES: Final[Mapping[str | Path, str | Path]] = {
     "conf/grafana": DOCUMENTS / "examples" / "grafana",
     "packaging/debian/README.Debian": DOCUMENTS / "README.Debian",
     SBOM: DOCUMENTS / SBOM.name,
-    LICENCES: DOCUMENTS / LICENCES.name,
+    # In the places that their links to each other expect.
     "README.md": DOCUMENTS / "README.md",
+    "CHANGELOG.md": DOCUMENTS / "CHANGELOG.md",
+    "docs": DOCUMENTS / "docs",
+    "benchmarks/README.md": DOCUMENTS / "benchmarks" / "README.md",
 }
 SCRIPT: Final = """\
-#!/{home}/bin/python -I
+#!/{home}/bin/python -IXutf8
 import sys
 
 from {module} import {function}
@@ -163,7 +166,7 @@ def compile_modules(root: Path, python: Python) -> None:
 
 
 def install_scripts(root: Path, python: Python, scripts: Mapping[str, str]) -> None:
-    """Write the commands, isolated from PYTHON* variables and user site-packages."""
+    """Write the commands, isolated from PYTHON* variables, user site-packages and the locale."""
     (root / "usr" / "bin").mkdir(parents=True)
     for name, target in scripts.items():
         module, _, function = target.partition(":")
@@ -173,7 +176,7 @@ def install_scripts(root: Path, python: Python, scripts: Mapping[str, str]) -> N
 
 
 def install_files(root: Path) -> None:
-    """Copy the files that are installed unchanged, and the changelog."""
+    """Copy the files that are installed unchanged."""
     for source, target in FILES.items():
         path = root / target
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -181,15 +184,13 @@ def install_files(root: Path) -> None:
             shutil.copytree(REPOSITORY / source, path)
         else:
             shutil.copyfile(REPOSITORY / source, path)
-    changes = REPOSITORY / "CHANGELOG.md"
-    _compress(changes.read_bytes(), root / DOCUMENTS / "CHANGELOG.md.gz")
 
 
 def install_changelog(root: Path, version: str) -> None:
     """Write dpkg's own changelog, which refers to the real one; see deb-changelog(5)."""
     moment = datetime.fromtimestamp(int(os.environ.get("SOURCE_DATE_EPOCH", time.time())), UTC)
     text = (
-        f"relayd ({version}) stable; urgency=medium\n\n  * See CHANGELOG.md.gz.\n\n"
+        f"relayd ({version}) stable; urgency=medium\n\n  * See CHANGELOG.md.\n\n"
         f" -- {MAINTAINER}  {format_datetime(moment)}\n"
     )
     _compress(text.encode(), root / DOCUMENTS / "changelog.Debian.gz")

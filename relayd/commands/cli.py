@@ -5,12 +5,16 @@
 2   a configuration file is not valid; systemd does not restart relayd
 3   anything else that prevents the start, including an unknown option or command; click's own
     code for those is 2, which would mean a configuration file that is not valid
+75  what prevents the start may go away by itself: EX_TEMPFAIL of sysexits.h. Rudder's unit does
+    not restart its daemon after 2 and 3
 
 Each command imports only the modules it needs: checking a configuration loads neither Trio nor
 the database driver.
 """
 
 import importlib
+import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -20,14 +24,17 @@ from typing import Any, Final
 import click
 
 from relayd import __version__
+from relayd.commands.failing import complain
 from relayd.config.main_conf import load_logging, load_settings
-from relayd.errors import ConfigError, StartError
-from relayd.system.printable import printable
+from relayd.errors import ConfigError, StartError, TransientStartError
+from relayd.service.signals import early_stop
+from relayd.system.utf8 import ensure_utf8
 
 DEFAULT_DIRECTORY: Final = Path("/opt/rudder/etc/relayd")
 
 EXIT_CONFIG: Final = 2
 EXIT_START: Final = 3
+EXIT_TRANSIENT: Final = os.EX_TEMPFAIL
 #: The exit code that a shell reports for a command ended by SIGINT.
 EXIT_INTERRUPTED: Final = 130
 
@@ -53,6 +60,9 @@ class Program(click.Command):
         **extra: Any,
     ) -> Any:
         """Run and exit; without `standalone_mode`, run and return or raise as click does."""
+        if args is None:
+            ensure_utf8()
+            _allow_interrupts()
         call = partial(super().main, args, prog_name, complete_var, standalone_mode=False, **extra)
         if not standalone_mode:
             return call()
@@ -122,7 +132,22 @@ def rudder_relayd(directory: Path, *, test: bool) -> int:
     return _check(directory) if test else _run(directory)
 
 
+class _Started:
+    """The daemon that this process is, once it has been asked to be one.
+
+    Attributes:
+        directory: its configuration.
+    """
+
+    directory: Path | None = None
+
+
+_started = _Started()
+
+
 def _run(directory: Path) -> int:
+    _started.directory = directory
+    early_stop.install()
     from relayd.service.tree import run as run_service
 
     return run_service(directory)
@@ -136,6 +161,12 @@ def _check(directory: Path) -> int:
     return 0
 
 
+def _allow_interrupts() -> None:
+    """Let SIGINT be an exception again, see `relayd.commands.entry`: commands clean up on it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def _exit_code(call: Callable[[], object]) -> int:
     """Call and return the exit code; report expected errors in one line."""
     try:
@@ -143,7 +174,8 @@ def _exit_code(call: Callable[[], object]) -> int:
     except ConfigError as error:
         return _fail(str(error), EXIT_CONFIG)
     except StartError as error:
-        return _fail(str(error), EXIT_START)
+        transient = isinstance(error, TransientStartError)
+        return _fail(str(error), EXIT_TRANSIENT if transient else EXIT_START)
     except click.UsageError as error:
         command = error.ctx.command_path if error.ctx else "relayd"
         return _fail(f"{error.format_message()} See: {command} --help", EXIT_START)
@@ -155,5 +187,5 @@ def _exit_code(call: Callable[[], object]) -> int:
 
 
 def _fail(text: str, code: int) -> int:
-    click.echo(f"error: {printable(text)}", err=True)
+    complain(text, _started.directory)
     return code

@@ -18,7 +18,7 @@ from relayd.config.logging_conf import LoggingSettings, load_logging
 from relayd.config.secret import Secret
 from relayd.config.toml import Leaf, build, leaves, read_table
 from relayd.config.values import Listen
-from relayd.errors import ConfigWarning, SettingError, StartError
+from relayd.errors import ConfigWarning, SettingError, StartError, TransientStartError, start_error
 from relayd.system.printable import printable
 
 __all__ = [
@@ -323,9 +323,10 @@ def _validate(path: Path, settings: Settings) -> None:
     """Check the keys that depend on each other."""
     outputs = {settings.processing.inventory.output, settings.processing.reporting.output}
     upstream, database = settings.output.upstream, settings.output.database
-    if "upstream" in outputs and not upstream.password:
+    # An empty password is one: the server may trust the connection, or the password is set later.
+    if "upstream" in outputs and upstream.password is None:
         raise _missing(path, "output.upstream.password", 'for an output to "upstream"')
-    if "database" in outputs and not database.password:
+    if "database" in outputs and database.password is None:
         raise _missing(path, "output.database.password", 'for an output to "database"')
     if not upstream.host and settings.node_id() != "root":
         raise _missing(path, "output.upstream.host", "on every node but root")
@@ -340,11 +341,11 @@ def _read_node_id(path: Path) -> str:
         with path.open("rb") as file:
             data = file.read(_MAX_ID_BYTES)
     except OSError as error:
-        problem = f"Could not read the node id from {path}"
-        raise StartError(problem, file=path, reason=error.strerror) from error
+        raise start_error(f"Could not read the node id from {path}", error, file=path) from error
     node_id = data.decode("utf-8", "replace").strip()
     if not node_id:
-        raise StartError(f"{path}: expected a node id, got an empty file", file=path)
+        detail = f"{path}: expected a node id, got an empty file"
+        raise TransientStartError(detail, file=path)
     if not node_id.isprintable():
         detail = f"{path}: expected a node id, got {printable(node_id, 60)}"
         raise StartError(detail, file=path)

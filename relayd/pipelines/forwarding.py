@@ -10,6 +10,8 @@ and one piece of a file.
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import ExitStack, asynccontextmanager
 from functools import partial
+from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 import msgspec
@@ -36,6 +38,7 @@ from relayd.pipelines.outcomes import ForwardedOutcomes
 from relayd.pipelines.parcels import Pairing, Parcel, alone, run_parcels
 from relayd.pipelines.ticket import Settled
 from relayd.spool.layout import Spool, hold, inventory_spool, run_log_spool
+from relayd.spool.lock import DirectoryLock
 from relayd.spool.watching.watcher import Arrival
 from relayd.system.clock import WallClock
 from relayd.system.delays import DELAYS, Delays
@@ -45,6 +48,10 @@ from relayd.telemetry.metrics import Metrics
 #: with a 32nd of the distance.
 REPORT_LANES: Final = 32
 INVENTORY_LANES: Final = 8
+
+#: The locks of the watched directories, by their paths.
+Locks = Mapping[Path, DirectoryLock]
+_NO_LOCKS: Final[Locks] = MappingProxyType({})
 
 
 class _Source(msgspec.Struct, frozen=True):
@@ -122,7 +129,6 @@ class ForwardingPipeline:
 
     Attributes:
         name: of its task.
-        spools: where its files wait.
         probes: checks of its output for the status, which shows none for the upstream.
     """
 
@@ -135,21 +141,23 @@ class ForwardingPipeline:
         metrics: Metrics,
         delays: Delays = DELAYS,
         patience: UploadPatience = PATIENCE,
+        locks: Locks = _NO_LOCKS,
     ) -> None:
         self._upstream = Upstream(settings, peers, patience)
         self._health = Health("upstream", metrics.output_up["upstream"])
         self._metrics = metrics
         self._delays = delays
         self._sources = _sources(settings)
-        self.spools = [source.spool for source in self._sources]
         self._stages = [
-            self._make_stages(source, place, route)
+            self._make_stages(source, place, route, locks)
             for source in self._sources
             for place, route in zip(source.spool.places, source.routes, strict=True)
         ]
         self.probes: Mapping[str, Probe] = {}
 
-    def _make_stages(self, source: _Source, place: str, route: Route) -> _ForwardStages:
+    def _make_stages(
+        self, source: _Source, place: str, route: Route, locks: Locks
+    ) -> _ForwardStages:
         metrics = self._metrics
         counter = metrics.reports if route is REPORTS else metrics.inventories
         line = Line(
@@ -160,6 +168,7 @@ class ForwardingPipeline:
             metrics,
             source.clock,
             delays=self._delays,
+            lock=locks.get(source.spool.directory / place),
         )
         gate = Gate(partial(self._health.note, route.name), self._delays)
         return _ForwardStages(line, route, self._upstream, gate)
@@ -228,8 +237,8 @@ async def open_forwarding(
     Raises:
         StartError: a spool cannot be used, or another relayd uses it.
     """
-    pipeline = ForwardingPipeline(settings, peers, metrics, delays, patience)
     with ExitStack() as stack:
-        for spool in pipeline.spools:
-            stack.enter_context(hold(spool))
-        yield pipeline
+        locks: dict[Path, DirectoryLock] = {}
+        for source in _sources(settings):
+            locks |= stack.enter_context(hold(source.spool))
+        yield ForwardingPipeline(settings, peers, metrics, delays, patience, locks)

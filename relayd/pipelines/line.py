@@ -21,6 +21,7 @@ from relayd.pipelines.ticket import Settled
 from relayd.spool.cleanup import CleanupPlan, run_cleanup
 from relayd.spool.disposal import Disposal
 from relayd.spool.layout import Spool
+from relayd.spool.lock import DirectoryLock
 from relayd.spool.pending import Pending
 from relayd.spool.watching.watcher import Arrival, WatchedDirectory, run_watcher
 from relayd.system.clock import WallClock
@@ -72,6 +73,7 @@ class Line:
         settle_s: see `relayd.pipelines.dispose.DisposalRules`.
         trust_token: returns the present trust token of a node, where files are judged by one.
         delays: between attempts with one file.
+        lock: keeps other processes out of the directory.
     """
 
     def __init__(
@@ -86,6 +88,7 @@ class Line:
         settle_s: float = 0.0,
         trust_token: Callable[[str], str] = _no_token,
         delays: Delays = DELAYS,
+        lock: DirectoryLock | None = None,
     ) -> None:
         self.path = path = spool.directory / place
         self.pending = Pending(delays.file)
@@ -94,7 +97,7 @@ class Line:
         self._rescan = Wake()
         self._metrics = metrics
         self._watched = WatchedDirectory(
-            path, spool.extensions, own.catchup.frequency, own.catchup.limit
+            path, spool.extensions, own.catchup.frequency, own.catchup.limit, lock=lock
         )
         self._disposer = DisposeStage(
             self.disposal,

@@ -29,6 +29,7 @@ from relayd.pipelines.workers.pool import Examiner, open_examiner
 from relayd.pipelines.write import Writer
 from relayd.spool.disposal import ReasonRecord
 from relayd.spool.layout import INCOMING, hold, run_log_spool
+from relayd.spool.lock import DirectoryLock
 from relayd.spool.watching.watcher import Arrival
 from relayd.system.clock import WallClock
 from relayd.system.delays import DELAYS, Delays
@@ -94,6 +95,7 @@ class ReportingPipeline:
         examiner: Examiner,
         store: RunLogStore,
         delays: Delays = DELAYS,
+        lock: DirectoryLock | None = None,
     ) -> None:
         self._own = own = settings.processing.reporting
         self._spool = run_log_spool(own.directory)
@@ -113,6 +115,7 @@ class ReportingPipeline:
             settle_s=own.settle_time,
             trust_token=trust.token,
             delays=delays,
+            lock=lock,
         )
         examine = ExamineStage(examiner, lambda: trust.nodes, self._line.disposal.committed.holds)
         health = Health(store.name, metrics.output_up[store.name])
@@ -203,6 +206,8 @@ async def open_reporting(
     own = settings.processing.reporting
     spool = run_log_spool(own.directory)
     setup = Setup(str(spool.directory / INCOMING), own.max_size, frozenset(own.skip_event_types))
-    with hold(spool):
+    with hold(spool) as locks:
         async with open_examiner(setup, settings.general.core_threads) as examiner:
-            yield ReportingPipeline(settings, trust, metrics, examiner, store, delays)
+            yield ReportingPipeline(
+                settings, trust, metrics, examiner, store, delays, locks[spool.directory / INCOMING]
+            )

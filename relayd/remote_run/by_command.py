@@ -20,6 +20,7 @@ import trio
 from relayd.remote_run.helper.protocol import SEARCH_PATH, agents_command
 from relayd.remote_run.runner import Exit, Order, Output, RunnerError
 from relayd.system.printable import printable
+from relayd.system.shortage import with_limit
 from relayd.system.threads import is_shortage
 from relayd.telemetry.logs import get_logger
 
@@ -108,7 +109,7 @@ class CommandRunner:
 
 def _failure(command: str, error: OSError) -> RunnerError:
     """Log why a command cannot be started, and return a shorter error for the client."""
-    log.error("command cannot be started", file=command, detail=str(error.strerror))
+    log.error("command cannot be started", file=command, detail=with_limit(error))
     why = "the system is short of resources" if error.errno in _SHORTAGE else "see the log"
     return RunnerError(f"the command could not be started: {why}")
 

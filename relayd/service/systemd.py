@@ -7,8 +7,9 @@ to the Unix socket that `$NOTIFY_SOCKET` names. Where it is unset, nothing is se
 import os
 import socket
 import time
-from collections.abc import AsyncIterator, Mapping, MutableMapping
+from collections.abc import AsyncIterator, Callable, Mapping, MutableMapping
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from typing import Final
 
 import trio
@@ -21,6 +22,8 @@ log = get_logger("main")
 
 #: A message that is not taken within this time is dropped: the work does not wait for it.
 SEND_TIMEOUT_S: Final = 1.0
+#: How often the state in words is compared with the one that was sent last.
+STATUS_PERIOD_S: Final = 10.0
 #: A status is one line in `systemctl status`.
 _STATUS_LENGTH: Final = 300
 _VARIABLES: Final = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
@@ -39,12 +42,24 @@ class Notifier:
         self._address = "\0" + address[1:] if address.startswith("@") else address
         self.watchdog_s = watchdog_s
         self._failed = False
-        self._ready = False
+        self._describe: Callable[[], str] | None = None
+        self._reloaded = ""
+        self._shown = ""
 
-    async def ready(self, status: str) -> None:
-        """Report that the start, or a reload, is done."""
-        self._ready = True
-        await self._send("READY=1", _status(status))
+    async def ready(self, describe: Callable[[], str]) -> None:
+        """Report that the start is done.
+
+        Args:
+            describe: returns the state in words, for this and all later statuses.
+        """
+        self._describe = describe
+        await self._send("READY=1", self._status())
+
+    def _status(self) -> str:
+        assert self._describe is not None
+        parts = [self._describe(), self._reloaded]
+        self._shown = _status("; ".join(part for part in parts if part))
+        return self._shown
 
     @asynccontextmanager
     async def reload(self) -> AsyncIterator[None]:
@@ -52,26 +67,33 @@ class Notifier:
 
         A reload before the end of the start belongs to the start and is not reported.
         """
-        if not self._ready:
+        if self._describe is None:
             yield
             return
         # CLOCK_MONOTONIC in microseconds, by which systemd distinguishes this reload from others.
         await self._send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
-        status = "the last reload did not end"
+        self._reloaded = f"the reload at {_now()} did not end"
         try:
             yield
-            status = "reloaded"
+            self._reloaded = f"reloaded at {_now()}"
         except RelaydError as error:
-            status = f"the last reload failed; nothing was changed: {error}"
+            self._reloaded = f"the reload at {_now()} failed; nothing was changed: {error}"
             raise
         finally:
             # Otherwise the unit would stay in the state `reloading`.
             with trio.move_on_after(SEND_TIMEOUT_S, shield=True):
-                await self.ready(status)
+                await self._send("READY=1", self._status())
 
     async def stopping(self) -> None:
         """Report that the graceful stop begins."""
         await self._send("STOPPING=1", _status("draining"))
+
+    async def run_status(self) -> None:
+        """Report the state again when it has changed, from the end of the start on."""
+        while self._address:
+            await trio.sleep(STATUS_PERIOD_S)
+            if self._describe is not None and self._shown != self._status():
+                await self._send(self._shown)
 
     async def run_watchdog(self) -> None:
         """Report twice in each period that the event loop runs; return without a watchdog."""
@@ -124,6 +146,10 @@ def _watchdog(values: Mapping[str, str]) -> float | None:
         log.warning("WATCHDOG_USEC is not a number of microseconds", detail=wanted)
         return None
     return int(wanted) / 1_000_000
+
+
+def _now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
 def _status(text: str) -> str:

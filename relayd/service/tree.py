@@ -10,6 +10,7 @@
         ├── peers            pins and connections of other policy servers
         ├── pipelines        one for each output that is configured
         ├── announce         informs the service manager once files are taken
+        ├── status           informs the service manager when the number of waiting files changes
         ├── watchdog         informs the service manager that the event loop runs
         ├── expiry           removal of expired shared files
         └── canary           how late the event loop runs
@@ -35,19 +36,21 @@ from relayd.api.shared_files import SharedFiles
 from relayd.api.shared_folder import SharedFolder
 from relayd.api.status import StatusReader
 from relayd.config.main_conf import Settings, changed_keys, load_logging, load_settings
-from relayd.errors import ConfigError, NodesError, RelaydError, StartError
+from relayd.errors import ConfigError, NodesError, RelaydError, StartError, TransientStartError
 from relayd.fleet.current_nodes import CurrentNodes
 from relayd.fleet.peers.urls import base_url
 from relayd.fleet.pins import PinnedClients
 from relayd.pipelines.line import Change
 from relayd.remote_run.runs import RemoteRuns, make_runs
 from relayd.service.pipelines import Pipeline, open_pipelines
+from relayd.service.signals import early_stop
 from relayd.service.systemd import Notifier, take_notifier
 from relayd.shared.expiry import run_expiry
 from relayd.shared.store import Store
 from relayd.shared.upstream import UpstreamFiles
 from relayd.shared.usage import Quota, Usage
 from relayd.system.delays import DELAYS, Delays
+from relayd.system.shortage import THREAD_LIMIT, shortage_of
 from relayd.system.threads import in_thread, observe_shortage
 from relayd.system.wake import Wake
 from relayd.telemetry.logs import configure, dropped, get_logger, open_logging
@@ -83,13 +86,15 @@ def run(directory: Path) -> int:
         configure(logging)
         for warning in warnings:
             log.warning("configuration", detail=warning)
+        service: Service | None = None
         try:
             service = Service(directory, settings, take_notifier())
             trio.run(service.run, strict_exception_groups=True)
         except (ConfigError, StartError):
             raise
         except BaseException as error:
-            expected = _only_start_errors(error)
+            starting = service is None or not service.started
+            expected = _only_start_errors(error, starting=starting)
             if expected is not None:
                 raise expected from None
             log.exception("crashed", detail=type(error).__name__)
@@ -97,18 +102,19 @@ def run(directory: Path) -> int:
     return 0
 
 
-def _only_start_errors(error: BaseException) -> RelaydError | None:
+def _only_start_errors(error: BaseException, *, starting: bool) -> RelaydError | None:
     """Return the first error of a group in which all are errors of the start."""
     if isinstance(error, ConfigError | StartError):
         return error
-    if not isinstance(error, BaseExceptionGroup):
-        return None
-    leaves = [_only_start_errors(leaf) for leaf in error.exceptions]
-    return leaves[0] if all(leaves) else None
+    if isinstance(error, BaseExceptionGroup):
+        leaves = [_only_start_errors(leaf, starting=starting) for leaf in error.exceptions]
+        return leaves[0] if all(leaves) else None
+    shortage = shortage_of(error) if starting else None
+    return None if shortage is None else TransientStartError(f"cannot start: {shortage}")
 
 
 def _log_shortage(work: str) -> None:
-    log.warning("cannot start a thread; retrying", work=work)
+    log.warning("cannot start a thread; retrying", work=work, limit=THREAD_LIMIT)
 
 
 class Service:
@@ -141,6 +147,7 @@ class Service:
         self.shared_usage = Usage(Quota(shared.max_files, shared.max_size))
         self._delays = delays
         self._pipelines: Sequence[Pipeline] = ()
+        self.started = False
         self.stopping = trio.Event()
         self._http_stop = trio.Event()
         self._http_ended = trio.Event()
@@ -174,8 +181,10 @@ class Service:
             await self._first_load()
             drained = trio.Event()
             root.start_soon(self._run_pipelines, drained, name="pipelines")
+            self.started = True
             log.info("started", version=__version__, api=", ".join(urls))
             root.start_soon(self._run_announce, ", ".join(urls), name="announce")
+            root.start_soon(self.notifier.run_status, name="status")
             root.start_soon(self.notifier.run_watchdog, name="watchdog")
             await self.stopping.wait()
             log.info("stopping")
@@ -234,7 +243,10 @@ class Service:
         """Report the start as done once files are taken, or wait only for the nodes list."""
         for pipeline in self._pipelines:
             await pipeline.wait_until_taking()
-        await self.notifier.ready(f"version {__version__}, API on {api}")
+        await self.notifier.ready(partial(self._describe, api))
+
+    def _describe(self, api: str) -> str:
+        return f"version {__version__}, API on {api}, files waiting: {self.metrics.waiting}"
 
     async def _run_pipelines(self, drained: trio.Event) -> None:
         async with trio.open_nursery() as nursery:
@@ -288,6 +300,7 @@ class Service:
 
     async def _run_signals(self, *, task_status: trio.TaskStatus[None]) -> None:
         with trio.open_signal_receiver(signal.SIGHUP, signal.SIGTERM, signal.SIGINT) as signals:
+            early_stop.over()
             task_status.started()
             async for number in signals:
                 if number == signal.SIGHUP:

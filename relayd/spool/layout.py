@@ -6,16 +6,16 @@ reports/                        inventories/
 └── failed/
 """
 
-import fcntl
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
-from relayd.errors import StartError
+from relayd.errors import StartError, start_error
+from relayd.spool.lock import DirectoryLock
 
 INCOMING: Final = "incoming"
 UPDATES: Final = "accepted-nodes-updates"
@@ -66,18 +66,20 @@ def inventory_spool(directory: Path) -> Spool:
 
 
 @contextmanager
-def hold(spool: Spool) -> Iterator[None]:
+def hold(spool: Spool) -> Iterator[Mapping[Path, DirectoryLock]]:
     """Make missing directories, and keep other processes out of the spool until the block ends.
 
+    Only the directories with files are needed: the one above them may belong to someone else.
+
+    Yields:
+        The lock of each watched directory.
+
     Raises:
-        StartError: a directory cannot be used, or another relayd uses the spool.
+        StartError: a directory cannot be used, or another relayd uses one.
     """
-    ensure_directories(spool.directory, *spool.watched, spool.failed)
-    lock = lock_spool(spool.directory)
-    try:
-        yield
-    finally:
-        os.close(lock)
+    ensure_directories(*spool.watched, spool.failed)
+    with ExitStack() as stack:
+        yield {path: stack.enter_context(DirectoryLock(path)) for path in spool.watched}
 
 
 def ensure_directories(*directories: Path) -> None:
@@ -90,32 +92,16 @@ def ensure_directories(*directories: Path) -> None:
         try:
             directory.mkdir(mode=_MODE, parents=True, exist_ok=True)
         except OSError as error:
-            message = f"spool directory {directory} cannot be created: {error.strerror}"
-            raise StartError(message) from error
+            raise _cannot_create(directory, error) from error
         if not os.access(directory, os.R_OK | os.W_OK | os.X_OK):
             raise StartError(f"spool directory {directory} cannot be read and written")
 
 
-def lock_spool(directory: Path) -> int:
-    """Lock a spool for this process, with flock(2) on the directory itself.
-
-    Returns:
-        A file descriptor; the lock lasts until it is closed, or until the process ends.
-
-    Raises:
-        StartError: another process holds the lock, or the directory cannot be opened or locked.
-    """
-    try:
-        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError as error:
-        message = f"spool directory {directory} cannot be opened: {error.strerror}"
-        raise StartError(message) from error
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(fd)
-        if isinstance(error, BlockingIOError):
-            raise StartError(f"{directory} is already in use by another relayd") from None
-        message = f"spool directory {directory} cannot be locked: {error.strerror}"
-        raise StartError(message) from error
-    return fd
+def _cannot_create(directory: Path, error: OSError) -> StartError:
+    for parent in reversed(directory.parents):
+        # Path.is_dir raises an error below a directory that may not be entered.
+        if os.path.isdir(parent) and not os.access(parent, os.X_OK):  # noqa: PTH112
+            return StartError(
+                f"spool directory {directory} cannot be used: {parent} may not be entered"
+            )
+    return start_error(f"spool directory {directory} cannot be created", error, file=directory)

@@ -27,6 +27,7 @@ from relayd.config.logging_conf import (
 )
 from relayd.errors import SettingError
 from relayd.system.lean import lean
+from relayd.system.streams import is_journal
 from relayd.telemetry.bridge import bridged
 from relayd.telemetry.limit import Key, RateLimit
 from relayd.telemetry.lines import RESERVED, Render, json_renderer, text_renderer
@@ -196,9 +197,9 @@ def configure(settings: LoggingSettings, *, stream_fd: int = 1, json: bool | Non
         SettingError: a directive or the variable is invalid; nothing was changed.
     """
     levels = Levels(settings.directives())
-    as_json = _wants_json(settings) if json is None else json
+    as_json = wants_json(settings) if json is None else json
     make = json_renderer if as_json else text_renderer
-    _state.render = make(journal=_is_journal(stream_fd))
+    _state.render = make(journal=is_journal(stream_fd))
     _state.levels = levels
     _state.fd = stream_fd
     if _state.writer is not None:
@@ -280,19 +281,16 @@ def _event(component: str, event: str, **fields: object) -> dict[str, Any]:
     return {"component": component, "event": event, **fields}
 
 
-def _wants_json(settings: LoggingSettings) -> bool:
+def wants_json(settings: LoggingSettings) -> bool:
+    """Return whether lines are JSON documents: by $RELAYD_LOG_FORMAT, or else by the settings.
+
+    Raises:
+        SettingError: the variable is invalid.
+    """
     word = os.environ.get(_FORMAT_VARIABLE) or settings.general.format
     if word not in {"json", "text"}:
         raise SettingError(_FORMAT_VARIABLE, '"json" or "text"', f"{word!a:.60}")
     return word == "json"
-
-
-def _is_journal(fd: int) -> bool:
-    try:
-        status = os.fstat(fd)
-    except OSError:
-        return False
-    return os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
 
 
 def _occupy_standard_streams() -> None:

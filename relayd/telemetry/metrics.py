@@ -129,8 +129,13 @@ class Metrics:
     def note_spool(self, directory: str, files: int, oldest_s: float) -> None:
         """Record what a listing of one watched directory found; the gauges cover all of them."""
         self._spools[directory] = (files, oldest_s)
-        self.spool_files.set(sum(files for files, _ in self._spools.values()))
+        self.spool_files.set(self.waiting)
         self.spool_oldest_seconds.set(max(oldest for _, oldest in self._spools.values()))
+
+    @property
+    def waiting(self) -> int:
+        """Files waiting in the spool."""
+        return sum(files for files, _ in self._spools.values())
 
     def note_watch(self, directory: str, mode: str) -> None:
         """Record how one directory is watched; the gauge shows every mode that is in use."""

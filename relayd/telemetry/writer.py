@@ -13,6 +13,9 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+from relayd.errors import TransientStartError
+from relayd.system.shortage import shortage_of
+
 #: Bytes of queued lines: 4 MiB, about 20,000 lines, whatever happens to the reader.
 MAX_WAITING_BYTES: Final = 4 * 1024 * 1024
 _BATCH_BYTES: Final = 64 * 1024
@@ -58,8 +61,17 @@ class LogWriter:
         self._thread = threading.Thread(target=self._run, name="log-writer", daemon=True)
 
     def start(self) -> None:
-        """Start the thread."""
-        self._thread.start()
+        """Start the thread.
+
+        Raises:
+            TransientStartError: the system cannot start one.
+        """
+        try:
+            self._thread.start()
+        except RuntimeError as error:
+            if (shortage := shortage_of(error)) is None:
+                raise
+            raise TransientStartError(f"cannot start: {shortage}") from None
 
     def put(self, line: bytes) -> None:
         """Queue a line, or drop it; never blocks."""

@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 import pytest
 import trio
 
-from tests.support.daemon import Daemon, Site, eventually, open_daemon
+from tests.support.daemon import PATIENCE_S, Daemon, Site, eventually, open_daemon
 from tests.support.ledger import Ledger
 from tests.support.postgres import Database
 from tests.support.strace import children, inject, open_record, open_strace, threads
@@ -67,7 +67,7 @@ async def test_full_disk_does_not_stop_the_work(
 # --- R3
 
 
-@pytest.mark.fault("R3")
+@pytest.mark.fault("R3", "F24")
 @pytest.mark.parametrize("cores", [1, 2])
 async def test_few_descriptors_under_load(
     site: Site, ledger: Ledger, database: Database, cores: int
@@ -88,10 +88,12 @@ async def test_few_descriptors_under_load(
                 ledger.send()
             if cores == 1:
                 await daemon.saw("file stays; will be retried.*Too many open files")
+            await daemon.saw("cannot accept connections; clients wait.*LimitNOFILE")
         await daemon.answers()
         ledger.send_forged()
         await daemon.settled()
         assert await daemon.stop() == 0
+        assert daemon.lines_of("Traceback") == daemon.lines_of("serve_listeners") == []
     await ledger.balance(database)
 
 
@@ -100,6 +102,38 @@ async def test_few_descriptors_under_load(
 
 #: Calls that start a thread or a process.
 CLONES: Final = "clone,clone3,fork,vfork"
+
+
+@pytest.mark.fault("F45")
+@pytest.mark.parametrize(
+    ("rule", "limit"),
+    [
+        (
+            f"{CLONES}:error=EAGAIN",
+            "cannot start a thread (RLIMIT_NPROC, LimitNPROC= or TasksMax=)",
+        ),
+        ("flock:error=ENOMEM", "Cannot allocate memory (memory, MemoryMax=)"),
+    ],
+)
+async def test_start_without_a_resource_names_the_limit(site: Site, rule: str, limit: str) -> None:
+    """What prevents the start for lack of something is one line, with the limit to raise."""
+    call, _, what = rule.partition(":")
+    wrapper = ("strace", "-f", "-qq", *inject(call, what))
+    async with open_daemon(site, wrapper=wrapper, ready=None) as daemon:
+        with trio.fail_after(PATIENCE_S):
+            assert await daemon.process.wait() == os.EX_TEMPFAIL
+            await daemon.ended.wait()
+    assert daemon.lines[-1].startswith("error: ")
+    assert daemon.lines[-1].endswith(limit)
+    assert daemon.lines_of("Traceback") == []
+
+
+@pytest.mark.fault("F45")
+async def test_exhausted_inotify_names_the_limit(site: Site) -> None:
+    """Where inotify is exhausted relayd polls, and says which limit to raise."""
+    wrapper = ("strace", "-f", "-qq", *inject("inotify_add_watch", "error=ENOSPC"))
+    async with open_daemon(site, wrapper=wrapper) as daemon:
+        await daemon.saw(r"inotify is unavailable; polling.*sysctl fs.inotify.max_user_watches")
 
 
 @pytest.mark.fault("R5")

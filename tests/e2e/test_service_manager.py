@@ -1,11 +1,13 @@
 """relayd under a service manager: readiness, reloads, stop, watchdog."""
 
+import re
 import signal
 from pathlib import Path
 from typing import Final
 
 import pytest
 
+from relayd import __version__
 from relayd.commands.demo.postgres.server import ConnectionInfo
 from tests.support.daemon import Site, make_site, open_daemon
 from tests.support.ledger import Ledger, fleet
@@ -69,6 +71,14 @@ async def test_ready_without_database(tmp_path: Path) -> None:
             await manager.hears("READY", "1")
 
 
+def is_whole(message: dict[str, str], site: Site) -> bool:
+    """Whether a message after a reload still says all that an operator looks for."""
+    state = rf"version {__version__}, API on http://127.0.0.1:{site.port}, files waiting: 0"
+    found = re.fullmatch(rf"{state}; reloaded at [-0-9]+ [:0-9]+ UTC", message["STATUS"])
+    return message["READY"] == "1" and found is not None
+
+
+@pytest.mark.fault("F40")
 async def test_reloads_and_stop_are_reported(site: Site) -> None:
     """Reloads by signal and API are reported, failed ones too, and the beginning of the stop."""
     with open_service_manager(f"@relayd-{site.port}") as manager:
@@ -76,11 +86,11 @@ async def test_reloads_and_stop_are_reported(site: Site) -> None:
             await manager.hears("READY", "1")
             daemon.process.send_signal(signal.SIGHUP)
             await manager.hears("RELOADING", "1")
-            assert await manager.message() == {"READY": "1", "STATUS": "reloaded"}
+            assert is_whole(await manager.message(), site)
 
             assert (await daemon.post(f"{API}/system/reload"))[0] == 200
             assert (await manager.message())["RELOADING"] == "1"
-            assert await manager.message() == {"READY": "1", "STATUS": "reloaded"}
+            assert is_whole(await manager.message(), site)
 
             (site.conf / "main.conf").write_text("[general")
             daemon.process.send_signal(signal.SIGHUP)

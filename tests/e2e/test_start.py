@@ -1,14 +1,18 @@
 """How relayd starts, and how it says that it cannot."""
 
 import errno
+import json
 import os
 import re
+import signal
 import socket
+from pathlib import Path
 from typing import Final
 
 import pytest
 import trio
 
+import relayd
 from tests.support.daemon import Site, fetch, make_site, open_daemon
 from tests.support.ledger import Ledger
 from tests.support.postgres import Database
@@ -35,27 +39,107 @@ async def fails_to_start(site: Site, wrapper: tuple[str, ...] = ()) -> tuple[int
 async def test_second_daemon_on_a_spool_does_not_start(
     site: Site, ledger: Ledger, database: Database
 ) -> None:
-    """It ends with 3 and one line that names the spool; the first one goes on."""
+    """It ends with 75 and one line that names the directory; the first one goes on."""
     async with open_daemon(site) as first:
         other = make_site(site.root / "other", database.rudder, site.nodes)
         other.extra["processing.reporting"] = f'directory = "{site.root / "reports"}"'
         other.write()
         code, line = await fails_to_start(other)
-        assert code == 3
-        assert line == f"error: {site.root / 'reports'} is already in use by another relayd"
+        assert code == os.EX_TEMPFAIL
+        assert line == f"error: {site.incoming} is already in use by another relayd"
         ledger.send()
         await first.settled()
         assert await first.stop() == 0
     await ledger.balance(database)
 
 
-@pytest.mark.fault("A24")
+#: Connects standard output and error to what passes for the journal.
+JOURNAL: Final = (
+    "sh", "-c", 'JOURNAL_STREAM=$(stat -Lc %d:%i /dev/stderr) exec "$@"', "sh",
+)  # fmt: skip
+JSON: Final = '[general]\nformat = "json"\n'
+
+
+@pytest.mark.fault("F31")
+@pytest.mark.parametrize(
+    ("logging", "main", "env", "wrapper", "form"),
+    [
+        pytest.param("", "[general", {}, JOURNAL, r"<3>error: .*main\.conf.*", id="journal"),
+        pytest.param(JSON, "[general", {}, (), r"\{.*\}", id="JSON"),
+        pytest.param(JSON, None, {}, JOURNAL, r"<3>\{.*\}", id="JSON in the journal"),
+        pytest.param("[x", "", {}, JOURNAL, "<3>error: .*", id="format unknown"),
+        pytest.param("[x", "", {"RELAYD_LOG_FORMAT": "json"}, (), r"\{.*\}", id="by variable"),
+    ],
+)
+async def test_start_error_is_a_line_of_the_log(
+    site: Site,
+    logging: str,
+    main: str | None,
+    env: dict[str, str],
+    wrapper: tuple[str, ...],
+    form: str,
+) -> None:
+    """A start error has the log's format and priority, or a defined one if that is unknown."""
+    (site.conf / "logging.conf").write_text(logging)
+    if main is None:
+        (site.conf / "main.conf").unlink()
+    else:
+        (site.conf / "main.conf").write_text(main)
+    async with open_daemon(site, env=env, wrapper=wrapper, ready=None) as daemon:
+        await daemon.process.wait()
+        await daemon.ended.wait()
+    [line] = daemon.lines
+    assert re.fullmatch(form, line)
+    if "{" in line:
+        document = json.loads(line.removeprefix("<3>"))
+        assert (document["level"], document["event"]) == ("error", "cannot start")
+        assert document["detail"]
+
+
+@pytest.mark.fault("F66")
+@pytest.mark.parametrize(
+    "moment",
+    [
+        pytest.param(("/relayd/commands/cli.py",), id="program"),
+        pytest.param(("/relayd/service/tree.py",), id="service"),
+        pytest.param(("/relayd/pipelines/reporting.py",), id="pipelines"),
+        pytest.param((), id="in the event loop"),
+    ],
+)
+async def test_stop_during_the_start_is_silent(site: Site, moment: tuple[str, ...]) -> None:
+    """A signal that arrives before relayd waits for it ends it without a traceback."""
+    source = Path(relayd.__file__).parent.parent
+    call = "newfstatat,stat,statx,openat" if moment else "flock"
+    only = [part for path in moment for part in ("-P", f"{source}{path}")]
+    rule = f"inject={call}:signal=SIGINT:when=1"
+    wrapper = (
+        "strace",
+        "-D",
+        "-f",
+        "-qq",
+        "-o",
+        "/dev/null",
+        *only,
+        "-e",
+        f"trace={call}",
+        "-e",
+        rule,
+    )
+    async with open_daemon(site, wrapper=wrapper, ready=None) as daemon:
+        with trio.fail_after(60):
+            code = await daemon.process.wait()
+            await daemon.ended.wait()
+        assert [line for line in daemon.lines if "DEBUG" not in line] == []
+        assert code in {0, -signal.SIGINT}
+
+
+@pytest.mark.fault("A24", "F60")
 @pytest.mark.history(62)
-async def test_port_in_use_is_a_start_error(site: Site) -> None:
-    """It ends with 3 and one line that names the address."""
+async def test_port_in_use_is_tried_again(site: Site) -> None:
+    """What may go away by itself ends with a code that every unit restarts; one line says why."""
     with socket.create_server(("127.0.0.1", site.port)):
         code, line = await fails_to_start(site)
-    assert code == 3
+    assert code == os.EX_TEMPFAIL
     assert line == f"error: cannot listen on 127.0.0.1:{site.port}: Address already in use"
 
 
@@ -127,6 +211,46 @@ async def test_directory_that_cannot_be_used_is_a_start_error(
     assert len(site.waiting()) == 1
 
 
+@pytest.mark.fault("F2")
+async def test_only_the_directories_with_files_are_needed(
+    site: Site, ledger: Ledger, database: Database
+) -> None:
+    """Relayd writes nothing next to `incoming` and `failed`: their parent may be someone else's."""
+    site.failed.mkdir()
+    spool = site.incoming.parent
+    spool.chmod(0o555)
+    ledger.send()
+    ledger.send_forged()
+    async with open_daemon(site, wrapper=BOUND_BY_MODES) as daemon:
+        await daemon.settled()
+        assert await daemon.stop() == 0
+    assert sorted(path.name for path in spool.iterdir()) == ["failed", "incoming"]
+    await ledger.balance(database)
+
+
+@pytest.mark.fault("F26")
+async def test_lock_follows_the_directory_that_is_watched(
+    site: Site, ledger: Ledger, database: Database
+) -> None:
+    """A spool that is moved and made again, as a whole or in part, stays closed to a second one."""
+    async with open_daemon(site, ready=r"watch: watching") as first:
+        other = make_site(site.root / "other", database.rudder, site.nodes)
+        other.extra["processing.reporting"] = f'directory = "{site.root / "reports"}"'
+        other.write()
+        for number, path in enumerate((site.incoming.parent, site.incoming)):
+            since = len(first.lines)
+            path.rename(site.root / f"old{number}")
+            site.incoming.mkdir(parents=True)
+            await first.saw("directory is watched again", since=since)
+            code, line = await fails_to_start(other)
+            assert code == os.EX_TEMPFAIL
+            assert line.endswith("is already in use by another relayd")
+        ledger.send()
+        await first.settled()
+        assert await first.stop() == 0
+    await ledger.balance(database)
+
+
 @pytest.mark.fault("L9")
 async def test_directory_that_cannot_be_made_is_a_start_error(site: Site) -> None:
     """A file in the place of the spool: 3 and one line that names it."""
@@ -136,5 +260,5 @@ async def test_directory_that_cannot_be_made_is_a_start_error(site: Site) -> Non
     spool.write_text("not a directory")
     code, line = await fails_to_start(site)
     assert code == 3
-    assert line.startswith(f"error: spool directory {spool} cannot be created")
+    assert line.startswith(f"error: spool directory {site.incoming} cannot be created")
     assert os.strerror(errno.EEXIST) in line or os.strerror(errno.ENOTDIR) in line

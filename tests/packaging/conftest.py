@@ -14,6 +14,7 @@ EPOCH = "1767225600"
 #: What a package is built from.
 SOURCES = (
     "CHANGELOG.md",
+    "benchmarks",
     "LICENSE",
     "README.md",
     "conf",

@@ -1,6 +1,7 @@
 """The Debian package: built, installed, started, removed, on a machine of its own."""
 
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -15,6 +16,7 @@ from tests.packaging.conftest import build_package
 from tests.support.daemon import make_site, open_daemon
 from tests.support.ledger import fleet
 from tests.support.machine import Machine, open_machine
+from tests.support.packages import install
 from tests.support.postgres import Database
 
 CONF = "/opt/rudder/etc/relayd"
@@ -42,13 +44,6 @@ def installed(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         machine.share(package.parent)
         install(machine, package)
         yield machine
-
-
-def install(machine: Machine, package: Path) -> str:
-    """Installs the package without any network; returns what dpkg says."""
-    return machine.run(
-        "unshare", "--net", "dpkg", "--no-triggers", "--install", str(package)
-    ).stdout
 
 
 def leftovers(machine: Machine) -> set[str]:
@@ -121,9 +116,22 @@ def test_installation_brings_pages_units_and_documents(installed: Machine) -> No
     for page in ("1/relayd.1", "1/rudder-relayd.1", "5/relayd.conf.5"):
         installed.run("gzip", "--test", f"/usr/share/man/man{page}.gz")
     documents = set(installed.shell(f"cd {DOCUMENTS} && ls").split())
-    assert {"README.Debian", "copyright", "licences.md", "relayd.cdx.json"} <= documents
+    assert {"README.Debian", "README.md", "copyright", "docs", "relayd.cdx.json"} <= documents
     assert "apache" in installed.shell(f"ls {DOCUMENTS}/examples").split()
     assert "relayd.service" in installed.shell(f"ls {UNITS}").split()
+
+
+@pytest.mark.fault("F41")
+def test_installed_documents_lead_to_each_other(installed: Machine) -> None:
+    """Each link of an installed document leads to one that is installed, except to the tests."""
+    root = installed.outside / DOCUMENTS[1:]
+    documents = [root / "README.md", *root.glob("docs/*.md")]
+    assert {"guide.md", "configuration.md", "licences.md"} <= {path.name for path in documents}
+    for document in documents:
+        links = re.findall(r"\]\((?!https?:|#)([^)#]+)", document.read_text())
+        targets = {link for link in links if not link.startswith("../tests/")}
+        missing = [link for link in targets if not (document.parent / link).exists()]
+        assert missing == [], document
 
 
 def test_enabled_unit_takes_the_place_of_the_other_daemon(machine: Machine, package: Path) -> None:

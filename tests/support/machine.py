@@ -2,6 +2,7 @@
 
 An overlay over `/` in a mount namespace of its own. Programs run in it by chroot; network, users'
 numbers and process ids are those of the real machine. Nothing that happens in it outlives it.
+What Rudder's packages or relayd's own may have left on the real machine is not in it.
 """
 
 import os
@@ -9,7 +10,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -23,6 +24,14 @@ mkdir "$1/upper" "$1/work" "$1/root"
 mount -t overlay overlay -o "lowerdir=/,upperdir=$1/upper,workdir=$1/work" "$1/root"
 mount -t proc proc "$1/root/proc"
 mount --rbind /dev "$1/root/dev"
+cd "$1/root"
+for file in etc/passwd etc/shadow etc/group etc/gshadow; do
+    ! grep -q '^rudder' "$file" || sed -i -e '/^rudder[^:]*:/d' "$file"
+done
+for path in opt/rudder var/rudder usr/lib/relayd; do
+    [ ! -e "$path" ] || rm -r "$path"
+done
+cd /
 echo ready
 exec cat
 """
@@ -35,10 +44,17 @@ class Machine:
     Attributes:
         holder: process id of the one whose mount namespace it is.
         scratch: where in that namespace it is mounted.
+        before: what differs from the real machine from the beginning.
     """
 
     holder: int
     scratch: Path
+    before: frozenset[str] = frozenset()
+
+    @property
+    def outside(self) -> Path:
+        """Its root directory, as this process sees it."""
+        return Path(f"/proc/{self.holder}/root{self.scratch}/root")
 
     def wrapper(self, user: str | None = None) -> list[str]:
         """Return the command line that runs another one in here, as root or another user."""
@@ -73,13 +89,14 @@ class Machine:
         subprocess.run([*enter, "sh", "-euc", script, "sh", str(path), target], check=True)
 
     def changes(self) -> set[str]:
-        """Paths that are not as on the real machine: what is new, changed or gone."""
+        """Paths that are not as they were at the beginning: what is new, changed or gone."""
         script = 'cd "$1/upper" && find . -printf "%y /%P\\n"'
         enter = ["nsenter", f"--target={self.holder}", "--mount"]
         command = [*enter, "sh", "-euc", script, "sh", str(self.scratch)]
         found = subprocess.run(command, check=True, capture_output=True, text=True).stdout
         pairs = [line.split(" ", 1) for line in found.splitlines()]
-        return {path for kind, path in pairs if kind != "d" or not Path(path).is_dir()}
+        found_paths = {path for kind, path in pairs if kind != "d" or not Path(path).is_dir()}
+        return found_paths - self.before
 
 
 def _missing() -> Sequence[str]:
@@ -104,7 +121,8 @@ def open_machine(scratch: Path) -> Iterator[Machine]:
         assert holder.stdout is not None
         try:
             assert holder.stdout.readline() == b"ready\n"
-            yield Machine(holder.pid, scratch)
+            machine = Machine(holder.pid, scratch)
+            yield replace(machine, before=frozenset(machine.changes()))
         finally:
             holder.stdin.close()
             holder.wait()

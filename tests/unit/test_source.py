@@ -314,3 +314,35 @@ def _parse(pattern: re.Pattern[Any]) -> Any:
     text = pattern.pattern
     flags = pattern.flags & ~re.UNICODE if isinstance(text, bytes) else pattern.flags
     return sre_parser.parse(text, flags)
+
+
+#: A path of the source tree, as opposed to one of the system or of the API.
+_SOURCE_PATH = re.compile(
+    r"(?<![\w/.-])(conf|docs|man|packaging|selinux|systemd|tests|tools)/[\w-]+\.[a-z]+|\w\.md\b"
+)
+
+
+@pytest.mark.fault("F41")
+def test_no_message_names_a_path_of_the_source_tree() -> None:
+    """An operator has installed a package: messages name only what is installed."""
+    found = [
+        f"{path.name}: {node.value}"
+        for path in SOURCES
+        for node in _messages(ast.parse(path.read_text()))
+        if _SOURCE_PATH.search(node.value)
+    ]
+    assert found == []
+
+
+def _messages(tree: ast.Module) -> Iterator[Any]:
+    """Yield the texts of a module that are not documentation."""
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    docstrings = {
+        id(node.body[0].value)
+        for node in ast.walk(tree)
+        if isinstance(node, documented) and node.body and isinstance(node.body[0], ast.Expr)
+    }
+    for node in ast.walk(tree):
+        is_text = isinstance(node, ast.Constant) and isinstance(node.value, str)
+        if is_text and id(node) not in docstrings:
+            yield node

@@ -1,6 +1,7 @@
 """Sockets to accept clients on, from a `listen` address."""
 
 import errno
+import math
 import os
 import socket
 import stat
@@ -12,8 +13,9 @@ from typing import Final
 import trio
 
 from relayd.config.main_conf import Listen
-from relayd.errors import StartError
+from relayd.errors import StartError, TransientStartError, start_error
 from relayd.system.addresses import bracketed
+from relayd.system.shortage import with_limit
 from relayd.telemetry.logs import get_logger
 
 log = get_logger("api")
@@ -21,6 +23,12 @@ log = get_logger("api")
 #: Clients that may wait for accept(2); the kernel ignores the SYN of further ones for a while.
 BACKLOG: Final = 1024
 SOCKET_MODE: Final = 0o660
+
+#: accept(2): the client waits in the kernel's queue meanwhile.
+_SHORTAGE: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+_ACCEPT_PAUSE_S: Final = 0.1
+#: How often a shortage that lasts is logged.
+_ACCEPT_LOG_S: Final = 60.0
 
 #: One address of a name may be of a family or of an interface that this machine lacks.
 _NOT_HERE: Final = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
@@ -44,6 +52,37 @@ async def open_listeners(listen: Listen) -> AsyncIterator[list[trio.SocketListen
     finally:
         _close(listeners)
         _remove_own(listen.path, identity)
+
+
+class PatientListener(trio.abc.Listener[trio.SocketStream]):
+    """Accepts clients as another listener does, and waits while the system has no descriptor.
+
+    Trio would wait as well, but log an error with a traceback ten times per second.
+    """
+
+    def __init__(self, listener: trio.SocketListener) -> None:
+        self._listener = listener
+        self._logged_at = -math.inf
+
+    async def accept(self) -> trio.SocketStream:
+        """Return the next client."""
+        while True:
+            try:
+                return await self._listener.accept()
+            except OSError as error:
+                if error.errno not in _SHORTAGE:
+                    raise
+                self._note(error)
+            await trio.sleep(_ACCEPT_PAUSE_S)
+
+    def _note(self, error: OSError) -> None:
+        if trio.current_time() - self._logged_at >= _ACCEPT_LOG_S:
+            self._logged_at = trio.current_time()
+            log.error("cannot accept connections; clients wait", detail=with_limit(error))
+
+    async def aclose(self) -> None:
+        """Close the listener."""
+        await self._listener.aclose()
 
 
 def url_of(listener: trio.SocketListener) -> str:
@@ -87,7 +126,7 @@ async def _bind_addresses(listen: Listen) -> list[trio.SocketListener]:
         _close(listeners)
         raise
     if not listeners:
-        raise StartError(f"cannot listen on {listen}: no such address on this machine")
+        raise TransientStartError(f"cannot listen on {listen}: no such address on this machine")
     return listeners
 
 
@@ -115,7 +154,7 @@ async def _bind_address(
 
 
 def _cannot_listen(listen: Listen, error: OSError) -> StartError:
-    return StartError(f"cannot listen on {listen}: {error.strerror or error}")
+    return start_error(f"cannot listen on {listen}", error, words=with_limit(error))
 
 
 def _bind_unix(path: str) -> trio.SocketListener:
@@ -127,7 +166,7 @@ def _bind_unix(path: str) -> trio.SocketListener:
         sock.listen(BACKLOG)
     except OSError as error:
         sock.close()
-        raise StartError(f"cannot listen on unix:{path}: {error.strerror}") from None
+        raise start_error(f"cannot listen on unix:{path}", error, words=with_limit(error)) from None
     except StartError:
         sock.close()
         raise
@@ -152,4 +191,4 @@ def _remove_stale(path: str) -> None:
             return
         except BlockingIOError:
             pass
-    raise StartError(f"cannot listen on unix:{path}: another process listens there")
+    raise TransientStartError(f"cannot listen on unix:{path}: another process listens there")

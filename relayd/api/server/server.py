@@ -18,7 +18,7 @@ from quart import Quart
 
 from relayd.api.server.connection import Connection, Serving, Slots
 from relayd.api.server.limits import Limits
-from relayd.api.server.listeners import open_listeners, url_of
+from relayd.api.server.listeners import PatientListener, open_listeners, url_of
 from relayd.config.main_conf import Listen
 from relayd.errors import StartError
 
@@ -83,7 +83,8 @@ async def _serve(
     handler = partial(_serve_client, serving, slots)
     async with trio.open_nursery() as clients:
         async with trio.open_nursery() as accepting:
-            serve = partial(trio.serve_listeners, handler, listeners, handler_nursery=clients)
+            patient = [PatientListener(listener) for listener in listeners]
+            serve = partial(trio.serve_listeners, handler, patient, handler_nursery=clients)
             await accepting.start(serve)
             task_status.started([url_of(listener) for listener in listeners])
             try:

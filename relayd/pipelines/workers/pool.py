@@ -20,7 +20,8 @@ from relayd.runlog.filename import queue_id
 from relayd.runlog.model import RunLog
 from relayd.spool.identity import Identity, identity_at
 from relayd.system.printable import printable
-from relayd.system.threads import in_thread, is_shortage
+from relayd.system.shortage import shortage_of
+from relayd.system.threads import in_thread
 from relayd.telemetry.logs import get_logger
 
 log = get_logger("examine")
@@ -169,12 +170,12 @@ class WorkerPool:
     async def _start_worker(self) -> Worker | None:
         try:
             return await start_worker(self._call_timeout_s)
-        except OSError as error:
-            self._note_failing(error.strerror)
-        except RuntimeError as error:
-            if not is_shortage(error):  # of threads, in which Trio starts processes
+        except (OSError, RuntimeError) as error:
+            # Of threads, in which Trio starts processes.
+            shortage = shortage_of(error)
+            if shortage is None and isinstance(error, RuntimeError):
                 raise
-            self._note_failing(str(error))
+            self._note_failing(shortage or str(error))
         return None
 
     async def _serve(self, worker: Worker) -> None:

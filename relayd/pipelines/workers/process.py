@@ -13,9 +13,10 @@ import trio
 
 from relayd.pipelines.workers.child import LENGTH_BYTES
 from relayd.pipelines.workers.job import Examined
+from relayd.system import utf8
 from relayd.system.streams import read_exactly
 
-COMMAND: Final = (sys.executable, "-m", "relayd.pipelines.workers.child")
+COMMAND: Final = (sys.executable, *utf8.OPTIONS, "-m", "relayd.pipelines.workers.child")
 CLEANUP_TIMEOUT_S: Final = 2.0
 _PIPE_BYTES: Final = 2**20
 

@@ -243,8 +243,8 @@ def _refuse(client: socket.socket, why: str) -> None:
 def _audit(priority: str, text: str) -> None:
     """Write one line to the journal; it contains only data from outside that was validated."""
     with contextlib.suppress(OSError):
-        sys.stderr.write(f"{priority}{text}\n")
-        sys.stderr.flush()
+        # In UTF-8, whatever locale this process has.
+        os.write(2, f"{priority}{text}\n".encode("utf-8", "backslashreplace"))
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from typing import Final, Literal, Self
 
 import trio
 
+from relayd.spool.lock import DirectoryLock
 from relayd.spool.watching.inotify import (
     IN_CLOSE_WRITE,
     IN_DELETE_SELF,
@@ -24,6 +25,7 @@ from relayd.spool.watching.inotify import (
     Inotify,
     InotifyEvent,
 )
+from relayd.system.shortage import INOTIFY_LIMITS, with_limit
 from relayd.system.threads import in_thread
 from relayd.system.wake import Wake
 from relayd.telemetry.logs import get_logger
@@ -35,8 +37,16 @@ Mode = Literal["inotify", "poll"]
 
 _MASK: Final = IN_CLOSE_WRITE | IN_MOVED_TO | IN_DELETE_SELF | IN_MOVE_SELF | IN_ONLYDIR
 _DISTURBED: Final = IN_DELETE_SELF | IN_MOVE_SELF | IN_UNMOUNT | IN_IGNORED
-#: Errors that mean that the directory does not exist, or no longer exists.
-_MISSING: Final = (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.ELOOP, errno.ESTALE)
+#: Errors that mean that the directory does not exist, or no longer exists, or that another relayd
+#: has locked it.
+_MISSING: Final = (
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.EACCES,
+    errno.ELOOP,
+    errno.ESTALE,
+    errno.EWOULDBLOCK,
+)
 #: Delay between attempts to use inotify while it is unavailable.
 _INOTIFY_RETRY_S: Final = 10.0
 
@@ -49,11 +59,12 @@ class DirectoryWatch:
         disturbed: set when `check` should be called at once.
     """
 
-    def __init__(self, path: Path, metrics: Metrics) -> None:
+    def __init__(self, path: Path, metrics: Metrics, lock: DirectoryLock | None = None) -> None:
         self.mode: Mode
         self.disturbed = Wake()
         self._path = path
         self._metrics = metrics
+        self._lock = lock
         self._inotify: Inotify | None = None
         self._opened = trio.Event()
         self._wd: int | None = None
@@ -89,6 +100,15 @@ class DirectoryWatch:
         if settled and place == self._place:
             return False
         return await self._renew(place)
+
+    async def follow(self) -> None:
+        """Lock the directory that is at the path now.
+
+        Raises:
+            OSError: there is none, or another relayd has locked it.
+        """
+        if self._lock is not None:
+            await in_thread(self._lock.follow, limiter=self._limiter)
 
     async def read(self) -> tuple[list[InotifyEvent], bool]:
         """Wait for events of the watched directory.
@@ -129,6 +149,7 @@ class DirectoryWatch:
         self._remove_watch()
         self._place = place
         try:
+            await self.follow()
             if self._inotify is None:
                 self._inotify = Inotify()
                 self._opened.set()
@@ -203,7 +224,7 @@ class DirectoryWatch:
             log.warning(
                 "inotify is unavailable; polling the directory instead",
                 file=str(self._path),
-                detail=error.strerror,
+                detail=with_limit(error, INOTIFY_LIMITS),
             )
         self._retry_at = trio.current_time() + _INOTIFY_RETRY_S
         self._set_mode("poll")

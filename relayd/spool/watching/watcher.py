@@ -18,6 +18,7 @@ from typing import Final, Literal, NamedTuple
 import msgspec
 import trio
 
+from relayd.spool.lock import DirectoryLock
 from relayd.spool.pending import Pending
 from relayd.spool.watching.agenda import Agenda, ListingOrder
 from relayd.spool.watching.directory_watch import DirectoryWatch
@@ -64,6 +65,7 @@ class WatchedDirectory(msgspec.Struct, frozen=True):
         catchup_limit: files of the backlog that are queued before live ones are checked for again;
             0 disables periodic listings, but not those at start, after lost events and on request.
         listing_size: maximum number of names of one listing.
+        lock: keeps other processes out of the directory.
     """
 
     path: Path
@@ -71,6 +73,7 @@ class WatchedDirectory(msgspec.Struct, frozen=True):
     catchup_frequency: float
     catchup_limit: int
     listing_size: int = 10_000
+    lock: DirectoryLock | None = None
 
 
 async def run_watcher(
@@ -102,7 +105,7 @@ async def run_watcher(
     Raises:
         trio.BrokenResourceError: the receiver is gone.
     """
-    with send, DirectoryWatch(spool.path, metrics) as watch:
+    with send, DirectoryWatch(spool.path, metrics, spool.lock) as watch:
         watcher = _Watcher(spool, pending, send, metrics, watch)
         await watch.check()
         log.info("watching", file=str(spool.path), mode=watch.mode)
@@ -225,6 +228,7 @@ class _Watcher:
         )
 
     async def _list(self, order: ListingOrder) -> Listing:
+        await self._watch.follow()
         now = time.time()
         listing = await in_thread(
             partial(
@@ -243,8 +247,9 @@ class _Watcher:
         return listing
 
     def _note_unreadable(self, error: OSError) -> None:
-        # A missing directory is logged by the watch.
-        if not self._unreadable and not isinstance(error, FileNotFoundError):
+        # The watch logs a directory that is missing or locked.
+        watched = not isinstance(error, FileNotFoundError | BlockingIOError)
+        if watched and not self._unreadable:
             log.warning(
                 "cannot list directory; retrying",
                 file=str(self._spool.path),

@@ -129,6 +129,12 @@ def test_wrong_command_line_ends_with_3(arguments: tuple[str, ...]) -> None:
         ("return 1", 1, ""),
         ("raise ConfigError('main.conf: bad')", 2, "error: main.conf: bad\n"),
         ("raise StartError('no way')", 3, "error: no way\n"),
+        pytest.param(
+            "raise TransientStartError('later')",
+            75,
+            "error: later\n",
+            marks=pytest.mark.fault("F60"),
+        ),
     ],
 )
 @pytest.mark.parametrize("command", ["main", "rudder_relayd"])
@@ -153,7 +159,7 @@ def run_with(command: str, body: str) -> Done:
     program = f"""
 import sys, types
 from relayd.commands import cli
-from relayd.errors import ConfigError, StartError
+from relayd.errors import ConfigError, StartError, TransientStartError
 def run(directory):
     {body}
 sys.modules["relayd.service.tree"] = types.SimpleNamespace(run=run)

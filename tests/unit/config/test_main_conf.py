@@ -371,15 +371,21 @@ def test_disabled_verification_is_a_warning(tmp_path: Path) -> None:
         (ROOT + 'processing.inventory.output = "upstream"', "output.upstream.password"),
         (ROOT + 'processing.reporting.output = "upstream"', "output.upstream.password"),
         (ROOT + 'processing.reporting.output = "database"', "output.database.password"),
-        (
-            ROOT + 'processing.reporting.output = "database"\noutput.database.password = ""',
-            "output.database.password",
-        ),
     ],
 )
 def test_missing_key_of_an_output_is_refused(tmp_path: Path, text: str, key: str) -> None:
     """The error for a missing host or password of an output in use names its key."""
     assert refusal(tmp_path, text).startswith(f"{key}: expected a value")
+
+
+@pytest.mark.fault("F13")
+@pytest.mark.parametrize("output", ["database", "upstream"])
+def test_empty_password_is_one(tmp_path: Path, output: str) -> None:
+    """A key that is there and empty is set: packages start relayd before passwords are known."""
+    text = f'processing.reporting.output = "{output}"\noutput.{output}.password = ""'
+    settings, warnings = load_settings(write(tmp_path, ROOT + text))
+    assert getattr(settings.output, output).password == Secret("")
+    assert warnings == []
 
 
 def test_missing_main_conf_is_a_start_error(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Notification of the service manager, over real datagram sockets."""
 
 import os
+import re
 import time
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from relayd.errors import NodesError
 from relayd.service.systemd import Notifier, take_notifier
-from tests.support.service_manager import open_service_manager
+from tests.support.service_manager import open_service_manager, parse
 
 
 @pytest.fixture(params=["path", "abstract"])
@@ -22,14 +23,14 @@ def address(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 async def test_ready_arrives_by_both_kinds_of_socket(address: str) -> None:
     """The end of the start is reported with a status of one line."""
     with open_service_manager(address) as manager:
-        await Notifier(address).ready("one\ntwo")
+        await Notifier(address).ready(lambda: "one\ntwo")
         assert await manager.message() == {"READY": "1", "STATUS": "one\\ntwo"}
 
 
 async def test_long_status_is_cut(address: str) -> None:
     """A status is at most a few hundred characters long."""
     with open_service_manager(address) as manager:
-        await Notifier(address).ready("x" * 10_000)
+        await Notifier(address).ready(lambda: "x" * 10_000)
         assert len((await manager.message())["STATUS"]) < 320
 
 
@@ -40,11 +41,12 @@ async def test_stopping_is_reported(address: str) -> None:
         assert (await manager.message())["STOPPING"] == "1"
 
 
+@pytest.mark.fault("F40")
 async def test_reload_is_reported_with_its_time(address: str) -> None:
     """A reload is reported at its beginning, with the monotonic time, and at its end."""
     with open_service_manager(address) as manager:
         notifier = Notifier(address)
-        await notifier.ready("up")
+        await notifier.ready(lambda: "up")
         await manager.message()
         before = time.monotonic_ns() // 1000
         async with notifier.reload():
@@ -52,19 +54,22 @@ async def test_reload_is_reported_with_its_time(address: str) -> None:
             assert before <= int(begun["MONOTONIC_USEC"]) <= time.monotonic_ns() // 1000
             assert begun["RELOADING"] == "1"
             assert manager.drain() == []
-        assert await manager.message() == {"READY": "1", "STATUS": "reloaded"}
+        done = await manager.message()
+        assert done["READY"] == "1"
+        assert re.fullmatch(r"up; reloaded at [-0-9]{10} [:0-9]{8} UTC", done["STATUS"])
 
 
 async def test_failed_reload_is_reported(address: str) -> None:
     """After a failed reload relayd is still ready, and its status says what failed."""
     with open_service_manager(address) as manager:
         notifier = Notifier(address)
-        await notifier.ready("up")
+        await notifier.ready(lambda: "up")
         with pytest.raises(NodesError):
             async with notifier.reload():
                 raise NodesError("nodeslist.json: cut short")
         *_, last = [await manager.message() for _ in range(3)]
         assert last["READY"] == "1"
+        assert last["STATUS"].startswith("up; the reload at ")
         assert "nodeslist.json: cut short" in last["STATUS"]
 
 
@@ -72,7 +77,7 @@ async def test_cancelled_reload_is_not_left_open(address: str) -> None:
     """A cancelled reload leaves the unit ready, not reloading forever."""
     with open_service_manager(address) as manager:
         notifier = Notifier(address)
-        await notifier.ready("up")
+        await notifier.ready(lambda: "up")
         with trio.CancelScope() as scope:
             async with notifier.reload():
                 scope.cancel()
@@ -87,6 +92,24 @@ async def test_reload_during_the_start_does_not_end_it(address: str) -> None:
         async with Notifier(address).reload():
             pass
         assert manager.drain() == []
+
+
+@pytest.mark.fault("F40")
+async def test_status_follows_the_state(address: str, autojump_clock: MockClock) -> None:
+    """The state is sent again when it has changed, also after a reload, and only then."""
+    states = iter(["one", "one", "one", "two", "two", "two"])
+    with open_service_manager(address) as manager:
+        notifier = Notifier(address)
+        with trio.move_on_after(15):
+            await notifier.run_status()
+        await notifier.ready(lambda: next(states))
+        async with notifier.reload():
+            pass
+        assert [message.get("READY") for message in map(parse, manager.drain())] == ["1", None, "1"]
+        with trio.move_on_after(35):
+            await notifier.run_status()
+        [news] = map(parse, manager.drain())
+        assert re.fullmatch(r"two; reloaded at .* UTC", news["STATUS"])
 
 
 async def test_watchdog_is_pinged_twice_per_period(address: str, autojump_clock: MockClock) -> None:
@@ -109,7 +132,7 @@ async def test_missing_service_manager_is_a_warning_once(tmp_path: Path) -> None
     """A missing socket does not stop relayd, and is logged once."""
     notifier = Notifier(str(tmp_path / "nobody"))
     with capture_logs() as logs:
-        await notifier.ready("up")
+        await notifier.ready(lambda: "up")
         await notifier.stopping()
     assert [entry["event"] for entry in logs] == ["cannot notify the service manager"]
 
@@ -186,7 +209,7 @@ async def test_address_of_another_kind_is_not_used() -> None:
     """An address that is neither a path nor an abstract name is logged, and nothing is sent."""
     with capture_logs() as logs:
         notifier = take_notifier({"NOTIFY_SOCKET": "vsock:2:1234"})
-        await notifier.ready("up")
+        await notifier.ready(lambda: "up")
     assert [entry["event"] for entry in logs] == [
         "NOTIFY_SOCKET is neither a path nor an abstract name"
     ]

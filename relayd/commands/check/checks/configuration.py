@@ -81,14 +81,14 @@ def _invalid(path: Path, failure: ConfigError) -> Finding:
     elif failure.line is not None:
         fix = f"correct line {failure.line}; strings are written in double quotes"
     else:
-        fix = "correct it; docs/configuration.md lists every key and its values"
+        fix = "correct it; man relayd.conf describes every key and its values"
     return error("configuration.invalid", path, failure.detail, fix)
 
 
 def _unreadable(main: Path, failure: StartError) -> Finding:
     """Return the finding about main.conf or about the file with the node id."""
     if failure.file == main:
-        fix = "write it (conf/main.conf shows every key), or name its directory with -c"
+        fix = "write it (man relayd.conf describes every key), or name its directory with -c"
         what = f"cannot be read: {failure.reason}" if failure.reason else "cannot be read"
         return error("configuration.missing", main, what, fix)
     fix = "set general.node_id, or write the node id into general.node_id_file"
@@ -107,7 +107,7 @@ def _warning(path: Path, found: ConfigWarning) -> Finding:
         case "database_url":
             fix = "remove it from the URL"
         case "unreadable":
-            fix = "write it (conf/logging.conf shows every key)"
+            fix = "write it (man relayd.conf describes every key)"
         case _:
             fix = "remove it"
     return warning(code, path, found.detail, fix)

@@ -21,6 +21,7 @@ from relayd.commands.check.service_user.child import run
 from relayd.config.logging_conf import LOGGING_FILE
 from relayd.config.main_conf import MAIN_FILE, Settings
 from relayd.spool.layout import Spool, inventory_spool, run_log_spool
+from relayd.system import utf8
 
 if TYPE_CHECKING:
     from subprocess import CompletedProcess
@@ -91,7 +92,7 @@ async def _run_child(account: Account, asked: Questions) -> "CompletedProcess[by
     become = None if account.is_current else [account.uid, account.gid, account.groups]
     items = [[str(path.absolute()), extensions] for path, extensions in asked.items()]
     # Started as the current user: the other may not be able to read the interpreter's files.
-    command = [sys.executable, "-I", "-S", "-c", inspect.getsource(probe)]
+    command = [sys.executable, *utf8.OPTIONS, "-I", "-S", "-c", inspect.getsource(probe)]
     return await run(command, json.dumps([become, items]).encode())
 
 

@@ -25,6 +25,12 @@ UNREACHABLE: Final = [
         "~error: {database}: .*\\. Fix: correct the host name in output.database.url",
     ),
     case(
+        "empty password",
+        server(password=""),
+        'error: {database}: password authentication failed for user "rudder" (SQLSTATE 28P01).'
+        " Fix: correct output.database.password, or set it: ALTER ROLE rudder PASSWORD …",
+    ),
+    case(
         "wrong password",
         server(password="wrong"),
         'error: {database}: password authentication failed for user "rudder" (SQLSTATE 28P01).'

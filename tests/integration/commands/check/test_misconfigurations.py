@@ -119,7 +119,7 @@ CONFIGURATION: Final = [
         "no main.conf",
         unlink("etc/main.conf"),
         "error: {conf}/main.conf: cannot be read: No such file or directory."
-        " Fix: write it (conf/main.conf shows every key), or name its directory with -c",
+        " Fix: write it (man relayd.conf describes every key), or name its directory with -c",
         REST,
     ),
     case(
@@ -134,13 +134,6 @@ CONFIGURATION: Final = [
         conf(general="https_port = 0"),
         "error: {conf}/main.conf: general.https_port: expected an integer from 1 to 65535, got 0."
         " Fix: set general.https_port to an integer from 1 to 65535",
-        REST,
-    ),
-    case(
-        "no database password",
-        conf(output__database='password = ""'),
-        "error: {conf}/main.conf: output.database.password: expected a value for an output to"
-        ' "database", got nothing. Fix: set output.database.password',
         REST,
     ),
     case(
@@ -199,7 +192,7 @@ CONFIGURATION: Final = [
         "no logging.conf",
         unlink("etc/logging.conf"),
         "warning: {conf}/logging.conf: No such file or directory, default logging is used."
-        " Fix: write it (conf/logging.conf shows every key)",
+        " Fix: write it (man relayd.conf describes every key)",
     ),
     case(
         "run logs go nowhere",

@@ -271,7 +271,7 @@ async def test_start_of_a_process_is_retried(
         async with open_pool(inbox) as pool:
             assert outcomes(await pool.examine(inbox.jobs("a.log"))) == ["good"]
     assert [line["log_level"] for line in logs] == ["error", "info"]
-    assert logs[0]["detail"] == os.strerror(code)
+    assert logs[0]["detail"].startswith(os.strerror(code))
     assert descriptors() == before
 
 

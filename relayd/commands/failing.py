@@ -1,0 +1,56 @@
+"""How a program says on standard error why it failed.
+
+A tool writes a line for a person. The daemon's line ends up where its log does, so it has the
+format of the log, as far as that is known. In the journal both have their priority.
+"""
+
+from pathlib import Path
+from typing import Final, Literal
+
+import click
+
+from relayd.config.logging_conf import LoggingSettings, load_logging
+from relayd.errors import RelaydError
+from relayd.system.printable import printable
+from relayd.system.streams import is_journal
+
+_PRIORITIES: Final = {"error": "<3>", "warning": "<4>"}
+_STDERR: Final = 2
+
+
+def complain(
+    text: str, daemon: Path | None = None, level: Literal["error", "warning"] = "error"
+) -> None:
+    """Write one line on standard error.
+
+    Args:
+        text: what is wrong.
+        daemon: configuration directory of the daemon that cannot start; None for a tool.
+        level: how bad it is.
+    """
+    if daemon is not None and _logs_json(daemon):
+        click.echo(_document(text, level), err=True, nl=False)
+        return
+    priority = _PRIORITIES[level] if is_journal(_STDERR) else ""
+    click.echo(f"{priority}{level}: {printable(text)}", err=True)
+
+
+def _logs_json(directory: Path) -> bool:
+    """Return whether the log is JSON; a logging.conf that cannot be used counts as missing."""
+    from relayd.telemetry.logs import wants_json
+
+    try:
+        settings = load_logging(directory)
+    except RelaydError:
+        settings = LoggingSettings()
+    try:
+        return wants_json(settings)
+    except RelaydError:
+        return False
+
+
+def _document(text: str, level: str) -> bytes:
+    from relayd.telemetry.lines import json_renderer
+
+    render = json_renderer(journal=is_journal(_STDERR))
+    return render(level, {"component": "main", "event": "cannot start", "detail": text})
