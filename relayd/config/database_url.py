@@ -11,11 +11,11 @@ import msgspec
 
 from relayd.config.database_options import OPTIONS, OptionError, check_option, check_together
 from relayd.config.secret import Secret
-from relayd.system.printable import printable
 
 _SCHEME: Final = re.compile(r"postgres(?:ql)?://", re.ASCII)
 #: One host and its port. Host names are checked only for what libpq's parser needs.
 _HOST: Final = re.compile(r"(?:\[([^\]]+)\]|([^\s:@\[\]]*))(?::([^:@\[\]]*))?", re.ASCII)
+_NAME: Final = re.compile(r"[A-Za-z_]{1,40}", re.ASCII)
 _MAX_OPTIONS: Final = 100
 #: In the URI, but not in the list of options: spellings of JDBC and of old releases.
 _SPELLINGS: Final = {
@@ -66,12 +66,13 @@ class DatabaseUrl(msgspec.Struct, frozen=True):
         """
         parts = split_url(url)
         options = _of_authority(parts)
-        for key, value in parts.query:
-            name, text = _respelled(_decode(key), _decode(value))
-            options[name] = text
-        options.pop("password", None)
         for name, text in options.items():
             check_option(name, text)
+        for key, value in parts.query:
+            name, text = _respelled(_decode(key), _decode(value))
+            check_option(name, text)
+            options[name] = text
+        options.pop("password", None)
         check_together(options)
         unused = sorted(name for name in options if not OPTIONS[name].used)
         return cls(options, tuple(unused))
@@ -177,7 +178,9 @@ def _of_authority(parts: UrlParts) -> dict[str, str]:
 def _respelled(name: str, value: str) -> tuple[str, str]:
     name, value = _SPELLINGS.get((name, value), (name, value))
     if name not in OPTIONS:
-        raise OptionError(printable(name, 40), "one of libpq's", "an unknown one")
+        # Other names, or values with an `@`, are rather a part of a password that is not escaped.
+        shown = name if _NAME.fullmatch(name) and "@" not in value else "an option"
+        raise OptionError(shown, "one of libpq's", "an unknown one")
     return name, value
 
 

@@ -150,6 +150,7 @@ def write_files(directory: Path) -> Path:
     authority, other = trustme.CA(), trustme.CA()
     server = authority.issue_cert("localhost", common_name="localhost")
     client = authority.issue_cert("client@example.com", common_name="certified")
+    stranger = other.issue_cert("client@example.com", common_name="certified")
     revoked = authority.issue_cert("localhost", common_name="localhost")
     texts = {
         "ca.crt": authority.cert_pem.bytes(),
@@ -158,6 +159,8 @@ def write_files(directory: Path) -> Path:
         "server.key": server.private_key_pem.bytes(),
         "client.crt": client.cert_chain_pems[0].bytes(),
         "client.key": client.private_key_pem.bytes(),
+        "stranger.crt": stranger.cert_chain_pems[0].bytes(),
+        "stranger.key": stranger.private_key_pem.bytes(),
         "open.key": client.private_key_pem.bytes(),
         "wrong.key": revoked.private_key_pem.bytes(),
         "good.crl": _revocations(authority, revoked),

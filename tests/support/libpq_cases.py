@@ -185,6 +185,11 @@ CASES: Final = (
     Case(f"postgres://certified{_AT}?sslmode=require&{_CERT}"),
     Case(f"postgres://certified{_AT}?sslmode=require", "certificate"),
     Case(
+        f"postgres://certified{_AT}?sslmode=require&sslcert={{files}}/stranger.crt"
+        "&sslkey={files}/stranger.key",
+        "operator: 127.0.0.1:{port}: TLS: ",
+    ),
+    Case(
         f"postgres://certified{_AT}?sslmode=require&sslcertmode=disable&{_CERT}", "cert", since=16
     ),
     Case(f"postgres://tls_only{_AT}?sslmode=disable", "tls_only", _RIGHT),

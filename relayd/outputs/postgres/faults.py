@@ -131,11 +131,11 @@ def _of_server(error: Exception, host: str) -> ConnectError:
 def _of_tls(error: ssl.SSLError, host: str) -> ConnectError:
     match error:
         case ssl.SSLCertVerificationError():
-            why = error.verify_message or error.reason
+            why = error.verify_message or _text(error)
             return ConnectError(f"{host}: the server's certificate: {why}", Step.TLS)
         case ssl.SSLEOFError() | ssl.SSLZeroReturnError():
             return ConnectError(f"{host}: closed during the TLS handshake", Step.TLS, "transient")
-    return ConnectError(f"{host}: TLS: {error.reason or _text(error)}", Step.TLS)
+    return ConnectError(f"{host}: TLS: {getattr(error, 'reason', None) or _text(error)}", Step.TLS)
 
 
 def _of_system(error: OSError, host: str) -> ConnectError:

@@ -63,7 +63,7 @@ async def try_relayd(
 @pytest.mark.parametrize("case", CASES, ids=str)
 @pytest.mark.fault("F8", "F10", "F13", "F29")
 def test_both_connect_or_neither(surface: Surface, case: Case) -> None:
-    """Both relayd and psql reach the same server in the same way, or neither does and relayd says why."""
+    """Both relayd and psql reach the same server, or neither does and relayd says why."""
     known = {"right": PASSWORD}
     filled = {name: surface.fill(known.get(v, v)) for name, v in case.variables.items()}
     environment = {"HOME": surface.fill("{files}/empty"), **filled}

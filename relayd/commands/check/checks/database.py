@@ -108,6 +108,8 @@ def judge_failure(failure: DatabaseError, url: str) -> Finding:
     """Return the finding for a failed connection."""
     options = DatabaseUrl.parse(url).options
     where, what = _place(url), failure.detail
+    if "," not in options.get("host", ""):  # the place says it already
+        what = what.removeprefix(f"{where.rpartition('/')[0]}: ")
     if failure.sqlstate:
         user, database = options.get("user", "rudder"), options.get("dbname", "rudder")
         fix = _FIXES.get(failure.sqlstate, "check the server's log")

@@ -5,6 +5,7 @@ of them the operator allows, and a password must not leave before that is clear.
 """
 
 import asyncio
+import ssl
 import struct
 from typing import Any, Final
 
@@ -12,7 +13,7 @@ import msgspec
 
 from relayd.config.secret import Secret
 from relayd.outputs.postgres.connecting.scram import BINDING, Scram, server_end_point
-from relayd.outputs.postgres.faults import ConnectError, Step
+from relayd.outputs.postgres.faults import ConnectError, Step, explain_connecting
 
 #: Codes of the message R (PostgreSQL manual, 54.7 Message Formats).
 _OK: Final = 0
@@ -107,7 +108,9 @@ class Guard(asyncio.Protocol):
         return answer
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Pass it on."""
+        """Pass it on. In TLS 1.3 a client certificate is refused only after the handshake."""
+        if isinstance(exc, ssl.SSLError) and self.fault is None:
+            self.fault = explain_connecting(exc, self._demands.host)
         self._inner.connection_lost(exc)
 
     def pause_writing(self) -> None:
