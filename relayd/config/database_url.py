@@ -16,6 +16,7 @@ _SCHEME: Final = re.compile(r"postgres(?:ql)?://", re.ASCII)
 #: One host and its port. Host names are checked only for what libpq's parser needs.
 _HOST: Final = re.compile(r"(?:\[([^\]]+)\]|([^\s:@\[\]]*))(?::([^:@\[\]]*))?", re.ASCII)
 _NAME: Final = re.compile(r"[A-Za-z_]{1,40}", re.ASCII)
+DEFAULT_PORT: Final = 5432
 _MAX_OPTIONS: Final = 100
 #: In the URI, but not in the list of options: spellings of JDBC and of old releases.
 _SPELLINGS: Final = {

@@ -16,7 +16,7 @@ import pytest
 import trustme
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from relayd.commands.demo.postgres.programs import server_account
 from relayd.commands.demo.postgres.server import Server
@@ -202,7 +202,7 @@ def _write_homes(directory: Path) -> None:
 def _revocations(authority: trustme.CA, revoked: trustme.LeafCert) -> bytes:
     issuer = x509.load_pem_x509_certificate(authority.cert_pem.bytes())
     key = serialization.load_pem_private_key(authority.private_key_pem.bytes(), None)
-    assert isinstance(key, CertificateIssuerPrivateKeyTypes)
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
     leaf = x509.load_pem_x509_certificate(revoked.cert_chain_pems[0].bytes())
     now = datetime.now(UTC)
     entry = x509.RevokedCertificateBuilder().serial_number(leaf.serial_number)

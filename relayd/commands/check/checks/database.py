@@ -8,7 +8,7 @@ import trio_asyncio
 
 from relayd.commands.check.checks.clock import seconds_ahead
 from relayd.commands.check.model import Finding, Site, error, warning
-from relayd.config.database_url import DatabaseUrl
+from relayd.config.database_url import DEFAULT_PORT, DatabaseUrl
 from relayd.config.main_conf import database_parameters
 from relayd.errors import DatabaseError
 from relayd.outputs.postgres.connecting.surroundings import Surroundings
@@ -108,8 +108,9 @@ def judge_failure(failure: DatabaseError, url: str) -> Finding:
     """Return the finding for a failed connection."""
     options = DatabaseUrl.parse(url).options
     where, what = _place(url), failure.detail
-    if "," not in options.get("host", ""):  # the place says it already
-        what = what.removeprefix(f"{where.rpartition('/')[0]}: ")
+    host = where.rpartition("/")[0]
+    if "," not in host:  # the place says it already
+        what = what.removeprefix(f"{host}: ").removeprefix(f"{host}:{DEFAULT_PORT}: ")
     if failure.sqlstate:
         user, database = options.get("user", "rudder"), options.get("dbname", "rudder")
         fix = _FIXES.get(failure.sqlstate, "check the server's log")

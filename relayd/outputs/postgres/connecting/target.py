@@ -16,6 +16,7 @@ from relayd.config.database_options import (
     check_together,
     ssl_mode,
 )
+from relayd.config.database_url import DEFAULT_PORT
 from relayd.config.secret import Secret
 from relayd.outputs.postgres.connecting.surroundings import (
     SOCKET_DIRECTORIES,
@@ -134,7 +135,7 @@ def _places(options: Mapping[str, str]) -> list[tuple[str, str, int]]:
     names = names if len(names) == count else [""] * count
     addresses = addresses if len(addresses) == count else [""] * count
     found = [
-        (n, a, int(p.strip() or 5432)) for n, a, p in zip(names, addresses, ports, strict=True)
+        (n, a, int(p.strip() or DEFAULT_PORT)) for n, a, p in zip(names, addresses, ports, strict=True)
     ]
     return [(n or ("" if a else _usual_place(p)), a, p) for n, a, p in found]
 
