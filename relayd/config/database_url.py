@@ -4,6 +4,7 @@ The form is libpq's connection URI (PostgreSQL manual, 32.1.1.2), including seve
 """
 
 import re
+from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote, unquote_to_bytes
 
@@ -16,6 +17,7 @@ _SCHEME: Final = re.compile(r"postgres(?:ql)?://", re.ASCII)
 #: One host and its port. Host names are checked only for what libpq's parser needs.
 _HOST: Final = re.compile(r"(?:\[([^\]]+)\]|([^\s:@\[\]]*))(?::([^:@\[\]]*))?", re.ASCII)
 _NAME: Final = re.compile(r"[A-Za-z_]{1,40}", re.ASCII)
+_FILES: Final = ("sslrootcert", "sslcrl", "sslcert", "sslkey", "passfile")
 DEFAULT_PORT: Final = 5432
 _MAX_OPTIONS: Final = 100
 #: In the URI, but not in the list of options: spellings of JDBC and of old releases.
@@ -77,6 +79,12 @@ class DatabaseUrl(msgspec.Struct, frozen=True):
         check_together(options)
         unused = sorted(name for name in options if not OPTIONS[name].used)
         return cls(options, tuple(unused))
+
+    @property
+    def files(self) -> list[Path]:
+        """The files that its options name."""
+        paths = [Path(self.options.get(name, "")) for name in _FILES]
+        return [path for path in paths if path.is_absolute()]
 
     @property
     def place(self) -> str:

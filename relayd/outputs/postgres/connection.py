@@ -14,6 +14,7 @@ from typing import Any, Final
 import asyncpg
 import msgspec
 
+from relayd.outputs.postgres import statements as sql
 from relayd.outputs.postgres.connecting.dialer import Address, Dialer
 from relayd.outputs.postgres.connecting.surroundings import Surroundings
 from relayd.outputs.postgres.connecting.target import Host, Target, chosen_settings, resolve
@@ -101,11 +102,11 @@ async def connect(
                 faults.append(fault)
                 if fault.step not in _NEXT_HOST and fault.sqlstate != _STARTING:
                     order.begin_with(index)
-                    raise _summed(faults) from fault
+                    raise _summed(faults) from fault.__cause__
             else:
                 order.begin_with(index)
                 return connection
-    raise _summed(faults) from faults[-1]
+    raise _summed(faults) from faults[-1].__cause__
 
 
 def transaction_limits(parameters: Mapping[str, Any], patience: Patience) -> str:
@@ -120,9 +121,7 @@ def transaction_limits(parameters: Mapping[str, Any], patience: Patience) -> str
         "idle_in_transaction_session_timeout": 2 * patience.statement,
     }
     return "".join(
-        f"SET LOCAL {name} = {ms(seconds)};"
-        for name, seconds in limits.items()
-        if name not in chosen
+        sql.LIMIT % (name, ms(seconds)) for name, seconds in limits.items() if name not in chosen
     )
 
 
@@ -257,8 +256,8 @@ async def _need(connection: Connection, host: Host, kind: str, limit: float) -> 
     }
     if not suits[kind]:
         connection.terminate()
-        detail = f"{host}: not {kind}, which target_session_attrs wants"
-        raise ConnectError(detail, Step.REACH, "operator")
+        detail = f"not {kind}, which target_session_attrs wants"
+        raise ConnectError(detail, Step.REACH, host=str(host))
 
 
 def _both(first: ConnectError, second: ConnectError) -> ConnectError:
@@ -266,13 +265,15 @@ def _both(first: ConnectError, second: ConnectError) -> ConnectError:
     if first.detail == second.detail:
         return second
     chosen = first if first.sqlstate == "28P01" else second
-    detail = f"{first.detail}; {second.detail}"
-    return ConnectError(detail, chosen.step, chosen.kind, chosen.sqlstate)
+    detail = f"{first.reason}; {second.reason}"
+    return ConnectError(detail, chosen.step, chosen.kind, chosen.sqlstate, host=chosen.host)
 
 
 def _summed(faults: list[ConnectError]) -> ConnectError:
     """Return the faults of all hosts as one; it may end by itself if one of them may."""
     last = faults[-1]
+    if len(faults) == 1:
+        return last
     details = dict.fromkeys(fault.detail for fault in faults)
     kind: Kind = "transient" if any(fault.kind == "transient" for fault in faults) else "operator"
     return ConnectError("; ".join(details), last.step, kind, last.sqlstate)

@@ -32,6 +32,8 @@ class ConnectError(Exception):
 
     Attributes:
         detail: one line.
+        reason: the same without the host.
+        host: which host, "" if it is about none or several.
         step: what failed.
         kind: `transient` (it may end by itself) or `operator`.
         sqlstate: of the server's refusal, "" when it was not the server.
@@ -43,9 +45,13 @@ class ConnectError(Exception):
         step: Step,
         kind: Kind = "operator",
         sqlstate: str = "",
+        *,
+        host: str = "",
     ) -> None:
-        super().__init__(detail)
-        self.detail = detail
+        self.detail = f"{host}: {detail}" if host else detail
+        super().__init__(self.detail)
+        self.reason = detail
+        self.host = host
         self.step = step
         self.kind = kind
         self.sqlstate = sqlstate
@@ -106,45 +112,47 @@ def explain_connecting(error: BaseException, host: str) -> ConnectError:
         case asyncpg.PostgresError():
             return _of_server(error, host)
         case TimeoutError():
-            return ConnectError(f"{host}: no answer in time", Step.TIME, "transient")
+            return ConnectError("no answer in time", Step.TIME, "transient", host=host)
         case ssl.SSLError():
             return _of_tls(error, host)
         case OSError():
             return _of_system(error, host)
         case UnicodeError():
-            return ConnectError(f"{host}: not a host name", Step.NAME)
+            return ConnectError("not a host name", Step.NAME, host=host)
         case asyncpg.ClientConfigurationError():
-            return ConnectError(f"{host}: {_text(error)}", Step.OPTION)
+            return ConnectError(_text(error), Step.OPTION, host=host)
         case asyncpg.InterfaceError():
-            return ConnectError(f"{host}: {_text(error)}", Step.LOGIN)
-    return ConnectError(f"{host}: {_text(error)}", Step.REACH, "transient")
+            return ConnectError(_text(error), Step.LOGIN, host=host)
+    return ConnectError(_text(error), Step.REACH, "transient", host=host)
 
 
 def _of_server(error: Exception, host: str) -> ConnectError:
     if getattr(error, "severity", None) is None:  # asyncpg raises some itself
-        return ConnectError(f"{host}: closed during the login", Step.REACH, "transient")
+        return ConnectError("closed during the login", Step.REACH, "transient", host=host)
     text, state = _message(error), getattr(error, "sqlstate", None) or ""
     kind: Kind = "transient" if _ends_by_itself(text, state) else "operator"
-    return ConnectError(f"{host}: {text}", Step.LOGIN, kind, state)
+    return ConnectError(text, Step.LOGIN, kind, state, host=host)
 
 
 def _of_tls(error: ssl.SSLError, host: str) -> ConnectError:
     match error:
         case ssl.SSLCertVerificationError():
             why = error.verify_message or _text(error)
-            return ConnectError(f"{host}: the server's certificate: {why}", Step.TLS)
+            return ConnectError(f"the server's certificate: {why}", Step.TLS, host=host)
         case ssl.SSLEOFError() | ssl.SSLZeroReturnError():
-            return ConnectError(f"{host}: closed during the TLS handshake", Step.TLS, "transient")
-    return ConnectError(f"{host}: TLS: {getattr(error, 'reason', None) or _text(error)}", Step.TLS)
+            return ConnectError("closed during the TLS handshake", Step.TLS, "transient", host=host)
+    return ConnectError(
+        f"TLS: {getattr(error, 'reason', None) or _text(error)}", Step.TLS, host=host
+    )
 
 
 def _of_system(error: OSError, host: str) -> ConnectError:
     if isinstance(error, socket.gaierror):
         kind: Kind = "transient" if error.errno == socket.EAI_AGAIN else "operator"
-        return ConnectError(f"{host}: {error.strerror}", Step.NAME, kind)
+        return ConnectError(error.strerror or _text(error), Step.NAME, kind, host=host)
     why = os.strerror(error.errno) if error.errno else _text(error)
     denied = isinstance(error, PermissionError | IsADirectoryError | NotADirectoryError)
-    return ConnectError(f"{host}: {why}", Step.REACH, "operator" if denied else "transient")
+    return ConnectError(why, Step.REACH, "operator" if denied else "transient", host=host)
 
 
 def _ends_by_itself(text: str, state: str) -> bool:

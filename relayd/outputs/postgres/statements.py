@@ -11,6 +11,9 @@ from relayd.runlog.model import COLUMNS
 #: Opens a transaction; %s takes the statements that bound it.
 OPEN: Final = "BEGIN;%s"
 
+#: Bounds a transaction: a setting and its value.
+LIMIT: Final = "SET LOCAL %s = %s;"
+
 #: Takes the locks of a transaction; %s takes only relayd's own numbers.
 #: Writers of the same run wait here until the first of them has committed. The keys are sorted, so
 #: that two writers with several runs in common cannot deadlock.

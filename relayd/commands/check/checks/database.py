@@ -8,7 +8,8 @@ import trio_asyncio
 
 from relayd.commands.check.checks.clock import seconds_ahead
 from relayd.commands.check.model import Finding, Site, error, warning
-from relayd.config.database_url import DEFAULT_PORT, DatabaseUrl
+from relayd.commands.check.service_user.permissions import check_file
+from relayd.config.database_url import DatabaseUrl
 from relayd.config.main_conf import database_parameters
 from relayd.errors import DatabaseError
 from relayd.outputs.postgres.connecting.surroundings import Surroundings
@@ -85,6 +86,10 @@ async def check(site: Site) -> list[Finding]:
     if not site.to_database:
         return []
     url = site.settings.output.database.url
+    files = DatabaseUrl.parse(url).files
+    unreadable = [fault for path in files for fault in check_file(site, path, "database.file")]
+    if unreadable:  # root could read them, and its connection would prove nothing
+        return unreadable
     begun = time.time()
     found = await _survey(site)
     if isinstance(found, DatabaseError):
@@ -108,16 +113,15 @@ def judge_failure(failure: DatabaseError, url: str) -> Finding:
     """Return the finding for a failed connection."""
     options = DatabaseUrl.parse(url).options
     where, what = _place(url), failure.detail
-    host = where.rpartition("/")[0]
-    if "," not in host:  # the place says it already
-        what = what.removeprefix(f"{host}: ").removeprefix(f"{host}:{DEFAULT_PORT}: ")
+    cause = failure.__cause__
+    if isinstance(cause, ConnectError) and "," not in where:
+        what = cause.reason  # the place names the host already
     if failure.sqlstate:
         user, database = options.get("user", "rudder"), options.get("dbname", "rudder")
         fix = _FIXES.get(failure.sqlstate, "check the server's log")
         what = f"{what} (SQLSTATE {failure.sqlstate})"
         code = "database.refused"
         return error(code, where, what, fix.format(user=user, database=database))
-    cause = failure.__cause__
     step = cause.step if isinstance(cause, ConnectError) else Step.TIME
     return error("database.unreachable", where, what, _STEP_FIXES[step])
 

@@ -16,7 +16,7 @@ import msgspec
 
 from relayd.outputs.postgres.connecting.login import Demands, Guard
 from relayd.outputs.postgres.connecting.target import Host, Target
-from relayd.outputs.postgres.connecting.tls import make_context
+from relayd.outputs.postgres.connecting.tls import client_certificate, make_context
 from relayd.outputs.postgres.faults import ConnectError, Step
 
 #: Unacknowledged bytes are given up after this time, so that a vanished server is noticed.
@@ -99,7 +99,9 @@ class Dialer:
         options, host = self._target.options, self._host
         methods = options.get("require_auth", "")
         binding = options.get("channel_binding", "prefer")
-        return Demands(str(host), host.password, host.hint, methods, binding)
+        certificate = client_certificate(self._target) if self.encrypted else None
+        shown = str(certificate) if certificate is not None and certificate.exists() else ""
+        return Demands(str(host), host.password, host.hint, methods, binding, shown)
 
     async def _open(self) -> asyncio.Transport:
         link = socket.socket(self._address.family, socket.SOCK_STREAM)
@@ -138,8 +140,8 @@ class Dialer:
         except KeyError:
             name = str(uid)
         if name != wanted:
-            detail = f"{self._host}: the server runs as {name}, not as requirepeer={wanted}"
-            raise ConnectError(detail, Step.LOGIN)
+            detail = f"the server runs as {name}, not as requirepeer={wanted}"
+            raise ConnectError(detail, Step.LOGIN, host=str(self._host))
 
     async def _encrypt(self, transport: asyncio.Transport) -> asyncio.Transport:
         waiting = transport.get_protocol()
@@ -150,13 +152,14 @@ class Dialer:
             if answer == b"N" and self._tls == "try":
                 return transport
             if answer != b"S":
-                raise ConnectError(f"{self._host}: {_refusal(answer, self._target)}", Step.TLS)
+                why = _refusal(answer, self._target)
+                raise ConnectError(why, Step.TLS, host=str(self._host))
         self.encrypted = True
         context = make_context(self._target)
         name = self._host.name or None
         if context.check_hostname and name is None:
-            detail = f"{self._host}: sslmode=verify-full needs a host name, not only hostaddr"
-            raise ConnectError(detail, Step.OPTION)
+            detail = "sslmode=verify-full needs a host name, not only hostaddr"
+            raise ConnectError(detail, Step.OPTION, host=str(self._host))
         if self._target.options.get("sslsni") == "0" and not context.check_hostname:
             name = None
         upgraded: asyncio.Transport | None = await self._loop.start_tls(

@@ -35,6 +35,7 @@ class Demands(msgspec.Struct, frozen=True):
         hint: why there is no password, "" without a reason.
         methods: `require_auth`, "" for any.
         binding: `channel_binding`.
+        certificate: the client's, "" without one.
     """
 
     host: str
@@ -42,6 +43,7 @@ class Demands(msgspec.Struct, frozen=True):
     hint: str
     methods: str
     binding: str
+    certificate: str = ""
 
     def allows(self, method: str) -> bool:
         """Return whether `require_auth` allows a method."""
@@ -53,8 +55,8 @@ class Demands(msgspec.Struct, frozen=True):
         return method in listed
 
     def fault(self, detail: str) -> ConnectError:
-        """Return what the operator is told."""
-        return ConnectError(f"{self.host}: {detail}", Step.LOGIN)
+        """Return the reason to end the connection."""
+        return ConnectError(detail, Step.LOGIN, host=self.host)
 
 
 class Guard(asyncio.Protocol):
@@ -76,6 +78,7 @@ class Guard(asyncio.Protocol):
         self._demands = demands
         self._transport: Any = None
         self._waiting = b""
+        self._heard = False
         self._asked: int | None = None
         self._scram: Scram | None = None
 
@@ -86,6 +89,7 @@ class Guard(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Judge whole messages, and pass on those that are asyncpg's."""
+        self._heard = True
         self._waiting += data
         while self._transport is not None and len(self._waiting) >= 5:
             (length,) = struct.unpack_from("!I", self._waiting, 1)
@@ -109,8 +113,12 @@ class Guard(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Pass it on. In TLS 1.3 a client certificate is refused only after the handshake."""
-        if isinstance(exc, ssl.SSLError) and self.fault is None:
+        if self.fault is None and isinstance(exc, ssl.SSLError):
             self.fault = explain_connecting(exc, self._demands.host)
+        elif self.fault is None and self._demands.certificate and not self._heard:
+            # The server's reason can be lost where it closes while the client still writes.
+            why = f"TLS: closed without a word: does it accept {self._demands.certificate}?"
+            self.fault = ConnectError(why, Step.TLS, host=self._demands.host)
         self._inner.connection_lost(exc)
 
     def pause_writing(self) -> None:

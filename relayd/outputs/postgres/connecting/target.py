@@ -134,10 +134,11 @@ def _places(options: Mapping[str, str]) -> list[tuple[str, str, int]]:
     ports = ports * count if len(ports) == 1 else ports
     names = names if len(names) == count else [""] * count
     addresses = addresses if len(addresses) == count else [""] * count
-    found = [
-        (n, a, int(p.strip() or DEFAULT_PORT)) for n, a, p in zip(names, addresses, ports, strict=True)
+    numbers = [int(port.strip() or DEFAULT_PORT) for port in ports]
+    return [
+        (name or ("" if address else _usual_place(port)), address, port)
+        for name, address, port in zip(names, addresses, numbers, strict=True)
     ]
-    return [(n or ("" if a else _usual_place(p)), a, p) for n, a, p in found]
 
 
 def _usual_place(port: int) -> str:

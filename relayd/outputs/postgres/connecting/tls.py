@@ -93,11 +93,18 @@ def _load_revocations(context: ssl.SSLContext, target: Target) -> None:
     context.verify_flags |= ssl.VERIFY_CRL_CHECK_CHAIN
 
 
+def client_certificate(target: Target) -> Path | None:
+    """Return the certificate that the server gets if it asks for one."""
+    named = target.options.get("sslcert", "")
+    path = target.surroundings.file(named, f"{_FOLDER}/postgresql.crt")
+    return None if target.options.get("sslcertmode") == "disable" else path
+
+
 def _identify(context: ssl.SSLContext, target: Target) -> None:
     """Load the client's certificate and key; without a certificate the server may ask in vain."""
     options, surroundings = target.options, target.surroundings
-    certificate = surroundings.file(options.get("sslcert", ""), f"{_FOLDER}/postgresql.crt")
-    if options.get("sslcertmode") == "disable" or certificate is None:
+    certificate = client_certificate(target)
+    if certificate is None:
         return
     try:
         certificate.stat()

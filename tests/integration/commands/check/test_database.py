@@ -173,3 +173,17 @@ def test_files_below_a_home_are_those_of_the_service_user(
     nobody = pwd.getpwnam(service_user())
     surroundings = Surroundings.of_user(nobody.pw_uid)
     assert (surroundings.home, surroundings.user) == (Path(nobody.pw_dir), nobody.pw_name)
+
+
+@pytest.mark.fault("F34")
+def test_files_of_the_url_are_read_by_the_service_user(site: Site) -> None:
+    """A file that root can read and the service user cannot is a fault, before any connection."""
+    if os.geteuid() != 0:
+        pytest.skip("only root checks another user")
+    private = site.root / "root.crt"
+    private.touch(mode=0o600)
+    site.extra["output.database"] = f'url = "{site.database.url}?sslrootcert={private}"'
+    site.write_conf()
+    found = check(site)
+    assert f"error: {private}: user {service_user()} may not read it" in "\n".join(found.lines)
+    assert not any("sslmode" in line for line in found.lines)
