@@ -1,5 +1,6 @@
 """Run logs through PgBouncer as it comes, and past hosts that do not answer."""
 
+import asyncio
 import os
 import pwd
 import socket
@@ -44,6 +45,8 @@ async def open_databases(
         finally:
             for database in databases:
                 await database.aclose()
+            # Connections that were given up close in the next turn of the loop.
+            await trio_asyncio.aio_as_trio(asyncio.sleep)(0)
 
 
 @asynccontextmanager
