@@ -46,6 +46,20 @@ class Leaf(NamedTuple):
     confidential: bool = False
 
 
+class UnexpectedError(ValueError):
+    """A part of a value is not valid.
+
+    Attributes:
+        expected: completes "expected …".
+        got: completes "got …"; shows nothing confidential.
+    """
+
+    def __init__(self, expected: str, got: str) -> None:
+        super().__init__(f"expected {expected}, got {got}")
+        self.expected = expected
+        self.got = got
+
+
 def read_table(path: Path) -> dict[str, Any]:
     """Read a TOML 1.0 file.
 
@@ -152,6 +166,8 @@ def _build(
 def _parse(path: Path, key: str, value: object, leaf: Leaf) -> object:
     try:
         return leaf.parse(value)
+    except UnexpectedError as error:
+        raise invalid(path, key, error.expected, error.got) from None
     except ValueError:
         got = _TYPE_NAMES.get(type(value), "a date or time") if leaf.confidential else shown(value)
         # Without its cause, which could show a confidential value.

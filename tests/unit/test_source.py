@@ -31,8 +31,9 @@ STATEMENT: Final = re.compile(
 ADVICE: Final = "commands/check"
 #: Not part of the daemon.
 SIMULATION: Final = "commands/demo"
-#: May skip the verification of a server's certificate, in one line, for `dangerous_none`.
-UNVERIFIED: Final = "fleet/peers/tls.py"
+#: May skip the verification of a server's certificate, in one line each: for `dangerous_none`, and
+#: for a database whose sslmode demands none.
+UNVERIFIED: Final = ("fleet/peers/tls.py", "outputs/postgres/connecting/tls.py")
 #: Packages that use paths from requests, or names chosen by others.
 UNTRUSTED: Final = ("spool", "shared", "pipelines/workers", "api")
 #: Reads a file of the package.
@@ -58,7 +59,9 @@ def faults(tree: ast.AST, name: str = "") -> Iterator[str]:
             yield f"{node.lineno}: bare except"
         elif isinstance(node, ast.JoinedStr) and _is_composed_sql(node, name):
             yield f"{node.lineno}: SQL from a format"
-        elif isinstance(node, ast.Attribute) and node.attr == "CERT_NONE" and name != UNVERIFIED:
+        elif (
+            isinstance(node, ast.Attribute) and node.attr == "CERT_NONE" and name not in UNVERIFIED
+        ):
             yield f"{node.lineno}: no verification"
 
 

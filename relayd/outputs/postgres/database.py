@@ -12,13 +12,22 @@ from itertools import accumulate
 from typing import Any, Final
 
 import asyncpg
+import msgspec
 import trio
 import trio_asyncio
 
 from relayd.config.main_conf import Settings, database_parameters
 from relayd.errors import DatabaseError, Reason, Refused
 from relayd.outputs.postgres import statements as sql
-from relayd.outputs.postgres.connection import Connection, Patience, connect, ms, peer
+from relayd.outputs.postgres.connection import (
+    Connection,
+    HostOrder,
+    Patience,
+    connect,
+    ms,
+    peer,
+    transaction_limits,
+)
 from relayd.outputs.postgres.faults import FAULTS, explain
 from relayd.outputs.results import Stored, Written
 from relayd.runlog.copytext import read_columns
@@ -28,6 +37,8 @@ from relayd.telemetry.logs import get_logger
 log = get_logger("database")
 
 PROBE_TIMEOUT_S: Final = 2.0
+#: Of these for finding a server, so that the reason is known when the time is over.
+PROBE_SEARCH_S: Final = 1.5
 #: Rows are passed to the connection in pieces of about this size.
 COPY_CHUNK_BYTES: Final = 512 * 1024
 
@@ -83,12 +94,12 @@ class Database:
         """Initialize; nothing is opened yet.
 
         Args:
-            parameters: keyword arguments of `asyncpg.connect`, the password among them.
+            parameters: libpq's options, the password among them.
             patience: how long to wait for the server.
             connections: how many may be open at once. With one, `probe` waits until it is free.
         """
-        self._parameters = dict(parameters)
         self._patience = patience
+        self.set_parameters(parameters)
         self._alone = connections < 2
         self._writing = asyncio.Lock()
         self._writer: Connection | None = None
@@ -100,6 +111,8 @@ class Database:
     def set_parameters(self, parameters: Mapping[str, Any]) -> None:
         """Use other parameters, a new password for example, from the next connection on."""
         self._parameters = dict(parameters)
+        self._order = HostOrder()
+        self._open_transaction = sql.OPEN % transaction_limits(parameters, self._patience)
 
     async def write(self, batch: Sequence[RunLog]) -> list[Written]:
         """Commit a batch; a run log that the server refuses does not harm the others.
@@ -161,7 +174,7 @@ class Database:
         try:
             async with asyncio.timeout(allowed), self._writing:
                 connection = await self._connected()
-                await connection.execute(sql.BEGIN % _lock_keys(run_logs))
+                await connection.execute(self._open_transaction + sql.LOCK % _lock_keys(run_logs))
                 if allowed > 1.5 * patience.statement:
                     await connection.execute(
                         "SELECT set_config('statement_timeout', $1, true)", ms(allowed)
@@ -194,16 +207,21 @@ class Database:
     async def _connected(self) -> Connection:
         if self._writer is None or self._writer.is_closed():
             self._writer = None
-            self._writer = await self._open()
+            self._writer = await self._open(self._patience)
             log.info("connected", server=peer(self._writer))
         return self._writer
 
-    async def _open(self) -> Connection:
+    async def _check(self, connection: Connection) -> None:
+        await connection.execute(self._open_transaction)
+        await _check(connection)
+        await connection.execute(sql.ROLLBACK)
+
+    async def _open(self, patience: Patience) -> Connection:
         """Return a usable connection; what prevents one is never the fault of a run log."""
         try:
-            connection = await connect(self._parameters, self._patience)
+            connection = await connect(self._parameters, patience, order=self._order)
             try:
-                await _check(connection)
+                await self._check(connection)
             except BaseException:
                 connection.terminate()
                 raise
@@ -219,11 +237,20 @@ class Database:
             async with asyncio.timeout(PROBE_TIMEOUT_S):
                 if self._alone:
                     async with self._writing:
-                        await _check(await self._connected())
+                        await self._check_writer()
                 else:
-                    (await self._open()).terminate()
+                    brief = msgspec.structs.replace(self._patience, search=PROBE_SEARCH_S)
+                    (await self._open(brief)).terminate()
         except FAULTS as error:
             raise explain(error) from error
+
+    async def _check_writer(self) -> None:
+        connection = await self._connected()
+        try:
+            await self._check(connection)
+        except BaseException:
+            self._drop()
+            raise
 
     def _drop(self) -> None:
         if self._writer is not None:

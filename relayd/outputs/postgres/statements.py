@@ -8,12 +8,16 @@ from typing import Final
 
 from relayd.runlog.model import COLUMNS
 
-#: Opens a transaction and takes its locks in one round trip; %s takes only relayd's own numbers.
+#: Opens a transaction; %s takes the statements that bound it.
+OPEN: Final = "BEGIN;%s"
+
+#: Bounds a transaction: a setting and its value.
+LIMIT: Final = "SET LOCAL %s = %s;"
+
+#: Takes the locks of a transaction; %s takes only relayd's own numbers.
 #: Writers of the same run wait here until the first of them has committed. The keys are sorted, so
 #: that two writers with several runs in common cannot deadlock.
-BEGIN: Final = (
-    "BEGIN; SELECT count(pg_advisory_xact_lock(key)) FROM unnest('{%s}'::bigint[]) AS key"
-)
+LOCK: Final = "SELECT count(pg_advisory_xact_lock(key)) FROM unnest('{%s}'::bigint[]) AS key"
 
 COMMIT: Final = "COMMIT;"
 

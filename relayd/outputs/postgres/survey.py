@@ -10,7 +10,14 @@ from typing import Any, Final
 import msgspec
 import trio_asyncio
 
-from relayd.outputs.postgres.connection import Connection, Patience, connect
+from relayd.outputs.postgres import statements as sql
+from relayd.outputs.postgres.connecting.surroundings import Surroundings
+from relayd.outputs.postgres.connection import (
+    Connection,
+    Patience,
+    connect,
+    transaction_limits,
+)
 from relayd.outputs.postgres.faults import FAULTS, explain
 
 TABLES: Final = ("ruddersysevents", "reportsexecution")
@@ -116,25 +123,32 @@ class Survey(msgspec.Struct, frozen=True, kw_only=True):
     rights: dict[str, bool]
 
 
-async def survey(parameters: Mapping[str, Any], patience: Patience) -> Survey:
+async def survey(
+    parameters: Mapping[str, Any], patience: Patience, surroundings: Surroundings
+) -> Survey:
     """Survey a database over a connection of its own; must run inside `open_asyncio`.
 
     Args:
-        parameters: keyword arguments of `asyncpg.connect`, the password among them.
-        patience: `connect` bounds the connection, `statement` each question.
+        parameters: libpq's options, the password among them.
+        patience: `search` bounds the connection, `statement` all questions.
+        surroundings: of the process whose connection this is like.
 
     Raises:
         DatabaseError: the survey failed; the text says why and never contains a password.
     """
-    result: Survey = await trio_asyncio.aio_as_trio(_survey)(parameters, patience)
+    result: Survey = await trio_asyncio.aio_as_trio(_survey)(parameters, patience, surroundings)
     return result
 
 
-async def _survey(parameters: Mapping[str, Any], patience: Patience) -> Survey:
+async def _survey(
+    parameters: Mapping[str, Any], patience: Patience, surroundings: Surroundings
+) -> Survey:
     try:
-        async with asyncio.timeout(patience.connect + patience.statement):
-            connection = await connect(parameters, patience)
+        async with asyncio.timeout(patience.search + patience.statement):
+            connection = await connect(parameters, patience, surroundings=surroundings)
             try:
+                # One transaction, so that a pooler between keeps the same server.
+                await connection.execute(sql.OPEN % transaction_limits(parameters, patience))
                 return await _ask(connection)
             finally:
                 connection.terminate()

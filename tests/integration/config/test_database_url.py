@@ -4,10 +4,11 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
-import asyncpg
 import pytest
 
 from relayd.config.main_conf import database_parameters, load_settings
+from relayd.outputs.postgres.connection import Patience, connect
+from relayd.outputs.postgres.faults import ConnectError, Step
 from tests.support.postgres import Database
 
 
@@ -28,7 +29,7 @@ def ask(arguments: dict[str, Any], sql: str) -> object:
     """Return the one value that `sql` gives on a connection made with `arguments`."""
 
     async def query() -> object:
-        connection = await asyncpg.connect(**arguments)
+        connection = await connect(arguments, Patience())
         try:
             return await connection.fetchval(sql)
         finally:
@@ -60,8 +61,9 @@ def test_options_of_the_url_act_with_a_password(database: Database, tmp_path: Pa
     refused = parameters(
         tmp_path, database.rudder.url + "?sslmode=require", database.rudder.password
     )
-    with pytest.raises(ConnectionError, match="SSL"):
+    with pytest.raises(ConnectError, match="sslmode=require") as caught:
         ask(refused, "SELECT 1")
+    assert (caught.value.step, caught.value.kind) == (Step.TLS, "operator")
 
 
 @pytest.mark.parametrize("first", ["127.0.0.1:1", "127.0.0.1:1,[::1]:1"])

@@ -478,7 +478,7 @@ async def test_an_option_that_the_server_refuses_blames_no_run_log(
     """A wrong session setting in the database URL waits for an operator; nothing is refused."""
     good = database.rudder.keywords()
     async with open_database(database.rudder) as writer:
-        writer.set_parameters({**good, "server_settings": {"work_mem": "lots"}})
+        writer.set_parameters({**good, "options": "-c work_mem=lots"})
         for attempt in (writer.write([make_rows()]), writer.probe()):
             with pytest.raises(DatabaseError, match="work_mem") as caught:
                 await attempt

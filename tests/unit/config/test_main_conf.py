@@ -271,7 +271,7 @@ def test_invalid_value_has_attributes(
 
 def test_warnings_have_attributes(tmp_path: Path) -> None:
     """Kind, key and suggestion of a warning are attributes."""
-    text = ROOT + 'general.https_prot = 1\noutput.database.url = "postgres://a:b@h/d?keepalives=1"'
+    text = ROOT + 'general.https_prot = 1\noutput.database.url = "postgres://a:b@h/d?krbsrvname=x"'
     _, warnings = load_settings(write(tmp_path, text, mode=0o644))
     assert [(warning.kind, warning.key, warning.suggestion) for warning in warnings] == [
         ("unknown_key", "general.https_prot", "https_port"),
@@ -542,6 +542,9 @@ def test_settings_never_show_a_password(tmp_path: Path) -> None:
         f'output.database.url = "postgres://u:{CANARY}@h:99999/d"',
         f'output.database.url = "postgres://h/d?password={CANARY}&sslmode=no"',
         f'output.database.url = "postgres://u:{CANARY}@[h/d"',
+        f'output.database.url = "postgres://u:{CANARY}/x@h/d"',
+        f'output.database.url = "postgres://u:1/x?{CANARY}=1@h/d"',
+        f'output.database.url = "postgres://u:1?{CANARY}=1/x"',
         f'output.database.url = ["postgres://u:{CANARY}@h/d"]',
         f"output.database.password = {CANARY}",
         f'output.database.password = "{CANARY}',
@@ -556,13 +559,21 @@ def test_refused_configuration_never_shows_a_password(tmp_path: Path, text: str)
     assert CANARY not in "".join(traceback.format_exception(caught.value))
 
 
+@pytest.mark.fault("F13")
+def test_an_empty_password_of_the_database_is_a_value(tmp_path: Path) -> None:
+    """A server may trust the connection, so only the key is required, as for the original."""
+    text = ROOT + 'processing.reporting.output = "database"\noutput.database.password = ""'
+    assert "password" not in database_parameters(load(tmp_path, text))
+
+
 @pytest.mark.fault("D.4.2")
 def test_database_parameters_keep_the_password_out_of_the_url(tmp_path: Path) -> None:
     """The driver gets the password as a separate argument, exactly as the operator wrote it."""
     password = "p@ss/w?rd#%41: +"
     text = ROOT + f'output.database.password = "{password}"'
     parameters = database_parameters(load(tmp_path, text))
-    assert parameters == {"dsn": "postgres://rudder@127.0.0.1/rudder", "password": password}
+    place = {"user": "rudder", "host": "127.0.0.1", "dbname": "rudder"}
+    assert parameters == {**place, "password": password}
 
 
 @pytest.mark.history(63)

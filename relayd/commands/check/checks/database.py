@@ -1,7 +1,5 @@
 """The database: can it be reached, and does it have the tables and privileges relayd needs?"""
 
-import socket
-import ssl
 import time
 from collections.abc import Iterator
 from typing import Final
@@ -10,14 +8,17 @@ import trio_asyncio
 
 from relayd.commands.check.checks.clock import seconds_ahead
 from relayd.commands.check.model import Finding, Site, error, warning
-from relayd.config.database_url import split_url
+from relayd.commands.check.service_user.permissions import check_file
+from relayd.config.database_url import DatabaseUrl
 from relayd.config.main_conf import database_parameters
 from relayd.errors import DatabaseError
+from relayd.outputs.postgres.connecting.surroundings import Surroundings
 from relayd.outputs.postgres.connection import Patience
+from relayd.outputs.postgres.faults import ConnectError, Step
 from relayd.outputs.postgres.survey import SEQUENCE, TABLES, Survey, survey
 
 #: Seconds; less than the deadline of the check, so that the reason is reported.
-PATIENCE: Final = Patience(connect=3.0, statement=1.5)
+PATIENCE: Final = Patience(connect=3.0, search=3.0, statement=1.5)
 
 #: The oldest supported release (server_version_num).
 FIRST_VERSION: Final = 13_00_00
@@ -68,7 +69,16 @@ _FIXES: Final = {
 }
 
 
-_TLS: Final = "enable TLS on the server, or change sslmode in output.database.url"
+#: Fixes for connections that no server refused.
+_STEP_FIXES: Final = {
+    Step.OPTION: "correct output.database.url, or the variable in the service's environment",
+    Step.FILE: "correct the file, or its option in output.database.url",
+    Step.NAME: "correct the host name in output.database.url",
+    Step.REACH: "start PostgreSQL there, or correct output.database.url",
+    Step.TIME: "check the firewall and the route to the server, and whether it hangs",
+    Step.TLS: "correct TLS on the server, or sslmode and sslrootcert in output.database.url",
+    Step.LOGIN: "correct output.database.password, or pg_hba.conf of the server",
+}
 
 
 async def check(site: Site) -> list[Finding]:
@@ -76,6 +86,10 @@ async def check(site: Site) -> list[Finding]:
     if not site.to_database:
         return []
     url = site.settings.output.database.url
+    files = DatabaseUrl.parse(url).files
+    unreadable = [fault for path in files for fault in check_file(site, path, "database.file")]
+    if unreadable:  # root could read them, and its connection would prove nothing
+        return unreadable
     begun = time.time()
     found = await _survey(site)
     if isinstance(found, DatabaseError):
@@ -89,37 +103,27 @@ async def _survey(site: Site) -> Survey | DatabaseError:
         # Failed connections leave asyncio callbacks behind; their error is reported already.
         loop.set_exception_handler(lambda _loop, _context: None)
         try:
-            return await survey(database_parameters(site.settings), PATIENCE)
+            surroundings = Surroundings.of_user(site.account.uid)
+            return await survey(database_parameters(site.settings), PATIENCE, surroundings)
         except DatabaseError as failure:
             return failure
 
 
 def judge_failure(failure: DatabaseError, url: str) -> Finding:
     """Return the finding for a failed connection."""
-    where, parts = _place(url), split_url(url)
-    user, database = parts.username or "rudder", parts.path.lstrip("/") or "rudder"
-    what = failure.detail
+    options = DatabaseUrl.parse(url).options
+    where, what = _place(url), failure.detail
+    cause = failure.__cause__
+    if isinstance(cause, ConnectError) and "," not in where:
+        what = cause.reason  # the place names the host already
     if failure.sqlstate:
+        user, database = options.get("user", "rudder"), options.get("dbname", "rudder")
         fix = _FIXES.get(failure.sqlstate, "check the server's log")
         what = f"{what} (SQLSTATE {failure.sqlstate})"
         code = "database.refused"
         return error(code, where, what, fix.format(user=user, database=database))
-    cause = failure.__cause__
-    # The text of an OSError begins with its number, which means nothing to an operator.
-    if isinstance(cause, OSError) and not isinstance(cause, TimeoutError) and cause.strerror:
-        what = cause.strerror
-    fix = "start PostgreSQL there, or correct output.database.url"
-    match cause:
-        case socket.gaierror():
-            fix = "correct the host name in output.database.url"
-        case ssl.SSLError():
-            fix = _TLS
-        # asyncpg has no type of its own for a server without TLS, only this text.
-        case ConnectionError() if "SSL" in str(cause):
-            fix = _TLS
-        case TimeoutError():
-            fix = "check the firewall and the route to the server, and whether it hangs"
-    return error("database.unreachable", where, what, fix)
+    step = cause.step if isinstance(cause, ConnectError) else Step.TIME
+    return error("database.unreachable", where, what, _STEP_FIXES[step])
 
 
 def judge(found: Survey, where: str) -> Iterator[Finding]:
@@ -202,6 +206,5 @@ def _judge_indexes(found: Survey, where: str) -> Iterator[Finding]:
 
 
 def _place(url: str) -> str:
-    """Return host and database of a URL, without user and options."""
-    parts = split_url(url)
-    return f"{parts.netloc.rpartition('@')[2]}{parts.path}"
+    """Return hosts and database of a URL, without user and options."""
+    return DatabaseUrl.parse(url).place

@@ -18,6 +18,7 @@ from relayd.commands.check.account import Account
 from relayd.commands.check.model import Access, Finding, error, skipped
 from relayd.commands.check.service_user import probe
 from relayd.commands.check.service_user.child import run
+from relayd.config.database_url import DatabaseUrl
 from relayd.config.logging_conf import LOGGING_FILE
 from relayd.config.main_conf import MAIN_FILE, Settings
 from relayd.spool.layout import Spool, inventory_spool, run_log_spool
@@ -44,6 +45,7 @@ def questions(directory: Path, settings: Settings) -> Questions:
     paths |= _of_spool(inventory_spool(processing.inventory.directory))
     paths |= {settings.shared_files.path: (), settings.shared_folder.path: ()}
     paths |= {settings.output.upstream.server_certificate_file: (), settings.remote_run.command: ()}
+    paths |= dict.fromkeys(DatabaseUrl.parse(settings.output.database.url).files, ())
     for path in (general.ca_path, settings.remote_run.helper):
         if path is not None:
             paths[path] = ()

@@ -1,11 +1,16 @@
 """Each fault of the database is reported in one line, with its fix."""
 
+import os
+import pwd
+from dataclasses import replace
+from pathlib import Path
 from typing import Final
 
 import pytest
 
+from relayd.outputs.postgres.connecting.surroundings import Surroundings
 from tests.support import postgres
-from tests.support.checked import check
+from tests.support.checked import check, give, service_user
 from tests.support.daemon import Site
 from tests.support.misconfigured import Case, case, conf, parameters, server, sql, verify
 
@@ -16,7 +21,7 @@ UNREACHABLE: Final = [
     case(
         "nobody listens",
         server(port=1),
-        "~error: {database}: .*Connection refused.*|.*Connect call failed.*\\."
+        "error: {database}: Connection refused."
         " Fix: start PostgreSQL there, or correct output.database.url",
     ),
     case(
@@ -47,8 +52,8 @@ UNREACHABLE: Final = [
         lambda site, _: conf(output__database=f'url = "{site.database.url}?sslmode=require"')(
             site, _
         ),
-        "~error: {database}: .*SSL.*\\."
-        " Fix: enable TLS on the server, or change sslmode in output.database.url",
+        "error: {database}: the server has no TLS, which sslmode=require requires."
+        " Fix: correct TLS on the server, or sslmode and sslrootcert in output.database.url",
     ),
     case(
         "role may not connect",
@@ -152,3 +157,39 @@ def test_an_unsuitable_database_is_reported(
     """A missing or wrong table, column, index or privilege is reported, and nothing else is."""
     broken.apply(site, database)
     verify(check(site), broken.lines, site)
+
+
+@pytest.mark.fault("F34")
+def test_files_below_a_home_are_those_of_the_service_user(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What libpq reads below a home directory is looked for in that of the user of the service."""
+    if os.geteuid() != 0:
+        pytest.skip("only root checks another user")
+    passwords = tmp_path / ".pgpass"
+    passwords.touch(mode=0o600)
+    passwords.write_text(f"*:*:*:*:{site.database.password.replace(':', chr(92) + ':')}\n")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    site.database = replace(site.database, password="")
+    site.write()
+    give(site.root)
+    found = check(site)
+    assert any("output.database.password is empty" in line for line in found.lines)
+    assert Surroundings.of_process().home == tmp_path
+    nobody = pwd.getpwnam(service_user())
+    surroundings = Surroundings.of_user(nobody.pw_uid)
+    assert (surroundings.home, surroundings.user) == (Path(nobody.pw_dir), nobody.pw_name)
+
+
+@pytest.mark.fault("F34")
+def test_files_of_the_url_are_read_by_the_service_user(site: Site) -> None:
+    """A file that root can read and the service user cannot is a fault, before any connection."""
+    if os.geteuid() != 0:
+        pytest.skip("only root checks another user")
+    private = site.root / "root.crt"
+    private.touch(mode=0o600)
+    site.extra["output.database"] = f'url = "{site.database.url}?sslrootcert={private}"'
+    site.write_conf()
+    found = check(site)
+    assert f"error: {private}: user {service_user()} may not read it" in "\n".join(found.lines)
+    assert not any("sslmode" in line for line in found.lines)

@@ -1,0 +1,1 @@
+"""How relayd reaches a server: what libpq does with options, environment, files, and hosts."""
