@@ -107,13 +107,23 @@ class CurrentNodes:
         self.trouble = None
         if self._failed.is_set():  # otherwise `run` is waiting for this very event
             self._failed = trio.Event()
-        for warning in loaded.warnings:
-            log.warning("problem in the nodes data", detail=str(warning))
+        self._report_problems(loaded)
         self._metrics.managed_nodes.set(self.nodes.managed_nodes)
         self._metrics.sub_nodes.set(self.nodes.sub_nodes)
         self._check_dates()
         log.info("nodes loaded", nodes=self.nodes.sub_nodes, neighbours=self.nodes.managed_nodes)
         self.ready.set()
+
+    def _report_problems(self, loaded: Loaded) -> None:
+        """Log one warning for a load, whatever is wrong with how many entries."""
+        # A server that examines no run logs needs the certificates of its sub-relays only.
+        warnings = [
+            str(one) for one in loaded.warnings if self._list_needed or one.kind != "no_certificate"
+        ]
+        if warnings:
+            log.warning("problem in the nodes data", count=loaded.problems, detail=warnings[0])
+        for warning in warnings[1:]:
+            log.debug("further problem in the nodes data", detail=warning)
 
     def _check_dates(self) -> None:
         """Report certificates outside of their validity: a sign of a wrong clock, here or there."""
