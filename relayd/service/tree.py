@@ -21,7 +21,7 @@ An exception in any of these is a bug: it cancels the others and ends the proces
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -35,7 +35,15 @@ from relayd.api.server.server import run_server
 from relayd.api.shared_files import SharedFiles
 from relayd.api.shared_folder import SharedFolder
 from relayd.api.status import StatusReader
-from relayd.config.main_conf import Settings, changed_keys, load_logging, load_settings
+from relayd.config.in_force import File, modified
+from relayd.config.logging_conf import LOGGING_FILE
+from relayd.config.main_conf import (
+    MAIN_FILE,
+    Settings,
+    changed_keys,
+    load_logging,
+    load_settings,
+)
 from relayd.errors import ConfigError, ConfigWarning, NodesError, RelaydError, StartError
 from relayd.fleet.current_nodes import CurrentNodes
 from relayd.fleet.peers.urls import base_url
@@ -77,6 +85,7 @@ def run(directory: Path) -> int:
     """
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     observe_shortage(_log_shortage)
+    times = _times(directory)
     settings, warnings = load_settings(directory)
     logging = load_logging(directory)
     with open_logging():
@@ -86,6 +95,7 @@ def run(directory: Path) -> int:
         try:
             service = Service(directory, settings, take_notifier())
             service.reported = frozenset(warnings)
+            service.note_files(times)
             trio.run(service.run, strict_exception_groups=True)
         except (ConfigError, StartError):
             raise
@@ -96,6 +106,11 @@ def run(directory: Path) -> int:
             log.exception("crashed", detail=type(error).__name__)
             return 1
     return 0
+
+
+def _times(directory: Path) -> dict[File, float]:
+    """Return when the files of the configuration were modified; to be called before reading."""
+    return {"main": modified(directory / MAIN_FILE), "logging": modified(directory / LOGGING_FILE)}
 
 
 def _only_start_errors(error: BaseException) -> RelaydError | None:
@@ -273,15 +288,22 @@ class Service:
             log.info("reloaded")
 
     async def _reload(self) -> None:
+        times = await self._read_in_thread(_times)
         settings, warnings = await self._read_in_thread(load_settings)
         logging = await self._read_in_thread(load_logging)
         pins = await self.peers.read_upstream()
         await self.trust.load()
         self.peers.take_upstream(pins)
         configure(logging)
+        self.note_files(times)
         self._report_warnings(warnings)
         self._apply(settings)
         self._nodes_changed()
+
+    def note_files(self, times: Mapping[File, float]) -> None:
+        """Record which versions of the files of the configuration are in use."""
+        for file, modified_at in times.items():
+            self.metrics.note_file(file, modified_at)
 
     def _report_warnings(self, warnings: Sequence[ConfigWarning]) -> None:
         """Log what was not logged at the start or by the last reload."""
@@ -296,6 +318,7 @@ class Service:
 
     def _apply(self, settings: Settings) -> None:
         keys = changed_keys(self.settings, settings)
+        self.metrics.restart_needed_keys.set(len(keys))
         if keys:
             log.warning("changed keys need a restart", keys=", ".join(keys))
         for pipeline in self._pipelines:

@@ -125,8 +125,8 @@ CONFIGURATION: Final = [
     case(
         "main.conf is no TOML",
         write("etc/main.conf", '[general]\nlisten = "127.0.0.1:3030\n'),
-        "~error: {conf}/main.conf: line 2, column \\d+: .*\\. Fix: correct line 2;"
-        " strings are written in double quotes",
+        "~error: {conf}/main.conf: line 2, column \\d+: .*\\. Fix: correct line 2:"
+        " close what is opened there, a quote or a bracket",
         REST,
     ),
     case(
@@ -247,8 +247,8 @@ LISTEN: Final = [
             mode(0o555, "run"),
             conf(general='listen = "unix:{root}/run/api"'),
         ),
-        "error: {root}/run: user {user} may not read, write and enter it."
-        " Fix: chown {user} {root}/run && chmod u+rwx {root}/run",
+        "~error: {root}/run: user {user} may not read, write and enter it."
+        " Fix: (chgrp {group} {root}/run && chmod g|chmod u)\\+rwx {root}/run",
     ),
 ]
 
@@ -258,7 +258,7 @@ SPOOL: Final = [
             f"{name} cannot be written",
             mode(0o555, f"reports/{name}"),
             f"error: {{root}}/reports/{name}: user {{user}} may not read, write and enter it. Fix:"
-            f" chown {{user}} {{root}}/reports/{name} && chmod u+rwx {{root}}/reports/{name}",
+            f" chmod u+rwx {{root}}/reports/{name}",
         )
         for name in ("incoming", "failed")
     ),
@@ -279,7 +279,7 @@ SPOOL: Final = [
         mode(0o600, "reports"),
         *(
             f"error: {{root}}/reports/{name}: user {{user}} may not enter {{root}}/reports. Fix:"
-            " chmod o+x {root}/reports, or add {user} to a group that may enter it"
+            " chmod u+x {root}/reports"
             for name in ("incoming", "failed")
         ),
     ),
@@ -299,20 +299,23 @@ SPOOL: Final = [
     case(
         "nobody takes the run logs",
         spool_file(age=7_200.0, bits=0o644),
-        "warning: {root}/reports/incoming: waiting files: 1, the oldest for 2 h. Fix: check that"
-        " relayd runs (systemctl status rudder-relayd); its log has the reason",
+        "error: general.listen 127.0.0.1:{port}: relayd is not running, and 1 file waits, the"
+        " oldest for 2 h. Fix: systemctl start rudder-relayd; if it does not run, journalctl -u"
+        " rudder-relayd",
+        "warning: {root}/reports/incoming: waiting files: 1, the oldest for 2 h. Fix: journalctl -u"
+        " rudder-relayd has the reason: output unavailable, or file stays",
     ),
     case(
         "shared files cannot be written",
         mode(0o555, "shared-files"),
         "error: {root}/shared-files: user {user} may not read, write and enter it."
-        " Fix: chown {user} {root}/shared-files && chmod u+rwx {root}/shared-files",
+        " Fix: chmod u+rwx {root}/shared-files",
     ),
     case(
         "shared folder cannot be read",
         mode(0, "shared-folder"),
         "error: {root}/shared-folder: user {user} may not read and enter it."
-        " Fix: chgrp {group} {root}/shared-folder && chmod g+rx {root}/shared-folder",
+        " Fix: chmod u+rx {root}/shared-folder",
     ),
     case(
         "no shared folder",
@@ -339,7 +342,7 @@ NODES: Final = [
         "nodes list cannot be read",
         mode(0, "nodeslist.json"),
         "error: {root}/nodeslist.json: user {user} may not read it."
-        " Fix: chgrp {group} {root}/nodeslist.json && chmod g+r {root}/nodeslist.json",
+        " Fix: chmod u+r {root}/nodeslist.json",
     ),
     case(
         "nodes list is a directory",
@@ -391,7 +394,7 @@ CERTIFICATES: Final = [
         "certificates cannot be read",
         mode(0, "allnodescerts.pem"),
         "error: {root}/allnodescerts.pem: user {user} may not read it."
-        " Fix: chgrp {group} {root}/allnodescerts.pem && chmod g+r {root}/allnodescerts.pem",
+        " Fix: chmod u+r {root}/allnodescerts.pem",
     ),
     case(
         "certificate is no base64",
