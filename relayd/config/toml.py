@@ -41,7 +41,7 @@ _MISTAKES: Final[dict[str, Mistake]] = {
 }
 _VALUES: Final[dict[re.Pattern[str], Mistake]] = {
     re.compile(r"(?i:true|false|yes|no|on|off)\b"): "boolean",
-    re.compile(r"\"[^\"]*$|'[^']*$|\[[^\]]*$"): "unclosed",
+    re.compile(r"\"[^\"]*\Z|'[^']*\Z|\[[^\]]*\Z"): "unclosed",
     re.compile(r"[+-]?[0-9][0-9_]*(?:$|\s|#|[a-zA-Z]+(?:$|\s|#))"): "number",
     re.compile(r"[^\"'\[{]"): "unquoted",
 }

@@ -5,7 +5,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from relayd.commands.check.checks.nodes import REGENERATE, enumerate_some, every, load
+from relayd.commands.check.checks.nodes import (
+    REGENERATE,
+    enumerate_some,
+    every,
+    is_below,
+    load,
+)
 from relayd.commands.check.model import Finding, Level, Site, error, warning
 from relayd.commands.check.service_user.permissions import check_file
 from relayd.commands.check.settings.places import judge_openness
@@ -73,7 +79,7 @@ def _needed(site: Site, nodes: Nodes) -> list[str]:
     if not pinned or not site.settings.remote_run.enabled:
         return []
     servers = {node.policy_server for node in every(nodes)} - {site.my_id}
-    return [node.id for node in every(nodes) if node.id in servers]
+    return [node.id for node in every(nodes) if node.id in servers and is_below(nodes, node.id)]
 
 
 def _read(path: Path) -> Found:

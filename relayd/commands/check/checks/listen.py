@@ -12,6 +12,7 @@ import trio
 from relayd.commands.check.model import Finding, Site, error, skipped, warning
 from relayd.commands.check.service_user.permissions import check_directory
 from relayd.commands.check.surroundings.api import ANSWER_S, NoAnswer, document, get
+from relayd.commands.check.surroundings.units import makes_runtime_directory
 from relayd.config.values import Listen
 from relayd.fleet.peers.urls import API
 
@@ -25,7 +26,7 @@ async def check(site: Site) -> list[Finding]:
     listen = site.settings.general.listen
     where = f"general.listen {listen}"
     if listen.path:
-        return check_directory(site, Path(listen.path).parent, "listen.permissions", write=True)
+        return _check_socket_directory(site, Path(listen.path).parent)
     try:
         addresses = await _resolve(listen.host, listen.port)
     except OSError as failure:
@@ -35,6 +36,13 @@ async def check(site: Site) -> list[Finding]:
     for address in addresses:
         found += await _check_address(where, address)
     return found or _judge_openness(where, addresses)
+
+
+def _check_socket_directory(site: Site, directory: Path) -> list[Finding]:
+    """Check the directory of a Unix socket; while relayd is stopped, systemd may have removed it."""
+    if not directory.exists() and makes_runtime_directory(directory):
+        return []
+    return check_directory(site, directory, "listen.permissions", write=True)
 
 
 async def _resolve(host: str, port: int) -> list[Address]:

@@ -79,7 +79,7 @@ def _judge(site: Site, path: Path, nodes: Nodes) -> list[Finding]:
         what = f"no node in it has policy server {site.my_id}"
         text = "correct general.node_id if it is wrong; otherwise regenerate the policies"
         return [*found, warning("nodes.nobody", path, what, text)]
-    lost = [name for name in nodes.ids() if name != site.my_id and not _is_below(nodes, name)]
+    lost = [name for name in nodes.ids() if name != site.my_id and not is_below(nodes, name)]
     if lost:
         what = f"no route from here to {enumerate_some(lost, 'node')}"
         found.append(warning("nodes.unreachable", path, what, REGENERATE))
@@ -91,7 +91,8 @@ def every(nodes: Nodes) -> Iterator[Node]:
     return filter(None, map(nodes.get, nodes.ids()))
 
 
-def _is_below(nodes: Nodes, node_id: str) -> bool:
+def is_below(nodes: Nodes, node_id: str) -> bool:
+    """Return whether a node is reached through this server."""
     try:
         nodes.next_hop(node_id)
     except NodesError:

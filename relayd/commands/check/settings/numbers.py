@@ -82,14 +82,14 @@ RANGES: Final = (
     ),
     Sensible("output.database.max_pool_size", 1, 1000, "", "the database allows fewer connections"),
     Sensible(
-        "remote_run.timeout",
+        "run.timeout",
         10.0,
         _DAY,
         "agents are ended before they are done",
         "a run that hangs is never ended",
         seconds=True,
     ),
-    Sensible("remote_run.max_commands", 1, 1000, "", "each is a process as root"),
+    Sensible("run.max_commands", 1, 1000, "", "each is a process as root"),
     Sensible("shared_files.max_body_size", 1024, 2**40, "no file can be shared", "disks are full"),
 )
 

@@ -48,6 +48,22 @@ def read_helper_unit() -> HelperUnit:
     )
 
 
+def makes_runtime_directory(path: Path) -> bool:
+    """Return whether the daemon's unit makes a directory below /run when it starts."""
+    for file in _files(f"{unit_name()}.service"):
+        try:
+            text = file.read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            continue
+        for line in text.splitlines():
+            key, _, value = line.partition("=")
+            if key.strip() == "RuntimeDirectory" and path in (
+                Path("/run") / n for n in value.split()
+            ):
+                return True
+    return False
+
+
 def _option(words: Sequence[str], name: str) -> str | None:
     for position, word in enumerate(words):
         if word == name and position + 1 < len(words):
@@ -59,11 +75,11 @@ def _option(words: Sequence[str], name: str) -> str | None:
 
 def _command_line(unit: str) -> list[str] | None:
     """Return the last command line of a unit, None without the unit."""
-    files = [directory / unit for directory in DIRECTORIES if (directory / unit).exists()][:1]
+    files = _files(unit)
     if not files:
         return None
     found: list[str] = []
-    for file in (*files, *_drop_ins(unit)):
+    for file in files:
         try:
             text = file.read_text(encoding="utf-8", errors="replace")
         except OSError:
@@ -73,6 +89,12 @@ def _command_line(unit: str) -> list[str] | None:
             if key.strip() == "ExecStart":
                 found = _words(value)
     return found
+
+
+def _files(unit: str) -> list[Path]:
+    """Return the files of a unit, drop-ins last; none without the unit."""
+    files = [directory / unit for directory in DIRECTORIES if (directory / unit).exists()][:1]
+    return [*files, *_drop_ins(unit)] if files else []
 
 
 def _drop_ins(unit: str) -> Iterator[Path]:

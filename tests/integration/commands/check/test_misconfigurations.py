@@ -19,6 +19,7 @@ from tests.support.daemon import Site
 from tests.support.misconfigured import (
     Break,
     Case,
+    about_site,
     both,
     case,
     conf,
@@ -482,6 +483,167 @@ REMOTE_RUN: Final = [
     ),
 ]
 
+
+def replace_with_link(directory: Path) -> None:
+    """Puts a link to nowhere in place of a directory."""
+    directory.rmdir()
+    directory.symlink_to("/nowhere/else")
+
+
+def number(key: str, value: str, shown: str, why: str) -> Case:
+    """A case of a number without sense; `key` is dotted, `shown` has the limit of the fix."""
+    table, _, name = key.rpartition(".")
+    value_shown, limit = shown.split("|")
+    return case(
+        f"{key} = {value}",
+        conf(**{table.replace(".", "__"): f"{name} = {value}"}),
+        f"warning: {{conf}}/main.conf: {key} is {value_shown}: {why}. Fix: use {limit}",
+        faults=("F35",),
+    )
+
+
+def syntax(name: str, line: str, fix: str) -> Case:
+    """A case of a line that is not TOML, at the end of main.conf."""
+    return case(
+        f"syntax: {name}",
+        path(lambda file: file.write_text(f"{file.read_text()}\n{line}\n"), "etc/main.conf"),
+        f"~error: {{conf}}/main.conf: line \\d+.*\\. Fix: correct line \\d+{fix}",
+        REST,
+        faults=("F37",),
+    )
+
+
+SYNTAX: Final = [
+    syntax("key twice", "[a]\nb = 1\nb = 2", ": a key or a table stands in the file once.*"),
+    syntax("table twice", "[general]", ": a key or a table stands in the file once.*"),
+    syntax("backslash", '[a]\nb = "C:\\dir"', ": write each backslash twice.*"),
+    syntax("False", "[a]\nb = False", ": booleans are written true and false, in lower case"),
+    syntax("yes", "[a]\nb = yes # so be it", ": booleans are written true and false.*"),
+    syntax("unit", "[a]\nb = 10MB", ": numbers have no leading zeros and no unit.*"),
+    syntax("no quotes", "[a]\nb = 127.0.0.1:3030", ": strings are written in double quotes"),
+    syntax("colon", "[a]\nb: 1", ": a line is written as key = value"),
+    syntax("open table", "[a", ": close what is opened there.*"),
+    syntax("garbage", '= "x"', ""),
+]
+
+RELATIVE: Final = (
+    "warning: {{conf}}/main.conf: {key} is relative, so {path} means /{path} under systemd."
+    " Fix: set {key} to an absolute path"
+)
+
+SENSE: Final = [
+    number("general.blocking_threads", "100000", "100000|1000 or less", "threads are used"),
+    number(
+        "processing.reporting.cleanup.retention",
+        '"60s"',
+        "60 s|60 min or more",
+        "files expire in a short outage of the output",
+    ),
+    number(
+        "processing.reporting.catchup.frequency",
+        '"3days"',
+        "3 days|60 min or less",
+        "files whose event was lost wait as long",
+    ),
+    number(
+        "processing.reporting.max_size", "50", "50|65536 or more", "ordinary run logs are refused"
+    ),
+    number("remote_run.max_commands", "99999", "99999|1000 or less", "each is a process as root"),
+    case(
+        "5000 workers",
+        conf(general="core_threads = 5000"),
+        "~(error|warning): {conf}/main.conf: general.core_threads is 5000, but this machine has"
+        " \\d+ processors.* Fix: remove it, or use \\d+ or less",
+        faults=("F35",),
+    ),
+    case(
+        "relative path",
+        conf(general='nodes_list_file = "nodes.json"', remote_run='command = "bin/rudder"'),
+        "error: /nodes.json: does not exist; files wait until it can be read. " + REGENERATE,
+        "error: /bin/rudder: not accessible: No such file or directory. Fix: set"
+        " remote_run.command to the rudder command, or set remote_run.enabled to false",
+        RELATIVE.format(key="general.nodes_list_file", path="nodes.json"),
+        RELATIVE.format(key="remote_run.command", path="bin/rudder"),
+        faults=("F37",),
+    ),
+]
+
+ANCHORS: Final = [
+    *(
+        case(
+            f"everybody may change {name}",
+            mode(0o666, name),
+            f"error: {{root}}/{name}: every user of this machine may change it, and with it"
+            f" {why}. Fix: chmod o-w {{root}}/{name}",
+            faults=("F35",),
+        )
+        for name, why in (
+            ("nodeslist.json", "whose run logs are accepted"),
+            ("allnodescerts.pem", "whose signatures are accepted"),
+        )
+    ),
+    case(
+        "everybody may change the configuration's directory",
+        mode(0o777, "etc"),
+        "error: {conf}/main.conf: every user of this machine may change {conf}, and with it all of"
+        " relayd. Fix: chmod o-w {conf}",
+        faults=("F35",),
+    ),
+    case(
+        "everybody may change failed",
+        mode(0o777, "reports/failed"),
+        "warning: {root}/reports/failed: every user of this machine may write to it."
+        " Fix: chmod o-w {root}/reports/failed; the web server has access through its group",
+        faults=("F35",),
+    ),
+    case(
+        "everybody may change the shared folder",
+        mode(0o777, "shared-folder"),
+        "warning: {root}/shared-folder: every user of this machine may change it, and with it what"
+        " nodes download. Fix: chmod o-w {root}/shared-folder",
+        faults=("F35",),
+    ),
+]
+
+PLACES: Final = [
+    *(
+        case(
+            f"{name} is a link to nowhere",
+            path(replace_with_link, name),
+            f"error: {{root}}/{name}: is a symbolic link to /nowhere/else, which does not exist."
+            f" Fix: make that directory, or remove the link: rm {{root}}/{name}",
+            faults=("F35",),
+        )
+        for name in ("reports/incoming", "reports/failed", "shared-folder")
+    ),
+    case(
+        "shared folder holds the spool and the configuration",
+        conf(shared_folder='path = "{root}"'),
+        *(
+            f"error: {{root}}: every node may read {{root}}/{name}, which lies in it."
+            " Fix: set shared_folder.path to a directory that holds nothing else"
+            for name in ("etc", "reports/incoming", "reports/failed", "shared-files")
+        ),
+        faults=("F35",),
+    ),
+    case(
+        "shared files in the spool",
+        conf(shared_files='path = "{root}/reports/failed"'),
+        "error: {root}/reports/failed: relayd removes expired files from it, and"
+        " {root}/reports/failed is not apart from it."
+        " Fix: set shared_files.path to a directory that holds nothing else",
+        faults=("F35",),
+    ),
+    case(
+        "failed is incoming",
+        path(lambda file: (file.rmdir(), file.symlink_to("incoming")), "reports/failed"),
+        "error: {root}/reports/incoming: is the same directory as {root}/reports/failed."
+        " Fix: make each a directory of its own",
+        faults=("F35",),
+    ),
+]
+
+
 ALL: Final = [
     *CONFIGURATION,
     *LISTEN,
@@ -489,6 +651,10 @@ ALL: Final = [
     *NODES,
     *CERTIFICATES,
     *REMOTE_RUN,
+    *SYNTAX,
+    *SENSE,
+    *ANCHORS,
+    *PLACES,
 ]
 
 
@@ -496,7 +662,8 @@ def test_a_sound_site_has_no_findings(site: Site, monkeypatch: pytest.MonkeyPatc
     """A sound installation has no findings, and the exit code is 0."""
     monkeypatch.setattr(openssl, "is_old", lambda _text: False)
     done = check(site)
-    assert done.lines == [f"12 checks for user {service_user()}: nothing wrong"]
+    assert about_site(done.findings) == []
+    assert done.lines[-1] == f"14 checks for user {service_user()}: 1 warning"
     assert (done.code, done.stderr) == (0, "")
 
 
