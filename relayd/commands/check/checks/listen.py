@@ -39,7 +39,7 @@ async def check(site: Site) -> list[Finding]:
 
 
 def _check_socket_directory(site: Site, directory: Path) -> list[Finding]:
-    """Check the directory of a Unix socket; while relayd is stopped, systemd may have removed it."""
+    """Check the directory of a Unix socket, which systemd removes while relayd is stopped."""
     if not directory.exists() and makes_runtime_directory(directory):
         return []
     return check_directory(site, directory, "listen.permissions", write=True)

@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -484,10 +485,10 @@ REMOTE_RUN: Final = [
 ]
 
 
-def replace_with_link(directory: Path) -> None:
-    """Puts a link to nowhere in place of a directory."""
+def replace_with_link(directory: Path, target: str = "/nowhere/else") -> None:
+    """Puts a link in place of a directory, by default one to nowhere."""
     directory.rmdir()
-    directory.symlink_to("/nowhere/else")
+    directory.symlink_to(target)
 
 
 def number(key: str, value: str, shown: str, why: str) -> Case:
@@ -636,7 +637,7 @@ PLACES: Final = [
     ),
     case(
         "failed is incoming",
-        path(lambda file: (file.rmdir(), file.symlink_to("incoming")), "reports/failed"),
+        path(partial(replace_with_link, target="incoming"), "reports/failed"),
         "error: {root}/reports/incoming: is the same directory as {root}/reports/failed."
         " Fix: make each a directory of its own",
         faults=("F35",),

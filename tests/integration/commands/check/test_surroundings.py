@@ -133,7 +133,7 @@ def test_an_impossible_year_is_reported(site: Site, tmp_path: Path) -> None:
 @as_root
 @pytest.mark.skipif(shutil.which("sudo") is None, reason="sudo is not installed")
 def test_sudo_is_checked_for_the_service_user(site: Site, database: postgres.Database) -> None:
-    """A missing sudo rule is an error whose fix is the shipped file; both of its rules are tried."""
+    """A missing sudo rule is an error whose fix is the shipped file; both its rules are tried."""
     conf(remote_run="use_sudo = true")(site, database)
     shipped = (ROOT / "conf" / "sudoers").read_text()
     rules = shipped.replace("/opt/rudder/bin/rudder", "{root}/rudder").replace(
