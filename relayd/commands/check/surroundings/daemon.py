@@ -14,6 +14,7 @@ from relayd.commands.check.surroundings.units import unit_name
 from relayd.config.in_force import MODIFIED, RESTART_KEYS, files_of, modified
 from relayd.fleet.peers.urls import API
 from relayd.spool.layout import Spool
+from relayd.system.threads import in_thread
 
 #: Seconds that a file may wait although the daemon does not run: it may just be restarting.
 PATIENCE_S: Final = 60.0
@@ -33,7 +34,7 @@ async def check(site: Site) -> list[Finding]:
     listen = site.settings.general.listen
     answer = await get(listen, f"{API}/system/info")
     if answer is NoAnswer.CLOSED:
-        return [_judge_stopped(site)]
+        return [await in_thread(_judge_stopped, site, abandon_on_cancel=True)]
     info = None if isinstance(answer, NoAnswer) else document(answer, "getSystemInfo")
     if info is None:
         return []
@@ -43,7 +44,7 @@ async def check(site: Site) -> list[Finding]:
         return [_judge_original(site, version)]
     status = await get(listen, f"{API}/system/status")
     found = _judge_version(site, version)
-    found += _judge_files(site, read_metrics(numbers))
+    found += await in_thread(_judge_files, site, read_metrics(numbers), abandon_on_cancel=True)
     if not isinstance(status, NoAnswer):
         found += _judge_status(site, document(status, "getStatus"))
     return found

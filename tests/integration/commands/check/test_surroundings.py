@@ -206,7 +206,7 @@ from relayd.commands.check.checks import openssl
 openssl.is_old = lambda text: False
 def check(user):
     try:
-        cli.main(["check", "-c", {str(site.conf)!r}, "--user", user])
+        cli.main(["check", "-c", {str(site.conf)!r}, "--user", user, "--web-user", user])
     except SystemExit as end:
         print("exit", end.code)
 check("daemon")
