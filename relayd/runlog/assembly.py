@@ -15,7 +15,7 @@ SHOWN: Final = 200
 #: Bytes of that many characters in UTF-8, and of one more that shows the cut.
 _SHOWN_BYTES: Final = 4 * (SHOWN + 1)
 #: One of so many characters may be undecodable, as in Latin-1, or a control character.
-_ODD_SHARE: Final = 8
+_ODD_SHARE: Final = 4
 
 #: Maximum size of log entries as rows, in bytes: each becomes a row with the fields of a report, so
 #: a few megabytes of them and one huge component would make terabytes.
@@ -252,11 +252,11 @@ class _Noted:
 
 
 def _shown(text: bytes) -> str:
-    """Return the beginning of a text, or only its size if it is not one, as in an image."""
+    """Return the beginning of a text, or that it is none, as in an image."""
     begin = text[:_SHOWN_BYTES].decode(errors="replace")
     odd = sum(char == "\ufffd" or (char < " " and char != "\t") for char in begin)
     if odd * _ODD_SHARE > len(begin):
-        return f"{len(text)} bytes that are not text"
+        return "data that is not text"
     return printable(begin, SHOWN)
 
 
