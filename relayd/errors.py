@@ -43,16 +43,29 @@ class RelaydError(Exception):
         return self.detail if self.file is None else f"{self.file}: {self.detail}"
 
 
+#: Common mistakes in the syntax of a configuration file.
+Mistake = Literal["duplicate", "escape", "boolean", "unquoted", "unclosed", "equals", "number"]
+
+
 class ConfigError(RelaydError):
     """A configuration file is not valid.
 
     Attributes:
         line: line of a syntax error, None when the fault has no line.
+        mistake: what was probably done wrong in that line, None if it is not known.
     """
 
-    def __init__(self, detail: str, *, file: Path | None = None, line: int | None = None) -> None:
+    def __init__(
+        self,
+        detail: str,
+        *,
+        file: Path | None = None,
+        line: int | None = None,
+        mistake: Mistake | None = None,
+    ) -> None:
         super().__init__(detail, file=file)
         self.line = line
+        self.mistake = mistake
 
 
 class SettingError(ConfigError):

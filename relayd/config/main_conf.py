@@ -326,7 +326,6 @@ def _validate(path: Path, settings: Settings) -> None:
     # An empty password is one: the server may trust the connection, or the password is set later.
     if "upstream" in outputs and upstream.password is None:
         raise _missing(path, "output.upstream.password", 'for an output to "upstream"')
-    # An empty one is a value: a server that trusts the connection asks for none.
     if "database" in outputs and database.password is None:
         raise _missing(path, "output.database.password", 'for an output to "database"')
     if not upstream.host and settings.node_id() != "root":

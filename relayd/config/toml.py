@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple, TypeVar, get_type_hints
 
 import msgspec
 
-from relayd.errors import ConfigError, ConfigWarning, SettingError
+from relayd.errors import ConfigError, ConfigWarning, Mistake, SettingError
 from relayd.system.printable import printable
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -22,6 +22,29 @@ _MAX_SHOWN: Final = 60
 _MAX_UNKNOWN: Final = 50
 _POSITION: Final = re.compile(r"(.*) \(at line ([0-9]+), column ([0-9]+)\)", re.DOTALL)
 _AT_END: Final = " (at end of document)"
+#: How messages of tomllib begin; what is not listed is judged by the value in the line.
+_MISTAKES: Final[dict[str, Mistake]] = {
+    "Cannot overwrite a value": "duplicate",
+    "Cannot declare": "duplicate",
+    "Cannot redefine namespace": "duplicate",
+    "Cannot mutate immutable namespace": "duplicate",
+    "Duplicate inline table key": "duplicate",
+    "Unescaped '\\' in a string": "escape",
+    "Invalid hex value": "escape",
+    "Escaped character is not a Unicode scalar value": "escape",
+    "Unterminated string": "unclosed",
+    "Illegal character '\\n'": "unclosed",
+    "Unclosed array": "unclosed",
+    "Unclosed inline table": "unclosed",
+    "Expected '=' after a key": "equals",
+    "Expected ']'": "unclosed",
+}
+_VALUES: Final[dict[re.Pattern[str], Mistake]] = {
+    re.compile(r"(?i:true|false|yes|no|on|off)\b"): "boolean",
+    re.compile(r"\"[^\"]*\Z|'[^']*\Z|\[[^\]]*\Z"): "unclosed",
+    re.compile(r"[+-]?[0-9][0-9_]*(?:$|\s|#|[a-zA-Z]+(?:$|\s|#))"): "number",
+    re.compile(r"[^\"'\[{]"): "unquoted",
+}
 _TYPE_NAMES: Final = {
     bool: "a boolean",
     int: "an integer",
@@ -206,4 +229,21 @@ def _syntax_error(path: Path, message: str, text: str) -> ConfigError:
     else:
         line = text.rstrip("\n").count("\n") + 1
         detail = f"line {line}, end of the file: {printable(message.removesuffix(_AT_END), 200)}"
-    return ConfigError(detail, file=path, line=line)
+    lines = text.split("\n")
+    mistake = _mistake(message, lines[line - 1] if line <= len(lines) else "")
+    return ConfigError(detail, file=path, line=line, mistake=mistake)
+
+
+def _mistake(message: str, line: str) -> Mistake | None:
+    """Return what was probably done wrong in the line that tomllib complains about."""
+    for begin, mistake in _MISTAKES.items():
+        if message.startswith(begin):
+            return mistake
+    key, equals, value = line.partition("=")
+    if not equals:
+        return "equals" if not key.lstrip().startswith("[") and ":" in key else None
+    value = value.strip()
+    for pattern, mistake in _VALUES.items():
+        if pattern.match(value):
+            return mistake
+    return None

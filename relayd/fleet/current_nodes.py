@@ -6,6 +6,7 @@ from pathlib import Path
 
 import trio
 
+from relayd.config.in_force import File, modified
 from relayd.errors import NodesError
 from relayd.fleet.loading import Loaded, load_nodes
 from relayd.fleet.nodes import Nodes
@@ -76,19 +77,27 @@ class CurrentNodes:
         async with self._lock:
             try:
                 # A thread that hangs in a dead file system must not hold up a stop.
-                loaded = await in_thread(self._load, abandon_on_cancel=True, limiter=self._limiter)
+                loaded, times = await in_thread(
+                    self._load, abandon_on_cancel=True, limiter=self._limiter
+                )
             except NodesError as error:
                 self._note_trouble(str(error))
                 if isinstance(error, _ListMissingError) and self._may_be_missing():
                     return
                 raise
             self._replace(loaded)
+            for file, modified_at in times.items():
+                self._metrics.note_file(file, modified_at)
 
-    def _load(self) -> Loaded:
+    def _load(self) -> tuple[Loaded, dict[File, float]]:
+        times: dict[File, float] = {
+            "nodes_list": modified(self._list_file),
+            "certificates": modified(self._certs_file),
+        }
         loaded = load_nodes(self._list_file, self._certs_file, self._my_id, self.nodes)
         if loaded.list_missing:
             raise _ListMissingError(f"nodes list {self._list_file} does not exist")
-        return loaded
+        return loaded, times
 
     def _note_trouble(self, trouble: str) -> None:
         if trouble != self.trouble:
@@ -107,13 +116,23 @@ class CurrentNodes:
         self.trouble = None
         if self._failed.is_set():  # otherwise `run` is waiting for this very event
             self._failed = trio.Event()
-        for warning in loaded.warnings:
-            log.warning("problem in the nodes data", detail=str(warning))
+        self._report_problems(loaded)
         self._metrics.managed_nodes.set(self.nodes.managed_nodes)
         self._metrics.sub_nodes.set(self.nodes.sub_nodes)
         self._check_dates()
         log.info("nodes loaded", nodes=self.nodes.sub_nodes, neighbours=self.nodes.managed_nodes)
         self.ready.set()
+
+    def _report_problems(self, loaded: Loaded) -> None:
+        """Log one warning for a load, whatever is wrong with how many entries."""
+        # A server that examines no run logs needs the certificates of its sub-relays only.
+        warnings = [
+            str(one) for one in loaded.warnings if self._list_needed or one.kind != "no_certificate"
+        ]
+        if warnings:
+            log.warning("problem in the nodes data", count=loaded.problems, detail=warnings[0])
+        for warning in warnings[1:]:
+            log.debug("further problem in the nodes data", detail=warning)
 
     def _check_dates(self) -> None:
         """Report certificates outside of their validity: a sign of a wrong clock, here or there."""

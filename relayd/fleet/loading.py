@@ -58,11 +58,13 @@ class Loaded:
         nodes: the new snapshot.
         warnings: what was skipped and why; at most `MAX_WARNINGS`, and one more that counts the
             others.
+        problems: the number of all that was skipped.
         list_missing: the nodes list does not exist (yet), so strangers cannot be recognized.
     """
 
     nodes: Nodes
     warnings: list[NodesWarning]
+    problems: int
     list_missing: bool
 
 
@@ -92,7 +94,12 @@ def load_nodes(
     if nodes and not certificates:
         detail = "no certificate of any node: no run log can be verified"
         warnings.add(NodesWarning("no_certificate", detail, certs_file))
-    return Loaded(Nodes(my_id, nodes, certificates), warnings.listed(), list_missing=nodes is None)
+    return Loaded(
+        Nodes(my_id, nodes, certificates),
+        warnings.listed(),
+        warnings.count,
+        list_missing=nodes is None,
+    )
 
 
 def parse_key_hash(text: object) -> KeyHash | None:
@@ -124,19 +131,23 @@ class _Entry(msgspec.Struct, rename="kebab"):
 
 
 class _Warnings:
-    """The first few warnings, and a count of all."""
+    """The first few warnings, and a count of all.
+
+    Attributes:
+        count: of all.
+    """
 
     def __init__(self) -> None:
         self._first: list[NodesWarning] = []
-        self._count = 0
+        self.count = 0
 
     def add(self, warning: NodesWarning) -> None:
-        self._count += 1
-        if self._count <= MAX_WARNINGS:
+        self.count += 1
+        if self.count <= MAX_WARNINGS:
             self._first.append(warning)
 
     def listed(self) -> list[NodesWarning]:
-        more = self._count - len(self._first)
+        more = self.count - len(self._first)
         return [*self._first, NodesWarning("more", f"… and {more} more")] if more else self._first
 
 

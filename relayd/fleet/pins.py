@@ -8,6 +8,7 @@ from typing import Final
 import trio
 from cryptography import x509
 
+from relayd.config.in_force import modified
 from relayd.config.main_conf import Settings
 from relayd.errors import PeerError, PeerStep
 from relayd.fleet.formats import pem_blocks
@@ -53,6 +54,7 @@ class PinnedClients:
         self._delays = delays
         self._limiter = trio.CapacityLimiter(1)
         self._missing = pinned
+        self._modified = 0.0
         self._upstream: tuple[bytes, ...] = ()
         self._nodes: Nodes | None = None
         self.attempted = trio.Event()
@@ -68,13 +70,17 @@ class PinnedClients:
         if self._file is None:
             return ()
         # A thread that hangs in a dead file system must not hold up a stop.
-        return await in_thread(read_pins, self._file, abandon_on_cancel=True, limiter=self._limiter)
+        self._modified, pins = await in_thread(
+            _read_version, self._file, abandon_on_cancel=True, limiter=self._limiter
+        )
+        return pins
 
     def take_upstream(self, pins: tuple[bytes, ...]) -> None:
         """Apply the pins of the upstream."""
         self._upstream = pins
         self._missing = self._file is not None and not pins
         if pins:
+            self._metrics.note_file("upstream_certificate", self._modified)
             self._report_expiry(pins)
         self._update()
         self.attempted.set()
@@ -122,6 +128,10 @@ class PinnedClients:
                     await trio.sleep(self._delays.after(attempt))
                 else:
                     loaded()
+
+
+def _read_version(path: Path) -> tuple[float, tuple[bytes, ...]]:
+    return modified(path), read_pins(path)
 
 
 def read_pins(path: Path) -> tuple[bytes, ...]:

@@ -18,10 +18,10 @@ from relayd.spool.disposal import Disposal, RefusedFile
 from relayd.spool.identity import Identity
 from relayd.spool.pending import Pending
 from relayd.system.clock import WallClock
-from relayd.telemetry.logs import get_logger
+from relayd.telemetry.logs import Limit, get_logger
 
 #: An operator looks for each single file, so its lines are not summed up when there are many.
-log = get_logger("disposal", limited=False)
+log = get_logger("disposal", Limit.NONE)
 
 
 class DisposalRules(msgspec.Struct, frozen=True):

@@ -1,5 +1,6 @@
 """What is counted and logged for each file that leaves a pipeline or is put off."""
 
+import time
 from typing import Final, Protocol
 
 from prometheus_client import Counter
@@ -7,11 +8,13 @@ from prometheus_client import Counter
 from relayd.errors import Reason
 from relayd.outputs.results import Stored
 from relayd.pipelines.ticket import Failed, Finished, Postponed
-from relayd.telemetry.logs import get_logger
+from relayd.telemetry.logs import Limit, get_logger
 from relayd.telemetry.metrics import Metrics
 
 #: An operator looks for each single file, so its lines are not summed up when there are many.
-log = get_logger("disposal", limited=False)
+log = get_logger("disposal", Limit.NONE)
+#: For the one line of each file that went well: a backlog has hundreds of them in a second.
+good = get_logger("disposal", Limit.GOOD_FILES)
 
 #: Reasons that mean that the node is unknown: Rudder's dashboards count them separately.
 _INVALID: Final = frozenset({Reason.BAD_NAME, Reason.UNKNOWN_NODE})
@@ -45,7 +48,9 @@ class StoredOutcomes:
         _observe(metrics, file, now)
         if stored.duplicate:
             metrics.duplicates.inc()
-            log.info("run log is already in the database", **file.ticket.describe())
+            good.info("run log is already in the database", **_good(file, now))
+        else:
+            good.info("run log stored", rows=stored.rows, **_good(file, now))
         if stored.missing:
             log.warning(
                 "a shorter version of this run is in the database; its rows are kept",
@@ -81,7 +86,9 @@ class ForwardedOutcomes:
         self._outcomes.labels("forward_ok").inc()
         if self._outcomes is self._metrics.reports:
             _observe(self._metrics, file, now)
-        log.debug("forwarded", **file.ticket.describe())
+            good.info("run log forwarded", **_good(file, now))
+        else:
+            good.info("inventory forwarded", **_good(file, now))
 
     def failed(self, file: Failed) -> None:
         """Implement `Outcomes`."""
@@ -98,6 +105,16 @@ class ForwardedOutcomes:
 def _observe(metrics: Metrics, file: Finished, now: float) -> None:
     metrics.processing_seconds.observe(now - file.ticket.taken)
     metrics.report_bytes.observe(file.identity.size)
+
+
+def _good(file: Finished, now: float) -> dict[str, object]:
+    """Return the fields of the line about a file that its output has.
+
+    `age` is the time since its upload, `took` the part of it since it was taken up, in seconds.
+    """
+    age = time.time() - file.identity.mtime_ns / 1e9
+    times = {"age": round(max(0.0, age), 3), "took": round(now - file.ticket.taken, 3)}
+    return {**file.ticket.describe(), "bytes": file.identity.size, **times}
 
 
 def _note_refused(metrics: Metrics, file: Failed) -> None:

@@ -12,7 +12,8 @@ import msgspec
 from relayd.errors import Gone, Refused, Retry
 from relayd.fleet.admission import Origin
 from relayd.outputs.results import Done
-from relayd.runlog.filename import queue_id
+from relayd.runlog.filename import parse_name, queue_id
+from relayd.runlog.model import RunLogName
 from relayd.spool.identity import Identity
 from relayd.telemetry.metrics import Stage
 
@@ -24,7 +25,7 @@ class Ticket(msgspec.Struct, frozen=True):
         name: base name in the watched directory.
         atomic: it arrived by rename, so it is complete.
         taken: when it was taken up, seconds of Trio's clock.
-        origin: node and run by its name; None where names are not read, or the name gives none.
+        origin: node and run of a file that is examined here; None if the name gives none.
     """
 
     name: str
@@ -36,7 +37,11 @@ class Ticket(msgspec.Struct, frozen=True):
         """Return the fields that every log line about a file carries."""
         fields = {"file": self.name, "queue_id": queue_id(self.name)}
         if self.origin is not None:
-            fields |= {"node": self.origin.node_id, "run_date": self.origin.run_date}
+            return fields | {"node": self.origin.node_id, "run_date": self.origin.run_date}
+        # A relay forwards whatever has the extension; most of it is named like a run log.
+        name = parse_name(self.name)
+        if isinstance(name, RunLogName):
+            fields |= {"node": name.node_id, "run_date": name.timestamp}
         return fields
 
 

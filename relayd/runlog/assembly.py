@@ -14,6 +14,8 @@ MAX_WARNINGS: Final = 20
 SHOWN: Final = 200
 #: Bytes of that many characters in UTF-8, and of one more that shows the cut.
 _SHOWN_BYTES: Final = 4 * (SHOWN + 1)
+#: One of so many characters may be undecodable, as in Latin-1, or a control character.
+_ODD_SHARE: Final = 4
 
 #: Maximum size of log entries as rows, in bytes: each becomes a row with the fields of a report, so
 #: a few megabytes of them and one huge component would make terabytes.
@@ -250,7 +252,12 @@ class _Noted:
 
 
 def _shown(text: bytes) -> str:
-    return printable(text[:_SHOWN_BYTES].decode(errors="replace"), SHOWN)
+    """Return the beginning of a text, or that it is none, as in an image."""
+    begin = text[:_SHOWN_BYTES].decode(errors="replace")
+    odd = sum(char == "\ufffd" or (char < " " and char != "\t") for char in begin)
+    if odd * _ODD_SHARE > len(begin):
+        return "data that is not text"
+    return printable(begin, SHOWN)
 
 
 def _as_log(

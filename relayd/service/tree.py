@@ -22,7 +22,8 @@ An exception in any of these is a bug: it cancels the others and ends the proces
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
@@ -35,8 +36,23 @@ from relayd.api.server.server import run_server
 from relayd.api.shared_files import SharedFiles
 from relayd.api.shared_folder import SharedFolder
 from relayd.api.status import StatusReader
-from relayd.config.main_conf import Settings, changed_keys, load_logging, load_settings
-from relayd.errors import ConfigError, NodesError, RelaydError, StartError, TransientStartError
+from relayd.config.in_force import File, modified
+from relayd.config.logging_conf import LOGGING_FILE
+from relayd.config.main_conf import (
+    MAIN_FILE,
+    Settings,
+    changed_keys,
+    load_logging,
+    load_settings,
+)
+from relayd.errors import (
+    ConfigError,
+    ConfigWarning,
+    NodesError,
+    RelaydError,
+    StartError,
+    TransientStartError,
+)
 from relayd.fleet.current_nodes import CurrentNodes
 from relayd.fleet.peers.urls import base_url
 from relayd.fleet.pins import PinnedClients
@@ -80,6 +96,7 @@ def run(directory: Path) -> int:
     """
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     observe_shortage(_log_shortage)
+    times = _times(directory)
     settings, warnings = load_settings(directory)
     logging = load_logging(directory)
     with open_logging():
@@ -89,6 +106,8 @@ def run(directory: Path) -> int:
         service: Service | None = None
         try:
             service = Service(directory, settings, take_notifier())
+            service.reported = frozenset(warnings)
+            service.note_files(times)
             trio.run(service.run, strict_exception_groups=True)
         except (ConfigError, StartError):
             raise
@@ -100,6 +119,11 @@ def run(directory: Path) -> int:
             log.exception("crashed", detail=type(error).__name__)
             return 1
     return 0
+
+
+def _times(directory: Path) -> dict[File, float]:
+    """Return when the files of the configuration were modified; to be called before reading."""
+    return {"main": modified(directory / MAIN_FILE), "logging": modified(directory / LOGGING_FILE)}
 
 
 def _only_start_errors(error: BaseException, *, starting: bool) -> RelaydError | None:
@@ -118,7 +142,11 @@ def _log_shortage(work: str) -> None:
 
 
 class Service:
-    """One relayd: what its tasks share, and the order in which they start and stop."""
+    """One relayd: what its tasks share, and the order in which they start and stop.
+
+    Attributes:
+        reported: warnings about the configuration that were logged already.
+    """
 
     def __init__(
         self, directory: Path, settings: Settings, notifier: Notifier, delays: Delays = DELAYS
@@ -126,6 +154,7 @@ class Service:
         self.directory = directory
         self.settings = settings
         self.notifier = notifier
+        self.reported: frozenset[ConfigWarning] = frozenset()
         self.metrics = Metrics()
         self.trust = CurrentNodes(
             settings.general.nodes_list_file,
@@ -276,25 +305,47 @@ class Service:
             RelaydError: something could not be read; nothing has changed.
         """
         async with self._reload_lock, self.notifier.reload():
-            settings, warnings = await self._read_in_thread(load_settings)
-            logging = await self._read_in_thread(load_logging)
-            pins = await self.peers.read_upstream()
-            await self.trust.load()
-            self.peers.take_upstream(pins)
-            configure(logging)
-            for warning in warnings:
-                log.warning("configuration", detail=warning)
-            self._apply(settings)
-            self._nodes_changed()
+            try:
+                await self._reload()
+            except RelaydError as error:
+                log.error("reload failed; nothing was changed", detail=str(error))
+                raise
             log.info("reloaded")
+
+    async def _reload(self) -> None:
+        times = await self._read_in_thread(_times)
+        settings, warnings = await self._read_in_thread(load_settings)
+        logging = await self._read_in_thread(load_logging)
+        pins = await self.peers.read_upstream()
+        await self.trust.load()
+        self.peers.take_upstream(pins)
+        configure(logging)
+        self.note_files(times)
+        self._report_warnings(warnings)
+        self._apply(settings)
+        self._nodes_changed()
+
+    def note_files(self, times: Mapping[File, float]) -> None:
+        """Record which versions of the files of the configuration are in use."""
+        for file, modified_at in times.items():
+            self.metrics.note_file(file, modified_at)
+
+    def _report_warnings(self, warnings: Sequence[ConfigWarning]) -> None:
+        """Log what was not logged at the start or by the last reload."""
+        for warning in warnings:
+            if warning not in self.reported:
+                log.warning("configuration", detail=warning)
+        self.reported = frozenset(warnings)
 
     async def _read_in_thread(self, read: Callable[[Path], T]) -> T:
         """Read in a thread that may be abandoned: a hanging file system must not delay a stop."""
         return await in_thread(read, self.directory, abandon_on_cancel=True, limiter=self._reading)
 
     def _apply(self, settings: Settings) -> None:
-        for key in changed_keys(self.settings, settings):
-            log.warning("a changed key needs a restart", key=key)
+        keys = changed_keys(self.settings, settings)
+        self.metrics.restart_needed_keys.set(len(keys))
+        if keys:
+            log.warning("changed keys need a restart", keys=", ".join(keys))
         for pipeline in self._pipelines:
             pipeline.reconfigure(settings)
 
@@ -312,10 +363,8 @@ class Service:
         """Reload in a task of its own, so that a slow reload does not delay a stop."""
         while True:
             await self._reload_wanted.wait()
-            try:
+            with suppress(RelaydError):
                 await self.reload()
-            except RelaydError as error:
-                log.error("reload failed; nothing was changed", detail=str(error))
 
     def _status_reader(self) -> StatusReader:
         probes = {

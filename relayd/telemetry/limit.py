@@ -3,7 +3,7 @@
 import threading
 from typing import Final, NamedTuple
 
-#: Lines of one event per window.
+#: Lines of one event per window, unless the logger has a limit of its own.
 BURST: Final = 10
 WINDOW_S: Final = 1.0
 #: Distinct events tracked at once. Relayd's own events are constants, but the messages of
@@ -29,7 +29,7 @@ class _Window:
 
 
 class RateLimit:
-    """Admits `BURST` lines of each event per window and counts the rest.
+    """Admits some lines of each event per window and counts the rest.
 
     Safe to use from any thread. The lock is re-entrant: a finaliser may log while it is held.
     """
@@ -39,12 +39,13 @@ class RateLimit:
         self._over: dict[Key, int] = {}
         self._lock = threading.RLock()
 
-    def admit(self, key: Key, now: float) -> tuple[bool, bool]:
+    def admit(self, key: Key, now: float, burst: int = BURST) -> tuple[bool, bool]:
         """Count one line.
 
         Args:
             key: the event.
             now: seconds of a monotonic clock.
+            burst: lines of this event that are logged per window.
 
         Returns:
             Whether to log it, and whether it is the first suppressed line of its window.
@@ -53,7 +54,7 @@ class RateLimit:
             window = self._windows.get(key)
             if window is None or now >= window.ends:
                 window = self._open(key, now)
-            if window.admitted < BURST:
+            if window.admitted < burst:
                 window.admitted += 1
                 return True, False
             window.suppressed += 1

@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager, suppress
+from enum import Enum, auto
 from typing import Any, Final, Self
 
 from relayd.config.logging_conf import (
@@ -28,15 +29,15 @@ from relayd.config.logging_conf import (
 from relayd.errors import SettingError
 from relayd.system.lean import lean
 from relayd.system.streams import is_journal
-from relayd.telemetry.bridge import bridged
-from relayd.telemetry.limit import Key, RateLimit
+from relayd.telemetry.bridge import bridged, library_floor
+from relayd.telemetry.limit import BURST, Key, RateLimit
 from relayd.telemetry.lines import RESERVED, Render, json_renderer, text_renderer
 from relayd.telemetry.writer import LogWriter
 
 with lean("structlog"):
     import structlog
 
-__all__ = ["Logger", "configure", "dropped", "get_logger", "open_logging"]
+__all__ = ["Limit", "Logger", "configure", "dropped", "get_logger", "open_logging"]
 
 _FORMAT_VARIABLE: Final = "RELAYD_LOG_FORMAT"
 _NAMES: Final = {
@@ -51,6 +52,18 @@ _NAMES: Final = {
 _LIMITED: Final = frozenset({"info", "warning"})
 
 
+class Limit(Enum):
+    """How many lines of one event are logged per second at the levels info and warning.
+
+    `EVENT`: ten. `GOOD_FILES`: `general.file_lines` of `logging.conf`, for events that every file
+    of a fleet causes. `NONE`: all, where an operator looks for each line.
+    """
+
+    EVENT = auto()
+    GOOD_FILES = auto()
+    NONE = auto()
+
+
 class Levels:
     """Decides which lines are logged: compiled directives, the most specific one wins."""
 
@@ -61,6 +74,7 @@ class Levels:
             name: self._threshold(name, "") for name in {item.component for item in directives}
         }
         self._base = self._components.get("", INFO)
+        self._named = frozenset(self._components) - {""}
         #: The level below which no component logs anything.
         self.floor = min(item.level for item in directives)
 
@@ -71,6 +85,16 @@ class Levels:
         if self._by_node and node is not None:
             return level >= self._threshold(component, str(node))
         return level >= self._components.get(component, self._base)
+
+    def library_enabled(self, level: int, library: str, component: str) -> bool:
+        """Return whether a line of a library is logged.
+
+        Args:
+            level: of the line.
+            library: the first part of its logger's name; a directive may name it.
+            component: the one that such lines belong to otherwise.
+        """
+        return self.enabled(level, library if library in self._named else component, None)
 
     def _threshold(self, component: str, node: str) -> int:
         for key in ((component, node), ("", node), (component, ""), ("", "")):
@@ -86,9 +110,9 @@ class Logger(structlog.BoundLoggerBase):
     values truncated and unprintable characters escaped.
     """
 
-    def log(self, level: int, event: str, /, **fields: object) -> None:
-        """Log at a level of `relayd.config.logging_conf`, for the records of libraries."""
-        self._log(level, _NAMES[level], event, fields)
+    def write(self, level: int, event: str, /, **fields: object) -> None:
+        """Log at a level of `relayd.config.logging_conf`, whether it is enabled or not."""
+        self._write(_NAMES[level], event, fields)
 
     def debug(self, event: str, /, **fields: object) -> None:
         """Log a step in the processing of one file or request."""
@@ -122,8 +146,10 @@ class Logger(structlog.BoundLoggerBase):
     def _log(self, level: int, method: str, event: str, fields: dict[str, object]) -> None:
         context = self._context
         node = fields.get("node") or context.get("node")
-        if not _state.levels.enabled(level, context["component"], node):
-            return
+        if _state.levels.enabled(level, context["component"], node):
+            self._write(method, event, fields)
+
+    def _write(self, method: str, event: str, fields: dict[str, object]) -> None:
         try:
             (line,), _ = self._process_event(method, event, _renamed(fields))
         except structlog.DropEvent:
@@ -146,6 +172,7 @@ class _State:
         self.levels = Levels((Directive("", "", INFO),))
         self.render: Render = text_renderer(journal=False)
         self.limit = RateLimit()
+        self.file_lines = LoggingSettings().general.file_lines
         self.fd = 1
         self.writer: LogWriter | None = None
         self.dropped = 0
@@ -157,8 +184,8 @@ _state = _State()
 class _Output:
     """Passes rendered events of structlog to the writing thread, or to stderr before its start."""
 
-    def __init__(self, *, limited: bool) -> None:
-        self.limited = limited
+    def __init__(self, limit: Limit) -> None:
+        self.limit = limit
 
     def write(self, line: bytes) -> None:
         writer = _state.writer
@@ -169,18 +196,17 @@ class _Output:
                 sys.stderr.write(line.decode())
 
 
-_OUTPUTS: Final = {limited: _Output(limited=limited) for limited in (False, True)}
+_OUTPUTS: Final = {limit: _Output(limit) for limit in Limit}
 
 
-def get_logger(component: str, *, limited: bool = True) -> Logger:
+def get_logger(component: str, limit: Limit = Limit.EVENT) -> Logger:
     """Return the logger of one component.
 
     Args:
         component: its name in each line and in `logging.conf`.
-        limited: log at most ten lines per second of each info or warning event, then a summary;
-            False where every line matters.
+        limit: how many lines per second of each event are logged before a summary.
     """
-    return Logger(_OUTPUTS[limited], _processors, {"component": component})
+    return Logger(_OUTPUTS[limit], _processors, {"component": component})
 
 
 def configure(settings: LoggingSettings, *, stream_fd: int = 1, json: bool | None = None) -> None:
@@ -201,10 +227,11 @@ def configure(settings: LoggingSettings, *, stream_fd: int = 1, json: bool | Non
     make = json_renderer if as_json else text_renderer
     _state.render = make(journal=is_journal(stream_fd))
     _state.levels = levels
+    _state.file_lines = settings.general.file_lines
     _state.fd = stream_fd
     if _state.writer is not None:
         _state.writer.fd = stream_fd
-        logging.getLogger().setLevel(levels.floor)
+        logging.getLogger().setLevel(library_floor(levels.floor))
     for warning in settings.warnings:
         get_logger("config").warning("logging configuration", detail=warning)
 
@@ -221,10 +248,8 @@ def open_logging() -> Iterator[None]:
     writer.start()
     _state.writer = writer
     try:
-        with bridged(
-            _log_for_library, lambda level, name: _state.levels.enabled(level, name, None)
-        ):
-            logging.getLogger().setLevel(_state.levels.floor)
+        with bridged(_log_for_library, _library_enabled):
+            logging.getLogger().setLevel(library_floor(_state.levels.floor))
             yield
     finally:
         _state.writer = None
@@ -240,9 +265,12 @@ def dropped() -> int:
 def _limit(
     output: _Output, method: str, event: MutableMapping[str, Any]
 ) -> MutableMapping[str, Any]:
-    if output.limited and method in _LIMITED:
+    if output.limit is not Limit.NONE and method in _LIMITED:
+        burst = _state.file_lines if output.limit is Limit.GOOD_FILES else BURST
+        if not burst:
+            raise structlog.DropEvent
         key = Key(method, event["component"], event["event"])
-        admitted, first = _state.limit.admit(key, time.monotonic())
+        admitted, first = _state.limit.admit(key, time.monotonic(), burst)
         if first and _state.writer is not None:
             _state.writer.wake()
         if not admitted:
@@ -259,9 +287,14 @@ _processors: Final[list[Any]] = [_limit, _render]
 structlog.configure(processors=_processors)
 
 
+def _library_enabled(level: int, library: str, component: str) -> bool:
+    return _state.levels.library_enabled(level, library, component)
+
+
 def _log_for_library(level: int, component: str, event: str, error: BaseException | None) -> None:
     fields = {} if error is None else {"exc_info": error}
-    get_logger(component).log(level, event, **fields)
+    # The bridge has decided already; a directive may name the library and not the component.
+    get_logger(component).write(level, event, **fields)
 
 
 def _summaries(now: float) -> bytes:

@@ -21,6 +21,7 @@ from prometheus_client import (
 )
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 
+from relayd.config.in_force import MODIFIED, RESTART_KEYS, File
 from relayd.errors import Reason
 
 #: `Content-Type` of the result of `Metrics.render`.
@@ -98,6 +99,9 @@ class Metrics:
         remote_run_commands: commands of remote runs that are running.
         certificate_expired: node certificates past their notAfter.
         certificate_not_yet_valid: node certificates before their notBefore.
+        file_modified: unix time at which the version in use of a `file` of the configuration had
+            been modified.
+        restart_needed_keys: keys that were changed and need a restart.
     """
 
     def __init__(self) -> None:
@@ -117,6 +121,7 @@ class Metrics:
         self._make_shared_files()
         self._make_health()
         self._make_remote_run()
+        self._make_configuration()
 
     def render(self) -> bytes:
         """Return all metrics in Prometheus' text format 0.0.4, to be sent as `CONTENT_TYPE`.
@@ -136,6 +141,10 @@ class Metrics:
     def waiting(self) -> int:
         """Files waiting in the spool."""
         return sum(files for files, _ in self._spools.values())
+
+    def note_file(self, file: File, modified_at: float) -> None:
+        """Record which version of a file of the configuration is in use."""
+        self.file_modified.labels(file).set(modified_at)
 
     def note_watch(self, directory: str, mode: str) -> None:
         """Record how one directory is watched; the gauge shows every mode that is in use."""
@@ -247,6 +256,14 @@ class Metrics:
             self.remote_runs.labels(outcome)
         self.remote_run_commands = self._gauge(
             "remote_run_commands", "Commands of remote runs that are running"
+        )
+
+    def _make_configuration(self) -> None:
+        self.file_modified = self._gauge(
+            MODIFIED, "Unix time at which the file, as it is in use, had been modified", "file"
+        )
+        self.restart_needed_keys = self._gauge(
+            RESTART_KEYS, "Keys of main.conf that were changed and need a restart"
         )
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:

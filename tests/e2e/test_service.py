@@ -89,7 +89,7 @@ async def test_reload_with_the_output_switched_off_keeps_the_way_to_the_database
         site.extra["output.database"] = 'password = ""'
         site.write_conf()
         daemon.process.send_signal(signal.SIGHUP)
-        await daemon.saw(r"needs a restart.*processing\.reporting\.output")
+        await daemon.saw(r"need a restart.*processing\.reporting\.output")
         await daemon.saw("reloaded")
         site.send("node1")
         await daemon.settled()

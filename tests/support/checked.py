@@ -102,7 +102,7 @@ def _take_back(directory: Path) -> None:
 def check(site: Site, *options: str, command: str = "check") -> Checked:
     """Run the command line on a site; blocks."""
     out, err = StringIO(), StringIO()
-    arguments = [command, "-c", str(site.conf), "--user", service_user(), *options]
+    arguments = [command, "-c", str(site.conf), *_users(), *options]
     with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as end:
         cli.main(arguments)
     assert isinstance(end.value.code, int)
@@ -120,7 +120,12 @@ async def check_beside(site: Site, *options: str) -> Checked:
 def check_command(site: Site, *options: str) -> list[str]:
     """Return the command line for a process."""
     command = [sys.executable, "-m", "relayd", "check", "-c", str(site.conf)]
-    return [*command, "--user", service_user(), *options]
+    return [*command, *_users(), *options]
+
+
+def _users() -> list[str]:
+    """The same user for relayd and for the web server, whatever runs on this machine."""
+    return ["--user", service_user(), "--web-user", service_user()]
 
 
 def edit_nodes(site: Site, **nodes: dict[str, str] | None) -> None:

@@ -30,11 +30,17 @@ PAYLOADS = [
 ]
 
 
-def settings(level: str = "trace", directives: str = "", form: str = "text") -> LoggingSettings:
+def settings(
+    level: str = "trace", directives: str = "", form: str = "text", file_lines: int = 200
+) -> LoggingSettings:
     """Return logging settings as logging.conf would give them; everything is logged by default."""
-    return LoggingSettings(
-        general=LoggingGeneral(level=level, filter=directives, format=form)  # type: ignore[arg-type]
+    general = LoggingGeneral(
+        level=level,  # type: ignore[arg-type]
+        filter=directives,
+        format=form,  # type: ignore[arg-type]
+        file_lines=file_lines,
     )
+    return LoggingSettings(general=general)
 
 
 def written(path: Path, act: Callable[[], object], how: LoggingSettings | None = None) -> str:

@@ -19,6 +19,8 @@ Break = Callable[[Site, postgres.Database], object]
 
 #: Findings about the clock of the machine, where there is no other to compare with.
 _CLOCK: Final = re.compile(r"(warning|skipped): this machine: .*")
+#: The finding about a daemon that no test has started.
+_STOPPED: Final = re.compile(r"warning: general\.listen .*: relayd is not running\. .*")
 #: Findings about the libraries of the machine.
 _LIBRARY: Final = re.compile(r"warning: OpenSSL .*")
 
@@ -139,13 +141,13 @@ def parameters(cases: Iterable[Case]) -> list[ParameterSet]:
 
 
 def about_site(lines: Iterable[str], *, lonely: bool = False) -> list[str]:
-    """The findings about the site, without those about the machine that runs the tests.
+    """The findings about the site, without those about the machine and the missing daemon.
 
     Args:
         lines: all findings.
         lonely: whether no other clock is known, so that the clock of the machine is judged.
     """
-    machine = (_LIBRARY, _CLOCK) if lonely else (_LIBRARY,)
+    machine = (_LIBRARY, _STOPPED, _CLOCK) if lonely else (_LIBRARY, _STOPPED)
     return [line for line in lines if not any(pattern.fullmatch(line) for pattern in machine)]
 
 

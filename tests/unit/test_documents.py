@@ -17,6 +17,8 @@ from relayd.config.secret import Secret
 from relayd.config.toml import leaves
 from relayd.config.values import Listen
 from relayd.errors import Reason
+from relayd.runlog.filename import parse_name, queue_id
+from relayd.runlog.model import RunLogName
 from relayd.telemetry.metrics import Metrics
 from tests.support.project import ROOT
 
@@ -34,7 +36,7 @@ _KEY = re.compile(
 )
 _BLOCK = re.compile(r"^ *```console\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 _ROW = re.compile(r"^\| `(?P<key>[a-z_.]+)` \| (?P<value>.*?) \| (?P<default>.*?) \|", re.MULTILINE)
-LOGGING = {"general.level", "general.filter", "general.format"}
+LOGGING = {"general.level", "general.filter", "general.format", "general.file_lines"}
 #: Keys whose default depends on the machine and is described in words.
 IN_WORDS = {"general.core_threads"}
 #: Written by programs, which do not end lines with sentences.
@@ -244,3 +246,43 @@ def _misplaced_line_ends(text: str) -> Iterator[str]:
         wrapped = not (_NO_PROSE.match(following) or _ITEM.match(following))
         if _STOP.search(prose) or (wrapped and not _LAST_STOP.search(prose)):
             yield f"{number}: {line}"
+
+
+#: The name under which agents upload a run log.
+_UPLOADED = "2026-03-01T10:00:01+00:00@node1.log.gz"
+_NAME_OF_RUN_LOG = re.compile(r"\d[\w.:+-]+@[\w-]+\.log(?:\.\w+)?\b")
+_FAILED_GLOB = re.compile(r"failed/(?P<glob>[\w.@:+-]*\*[\w.*]*)")
+_LOGGED = re.compile(
+    r"(?:INFO|WARN|ERROR) +\w+: (?P<event>[\w ,;-]+?) \w+=.*?"
+    r" file=(?P<file>\S+) queue_id=(?P<id>\S+)"
+)
+
+
+def _examples() -> str:
+    """Return all that shows commands and log lines: documents, man pages and help texts."""
+    man_pages = (path.read_text().replace("\\", "") for path in ROOT.glob("man/*.in"))
+    context = click.Context(main)
+    helps = (command.get_help(context) for command in main.commands.values())
+    return "\n".join([*(path.read_text() for path in DOCUMENTS), *man_pages, *helps])
+
+
+@pytest.mark.fault("F43")
+def test_examples_are_named_as_agents_name_their_run_logs() -> None:
+    """Names, patterns and log lines of examples are those that an operator finds on the disk."""
+    text = _examples()
+    names = set(_NAME_OF_RUN_LOG.findall(text))
+    assert names
+    for name in names:
+        assert isinstance(parse_name(name), RunLogName), name
+        assert name.endswith(".log.gz"), name
+    patterns = set(_FAILED_GLOB.findall(text))
+    assert patterns
+    assert [one for one in patterns if not fnmatch.fnmatch(_UPLOADED, one)] == []
+    source = "".join(path.read_text() for path in (ROOT / "relayd").rglob("*.py"))
+    logged = list(_LOGGED.finditer(text))
+    assert logged
+    for line in logged:
+        assert f'"{line["event"]}"' in source
+        assert queue_id(line["file"]) == line["id"]
+    shown = set(re.findall(r"queue_id=([0-9A-F]{8,})", text))
+    assert shown <= {queue_id(name) for name in names}

@@ -10,9 +10,9 @@ from hypercorn.typing import ASGISendEvent, Scope
 
 from relayd.config.logging_conf import DEBUG
 from relayd.system.printable import printable
-from relayd.telemetry.logs import get_logger
+from relayd.telemetry.logs import Limit, get_logger
 
-log = get_logger("access", limited=False)
+log = get_logger("access", Limit.NONE)
 
 #: Characters of a path in a log line.
 _SHOWN: Final = 500

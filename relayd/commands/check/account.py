@@ -62,17 +62,27 @@ def _current() -> Account:
         name = pwd.getpwuid(uid).pw_name
     except KeyError:  # a container may run as a number
         name = str(uid)
-    return Account(name, uid, gid, tuple(os.getgroups()), _group_name(gid))
+    return Account(name, uid, gid, tuple(os.getgroups()), group_name(gid))
 
 
 def _account(entry: pwd.struct_passwd) -> Account:
     groups = os.getgrouplist(entry.pw_name, entry.pw_gid)
     return Account(
-        entry.pw_name, entry.pw_uid, entry.pw_gid, tuple(groups), _group_name(entry.pw_gid)
+        entry.pw_name, entry.pw_uid, entry.pw_gid, tuple(groups), group_name(entry.pw_gid)
     )
 
 
-def _group_name(gid: int) -> str:
+def listed_groups(name: str) -> frozenset[str]:
+    """Return the names of the groups that a user has according to the system's files."""
+    try:
+        entry = pwd.getpwnam(name)
+    except KeyError:
+        return frozenset()
+    return frozenset(map(group_name, os.getgrouplist(name, entry.pw_gid)))
+
+
+def group_name(gid: int) -> str:
+    """Return the name of a group, its number if it has none."""
     try:
         return grp.getgrgid(gid).gr_name
     except KeyError:

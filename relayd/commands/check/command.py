@@ -23,15 +23,22 @@ from relayd.commands.cli import directory_option
     help="The user that relayd runs as; root checks the permissions of this user "
     f"[default: {SERVICE_USER} if that user exists, else the current user].",
 )
+@click.option(
+    "--web-user",
+    "web",
+    metavar="NAME",
+    help="The user that the web server runs as [default: the user of a running Apache or nginx].",
+)
 @click.option("--json", "machine", is_flag=True, help="Print a JSON document.")
-def command(directory: Path, name: str | None, *, machine: bool) -> int:
+def command(directory: Path, name: str | None, web: str | None, *, machine: bool) -> int:
     """Find faults in an installation and say how to fix them.
 
-    Checks the configuration, files and their permissions, spool, nodes, certificates, database,
-    upstream, remote run, OpenSSL and the clock. Changes nothing; relayd may be running. The exit
-    code is 1 if there is an error; warnings do not count.
+    Checks the configuration, whether relayd runs, files and their permissions, spool, web server,
+    nodes, certificates, database, upstream, remote run, OpenSSL and the clock. Changes nothing;
+    relayd may be running. The exit code is 1 if there is an error; warnings do not count. A relayd
+    that is not running is an error once files wait for it.
     """
-    report = _examine(directory, _account(name))
+    report = _examine(directory, _account(name), None if web is None else _account(web))
     console = Console(highlight=False, markup=False, emoji=False)
     if machine:
         click.echo(as_json(report))
@@ -50,21 +57,24 @@ def _account(name: str | None) -> Account:
         raise click.UsageError(f"User {name} does not exist.") from None
 
 
-def _examine(directory: Path, account: Account) -> CheckReport:
+def _examine(directory: Path, account: Account, web: Account | None) -> CheckReport:
     """Run the checks; show their progress on the standard error if that is a terminal."""
     console = Console(stderr=True, highlight=False, markup=False, emoji=False)
     if not console.is_terminal:
-        return trio.run(_until_interrupted, directory, account, lambda _pending: None)
+        return trio.run(_until_interrupted, directory, account, web, lambda _pending: None)
     with console.status("Checking") as status:
         return trio.run(
             _until_interrupted,
             directory,
             account,
+            web,
             lambda pending: status.update(f"Checking {', '.join(pending)}"),
         )
 
 
-async def _until_interrupted(directory: Path, account: Account, progress: Progress) -> CheckReport:
+async def _until_interrupted(
+    directory: Path, account: Account, web: Account | None, progress: Progress
+) -> CheckReport:
     """Examine; cancel on SIGINT, because KeyboardInterrupt could hit the asyncio loop."""
     report: CheckReport | None = None
     with trio.open_signal_receiver(signal.SIGINT) as signals:
@@ -75,7 +85,7 @@ async def _until_interrupted(directory: Path, account: Account, progress: Progre
                     nursery.cancel_scope.cancel()
 
             nursery.start_soon(run_signals, name="signals")
-            report = await examine(directory, account, progress)
+            report = await examine(directory, account, progress, web)
             nursery.cancel_scope.cancel()
     if report is None:
         raise click.Abort

@@ -8,7 +8,8 @@ from pathlib import Path
 import msgspec
 
 from relayd.commands.check.account import Account
-from relayd.config.main_conf import Settings
+from relayd.config.main_conf import MAIN_FILE, Settings
+from relayd.spool.layout import Spool, inventory_spool, run_log_spool
 
 
 class Level(StrEnum):
@@ -63,6 +64,7 @@ class Access(msgspec.Struct, frozen=True, kw_only=True):
         path: the path.
         kind: `directory`, `file`, `socket` or `other`; None when it does not exist or the user
             may not see it.
+        link: where a symbolic link leads that leads nowhere; None for anything else.
         blocked: a directory above it that the user may not enter, None without one.
         read: whether the user may read it.
         write: whether the user may write to it; in a directory, add and remove names.
@@ -77,6 +79,7 @@ class Access(msgspec.Struct, frozen=True, kw_only=True):
 
     path: str
     kind: str | None = None
+    link: str | None = None
     blocked: str | None = None
     read: bool = False
     write: bool = False
@@ -99,6 +102,7 @@ class Site:
         my_id: the node id of this policy server.
         account: the user that the daemon runs as.
         access: permissions of this user, by path; None when they are unknown.
+        web: the user of the web server, None to find it by its processes.
         clocks: seconds by which the clock of another machine is ahead of this one, by machine;
             filled by the checks that connect to others.
     """
@@ -108,7 +112,28 @@ class Site:
     my_id: str
     account: Account
     access: Mapping[Path, Access] | None
+    web: Account | None = None
     clocks: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def main(self) -> Path:
+        """The file main.conf."""
+        return self.directory / MAIN_FILE
+
+    @property
+    def spools(self) -> list[Spool]:
+        """The spools whose output is enabled."""
+        processing, spools = self.settings.processing, []
+        if processing.reporting.output != "disabled":
+            spools.append(run_log_spool(processing.reporting.directory))
+        if processing.inventory.output != "disabled":
+            spools.append(inventory_spool(processing.inventory.directory))
+        return spools
+
+    @property
+    def examines(self) -> bool:
+        """Whether run logs are examined here, which needs nodes and certificates."""
+        return self.settings.processing.reporting.examined_here
 
     @property
     def to_database(self) -> bool:
@@ -128,28 +153,34 @@ class Check:
 
     Attributes:
         name: one word; the first part of the codes of its findings.
-        run: returns the findings.
+        run: returns the findings; None if something else must be fixed before it can check.
         deadline: seconds it may take.
     """
 
     name: str
-    run: Callable[[Site], Awaitable[list[Finding]]]
+    run: Callable[[Site], Awaitable[list[Finding] | None]]
     deadline: float
 
 
 @dataclass(frozen=True)
 class CheckReport:
-    """The findings of all checks, by name and in the order of the checks."""
+    """The findings of all checks, by name and in the order of the checks.
+
+    Attributes:
+        directory: the configuration directory.
+        account: the user that the daemon runs as.
+        results: the findings by check; None for one that could not be made.
+    """
 
     directory: Path
     account: Account
-    results: dict[str, list[Finding]] = field(default_factory=dict)
+    results: dict[str, list[Finding] | None] = field(default_factory=dict)
 
     @property
     def findings(self) -> list[Finding]:
         """All findings, errors first."""
         order = list(Level)
-        found = [finding for findings in self.results.values() for finding in findings]
+        found = [finding for findings in self.results.values() for finding in findings or ()]
         return sorted(found, key=lambda finding: order.index(finding.level))
 
     @property

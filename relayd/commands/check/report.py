@@ -57,7 +57,9 @@ def _count(number: int, level: Level) -> str:
     return f"{number} {level}{plural}"
 
 
-def _worst(findings: list[Finding]) -> str:
+def _worst(findings: list[Finding] | None) -> str:
+    if findings is None:
+        return str(Level.SKIPPED)
     levels = {finding.level for finding in findings}
     return next((str(level) for level in Level if level in levels), "ok")
 

@@ -23,6 +23,8 @@ from relayd.commands.check.checks import (
 )
 from relayd.commands.check.model import Check, CheckReport, Finding, Site, error, skipped
 from relayd.commands.check.service_user.access import ask, questions
+from relayd.commands.check.settings.anchored import anchored
+from relayd.commands.check.surroundings import daemon, webserver
 
 #: Deadlines in seconds of checks that connect to other machines, and of those that read files.
 NETWORK_S: Final = 5.0
@@ -32,7 +34,9 @@ CHECKS: Final = (
     Check("configuration", configuration.check, FILES_S),
     Check("files", files.check, FILES_S),
     Check("listen", listen.check, NETWORK_S),
+    Check("daemon", daemon.check, NETWORK_S + 2.0),
     Check("spool", spool.check, FILES_S),
+    Check("webserver", webserver.check, FILES_S),
     Check("nodes", nodes.check, FILES_S),
     Check("certificates", certificates.check, FILES_S),
     Check("database", database.check, NETWORK_S),
@@ -47,43 +51,50 @@ CLOCK: Final = Check("clock", clock.check, NETWORK_S)
 Progress = Callable[[list[str]], None]
 
 
-async def examine(directory: Path, account: Account, progress: Progress) -> CheckReport:
+async def examine(
+    directory: Path, account: Account, progress: Progress, web: Account | None = None
+) -> CheckReport:
     """Run all checks.
 
     Args:
         directory: the configuration directory.
         account: the user that the daemon runs as.
         progress: called at the start and after each check.
+        web: the user of the web server, None to find it by its processes.
     """
-    report = CheckReport(directory, account, {check.name: [] for check in (*CHECKS, CLOCK)})
-    loaded, found = configuration.load(directory)
-    report.results["configuration"] += found
+    report = CheckReport(directory, account, dict.fromkeys(c.name for c in (*CHECKS, CLOCK)))
+    loaded, first = configuration.load(directory)
     if loaded is None:
         what = "nothing else can be checked until relayd can start"
         rest = skipped("configuration.rest", directory, what, "fix the errors, then check again")
-        report.results["configuration"].append(rest)
+        report.results["configuration"] = [*first, rest]
         return report
-    settings, my_id = loaded
+    settings, relative = anchored(directory, loaded[0])
     progress(["files"])
-    access, found = await ask(account, questions(directory, settings))
-    report.results["files"] += found
-    site = Site(directory, settings, my_id, account, access)
+    access, unknown = await ask(account, questions(directory, settings))
+    site = Site(directory, settings, loaded[1], account, access, web)
+    before = {"configuration": first + relative, "files": unknown}
     pending = [check.name for check in CHECKS]
     progress(pending)
 
     async def run(check: Check) -> None:
-        report.results[check.name] += await _run(check, site)
+        found = await _run(check, site)
+        report.results[check.name] = _joined(before.get(check.name), found)
         pending.remove(check.name)
         progress(pending)
 
     async with trio.open_nursery() as nursery:
         for check in CHECKS:
             nursery.start_soon(run, check, name=check.name)
-    report.results[CLOCK.name] += await _run(CLOCK, site)
+    report.results[CLOCK.name] = await _run(CLOCK, site)
     return report
 
 
-async def _run(check: Check, site: Site) -> list[Finding]:
+def _joined(before: list[Finding] | None, found: list[Finding] | None) -> list[Finding] | None:
+    return found if before is None else [*before, *(found or ())]
+
+
+async def _run(check: Check, site: Site) -> list[Finding] | None:
     with trio.move_on_after(check.deadline):
         return await check.run(site)
     what = f"this check did not finish within {check.deadline:.0f} s"

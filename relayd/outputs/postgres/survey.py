@@ -31,6 +31,7 @@ SELECT current_setting('server_version_num')::int AS version,
        current_setting('transaction_read_only') = 'on' AS read_only,
        r.rolsuper AS superuser,
        current_user::text AS account,
+       current_setting('search_path') AS search_path,
        extract(epoch FROM clock_timestamp())::float8 AS now
 FROM pg_database AS d, pg_roles AS r
 WHERE d.datname = current_database() AND r.rolname = current_user
@@ -45,6 +46,15 @@ JOIN pg_class AS c ON c.oid = a.attrelid
 LEFT JOIN pg_attrdef AS d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
 WHERE c.oid IN (SELECT to_regclass(name) FROM unnest($1::text[]) AS name)
   AND a.attnum > 0 AND NOT a.attisdropped
+"""
+
+#: What exists, but not where the session looks for it.
+_ELSEWHERE: Final = """
+SELECT c.relname::text AS name, min(n.nspname)::text AS schema_name
+FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+WHERE c.relname = ANY($1::text[]) AND c.relkind IN ('r', 'p', 'S')
+  AND to_regclass(c.relname) IS NULL
+GROUP BY c.relname
 """
 
 _INDEXES: Final = """
@@ -105,7 +115,9 @@ class Survey(msgspec.Struct, frozen=True, kw_only=True):
         superuser: whether the account may do everything.
         account: the role that the session has.
         now: the server's clock, unix time in seconds.
+        search_path: the schemas in which the session looks for tables.
         columns: by table and name, of the tables that the account can see.
+        elsewhere: schema of each table or sequence that is in none of these schemas, by its name.
         indexes: of the same tables.
         rights: for example "ruddersysevents INSERT" → whether it is granted; what does not exist
             is absent.
@@ -118,7 +130,9 @@ class Survey(msgspec.Struct, frozen=True, kw_only=True):
     superuser: bool
     account: str
     now: float
+    search_path: str = "public"
     columns: dict[str, dict[str, Column]]
+    elsewhere: dict[str, str] = msgspec.field(default_factory=dict)
     indexes: tuple[Index, ...]
     rights: dict[str, bool]
 
@@ -166,4 +180,11 @@ async def _ask(connection: Connection) -> Survey:
         for table, unique, whole, names in await connection.fetch(_INDEXES, TABLES)
     ]
     rights = dict(map(tuple, await connection.fetch(_RIGHTS, TABLES, SEQUENCE)))
-    return Survey(**dict(server), columns=columns, indexes=tuple(indexes), rights=rights)
+    elsewhere = dict(map(tuple, await connection.fetch(_ELSEWHERE, (*TABLES, SEQUENCE))))
+    return Survey(
+        **dict(server),
+        columns=columns,
+        elsewhere=elsewhere,
+        indexes=tuple(indexes),
+        rights=rights,
+    )

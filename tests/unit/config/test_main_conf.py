@@ -117,7 +117,7 @@ def test_shipped_logging_conf_names_the_components() -> None:
 def test_shipped_logging_conf_shows_the_defaults(tmp_path: Path) -> None:
     """The shipped logging.conf has every key, with the default of the code."""
     text = uncommented(CONF / "logging.conf")
-    assert set(tomllib.loads(text)["general"]) == {"level", "filter", "format"}
+    assert set(tomllib.loads(text)["general"]) == {"level", "filter", "format", "file_lines"}
     assert load_logging(write(tmp_path, text, "logging.conf")) == LoggingSettings()
 
 

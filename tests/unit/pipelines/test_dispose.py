@@ -141,8 +141,9 @@ FIELDS = {
 }
 
 
+@pytest.mark.fault("F30")
 async def test_stored_file_is_removed_and_counted(desk: Desk) -> None:
-    """Its rows are committed: it goes, and its rows, size and way are counted; no line is due."""
+    """Its rows are committed: it goes, its rows and size are counted, and one line says so."""
     with capture_logs() as logs:
         await desk.disposer.dispose([desk.file(Stored(42))])
     assert desk.names() == []
@@ -152,7 +153,16 @@ async def test_stored_file_is_removed_and_counted(desk: Desk) -> None:
     assert desk.value("reports_size_bytes_sum") == len("content")
     assert desk.value("reports_processing_duration_seconds_count") == 1
     assert desk.value("duplicates_total") == 0
-    assert logs == []
+    (line,) = logs
+    assert line.pop("age") >= line.pop("took") >= 0
+    assert line == {
+        "component": "disposal",
+        "log_level": "info",
+        "event": "run log stored",
+        "rows": 42,
+        "bytes": len("content"),
+        **desk.file(Stored(42)).ticket.describe(),
+    }
 
 
 async def test_processing_time_counts_from_taking_up(desk: Desk, autojump_clock: MockClock) -> None:

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from relayd.config.main_conf import LoggingSettings, Secret
 from relayd.errors import ConfigError
 from relayd.telemetry import logs
 from relayd.telemetry.limit import BURST, WINDOW_S, Key, RateLimit
-from relayd.telemetry.logs import Levels, configure, get_logger, open_logging
+from relayd.telemetry.logs import Levels, Limit, configure, get_logger, open_logging
 from tests.support.logs import PAYLOADS, settings, written
 from tests.support.project import ROOT
 
@@ -241,7 +242,8 @@ def test_level_and_filter_choose_the_lines(
         bound.warning("W")
         bound.info("I")
         bound.debug("D")
-        bound.log(TRACE, "T")
+        if bound.enabled(TRACE):
+            bound.write(TRACE, "T")
 
     text = written(tmp_path / "log", act, settings(level, directives))
     assert "".join(line.split("disposal: ")[1][0] for line in text.splitlines()) == shown
@@ -304,7 +306,7 @@ def test_journal_gets_priorities(
     monkeypatch.setenv("JOURNAL_STREAM", f"{status.st_dev}:{status.st_ino}")
 
     def act() -> None:
-        log.log(TRACE, "event")
+        log.write(TRACE, "event")
         log.debug("event")
         log.info("event")
         log.warning("event")
@@ -356,7 +358,7 @@ def test_libraries_log_through_relayd(tmp_path: Path) -> None:
     def act() -> None:
         logging.getLogger("hypercorn.error").warning("from %s", "hypercorn")
         logging.getLogger("asyncpg.pool").critical("from asyncpg")
-        logging.getLogger("other").info("%d", "arguments that do not fit")
+        logging.getLogger("other").warning("%d", "arguments that do not fit")
         logging.getLogger("asyncio").debug("hidden")
         try:
             fail("gone")
@@ -371,12 +373,72 @@ def test_libraries_log_through_relayd(tmp_path: Path) -> None:
     assert lines[:4] == [
         "WARN  api: hypercorn.error: from hypercorn",
         "ERROR database: asyncpg.pool: from asyncpg",
-        "INFO  main: other: %d",
+        "WARN  main: other: %d",
         "ERROR database: trio_asyncio: failed",
     ]
     assert "ValueError: gone" in text
     assert "DeprecationWarning: old" in lines[4]
     assert (root.handlers, root.level) == before
+
+
+@pytest.mark.fault("F44")
+@pytest.mark.parametrize(
+    ("level", "target", "shown"),
+    [
+        ("info", "", []),
+        ("debug", "", []),
+        ("debug", "upstream=debug,main=debug,[{node=root}]=debug", []),
+        ("debug", "httpcore2=trace", ["httpcore2.http11: started <Connection>"]),
+        ("error", "httpcore2=trace", ["httpcore2.http11: started <Connection>"]),
+        ("trace", "", ["httpcore2.http11: started <Connection>", "asyncio: loop"]),
+        ("trace", "upstream=info,database=warn", []),
+    ],
+)
+def test_steps_of_libraries_are_trace(
+    tmp_path: Path, level: str, target: str, shown: list[str]
+) -> None:
+    """What a library logs of its own steps shows at trace or by its name, without addresses."""
+
+    def act() -> None:
+        logging.getLogger("httpcore2.http11").debug("started %s", "<Connection at 0x7f60469527a0>")
+        logging.getLogger("asyncio").info("loop")
+        log.debug("a step of relayd")
+
+    text = written(tmp_path / "log", act, settings(level, target))
+    lines = [line.split(": ", 1)[1] for line in text.splitlines()]
+    assert [line for line in lines if line != "a step of relayd"] == shown
+
+
+@pytest.mark.fault("F30")
+@pytest.mark.parametrize(
+    ("lines", "level", "target", "shown"),
+    [
+        (3, "info", "", [0, 1, 2]),
+        (100, "info", "", list(range(20))),
+        (0, "info", "", []),
+        (100, "warn", "", []),
+        (100, "info", "disposal=warn", []),
+        (100, "info", "disposal=warn,[{node=node7}]=info", [7]),
+    ],
+)
+def test_lines_of_good_files_can_be_thinned_out(
+    tmp_path: Path, lines: int, level: str, target: str, shown: list[int]
+) -> None:
+    """Each file that went well has a line, up to a number per second; levels and nodes apply."""
+    good, every = get_logger("disposal", Limit.GOOD_FILES), get_logger("disposal", Limit.NONE)
+
+    def act() -> None:
+        for number in range(20):
+            good.info("run log stored", node=f"node{number}")
+        every.warning("refused, moved to failed", node="node0")
+
+    text = written(tmp_path / "log", act, settings(level, target, file_lines=lines))
+    assert [
+        int(number) for number in re.findall(r"stored node=node(\d+)$", text, re.MULTILINE)
+    ] == shown
+    assert text.count("refused, moved to failed") == 1
+    left_out = re.findall('lines left out count=(\\d+) like="run log stored"', text)
+    assert left_out == (["17"] if lines == 3 else [])
 
 
 @pytest.mark.fault("D.8.2")
@@ -458,7 +520,7 @@ def test_summary_comes_without_another_line(pipe: tuple[int, int]) -> None:
 
 def test_unlimited_logger_leaves_nothing_out(tmp_path: Path) -> None:
     """A logger without a limit writes every line."""
-    every = get_logger("disposal", limited=False)
+    every = get_logger("disposal", Limit.NONE)
 
     def act() -> None:
         for number in range(100):

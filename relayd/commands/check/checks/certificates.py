@@ -5,9 +5,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from relayd.commands.check.checks.nodes import REGENERATE, enumerate_some, every, load
+from relayd.commands.check.checks.nodes import (
+    REGENERATE,
+    enumerate_some,
+    every,
+    is_below,
+    load,
+)
 from relayd.commands.check.model import Finding, Level, Site, error, warning
 from relayd.commands.check.service_user.permissions import check_file
+from relayd.commands.check.settings.places import judge_openness
 from relayd.errors import NodesError
 from relayd.fleet.formats import in_small_steps, pem_blocks
 from relayd.fleet.nodes import Nodes
@@ -38,12 +45,12 @@ class Found:
     nameless: list[str] = field(default_factory=list)
 
 
-async def check(site: Site) -> list[Finding]:
-    """Check the certificates file against the nodes list."""
+async def check(site: Site) -> list[Finding] | None:
+    """Check the certificates file against the nodes list; None without a nodes list."""
     return await in_thread(_check, site, abandon_on_cancel=True)
 
 
-def _check(site: Site) -> list[Finding]:
+def _check(site: Site) -> list[Finding] | None:
     path = site.settings.general.nodes_certs_file
     found = check_file(site, path, "certificates.permissions")
     if found:
@@ -51,26 +58,28 @@ def _check(site: Site) -> list[Finding]:
     try:
         nodes, _ = load(site, Path("/dev/null"))
     except NodesError:
-        return []  # the check of the list reports it
+        return None  # the check of the list reports it
+    found = judge_openness("certificates.writable", path, "whose signatures are accepted")
     needed = _needed(site, nodes)
     if not path.exists():
         what = f"does not exist, and {enumerate_some(needed, 'node')} need a certificate in it"
-        return [error("certificates.missing", path, what, REGENERATE)] if needed else []
+        return [*found, error("certificates.missing", path, what, REGENERATE)] if needed else found
     try:
         read = _read(path)
     except ValueError as failure:
-        return [error("certificates.broken", path, str(failure), REGENERATE)]
-    return _judge_file(path, read, nodes) + _judge_nodes(path, read, nodes, needed)
+        return [*found, error("certificates.broken", path, str(failure), REGENERATE)]
+    return found + _judge_file(path, read, nodes) + _judge_nodes(path, read, nodes, needed)
 
 
 def _needed(site: Site, nodes: Nodes) -> list[str]:
     """Return the nodes whose certificates verify run logs or identify a sub-relay."""
-    if site.to_database:
+    if site.examines:
         return [node.id for node in every(nodes)]
-    if site.settings.general.peer_authentication != "cert_pinning":
+    pinned = site.settings.general.peer_authentication == "cert_pinning"
+    if not pinned or not site.settings.remote_run.enabled:
         return []
     servers = {node.policy_server for node in every(nodes)} - {site.my_id}
-    return [node.id for node in every(nodes) if node.id in servers]
+    return [node.id for node in every(nodes) if node.id in servers and is_below(nodes, node.id)]
 
 
 def _read(path: Path) -> Found:

@@ -4,7 +4,9 @@ from pathlib import Path
 from typing import Final
 
 from relayd.commands.check.model import Finding, Site, error, warning
-from relayd.commands.check.service_user.permissions import check_file
+from relayd.commands.check.service_user.permissions import check_file, quoted
+from relayd.commands.check.settings.numbers import judge_numbers
+from relayd.commands.check.settings.places import judge_openness
 from relayd.config.logging_conf import LOGGING_FILE
 from relayd.config.main_conf import MAIN_FILE, Settings, load_logging, load_settings
 from relayd.errors import ConfigError, ConfigWarning, SettingError, StartError
@@ -15,6 +17,16 @@ _CODES: Final = {
     "mode": "configuration.mode",
     "unverified": "configuration.unverified",
     "unreadable": "configuration.missing",
+}
+#: What is wrong with a line that is not TOML.
+_ADVICE: Final = {
+    "duplicate": ": a key or a table stands in the file once, so join the two",
+    "escape": ": write each backslash twice, or the string in single quotes",
+    "boolean": ": booleans are written true and false, in lower case",
+    "unquoted": ": strings are written in double quotes",
+    "unclosed": ": close what is opened there, a quote or a bracket",
+    "equals": ": a line is written as key = value",
+    "number": ": numbers have no leading zeros and no unit; with a unit they are strings in quotes",
 }
 _DOUBTFUL: Final = "configuration.doubtful"
 
@@ -51,7 +63,8 @@ async def check(site: Site) -> list[Finding]:
     if site.settings.general.node_id is None:
         path = site.settings.general.node_id_file
         found += check_file(site, path, "configuration.permissions")
-    return found + _outputs(site)
+    found += judge_openness("configuration.writable", site.main, "all of relayd")
+    return found + judge_numbers(site) + _outputs(site)
 
 
 def _outputs(site: Site) -> list[Finding]:
@@ -79,7 +92,8 @@ def _invalid(path: Path, failure: ConfigError) -> Finding:
         if failure.got is not None:
             fix = f"{fix} to {failure.expected}"
     elif failure.line is not None:
-        fix = f"correct line {failure.line}; strings are written in double quotes"
+        advice = _ADVICE.get(failure.mistake or "", "")
+        fix = f"correct line {failure.line}{advice}"
     else:
         fix = "correct it; man relayd.conf describes every key and its values"
     return error("configuration.invalid", path, failure.detail, fix)
@@ -101,7 +115,7 @@ def _warning(path: Path, found: ConfigWarning) -> Finding:
         case "unknown_key" if found.suggestion is not None:
             fix = f"spell it {found.suggestion}, or remove it"
         case "mode":
-            fix = f"chmod 0640 {path}"
+            fix = f"chmod 0640 {quoted(path)}"
         case "unverified":
             fix = 'set general.peer_authentication to "cert_pinning"'
         case "database_url":

@@ -158,7 +158,8 @@ def _judge_columns(found: Survey, where: str) -> Iterator[Finding]:
     for table, columns in COLUMNS.items():
         existing = found.columns.get(table)
         if existing is None:
-            yield error("database.table", where, f"table {table} does not exist", _CREATE)
+            what, fix = _judge_missing(found, "table", table)
+            yield error("database.table", where, what, fix)
             continue
         for name, kind in columns.items():
             if name not in existing:
@@ -170,11 +171,22 @@ def _judge_columns(found: Survey, where: str) -> Iterator[Finding]:
                 yield error("database.column", where, what, fix)
     number = found.columns.get("ruddersysevents", {}).get("id")
     if f"{SEQUENCE} USAGE" not in found.rights:
-        yield error("database.sequence", where, f"sequence {SEQUENCE} does not exist", _CREATE)
+        what, fix = _judge_missing(found, "sequence", SEQUENCE)
+        yield error("database.sequence", where, what, fix)
     elif number is not None and SEQUENCE not in number.default:
         what = f"the default of ruddersysevents.id is not from sequence {SEQUENCE}"
         fix = f"ALTER TABLE ruddersysevents ALTER COLUMN id SET DEFAULT nextval('{SEQUENCE}')"
         yield error("database.sequence", where, what, fix)
+
+
+def _judge_missing(found: Survey, kind: str, name: str) -> tuple[str, str]:
+    """Return what is wrong with a table or sequence that the session does not see, and the fix."""
+    schema = found.elsewhere.get(name)
+    if schema is None:
+        return f"{kind} {name} does not exist", _CREATE
+    what = f"{kind} {name} is in schema {schema}, but the search_path is {found.search_path}"
+    fix = f"ALTER ROLE {found.account} SET search_path = {schema}; or correct the database's URL"
+    return what, fix
 
 
 def _judge_rights(found: Survey, where: str) -> Iterator[Finding]:

@@ -2,7 +2,6 @@
 
 import errno
 import ipaddress
-import json
 import os
 import socket
 from pathlib import Path
@@ -12,14 +11,11 @@ import trio
 
 from relayd.commands.check.model import Finding, Site, error, skipped, warning
 from relayd.commands.check.service_user.permissions import check_directory
+from relayd.commands.check.surroundings.api import ANSWER_S, NoAnswer, document, get
+from relayd.commands.check.surroundings.units import makes_runtime_directory
+from relayd.config.values import Listen
 from relayd.fleet.peers.urls import API
 
-#: Seconds for the program that listens there to answer.
-_ANSWER_S: Final = 2.0
-_MAX_ANSWER: Final = 64 * 1024
-_QUESTION: Final = (
-    f"GET {API}/system/info HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode()
-)
 _UNPRIVILEGED: Final = Path("/proc/sys/net/ipv4/ip_unprivileged_port_start")
 
 Address = tuple[socket.AddressFamily, tuple[str, int]]
@@ -30,7 +26,7 @@ async def check(site: Site) -> list[Finding]:
     listen = site.settings.general.listen
     where = f"general.listen {listen}"
     if listen.path:
-        return check_directory(site, Path(listen.path).parent, "listen.permissions", write=True)
+        return _check_socket_directory(site, Path(listen.path).parent)
     try:
         addresses = await _resolve(listen.host, listen.port)
     except OSError as failure:
@@ -40,6 +36,13 @@ async def check(site: Site) -> list[Finding]:
     for address in addresses:
         found += await _check_address(where, address)
     return found or _judge_openness(where, addresses)
+
+
+def _check_socket_directory(site: Site, directory: Path) -> list[Finding]:
+    """Check the directory of a Unix socket, which systemd removes while relayd is stopped."""
+    if not directory.exists() and makes_runtime_directory(directory):
+        return []
+    return check_directory(site, directory, "listen.permissions", write=True)
 
 
 async def _resolve(host: str, port: int) -> list[Address]:
@@ -90,7 +93,7 @@ def _judge_bind(where: str, place: tuple[str, int], failure: OSError) -> Finding
 
 async def _is_taken(place: tuple[str, int]) -> bool:
     try:
-        with trio.move_on_after(_ANSWER_S):
+        with trio.move_on_after(ANSWER_S):
             stream = await trio.open_tcp_stream(*place)
             await stream.aclose()
     except OSError:
@@ -100,31 +103,13 @@ async def _is_taken(place: tuple[str, int]) -> bool:
 
 async def _ask_listener(where: str, place: tuple[str, int]) -> list[Finding]:
     """Report a listening program that is not relayd, or does not answer."""
-    answer = b""
-    try:
-        with trio.move_on_after(_ANSWER_S) as scope:
-            async with await trio.open_tcp_stream(*place) as stream:
-                await stream.send_all(_QUESTION)
-                async for chunk in stream:
-                    answer += chunk
-                    if len(answer) > _MAX_ANSWER:
-                        break
-    except (OSError, trio.BrokenResourceError):
-        scope = trio.CancelScope()
-    if scope.cancelled_caught:
+    host, port = place
+    answer = await get(Listen(host=host, port=port), f"{API}/system/info")
+    if answer is NoAnswer.SILENT:
         what = "a program listens there but does not answer: another program, or relayd hangs"
-        return [skipped("listen.silent", where, what, f"find it: ss -ltnp sport = :{place[1]}")]
-    if _is_relayd(answer):
+        return [skipped("listen.silent", where, what, f"find it: ss -ltnp sport = :{port}")]
+    if not isinstance(answer, NoAnswer) and document(answer, "getSystemInfo") is not None:
         return []
     what = "another program listens there"
-    fix = f"stop it (ss -ltnp sport = :{place[1]} names it), or use another port"
+    fix = f"stop it (ss -ltnp sport = :{port} names it), or use another port"
     return [error("listen.taken", where, what, fix)]
-
-
-def _is_relayd(answer: bytes) -> bool:
-    body = answer.partition(b"\r\n\r\n")[2]
-    try:
-        document = json.loads(body[body.find(b"{") : body.rfind(b"}") + 1])
-    except ValueError:
-        return False
-    return isinstance(document, dict) and document.get("action") == "getSystemInfo"

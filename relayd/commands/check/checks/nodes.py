@@ -6,6 +6,7 @@ from typing import Final
 
 from relayd.commands.check.model import Finding, Site, error, warning
 from relayd.commands.check.service_user.permissions import check_file
+from relayd.commands.check.settings.places import judge_openness
 from relayd.errors import NodesError
 from relayd.fleet.loading import NodesWarning, load_nodes
 from relayd.fleet.nodes import Node, Nodes
@@ -23,12 +24,16 @@ async def check(site: Site) -> list[Finding]:
     return await in_thread(_check, site, abandon_on_cancel=True)
 
 
+class _MissingError(NodesError):
+    """There is no nodes list."""
+
+
 def load(site: Site, certificates: Path) -> tuple[Nodes, list[NodesWarning]]:
     """Load the nodes; also return the entries of the list that were skipped. Raises NodesError."""
     path = site.settings.general.nodes_list_file
     loaded = load_nodes(path, certificates, site.my_id)
     if loaded.list_missing:
-        raise NodesError("does not exist", file=path)
+        raise _MissingError("does not exist", file=path)
     return loaded.nodes, [warning for warning in loaded.warnings if warning.kind == "entry"]
 
 
@@ -37,13 +42,32 @@ def _check(site: Site) -> list[Finding]:
     found = check_file(site, path, "nodes.permissions")
     if found:
         return found
+    found = judge_openness("nodes.writable", path, "whose run logs are accepted")
     try:
         nodes, skipped = load(site, Path("/dev/null"))
+    except _MissingError as failure:
+        return [*found, *_judge_missing(site, failure)]
     except NodesError as failure:
-        what = f"{failure.detail}; files wait until it can be read"
-        return [error("nodes.broken", path, what, REGENERATE)]
+        return [*found, _judge_broken(site, path, failure)]
     found += [warning("nodes.entry", path, entry.detail, REGENERATE) for entry in skipped]
     return found + _judge(site, path, nodes)
+
+
+def _judge_missing(site: Site, failure: NodesError) -> list[Finding]:
+    """Return a finding if something on this server needs the list; forwarding does not."""
+    path, what = failure.file, failure.detail
+    if site.examines:
+        what = f"{what}; files wait until it can be read"
+        return [error("nodes.broken", path, what, REGENERATE)]
+    if not site.settings.remote_run.enabled:
+        return []
+    what = f"{what}; remote runs and shared files reach no node until it does"
+    return [warning("nodes.broken", path, what, REGENERATE)]
+
+
+def _judge_broken(site: Site, path: Path, failure: NodesError) -> Finding:
+    effect = "files wait until it can be read" if site.examines else "a reload fails"
+    return error("nodes.broken", path, f"{failure.detail}; {effect}", REGENERATE)
 
 
 def _judge(site: Site, path: Path, nodes: Nodes) -> list[Finding]:
@@ -55,7 +79,7 @@ def _judge(site: Site, path: Path, nodes: Nodes) -> list[Finding]:
         what = f"no node in it has policy server {site.my_id}"
         text = "correct general.node_id if it is wrong; otherwise regenerate the policies"
         return [*found, warning("nodes.nobody", path, what, text)]
-    lost = [name for name in nodes.ids() if name != site.my_id and not _is_below(nodes, name)]
+    lost = [name for name in nodes.ids() if name != site.my_id and not is_below(nodes, name)]
     if lost:
         what = f"no route from here to {enumerate_some(lost, 'node')}"
         found.append(warning("nodes.unreachable", path, what, REGENERATE))
@@ -67,7 +91,8 @@ def every(nodes: Nodes) -> Iterator[Node]:
     return filter(None, map(nodes.get, nodes.ids()))
 
 
-def _is_below(nodes: Nodes, node_id: str) -> bool:
+def is_below(nodes: Nodes, node_id: str) -> bool:
+    """Return whether a node is reached through this server."""
     try:
         nodes.next_hop(node_id)
     except NodesError:

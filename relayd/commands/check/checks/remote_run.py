@@ -5,11 +5,14 @@ import shutil
 import stat
 from pathlib import Path
 
-from relayd.commands.check.account import Account
-from relayd.commands.check.model import Finding, Site, error, skipped
+from relayd.commands.check.account import SERVICE_USER, Account
+from relayd.commands.check.model import Finding, Site, error, skipped, warning
 from relayd.commands.check.service_user.child import run
 from relayd.commands.check.service_user.permissions import quoted
+from relayd.commands.check.settings.places import judge_openness
+from relayd.commands.check.surroundings.units import COMMAND, read_helper_unit
 from relayd.remote_run.helper.protocol import SEARCH_PATH
+from relayd.system.threads import in_thread
 
 
 async def check(site: Site) -> list[Finding]:
@@ -18,7 +21,8 @@ async def check(site: Site) -> list[Finding]:
     if not remote_run.enabled:
         return []
     if remote_run.helper is not None:
-        return _check_helper(site, remote_run.helper)
+        found = _check_helper(site, remote_run.helper)
+        return found + await in_thread(_check_behind_helper, site, abandon_on_cancel=True)
     found = _check_command(site, remote_run.command, sudo=remote_run.use_sudo)
     if found or not remote_run.use_sudo or site.account.uid == 0:
         return found
@@ -43,6 +47,38 @@ def _check_helper(site: Site, helper: Path) -> list[Finding]:
     return []
 
 
+def _check_behind_helper(site: Site) -> list[Finding]:
+    """Check the command that the helper runs, and that it knows the same nodes."""
+    unit = read_helper_unit()
+    found = _check_root_command(unit.command, "in the helper's unit, set --command", unit.found)
+    nodes_list = site.settings.general.nodes_list_file
+    if unit.found and unit.nodes_list != nodes_list:
+        what = f"the helper accepts the hosts of {unit.nodes_list}, not those of {nodes_list}"
+        fix = f"set --nodes-list {quoted(nodes_list)} in a drop-in of rudder-relayd-helper@.service"
+        found.append(error("remote_run.helper", "rudder-relayd-helper@.service", what, fix))
+    return found
+
+
+def _check_root_command(command: Path, where: str, sure: bool) -> list[Finding]:
+    """Check a command that the helper runs as root.
+
+    Args:
+        command: the program.
+        where: where it is configured, as the beginning of a fix.
+        sure: whether it is known that the helper runs this command.
+    """
+    try:
+        status = command.stat()
+    except OSError as failure:
+        make = error if sure else warning
+        what = f"the helper cannot run it: {failure.strerror}"
+        return [make("remote_run.command", command, what, f"{where} to the rudder command")]
+    if not stat.S_ISREG(status.st_mode) or not status.st_mode & 0o111:
+        fix = f"{where} to the rudder command, or chmod 0755 {quoted(command)}"
+        return [error("remote_run.command", command, "is not executable", fix)]
+    return _judge_owner("the helper", command, status)
+
+
 def _check_command(site: Site, command: Path, *, sudo: bool) -> list[Finding]:
     off = "or set remote_run.enabled to false"
     try:
@@ -58,16 +94,16 @@ def _check_command(site: Site, command: Path, *, sudo: bool) -> list[Finding]:
         what = f"user {site.account.name} may not run it"
         fix = f"chmod a+rx {quoted(command)}, or set remote_run.use_sudo to true"
         return [error("remote_run.command", command, what, fix)]
-    return _judge_owner(site.account, command, status) if sudo else []
+    return _judge_owner("sudo", command, status) if sudo and site.account.uid else []
 
 
-def _judge_owner(account: Account, command: Path, status: os.stat_result) -> list[Finding]:
-    """Check that only root can change a command that sudo runs as root."""
-    if status.st_mode & 0o022 == 0 and (status.st_uid == 0 or account.uid == 0):
-        return []
-    what = "sudo runs it as root, but users other than root can change it"
-    fix = f"chown root:root {quoted(command)} && chmod 0755 {quoted(command)}"
-    return [error("remote_run.writable", command, what, fix)]
+def _judge_owner(who: str, command: Path, status: os.stat_result) -> list[Finding]:
+    """Check that only root can change a command that is run as root, or replace it."""
+    what = f"{who} runs it as root, but users other than root can change it"
+    if status.st_mode & 0o022 or status.st_uid:
+        fix = f"chown root:root {quoted(command)} && chmod 0755 {quoted(command)}"
+        return [error("remote_run.writable", command, what, fix)]
+    return judge_openness("remote_run.writable", command, f"what {who} runs as root")
 
 
 async def _check_sudo(account: Account, command: Path) -> list[Finding]:
@@ -80,10 +116,24 @@ async def _check_sudo(account: Account, command: Path) -> list[Finding]:
     if not account.can_become:
         what = f"only root or {account.name} can ask sudo what it lets {account.name} run"
         return [skipped("remote_run.sudo", "sudo", what, "run this check as root")]
-    command_line = [sudo, "-n", "-l", "--", str(command), "remote", "run", "--", "localhost"]
-    done = await run(command_line, account=account)
-    if done.returncode == 0:
+    refused = []
+    for conditions in ([], ["-D", "check"]):
+        words = [str(command), "remote", "run", *conditions, "--", "localhost"]
+        done = await run([sudo, "-n", "-l", "--", *words], account=account)
+        if done.returncode:
+            refused.append(" ".join(words))
+    if not refused:
         return []
-    what = f"sudo does not let user {account.name} run {command} remote run without a password"
-    rule = f"{account.name} ALL=(root) NOPASSWD: {command} remote run *"
-    return [error("remote_run.sudo", "sudo", what, f"add to /etc/sudoers.d/rudder-relayd: {rule}")]
+    what = f"sudo does not let user {account.name} run without a password: {refused[0]}"
+    fix = "install conf/sudoers as /etc/sudoers.d/rudder-relayd, mode 0440"
+    return [error("remote_run.sudo", "sudo", what, fix + _changes(account, command))]
+
+
+def _changes(account: Account, command: Path) -> str:
+    """Return what must be changed in the shipped rules, which name a user and a command."""
+    changed = []
+    if account.name != SERVICE_USER:
+        changed.append(f"user {account.name}")
+    if command != COMMAND:
+        changed.append(f"command {quoted(command)}")
+    return f", with {' and '.join(changed)} in its rules" if changed else ""

@@ -9,7 +9,11 @@ from typing import Final, NamedTuple
 from relayd.commands.check.model import Finding, Site, error, warning
 from relayd.commands.check.service_user.mounts import REMOTE, existing, mount_of
 from relayd.commands.check.service_user.permissions import check_directory, quoted
-from relayd.spool.layout import Spool, inventory_spool, run_log_spool
+from relayd.commands.check.service_user.probe import MOST
+from relayd.commands.check.settings.places import judge_places, open_to_all
+from relayd.commands.check.surroundings.daemon import span
+from relayd.commands.check.surroundings.units import unit_name
+from relayd.spool.layout import Spool
 from relayd.system.threads import in_thread
 
 #: Free bytes: below the first, relayd is about to fail; below the second and below the share of
@@ -22,7 +26,7 @@ FEW_INODES: Final = 100_000
 FEW_SHARE: Final = 0.05
 
 #: Seconds after which a waiting file shows that relayd does not process it.
-OVERDUE_S: Final = 3600.0
+OVERDUE_S: Final = 600.0
 
 
 class Space(NamedTuple):
@@ -40,24 +44,15 @@ async def check(site: Site) -> list[Finding]:
 
 
 def _check(site: Site) -> list[Finding]:
-    found: list[Finding] = []
-    spools = _spools(site)
+    found = judge_places(site)
+    spools = site.spools
     for spool in spools:
         for path in (*spool.watched, spool.failed):
             found += check_directory(site, path, "spool.permissions", write=True)
+            found += _mode(path)
         for path in spool.watched:
-            found += _move(path, spool.failed) + _mode(path) + _waiting(site, path)
+            found += _move(path, spool.failed) + _waiting(site, path)
     return found + _disks(spools)
-
-
-def _spools(site: Site) -> list[Spool]:
-    processing = site.settings.processing
-    spools = []
-    if processing.reporting.output != "disabled":
-        spools.append(run_log_spool(processing.reporting.directory))
-    if processing.inventory.output != "disabled":
-        spools.append(inventory_spool(processing.inventory.directory))
-    return spools
 
 
 def _move(watched: Path, failed: Path) -> list[Finding]:
@@ -70,14 +65,12 @@ def _move(watched: Path, failed: Path) -> list[Finding]:
 
 
 def _mode(path: Path) -> list[Finding]:
-    try:
-        mode = path.stat().st_mode
-    except OSError:
+    place = open_to_all(path)
+    if place is None:
         return []
-    if not mode & 0o002:
-        return []
-    fix = f"chmod o-w {quoted(path)}; the web server has access through its group"
-    return [warning("spool.open", path, "every user of this machine may write to it", fix)]
+    subject = "it" if place == path else place
+    fix = f"chmod o-w {quoted(place)}; the web server has access through its group"
+    return [warning("spool.open", path, f"every user of this machine may write to {subject}", fix)]
 
 
 def _waiting(site: Site, path: Path) -> list[Finding]:
@@ -92,8 +85,9 @@ def _waiting(site: Site, path: Path) -> list[Finding]:
         found.append(error("spool.unreadable_files", path, what, fix))
     age = 0.0 if access.oldest is None else time.time() - access.oldest
     if age > OVERDUE_S:
-        what = f"waiting files: {access.waiting}, the oldest for {age / 3600:.0f} h"
-        fix = "check that relayd runs (systemctl status rudder-relayd); its log has the reason"
+        number = f"{MOST} or more" if access.waiting >= MOST else access.waiting
+        what = f"waiting files: {number}, the oldest for {span(age)}"
+        fix = f"journalctl -u {unit_name()} has the reason: output unavailable, or file stays"
         found.append(warning("spool.overdue", path, what, fix))
     return found
 

@@ -12,6 +12,7 @@ from relayd.commands.check.checks.certificates import SOON_S
 from relayd.commands.check.checks.clock import seconds_ahead
 from relayd.commands.check.model import Finding, Site, error, warning
 from relayd.commands.check.service_user.permissions import check_file
+from relayd.commands.check.settings.places import judge_openness
 from relayd.config.main_conf import Settings
 from relayd.config.secret import Secret
 from relayd.errors import PeerError, PeerStep
@@ -26,6 +27,7 @@ from relayd.system.threads import in_thread
 QUESTION_S: Final = 4.0
 
 _PIN_KEY: Final = "output.upstream.server_certificate_file"
+_TRUST: Final = "which server gets the passwords and the files"
 _COPY: Final = f"copy the upstream's certificate into {_PIN_KEY}"
 
 #: Rudder's web servers check passwords only for PUT, so this is a PUT that must be refused after
@@ -41,8 +43,8 @@ _NOT_IMPLEMENTED: Final = 501
 async def check(site: Site) -> list[Finding]:
     """Check the upstream if one is configured."""
     general, upstream = site.settings.general, site.settings.output.upstream
-    if not upstream.host:
-        return []
+    if not upstream.host or (site.my_id == "root" and not site.to_upstream):
+        return []  # the policy server of the root server is nobody's
     try:
         pins, found = await in_thread(_read_pins, site, abandon_on_cancel=True)
         await trio.socket.getaddrinfo(bare(upstream.host), general.https_port)
@@ -71,10 +73,12 @@ class _UnusablePinError(Exception):
 def _read_pins(site: Site) -> tuple[tuple[bytes, ...], list[Finding]]:
     """Return the certificates to pin if pins are used, and the findings about them."""
     general = site.settings.general
+    found: list[Finding] = []
     if general.peer_authentication == "cert_validation" and general.ca_path is not None:
         _check_authorities(site, general.ca_path)
+        found = judge_openness("upstream.writable", general.ca_path, _TRUST)
     if general.peer_authentication != "cert_pinning":
-        return (), []
+        return (), found
     path = site.settings.output.upstream.server_certificate_file
     denied = check_file(site, path, "upstream.permissions")
     if denied:
@@ -83,7 +87,7 @@ def _read_pins(site: Site) -> tuple[tuple[bytes, ...], list[Finding]]:
         pins = read_pins(path)
     except PeerError as failure:
         raise _UnusablePinError(error("upstream.pin_file", path, failure.detail, _COPY)) from None
-    return pins, _judge_dates(path, pins)
+    return pins, judge_openness("upstream.writable", path, _TRUST) + _judge_dates(path, pins)
 
 
 def _check_authorities(site: Site, path: Path) -> None:

@@ -2,9 +2,15 @@
 
 import os
 import shlex
+import stat
 from pathlib import Path
+from typing import Final
 
+from relayd.commands.check.account import Account, group_name, listed_groups
 from relayd.commands.check.model import Access, Finding, Site, error
+
+#: Directories of people, which are not opened for a service.
+_HOMES: Final = ("/root", "/home", "/run/user")
 
 
 def check_file(site: Site, path: Path, code: str) -> list[Finding]:
@@ -20,9 +26,8 @@ def check_file(site: Site, path: Path, code: str) -> list[Finding]:
         what = "is a directory, expected a file"
         return [error(code, path, what, f"move {quoted(path)} away and write the file")]
     if not access.read:
-        group, name = site.account.group, quoted(path)
         what = f"user {site.account.name} may not read it"
-        return [error(code, path, what, f"chgrp {group} {name} && chmod g+r {name}")]
+        return [error(code, path, what, _grant(site.account, path, "r"))]
     return []
 
 
@@ -40,6 +45,8 @@ def check_directory(site: Site, path: Path, code: str, *, write: bool) -> list[F
         return []
     if access.blocked is not None:
         return [_blocked(site, path, access.blocked, code)]
+    if access.link is not None:
+        return [_dangling(path, access.link, code)]
     if access.kind is None:
         return _missing(site, path, access, code) if write else []
     if access.kind != "directory":
@@ -69,7 +76,79 @@ def _access(site: Site, path: Path) -> Access | None:
 
 def _blocked(site: Site, path: Path, directory: str, code: str) -> Finding:
     what = f"user {site.account.name} may not enter {directory}"
-    fix = f"chmod o+x {quoted(directory)}, or add {site.account.name} to a group that may enter it"
+    return error(code, path, what, enter_fix(site.account, Path(directory)))
+
+
+def enter_fix(account: Account, directory: Path) -> str:
+    """Return how a user gets into a directory, without opening a home directory to everybody."""
+    if any(directory.is_relative_to(home) for home in _HOMES):
+        return f"move it to a place outside {directory}, and name that place in main.conf"
+    if _is_owner(account, directory):
+        return f"chmod u+x {quoted(directory)}"
+    group, mode = _owner_of(directory)
+    if mode & stat.S_IXGRP and group != "root":
+        return f"usermod -aG {group} {account.name}"
+    return f"chmod o+x {quoted(directory)}"
+
+
+def shared_group(path: Path, default: str) -> tuple[str, str]:
+    """Return the group through which a directory is shared, and what must change on it first.
+
+    Args:
+        path: the directory.
+        default: the group to use if the directory has that of root.
+
+    Returns:
+        The name of the group, and the beginning of a command line, "" if nothing must change.
+    """
+    group, mode = _owner_of(path)
+    change = ""
+    if group in {"root", ""}:
+        group, change = default, f"chgrp {default} {quoted(path)} && "
+    if mode & stat.S_IRWXG != stat.S_IRWXG:
+        change += f"chmod g+rwx {quoted(path)} && "
+    return group, change
+
+
+def _is_owner(account: Account, path: Path) -> bool:
+    try:
+        return path.stat().st_uid == account.uid
+    except OSError:
+        return False
+
+
+def _owner_of(path: Path) -> tuple[str, int]:
+    """Return the group and the mode of a path, "" and 0 if they are not known."""
+    try:
+        status = path.stat()
+    except OSError:
+        return "", 0
+    return group_name(status.st_gid), status.st_mode
+
+
+def _grant(account: Account, path: Path, rights: str) -> str:
+    """Return how a user gets rights on a path without taking them from those who have them.
+
+    Args:
+        account: the user.
+        path: an existing file or directory.
+        rights: as chmod(1) writes them.
+    """
+    target = quoted(path)
+    if _is_owner(account, path):
+        return f"chmod u+{rights} {target}"
+    group, mode = _owner_of(path)
+    if group in listed_groups(account.name):
+        return f"chmod g+{rights} {target}"
+    bits = sum({"r": stat.S_IRGRP, "w": stat.S_IWGRP, "x": stat.S_IXGRP}[one] for one in rights)
+    if mode & bits == bits and group != "root":
+        return f"usermod -aG {group} {account.name}, then restart relayd"
+    return f"chgrp {account.group} {target} && chmod g+{rights} {target}"
+
+
+def _dangling(path: Path, target: str, code: str) -> Finding:
+    what = f"is a symbolic link to {target}, which does not exist"
+    fix = f"make that directory, or remove the link: rm {quoted(path)}"
     return error(code, path, what, fix)
 
 
@@ -87,10 +166,8 @@ def _refused(site: Site, path: Path, code: str, *, write: bool) -> Finding:
         what = "its file system is mounted read-only"
         fix = f"remount it: mount -o remount,rw $(findmnt -n -o TARGET -T {quoted(path)})"
         return error(code, path, what, fix)
-    name, target = site.account.name, quoted(path)
+    name = site.account.name
+    what, rights = f"user {name} may not read and enter it", "rx"
     if write:
-        what = f"user {name} may not read, write and enter it"
-        return error(code, path, what, f"chown {name} {target} && chmod u+rwx {target}")
-    group = site.account.group
-    fix = f"chgrp {group} {target} && chmod g+rx {target}"
-    return error(code, path, f"user {name} may not read and enter it", fix)
+        what, rights = f"user {name} may not read, write and enter it", "rwx"
+    return error(code, path, what, _grant(site.account, path, rights))

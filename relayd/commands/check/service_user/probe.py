@@ -22,6 +22,7 @@ def describe(path: str, extensions: list[str]) -> dict[str, Any]:
     found["parent"], found["blocked"] = _ancestors(path)
     found["parent_write"] = os.access(found["parent"], os.W_OK | os.X_OK)
     if found["kind"] is None:
+        found["link"] = _target(path)
         return found
     found.update((name, os.access(path, mode)) for name, mode in _TRIED.items())
     if extensions and found["kind"] == "directory" and found["read"] and found["execute"]:
@@ -39,6 +40,13 @@ def _kind(path: str) -> str | None:
     if stat.S_ISREG(mode):
         return "file"
     return "socket" if stat.S_ISSOCK(mode) else "other"
+
+
+def _target(path: str) -> str | None:
+    try:
+        return os.readlink(path)  # noqa: PTH115
+    except OSError:
+        return None
 
 
 def _ancestors(path: str) -> tuple[str, str | None]:

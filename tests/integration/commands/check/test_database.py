@@ -76,6 +76,16 @@ UNFIT: Final = [
         "error: {database}: table reportsexecution does not exist. " + CREATE,
     ),
     case(
+        "tables outside the search path",
+        sql("ALTER ROLE rudder IN DATABASE {name} SET search_path = elsewhere"),
+        *(
+            f"error: {{database}}: {thing} is in schema public, but the search_path is elsewhere."
+            " Fix: ALTER ROLE rudder SET search_path = public; or correct the database's URL"
+            for thing in ("table ruddersysevents", "table reportsexecution", "sequence serial")
+        ),
+        faults=("F37",),
+    ),
+    case(
         "no column",
         sql("ALTER TABLE ruddersysevents RENAME COLUMN reportid TO serial"),
         "error: {database}: table ruddersysevents has no column reportid. " + CREATE,

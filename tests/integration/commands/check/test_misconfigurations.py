@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -19,6 +20,7 @@ from tests.support.daemon import Site
 from tests.support.misconfigured import (
     Break,
     Case,
+    about_site,
     both,
     case,
     conf,
@@ -125,8 +127,8 @@ CONFIGURATION: Final = [
     case(
         "main.conf is no TOML",
         write("etc/main.conf", '[general]\nlisten = "127.0.0.1:3030\n'),
-        "~error: {conf}/main.conf: line 2, column \\d+: .*\\. Fix: correct line 2;"
-        " strings are written in double quotes",
+        "~error: {conf}/main.conf: line 2, column \\d+: .*\\. Fix: correct line 2:"
+        " close what is opened there, a quote or a bracket",
         REST,
     ),
     case(
@@ -240,8 +242,8 @@ LISTEN: Final = [
             mode(0o555, "run"),
             conf(general='listen = "unix:{root}/run/api"'),
         ),
-        "error: {root}/run: user {user} may not read, write and enter it."
-        " Fix: chown {user} {root}/run && chmod u+rwx {root}/run",
+        "~error: {root}/run: user {user} may not read, write and enter it."
+        " Fix: (chgrp {group} {root}/run && chmod g|chmod u)\\+rwx {root}/run",
     ),
 ]
 
@@ -251,7 +253,7 @@ SPOOL: Final = [
             f"{name} cannot be written",
             mode(0o555, f"reports/{name}"),
             f"error: {{root}}/reports/{name}: user {{user}} may not read, write and enter it. Fix:"
-            f" chown {{user}} {{root}}/reports/{name} && chmod u+rwx {{root}}/reports/{name}",
+            f" chmod u+rwx {{root}}/reports/{name}",
         )
         for name in ("incoming", "failed")
     ),
@@ -272,7 +274,7 @@ SPOOL: Final = [
         mode(0o600, "reports"),
         *(
             f"error: {{root}}/reports/{name}: user {{user}} may not enter {{root}}/reports. Fix:"
-            " chmod o+x {root}/reports, or add {user} to a group that may enter it"
+            " chmod u+x {root}/reports"
             for name in ("incoming", "failed")
         ),
     ),
@@ -292,20 +294,23 @@ SPOOL: Final = [
     case(
         "nobody takes the run logs",
         spool_file(age=7_200.0, bits=0o644),
-        "warning: {root}/reports/incoming: waiting files: 1, the oldest for 2 h. Fix: check that"
-        " relayd runs (systemctl status rudder-relayd); its log has the reason",
+        "error: general.listen 127.0.0.1:{port}: relayd is not running, and 1 file waits, the"
+        " oldest for 2 h. Fix: systemctl start rudder-relayd; if it does not run, journalctl -u"
+        " rudder-relayd",
+        "warning: {root}/reports/incoming: waiting files: 1, the oldest for 2 h. Fix: journalctl -u"
+        " rudder-relayd has the reason: output unavailable, or file stays",
     ),
     case(
         "shared files cannot be written",
         mode(0o555, "shared-files"),
         "error: {root}/shared-files: user {user} may not read, write and enter it."
-        " Fix: chown {user} {root}/shared-files && chmod u+rwx {root}/shared-files",
+        " Fix: chmod u+rwx {root}/shared-files",
     ),
     case(
         "shared folder cannot be read",
         mode(0, "shared-folder"),
         "error: {root}/shared-folder: user {user} may not read and enter it."
-        " Fix: chgrp {group} {root}/shared-folder && chmod g+rx {root}/shared-folder",
+        " Fix: chmod u+rx {root}/shared-folder",
     ),
     case(
         "no shared folder",
@@ -332,7 +337,7 @@ NODES: Final = [
         "nodes list cannot be read",
         mode(0, "nodeslist.json"),
         "error: {root}/nodeslist.json: user {user} may not read it."
-        " Fix: chgrp {group} {root}/nodeslist.json && chmod g+r {root}/nodeslist.json",
+        " Fix: chmod u+r {root}/nodeslist.json",
     ),
     case(
         "nodes list is a directory",
@@ -384,7 +389,7 @@ CERTIFICATES: Final = [
         "certificates cannot be read",
         mode(0, "allnodescerts.pem"),
         "error: {root}/allnodescerts.pem: user {user} may not read it."
-        " Fix: chgrp {group} {root}/allnodescerts.pem && chmod g+r {root}/allnodescerts.pem",
+        " Fix: chmod u+r {root}/allnodescerts.pem",
     ),
     case(
         "certificate is no base64",
@@ -472,6 +477,167 @@ REMOTE_RUN: Final = [
     ),
 ]
 
+
+def replace_with_link(directory: Path, target: str = "/nowhere/else") -> None:
+    """Puts a link in place of a directory, by default one to nowhere."""
+    directory.rmdir()
+    directory.symlink_to(target)
+
+
+def number(key: str, value: str, shown: str, why: str) -> Case:
+    """A case of a number without sense; `key` is dotted, `shown` has the limit of the fix."""
+    table, _, name = key.rpartition(".")
+    value_shown, limit = shown.split("|")
+    return case(
+        f"{key} = {value}",
+        conf(**{table.replace(".", "__"): f"{name} = {value}"}),
+        f"warning: {{conf}}/main.conf: {key} is {value_shown}: {why}. Fix: use {limit}",
+        faults=("F35",),
+    )
+
+
+def syntax(name: str, line: str, fix: str) -> Case:
+    """A case of a line that is not TOML, at the end of main.conf."""
+    return case(
+        f"syntax: {name}",
+        path(lambda file: file.write_text(f"{file.read_text()}\n{line}\n"), "etc/main.conf"),
+        f"~error: {{conf}}/main.conf: line \\d+.*\\. Fix: correct line \\d+{fix}",
+        REST,
+        faults=("F37",),
+    )
+
+
+SYNTAX: Final = [
+    syntax("key twice", "[a]\nb = 1\nb = 2", ": a key or a table stands in the file once.*"),
+    syntax("table twice", "[general]", ": a key or a table stands in the file once.*"),
+    syntax("backslash", '[a]\nb = "C:\\dir"', ": write each backslash twice.*"),
+    syntax("False", "[a]\nb = False", ": booleans are written true and false, in lower case"),
+    syntax("yes", "[a]\nb = yes # so be it", ": booleans are written true and false.*"),
+    syntax("unit", "[a]\nb = 10MB", ": numbers have no leading zeros and no unit.*"),
+    syntax("no quotes", "[a]\nb = 127.0.0.1:3030", ": strings are written in double quotes"),
+    syntax("colon", "[a]\nb: 1", ": a line is written as key = value"),
+    syntax("open table", "[a", ": close what is opened there.*"),
+    syntax("garbage", '= "x"', ""),
+]
+
+RELATIVE: Final = (
+    "warning: {{conf}}/main.conf: {key} is relative, so {path} means /{path} under systemd."
+    " Fix: set {key} to an absolute path"
+)
+
+SENSE: Final = [
+    number("general.blocking_threads", "100000", "100000|1000 or less", "threads are used"),
+    number(
+        "processing.reporting.cleanup.retention",
+        '"60s"',
+        "60 s|60 min or more",
+        "files expire in a short outage of the output",
+    ),
+    number(
+        "processing.reporting.catchup.frequency",
+        '"3days"',
+        "3 days|60 min or less",
+        "files whose event was lost wait as long",
+    ),
+    number(
+        "processing.reporting.max_size", "50", "50|65536 or more", "ordinary run logs are refused"
+    ),
+    number("remote_run.max_commands", "99999", "99999|1000 or less", "each is a process as root"),
+    case(
+        "5000 workers",
+        conf(general="core_threads = 5000"),
+        "~(error|warning): {conf}/main.conf: general.core_threads is 5000, but this machine has"
+        " \\d+ processors.* Fix: remove it, or use \\d+ or less",
+        faults=("F35",),
+    ),
+    case(
+        "relative path",
+        conf(general='nodes_list_file = "nodes.json"', remote_run='command = "bin/rudder"'),
+        "error: /nodes.json: does not exist; files wait until it can be read. " + REGENERATE,
+        "error: /bin/rudder: not accessible: No such file or directory. Fix: set"
+        " remote_run.command to the rudder command, or set remote_run.enabled to false",
+        RELATIVE.format(key="general.nodes_list_file", path="nodes.json"),
+        RELATIVE.format(key="remote_run.command", path="bin/rudder"),
+        faults=("F37",),
+    ),
+]
+
+ANCHORS: Final = [
+    *(
+        case(
+            f"everybody may change {name}",
+            mode(0o666, name),
+            f"error: {{root}}/{name}: every user of this machine may change it, and with it"
+            f" {why}. Fix: chmod o-w {{root}}/{name}",
+            faults=("F35",),
+        )
+        for name, why in (
+            ("nodeslist.json", "whose run logs are accepted"),
+            ("allnodescerts.pem", "whose signatures are accepted"),
+        )
+    ),
+    case(
+        "everybody may change the configuration's directory",
+        mode(0o777, "etc"),
+        "error: {conf}/main.conf: every user of this machine may change {conf}, and with it all of"
+        " relayd. Fix: chmod o-w {conf}",
+        faults=("F35",),
+    ),
+    case(
+        "everybody may change failed",
+        mode(0o777, "reports/failed"),
+        "warning: {root}/reports/failed: every user of this machine may write to it."
+        " Fix: chmod o-w {root}/reports/failed; the web server has access through its group",
+        faults=("F35",),
+    ),
+    case(
+        "everybody may change the shared folder",
+        mode(0o777, "shared-folder"),
+        "warning: {root}/shared-folder: every user of this machine may change it, and with it what"
+        " nodes download. Fix: chmod o-w {root}/shared-folder",
+        faults=("F35",),
+    ),
+]
+
+PLACES: Final = [
+    *(
+        case(
+            f"{name} is a link to nowhere",
+            path(replace_with_link, name),
+            f"error: {{root}}/{name}: is a symbolic link to /nowhere/else, which does not exist."
+            f" Fix: make that directory, or remove the link: rm {{root}}/{name}",
+            faults=("F35",),
+        )
+        for name in ("reports/incoming", "reports/failed", "shared-folder")
+    ),
+    case(
+        "shared folder holds the spool and the configuration",
+        conf(shared_folder='path = "{root}"'),
+        *(
+            f"error: {{root}}: every node may read {{root}}/{name}, which lies in it."
+            " Fix: set shared_folder.path to a directory that holds nothing else"
+            for name in ("etc", "reports/incoming", "reports/failed", "shared-files")
+        ),
+        faults=("F35",),
+    ),
+    case(
+        "shared files in the spool",
+        conf(shared_files='path = "{root}/reports/failed"'),
+        "error: {root}/reports/failed: relayd removes expired files from it, and"
+        " {root}/reports/failed is not apart from it."
+        " Fix: set shared_files.path to a directory that holds nothing else",
+        faults=("F35",),
+    ),
+    case(
+        "failed is incoming",
+        path(partial(replace_with_link, target="incoming"), "reports/failed"),
+        "error: {root}/reports/incoming: is the same directory as {root}/reports/failed."
+        " Fix: make each a directory of its own",
+        faults=("F35",),
+    ),
+]
+
+
 ALL: Final = [
     *CONFIGURATION,
     *LISTEN,
@@ -479,6 +645,10 @@ ALL: Final = [
     *NODES,
     *CERTIFICATES,
     *REMOTE_RUN,
+    *SYNTAX,
+    *SENSE,
+    *ANCHORS,
+    *PLACES,
 ]
 
 
@@ -486,7 +656,8 @@ def test_a_sound_site_has_no_findings(site: Site, monkeypatch: pytest.MonkeyPatc
     """A sound installation has no findings, and the exit code is 0."""
     monkeypatch.setattr(openssl, "is_old", lambda _text: False)
     done = check(site)
-    assert done.lines == [f"12 checks for user {service_user()}: nothing wrong"]
+    assert about_site(done.findings) == []
+    assert done.lines[-1] == f"14 checks for user {service_user()}: 1 warning"
     assert (done.code, done.stderr) == (0, "")
 
 

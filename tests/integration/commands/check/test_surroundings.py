@@ -129,22 +129,29 @@ def test_an_impossible_year_is_reported(site: Site, tmp_path: Path) -> None:
     verify(run(site, env=clock.env), (line,), site)
 
 
+@pytest.mark.fault("F37")
 @as_root
 @pytest.mark.skipif(shutil.which("sudo") is None, reason="sudo is not installed")
 def test_sudo_is_checked_for_the_service_user(site: Site, database: postgres.Database) -> None:
-    """A missing sudo rule for the service user is an error; with the rule there is none."""
+    """A missing sudo rule is an error whose fix is the shipped file; both its rules are tried."""
     conf(remote_run="use_sudo = true")(site, database)
-    rule = fill("{user} ALL=(root) NOPASSWD: {root}/rudder remote run *", site)
+    shipped = (ROOT / "conf" / "sudoers").read_text()
+    rules = shipped.replace("/opt/rudder/bin/rudder", "{root}/rudder").replace(
+        "rudder-relayd ALL", "{user} ALL"
+    )
+    rules = rules.replace("Defaults:rudder-relayd", "Defaults:{user}")
     alone = "mount -t tmpfs -o mode=0750 none /etc/sudoers.d"
     line = (
-        "error: sudo: sudo does not let user {user} run {root}/rudder remote run without a"
-        f" password. Fix: add to /etc/sudoers.d/rudder-relayd: {rule}"
+        "error: sudo: sudo does not let user {user} run without a password: {root}/rudder remote"
+        " run %s-- localhost. Fix: install conf/sudoers as /etc/sudoers.d/rudder-relayd, mode 0440,"
+        " with user {user} and command {root}/rudder in its rules"
     )
-    verify(run(site, alone), (line,), site)
-    file = site.root / "rule"
-    file.write_text(f"{rule}\n")
-    add_rule = f"install -m 0440 -o root -g root {file} /etc/sudoers.d/rudder-relayd"
-    verify(run(site, alone, add_rule), (), site)
+    verify(run(site, alone), (line % "",), site)
+    file = site.root / "rules"
+    add_rules = f"install -m 0440 -o root -g root {file} /etc/sudoers.d/rudder-relayd"
+    for text, lines in ((rules, ()), (rules.replace("run -D", "run -X"), (line % "-D check ",))):
+        file.write_text(fill(text, site))
+        verify(run(site, alone, add_rules), lines, site)
 
 
 @as_root
@@ -199,7 +206,7 @@ from relayd.commands.check.checks import openssl
 openssl.is_old = lambda text: False
 def check(user):
     try:
-        cli.main(["check", "-c", {str(site.conf)!r}, "--user", user])
+        cli.main(["check", "-c", {str(site.conf)!r}, "--user", user, "--web-user", user])
     except SystemExit as end:
         print("exit", end.code)
 check("daemon")
@@ -216,7 +223,7 @@ check("daemon")
             "skipped: files and directories: only root and daemon can check the permissions of"
             " daemon. Fix: run this check as root, or give another user with --user"
         ),
-        "12 checks for user daemon: 1 skipped",
+        "14 checks for user daemon: 1 warning, 1 skipped",
         "exit 0",
     ]
 
@@ -314,7 +321,8 @@ def test_the_document_has_a_stable_shape() -> None:
     assert (document["sound"], done.code) == (False, 1)
     checks = document["checks"]
     assert list(checks) == [
-        *("configuration", "files", "listen", "spool", "nodes", "certificates"),
+        *("configuration", "files", "listen", "daemon", "spool", "webserver", "nodes"),
+        "certificates",
         *("database", "upstream", "remote_run", "selinux", "openssl", "clock"),
     ]
     assert (checks["database"], checks["spool"], checks["nodes"]) == ("error", "error", "ok")
@@ -325,6 +333,18 @@ def test_the_document_has_a_stable_shape() -> None:
     for finding in document["findings"]:
         assert finding.keys() == {"level", "code", "where", "what", "fix"}
         assert all(isinstance(text, str) and text for text in finding.values())
+
+
+def test_what_was_not_checked_is_not_ok() -> None:
+    """With an unusable main.conf, or without a nodes list, dependent checks are skipped."""
+    with open_site(NOWHERE) as site:
+        site.nodes_list.unlink()
+        checks = json.loads("\n".join(check(site, "--json").lines))["checks"]
+        assert (checks["nodes"], checks["certificates"]) == ("error", "skipped")
+        (site.conf / "main.conf").write_text("[")
+        checks = json.loads("\n".join(check(site, "--json").lines))["checks"]
+        assert checks.pop("configuration") == "error"
+        assert set(checks.values()) == {"skipped"}
 
 
 @pytest.mark.history(65)
@@ -362,7 +382,7 @@ def test_a_terminal_gets_a_table_and_the_progress() -> None:
     assert "problem and fix" in shown
     assert "start PostgreSQL there, or correct output.database.url" in shown
     assert "\x1b[1;31merror" in shown
-    assert "12 checks for user" in shown
+    assert "14 checks for user" in shown
 
 
 def read_all(descriptor: int) -> bytes:

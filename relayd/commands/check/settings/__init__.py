@@ -1,0 +1,1 @@
+"""Settings that are valid each for itself, but make no sense, or not together."""

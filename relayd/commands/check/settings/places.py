@@ -1,0 +1,101 @@
+"""Directories that must not lie in one another, and files that only root may change."""
+
+import os
+import stat
+from collections.abc import Iterator
+from itertools import combinations
+from pathlib import Path
+
+from relayd.commands.check.model import Finding, Level, Site, error
+from relayd.commands.check.service_user.permissions import quoted
+from relayd.spool.layout import Spool
+
+
+def judge_places(site: Site) -> list[Finding]:
+    """Report directories that are used for two things."""
+    spools = site.spools
+    found = [finding for spool in spools for finding in _judge_spool(spool)]
+    for one, other in combinations(spools, 2):
+        found += _judge_spools(one, other)
+    return found + list(_judge_shared(site))
+
+
+def _real(path: Path) -> Path:
+    return Path(os.path.realpath(path))
+
+
+def _within(path: Path, directory: Path) -> bool:
+    """Return whether a path is a directory or below it, whatever links lead there."""
+    return _real(path).is_relative_to(_real(directory))
+
+
+def _parts(spool: Spool) -> tuple[Path, ...]:
+    return *spool.watched, spool.failed
+
+
+def _judge_spool(spool: Spool) -> Iterator[Finding]:
+    for one, other in combinations(_parts(spool), 2):
+        if _real(one) == _real(other):
+            what = f"is the same directory as {other}"
+            yield error("spool.overlap", one, what, "make each a directory of its own")
+
+
+def _judge_spools(one: Spool, other: Spool) -> list[Finding]:
+    """Report spools with a directory in common, or one inside a directory of the other."""
+    if not any(
+        _within(inner, outer) or _within(outer, inner)
+        for inner in _parts(one)
+        for outer in _parts(other)
+    ):
+        return []
+    what = "run logs and inventories arrive in the same directory, and are taken for each other"
+    fix = "set processing.reporting.directory and processing.inventory.directory to different ones"
+    return [error("spool.overlap", one.directory, what, fix)]
+
+
+def _judge_shared(site: Site) -> Iterator[Finding]:
+    """Report what nodes could read or replace because it lies below a shared directory."""
+    folder, files = site.settings.shared_folder.path, site.settings.shared_files.path
+    private = [site.directory, *(path for spool in site.spools for path in _parts(spool))]
+    for path in (*private, files):
+        if _within(path, folder):
+            what = f"every node may read {path}, which lies in it"
+            fix = "set shared_folder.path to a directory that holds nothing else"
+            yield error("files.exposed", folder, what, fix)
+    for path in private:
+        if _within(path, files) or _within(files, path):
+            what = f"relayd removes expired files from it, and {path} is not apart from it"
+            fix = "set shared_files.path to a directory that holds nothing else"
+            yield error("files.exposed", files, what, fix)
+
+
+def open_to_all(path: Path) -> Path | None:
+    """Return the file or the directory on the way to it that every user of the machine may change.
+
+    In a directory with the sticky bit users may only replace files of their own.
+    """
+    for place in dict.fromkeys((path, *path.parents, _real(path), *_real(path).parents)):
+        try:
+            mode = place.stat().st_mode
+        except OSError:
+            continue
+        if mode & stat.S_IWOTH and not (stat.S_ISDIR(mode) and mode & stat.S_ISVTX):
+            return place
+    return None
+
+
+def judge_openness(code: str, path: Path, why: str, level: Level = Level.ERROR) -> list[Finding]:
+    """Report a file that every user may change or replace.
+
+    Args:
+        code: code of the finding.
+        path: the file.
+        why: what a user could do, as the end of a sentence.
+        level: of the finding.
+    """
+    place = open_to_all(path)
+    if place is None:
+        return []
+    subject = "it" if place == path else place
+    what = f"every user of this machine may change {subject}, and with it {why}"
+    return [Finding(level, code, str(path), what, f"chmod o-w {quoted(place)}")]

@@ -1,0 +1,1 @@
+"""What runs on this machine: the daemon itself, and the web server in front of it."""
