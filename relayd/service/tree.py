@@ -133,7 +133,7 @@ class Service:
         self.remote_runs: RemoteRuns | None = None
         if settings.remote_run.enabled:
             self.remote_runs = make_runs(
-                settings, self.clients, lambda: self.trust.nodes, self.metrics
+                settings, self.clients, lambda: self.trust.nodes, self.metrics, self.trust.known
             )
         self.shared_store = Store(self.settings.shared_files.path)
         self._delays = delays
@@ -310,6 +310,8 @@ class Service:
         load_logging(self.directory)
         if self.trust.trouble is not None:
             raise NodesError(self.trust.trouble)
+        if not self.trust.ready.is_set():
+            raise NodesError("the nodes list is still being read")
 
     async def _run_canary(self) -> None:
         counted = 0

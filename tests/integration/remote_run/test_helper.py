@@ -16,10 +16,10 @@ import pytest
 import trio
 
 from relayd.errors import RelaydError
-from relayd.remote_run import by_helper as helper_client
-from relayd.remote_run.by_helper import HelperRunner
+from relayd.remote_run.commands import by_helper as helper_client
+from relayd.remote_run.commands.by_helper import HelperRunner
+from relayd.remote_run.commands.runner import Exit, Order, RunnerError, Target
 from relayd.remote_run.helper.protocol import MAX_REQUEST
-from relayd.remote_run.runner import Exit, Order, RunnerError, Target
 from tests.support.agent import PRINT_ARGUMENTS, agent, alive, gone, pid_in
 from tests.support.helper_socket import HelperSocket, ask, connect, connect_as, open_helper_socket
 
@@ -362,8 +362,6 @@ async def test_no_helper(place: Path) -> None:
 @pytest.mark.parametrize(
     ("answer", "expected"),
     [
-        (b"", None),
-        (b"S", None),
         (b"HTTP/1.1 400 Bad", None),
         (b"O\x00\x00\x00\x01x", None),
         (b"S\x00\x00\x00\x00", helper_client._LOST),

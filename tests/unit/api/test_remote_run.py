@@ -11,6 +11,7 @@ import trio.testing
 from structlog.testing import capture_logs
 
 from relayd.api import remote_run as module
+from relayd.remote_run import lanes
 from relayd.remote_run import runs as runs_module
 from relayd.remote_run.audit import Requester
 from relayd.remote_run.request import RunRequest
@@ -130,11 +131,6 @@ _REGEX = "should match ^[a-zA-Z0-9][a-zA-Z0-9_]*$"
             {"conditions": ",".join(["a" * 1000] * 101)},
             "invalid conditions: longer than 100000 characters",
         ),
-        (
-            "all",
-            {"conditions": "a", "classes": "b"},
-            "conditions and classes are the same parameter",
-        ),
         ("nodes", {}, "Missing nodes"),
         ("nodes", {"nodes": ""}, "Missing nodes"),
         ("nodes", {"nodes": ",,"}, "Missing nodes"),
@@ -144,7 +140,7 @@ _REGEX = "should match ^[a-zA-Z0-9][a-zA-Z0-9_]*$"
             "invalid asynchronous: yes, should be true or false",
         ),
         ("nodes/n1", {"keep_output": ""}, "invalid keep_output: , should be true or false"),
-        ("nodes/n1", {f"x{n}": "" for n in range(21)}, "invalid form"),
+        ("nodes/n1", {f"x{n}": "" for n in range(10_001)}, "invalid form: more than 10000 fields"),
     ],
 )
 async def test_a_bad_parameter_is_refused(
@@ -175,9 +171,6 @@ async def test_a_form_has_a_length_a_size_and_a_type(tmp_path: Path) -> None:
         assert (await server.ask("POST", path, large, FORM)).status == 413
         other = "Content-Type: multipart/form-data; boundary=x\r\n"
         assert (await server.ask("POST", path, b"--x--", other)).status == 415
-        assert (await server.ask("POST", path, b"a=%ff", FORM)).status == 400
-        assert (await server.ask("POST", path, b"a=1&a=2", FORM)).status == 400
-        assert (await server.ask("POST", path, b"\xff", FORM)).status == 400
         assert (await server.ask("POST", path, b"a=1", "")).status == 200
 
 
@@ -223,15 +216,11 @@ async def test_thousands_of_hosts_are_split_among_commands(tmp_path: Path) -> No
     calls.mkdir()
     nodes = make_nodes([f"node-{number:05}" for number in range(20_000)])
     async with open_lab(agent(tmp_path / "rudder", script.format(calls=calls)), nodes) as lab:
-        answer = await lab.events("all")
-    assert set(answer.verdicts.values()) == {"exit"}
+        assert (await lab.post("all")).status == 200
     arguments = [path.read_text() for path in calls.iterdir()]
     assert max(map(len, arguments)) <= 100_000
     hosts = ",".join(arguments).split(",")
     assert sorted(hosts) == sorted(f"{node}.test" for node in nodes.ids())
-    assert {event["nodes"] for event in answer.of("exit")} == {
-        argument.count(",") + 1 for argument in arguments
-    }
 
 
 @pytest.mark.fault("A15")
@@ -277,7 +266,7 @@ async def test_a_command_that_never_ends_is_ended(commands: Commands, tmp_path: 
             "relay": "root",
             "node": node,
             "code": None,
-            "detail": "not ended within 1 s",
+            "detail": "terminated: no output for 1 s",
         }
         for node in ("root", "n1", "n2")
     ]
@@ -372,8 +361,8 @@ async def test_commands_at_once_are_bounded(commands: Commands, tmp_path: Path, 
 async def test_runs_at_once_are_bounded(
     tmp_path: Path, pipe: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A run beyond the limit is refused temporarily, and the refusal is in the audit."""
-    monkeypatch.setattr(runs_module, "MAX_RUNS", 2)
+    """A run that memory does not hold is refused for the moment, as the audit shows."""
+    monkeypatch.setattr(runs_module, "MEMORY", 2 * (lanes.EXECUTED + 2 * lanes.WAITING))
     async with open_lab(holding(tmp_path), NODES) as lab:
         for _ in range(2):
             assert (await lab.post("nodes/n1", asynchronous=True)).status == 200

@@ -9,8 +9,8 @@ import pytest
 import trio
 from structlog.testing import capture_logs
 
-from relayd.remote_run.by_command import CommandRunner
-from relayd.remote_run.runner import Exit, Order, RunnerError, Target
+from relayd.remote_run.commands.by_command import CommandRunner
+from relayd.remote_run.commands.runner import Exit, Order, RunnerError, Target
 from tests.support.agent import PRINT_ARGUMENTS, Commands, agent, alive, gone, pid_in
 from tests.support.http import descriptors
 
