@@ -57,6 +57,10 @@ class Lab:
     scope: trio.CancelScope
     stopped: trio.Event
 
+    def waiting(self) -> int:
+        """Return how many runs wait for a command; those of a lane count as one."""
+        return self.runs._resources.commands.statistics().tasks_waiting
+
     async def stop(self) -> None:
         """End all runs, as the end of the service does."""
         self.scope.cancel()
@@ -186,7 +190,7 @@ def make_lab_runs(
 ) -> RemoteRuns:
     """Return what takes runs on, as the service makes it."""
     table = RemoteRunSettings(
-        command=command, use_sudo=False, timeout=timeout, max_commands=max_commands
+        command=str(command), use_sudo=False, timeout=timeout, max_commands=max_commands
     )
     settings = Settings(general=GeneralSettings(https_port=https_port), remote_run=table)
     known = nodes or make_nodes()

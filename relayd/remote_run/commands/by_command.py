@@ -47,11 +47,11 @@ class CommandRunner:
     """Runs the configured command.
 
     Args:
-        command: path of the command.
+        command: path of the command, as it was written.
         use_sudo: whether to run it through sudo.
     """
 
-    def __init__(self, command: Path, *, use_sudo: bool) -> None:
+    def __init__(self, command: Path | str, *, use_sudo: bool) -> None:
         self._sudo = ["sudo"] if use_sudo else []
         self._command = str(command)
         self._unreaped: list[trio.Process] = []

@@ -3,6 +3,8 @@
 import json
 import os
 import resource
+from collections.abc import Sized
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,8 @@ from tests.support.http import BASE, api, descriptors, eventually, open_server
 from tests.support.remote_run import EVENTS, FORM, Following, form, make_nodes, open_lab
 
 NODES = make_nodes(["n1", "n2"])
+#: The last line of an answer in text that has lost some of its output.
+DROPPED = "rudder-relayd: incomplete: %d bytes of output were dropped\n"
 #: Prints a line, waits until the pipe is opened, prints another one.
 HOLDING = "echo begins; until read line < {pipe}; do :; done; echo ends"
 
@@ -40,6 +44,10 @@ def pipe(tmp_path: Path) -> Path:
 def holding(tmp_path: Path) -> Path:
     """A command that waits between its two lines."""
     return agent(tmp_path / "rudder", HOLDING.format(pipe=tmp_path / "pipe"))
+
+
+def _has(logs: Sized, number: int) -> bool:
+    return len(logs) == number
 
 
 async def release(pipe: Path) -> None:
@@ -190,7 +198,8 @@ async def test_only_known_nodes_reach_a_command_line(tmp_path: Path) -> None:
     strangers = ["-x", ";reboot", "$(id)", "`id`", "a\nb", "../../etc", "x" * 10_000]
     async with open_lab(agent(tmp_path / "rudder", PRINT_ARGUMENTS), nodes) as lab:
         answer = await lab.events("nodes", nodes=["n1", *hosts, *strangers], keep_output=True)
-    assert answer.output() == ["remote", "run", "--", "n1.test,-oProxy=$(id)"]
+    lines = [line for line in answer.output() if line not in ("remote", "run", "--")]
+    assert sorted(lines) == ["-oProxy=$(id)", "n1.test"]
     verdicts = answer.verdicts
     assert {node for node, verdict in verdicts.items() if verdict == "exit"} == {"n1", "dash"}
     assert set(verdicts) == {"n1", *hosts, *strangers}
@@ -235,10 +244,11 @@ async def test_a_flood_is_streamed_and_capped(tmp_path: Path) -> None:
         with capture_logs() as logs:
             size = await Following(client).to_the_end()
             await eventually(lambda: bool(logs))
-    assert 64 * 2**20 - 2**17 < size <= 64 * 2**20
+    assert 64 * 2**20 - 2**17 < size <= 64 * 2**20 + len(DROPPED % 10**7)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 32 * 1024
     [audit] = logs
-    assert (audit["outcome"], audit["dropped_bytes"]) == ("ok", 72_000_000 - size)
+    dropped = audit["dropped_bytes"]
+    assert (audit["outcome"], 72_000_000 - dropped + len(DROPPED % dropped)) == ("ok", size)
 
 
 @pytest.mark.fault("A15")
@@ -249,27 +259,22 @@ async def test_a_flood_for_the_end_is_capped(
     command = agent(tmp_path / "rudder", "yes 0123456789abcde | head -c 20000000")
     async with open_lab(command, NODES) as lab:
         answer = await lab.post("nodes/n1", keep_output=True)
-    assert 16 * 2**20 - 2**17 < len(answer.body) <= 16 * 2**20
+    note = DROPPED.encode() % (20_000_000 - answer.body.rindex(b"rudder-relayd"))
+    assert answer.body.endswith(b"\n" + note)
+    assert 16 * 2**20 - 2**17 < len(answer.body) <= 16 * 2**20 + len(note)
 
 
-@pytest.mark.fault("A16")
+@pytest.mark.fault("A16", "F51")
 async def test_a_command_that_never_ends_is_ended(commands: Commands, tmp_path: Path) -> None:
-    """At the deadline of the run its command is ended, and each node has its verdict."""
+    """A silent command is ended at its deadline, and each node has its verdict."""
     script = f"trap '' TERM; echo on; echo $$ > {tmp_path / 'pid'}; sleep 1000; sleep 1000"
     async with open_lab(agent(tmp_path / "rudder", script), NODES, timeout=1.0) as lab:
         with capture_logs() as logs:
             answer = await lab.events("all", asynchronous=True, keep_output=True)
-    assert answer.output() == ["on"]
-    assert answer.of("exit") == [
-        {
-            "event": "exit",
-            "relay": "root",
-            "node": node,
-            "code": None,
-            "detail": "terminated: no output for 1 s",
-        }
-        for node in ("root", "n1", "n2")
-    ]
+    assert answer.output() == ["on"] * 3
+    assert answer.verdicts == dict.fromkeys(("root", "n1", "n2"), "exit")
+    ends = {(event["code"], event["detail"]) for event in answer.of("exit")}
+    assert ends == {(None, "terminated: no output for 1 s")}
     await gone(await pid_in(tmp_path / "pid"))
     assert not commands()
     assert [entry["outcome"] for entry in logs if "outcome" in entry] == ["timeout"]
@@ -351,9 +356,9 @@ async def test_commands_at_once_are_bounded(commands: Commands, tmp_path: Path, 
         await eventually(lambda: len(commands()) == 2)
         assert b"rudder_relayd_remote_run_commands 2.0" in lab.metrics.render()
         with capture_logs() as logs:
-            for _ in range(3):
+            for done in range(1, 4):
                 await release(pipe)
-            await eventually(lambda: len(logs) == 3)
+                await eventually(partial(_has, logs, done))
     assert not commands()
 
 
@@ -372,9 +377,9 @@ async def test_runs_at_once_are_bounded(
         assert json.loads(answer.body)["errorDetails"] == "too many remote runs at once"
         assert [entry["outcome"] for entry in logs] == ["refused"]
         with capture_logs() as logs:
-            for _ in range(2):
+            for done in range(1, 3):
                 await release(pipe)
-            await eventually(lambda: len(logs) == 2)
+                await eventually(partial(_has, logs, done))
         assert (await lab.post("nodes/x")).status == 200
 
 
@@ -404,7 +409,7 @@ async def test_every_run_leaves_one_audit_line(tmp_path: Path) -> None:
     assert (audit["asked_by"], audit["forwarded_for"]) == ("127.0.0.1", "192.0.2.7")
     assert (audit["nodes"], audit["neighbours"], audit["relays"]) == (3, 2, 0)
     assert (audit["conditions"], audit["outcome"]) == ("c1,c2", "incomplete")
-    assert audit["verdicts"] == "failed=2 unreachable=1"
+    assert audit["verdicts"] == "some_failed=2 unreachable=1"
     assert b'remote_runs_total{outcome="incomplete"} 1.0' in lab.metrics.render()
 
 
