@@ -1,7 +1,7 @@
 """A relayd's remote run over a real socket: real commands, real TLS to sub-relays."""
 
 import json
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,16 @@ from relayd.fleet.nodes import Node, Nodes
 from relayd.fleet.peers.client import Clients
 from relayd.remote_run.runs import RemoteRuns, make_runs
 from relayd.telemetry.metrics import Metrics
-from tests.support.http import BASE, Answer, Client, Server, healthy, nothing, open_server
+from tests.support.http import (
+    BASE,
+    WATCHDOG_S,
+    Answer,
+    Client,
+    Server,
+    healthy,
+    nothing,
+    open_server,
+)
 
 FORM = "Content-Type: application/x-www-form-urlencoded\r\n"
 EVENTS = "Accept: application/x-ndjson\r\n"
@@ -206,6 +215,8 @@ async def open_lab(
     https_port: int = 443,
     timeout: float = 60.0,
     max_commands: int = 64,
+    known: Callable[[], Awaitable[object]] | None = None,
+    watchdog: float = WATCHDOG_S,
 ) -> AsyncIterator[Lab]:
     """Serve the API with remote run until the block ends."""
     metrics = Metrics()
@@ -220,6 +231,8 @@ async def open_lab(
         timeout=timeout,
         max_commands=max_commands,
     )
+    if known is not None:
+        runs.known = known
     app = make_app(Services(healthy, nothing, metrics, "1.2.3", runs))
     scope, stopped = trio.CancelScope(), trio.Event()
 
@@ -230,7 +243,7 @@ async def open_lab(
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(run)
-        async with open_server(app) as server:
+        async with open_server(app, watchdog=watchdog) as server:
             yield Lab(server, runs, metrics, scope, stopped)
         nursery.cancel_scope.cancel()
         await clients.aclose()

@@ -128,13 +128,13 @@ async def test_runs_take_turns(gate: Gate) -> None:
 async def test_a_stop_says_what_it_drops(gate: Gate) -> None:
     """Runs that are still queued when relayd stops are logged and counted, each as stopped."""
     async with open_lab(gate.command, make_nodes(FLEET), max_commands=1) as lab:
-        for node in FLEET:
+        for node in FLEET[:40]:
             await trigger(lab, node)
         with capture_logs() as logs:
             await lab.stop()
-        await ended(lab, len(FLEET), "stopped")
+        await ended(lab, 40, "stopped")
     [line] = [entry for entry in logs if "dropped" in entry["event"]]
-    assert (line["runs"], line["nodes"].split(",")) == (519, FLEET[1:21])
+    assert (line["runs"], line["nodes"].split(",")) == (39, FLEET[1:21])
     assert {entry["outcome"] for entry in logs if "outcome" in entry} == {"stopped"}
     assert gate.hosts() == []
 
