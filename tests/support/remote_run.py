@@ -189,7 +189,7 @@ class Following:
 
 def make_lab_runs(
     command: Path,
-    nodes: Nodes | None = None,
+    nodes: Nodes | Callable[[], Nodes] | None = None,
     clients: Clients | None = None,
     metrics: Metrics | None = None,
     *,
@@ -203,13 +203,14 @@ def make_lab_runs(
     )
     settings = Settings(general=GeneralSettings(https_port=https_port), remote_run=table)
     known = nodes or make_nodes()
-    return make_runs(settings, clients or Clients(), lambda: known, metrics or Metrics())
+    current = known if callable(known) else lambda: known
+    return make_runs(settings, clients or Clients(), current, metrics or Metrics())
 
 
 @asynccontextmanager
 async def open_lab(
     command: Path,
-    nodes: Nodes,
+    nodes: Nodes | Callable[[], Nodes],
     *,
     pins: Mapping[str, tuple[bytes, ...]] | None = None,
     https_port: int = 443,

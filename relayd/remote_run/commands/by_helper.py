@@ -83,11 +83,11 @@ class HelperRunner:
 
     async def _reach(self, request: bytes) -> trio.SocketStream:
         """Return a connection over which the command is running, after some tries."""
-        for delay in _RETRIES_S:
+        for delay in (0.0, *_RETRIES_S):
+            await trio.sleep(delay)
             stream = await self._open(request)
             if stream is not None:
                 return stream
-            await trio.sleep(delay)
         raise self._failure("connection closed without an answer")
 
     async def _open(self, request: bytes) -> trio.SocketStream | None:

@@ -190,3 +190,16 @@ async def test_runs_for_a_silent_relay_do_not_hold_up_others(gate: Gate) -> None
         assert (await trigger(lab, "near")).status == 200
         await gate.open()
         await ended(lab, 2)
+
+
+@pytest.mark.fault("F3")
+async def test_a_queued_run_uses_the_nodes_of_its_start(gate: Gate) -> None:
+    """A reload while runs are queued loses none of them, and what it changed is used."""
+    known = [make_nodes(["n0", "n1", "n2"])]
+    async with open_lab(gate.command, lambda: known[-1], max_commands=1) as lab:
+        for node in FLEET[:3]:
+            await trigger(lab, node)
+        known.append(make_nodes(["n0", "n1", "n2"], hosts={"n1": "moved.test"}))
+        await gate.open()
+        await ended(lab, 3)
+    assert gate.hosts() == ["n0", "moved", "n2"]
