@@ -61,6 +61,7 @@ def make_app(services: Services) -> App:
     )
     app.url_map.converters["rest"] = Rest
     app.url_map.merge_slashes = False  # no redirects to a normalized path
+    app.url_map.strict_slashes = False  # one slash at the end makes no difference
     app.register_blueprint(system_blueprint(services), url_prefix=f"{BASE}/system")
     app.register_blueprint(metrics_blueprint(services.metrics))
     app.register_blueprint(openapi_blueprint(), url_prefix=BASE)

@@ -10,6 +10,7 @@ from quart.wrappers.response import ResponseBody
 from werkzeug.exceptions import LengthRequired, RequestTimeout, UnsupportedMediaType
 
 from relayd.api import answers
+from relayd.errors import NodesError
 from relayd.fleet.nodes import MAX_LEVELS
 from relayd.remote_run.answer import Sink
 from relayd.remote_run.audit import Requester
@@ -86,8 +87,9 @@ async def _answer(runs: RemoteRuns, wanted: RunRequest) -> Response:
         return answers.failure(action, f"passed on by more than {MAX_LEVELS} relays", 508)
     requester = Requester(request.remote_addr or "", request.headers.get("X-Forwarded-For", ""))
     try:
+        await runs.known()
         run = runs.start(wanted, requester)
-    except BusyError as error:
+    except (BusyError, NodesError) as error:
         busy = answers.failure(action, str(error), 503)
         busy.headers["Retry-After"] = "10"
         return busy

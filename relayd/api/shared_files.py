@@ -10,7 +10,7 @@ from quart import Blueprint, Response, request
 from relayd.api import answers
 from relayd.api.fair_limiter import Bounds, FairLimiter
 from relayd.api.server.raw_path import last_value, rest_of_path
-from relayd.errors import PeerError
+from relayd.errors import NodesError, PeerError
 from relayd.fleet.current_nodes import CurrentNodes
 from relayd.shared.metadata import MetadataError, parse_metadata, parse_ttl
 from relayd.shared.paths import PathError, SharedFileId, check_ids
@@ -94,7 +94,7 @@ def shared_files_blueprint(files: SharedFiles) -> Blueprint:
 
     @routes.route(_RULE, methods=["PUT"], endpoint="putSharedFile")
     async def put(_path: str) -> Response:
-        ids = _ids(files)
+        ids = await _ids(files)
         if isinstance(ids, Response):
             return ids
         problem = _bad_length(files.max_body)
@@ -114,7 +114,7 @@ def shared_files_blueprint(files: SharedFiles) -> Blueprint:
 
     @routes.route(_RULE, methods=["HEAD"], endpoint="headSharedFile")
     async def head(_path: str) -> Response:
-        ids = _ids(files)
+        ids = await _ids(files)
         if isinstance(ids, Response):
             return ids
         if files.trust.nodes.get(ids[0]) is not None:
@@ -132,15 +132,17 @@ def shared_files_blueprint(files: SharedFiles) -> Blueprint:
     return routes
 
 
-def _ids(files: SharedFiles) -> SharedFileId | Response:
+async def _ids(files: SharedFiles) -> SharedFileId | Response:
     """Return the ids in the path, or the answer that rejects the request."""
     try:
-        ids = check_ids(rest_of_path(PREFIX))
+        ids = check_ids(rest_of_path(PREFIX).removesuffix(b"/"))
     except PathError as error:
         log.info("shared file refused", reason="path", detail=str(error))
         return _failure("invalid id", 400)
-    if not files.trust.ready.is_set():
-        return _failure("the nodes are not known yet", 503)
+    try:
+        await files.trust.known()
+    except NodesError as error:
+        return _failure(str(error), 503)
     if files.trust.nodes.get(ids[0]) is None and files.upstream is None:
         log.warning("shared file refused", reason="target", file="/".join(ids))
         return _failure("unknown target", 500)

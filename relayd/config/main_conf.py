@@ -177,7 +177,7 @@ class RemoteRunSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         enabled: whether the HTTP API offers remote runs.
-        command: the command that starts agents.
+        command: the command that starts agents; relative to the directory in which relayd runs.
         use_sudo: whether sudo runs the command.
         helper: socket of the root helper, which then runs its own command, without sudo.
         timeout: maximum seconds of one run.
@@ -185,7 +185,7 @@ class RemoteRunSettings(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     enabled: v.Flag = True
-    command: v.FilePath = Path("/opt/rudder/bin/rudder")
+    command: v.CommandPath = "/opt/rudder/bin/rudder"
     use_sudo: v.Flag = True
     helper: v.OptionalSocketPath = None
     timeout: v.Period = 300.0

@@ -82,6 +82,12 @@ def _path(value: Any) -> Path:
     return Path(text)
 
 
+def _command(value: Any) -> str:
+    """Return a path as it was written: `./rudder` is a file, `rudder` is searched for in PATH."""
+    _path(value)
+    return str(value)
+
+
 def _absolute_socket(value: Any) -> Path:
     return Path(_socket_path(_text(value)))
 
@@ -147,6 +153,7 @@ OptionalName = Annotated[str | None, Leaf("a string that is not empty", _name)]
 Names = Annotated[tuple[str, ...], Leaf("an array of strings", _names)]
 FilePath = Annotated[Path, Leaf("a path", _path)]
 OptionalFilePath = Annotated[Path | None, Leaf("a path", _path)]
+CommandPath = Annotated[str, Leaf("a path", _command)]
 OptionalSocketPath = Annotated[
     Path | None,
     Leaf(f"the absolute path of a socket, at most {_MAX_SOCKET_PATH} bytes", _absolute_socket),

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Final
 
 import trio
 
@@ -17,6 +18,9 @@ from relayd.telemetry.metrics import Metrics
 
 log = get_logger("nodes")
 
+#: Seconds for which a request waits for the first nodes list; 50,000 nodes take one or two.
+KNOWN_S: Final = 20.0
+
 
 class _ListMissingError(NodesError):
     """The nodes list does not exist."""
@@ -27,7 +31,8 @@ class CurrentNodes:
 
     Attributes:
         nodes: the current nodes; empty before `ready`.
-        ready: set once a nodes list was loaded. Before that, no file may be examined.
+        ready: set once a nodes list was loaded. Before that, no file may be examined, and `known`
+            waits.
         trouble: why the last load failed; None if it succeeded.
 
     Args:
@@ -59,6 +64,7 @@ class CurrentNodes:
         self._lock = trio.Lock()
         self._limiter = trio.CapacityLimiter(1)
         self._failed = trio.Event()
+        self._tried = trio.Event()
         self.nodes = Nodes(my_id)
         self.ready = trio.Event()
         self.trouble: str | None = None
@@ -66,6 +72,18 @@ class CurrentNodes:
     def token(self, node_id: str) -> str:
         """Return `Nodes.trust_token` of the current nodes."""
         return self.nodes.trust_token(node_id)
+
+    async def known(self) -> None:
+        """Wait until a nodes list has been loaded; at once if there is one, or loading it failed.
+
+        Raises:
+            NodesError: none is loaded, so nothing can be said about any node.
+        """
+        with trio.move_on_after(KNOWN_S):
+            await self._tried.wait()
+        if not self.ready.is_set():
+            reason = "it is still being read" if self.trouble is None else "the log says why"
+            raise NodesError(f"the nodes are not known yet: no nodes list is loaded, {reason}")
 
     async def load(self) -> None:
         """Load both files and replace the current nodes, or leave everything as it was.
@@ -107,6 +125,7 @@ class CurrentNodes:
             log.error("nodes cannot be loaded", detail=trouble, effect=effect)
         self.trouble = trouble
         self._failed.set()
+        self._tried.set()
 
     def _may_be_missing(self) -> bool:
         return not self._list_needed and not self.ready.is_set()
@@ -122,6 +141,7 @@ class CurrentNodes:
         self._check_dates()
         log.info("nodes loaded", nodes=self.nodes.sub_nodes, neighbours=self.nodes.managed_nodes)
         self.ready.set()
+        self._tried.set()
 
     def _report_problems(self, loaded: Loaded) -> None:
         """Log one warning for a load, whatever is wrong with how many entries."""

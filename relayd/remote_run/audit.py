@@ -40,8 +40,9 @@ def write_audit(
         requester: who requested the run.
         request: what was requested.
         outcome: one of `relayd.telemetry.metrics.RunOutcome`: `ok` if every agent succeeded or
-            is not known to have failed, `incomplete` if some node failed, `timeout` if the deadline
-            passed, `stopped` if relayd was stopped, `refused` if the run was not accepted.
+            is not known to have failed, `incomplete` if some node failed, `timeout` if a command or
+            relay was given up, `stopped` if relayd was stopped, `refused` if the run was not
+            accepted.
         metrics: of the service.
         plan: how the run was divided; None if it was not.
         reporter: has the verdicts of the run; None if it did not begin.
@@ -68,6 +69,8 @@ def write_audit(
 
 
 def outcome_of(reporter: RunReporter) -> RunOutcome:
-    """Return `ok` or `incomplete` for a run that has ended by itself."""
+    """Return the outcome of a run that was not stopped."""
+    if reporter.cut:
+        return "timeout"
     bad = set(reporter.verdicts) - {"ok", "unknown"}
     return "incomplete" if bad else "ok"

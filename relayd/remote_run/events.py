@@ -14,6 +14,12 @@ Kind = Literal["queued", "started", "output", "exit", "unreachable", "hop_error"
 VERDICTS: Final = ("exit", "unreachable", "hop_error")
 #: Bytes of output in one run; further output is read and dropped.
 OUTPUT_LIMIT: Final = 64 * 1024 * 1024
+#: Begins the lines of an answer in text that say what is missing from it.
+NOTE: Final = "rudder-relayd: incomplete: "
+#: Notes of relays below that are kept for the end of an answer.
+_NOTES: Final = 20
+#: Nodes that a note names.
+_NAMED: Final = 5
 #: Pause after each dropped piece, so that a flood does not keep a core busy until the deadline.
 DROP_PAUSE_S: Final = 0.01
 #: Bytes of one line in an event. Even escaped in JSON it stays below what relays read as a line.
@@ -31,7 +37,8 @@ class RunEvent(msgspec.Struct, frozen=True, omit_defaults=True):
         node: node id; absent if a line of output may come from any of several nodes.
         output: the line, without its line end; only in `output`.
         code: exit code, or minus the number of a signal; None if unknown; only in `exit`.
-        nodes: number of nodes that the command was for and that share this exit; only in `exit`.
+        nodes: number of nodes that the command was for; only in `exit`. If it is more than one, a
+            code other than 0 says that at least one of them failed.
         detail: one line on what went wrong.
     """
 
@@ -48,9 +55,10 @@ class RunReporter:
     """Reports a run to its sink, ensures one verdict for each node, and counts for the audit.
 
     Attributes:
-        verdicts: number of verdicts by kind; exits are split into `ok` (code 0), `failed` and
-            `unknown`.
+        verdicts: number of verdicts by kind; exits are split into `ok` (code 0), `failed`,
+            `some_failed` (of a command for several nodes, at least one failed) and `unknown`.
         dropped: bytes of output that were dropped.
+        cut: number of nodes whose command or relay was given up.
     """
 
     def __init__(self, sink: Sink, *, events: bool, keep_output: bool) -> None:
@@ -61,8 +69,10 @@ class RunReporter:
         self._quota = OUTPUT_LIMIT
         self._last_source = ""
         self._mid_line = False
+        self._notes: list[str] = []
         self.verdicts: Counter[str] = Counter()
         self.dropped = 0
+        self.cut = 0
 
     def expect(self, nodes: Iterable[str]) -> None:
         """Add nodes that are to get a verdict."""
@@ -95,6 +105,32 @@ class RunReporter:
         code = None if kind == "exit" else msgspec.UNSET
         for node in self.without_verdict(nodes):
             await self.verdict(RunEvent(kind, relay, node, code=code, detail=detail))
+
+    async def give_up(self, nodes: Iterable[str], relay: str, detail: str, kind: Kind) -> None:
+        """Report that nodes have no verdict because their command or relay was given up."""
+        lost = self.without_verdict(nodes)
+        if lost:
+            self.cut += len(lost)
+            names = ", ".join(lost[:_NAMED]) + ", …" * (len(lost) > _NAMED)
+            what = "1 node" if len(lost) == 1 else f"{len(lost)} nodes"
+            self.note(f"{NOTE}{what} ({names}): {detail}")
+        await self.finish(lost, relay, detail, kind)
+
+    def note(self, line: str) -> bool:
+        """Keep a line for the end of an answer in text; return False if there are too many."""
+        if len(self._notes) >= _NOTES:
+            return False
+        self._notes.append(line)
+        return True
+
+    async def end(self) -> None:
+        """Write the notes, after all output: a client of text has no verdicts."""
+        if self.dropped:
+            self.note(f"{NOTE}{self.dropped} bytes of output were dropped")
+        if self._events or not (self._keep_output and self._notes):
+            return
+        lines = [""] * self._mid_line + [*self._notes, ""]
+        await self._sink.write("\n".join(lines).encode("utf-8", "replace"), vital=True)
 
     async def output(self, data: bytes, relay: str, node: str | None, source: str) -> None:
         """Report output: whole lines, or the rest of one.
@@ -170,4 +206,7 @@ def _outcome(event: RunEvent) -> str:
         return event.event
     if not isinstance(event.code, int):
         return "unknown"
-    return "failed" if event.code else "ok"
+    if not event.code:
+        return "ok"
+    shared = isinstance(event.nodes, int) and event.nodes > 1
+    return "some_failed" if shared else "failed"

@@ -5,12 +5,14 @@ from typing import Final
 
 import trio
 
-from relayd.fleet.peers.client import Clients
+from relayd.remote_run.commands.runner import Exit, Order, Runner, RunnerError
+from relayd.remote_run.commands.watch import Watch
 from relayd.remote_run.events import LineCutter, RunEvent, RunReporter
-from relayd.remote_run.hop import call_relay
+from relayd.remote_run.helper.limits import limits_for
+from relayd.remote_run.hop import Calls, call_relay
+from relayd.remote_run.lanes import Slot
 from relayd.remote_run.plan import Plan, orders
 from relayd.remote_run.request import RunRequest
-from relayd.remote_run.runner import Exit, Order, Runner, RunnerError
 from relayd.telemetry.logs import get_logger
 
 log = get_logger("remote_run")
@@ -25,17 +27,17 @@ class RunResources:
     Args:
         runner: starts agents on neighbours.
         commands: limits the number of commands that run at the same time.
-        clients: connect to sub-relays, whose peer names are node ids.
-        port: HTTPS port of sub-relays.
+        calls: how sub-relays are called.
+        timeout: seconds for one node, see `relayd.remote_run.helper.limits`.
     """
 
     def __init__(
-        self, runner: Runner, commands: trio.CapacityLimiter, clients: Clients, port: int
+        self, runner: Runner, commands: trio.CapacityLimiter, calls: Calls, timeout: float
     ) -> None:
         self.runner = runner
         self.commands = commands
-        self.clients = clients
-        self.port = port
+        self.calls = calls
+        self.timeout = timeout
 
 
 class Fanout:
@@ -64,25 +66,43 @@ class Fanout:
         self._reporter = reporter
         self._decided = decided
 
-    async def run(self) -> None:
-        """Return when each node has its verdict; cancellation ends all commands and calls."""
+    async def run(self, slot: Slot | None = None) -> None:
+        """Return when each node has its verdict; cancellation ends all commands and calls.
+
+        Args:
+            slot: for the first command, if the run has waited for one; the caller releases it.
+        """
         plan, request = self._plan, self._request
         await self._queue()
         async with trio.open_nursery() as nursery:
             if not plan.local:
                 self._decided(None)
-            for order in orders(plan, request.conditions):
-                nursery.start_soon(self._run_order, order, name="remote run command")
             for hop in plan.hops.values():
                 nursery.start_soon(
                     call_relay,
                     hop,
                     request,
                     self._reporter,
-                    self._resources.clients,
-                    self._resources.port,
+                    self._resources.calls,
                     name="remote run hop",
                 )
+            for order in orders(plan, request):
+                mine, slot = slot or await self._next_slot(), None
+                nursery.start_soon(self._run_order, order, mine, name="remote run command")
+            if slot is not None:  # no longer needed: there is no command
+                slot.release()
+        await self._reporter.end()
+
+    async def _next_slot(self) -> Slot:
+        """Wait for a free command.
+
+        A run waits for one at a time and then queues up again, so runs take turns.
+        """
+        slot = Slot.take_at_once(self._resources.commands)
+        if slot is None:
+            self._decided(None)
+            slot = await Slot.take(self._resources.commands)
+        return slot
 
     async def _queue(self) -> None:
         plan = self._plan
@@ -96,34 +116,24 @@ class Fanout:
                 log.warning("no route to this node", node=node, detail=why)
             await self._reporter.verdict(RunEvent("unreachable", plan.me, node, detail=why))
 
-    async def _run_order(self, order: Order) -> None:
-        """Run one command as soon as the limit allows."""
-        commands = self._resources.commands
+    async def _run_order(self, order: Order, slot: Slot) -> None:
+        """Run one command, then release its slot."""
+        watch = Watch(limits_for(self._resources.timeout, len(order.targets)))
         try:
-            commands.acquire_nowait()
-        except trio.WouldBlock:
-            self._decided(None)
-            await commands.acquire()
-        try:
-            await _Command(order, self._plan.me, self._resources.runner, self._reporter).run(
+            await _Command(order, self._plan.me, self._resources.runner, self._reporter, watch).run(
                 self._decided
             )
         finally:
-            commands.release()
-
-    async def give_up(self, detail: str) -> None:
-        """Report a verdict for all nodes that have none yet, after the deadline."""
-        plan, reporter = self._plan, self._reporter
-        await reporter.finish(plan.unreachable, plan.me, detail, "unreachable")
-        await reporter.finish((target.node for target in plan.local), plan.me, detail, "exit")
-        for hop in plan.hops.values():
-            await reporter.finish(hop.nodes, hop.relay, detail, "hop_error")
+            slot.release()
 
 
 class _Command:
     """One command and the reports on it."""
 
-    def __init__(self, order: Order, me: str, runner: Runner, reporter: RunReporter) -> None:
+    def __init__(
+        self, order: Order, me: str, runner: Runner, reporter: RunReporter, watch: Watch
+    ) -> None:
+        self._watch = watch
         self._order = order
         self._me = me
         self._runner = runner
@@ -137,21 +147,35 @@ class _Command:
 
     async def run(self, decided: Callable[[str | None], None]) -> None:
         """Run it to its end, when its nodes have their verdicts."""
+        watch = self._watch
+        with watch.scope:
+            outcome = await self._follow(decided)
+        if watch.cut:
+            decided(None)
+            await self._report(self._lines.rest())
+            await self._give_up(f"terminated: {watch.reason}")
+        elif isinstance(outcome, Exit):
+            await self._report(self._lines.rest())
+            await self._report_exit(outcome)
+        else:
+            decided(str(outcome))
+            await self._reporter.finish(self._nodes, self._me, str(outcome), "hop_error")
+
+    async def _give_up(self, detail: str) -> None:
+        log.warning("command terminated", nodes=len(self._nodes), detail=detail)
+        await self._reporter.give_up(self._nodes, self._me, detail, "exit")
+
+    async def _follow(self, decided: Callable[[str | None], None]) -> Exit | RunnerError:
         outcome: Exit | RunnerError
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._announce, decided)
             try:
                 outcome = await self._runner.run(self._order, self._take, task_status=self._begun)
-                await self._report(self._lines.rest())
             except RunnerError as error:
                 outcome = error
             if not self._begun.event.is_set():
                 nursery.cancel_scope.cancel()
-        if isinstance(outcome, Exit):
-            await self._report_exit(outcome)
-            return
-        decided(str(outcome))
-        await self._reporter.finish(self._nodes, self._me, str(outcome), "hop_error")
+        return outcome
 
     async def _announce(self, decided: Callable[[str | None], None]) -> None:
         await self._begun.event.wait()
@@ -160,8 +184,12 @@ class _Command:
         self._announced.set()
 
     async def _take(self, data: bytes) -> None:
-        await self._announced.wait()
-        await self._report(self._lines.cut(data))
+        if not data:
+            self._watch.sign()
+            return
+        with self._watch.passing_on(len(data)):
+            await self._announced.wait()
+            await self._report(self._lines.cut(data))
 
     async def _report(self, data: bytes) -> None:
         if data:

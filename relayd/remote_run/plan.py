@@ -12,8 +12,8 @@ import trio
 
 from relayd.errors import NodesError
 from relayd.fleet.nodes import MAX_LEVELS, Node, Nodes
+from relayd.remote_run.commands.runner import Order, Target
 from relayd.remote_run.request import RunRequest
-from relayd.remote_run.runner import Order, Target
 from relayd.system.addresses import bracketed
 
 #: Bytes of the argument that holds the host names. Linux takes up to 131,072 (MAX_ARG_STRLEN in
@@ -80,8 +80,19 @@ async def make_plan(request: RunRequest, nodes: Nodes) -> Plan:
     return planner.plan
 
 
-def orders(plan: Plan, conditions: tuple[str, ...]) -> Iterator[Order]:
-    """Yield the commands for neighbours: as few as their host names fit into."""
+def orders(plan: Plan, request: RunRequest) -> Iterator[Order]:
+    """Yield the commands for neighbours.
+
+    A client of text gets what `rudder-relayd` sends: the output of one command for all, or of as
+    few as their host names fit into. A client of events wants a verdict for each node, and only a
+    command for this node alone has an exit code that is its verdict.
+    """
+    if request.events:
+        return (Order((target,), request.conditions) for target in plan.local)
+    return _together(plan, request.conditions)
+
+
+def _together(plan: Plan, conditions: tuple[str, ...]) -> Iterator[Order]:
     part: list[Target] = []
     size = 0
     for target in plan.local:

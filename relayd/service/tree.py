@@ -169,7 +169,7 @@ class Service:
         self.remote_runs: RemoteRuns | None = None
         if settings.remote_run.enabled:
             self.remote_runs = make_runs(
-                settings, self.clients, lambda: self.trust.nodes, self.metrics
+                settings, self.clients, lambda: self.trust.nodes, self.metrics, self.trust.known
             )
         shared = settings.shared_files
         self.shared_store = Store(shared.path)
@@ -378,6 +378,8 @@ class Service:
         load_logging(self.directory)
         if self.trust.trouble is not None:
             raise NodesError(self.trust.trouble)
+        if not self.trust.ready.is_set():
+            raise NodesError("the nodes list is still being read")
 
     async def _run_canary(self) -> None:
         counted = 0

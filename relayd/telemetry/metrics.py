@@ -97,6 +97,7 @@ class Metrics:
             one of several.
         remote_runs: remote runs by `outcome`, one of `RunOutcome`.
         remote_run_commands: commands of remote runs that are running.
+        remote_runs_queued: remote runs that wait for a free command or relay.
         certificate_expired: node certificates past their notAfter.
         certificate_not_yet_valid: node certificates before their notBefore.
         file_modified: unix time at which the version in use of a `file` of the configuration had
@@ -256,6 +257,9 @@ class Metrics:
             self.remote_runs.labels(outcome)
         self.remote_run_commands = self._gauge(
             "remote_run_commands", "Commands of remote runs that are running"
+        )
+        self.remote_runs_queued = self._gauge(
+            "remote_runs_queued", "Remote runs that wait for a free command or relay"
         )
 
     def _make_configuration(self) -> None:

@@ -44,7 +44,7 @@ async def test_settings_count_and_the_environment_stays_here(site: Site) -> None
     async with open_daemon(site, env={"RELAYD_CANARY": "secret"}):
         events = await trio.to_thread.run_sync(partial(_events, site.port, "nodes/node1"))
     [verdict] = [event for event in events if event["event"] == "exit"]
-    assert (verdict["code"], verdict["detail"]) == (None, "not ended within 2 s")
+    assert (verdict["code"], verdict["detail"]) == (None, "terminated: no output for 2 s")
     output = [str(event["output"]) for event in events if event["event"] == "output"]
     assert f"PATH={os.environ['PATH']}" in output
     assert not [line for line in output if "RELAYD_CANARY" in line]

@@ -1,7 +1,7 @@
 """A relayd's remote run over a real socket: real commands, real TLS to sub-relays."""
 
 import json
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,16 @@ from relayd.fleet.nodes import Node, Nodes
 from relayd.fleet.peers.client import Clients
 from relayd.remote_run.runs import RemoteRuns, make_runs
 from relayd.telemetry.metrics import Metrics
-from tests.support.http import BASE, Answer, Client, Server, healthy, nothing, open_server
+from tests.support.http import (
+    BASE,
+    WATCHDOG_S,
+    Answer,
+    Client,
+    Server,
+    healthy,
+    nothing,
+    open_server,
+)
 
 FORM = "Content-Type: application/x-www-form-urlencoded\r\n"
 EVENTS = "Accept: application/x-ndjson\r\n"
@@ -56,6 +65,10 @@ class Lab:
     metrics: Metrics
     scope: trio.CancelScope
     stopped: trio.Event
+
+    def waiting(self) -> int:
+        """Return how many runs wait for a command; those of a lane count as one."""
+        return self.runs._resources.commands.statistics().tasks_waiting
 
     async def stop(self) -> None:
         """End all runs, as the end of the service does."""
@@ -176,7 +189,7 @@ class Following:
 
 def make_lab_runs(
     command: Path,
-    nodes: Nodes | None = None,
+    nodes: Nodes | Callable[[], Nodes] | None = None,
     clients: Clients | None = None,
     metrics: Metrics | None = None,
     *,
@@ -186,22 +199,25 @@ def make_lab_runs(
 ) -> RemoteRuns:
     """Return what takes runs on, as the service makes it."""
     table = RemoteRunSettings(
-        command=command, use_sudo=False, timeout=timeout, max_commands=max_commands
+        command=str(command), use_sudo=False, timeout=timeout, max_commands=max_commands
     )
     settings = Settings(general=GeneralSettings(https_port=https_port), remote_run=table)
     known = nodes or make_nodes()
-    return make_runs(settings, clients or Clients(), lambda: known, metrics or Metrics())
+    current = known if callable(known) else lambda: known
+    return make_runs(settings, clients or Clients(), current, metrics or Metrics())
 
 
 @asynccontextmanager
 async def open_lab(
     command: Path,
-    nodes: Nodes,
+    nodes: Nodes | Callable[[], Nodes],
     *,
     pins: Mapping[str, tuple[bytes, ...]] | None = None,
     https_port: int = 443,
     timeout: float = 60.0,
     max_commands: int = 64,
+    known: Callable[[], Awaitable[object]] | None = None,
+    watchdog: float = WATCHDOG_S,
 ) -> AsyncIterator[Lab]:
     """Serve the API with remote run until the block ends."""
     metrics = Metrics()
@@ -216,6 +232,8 @@ async def open_lab(
         timeout=timeout,
         max_commands=max_commands,
     )
+    if known is not None:
+        runs.known = known
     app = make_app(Services(healthy, nothing, metrics, "1.2.3", runs))
     scope, stopped = trio.CancelScope(), trio.Event()
 
@@ -226,7 +244,7 @@ async def open_lab(
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(run)
-        async with open_server(app) as server:
+        async with open_server(app, watchdog=watchdog) as server:
             yield Lab(server, runs, metrics, scope, stopped)
         nursery.cancel_scope.cancel()
         await clients.aclose()

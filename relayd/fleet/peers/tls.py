@@ -90,6 +90,17 @@ def _load_authorities(context: ssl.SSLContext, ca_path: Path | None) -> None:
         raise PeerError(detail, "operator", PeerStep.TRUST)
 
 
+#: tcp(7): a connection is probed after this many silent seconds, then at intervals, and is broken
+#: after some probes without a reply, or once sent data has not been acknowledged for too long. A
+#: peer that is gone is noticed without a deadline for its answers.
+_TCP_OPTIONS: Final = (
+    (trio.socket.SOL_SOCKET, trio.socket.SO_KEEPALIVE, 1),
+    (trio.socket.IPPROTO_TCP, trio.socket.TCP_KEEPIDLE, 60),
+    (trio.socket.IPPROTO_TCP, trio.socket.TCP_KEEPINTVL, 15),
+    (trio.socket.IPPROTO_TCP, trio.socket.TCP_KEEPCNT, 4),
+    (trio.socket.IPPROTO_TCP, trio.socket.TCP_USER_TIMEOUT, 300_000),
+)
+
 #: A write up to this size is held back until more is written or an answer is awaited.
 _HEAD_SIZE: Final = 2048
 
@@ -187,6 +198,12 @@ class PeerStream(httpcore2.AsyncNetworkStream):
         return socket.fileno() < 0 or socket.is_readable()
 
 
+def _kept_alive(stream: trio.SocketStream) -> trio.SocketStream:
+    for level, option, value in _TCP_OPTIONS:
+        stream.setsockopt(level, option, value)
+    return stream
+
+
 class Network(httpcore2.AsyncNetworkBackend):
     """Makes the connections of one client.
 
@@ -215,7 +232,7 @@ class Network(httpcore2.AsyncNetworkBackend):
         assert not socket_options
         try:
             with trio.fail_after(_seconds(timeout)):
-                return PeerStream(await trio.open_tcp_stream(host, port), self)
+                return PeerStream(_kept_alive(await trio.open_tcp_stream(host, port)), self)
         except trio.TooSlowError:
             raise PeerError("no connection in time", "transient", PeerStep.CONNECT) from None
         except OSError as error:

@@ -12,6 +12,7 @@ import socket
 import time
 from typing import TYPE_CHECKING, Final
 
+from relayd.remote_run.helper.limits import PROGRESS_BYTES, Limits
 from relayd.remote_run.helper.protocol import ENDED, MAX_CONTENT, OUTPUT, SHOWN, STARTED, frame
 
 if TYPE_CHECKING:
@@ -38,11 +39,11 @@ class ClientCommand:
     Args:
         client: the connection.
         process: just started, leader of a session, with pipes for standard output and error.
-        deadline: when the command has to end, on the clock of `time.monotonic`.
+        limits: how long it may run.
     """
 
     def __init__(
-        self, client: socket.socket, process: "subprocess.Popen[bytes]", deadline: float
+        self, client: socket.socket, process: "subprocess.Popen[bytes]", limits: Limits
     ) -> None:
         assert process.stdout is not None
         assert process.stderr is not None
@@ -51,7 +52,10 @@ class ClientCommand:
         self._stdout = process.stdout.fileno()
         self._stderr = process.stderr.fileno()
         self._wakeup = _wakeup_at_child_end()
-        self._deadline = deadline
+        self._limits = limits
+        self._end = time.monotonic() + limits.total
+        self._progress_left = PROGRESS_BYTES
+        self._deadline = min(self._end, time.monotonic() + limits.silence)
         self._open = {self._stdout, self._stderr}
         self._late = 0
         self._unsent = frame(STARTED)
@@ -106,6 +110,13 @@ class ClientCommand:
                 return
             self._late += len(data) if over else 0
             self._unsent = frame(OUTPUT, data)
+            self._note_progress(len(data))
+
+    def _note_progress(self, size: int) -> None:
+        """Put the deadline off, unless the command only floods its client."""
+        self._progress_left -= size
+        if self._progress_left >= 0:
+            self._deadline = min(self._end, time.monotonic() + self._limits.silence)
 
     def _send(self) -> None:
         try:
@@ -120,6 +131,9 @@ class ClientCommand:
         self._tail = (self._tail + data)[-_TAIL:]
         if not data:
             self._open.discard(self._stderr)
+            return
+        self._note_progress(len(data))
+        self._unsent = self._unsent or frame(OUTPUT)  # a sign of life
 
     def _has_ended(self) -> bool:
         """Return whether the main process has ended; it is not reaped, so its id stays in use."""

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from relayd.remote_run.helper.command import TALK_TIMEOUT_S, ClientCommand, ClientGoneError
+from relayd.remote_run.helper.limits import Limits, limits_for
 from relayd.remote_run.helper.protocol import (
     HOST,
     MAX_CONTENT,
@@ -63,8 +64,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 3
     with socket.socket(fileno=os.dup(0)) as client, contextlib.suppress(ClientGoneError):
         try:
-            order = _admit(client, options)
-            _execute(client, order, options.deadline)
+            hosts, order = _admit(client, options)
+            _execute(client, order, limits_for(options.deadline, hosts))
         except RefusedError as error:
             _refuse(client, str(error))
     return 0
@@ -77,19 +78,36 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--user", required=True, help="name or number of the only account that may connect"
     )
-    parser.add_argument("--command", default="/opt/rudder/bin/rudder", help="the command to run")
+    parser.add_argument(
+        "--command",
+        type=_absolute,
+        default="/opt/rudder/bin/rudder",
+        help="the command to run, an absolute path",
+    )
     parser.add_argument(
         "--nodes-list",
         type=Path,
         default=Path("/var/rudder/lib/relay/nodeslist.json"),
         help="nodes list; hosts that are not in it are left out",
     )
-    parser.add_argument("--deadline", type=float, default=600.0, help="seconds for the command")
+    parser.add_argument(
+        "--deadline",
+        type=float,
+        default=600.0,
+        help="seconds without output, for each host, after which the command is terminated",
+    )
     return parser.parse_args(arguments)
 
 
-def _admit(client: socket.socket, options: argparse.Namespace) -> list[str]:
-    """Return the command line to run for this client.
+def _absolute(text: str) -> str:
+    """Return a path that means the same in every working directory."""
+    if not text.startswith("/"):
+        raise argparse.ArgumentTypeError("must be an absolute path: root runs it")
+    return text
+
+
+def _admit(client: socket.socket, options: argparse.Namespace) -> tuple[int, list[str]]:
+    """Return the number of hosts and the command line to run for this client.
 
     Raises:
         RefusedError: the request is refused.
@@ -112,7 +130,7 @@ def _admit(client: socket.socket, options: argparse.Namespace) -> list[str]:
         f"remote run for uid {uid}, pid {pid}: {len(admitted)} hosts ({shown}),"
         f" conditions ({classes[:SHOWN]})",
     )
-    return agents_command(options.command, admitted, conditions)
+    return len(admitted), agents_command(options.command, admitted, conditions)
 
 
 def _check_peer(client: socket.socket, user: str) -> tuple[int, int]:
@@ -207,7 +225,7 @@ def listed_hosts(path: Path) -> set[str]:
         raise RefusedError("the nodes list cannot be read") from None
 
 
-def _execute(client: socket.socket, command: list[str], deadline_s: float) -> None:
+def _execute(client: socket.socket, command: list[str], limits: Limits) -> None:
     try:
         process = subprocess.Popen(
             command,
@@ -223,7 +241,7 @@ def _execute(client: socket.socket, command: list[str], deadline_s: float) -> No
         _audit(_WARNING, f"{command[0]}: {error.strerror}")
         raise RefusedError("the command could not be started") from None
     begun = time.monotonic()
-    run = ClientCommand(client, process, begun + deadline_s)
+    run = ClientCommand(client, process, limits)
     why = "client gone"
     try:
         why = run.follow()

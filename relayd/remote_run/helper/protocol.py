@@ -3,7 +3,7 @@
     client   {"hosts": ["a.example", …], "conditions": ["c", …]} and a line feed
     helper   frames, each one byte of kind, four bytes of length (big endian) and the content:
              S  the command runs
-             O  a piece of its output
+             O  a piece of its output; an empty one if it wrote to its standard error
              E  it ended: {"code": …, "detail": …}
              R  refused, or not started: why, in UTF-8; no frame follows
 

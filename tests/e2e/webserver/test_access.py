@@ -146,7 +146,7 @@ async def test_remote_run_is_for_policy_servers(web: Web) -> None:
     forged = ("-H", f"X-Forwarded-For: {POLICY_SERVER}", "-H", "X-Real-IP: 127.0.0.1")
     known = web.nodes["node0"]
     async with open_both(web) as seen:
-        for path in ("all", "nodes", "nodes/node0"):
+        for path in ("all", "nodes", "nodes/node0", "nodes/node0/"):
             url = f"{API}/remote-run/{path}"
             sources = (NODE, STRANGER)
             assert await statuses(web, url, sources, "-d", "", *forged, node=known) == [403, 403]

@@ -9,8 +9,8 @@ from typing import Final
 
 import pytest
 
-from relayd.remote_run.by_command import CommandRunner
-from relayd.remote_run.runner import Order, Target
+from relayd.remote_run.commands.by_command import CommandRunner
+from relayd.remote_run.commands.runner import Order, Target
 from tests.support.project import CONF
 
 COMMAND: Final = Path("/opt/rudder/bin/rudder")

@@ -16,10 +16,10 @@ import pytest
 import trio
 
 from relayd.errors import RelaydError
-from relayd.remote_run import by_helper as helper_client
-from relayd.remote_run.by_helper import HelperRunner
-from relayd.remote_run.helper.protocol import MAX_REQUEST
-from relayd.remote_run.runner import Exit, Order, RunnerError, Target
+from relayd.remote_run.commands import by_helper as helper_client
+from relayd.remote_run.commands.by_helper import HelperRunner
+from relayd.remote_run.commands.runner import Exit, Order, RunnerError, Target
+from relayd.remote_run.helper.protocol import ENDED, MAX_REQUEST, STARTED, frame
 from tests.support.agent import PRINT_ARGUMENTS, agent, alive, gone, pid_in
 from tests.support.helper_socket import HelperSocket, ask, connect, connect_as, open_helper_socket
 
@@ -168,6 +168,58 @@ async def test_deadline_ends_the_command(place: Path) -> None:
         assert output.data == b"begun\n"
         await gone(await pid_in(pid_file))
         assert "over: deadline" in unit.said()[-1]
+
+
+@pytest.mark.fault("F51")
+@pytest.mark.parametrize(
+    ("hosts", "script"),
+    [
+        (HOSTS[:1], "for i in 1 2 3 4 5 6; do sleep 0.2; echo $i; done"),
+        (HOSTS[:1], "for i in 1 2 3 4 5 6; do sleep 0.2; echo $i >&2; done; echo 6"),
+        (HOSTS, "sleep 1.2; echo 6"),
+    ],
+    ids=["output", "errors", "one host after the other"],
+)
+async def test_progress_puts_the_deadline_off(
+    place: Path, hosts: tuple[str, ...], script: str
+) -> None:
+    """A command that shows progress, or has several hosts, takes longer than the deadline."""
+    async with helper(place, script, deadline_s=0.6) as unit:
+        output = Output()
+        assert (await HelperRunner(unit.path).run(order(*hosts), output.take)).code == 0
+        assert output.data.endswith(b"6\n")
+
+
+@pytest.mark.fault("F3")
+async def test_a_connection_closed_without_an_answer_is_tried_again(place: Path) -> None:
+    """While the service manager has too many helpers, a run waits instead of being lost."""
+    path = place / "helper"
+    with trio.socket.socket(socket.AF_UNIX) as listener:
+        await listener.bind(str(path))
+        listener.listen()
+
+        async def serve() -> None:
+            for answer in (b"", b"", frame(STARTED) + frame(ENDED, b'{"code":0}')):
+                connection, _ = await listener.accept()
+                async with trio.SocketStream(connection) as stream:
+                    if answer:
+                        await stream.receive_some()
+                        await stream.send_all(answer)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(serve)
+            assert await HelperRunner(path).run(order("a.example"), Output().take) == Exit(0)
+
+
+@pytest.mark.fault("F4")
+async def test_the_command_of_root_has_an_absolute_path(place: Path) -> None:
+    """A path that depends on a working directory is refused when the helper starts."""
+    program = [sys.executable, "-m", "relayd.remote_run.helper.main", "--user", "0"]
+    done = await trio.run_process(
+        [*program, "--command", "bin/rudder"], capture_stderr=True, check=False
+    )
+    assert done.returncode == 2
+    assert b"argument --command: must be an absolute path: root runs it" in done.stderr
 
 
 async def test_children_that_hold_the_output_are_ended(place: Path) -> None:
@@ -362,8 +414,6 @@ async def test_no_helper(place: Path) -> None:
 @pytest.mark.parametrize(
     ("answer", "expected"),
     [
-        (b"", None),
-        (b"S", None),
         (b"HTTP/1.1 400 Bad", None),
         (b"O\x00\x00\x00\x01x", None),
         (b"S\x00\x00\x00\x00", helper_client._LOST),

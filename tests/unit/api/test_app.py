@@ -1,10 +1,20 @@
 """Answers to unknown paths, and to errors inside the app."""
 
+from pathlib import Path
+
 import pytest
+import trio
 from structlog.testing import capture_logs
 
+from relayd.api.app import Services, make_app
+from relayd.api.shared_files import SharedFiles
 from relayd.api.status import StatusReport
-from tests.support.http import BASE, api, open_server
+from relayd.fleet.nodes import Nodes
+from relayd.shared.store import Store
+from relayd.telemetry.metrics import Metrics
+from tests.support.http import BASE, api, healthy, nothing, open_server
+from tests.support.remote_run import make_lab_runs
+from tests.support.shared import SOURCE, make_shared
 
 
 @pytest.mark.parametrize(
@@ -14,7 +24,8 @@ from tests.support.http import BASE, api, open_server
         ("GET", "/nope"),
         ("GET", BASE),
         ("GET", f"{BASE}/system"),
-        ("GET", f"{BASE}/system/info/"),
+        ("GET", f"{BASE}/system/info//"),
+        ("GET", f"{BASE}/system//info"),
         ("GET", f"{BASE}//system/info"),
         ("GET", f"{BASE}/system/reload"),
         ("POST", f"{BASE}/system/info"),
@@ -33,6 +44,46 @@ async def test_unknown_path_or_method_is_not_found(method: str, path: str) -> No
     async with open_server(api()) as server:
         answer = await server.ask(method, path)
     assert (answer.status, answer.body) == (404, b"NOT FOUND")
+
+
+@pytest.mark.fault("F59")
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/metrics", 200),
+        ("GET", f"{BASE}/system/info", 200),
+        ("GET", f"{BASE}/system/status", 200),
+        ("POST", f"{BASE}/system/reload", 200),
+        ("GET", f"{BASE}/openapi.json", 200),
+        ("POST", f"{BASE}/remote-run/all", 200),
+        ("POST", f"{BASE}/remote-run/nodes", 400),
+        ("POST", f"{BASE}/remote-run/nodes/x", 200),
+        ("HEAD", f"{BASE}/shared-files/{SOURCE}/{SOURCE}/file", 404),
+        ("HEAD", f"{BASE}/shared-files/{SOURCE}/{SOURCE}/file?hash=x", 404),
+    ],
+)
+async def test_one_slash_at_the_end_makes_no_difference(
+    tmp_path: Path, method: str, path: str, status: int
+) -> None:
+    """Every route answers with a slash at its end as without, and not with two."""
+    shared = await make_shared(tmp_path)
+    files = SharedFiles(
+        Store(tmp_path / "files"), shared.trust, shared.metrics, shared.usage, 1024, 3600.0
+    )
+    runs = make_lab_runs(tmp_path / "none", Nodes("root"))
+    app = make_app(Services(healthy, nothing, Metrics(), "1.2.3", runs, shared_files=files))
+    body = b"x=1" if method == "POST" else b""
+    route, mark, query = path.partition("?")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(runs.run)
+        async with open_server(app) as server:
+            plain = await server.ask(method, path, body)
+            slash = await server.ask(method, f"{route}/{mark}{query}", body)
+            two = await server.ask(method, f"{route}//{mark}{query}", body)
+        nursery.cancel_scope.cancel()
+    assert (plain.status, slash.status) == (status, status)
+    assert slash.headers.keys() == plain.headers.keys()
+    assert two.status in (404, 400)
 
 
 async def test_head_is_answered_like_get_without_a_body() -> None:

@@ -3,6 +3,8 @@
 import json
 import os
 import resource
+from collections.abc import Sized
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ import trio.testing
 from structlog.testing import capture_logs
 
 from relayd.api import remote_run as module
+from relayd.remote_run import lanes
 from relayd.remote_run import runs as runs_module
 from relayd.remote_run.audit import Requester
 from relayd.remote_run.request import RunRequest
@@ -19,6 +22,8 @@ from tests.support.http import BASE, api, descriptors, eventually, open_server
 from tests.support.remote_run import EVENTS, FORM, Following, form, make_nodes, open_lab
 
 NODES = make_nodes(["n1", "n2"])
+#: The last line of an answer in text that has lost some of its output.
+DROPPED = "rudder-relayd: incomplete: %d bytes of output were dropped\n"
 #: Prints a line, waits until the pipe is opened, prints another one.
 HOLDING = "echo begins; until read line < {pipe}; do :; done; echo ends"
 
@@ -39,6 +44,10 @@ def pipe(tmp_path: Path) -> Path:
 def holding(tmp_path: Path) -> Path:
     """A command that waits between its two lines."""
     return agent(tmp_path / "rudder", HOLDING.format(pipe=tmp_path / "pipe"))
+
+
+def _has(logs: Sized, number: int) -> bool:
+    return len(logs) == number
 
 
 async def release(pipe: Path) -> None:
@@ -130,11 +139,6 @@ _REGEX = "should match ^[a-zA-Z0-9][a-zA-Z0-9_]*$"
             {"conditions": ",".join(["a" * 1000] * 101)},
             "invalid conditions: longer than 100000 characters",
         ),
-        (
-            "all",
-            {"conditions": "a", "classes": "b"},
-            "conditions and classes are the same parameter",
-        ),
         ("nodes", {}, "Missing nodes"),
         ("nodes", {"nodes": ""}, "Missing nodes"),
         ("nodes", {"nodes": ",,"}, "Missing nodes"),
@@ -144,7 +148,7 @@ _REGEX = "should match ^[a-zA-Z0-9][a-zA-Z0-9_]*$"
             "invalid asynchronous: yes, should be true or false",
         ),
         ("nodes/n1", {"keep_output": ""}, "invalid keep_output: , should be true or false"),
-        ("nodes/n1", {f"x{n}": "" for n in range(21)}, "invalid form"),
+        ("nodes/n1", {f"x{n}": "" for n in range(10_001)}, "invalid form: more than 10000 fields"),
     ],
 )
 async def test_a_bad_parameter_is_refused(
@@ -175,9 +179,6 @@ async def test_a_form_has_a_length_a_size_and_a_type(tmp_path: Path) -> None:
         assert (await server.ask("POST", path, large, FORM)).status == 413
         other = "Content-Type: multipart/form-data; boundary=x\r\n"
         assert (await server.ask("POST", path, b"--x--", other)).status == 415
-        assert (await server.ask("POST", path, b"a=%ff", FORM)).status == 400
-        assert (await server.ask("POST", path, b"a=1&a=2", FORM)).status == 400
-        assert (await server.ask("POST", path, b"\xff", FORM)).status == 400
         assert (await server.ask("POST", path, b"a=1", "")).status == 200
 
 
@@ -197,7 +198,8 @@ async def test_only_known_nodes_reach_a_command_line(tmp_path: Path) -> None:
     strangers = ["-x", ";reboot", "$(id)", "`id`", "a\nb", "../../etc", "x" * 10_000]
     async with open_lab(agent(tmp_path / "rudder", PRINT_ARGUMENTS), nodes) as lab:
         answer = await lab.events("nodes", nodes=["n1", *hosts, *strangers], keep_output=True)
-    assert answer.output() == ["remote", "run", "--", "n1.test,-oProxy=$(id)"]
+    lines = [line for line in answer.output() if line not in ("remote", "run", "--")]
+    assert sorted(lines) == ["-oProxy=$(id)", "n1.test"]
     verdicts = answer.verdicts
     assert {node for node, verdict in verdicts.items() if verdict == "exit"} == {"n1", "dash"}
     assert set(verdicts) == {"n1", *hosts, *strangers}
@@ -223,15 +225,11 @@ async def test_thousands_of_hosts_are_split_among_commands(tmp_path: Path) -> No
     calls.mkdir()
     nodes = make_nodes([f"node-{number:05}" for number in range(20_000)])
     async with open_lab(agent(tmp_path / "rudder", script.format(calls=calls)), nodes) as lab:
-        answer = await lab.events("all")
-    assert set(answer.verdicts.values()) == {"exit"}
+        assert (await lab.post("all")).status == 200
     arguments = [path.read_text() for path in calls.iterdir()]
     assert max(map(len, arguments)) <= 100_000
     hosts = ",".join(arguments).split(",")
     assert sorted(hosts) == sorted(f"{node}.test" for node in nodes.ids())
-    assert {event["nodes"] for event in answer.of("exit")} == {
-        argument.count(",") + 1 for argument in arguments
-    }
 
 
 @pytest.mark.fault("A15")
@@ -246,10 +244,11 @@ async def test_a_flood_is_streamed_and_capped(tmp_path: Path) -> None:
         with capture_logs() as logs:
             size = await Following(client).to_the_end()
             await eventually(lambda: bool(logs))
-    assert 64 * 2**20 - 2**17 < size <= 64 * 2**20
+    assert 64 * 2**20 - 2**17 < size <= 64 * 2**20 + len(DROPPED % 10**7)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 32 * 1024
     [audit] = logs
-    assert (audit["outcome"], audit["dropped_bytes"]) == ("ok", 72_000_000 - size)
+    dropped = audit["dropped_bytes"]
+    assert (audit["outcome"], 72_000_000 - dropped + len(DROPPED % dropped)) == ("ok", size)
 
 
 @pytest.mark.fault("A15")
@@ -260,27 +259,22 @@ async def test_a_flood_for_the_end_is_capped(
     command = agent(tmp_path / "rudder", "yes 0123456789abcde | head -c 20000000")
     async with open_lab(command, NODES) as lab:
         answer = await lab.post("nodes/n1", keep_output=True)
-    assert 16 * 2**20 - 2**17 < len(answer.body) <= 16 * 2**20
+    note = DROPPED.encode() % (20_000_000 - answer.body.rindex(b"rudder-relayd"))
+    assert answer.body.endswith(b"\n" + note)
+    assert 16 * 2**20 - 2**17 < len(answer.body) <= 16 * 2**20 + len(note)
 
 
-@pytest.mark.fault("A16")
+@pytest.mark.fault("A16", "F51")
 async def test_a_command_that_never_ends_is_ended(commands: Commands, tmp_path: Path) -> None:
-    """At the deadline of the run its command is ended, and each node has its verdict."""
+    """A silent command is ended at its deadline, and each node has its verdict."""
     script = f"trap '' TERM; echo on; echo $$ > {tmp_path / 'pid'}; sleep 1000; sleep 1000"
     async with open_lab(agent(tmp_path / "rudder", script), NODES, timeout=1.0) as lab:
         with capture_logs() as logs:
             answer = await lab.events("all", asynchronous=True, keep_output=True)
-    assert answer.output() == ["on"]
-    assert answer.of("exit") == [
-        {
-            "event": "exit",
-            "relay": "root",
-            "node": node,
-            "code": None,
-            "detail": "not ended within 1 s",
-        }
-        for node in ("root", "n1", "n2")
-    ]
+    assert answer.output() == ["on"] * 3
+    assert answer.verdicts == dict.fromkeys(("root", "n1", "n2"), "exit")
+    ends = {(event["code"], event["detail"]) for event in answer.of("exit")}
+    assert ends == {(None, "terminated: no output for 1 s")}
     await gone(await pid_in(tmp_path / "pid"))
     assert not commands()
     assert [entry["outcome"] for entry in logs if "outcome" in entry] == ["timeout"]
@@ -362,9 +356,9 @@ async def test_commands_at_once_are_bounded(commands: Commands, tmp_path: Path, 
         await eventually(lambda: len(commands()) == 2)
         assert b"rudder_relayd_remote_run_commands 2.0" in lab.metrics.render()
         with capture_logs() as logs:
-            for _ in range(3):
+            for done in range(1, 4):
                 await release(pipe)
-            await eventually(lambda: len(logs) == 3)
+                await eventually(partial(_has, logs, done))
     assert not commands()
 
 
@@ -372,8 +366,8 @@ async def test_commands_at_once_are_bounded(commands: Commands, tmp_path: Path, 
 async def test_runs_at_once_are_bounded(
     tmp_path: Path, pipe: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A run beyond the limit is refused temporarily, and the refusal is in the audit."""
-    monkeypatch.setattr(runs_module, "MAX_RUNS", 2)
+    """A run that memory does not hold is refused for the moment, as the audit shows."""
+    monkeypatch.setattr(runs_module, "MEMORY", 2 * (lanes.EXECUTED + 2 * lanes.WAITING))
     async with open_lab(holding(tmp_path), NODES) as lab:
         for _ in range(2):
             assert (await lab.post("nodes/n1", asynchronous=True)).status == 200
@@ -383,9 +377,9 @@ async def test_runs_at_once_are_bounded(
         assert json.loads(answer.body)["errorDetails"] == "too many remote runs at once"
         assert [entry["outcome"] for entry in logs] == ["refused"]
         with capture_logs() as logs:
-            for _ in range(2):
+            for done in range(1, 3):
                 await release(pipe)
-            await eventually(lambda: len(logs) == 2)
+                await eventually(partial(_has, logs, done))
         assert (await lab.post("nodes/x")).status == 200
 
 
@@ -415,7 +409,7 @@ async def test_every_run_leaves_one_audit_line(tmp_path: Path) -> None:
     assert (audit["asked_by"], audit["forwarded_for"]) == ("127.0.0.1", "192.0.2.7")
     assert (audit["nodes"], audit["neighbours"], audit["relays"]) == (3, 2, 0)
     assert (audit["conditions"], audit["outcome"]) == ("c1,c2", "incomplete")
-    assert audit["verdicts"] == "failed=2 unreachable=1"
+    assert audit["verdicts"] == "some_failed=2 unreachable=1"
     assert b'remote_runs_total{outcome="incomplete"} 1.0' in lab.metrics.render()
 
 

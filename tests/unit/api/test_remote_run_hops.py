@@ -10,9 +10,13 @@ from urllib.parse import parse_qsl
 import pytest
 import trio
 from structlog.testing import capture_logs
+from trio.testing import MockClock
 
-from relayd.remote_run import hop as hop_module
+from relayd.remote_run.events import NOTE
+from relayd.remote_run.helper.limits import limits_for
+from relayd.remote_run.hop import patience
 from tests.support.agent import PRINT_ARGUMENTS, agent
+from tests.support.http import eventually
 from tests.support.remote_run import Following, make_nodes, open_lab
 from tests.support.signing import make_key_and_cert
 from tests.support.tls_server import Behaviour, Cut, Exchange, Peer, Silent, open_peer
@@ -27,7 +31,14 @@ NDJSON = "application/x-ndjson"
 class Relay(Behaviour):
     """A sub-relay that answers with text or events and records its requests."""
 
-    def __init__(self, *pieces: bytes, kind: str = "text/plain", end: bool = True) -> None:
+    def __init__(
+        self,
+        *pieces: bytes,
+        kind: str = "text/plain",
+        end: bool = True,
+        stays: bool = False,
+    ) -> None:
+        self.stays = stays
         self.pieces = pieces
         self.kind = kind
         self.end = end
@@ -40,6 +51,8 @@ class Relay(Behaviour):
         await exchange.stream.send_all(head.encode())
         for piece in self.pieces:
             await exchange.stream.send_all(b"%x\r\n%s\r\n" % (len(piece), piece))
+        if self.stays:
+            await trio.sleep_forever()
         if self.end:
             await exchange.stream.send_all(b"0\r\n\r\n")
         raise trio.BrokenResourceError
@@ -265,17 +278,14 @@ async def open_dead(port: int, where: str) -> AsyncIterator[None]:
 
 @pytest.mark.fault("A20")
 @pytest.mark.parametrize("where", ["accept", "handshake", "answer"])
-async def test_a_silent_sub_relay_does_not_delay_others(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
-) -> None:
+async def test_a_silent_sub_relay_does_not_delay_others(tmp_path: Path, where: str) -> None:
     """While one relay never answers, other output arrives; its verdict comes at the end."""
-    monkeypatch.setattr(hop_module, "HEAD_S", 1.0)
     nodes = make_nodes(["n1"], {"r1": ["m1"], "r2": ["k1"]}, hosts=LOCAL)
     pins = PINS | {"r2": (RELAY.cert_der,)}
     command = agent(tmp_path / "rudder", "echo hi")
     async with open_peer(RELAY) as peer, open_dead(peer.port, where):
         peer.behaviour = Relay(b"from r1\n")
-        async with open_lab(command, nodes, pins=pins, https_port=peer.port) as lab:
+        async with open_lab(command, nodes, pins=pins, https_port=peer.port, timeout=0.3) as lab:
             async with lab.begun(
                 "nodes", nodes="n1,m1,k1", asynchronous=True, keep_output=True
             ) as client:
@@ -287,6 +297,59 @@ async def test_a_silent_sub_relay_does_not_delay_others(
                 assert (meanwhile, following.complete) == (False, True)
             heard = await lab.events("nodes", nodes="n1,m1,k1", asynchronous=True)
             assert heard.verdicts == {"n1": "exit", "m1": "exit", "k1": "hop_error"}
+
+
+@pytest.mark.fault("F54")
+@pytest.mark.parametrize("keep_output", [True, False])
+async def test_a_sub_relay_that_answers_late(
+    tmp_path: Path, mock_clock: MockClock, *, keep_output: bool
+) -> None:
+    """A relay that waits for a silent one below it before it answers loses no output."""
+    mock_clock.rate = 10  # a handshake takes real time
+
+    class Late(Relay):
+        async def serve(self, peer: Peer, exchange: Exchange) -> None:
+            await trio.sleep(12)
+            await super().serve(peer, exchange)
+
+    nodes = make_nodes([], {"r1": ["m1", "m2"]}, hosts=LOCAL)
+    async with (
+        open_peer(RELAY) as peer,
+        open_lab(tmp_path / "none", nodes, pins=PINS, https_port=peer.port, watchdog=1000.0) as lab,
+    ):
+        peer.behaviour = Late(b"m1: done\n")
+        with capture_logs() as logs:
+            answer = await lab.post(
+                "nodes", nodes="m1,m2", asynchronous=True, keep_output=keep_output
+            )
+            await eventually(lambda: bool(logs))
+    assert answer.body == (b"m1: done\n" if keep_output else b"")
+    assert [entry["outcome"] for entry in logs] == ["ok"]
+
+
+@pytest.mark.fault("F51")
+async def test_a_cut_below_is_said_at_the_end(tmp_path: Path) -> None:
+    """What a relay says of its own cuts is at the end of the answer, as is that it was given up."""
+    note = f"{NOTE}1 node (m1): terminated: no output for 0.3 s\n".encode()
+    nodes = make_nodes(["n1"], {"r1": ["m1"], "r2": ["k1"]}, hosts=LOCAL)
+    pins = PINS | {"r2": (RELAY.cert_der,)}
+    command = agent(tmp_path / "rudder", "sleep 0.2; echo last")
+    async with open_peer(RELAY) as peer, open_peer(RELAY, "127.0.0.2", peer.port) as other:
+        peer.behaviour = Relay(b"far\n", note)
+        other.behaviour = Relay(b"begins\n", stays=True)
+        async with open_lab(command, nodes, pins=pins, https_port=peer.port, timeout=0.3) as lab:
+            answer = await lab.post("nodes", nodes="n1,m1,k1", keep_output=True)
+    lines = answer.body.splitlines(keepends=True)
+    assert sorted(lines[:3]) == [b"begins\n", b"far\n", b"last\n"]
+    assert lines[3:] == [note, f"{NOTE}1 node (k1): given up: no output for 0.9 s\n".encode()]
+
+
+def test_a_relay_waits_longer_than_the_one_below() -> None:
+    """On the way down, each relay gives up before the one above it, after the time of its nodes."""
+    waits = [patience(300.0, 40, hops).silence for hops in range(21)]
+    assert waits == sorted(waits, reverse=True)
+    assert len(set(waits)) == len(waits)
+    assert waits[-1] > limits_for(300.0, 40).silence == 12_000.0
 
 
 async def test_many_runs_go_through_one_relay_at_once(tmp_path: Path) -> None:

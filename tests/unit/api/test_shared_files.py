@@ -13,6 +13,7 @@ import trio
 from structlog.testing import capture_logs
 
 from relayd.api import shared_files as module
+from relayd.errors import NodesError
 from relayd.fleet.current_nodes import CurrentNodes
 from relayd.shared.expiry import sweep
 from relayd.shared.metadata import parse_metadata
@@ -286,6 +287,8 @@ async def test_before_the_nodes_are_known(shared: Shared) -> None:
         shared.root / "none.json", shared.root / "none.pem", "root", shared.metrics
     )
     shared.trust = empty
+    with pytest.raises(NodesError):
+        await empty.load()
     assert (await put_once(shared, upload(CONTENT))).status == 503
 
 

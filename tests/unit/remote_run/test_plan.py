@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relayd.fleet.nodes import Node, Nodes
+from relayd.remote_run.commands.runner import Target
 from relayd.remote_run.plan import MAX_ARGUMENT, Plan, make_plan, orders
 from relayd.remote_run.request import RunRequest
-from relayd.remote_run.runner import Target
 from tests.support.remote_run import make_nodes
 
 
@@ -76,7 +76,7 @@ async def test_a_sub_relay_is_called_by_a_plain_host_only(hostname: str, host: s
 def test_orders_have_all_hosts_once_and_fit(hosts: list[str]) -> None:
     """All hosts are in the commands, in order, and no argument is too long."""
     local = [Target(str(number), host) for number, host in enumerate(hosts * 60)]
-    made = list(orders(Plan("me", local), ("c",)))
+    made = list(orders(Plan("me", local), RunRequest(None, ("c",))))
     assert [target for order in made for target in order.targets] == local
     sizes = [len(",".join(target.host for target in order.targets).encode()) for order in made]
     assert max(sizes, default=0) <= MAX_ARGUMENT

@@ -23,6 +23,25 @@ def test_a_form_is_decoded() -> None:
     assert read_form(b"nodes=a%2Cb+c%C3%A9&x=") == {"nodes": "a,b cé", "x": ""}
 
 
+@pytest.mark.fault("F59")
+@pytest.mark.parametrize(
+    ("body", "conditions"),
+    [
+        (b"conditions=a&classes=b", ("a",)),
+        (b"classes=b&conditions=a", ("a",)),
+        (b"conditions=&classes=b", ()),
+        (b"classes=b&classes=c", ("c",)),
+        (b"conditions=a&conditions=&classes=b", ()),
+        (b"conditions=-&x=1&conditions=a", ("a",)),
+        (b"&".join(b"f%d=" % number for number in range(1000)) + b"&classes=c", ("c",)),
+        (b"x=%ff&y=\xff&=&&conditions=a", ("a",)),
+    ],
+)
+def test_the_last_value_counts(body: bytes, conditions: tuple[str, ...]) -> None:
+    """What other clients may send means what it means to the original: the last value counts."""
+    assert read_run_request(read_form(body), ("n1",)).conditions == conditions
+
+
 @pytest.mark.fault("P12", "D.5.5")
 def test_a_form_with_many_fields_is_refused() -> None:
     """A form of a hundred thousand fields is refused before it is parsed."""

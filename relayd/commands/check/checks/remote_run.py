@@ -23,10 +23,21 @@ async def check(site: Site) -> list[Finding]:
     if remote_run.helper is not None:
         found = _check_helper(site, remote_run.helper)
         return found + await in_thread(_check_behind_helper, site, abandon_on_cancel=True)
-    found = _check_command(site, remote_run.command, sudo=remote_run.use_sudo)
+    command = Path(remote_run.command)
+    if not command.is_absolute():
+        return [_relative(remote_run.command)]
+    found = _check_command(site, command, sudo=remote_run.use_sudo)
     if found or not remote_run.use_sudo or site.account.uid == 0:
         return found
-    return await _check_sudo(site.account, remote_run.command)
+    return await _check_sudo(site.account, command)
+
+
+def _relative(command: str) -> Finding:
+    """Return what can be said about a path that means something else to this process."""
+    what = "is a relative path: which command it is depends on the directory that relayd starts in"
+    return warning(
+        "remote_run.command", command, what, "set remote_run.command to an absolute path"
+    )
 
 
 def _check_helper(site: Site, helper: Path) -> list[Finding]:

@@ -44,7 +44,8 @@ def questions(directory: Path, settings: Settings) -> Questions:
     paths |= _of_spool(run_log_spool(processing.reporting.directory))
     paths |= _of_spool(inventory_spool(processing.inventory.directory))
     paths |= {settings.shared_files.path: (), settings.shared_folder.path: ()}
-    paths |= {settings.output.upstream.server_certificate_file: (), settings.remote_run.command: ()}
+    command = Path(settings.remote_run.command)
+    paths |= {settings.output.upstream.server_certificate_file: (), command: ()}
     paths |= dict.fromkeys(DatabaseUrl.parse(settings.output.database.url).files, ())
     for path in (general.ca_path, settings.remote_run.helper):
         if path is not None:

@@ -470,6 +470,13 @@ REMOTE_RUN: Final = [
         " command, or chmod 0755 {root}/rudder",
     ),
     case(
+        "relative command",
+        conf(remote_run='command = "bin/rudder"'),
+        "warning: bin/rudder: is a relative path: which command it is depends on the directory"
+        " that relayd starts in. Fix: set remote_run.command to an absolute path",
+        faults=("F4",),
+    ),
+    case(
         "anybody can change what root runs",
         both(mode(0o777, "rudder"), conf(remote_run="use_sudo = true")),
         "error: {root}/rudder: sudo runs it as root, but users other than root can change it."

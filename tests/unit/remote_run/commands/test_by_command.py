@@ -9,8 +9,10 @@ import pytest
 import trio
 from structlog.testing import capture_logs
 
-from relayd.remote_run.by_command import CommandRunner
-from relayd.remote_run.runner import Exit, Order, RunnerError, Target
+from relayd.config.main_conf import RemoteRunSettings
+from relayd.config.toml import build
+from relayd.remote_run.commands.by_command import CommandRunner
+from relayd.remote_run.commands.runner import Exit, Order, RunnerError, Target
 from tests.support.agent import PRINT_ARGUMENTS, Commands, agent, alive, gone, pid_in
 from tests.support.http import descriptors
 
@@ -29,14 +31,14 @@ async def _nothing(_data: bytes) -> None:
 
 
 async def _run(
-    command: Path, *conditions: str, output: Output = _nothing, use_sudo: bool = False
+    command: Path | str, *conditions: str, output: Output = _nothing, use_sudo: bool = False
 ) -> Exit:
     with trio.fail_after(60):
         runner = CommandRunner(command, use_sudo=use_sudo)
         return await runner.run(Order(HOSTS, conditions), output)
 
 
-async def _printed(command: Path, *conditions: str, use_sudo: bool = False) -> bytes:
+async def _printed(command: Path | str, *conditions: str, use_sudo: bool = False) -> bytes:
     pieces: list[bytes] = []
 
     async def keep(data: bytes) -> None:
@@ -73,7 +75,26 @@ async def test_the_environment_is_minimal(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("PGPASSWORD", "canary")
     printed = await _printed(agent(tmp_path / "rudder", "cat; /usr/bin/env; pwd"))
     names = {line.partition(b"=")[0] for line in printed.splitlines()}
-    assert names - {b"PWD", b"_", b"SHLVL", b"OLDPWD"} == {b"PATH", b"LANG", b"/"}
+    here = str(Path.cwd()).encode()
+    assert names - {b"PWD", b"_", b"SHLVL", b"OLDPWD"} == {b"PATH", b"LANG", here}
+
+
+@pytest.mark.fault("F4")
+@pytest.mark.parametrize("written", ["bin/rudder", "./rudder", "../here/rudder", "rudder"])
+async def test_a_command_starts_in_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: str
+) -> None:
+    """A path that is relative, of the command or of a file of it, is found from here."""
+    here = tmp_path / "here"
+    (here / "bin").mkdir(parents=True)
+    for place in (here / "bin" / "rudder", here / "rudder"):
+        agent(place, "cat file; pwd; echo more > written")
+    (here / "file").write_text("content\n")
+    monkeypatch.chdir(here)
+    monkeypatch.setenv("PATH", f"{here}:{os.environ['PATH']}")
+    table = build(Path("main.conf"), {"command": written}, RemoteRunSettings)[0]
+    assert await _printed(table.command) == f"content\n{here}\n".encode()
+    assert (here / "written").read_text() == "more\n"
 
 
 async def test_output_arrives_while_the_command_runs(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import trio
 from relayd.errors import RelaydError
 
 #: Takes output of a command, in pieces of any size; while it waits, the command has to wait, too.
+#: An empty piece is a sign of life: the command wrote to its standard error.
 Output = Callable[[bytes], Awaitable[None]]
 
 

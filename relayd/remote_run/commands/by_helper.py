@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 import msgspec
 import trio
 
+from relayd.remote_run.commands.runner import Exit, Order, Output, RunnerError
 from relayd.remote_run.helper.protocol import (
     ENDED,
     FRAME,
@@ -21,15 +22,17 @@ from relayd.remote_run.helper.protocol import (
     SHOWN,
     STARTED,
 )
-from relayd.remote_run.runner import Exit, Order, Output, RunnerError
 from relayd.system.printable import printable
 from relayd.system.streams import read_exactly
 from relayd.telemetry.logs import get_logger
 
 log = get_logger("remote_run")
 
-#: Seconds until the helper reports that the command runs, including its own start.
-START_TIMEOUT_S: Final = 15.0
+#: Seconds until the helper reports that the command runs, including its own start and all tries.
+START_TIMEOUT_S: Final = 60.0
+#: Seconds before each further try if the connection is closed without an answer: the service
+#: manager does that while as many helpers as it allows have not quite ended.
+_RETRIES_S: Final = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
 CLOSE_TIMEOUT_S: Final = 2.0
 _LOST: Final = Exit(-signal.SIGKILL, "the helper ended before the command did")
 
@@ -51,7 +54,7 @@ class HelperRunner:
         *,
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> Exit:
-        """See `relayd.remote_run.runner.Runner.run`.
+        """See `relayd.remote_run.commands.runner.Runner.run`.
 
         When it is cancelled, the connection is closed; the helper then ends the command.
         """
@@ -59,7 +62,7 @@ class HelperRunner:
         request = msgspec.json.encode({"hosts": hosts, "conditions": order.conditions}) + b"\n"
         try:
             with trio.fail_after(START_TIMEOUT_S):
-                stream = await self._open(request)
+                stream = await self._reach(request)
         except trio.TooSlowError:
             raise self._failure("timed out") from None
         try:
@@ -78,26 +81,38 @@ class HelperRunner:
             raise self._failure("no host name is accepted by the helper")
         return hosts
 
-    async def _open(self, request: bytes) -> trio.SocketStream:
-        """Return a connection over which the command is running."""
+    async def _reach(self, request: bytes) -> trio.SocketStream:
+        """Return a connection over which the command is running, after some tries."""
+        for delay in (0.0, *_RETRIES_S):
+            await trio.sleep(delay)
+            stream = await self._open(request)
+            if stream is not None:
+                return stream
+        raise self._failure("connection closed without an answer")
+
+    async def _open(self, request: bytes) -> trio.SocketStream | None:
+        """Return a connection over which the command is running; None if no helper answered."""
         try:
             stream = await trio.open_unix_socket(str(self._path))
         except OSError as error:
             raise self._failure(error.strerror or "no connection") from error
         frame: _Frame | None = None
+        frames = _Frames(stream)
         try:
             await stream.send_all(request)
-            frame = await _Frames(stream).next()
-        except trio.BrokenResourceError as error:
-            raise self._failure("connection lost") from error
+            frame = await frames.next()
+        except trio.BrokenResourceError:
+            return None
         finally:
             if frame is None or frame.kind != STARTED:
                 await _close(stream)
+        if frame is None and not frames.begun:
+            return None
         if frame is not None and frame.kind == REFUSED:
             detail = printable(frame.content.decode("utf-8", "replace"), SHOWN)
             raise self._failure(detail)
         if frame is None or frame.kind != STARTED:
-            raise self._failure("connection closed, or protocol error")
+            raise self._failure("protocol error")
         return stream
 
     async def _follow(self, frames: "_Frames", output: Output) -> Exit:
@@ -126,16 +141,22 @@ class _Frame(NamedTuple):
 
 
 class _Frames:
-    """Reads the helper's frames, one at a time and not a byte further."""
+    """Reads the helper's frames, one at a time and not a byte further.
+
+    Attributes:
+        begun: whether the head of a frame has arrived.
+    """
 
     def __init__(self, stream: trio.SocketStream) -> None:
         self._stream = stream
+        self.begun = False
 
     async def next(self) -> _Frame | None:
         """Return the next frame; None at the end or if it is invalid."""
         header = await read_exactly(self._stream, FRAME.size)
         if header is None:
             return None
+        self.begun = True
         kind, size = FRAME.unpack(header)
         content = await read_exactly(self._stream, size) if size <= MAX_CONTENT else None
         return None if content is None else _Frame(kind, bytes(content))

@@ -2,9 +2,9 @@
 
     [sudo] COMMAND remote run [-D cond1,cond2] -- host1,host2
 
-The command gets its own session, no input, and nothing of relayd's environment but the search
-path. It has ended when its main process has; children that still hold its standard output are
-killed then.
+The command gets its own session, no input, nothing of relayd's environment but the search path,
+and relayd's working directory, so that a relative path means the same here and there. It has ended
+when its main process has; children that still hold its standard output are killed then.
 """
 
 import errno
@@ -17,8 +17,8 @@ from typing import Final
 
 import trio
 
+from relayd.remote_run.commands.runner import Exit, Order, Output, RunnerError
 from relayd.remote_run.helper.protocol import SEARCH_PATH, agents_command
-from relayd.remote_run.runner import Exit, Order, Output, RunnerError
 from relayd.system.printable import printable
 from relayd.system.shortage import with_limit
 from relayd.system.threads import is_shortage
@@ -48,11 +48,11 @@ class CommandRunner:
     """Runs the configured command.
 
     Args:
-        command: path of the command.
+        command: path of the command, as it was written.
         use_sudo: whether to run it through sudo.
     """
 
-    def __init__(self, command: Path, *, use_sudo: bool) -> None:
+    def __init__(self, command: Path | str, *, use_sudo: bool) -> None:
         self._sudo = ["sudo"] if use_sudo else []
         self._command = str(command)
         self._unreaped: list[trio.Process] = []
@@ -69,7 +69,7 @@ class CommandRunner:
         *,
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> Exit:
-        """See `relayd.remote_run.runner.Runner.run`."""
+        """See `relayd.remote_run.commands.runner.Runner.run`."""
         self._reap()
         arguments = self.arguments(order)
         process = await self._start(arguments)
@@ -92,7 +92,6 @@ class CommandRunner:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 start_new_session=True,
-                cwd="/",
                 env={"PATH": os.environ.get("PATH", SEARCH_PATH), "LANG": "C.UTF-8"},
             )
         except OSError as error:
@@ -172,6 +171,7 @@ class _Running:
     async def _read_stderr(self) -> None:
         async for chunk in self._stderr:
             self._tail = (self._tail + chunk)[-_TAIL:]
+            await self._output(b"")
             await trio.sleep(_STDERR_PAUSE_S)
         self._stderr_ended.set()
 

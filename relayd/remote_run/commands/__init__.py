@@ -1,0 +1,1 @@
+"""The commands that start agents on neighbours: how they are run, and for how long."""
