@@ -20,8 +20,8 @@ from typing import Any, Final
 import click
 
 from relayd import __version__
-from relayd.config.main_conf import load_logging, load_settings
-from relayd.errors import ConfigError, StartError
+from relayd.config.files import load_files
+from relayd.errors import ConfigError, RelaydError, StartError
 from relayd.system.printable import printable
 
 DEFAULT_DIRECTORY: Final = Path("/opt/rudder/etc/relayd")
@@ -42,7 +42,7 @@ _SETTINGS: Final = {"help_option_names": ["-h", "--help"]}
 
 
 class Program(click.Command):
-    """A click command with the exit codes above; it reports an operator's mistake in one line."""
+    """A click command with the exit codes above; each mistake of an operator is one line."""
 
     def main(
         self,
@@ -129,8 +129,8 @@ def _run(directory: Path) -> int:
 
 
 def _check(directory: Path) -> int:
-    _settings, warnings = load_settings(directory)
-    for warning in [*warnings, *load_logging(directory).warnings]:
+    files = load_files(directory)
+    for warning in [*files.warnings, *files.logging.warnings]:
         click.echo(f"warning: {warning}")
     click.echo("Syntax: OK")
     return 0
@@ -141,9 +141,9 @@ def _exit_code(call: Callable[[], object]) -> int:
     try:
         result = call()
     except ConfigError as error:
-        return _fail(str(error), EXIT_CONFIG)
+        return _fail_each(error, EXIT_CONFIG)
     except StartError as error:
-        return _fail(str(error), EXIT_START)
+        return _fail_each(error, EXIT_START)
     except click.UsageError as error:
         command = error.ctx.command_path if error.ctx else "relayd"
         return _fail(f"{error.format_message()} See: {command} --help", EXIT_START)
@@ -152,6 +152,15 @@ def _exit_code(call: Callable[[], object]) -> int:
     except click.Abort:
         return EXIT_INTERRUPTED
     return result if isinstance(result, int) else 0
+
+
+def _fail_each(error: RelaydError, code: int) -> int:
+    """Report what may be the cause, then each error, on one line each."""
+    for warning in error.warnings:
+        click.echo(f"warning: {printable(str(warning))}", err=True)
+    for one in error.each():
+        _fail(str(one), code)
+    return code
 
 
 def _fail(text: str, code: int) -> int:

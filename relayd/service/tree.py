@@ -34,7 +34,8 @@ from relayd.api.server.server import run_server
 from relayd.api.shared_files import SharedFiles
 from relayd.api.shared_folder import SharedFolder
 from relayd.api.status import StatusReader
-from relayd.config.main_conf import Settings, changed_keys, load_logging, load_settings
+from relayd.config.files import load_files
+from relayd.config.main_conf import Settings, changed_keys
 from relayd.errors import ConfigError, NodesError, RelaydError, StartError
 from relayd.fleet.current_nodes import CurrentNodes
 from relayd.fleet.peers.urls import base_url
@@ -76,8 +77,7 @@ def run(directory: Path) -> int:
     """
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     observe_shortage(_log_shortage)
-    settings, warnings = load_settings(directory)
-    logging = load_logging(directory)
+    settings, logging, warnings = load_files(directory)
     with open_logging():
         configure(logging)
         for warning in warnings:
@@ -258,8 +258,7 @@ class Service:
             RelaydError: something could not be read; nothing has changed.
         """
         async with self._reload_lock, self.notifier.reload():
-            settings, warnings = await self._read_in_thread(load_settings)
-            logging = await self._read_in_thread(load_logging)
+            settings, logging, warnings = await self._read_in_thread(load_files)
             pins = await self.peers.read_upstream()
             await self.trust.load()
             self.peers.take_upstream(pins)
@@ -296,7 +295,8 @@ class Service:
             try:
                 await self.reload()
             except RelaydError as error:
-                log.error("reload failed; nothing was changed", detail=str(error))
+                for one in error.each():
+                    log.error("reload failed; nothing was changed", detail=str(one))
 
     def _status_reader(self) -> StatusReader:
         probes = {
@@ -306,8 +306,7 @@ class Service:
 
     def _read_configuration(self) -> None:
         """Raise an error if the configuration on disk is not valid, or the nodes are not loaded."""
-        load_settings(self.directory)
-        load_logging(self.directory)
+        load_files(self.directory)
         if self.trust.trouble is not None:
             raise NodesError(self.trust.trouble)
 

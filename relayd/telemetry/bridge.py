@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from relayd.config.logging_conf import DEBUG, ERROR, INFO, TRACE, WARNING
+from relayd.config.log_filter import DEBUG, ERROR, INFO, TRACE, WARNING
 
 #: Level, component, event, exception.
 Log = Callable[[int, str, str, BaseException | None], None]
