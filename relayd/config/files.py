@@ -37,7 +37,8 @@ def load_files(directory: Path) -> Files:
         settings, warnings = load_settings(directory)
     except (ConfigError, StartError) as error:
         try:
-            joined(error, warnings=load_logging(directory).warnings)
+            found = load_logging(directory).warnings
+            joined(error, warnings=(one for one in found if one.kind != "unreadable"))
         except ConfigError as other:
             joined(error, *other.each(), warnings=other.warnings)
         raise error from None

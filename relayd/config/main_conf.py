@@ -12,9 +12,11 @@ from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
+from relayd.config import proxy
 from relayd.config import values as v
 from relayd.config.database_url import DatabaseUrl, connect_arguments, split_password
 from relayd.config.logging_conf import LoggingSettings, load_logging
+from relayd.config.proxy import Proxy
 from relayd.config.required import missing_values
 from relayd.config.secret import Secret
 from relayd.config.toml import Leaf, build_all, joined, leaves, read_lines
@@ -75,6 +77,12 @@ class GeneralSettings(msgspec.Struct, frozen=True, kw_only=True):
         v.choice("cert_pinning", "cert_validation", "dangerous_none"),
     ] = "cert_pinning"
     ca_path: v.OptionalFilePath = None
+    https_proxy: Annotated[
+        Proxy | None, Leaf(proxy.EXPECTED, proxy.read_proxy, confidential=True)
+    ] = None
+    no_proxy: Annotated[
+        tuple[str, ...], Leaf("an array of strings, or a string", proxy.read_exceptions)
+    ] = ()
 
 
 class CatchupSettings(msgspec.Struct, frozen=True, kw_only=True):

@@ -49,12 +49,20 @@ class UnexpectedError(ValueError):
 
     Attributes:
         expected: completes "expected …"; None for that of the leaf.
+        got: completes "got …"; None to show the value, unless it is confidential.
         suggestion: the value that was probably meant, None without one.
     """
 
-    def __init__(self, expected: str | None = None, *, suggestion: str | None = None) -> None:
-        super().__init__(expected)
+    def __init__(
+        self,
+        expected: str | None = None,
+        got: str | None = None,
+        *,
+        suggestion: str | None = None,
+    ) -> None:
+        super().__init__(f"expected {expected}, got {got}")
         self.expected = expected
+        self.got = got
         self.suggestion = suggestion
 
 
@@ -260,13 +268,14 @@ class _Builder:
         self, fields: dict[str, object], name: str, key: str, value: object, leaf: Leaf
     ) -> None:
         kind = _TYPE_NAMES.get(type(value), "a date or time")
+        got = kind if leaf.confidential else shown(value)
         try:
             fields[name] = leaf.parse(value)
         except UnexpectedError as error:
-            got = kind if leaf.confidential else shown(value)
-            self._refuse(key, error.expected or leaf.expected, got, error.suggestion)
+            expected = error.expected or leaf.expected
+            self._refuse(key, expected, error.got or got, error.suggestion)
         except ValueError:  # its text could show a confidential value
-            self._refuse(key, leaf.expected, kind if leaf.confidential else shown(value))
+            self._refuse(key, leaf.expected, got)
         else:
             self._note_doubt(key, leaf.doubt(value) if leaf.doubt else None)
 

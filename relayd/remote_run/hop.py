@@ -118,5 +118,5 @@ async def _pass_events_on(answer: Answer, hop: Hop, reporter: RunReporter) -> No
 def _read(line: bytes) -> RunEvent | None:
     try:
         return _decode(line)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None

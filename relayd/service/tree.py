@@ -18,6 +18,7 @@ An exception in any of these is a bug: it cancels the others and ends the proces
 1. systemd starts it again, and the spool makes that safe.
 """
 
+import os
 import signal
 import sys
 import time
@@ -36,6 +37,7 @@ from relayd.api.shared_folder import SharedFolder
 from relayd.api.status import StatusReader
 from relayd.config.files import load_files
 from relayd.config.main_conf import Settings, changed_keys
+from relayd.config.proxy import environment_warnings
 from relayd.errors import ConfigError, NodesError, RelaydError, StartError
 from relayd.fleet.current_nodes import CurrentNodes
 from relayd.fleet.peers.urls import base_url
@@ -80,7 +82,8 @@ def run(directory: Path) -> int:
     settings, logging, warnings = load_files(directory)
     with open_logging():
         configure(logging)
-        for warning in warnings:
+        proxy, host = settings.general.https_proxy, settings.output.upstream.host
+        for warning in (*warnings, *environment_warnings(proxy, host, os.environ)):
             log.warning("configuration", detail=warning)
         try:
             service = Service(directory, settings, take_notifier())

@@ -97,5 +97,5 @@ def _check_labels(name: str) -> None:
         raise HostError("a host name without empty parts")
     if max(map(len, labels)) > _MAX_LABEL:
         raise HostError(f"a host name with parts of at most {_MAX_LABEL} characters")
-    if not all(map(_LABEL.fullmatch, labels)):
+    if not all(map(_LABEL.fullmatch, labels)) or name.startswith("-"):
         raise HostError(HOST)

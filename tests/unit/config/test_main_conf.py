@@ -33,6 +33,7 @@ NO_DEFAULT = {
     "general.core_threads",
     "general.blocking_threads",
     "general.ca_path",
+    "general.https_proxy",
     "output.database.password",
     "output.upstream.password",
     "remote_run.helper",
@@ -193,11 +194,14 @@ PORT = "expected an integer from 1 to 65535"
         ),
         (
             'processing.inventory.output = "upstraem"',
-            'processing.inventory.output: expected "disabled" or "upstream", got "upstraem"',
+            (
+                'processing.inventory.output: expected "disabled" or "upstream", got "upstraem", '
+                'did you mean "upstream"?'
+            ),
         ),
         (
-            'shared_files.cleanup.frequency = "0s"',
-            f'shared_files.cleanup.frequency: expected {EXPECTED}, more than 0, got "0s"',
+            'remote_run.timeout = "0s"',
+            f'remote_run.timeout: expected {EXPECTED}, more than 0, got "0s"',
         ),
         ('remote_run.enabled = "yes"', 'remote_run.enabled: expected true or false, got "yes"'),
         ('shared_folder.path = ""', 'shared_folder.path: expected a path, got ""'),
@@ -241,7 +245,7 @@ def test_syntax_error_names_the_place(tmp_path: Path, text: str | bytes, expecte
 
 @pytest.mark.parametrize(
     ("text", "line"),
-    [("[general]\nlisten = 1 2\n", 2), ("\n\nlisten = ", 3), (f"a = 1\nb = '{'x' * 4096}'", 2)],
+    [("[general]\nlisten = 1 2\n", 2), ("\n\nlisten = ", 3), (f"a = 1\n{'b.' * 4096}c = 1", 2)],
 )
 def test_syntax_error_has_its_line_as_attribute(tmp_path: Path, text: str, line: int) -> None:
     """The line of a syntax error is an attribute, so that no code needs to read the message."""
@@ -588,8 +592,6 @@ def test_missing_logging_conf_is_a_warning(tmp_path: Path) -> None:
     ("text", "expected"),
     [
         ('general.level = "loud"', 'general.level: expected "off", .+ or "trace", got "loud"'),
-        ('general.filter = "a=trace,b=x"', 'general.filter: expected .+, got "b=x"'),
-        ('general.filter = "[a{node=x}"', r'general.filter: expected .+, got "\[a\{node=x\}"'),
         ("general.filter = 3", "general.filter: expected a string, got 3"),
         ("[general]\nlevel", "line 2, end of the file: .+"),
     ],

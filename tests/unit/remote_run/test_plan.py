@@ -61,7 +61,26 @@ async def test_relays_in_a_loop_are_reported() -> None:
         ("", None),
         ("-x", None),
         ("h:1/", None),
-        ("é.test", None),
+        ("é.test", "xn--9ca.test"),
+        ("h.test.", "h.test."),
+        ("fe80::1%eth0", "[fe80::1%eth0]"),
+        ("[::1]", "[::1]"),
+        *(
+            pytest.param(name, None, marks=pytest.mark.fault("F6"))
+            for name in [
+                "a..b",
+                "h:443",
+                "https://h",
+                "x" * 64,
+                "::::",
+                "1:2",
+                "[h]",
+                "\u5927\u2488",
+                "h.test..",
+                "é" * 300,
+                "a b",
+            ]
+        ),
     ],
 )
 async def test_a_sub_relay_is_called_by_a_plain_host_only(hostname: str, host: str | None) -> None:
