@@ -147,7 +147,7 @@ class Hostile:
     def note(self, surface: str, number: int, value: object, count: int = 1) -> None:
         """Note cases that are about to be tried."""
         self.done[surface] += count
-        self.recent.append(f"{surface} {number}: {value!r:.2000}")
+        self.recent.append(f"{surface} {number}: {value!r:.600}")
 
     async def run(self, surface: str, numbers: range) -> None:
         """Try cases of one surface, then check relayd."""

@@ -58,6 +58,8 @@ async def connect(parameters: Mapping[str, Any], patience: Patience) -> Connecti
         if not is_shortage(error):  # of threads: a host name is resolved in one
             raise
         raise BlockingIOError(errno.EAGAIN, "cannot start a thread to connect") from error
+    except (UnicodeError, OverflowError) as error:  # a host name or a port that is none
+        raise OSError(errno.EINVAL, f"no address of a server: {error}") from error
     _bound_silence(connection)
     return connection
 
