@@ -284,6 +284,15 @@ class Fuzzer:
         data = "\n".join(lines).encode("utf-8", "surrogatepass")
         return self.mutated(rng, data) if rng.random() < 0.4 else data
 
+    def logging(self, number: int) -> bytes:
+        """Return a `logging.conf`."""
+        rng = self.source("logging", number)
+        good = (
+            b'general.filter = "[node{node_id=\\"x\\"}]=trace,[report{queue_id=AB}]=debug,relayd"',
+            b'[general]\nlevel = "info"\nfilter = "database=trace,[api]=off"\nformat = "json"',
+        )
+        return self.mutated(rng, rng.choice(good))
+
     def request(self, number: int) -> bytes:
         """Return what a client of the HTTP API sends."""
         rng = self.source("request", number)

@@ -54,7 +54,8 @@ class HostileSite(Site):
             tables["general"],
             f'node_id = "{ME}"\nhttps_port = {self.https_port}\ncore_threads = 1',
         )
-        tables["processing.reporting"] = f'directory = "{self.root / "reports"}"'
+        reports = f'directory = "{self.root / "reports"}"\noutput = "upstream"'
+        tables["processing.reporting"] = reports
         tables["output.upstream"] = f"""
             host = "127.0.0.1"
             password = "p"
@@ -81,7 +82,7 @@ class HostileSite(Site):
 
     def write(self) -> None:
         """Write everything that relayd reads at its start."""
-        for name in ("shared-files", "shared-folder"):
+        for name in ("shared-files", "shared-folder", "reports/incoming"):
             (self.root / name).mkdir(parents=True, exist_ok=True)
         (self.root / "shared-folder" / "file.txt").write_bytes(b"x" * 1000)
         (self.root / "upstream.pem").write_bytes(self.nodes[SUBS[0]].cert_pem)
@@ -238,6 +239,8 @@ class Hostile:
         answers = iter([self.fuzzer.answer(number) for number in numbers] * 3)
         self.server.answer = lambda _head: next(answers, b"")
         self.server.plain = self.fuzzer.source("plain", numbers.start).random() < 0.1
+        for number in range(5):
+            self.site.upload(f"{numbers.start + number}.log", b"a run log")
         await self._together(8, numbers, self._try_upstream)
 
     async def _try_upstream(self, number: int) -> None:
