@@ -37,6 +37,7 @@ LEVELS: Final = {
 _NUMBERS: Final = dict(zip("012345", LEVELS.values(), strict=True))
 
 COMPONENTS: Final = (
+    "access",
     "api",
     "cleanup",
     "config",

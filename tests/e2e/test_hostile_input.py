@@ -143,7 +143,7 @@ async def test_no_input_ends_the_daemon_campaign(tmp_path: Path) -> None:
     begun = time.monotonic()
     tried = await run_surfaces(tmp_path / "site", CAMPAIGN)
     site = make_hostile_site(tmp_path / "starts")
-    starts = 40
+    starts = 20
     for number in range(starts):
         await start_or_refuse(site, number)
     tried += starts

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relayd.config.durations import EXPECTED
+from relayd.config.log_filter import COMPONENTS
 from relayd.config.logging_conf import LoggingSettings
 from relayd.config.main_conf import (
     Listen,
@@ -112,7 +113,7 @@ def test_shipped_logging_conf_names_the_components() -> None:
     used = {
         name for path in sources for name in re.findall(r'get_logger\("(\w+)"', path.read_text())
     }
-    assert set(re.findall(r"\w+", listed[1])) == used
+    assert set(re.findall(r"\w+", listed[1])) == used == set(COMPONENTS)
 
 
 def test_shipped_logging_conf_shows_the_defaults(tmp_path: Path) -> None:
