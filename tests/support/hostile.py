@@ -91,7 +91,7 @@ class HostileSite(Site):
 
 
 class HostileServer:
-    """The TLS server: answers each request as it is told, then closes.
+    """The TLS server: answers each request as the test says, then closes.
 
     Attributes:
         answer: what to answer to the head of a request.
