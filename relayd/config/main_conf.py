@@ -17,7 +17,7 @@ from relayd.config import values as v
 from relayd.config.database_url import DatabaseUrl, connect_arguments, split_password
 from relayd.config.logging_conf import LoggingSettings, load_logging
 from relayd.config.proxy import Proxy
-from relayd.config.required import missing_values
+from relayd.config.required import missing_host, missing_values
 from relayd.config.secret import Secret
 from relayd.config.toml import Leaf, build_all, joined, leaves, read_lines
 from relayd.config.values import Listen
@@ -268,7 +268,10 @@ def load_settings(directory: Path) -> tuple[Settings, list[ConfigWarning]]:
     settings = _without_url_password(settings)
     errors: list[RelaydError] = [*syntax_errors, *value_errors]
     if not syntax_errors:  # what is missing may be in a line that could not be read
-        errors += missing_values(path, settings, value_errors, warnings)
+        errors += missing_values(path, _required(settings), value_errors, warnings)
+        if not settings.output.upstream.host:
+            key = "general.node_id" if settings.general.node_id else "general.node_id_file"
+            errors += missing_host(path, key, settings.node_id, value_errors, warnings)
     if errors:
         raise joined(*errors, warnings=warnings)
     return settings, warnings
@@ -321,6 +324,16 @@ def _without_url_password(settings: Settings) -> Settings:
     replace = msgspec.structs.replace
     database = replace(settings.output.database, url=url)
     return replace(settings, output=replace(settings.output, database=database))
+
+
+def _required(settings: Settings) -> Iterator[tuple[str, str]]:
+    """Yield each key that is missing although an output needs it, and why."""
+    outputs = {settings.processing.inventory.output, settings.processing.reporting.output}
+    upstream, database = settings.output.upstream, settings.output.database
+    if "upstream" in outputs and not upstream.password:
+        yield "output.upstream.password", 'for an output to "upstream"'
+    if "database" in outputs and not database.password:
+        yield "output.database.password", 'for an output to "database"'
 
 
 def _read_node_id(path: Path) -> str:
