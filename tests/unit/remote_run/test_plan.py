@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relayd.fleet.nodes import Node, Nodes
+from relayd.remote_run.hop import _read as read_event
 from relayd.remote_run.plan import MAX_ARGUMENT, Plan, make_plan, orders
 from relayd.remote_run.request import RunRequest
 from relayd.remote_run.runner import Target
@@ -100,3 +101,12 @@ def test_orders_have_all_hosts_once_and_fit(hosts: list[str]) -> None:
     sizes = [len(",".join(target.host for target in order.targets).encode()) for order in made]
     assert max(sizes, default=0) <= MAX_ARGUMENT
     assert all(first + second > MAX_ARGUMENT - 1100 for first, second in pairwise(sizes))
+
+
+@pytest.mark.fault("F6")
+@pytest.mark.parametrize(
+    "line", [b'{"event":"exit","relay":"r","x":' + b"[" * 30_000, b"{" * 9, b"\xff", b"[]", b""]
+)
+def test_event_that_cannot_be_decoded_is_none(line: bytes) -> None:
+    """A line of a sub-relay that is no event, however deeply it is nested, raises nothing."""
+    assert read_event(line) is None
