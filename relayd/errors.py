@@ -32,12 +32,20 @@ class RelaydError(Exception):
     Attributes:
         detail: the fault, without the name of the file.
         file: the file at fault, None when the fault is not in a file.
+        others: further errors of the same configuration, in their order.
+        warnings: what else is wrong with that configuration, perhaps the cause.
     """
 
     def __init__(self, detail: str, *, file: Path | None = None) -> None:
         super().__init__(detail)
         self.detail = detail
         self.file = file
+        self.others: tuple[RelaydError, ...] = ()
+        self.warnings: tuple[ConfigWarning, ...] = ()
+
+    def each(self) -> "tuple[RelaydError, ...]":
+        """Return this error and the others; each is one line for an operator."""
+        return (self, *self.others)
 
     def __str__(self) -> str:
         return self.detail if self.file is None else f"{self.file}: {self.detail}"
@@ -75,16 +83,31 @@ class SettingError(ConfigError):
         key: dotted name of the key, or name of the variable.
         expected: completes "expected …".
         got: the value as messages show it, None when it is missing.
+        suggestion: the value that was probably meant, None without one.
+        instead: an unknown key that was probably meant as this one, None without one.
     """
 
     def __init__(
-        self, key: str, expected: str, got: str | None, *, file: Path | None = None
+        self,
+        key: str,
+        expected: str,
+        got: str | None,
+        *,
+        file: Path | None = None,
+        suggestion: str | None = None,
+        instead: str | None = None,
     ) -> None:
         shown = "nothing" if got is None else got
+        if instead is not None:
+            shown += f" but the unknown key {instead}"
+        if suggestion is not None:
+            shown += f", did you mean {suggestion}?"
         super().__init__(f"{key}: expected {expected}, got {shown}", file=file)
         self.key = key
         self.expected = expected
         self.got = got
+        self.suggestion = suggestion
+        self.instead = instead
 
 
 class ConfigWarning(msgspec.Struct, frozen=True, kw_only=True):
@@ -106,6 +129,9 @@ class ConfigWarning(msgspec.Struct, frozen=True, kw_only=True):
         "unverified",
         "database_url",
         "no_effect",
+        "doubtful",
+        "log_filter",
+        "proxy",
     ]
     detail: str
     key: str | None = None

@@ -4,8 +4,10 @@ from types import TracebackType
 from typing import Final
 
 from quart import Response, request
+from quart.wrappers.base import BaseRequestWebsocket
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
+from werkzeug.routing import MapAdapter
 
 from relayd.api import answers
 from relayd.api.openapi import openapi_blueprint
@@ -34,6 +36,22 @@ class App(QuartTrio):
 
     request_class = Request
     asgi_http_class = HTTPConnection
+
+    def create_url_adapter(self, request: BaseRequestWebsocket | None) -> MapAdapter | None:
+        """Match paths whatever the Host is: no route depends on it, and it may be no name at all.
+
+        Werkzeug encodes it for IDNA, which fails for a label of more than 63 characters.
+        """
+        if request is None:
+            return super().create_url_adapter(request)
+        return self.url_map.bind(
+            "relayd",
+            request.root_path,
+            url_scheme=request.scheme,
+            default_method=request.method,
+            path_info=request.path,
+            query_args=request.query_string.decode("latin-1"),
+        )
 
     def log_exception(
         self,

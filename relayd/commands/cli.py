@@ -25,8 +25,8 @@ import click
 
 from relayd import __version__
 from relayd.commands.failing import complain
-from relayd.config.main_conf import load_logging, load_settings
-from relayd.errors import ConfigError, StartError, TransientStartError
+from relayd.config.files import load_files
+from relayd.errors import ConfigError, RelaydError, StartError, TransientStartError
 from relayd.service.signals import early_stop
 from relayd.system.utf8 import ensure_utf8
 
@@ -49,7 +49,7 @@ _SETTINGS: Final = {"help_option_names": ["-h", "--help"]}
 
 
 class Program(click.Command):
-    """A click command with the exit codes above; it reports an operator's mistake in one line."""
+    """A click command with the exit codes above; each mistake of an operator is one line."""
 
     def main(
         self,
@@ -154,8 +154,8 @@ def _run(directory: Path) -> int:
 
 
 def _check(directory: Path) -> int:
-    _settings, warnings = load_settings(directory)
-    for warning in [*warnings, *load_logging(directory).warnings]:
+    files = load_files(directory)
+    for warning in [*files.warnings, *files.logging.warnings]:
         click.echo(f"warning: {warning}")
     click.echo("Syntax: OK")
     return 0
@@ -172,10 +172,10 @@ def _exit_code(call: Callable[[], object]) -> int:
     try:
         result = call()
     except ConfigError as error:
-        return _fail(str(error), EXIT_CONFIG)
+        return _fail_each(error, EXIT_CONFIG)
     except StartError as error:
         transient = isinstance(error, TransientStartError)
-        return _fail(str(error), EXIT_TRANSIENT if transient else EXIT_START)
+        return _fail_each(error, EXIT_TRANSIENT if transient else EXIT_START)
     except click.UsageError as error:
         command = error.ctx.command_path if error.ctx else "relayd"
         return _fail(f"{error.format_message()} See: {command} --help", EXIT_START)
@@ -184,6 +184,15 @@ def _exit_code(call: Callable[[], object]) -> int:
     except click.Abort:
         return EXIT_INTERRUPTED
     return result if isinstance(result, int) else 0
+
+
+def _fail_each(error: RelaydError, code: int) -> int:
+    """Report what may be the cause, then each error, on one line each."""
+    for warning in error.warnings:
+        complain(str(warning), _started.directory, "warning")
+    for one in error.each():
+        _fail(str(one), code)
+    return code
 
 
 def _fail(text: str, code: int) -> int:

@@ -1,76 +1,42 @@
 """`logging.conf`: which lines are logged, and in which format."""
 
-import re
 from pathlib import Path
-from typing import Annotated, Final, Literal, NamedTuple
+from typing import Annotated, Final, Literal
 
 import msgspec
 
 from relayd.config import values as v
+from relayd.config.log_filter import (
+    DEBUG,
+    ERROR,
+    INFO,
+    LEVELS,
+    OFF,
+    TRACE,
+    WARNING,
+    Directive,
+    parse_filter,
+)
 from relayd.config.toml import build, read_table
-from relayd.errors import ConfigWarning, SettingError
-from relayd.system.printable import printable
+from relayd.errors import ConfigWarning
+
+__all__ = [
+    "DEBUG",
+    "ERROR",
+    "INFO",
+    "LEVELS",
+    "LOGGING_FILE",
+    "OFF",
+    "TRACE",
+    "WARNING",
+    "Directive",
+    "LoggingGeneral",
+    "LoggingSettings",
+    "load_logging",
+    "parse_filter",
+]
 
 LOGGING_FILE: Final = "logging.conf"
-
-TRACE: Final = 5
-DEBUG: Final = 10
-INFO: Final = 20
-WARNING: Final = 30
-ERROR: Final = 40
-OFF: Final = 100
-
-#: The levels by their names in `logging.conf`; the numbers are those of Python's `logging`.
-LEVELS: Final = {
-    "off": OFF,
-    "error": ERROR,
-    "warn": WARNING,
-    "info": INFO,
-    "debug": DEBUG,
-    "trace": TRACE,
-}
-_SHAPES: Final = '"info", "database=trace", "[database]=trace" or "[database{node=root}]=debug"'
-_SPAN: Final = re.compile(r'\[([A-Za-z0-9_]*)(?:\{\s*node\s*=\s*"?([^{}"\s]+)"?\s*\})?\]')
-_TARGET: Final = re.compile(r"[A-Za-z0-9_:]+")
-#: Commas separate directives, but a node id in braces may contain one.
-_PARTS: Final = re.compile(r"(?:[^,{]|\{[^}]*+\}?+)+")
-
-
-class Directive(NamedTuple):
-    """One part of `filter`.
-
-    Attributes:
-        component: the component that logs the lines, "" for all.
-        node: the node that the lines are about, "" for all.
-        level: the lowest level that is logged.
-    """
-
-    component: str
-    node: str
-    level: int
-
-
-def parse_filter(text: str) -> tuple[Directive, ...]:
-    """Read comma-separated directives.
-
-    Raises:
-        SettingError: one of them is not valid.
-    """
-    parts = (part.strip() for part in _PARTS.findall(text))
-    return tuple(_directive(part) for part in parts if part)
-
-
-def _directive(text: str) -> Directive:
-    target, equals, word = text.rpartition("=")
-    target, level = target.strip(), LEVELS.get(word.strip().lower())
-    span = _SPAN.fullmatch(target)
-    if level is not None and not equals:
-        return Directive("", "", level)
-    if level is not None and span is not None:
-        return Directive(span[1], span[2] or "", level)
-    if level is not None and _TARGET.fullmatch(target):
-        return Directive(target, "", level)
-    raise SettingError("general.filter", _SHAPES, f'"{printable(text, 60)}"')
 
 
 class LoggingGeneral(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,20 +61,16 @@ class LoggingSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         general: the only table of the file.
-        warnings: an unreadable file or unknown keys.
+        warnings: an unreadable file, unknown keys, and parts of `filter` without effect.
     """
 
     general: LoggingGeneral = LoggingGeneral()
     warnings: tuple[ConfigWarning, ...] = ()
 
     def directives(self) -> tuple[Directive, ...]:
-        """Return the base level, then the parts of `filter`.
-
-        Raises:
-            SettingError: a part of `filter` is not valid.
-        """
+        """Return the base level, then the parts of `filter` that can be used."""
         base = Directive("", "", LEVELS[self.general.level])
-        return (base, *parse_filter(self.general.filter))
+        return (base, *parse_filter(self.general.filter).directives)
 
 
 class _File(msgspec.Struct, frozen=True, kw_only=True):
@@ -136,8 +98,9 @@ def load_logging(directory: Path) -> LoggingSettings:
             warnings=(ConfigWarning(kind="unreadable", detail=detail, file=path),)
         )
     file, warnings = build(path, table, _File)
-    try:
-        parse_filter(file.general.filter)
-    except SettingError as error:
-        raise SettingError(error.key, error.expected, error.got, file=path) from None
+    key = "general.filter"
+    warnings += (
+        ConfigWarning(kind="log_filter", detail=f"{key}: {problem}", key=key, file=path)
+        for problem in parse_filter(file.general.filter).problems
+    )
     return LoggingSettings(general=file.general, warnings=tuple(warnings))

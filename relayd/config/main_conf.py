@@ -12,13 +12,16 @@ from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
+from relayd.config import proxy
 from relayd.config import values as v
 from relayd.config.database_url import DatabaseUrl, connect_arguments, split_password
 from relayd.config.logging_conf import LoggingSettings, load_logging
+from relayd.config.proxy import Proxy
+from relayd.config.required import missing_host, missing_values
 from relayd.config.secret import Secret
-from relayd.config.toml import Leaf, build, leaves, read_table
+from relayd.config.toml import Leaf, build_all, joined, leaves, read_lines
 from relayd.config.values import Listen
-from relayd.errors import ConfigWarning, SettingError, StartError, TransientStartError, start_error
+from relayd.errors import ConfigWarning, RelaydError, StartError, TransientStartError, start_error
 from relayd.system.printable import printable
 
 __all__ = [
@@ -74,12 +77,18 @@ class GeneralSettings(msgspec.Struct, frozen=True, kw_only=True):
         v.choice("cert_pinning", "cert_validation", "dangerous_none"),
     ] = "cert_pinning"
     ca_path: v.OptionalFilePath = None
+    https_proxy: Annotated[
+        Proxy | None, Leaf(proxy.EXPECTED, proxy.read_proxy, confidential=True)
+    ] = None
+    no_proxy: Annotated[
+        tuple[str, ...], Leaf("an array of strings, or a string", proxy.read_exceptions)
+    ] = ()
 
 
 class CatchupSettings(msgspec.Struct, frozen=True, kw_only=True):
     """How often a spool directory is listed, and how many of its files go before new ones."""
 
-    frequency: v.Period = 10.0
+    frequency: v.Frequency = 10.0
     limit: v.Count = 50
 
 
@@ -90,7 +99,7 @@ class SpoolCleanup(msgspec.Struct, frozen=True, kw_only=True):
         max_size: maximum bytes of all refused files together; 0: no limit.
     """
 
-    frequency: v.Period = 3600.0
+    frequency: v.Frequency = 3600.0
     retention: v.Duration = 7 * _DAY_S
     max_size: v.Size = _MAX_FAILED
 
@@ -158,7 +167,7 @@ class DatabaseSettings(msgspec.Struct, frozen=True, kw_only=True):
 class UpstreamSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Table `output.upstream`: the policy server of this relay."""
 
-    host: v.Text = ""
+    host: v.OptionalHost = ""
     user: v.Name = "rudder"
     password: v.OptionalPassword = None
     default_password: v.Password = Secret("rudder")
@@ -195,7 +204,7 @@ class RemoteRunSettings(msgspec.Struct, frozen=True, kw_only=True):
 class SharedFilesCleanup(msgspec.Struct, frozen=True, kw_only=True):
     """How often expired shared files are removed."""
 
-    frequency: v.Period = 600.0
+    frequency: v.Frequency = 600.0
 
 
 class SharedFilesSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -258,15 +267,22 @@ def load_settings(directory: Path) -> tuple[Settings, list[ConfigWarning]]:
     path = directory / MAIN_FILE
     try:
         mode = path.stat().st_mode
-        table = read_table(path)
+        table, syntax_errors = read_lines(path)
     except OSError as error:
         problem = f"Could not read main configuration file from {path}"
         raise StartError(problem, file=path, reason=error.strerror) from error
-    settings, warnings = build(path, table, Settings)
+    settings, warnings, value_errors = build_all(path, table, Settings)
     warnings += _url_warnings(path, settings.output.database.url)
     warnings += _contradictions(path, mode, settings, table)
     settings = _without_url_password(settings)
-    _validate(path, settings)
+    errors: list[RelaydError] = [*syntax_errors, *value_errors]
+    if not syntax_errors:  # what is missing may be in a line that could not be read
+        errors += missing_values(path, _required(settings), value_errors, warnings)
+        if not settings.output.upstream.host:
+            key = "general.node_id" if settings.general.node_id else "general.node_id_file"
+            errors += missing_host(path, key, settings.node_id, value_errors, warnings)
+    if errors:
+        raise joined(*errors, warnings=warnings)
     return settings, warnings
 
 
@@ -319,21 +335,15 @@ def _without_url_password(settings: Settings) -> Settings:
     return replace(settings, output=replace(settings.output, database=database))
 
 
-def _validate(path: Path, settings: Settings) -> None:
-    """Check the keys that depend on each other."""
+def _required(settings: Settings) -> Iterator[tuple[str, str]]:
+    """Yield each key that is missing although an output needs it, and why."""
     outputs = {settings.processing.inventory.output, settings.processing.reporting.output}
     upstream, database = settings.output.upstream, settings.output.database
     # An empty password is one: the server may trust the connection, or the password is set later.
     if "upstream" in outputs and upstream.password is None:
-        raise _missing(path, "output.upstream.password", 'for an output to "upstream"')
+        yield "output.upstream.password", 'for an output to "upstream"'
     if "database" in outputs and database.password is None:
-        raise _missing(path, "output.database.password", 'for an output to "database"')
-    if not upstream.host and settings.node_id() != "root":
-        raise _missing(path, "output.upstream.host", "on every node but root")
-
-
-def _missing(path: Path, key: str, why: str) -> SettingError:
-    return SettingError(key, f"a value {why}", None, file=path)
+        yield "output.database.password", 'for an output to "database"'
 
 
 def _read_node_id(path: Path) -> str:

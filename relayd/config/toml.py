@@ -3,48 +3,36 @@
 import difflib
 import re
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, Final, NamedTuple, TypeVar, get_type_hints
+from typing import Any, Final, Generic, NamedTuple, TypeVar, get_type_hints
 
 import msgspec
 
-from relayd.errors import ConfigError, ConfigWarning, Mistake, SettingError
+from relayd.config.syntax import syntax_error
+from relayd.errors import ConfigError, ConfigWarning, RelaydError, SettingError
 from relayd.system.printable import printable
 
 T = TypeVar("T", bound=msgspec.Struct)
+S = TypeVar("S", bound=msgspec.Struct)
+E = TypeVar("E", bound=RelaydError)
 
 #: A configuration file has a few kilobytes; a larger one is a mistake and would only cost time.
 MAX_BYTES: Final = 1024 * 1024
-#: tomllib's time grows with the square of the parts of a dotted key, which is on one line.
-_MAX_LINE_BYTES: Final = 4096
+#: tomllib's time grows with the square of the parts of a dotted key, which is on one line. Only in
+#: lines longer than this can it be seconds.
+_LONG_LINE_BYTES: Final = 4096
+_MAX_KEY_PARTS: Final = 100
+#: Strings and comments, in which dots divide no key; and what ends a key.
+_NO_KEY: Final = re.compile(rb"\"(?:[^\"\\]|\\.)*+\"?|'[^']*+'?|#.*")
+_AROUND_KEYS: Final = re.compile(rb"[=,\[\]{}]")
+#: A line that holds a whole `key = value`, or should.
+_ASSIGNMENT: Final = re.compile(r"\s*[A-Za-z0-9_\-.\"' ]+=")
 _MAX_SHOWN: Final = 60
 _MAX_UNKNOWN: Final = 50
-_POSITION: Final = re.compile(r"(.*) \(at line ([0-9]+), column ([0-9]+)\)", re.DOTALL)
-_AT_END: Final = " (at end of document)"
-#: How messages of tomllib begin; what is not listed is judged by the value in the line.
-_MISTAKES: Final[dict[str, Mistake]] = {
-    "Cannot overwrite a value": "duplicate",
-    "Cannot declare": "duplicate",
-    "Cannot redefine namespace": "duplicate",
-    "Cannot mutate immutable namespace": "duplicate",
-    "Duplicate inline table key": "duplicate",
-    "Unescaped '\\' in a string": "escape",
-    "Invalid hex value": "escape",
-    "Escaped character is not a Unicode scalar value": "escape",
-    "Unterminated string": "unclosed",
-    "Illegal character '\\n'": "unclosed",
-    "Unclosed array": "unclosed",
-    "Unclosed inline table": "unclosed",
-    "Expected '=' after a key": "equals",
-    "Expected ']'": "unclosed",
-}
-_VALUES: Final[dict[re.Pattern[str], Mistake]] = {
-    re.compile(r"(?i:true|false|yes|no|on|off)\b"): "boolean",
-    re.compile(r"\"[^\"]*\Z|'[^']*\Z|\[[^\]]*\Z"): "unclosed",
-    re.compile(r"[+-]?[0-9][0-9_]*(?:$|\s|#|[a-zA-Z]+(?:$|\s|#))"): "number",
-    re.compile(r"[^\"'\[{]"): "unquoted",
-}
+#: Errors of one file that are reported; syntax errors are found by reading the file again.
+_MAX_ERRORS: Final = 20
+_MAX_BITS: Final = 64
 _TYPE_NAMES: Final = {
     bool: "a boolean",
     int: "an integer",
@@ -55,32 +43,57 @@ _TYPE_NAMES: Final = {
 }
 
 
+class UnexpectedError(ValueError):
+    """A value that its key does not accept, with more than `Leaf.expected` says.
+
+    Attributes:
+        expected: completes "expected …"; None for that of the leaf.
+        got: completes "got …"; None to show the value, unless it is confidential.
+        suggestion: the value that was probably meant, None without one.
+    """
+
+    def __init__(
+        self,
+        expected: str | None = None,
+        got: str | None = None,
+        *,
+        suggestion: str | None = None,
+    ) -> None:
+        super().__init__(f"expected {expected}, got {got}")
+        self.expected = expected
+        self.got = got
+        self.suggestion = suggestion
+
+
 class Leaf(NamedTuple):
     """How to read the value of one key; part of the `Annotated` of a struct's field.
 
     Attributes:
         expected: completes "expected …" in an error.
-        parse: turns the value from TOML into that of the field; raises ValueError to refuse it.
+        parse: turns the value from TOML into that of the field; raises ValueError to refuse it,
+            `UnexpectedError` to say more.
         confidential: errors never show the value.
+        doubt: says what is questionable about an accepted value from TOML, or returns None.
     """
 
     expected: str
     parse: Callable[[Any], object]
     confidential: bool = False
+    doubt: Callable[[Any], str | None] | None = None
 
 
-class UnexpectedError(ValueError):
-    """A part of a value is not valid.
+class Built(NamedTuple, Generic[T]):
+    """A file as far as it could be read.
 
     Attributes:
-        expected: completes "expected …".
-        got: completes "got …"; shows nothing confidential.
+        value: the struct; keys with an error keep their default.
+        warnings: unknown keys and questionable values.
+        errors: values that their keys do not accept.
     """
 
-    def __init__(self, expected: str, got: str) -> None:
-        super().__init__(f"expected {expected}, got {got}")
-        self.expected = expected
-        self.got = got
+    value: T
+    warnings: list[ConfigWarning]
+    errors: list[SettingError]
 
 
 def read_table(path: Path) -> dict[str, Any]:
@@ -90,26 +103,47 @@ def read_table(path: Path) -> dict[str, Any]:
         OSError: it cannot be read.
         ConfigError: it is too large, not UTF-8, or not TOML.
     """
+    table, errors = read_lines(path)
+    if errors:
+        raise joined(*errors)
+    return table
+
+
+def read_lines(path: Path) -> tuple[dict[str, Any], list[ConfigError]]:
+    """Read a TOML 1.0 file; leave out lines that are no TOML, and return an error for each.
+
+    Raises:
+        OSError: it cannot be read.
+        ConfigError: it is too large, not UTF-8, or without its invalid lines still not TOML.
+    """
     with path.open("rb") as file:
         data = file.read(MAX_BYTES + 1)
     _check_size(path, data)
     try:
         text = data.decode("utf-8-sig")
-        return tomllib.loads(text)
     except UnicodeDecodeError as error:
         raise ConfigError(f"byte {error.start} is not UTF-8", file=path) from None
-    except tomllib.TOMLDecodeError as error:
-        raise _syntax_error(path, str(error), text) from None
-    except RecursionError:
-        raise ConfigError("nested too deeply", file=path) from None
-    except ValueError as error:  # a number with thousands of digits, a date that does not exist
-        raise ConfigError(printable(str(error), 200), file=path) from None
+    errors: list[ConfigError] = []
+    while True:
+        try:
+            return _loads(path, text), errors
+        except ConfigError as error:
+            errors.append(error)
+            rest = _without_line(text, error.line)
+            if rest is None or len(errors) >= _MAX_ERRORS:
+                raise joined(*errors) from None
+            text = rest
+
+
+def joined(first: E, *others: RelaydError, warnings: Iterable[ConfigWarning] = ()) -> E:
+    """Return the first error, which then carries the others and the warnings."""
+    first.others = (*first.others, *others)
+    first.warnings = (*first.warnings, *warnings)
+    return first
 
 
 def build(path: Path, table: dict[str, Any], struct: type[T]) -> tuple[T, list[ConfigWarning]]:
     """Turn a TOML table into `struct`; absent keys keep its defaults.
-
-    Every field is either a struct (a TOML table) or carries a `Leaf`.
 
     Args:
         path: the file, for messages only.
@@ -117,18 +151,25 @@ def build(path: Path, table: dict[str, Any], struct: type[T]) -> tuple[T, list[C
         struct: the type to build.
 
     Returns:
-        The value, and a warning for each unknown key.
+        The value, and a warning for each unknown key and each questionable value.
 
     Raises:
         SettingError: a value is not what its key expects.
     """
-    unknown: list[ConfigWarning] = []
-    value = _build(path, table, struct, "", unknown)
-    warnings = unknown[:_MAX_UNKNOWN]
-    if len(unknown) > _MAX_UNKNOWN:
-        detail = f"{len(unknown) - _MAX_UNKNOWN} more unknown keys"
-        warnings.append(ConfigWarning(kind="more_unknown_keys", detail=detail, file=path))
-    return value, warnings
+    built = build_all(path, table, struct)
+    if built.errors:
+        raise joined(*built.errors, warnings=built.warnings)
+    return built.value, built.warnings
+
+
+def build_all(path: Path, table: dict[str, Any], struct: type[T]) -> Built[T]:
+    """Turn a TOML table into `struct`, and collect what is wrong with it.
+
+    Every field is either a struct (a TOML table) or carries a `Leaf`.
+    """
+    builder = _Builder(path, struct)
+    value = builder.build(table, struct, "")
+    return Built(value, builder.all_warnings(), builder.errors)
 
 
 def leaves(value: msgspec.Struct, prefix: str = "") -> Iterator[tuple[str, object]]:
@@ -141,17 +182,14 @@ def leaves(value: msgspec.Struct, prefix: str = "") -> Iterator[tuple[str, objec
             yield f"{prefix}{name}", field
 
 
-def invalid(path: Path, key: str, expected: str, got: str) -> SettingError:
-    """Return the error for a value that its key does not accept."""
-    return SettingError(printable(key, 200), expected, got, file=path)
-
-
 def shown(value: object) -> str:
     """Return a TOML value as messages show it, in at most 60 characters."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):
         return f'"{printable(value, _MAX_SHOWN)}"'
+    if isinstance(value, int) and value.bit_length() > _MAX_BITS:
+        return f"an integer of more than {_MAX_BITS} bits"
     if isinstance(value, int | float):
         return printable(str(value), _MAX_SHOWN)
     return _TYPE_NAMES.get(type(value), "a date or time")
@@ -161,40 +199,129 @@ def _check_size(path: Path, data: bytes) -> None:
     if len(data) > MAX_BYTES:
         raise ConfigError(f"larger than {MAX_BYTES} bytes", file=path)
     for number, line in enumerate(data.split(b"\n"), 1):
-        if len(line) > _MAX_LINE_BYTES:
-            detail = f"line {number}: longer than {_MAX_LINE_BYTES} bytes"
+        if len(line) > _LONG_LINE_BYTES and _most_dots(line) >= _MAX_KEY_PARTS:
+            detail = f"line {number}: a key of more than {_MAX_KEY_PARTS} parts"
             raise ConfigError(detail, file=path, line=number)
 
 
-def _build(
-    path: Path, table: dict[str, Any], struct: type[T], prefix: str, unknown: list[ConfigWarning]
-) -> T:
-    hints = get_type_hints(struct, include_extras=True)
-    fields: dict[str, object] = {}
-    for name, value in table.items():
-        key = prefix + name
-        hint = hints.get(name)
-        if hint is None:
-            known = hints if len(unknown) < _MAX_UNKNOWN else {}
-            unknown.append(_unknown(path, key, name, known))
-        elif not _is_struct(hint):
-            fields[name] = _parse(path, key, value, _leaf(hint))
-        elif isinstance(value, dict):
-            fields[name] = _build(path, value, hint, f"{key}.", unknown)
-        else:
-            raise invalid(path, key, "a table", shown(value))
-    return struct(**fields)
+def _most_dots(line: bytes) -> int:
+    """Return how many dots the longest dotted key of a line has at most."""
+    return max(part.count(b".") for part in _AROUND_KEYS.split(_NO_KEY.sub(b"", line)))
 
 
-def _parse(path: Path, key: str, value: object, leaf: Leaf) -> object:
+def _loads(path: Path, text: str) -> dict[str, Any]:
     try:
-        return leaf.parse(value)
-    except UnexpectedError as error:
-        raise invalid(path, key, error.expected, error.got) from None
-    except ValueError:
-        got = _TYPE_NAMES.get(type(value), "a date or time") if leaf.confidential else shown(value)
-        # Without its cause, which could show a confidential value.
-        raise invalid(path, key, leaf.expected, got) from None
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise syntax_error(path, str(error), text) from None
+    except RecursionError:
+        raise ConfigError("nested too deeply", file=path) from None
+    except ValueError as error:  # a number with thousands of digits, a date that does not exist
+        raise ConfigError(printable(str(error), 200), file=path) from None
+
+
+def _without_line(text: str, number: int | None) -> str | None:
+    """Return the text with one line emptied; None if that line is not by itself at fault."""
+    lines = text.split("\n")
+    if number is None or number > len(lines) or not _ASSIGNMENT.match(lines[number - 1]):
+        return None
+    lines[number - 1] = ""
+    return "\n".join(lines)
+
+
+class _Builder:
+    """Builds the structs of one file."""
+
+    def __init__(self, path: Path, root: type[msgspec.Struct]) -> None:
+        self._path = path
+        self._root = root
+        self._warnings: list[ConfigWarning] = []
+        self._unknown = 0
+        self.errors: list[SettingError] = []
+
+    def all_warnings(self) -> list[ConfigWarning]:
+        more = self._unknown - _MAX_UNKNOWN
+        if more <= 0:
+            return self._warnings
+        detail = f"{more} more unknown keys"
+        last = ConfigWarning(kind="more_unknown_keys", detail=detail, file=self._path)
+        return [*self._warnings, last]
+
+    def build(self, table: dict[str, Any], struct: type[S], prefix: str) -> S:
+        hints = get_type_hints(struct, include_extras=True)
+        fields: dict[str, object] = {}
+        for name, value in table.items():
+            key = prefix + name
+            hint = hints.get(name)
+            if hint is None:
+                self._note_unknown(key, name, hints)
+            elif not _is_struct(hint):
+                self._parse(fields, name, key, value, _leaf(hint))
+            elif isinstance(value, dict):
+                fields[name] = self.build(value, hint, f"{key}.")
+            else:
+                self._refuse(key, "a table", shown(value))
+        return struct(**fields)
+
+    def _parse(
+        self, fields: dict[str, object], name: str, key: str, value: object, leaf: Leaf
+    ) -> None:
+        kind = _TYPE_NAMES.get(type(value), "a date or time")
+        got = kind if leaf.confidential else shown(value)
+        try:
+            fields[name] = leaf.parse(value)
+        except UnexpectedError as error:
+            expected = error.expected or leaf.expected
+            self._refuse(key, expected, error.got or got, error.suggestion)
+        except ValueError:  # its text could show a confidential value
+            self._refuse(key, leaf.expected, got)
+        else:
+            self._note_doubt(key, leaf.doubt(value) if leaf.doubt else None)
+
+    def _refuse(self, key: str, expected: str, got: str, suggestion: str | None = None) -> None:
+        if len(self.errors) < _MAX_ERRORS:
+            key = printable(key, 200)
+            error = SettingError(key, expected, got, file=self._path, suggestion=suggestion)
+            self.errors.append(error)
+
+    def _note_doubt(self, key: str, doubt: str | None) -> None:
+        if doubt is not None:
+            detail = f"{key}: {doubt}"
+            warning = ConfigWarning(kind="doubtful", detail=detail, key=key, file=self._path)
+            self._warnings.append(warning)
+
+    def _note_unknown(self, key: str, name: str, known: Iterable[str]) -> None:
+        self._unknown += 1
+        if self._unknown > _MAX_UNKNOWN:
+            return
+        shown = printable(key, 200)
+        warning = ConfigWarning(
+            kind="unknown_key",
+            detail=f"unknown key {shown}",
+            key=shown,
+            suggestion=close_word(name, known) or self._elsewhere(name),
+            file=self._path,
+        )
+        self._warnings.append(warning)
+
+    def _elsewhere(self, name: str) -> str | None:
+        """Return the only key or table of this name that belongs into another table."""
+        found = [key for key in _keys(self._root) if key.rpartition(".")[2] == name.lower()]
+        return found[0] if len(found) == 1 else None
+
+
+def close_word(word: str, known: Iterable[str]) -> str | None:
+    """Return the one of `known` that was probably meant by `word`, if any."""
+    close = difflib.get_close_matches(word[:100].lower(), known, n=1)
+    return close[0] if close else None
+
+
+def _keys(struct: type[msgspec.Struct], prefix: str = "") -> Iterator[str]:
+    """Yield the dotted keys of all tables and values."""
+    for name, hint in get_type_hints(struct, include_extras=True).items():
+        yield f"{prefix}{name}"
+        if _is_struct(hint):
+            yield from _keys(hint, f"{prefix}{name}.")
 
 
 def _leaf(hint: Any) -> Leaf:
@@ -203,47 +330,3 @@ def _leaf(hint: Any) -> Leaf:
 
 def _is_struct(hint: object) -> bool:
     return isinstance(hint, type) and issubclass(hint, msgspec.Struct)
-
-
-def _unknown(path: Path, key: str, name: str, known: dict[str, Any]) -> ConfigWarning:
-    close = difflib.get_close_matches(name[:100], known, n=1)
-    shown = printable(key, 200)
-    return ConfigWarning(
-        kind="unknown_key",
-        detail=f"unknown key {shown}",
-        key=shown,
-        suggestion=close[0] if close else None,
-        file=path,
-    )
-
-
-def _syntax_error(path: Path, message: str, text: str) -> ConfigError:
-    """Return the error for text that is not TOML.
-
-    tomllib gives the position only in its message; attributes of its error are new in Python 3.14.
-    """
-    found = _POSITION.fullmatch(message)
-    if found is not None:
-        line, column = int(found[2]), int(found[3])
-        detail = f"line {line}, column {column}: {printable(found[1], 200)}"
-    else:
-        line = text.rstrip("\n").count("\n") + 1
-        detail = f"line {line}, end of the file: {printable(message.removesuffix(_AT_END), 200)}"
-    lines = text.split("\n")
-    mistake = _mistake(message, lines[line - 1] if line <= len(lines) else "")
-    return ConfigError(detail, file=path, line=line, mistake=mistake)
-
-
-def _mistake(message: str, line: str) -> Mistake | None:
-    """Return what was probably done wrong in the line that tomllib complains about."""
-    for begin, mistake in _MISTAKES.items():
-        if message.startswith(begin):
-            return mistake
-    key, equals, value = line.partition("=")
-    if not equals:
-        return "equals" if not key.lstrip().startswith("[") and ":" in key else None
-    value = value.strip()
-    for pattern, mistake in _VALUES.items():
-        if pattern.match(value):
-            return mistake
-    return None

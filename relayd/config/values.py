@@ -1,6 +1,6 @@
 """Types of the values of configuration keys."""
 
-import ipaddress
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -10,11 +10,12 @@ import msgspec
 
 from relayd.config import durations
 from relayd.config.secret import Secret
-from relayd.config.toml import Leaf
-from relayd.system.addresses import bracketed
+from relayd.config.toml import Leaf, UnexpectedError, close_word, shown
+from relayd.system.addresses import HOST, HasPortError, HostError, bracketed, usable_host
 
-_HOST_NAME: Final = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,252})")
-_HOST_PORT: Final = re.compile(r"(?:\[([^\]]+)\]|([^:\[\]]+)):([0-9]{1,5})", re.ASCII)
+_HOST_PORT: Final = re.compile(
+    r"(?:\[([^\]]*:[^\]]*)\]|([^:\[\]-][^:\[\]]*)):([0-9]{1,5})", re.ASCII
+)
 #: `sockaddr_un.sun_path` holds 108 bytes, the last of them 0: unix(7).
 _MAX_SOCKET_PATH: Final = 107
 
@@ -44,11 +45,7 @@ class Listen(msgspec.Struct, frozen=True):
         found = _HOST_PORT.fullmatch(text)
         if found is None or not 1 <= int(found[3]) <= 65535:
             raise ValueError(text)
-        if found[1] is not None:
-            return cls(host=str(ipaddress.IPv6Address(found[1])), port=int(found[3]))
-        if _HOST_NAME.fullmatch(found[2]) is None:
-            raise ValueError(text)
-        return cls(host=found[2], port=int(found[3]))
+        return cls(host=usable_host(found[1] or found[2]), port=int(found[3]))
 
     def __str__(self) -> str:
         if self.path:
@@ -73,6 +70,17 @@ def _name(value: Any) -> str:
     if not text or not text.isprintable():
         raise ValueError(value)
     return text
+
+
+def _upstream_host(value: Any) -> str:
+    """Read a host, or "" for none."""
+    text = _text(value)
+    try:
+        return usable_host(text) if text else text
+    except HasPortError:
+        raise UnexpectedError("a host name only; the port is general.https_port") from None
+    except HostError as error:
+        raise UnexpectedError(str(error)) from None
 
 
 def _path(value: Any) -> Path:
@@ -124,25 +132,39 @@ def choice(*words: str) -> Leaf:
 
     def read(value: Any) -> str:
         if value not in words:
-            raise ValueError(value)
+            meant = close_word(value, words) if isinstance(value, str) else None
+            raise UnexpectedError(suggestion=meant and f'"{meant}"')
         return _text(value)
 
     *first, last = (f'"{word}"' for word in words)
     return Leaf(f"{', '.join(first)} or {last}", read)
 
 
-def duration(*, zero: bool) -> Leaf:
-    """Return the leaf for a key with a duration; `zero` allows 0."""
+def _duration(value: Any) -> float:
+    if not isinstance(value, str | int):
+        raise ValueError(value)  # noqa: TRY004
+    return durations.parse_duration(value)
 
-    def read(value: Any) -> float:
-        if not isinstance(value, str | int):
-            raise ValueError(value)  # noqa: TRY004
-        seconds = durations.parse_duration(value)
-        if not (seconds or zero):
-            raise ValueError(value)
-        return seconds
 
-    return Leaf(durations.EXPECTED if zero else f"{durations.EXPECTED}, more than 0", read)
+def _period(value: Any) -> float:
+    seconds = _duration(value)
+    if not seconds:
+        raise ValueError(value)
+    return seconds
+
+
+def _frequency(value: Any) -> float:
+    return _duration(value) or math.inf
+
+
+def _doubt_duration(value: Any) -> str | None:
+    if not durations.has_split_number(value):
+        return None
+    return f"{shown(value)} is read as {durations.parse_duration(value):g} s"
+
+
+def _doubt_frequency(value: Any) -> str | None:
+    return _doubt_duration(value) if _duration(value) else "with 0, this is only done at start"
 
 
 _LARGE: Final = 2**63 - 1
@@ -166,10 +188,16 @@ Several = Annotated[int, Leaf("an integer of at least 1", integer(1, 2**31 - 1))
 OptionalSeveral = Annotated[int | None, Leaf("an integer of at least 1", integer(1, 2**31 - 1))]
 Password = Annotated[Secret, Leaf("a string", _secret, confidential=True)]
 OptionalPassword = Annotated[Secret | None, Leaf("a string", _secret, confidential=True)]
+#: A host in the form of `usable_host`, or "".
+OptionalHost = Annotated[str, Leaf(HOST, _upstream_host)]
 #: Seconds, at least 0.
-Duration = Annotated[float, duration(zero=True)]
+Duration = Annotated[float, Leaf(durations.EXPECTED, _duration, doubt=_doubt_duration)]
 #: Seconds, more than 0.
-Period = Annotated[float, duration(zero=False)]
+Period = Annotated[
+    float, Leaf(f"{durations.EXPECTED}, more than 0", _period, doubt=_doubt_duration)
+]
+#: Seconds; infinite for 0, with which `rudder-relayd` starts as well.
+Frequency = Annotated[float, Leaf(durations.EXPECTED, _frequency, doubt=_doubt_frequency)]
 ListenAddress = Annotated[
     Listen,
     Leaf(

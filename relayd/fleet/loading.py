@@ -22,6 +22,7 @@ from relayd.fleet.certificates import CertificateStore
 from relayd.fleet.formats import in_small_steps, members, pem_blocks
 from relayd.fleet.nodes import KeyHash, Node, Nodes, quoted
 from relayd.runlog.signature.certificates import read_certificate
+from relayd.system.addresses import HostError, usable_host
 
 #: Warnings of one load that are reported one by one; the rest are only counted.
 MAX_WARNINGS: Final = 20
@@ -37,12 +38,13 @@ class NodesWarning(msgspec.Struct, frozen=True):
     """A part of the two files that is not used; its text is one line.
 
     Attributes:
-        kind: `entry` of the list, `certificate`, `no_certificate` of any node, or `more` warnings.
+        kind: `entry` of the list, its `hostname`, `certificate`, `no_certificate` of any node, or
+            `more` warnings.
         detail: the fault, without the name of the file.
         file: the file, None for `more`.
     """
 
-    kind: Literal["entry", "certificate", "no_certificate", "more"]
+    kind: Literal["entry", "hostname", "certificate", "no_certificate", "more"]
     detail: str
     file: Path | None = None
 
@@ -125,7 +127,7 @@ def parse_key_hash(text: object) -> KeyHash | None:
 class _Entry(msgspec.Struct, rename="kebab"):
     """A value of the nodes list; other keys it may have are ignored."""
 
-    hostname: str
+    hostname: object
     policy_server: str
     key_hash: object = None
 
@@ -173,20 +175,46 @@ def _read_entries(path: Path, file: TextIO, warnings: _Warnings) -> dict[str, No
         if node_id in nodes:
             raise ValueError(f"node {quoted(node_id)} is listed twice")
         try:
-            nodes[node_id] = _read_entry(node_id, value, names)
+            node, doubt = _read_entry(node_id, value, names)
         except ValueError as error:
             detail = f"node {quoted(node_id)} skipped: {error}"
             warnings.add(NodesWarning("entry", detail, path))
+            continue
+        nodes[node_id] = node
+        if doubt is not None:
+            detail = f"node {quoted(node_id)} cannot be reached: {doubt}"
+            warnings.add(NodesWarning("hostname", detail, path))
     return nodes
 
 
-def _read_entry(node_id: str, value: object, names: dict[str, str]) -> Node:
-    """Make a node from one member; `names` lets nodes share the name of their policy server."""
+def _read_entry(node_id: str, value: object, names: dict[str, str]) -> tuple[Node, str | None]:
+    """Make a node from one member, and say what is wrong with its host name, if anything is.
+
+    Args:
+        node_id: name of the member.
+        value: its value.
+        names: lets nodes share the name of their policy server.
+    """
     entry = msgspec.convert(value, _Entry)
-    if not node_id or not (node_id + entry.hostname + entry.policy_server).isprintable():
-        raise ValueError("id, hostname or policy-server is empty or not printable")
+    if not node_id or not (node_id + entry.policy_server).isprintable():
+        raise ValueError("id or policy-server is empty or not printable")
     policy_server = names.setdefault(entry.policy_server, entry.policy_server)
-    return Node(node_id, entry.hostname, policy_server, parse_key_hash(entry.key_hash))
+    key_hash = parse_key_hash(entry.key_hash)
+    if not isinstance(entry.hostname, str) or not entry.hostname.isprintable():
+        node = Node(node_id, "", policy_server, key_hash)
+        return node, "its hostname is no text, or not printable"
+    node = Node(node_id, entry.hostname, policy_server, key_hash)
+    return node, _doubt_hostname(entry.hostname)
+
+
+def _doubt_hostname(hostname: str) -> str | None:
+    if not hostname:  # usual for nodes that nobody calls
+        return None
+    try:
+        usable_host(hostname)
+    except HostError as error:
+        return f"expected {error}, got hostname {quoted(hostname)}"
+    return None
 
 
 def _load_certificates(

@@ -14,6 +14,7 @@ from relayd.errors import PeerError, PeerStep
 from relayd.fleet.formats import pem_blocks
 from relayd.fleet.nodes import Nodes
 from relayd.fleet.peers.client import CONNECT_TIMEOUT_S, Clients
+from relayd.fleet.peers.proxy import ProxyRoute
 from relayd.system.delays import DELAYS, Steps
 from relayd.system.threads import in_thread
 from relayd.telemetry.logs import get_logger
@@ -47,6 +48,7 @@ class PinnedClients:
             ca_path=general.ca_path,
             idle_timeout=general.https_idle_timeout,
             connect_timeout=connect_timeout,
+            route=ProxyRoute(general.https_proxy, general.no_proxy),
         )
         pinned = bool(upstream.host) and general.peer_authentication == "cert_pinning"
         self._file = upstream.server_certificate_file if pinned else None

@@ -170,5 +170,5 @@ class _Receiver:
 def _read(line: bytes) -> RunEvent | None:
     try:
         return _decode(line)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None

@@ -14,7 +14,7 @@ from relayd.errors import NodesError
 from relayd.fleet.nodes import MAX_LEVELS, Node, Nodes
 from relayd.remote_run.commands.runner import Order, Target
 from relayd.remote_run.request import RunRequest
-from relayd.system.addresses import bracketed
+from relayd.system.addresses import HostError, bracketed, usable_host
 
 #: Bytes of the argument that holds the host names. Linux takes up to 131,072 (MAX_ARG_STRLEN in
 #: execve(2)); the rest is a margin for sudo or a shell in between.
@@ -24,8 +24,6 @@ _STEP: Final = 500
 
 #: A host name must not contain anything that would end or split the argument it is part of.
 _HOST: Final = re.compile(r"[^\s,\x00-\x1f\x7f]{1,255}")
-#: A host that can be used in a URL without encoding; an IPv6 address gets brackets.
-_URL_HOST: Final = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,252})|[0-9A-Fa-f:.]{2,45}")
 
 
 @dataclass(slots=True)
@@ -158,6 +156,9 @@ class _Planner:
 
     def _url_host(self, relay: str) -> str | None:
         node = self._nodes.get(relay)
-        if node is None or not _URL_HOST.fullmatch(node.hostname):
+        if node is None:
             return None
-        return bracketed(node.hostname)
+        try:
+            return bracketed(usable_host(node.hostname))
+        except HostError:
+            return None

@@ -19,6 +19,7 @@ An exception in any of these is a bug: it cancels the others and ends the proces
 1. systemd starts it again, and the spool makes that safe.
 """
 
+import os
 import signal
 import sys
 import time
@@ -36,15 +37,11 @@ from relayd.api.server.server import run_server
 from relayd.api.shared_files import SharedFiles
 from relayd.api.shared_folder import SharedFolder
 from relayd.api.status import StatusReader
+from relayd.config.files import load_files
 from relayd.config.in_force import File, modified
 from relayd.config.logging_conf import LOGGING_FILE
-from relayd.config.main_conf import (
-    MAIN_FILE,
-    Settings,
-    changed_keys,
-    load_logging,
-    load_settings,
-)
+from relayd.config.main_conf import MAIN_FILE, Settings, changed_keys
+from relayd.config.proxy import environment_warnings
 from relayd.errors import (
     ConfigError,
     ConfigWarning,
@@ -97,11 +94,11 @@ def run(directory: Path) -> int:
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     observe_shortage(_log_shortage)
     times = _times(directory)
-    settings, warnings = load_settings(directory)
-    logging = load_logging(directory)
+    settings, logging, warnings = load_files(directory)
     with open_logging():
         configure(logging)
-        for warning in warnings:
+        proxy, host = settings.general.https_proxy, settings.output.upstream.host
+        for warning in (*warnings, *environment_warnings(proxy, host, os.environ)):
             log.warning("configuration", detail=warning)
         service: Service | None = None
         try:
@@ -308,14 +305,14 @@ class Service:
             try:
                 await self._reload()
             except RelaydError as error:
-                log.error("reload failed; nothing was changed", detail=str(error))
+                for one in error.each():
+                    log.error("reload failed; nothing was changed", detail=str(one))
                 raise
             log.info("reloaded")
 
     async def _reload(self) -> None:
         times = await self._read_in_thread(_times)
-        settings, warnings = await self._read_in_thread(load_settings)
-        logging = await self._read_in_thread(load_logging)
+        settings, logging, warnings = await self._read_in_thread(load_files)
         pins = await self.peers.read_upstream()
         await self.trust.load()
         self.peers.take_upstream(pins)
@@ -374,8 +371,7 @@ class Service:
 
     def _read_configuration(self) -> None:
         """Raise an error if the configuration on disk is not valid, or the nodes are not loaded."""
-        load_settings(self.directory)
-        load_logging(self.directory)
+        load_files(self.directory)
         if self.trust.trouble is not None:
             raise NodesError(self.trust.trouble)
         if not self.trust.ready.is_set():

@@ -191,7 +191,9 @@ _KNOWN: Final = {key.encode(): key for key in (*_CHECKS, "expires")}
 
 
 def parse_ttl(text: str) -> float:
-    """Parse a time to live: a whole number of seconds, or a duration such as `1day`.
+    """Parse a time to live: a whole number of seconds, or a duration such as `1day` or `1d+2h`.
+
+    A `+` stands for a blank, also where a proxy has encoded it once more.
 
     Returns:
         Seconds.
@@ -199,7 +201,7 @@ def parse_ttl(text: str) -> float:
     Raises:
         ValueError: it is neither, or longer than `MAX_TTL`.
     """
-    ttl = parse_duration(int(text) if _NUMBER.fullmatch(text) else text)
+    ttl = parse_duration(int(text) if _NUMBER.fullmatch(text) else text.replace("+", " "))
     if ttl > MAX_TTL:
         raise ValueError("longer than a hundred years")
     return ttl

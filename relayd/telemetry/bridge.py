@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from relayd.config.logging_conf import ERROR, TRACE, WARNING
+from relayd.config.log_filter import ERROR, TRACE, WARNING
 
 #: Level, component, event, exception.
 Log = Callable[[int, str, str, BaseException | None], None]

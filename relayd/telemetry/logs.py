@@ -17,15 +17,8 @@ from contextlib import contextmanager, suppress
 from enum import Enum, auto
 from typing import Any, Final, Self
 
-from relayd.config.logging_conf import (
-    DEBUG,
-    ERROR,
-    INFO,
-    TRACE,
-    WARNING,
-    Directive,
-    LoggingSettings,
-)
+from relayd.config.log_filter import ANY, DEBUG, ERROR, INFO, TRACE, WARNING, Directive
+from relayd.config.logging_conf import LoggingSettings
 from relayd.errors import SettingError
 from relayd.system.lean import lean
 from relayd.system.streams import is_journal
@@ -68,22 +61,35 @@ class Levels:
     """Decides which lines are logged: compiled directives, the most specific one wins."""
 
     def __init__(self, directives: tuple[Directive, ...]) -> None:
-        self._table = {(item.component, item.node): item.level for item in directives}
+        self._table = {
+            (item.queue_id, item.node, item.component): item.level for item in directives
+        }
+        #: Whether a directive depends on the node, or on the file.
         self._by_node = any(item.node for item in directives)
+        self._by_file = any(item.queue_id for item in directives)
         self._components = {
-            name: self._threshold(name, "") for name in {item.component for item in directives}
+            name: self._threshold(name) for name in {item.component for item in directives}
         }
         self._base = self._components.get("", INFO)
         self._named = frozenset(self._components) - {""}
         #: The level below which no component logs anything.
         self.floor = min(item.level for item in directives)
 
-    def enabled(self, level: int, component: str, node: object) -> bool:
-        """Return whether a line of this level is logged; `node` is None if it concerns no node."""
+    def enabled(
+        self, level: int, component: str, node: object = None, queue_id: object = None
+    ) -> bool:
+        """Return whether a line of this level is logged.
+
+        Args:
+            level: of `relayd.config.log_filter`.
+            component: that logs it.
+            node: that it is about, None if it concerns no node.
+            queue_id: of the file that it is about, None if it concerns no file.
+        """
         if level < self.floor:
             return False
-        if self._by_node and node is not None:
-            return level >= self._threshold(component, str(node))
+        if (self._by_node and node is not None) or (self._by_file and queue_id is not None):
+            return level >= self._threshold(component, node, queue_id)
         return level >= self._components.get(component, self._base)
 
     def library_enabled(self, level: int, library: str, component: str) -> bool:
@@ -94,13 +100,20 @@ class Levels:
             library: the first part of its logger's name; a directive may name it.
             component: the one that such lines belong to otherwise.
         """
-        return self.enabled(level, library if library in self._named else component, None)
+        return self.enabled(level, library if library in self._named else component)
 
-    def _threshold(self, component: str, node: str) -> int:
-        for key in ((component, node), ("", node), (component, ""), ("", "")):
-            if key in self._table:
-                return self._table[key]
+    def _threshold(self, component: str, node: object = None, queue_id: object = None) -> int:
+        for file in _by_specificity(queue_id):
+            for about in _by_specificity(node):
+                for name in (component, ""):
+                    level = self._table.get((file, about, name))
+                    if level is not None:
+                        return level
         return INFO
+
+
+def _by_specificity(value: object) -> tuple[str, ...]:
+    return ("",) if value is None else (str(value), ANY, "")
 
 
 class Logger(structlog.BoundLoggerBase):
@@ -111,7 +124,7 @@ class Logger(structlog.BoundLoggerBase):
     """
 
     def write(self, level: int, event: str, /, **fields: object) -> None:
-        """Log at a level of `relayd.config.logging_conf`, whether it is enabled or not."""
+        """Log at a level of `relayd.config.log_filter`, whether it is enabled or not."""
         self._write(_NAMES[level], event, fields)
 
     def debug(self, event: str, /, **fields: object) -> None:
@@ -135,9 +148,11 @@ class Logger(structlog.BoundLoggerBase):
         self._log(ERROR, "exception", event, {"exc_info": sys.exc_info()[1], **fields})
 
     def enabled(self, level: int) -> bool:
-        """Return whether lines of a level (of `relayd.config.logging_conf`) are logged."""
+        """Return whether lines of a level (of `relayd.config.log_filter`) are logged."""
         context = self._context
-        return _state.levels.enabled(level, context["component"], context.get("node"))
+        return _state.levels.enabled(
+            level, context["component"], context.get("node"), context.get("queue_id")
+        )
 
     def bind(self, **fields: object) -> Self:
         """Return a logger that adds these fields to its lines."""
@@ -146,7 +161,8 @@ class Logger(structlog.BoundLoggerBase):
     def _log(self, level: int, method: str, event: str, fields: dict[str, object]) -> None:
         context = self._context
         node = fields.get("node") or context.get("node")
-        if _state.levels.enabled(level, context["component"], node):
+        queue_id = fields.get("queue_id") or context.get("queue_id")
+        if _state.levels.enabled(level, context["component"], node, queue_id):
             self._write(method, event, fields)
 
     def _write(self, method: str, event: str, fields: dict[str, object]) -> None:
@@ -220,7 +236,7 @@ def configure(settings: LoggingSettings, *, stream_fd: int = 1, json: bool | Non
             (`json` or `text`), or the settings if it is not set.
 
     Raises:
-        SettingError: a directive or the variable is invalid; nothing was changed.
+        SettingError: the variable is invalid; nothing was changed.
     """
     levels = Levels(settings.directives())
     as_json = wants_json(settings) if json is None else json

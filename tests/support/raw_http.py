@@ -174,6 +174,7 @@ ODD = {
     "host with bracket": b"GET /metrics HTTP/1.1\r\nHost: [\r\n\r\n",
     "host with bytes": b"GET /metrics HTTP/1.1\r\nHost: \xff\xfe\r\n\r\n",
     "host with bad port": b"GET /metrics HTTP/1.1\r\nHost: relay:99999999\r\n\r\n",
+    "host that is no name": b"GET /metrics HTTP/1.1\r\nHost: " + b"a" * 64 + b"..b\r\n\r\n",
     "empty host": b"GET /metrics HTTP/1.1\r\nHost:\r\n\r\n",
     "HTTP/1.0 without host": b"GET /metrics HTTP/1.0\r\n\r\n",
     "HTTP/1.0 keep-alive": b"GET /metrics HTTP/1.0\r\nConnection: keep-alive\r\n\r\n",

@@ -8,7 +8,7 @@ from typing import Final
 
 from hypercorn.typing import ASGISendEvent, Scope
 
-from relayd.config.logging_conf import DEBUG
+from relayd.config.log_filter import DEBUG
 from relayd.system.printable import printable
 from relayd.telemetry.logs import Limit, get_logger
 

@@ -1,12 +1,19 @@
 """HTTPS to other policy servers: one client for each, with connections that are reused.
 
-Redirects, proxies and settings of the environment are ignored, and no byte of HTTP is written
-before the peer has proved its identity (`relayd.fleet.peers.tls`).
+Redirects and settings of the environment are ignored, and no byte of HTTP is written before the
+peer has proved its identity (`relayd.fleet.peers.tls`), with or without a proxy in between.
 """
 
 import base64
+import re
 import ssl
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import (
+    AsyncIterable,
+    AsyncIterator,
+    Callable,
+    Iterator,
+    Mapping,
+)
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from pathlib import Path
 from types import MappingProxyType
@@ -19,10 +26,12 @@ import trio
 from relayd import __version__
 from relayd.config.secret import Secret
 from relayd.errors import PeerError, PeerStep
-from relayd.fleet.peers.tls import Authentication, Network, make_context, reason_of
+from relayd.fleet.peers.bodies import MAX_LINE, Chunks, Content, Lines, explained
+from relayd.fleet.peers.proxy import ProxyRoute
+from relayd.fleet.peers.tls import Authentication, Network, PeerStream, make_context
 from relayd.system.wake import Wake
 
-__all__ = ["CONNECT_TIMEOUT_S", "Answer", "Clients", "PeerError"]
+__all__ = ["CONNECT_TIMEOUT_S", "MAX_LINE", "Answer", "Clients", "PeerError"]
 
 USER_AGENT: Final = f"rudder-relayd/{__version__}"
 #: For establishing a connection, and again for the TLS handshake.
@@ -33,10 +42,9 @@ STALL_TIMEOUT_S: Final = 300.0
 #: Open connections to one peer; further requests wait. As many as there may be remote runs, each
 #: of which may stream from the same relay.
 MAX_CONNECTIONS: Final = 512
-#: A longer line is returned in pieces.
-MAX_LINE: Final = 64 * 1024
 CLOSE_TIMEOUT_S: Final = 1.0
 
+_DIRECT: Final = ProxyRoute()
 _NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})
 
 
@@ -48,7 +56,7 @@ class Answer:
         headers: values by name in lower case; repeated headers are joined by commas.
     """
 
-    def __init__(self, response: httpcore2.Response, body: AsyncIterator[bytes]) -> None:
+    def __init__(self, response: httpcore2.Response, body: Chunks) -> None:
         self.status = response.status
         self.headers: dict[str, str] = {}
         for name, value in response.headers:
@@ -58,7 +66,7 @@ class Answer:
 
     def chunks(self) -> AsyncIterator[bytes]:
         """Return the body in pieces as they arrive; iteration raises `PeerError` on a break."""
-        return _Chunks(self._body)
+        return self._body
 
     def lines(self) -> AsyncIterator[bytes]:
         """Return the body line by line as it arrives.
@@ -66,7 +74,7 @@ class Answer:
         Each line has its line end, except perhaps the last one. If the body breaks off, iterating
         first returns what arrived and then raises `PeerError`.
         """
-        return _Lines(self._body)
+        return Lines(self._body)
 
 
 class Clients:
@@ -77,6 +85,7 @@ class Clients:
         ca_path: `general.ca_path`.
         idle_timeout: seconds after which an unused connection is not used again.
         connect_timeout: seconds for a connection, and again for its handshake.
+        route: which connections go through a proxy.
     """
 
     def __init__(
@@ -86,7 +95,9 @@ class Clients:
         ca_path: Path | None = None,
         idle_timeout: float = 2.0,
         connect_timeout: float = CONNECT_TIMEOUT_S,
+        route: ProxyRoute = _DIRECT,
     ) -> None:
+        self._route = route
         self._mode: Authentication = mode
         self._ca_path = ca_path
         self._idle_timeout = idle_timeout
@@ -142,17 +153,22 @@ class Clients:
         Raises:
             PeerError: there is no answer, or not from this peer.
         """
-        request = _make_request(method, url, headers, content, auth)
+        body = content if content is None or isinstance(content, bytes) else Content(content)
+        with explained():
+            request = _make_request(method, url, headers, body, auth)
         request.extensions = {"timeout": self._timeouts(stall_timeout)}
         client = self._client(peer)
         with client.in_use():
-            with _explained():
+            with explained(body):
                 response = await client.pool.handle_async_request(request)
+            stream = response.extensions.get("network_stream")
+            if isinstance(stream, PeerStream):
+                stream.begin_body()
             # A generator of the library, whose cleanup must not wait for the garbage collector.
-            body = cast("Any", aiter(cast("AsyncIterable[bytes]", response.stream)))
+            rest = cast("Any", aiter(cast("AsyncIterable[bytes]", response.stream)))
             try:
-                async with aclosing(body):
-                    yield Answer(response, body)
+                async with aclosing(rest):
+                    yield Answer(response, Chunks(rest, stream))
             finally:
                 with trio.move_on_after(CLOSE_TIMEOUT_S, shield=True):
                     await response.aclose()
@@ -197,7 +213,7 @@ class Clients:
         if client is None:
             pins = self._pins.get(peer, ())
             context = make_context(self._mode, pins, self._ca_path)
-            network = Network(pins if self._mode == "cert_pinning" else None)
+            network = Network(pins if self._mode == "cert_pinning" else None, self._route)
             pool = httpcore2.AsyncConnectionPool(
                 ssl_context=context,
                 network_backend=network,
@@ -249,72 +265,15 @@ class _Client:
             self.network.close_now()
 
 
-class _Chunks:
-    """Iterates over a body, turning errors of the library into `PeerError`."""
-
-    def __init__(self, body: AsyncIterator[bytes]) -> None:
-        self._body = body
-
-    def __aiter__(self) -> "_Chunks":
-        return self
-
-    async def __anext__(self) -> bytes:
-        with _explained():
-            return await anext(self._body)
-
-
-class _Lines:
-    """Splits a body into lines."""
-
-    def __init__(self, body: AsyncIterator[bytes]) -> None:
-        self._body = body
-        self._begun = b""
-        self._whole: list[bytes] = []
-        self._end: StopAsyncIteration | PeerError | None = None
-
-    def __aiter__(self) -> "_Lines":
-        return self
-
-    async def __anext__(self) -> bytes:
-        while not self._whole:
-            if self._end is not None:
-                raise self._end
-            try:
-                with _explained():
-                    self._cut(await anext(self._body))
-            except (StopAsyncIteration, PeerError) as end:
-                self._end = end
-                if self._begun:
-                    self._whole, self._begun = [self._begun], b""
-        return self._whole.pop()
-
-    def _cut(self, data: bytes) -> None:
-        lines = (self._begun + data).splitlines(keepends=True)
-        self._begun = b""
-        if lines and not lines[-1].endswith(b"\n") and len(lines[-1]) < MAX_LINE:
-            self._begun = lines.pop()
-        self._whole = lines[::-1]
-
-
-@contextmanager
-def _explained() -> Iterator[None]:
-    """Turn errors of the library into `PeerError`."""
-    try:
-        yield
-    except (httpcore2.NetworkError, httpcore2.TimeoutException, httpcore2.ProtocolError) as error:
-        raise PeerError(
-            f"no valid answer: {reason_of(error)}", "transient", PeerStep.ANSWER
-        ) from None
-
-
 def _make_request(
     method: str,
     url: str,
     headers: Mapping[str, str],
-    content: bytes | AsyncIterable[bytes] | None,
+    content: bytes | Content | None,
     auth: tuple[str, Secret] | None,
 ) -> httpcore2.Request:
-    fields = {"Host": _split(url).netloc, "User-Agent": USER_AGENT, "Accept": "*/*", **headers}
+    host = re.sub("%[^]]*", "", _split(url).netloc)  # a zone means nothing to the peer: RFC 6874
+    fields = {"Host": host, "User-Agent": USER_AGENT, "Accept": "*/*", **headers}
     if auth is not None:
         fields["Authorization"] = _basic(*auth)
     framed = {name.lower() for name in fields} & {"content-length", "transfer-encoding"}
@@ -333,7 +292,11 @@ def _make_request(
 
 
 def _split(url: str) -> SplitResult:
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError as error:
+        raise PeerError(f"no URL: {error}", "operator", PeerStep.CONNECT) from None
     if parts.scheme != "https" or not parts.hostname or not url.isascii():
         detail = "URLs of policy servers must begin with https://"
         raise PeerError(detail, "operator", PeerStep.CONNECT)

@@ -14,6 +14,8 @@ import httpcore2
 import trio
 
 from relayd.errors import PeerError, PeerStep
+from relayd.fleet.peers.proxy import ProxyRoute, open_tunnel
+from relayd.system.addresses import server_name
 
 Authentication = Literal["cert_pinning", "cert_validation", "dangerous_none"]
 
@@ -103,6 +105,12 @@ _TCP_OPTIONS: Final = (
 
 #: A write up to this size is held back until more is written or an answer is awaited.
 _HEAD_SIZE: Final = 2048
+#: Bytes until the head of an answer is complete, interim answers (1xx) included.
+MAX_ANSWER_HEAD: Final = 128 * 1024
+#: Bytes of framing (chunk headers, their extensions, trailers) in a body: so many at all, and so
+#: many for each byte of content. A chunk of one byte has five more.
+_FRAMING: Final = 256 * 1024
+_FRAMING_PER_BYTE: Final = 16
 
 
 class PeerStream(httpcore2.AsyncNetworkStream):
@@ -113,26 +121,41 @@ class PeerStream(httpcore2.AsyncNetworkStream):
         self._stream: trio.abc.Stream = socket
         self._owner = owner
         self._held = b""
+        self._allowance = 0
         owner.streams.add(self)
 
+    def begin_body(self) -> None:
+        """Note that the head of an answer was read."""
+        self._allowance = max(self._allowance, 0) + _FRAMING
+
+    def note_content(self, size: int) -> None:
+        """Note that bytes of a body were read, framing not included."""
+        self._allowance += _FRAMING_PER_BYTE * size
+
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109
-        """Read as the base class specifies."""
+        """Read as the base class specifies; an answer that never gets on is given up."""
+        if self._allowance <= 0:
+            detail = "its answer has too many interim answers or too much framing"
+            raise PeerError(detail, "transient", PeerStep.ANSWER)
         try:
             with trio.fail_after(_seconds(timeout)):
                 if self._held:
                     await self._send(b"")
-                return bytes(await self._stream.receive_some(max_bytes))
+                data = bytes(await self._stream.receive_some(max_bytes))
         except trio.TooSlowError:
             raise PeerError("it did not answer in time", "transient", PeerStep.ANSWER) from None
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             raise PeerError(
                 f"the connection broke: {reason_of(error)}", "transient", PeerStep.ANSWER
             ) from None
+        self._allowance -= len(data)
+        return data
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109
         """Write as the base class specifies; a head is sent together with the start of its body."""
         if not buffer:
             return
+        self._allowance = MAX_ANSWER_HEAD
         if not self._held and len(buffer) <= _HEAD_SIZE:
             self._held = buffer
             await trio.lowlevel.checkpoint()
@@ -161,10 +184,11 @@ class PeerStream(httpcore2.AsyncNetworkStream):
         Raises:
             PeerError: the handshake failed, or the peer is another one. The connection is closed.
         """
-        tls = trio.SSLStream(
-            self._socket, ssl_context, server_hostname=server_hostname, https_compatible=True
-        )
+        name = None if server_hostname is None else server_name(server_hostname)
         try:
+            tls = trio.SSLStream(
+                self._socket, ssl_context, server_hostname=name, https_compatible=True
+            )
             with trio.fail_after(_seconds(timeout)):
                 await tls.do_handshake()
             self._owner.check(tls.getpeercert(binary_form=True))
@@ -174,6 +198,9 @@ class PeerStream(httpcore2.AsyncNetworkStream):
         except trio.BrokenResourceError as error:
             self.close_now()
             raise _explain_handshake(error) from None
+        except (ValueError, OverflowError) as error:  # a name that `ssl` does not take
+            self.close_now()
+            raise PeerError(f"no TLS: {reason_of(error)}", "operator", PeerStep.TLS) from None
         except BaseException:
             self.close_now()
             raise
@@ -213,10 +240,12 @@ class Network(httpcore2.AsyncNetworkBackend):
     Args:
         pins: certificates, DER, one of which the peer must present; None to accept any that the
             TLS context accepts.
+        route: which connections go through a proxy.
     """
 
-    def __init__(self, pins: Iterable[bytes] | None) -> None:
+    def __init__(self, pins: Iterable[bytes] | None, route: ProxyRoute) -> None:
         self._pins = None if pins is None else tuple(pins)
+        self._route = route
         self.streams: set[PeerStream] = set()
 
     async def connect_tcp(
@@ -230,14 +259,21 @@ class Network(httpcore2.AsyncNetworkBackend):
         """Connect as the base class specifies, trying IPv4 and IPv6 addresses in parallel."""
         assert local_address is None
         assert not socket_options
+        proxy = self._route.proxy_for(host)
+        if proxy is None:
+            return PeerStream(await _connect(host, port, timeout, "no connection"), self)
+        words = f"no connection to proxy {proxy}"
+        stream = await _connect(proxy.host, proxy.port, timeout, words)
         try:
             with trio.fail_after(_seconds(timeout)):
-                return PeerStream(_kept_alive(await trio.open_tcp_stream(host, port)), self)
+                await open_tunnel(proxy, stream, host, port)
         except trio.TooSlowError:
-            raise PeerError("no connection in time", "transient", PeerStep.CONNECT) from None
-        except OSError as error:
-            detail = f"no connection: {reason_of(error)}"
+            detail = f"proxy {proxy} did not answer in time"
             raise PeerError(detail, "transient", PeerStep.CONNECT) from None
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            detail = f"the connection to proxy {proxy} broke: {reason_of(error)}"
+            raise PeerError(detail, "transient", PeerStep.CONNECT) from None
+        return PeerStream(stream, self)
 
     def check(self, shown: bytes | None) -> None:
         """Reject a peer whose certificate is not one of the pinned ones.
@@ -255,6 +291,26 @@ class Network(httpcore2.AsyncNetworkBackend):
         """Close all connections."""
         for stream in list(self.streams):
             stream.close_now()
+
+
+async def _connect(
+    host: str,
+    port: int,
+    timeout: float | None,  # noqa: ASYNC109 - given by the library
+    words: str,
+) -> trio.SocketStream:
+    """Connect to one host; `words` begin the text of an error."""
+    try:
+        with trio.fail_after(_seconds(timeout)):
+            return _kept_alive(await trio.open_tcp_stream(host, port))
+    except trio.TooSlowError:
+        raise PeerError(f"{words} in time", "transient", PeerStep.CONNECT) from None
+    except OSError as error:
+        detail = f"{words}: {reason_of(error)}"
+        raise PeerError(detail, "transient", PeerStep.CONNECT) from None
+    except (ValueError, OverflowError) as error:  # no name: UnicodeError; no port
+        detail = f"{words}: {reason_of(error)}"
+        raise PeerError(detail, "operator", PeerStep.CONNECT) from None
 
 
 def _seconds(timeout: float | None) -> float:

@@ -198,7 +198,7 @@ def _wait(retry_after: str) -> float:
     else:
         try:
             seconds = parsedate_to_datetime(text).timestamp() - time.time()
-        except (ValueError, OverflowError):
+        except (ValueError, OverflowError, LookupError, TypeError, OSError):
             return 0.0
     return min(max(seconds, 0.0), LONGEST_WAIT_S)
 

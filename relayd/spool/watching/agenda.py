@@ -1,5 +1,6 @@
 """When to list a spool directory, and which files to take."""
 
+import math
 from typing import Final, NamedTuple
 
 #: A periodic listing leaves younger files to their events.
@@ -29,13 +30,13 @@ class Agenda:
     """The reasons for the next listing of one directory.
 
     Args:
-        frequency: seconds between periodic listings.
+        frequency: seconds between periodic listings, infinite for none.
         periodic: whether these queue files.
     """
 
     def __init__(self, frequency: float, *, periodic: bool) -> None:
         self._frequency = frequency
-        self._periodic = periodic
+        self._periodic = periodic and math.isfinite(frequency)
         self._everything = True
         self._unfinished: float | None = None
         self._last = float("-inf")

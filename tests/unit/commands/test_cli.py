@@ -49,6 +49,9 @@ def one_line(done: Done) -> str:
     return done.stderr.removesuffix("\n")
 
 
+MY_ID = 'general.node_id = "root"\n'
+
+
 @pytest.mark.parametrize("flags", [("-t",), ("--test",)])
 @pytest.mark.parametrize("place", ["-c", "--config"])
 def test_good_configuration_is_ok(directory: Path, flags: tuple[str], place: str) -> None:
@@ -79,15 +82,17 @@ def test_test_mode_prints_warnings_first(directory: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        pytest.param("main.conf", "general.https_port = ", id="syntax"),
-        pytest.param("main.conf", 'general.https_port = "x"', id="type"),
-        pytest.param("main.conf", "general.https_port = 0", id="value"),
+        pytest.param("main.conf", f"{MY_ID}general.https_port = ", id="syntax"),
+        pytest.param("main.conf", f'{MY_ID}general.https_port = "x"', id="type"),
+        pytest.param("main.conf", f"{MY_ID}general.https_port = 0", id="value"),
         pytest.param(
-            "main.conf", 'general.listen = "nowhere"', id="listen", marks=pytest.mark.fault("A24")
+            "main.conf",
+            f'{MY_ID}general.listen = "nowhere"',
+            id="listen",
+            marks=pytest.mark.fault("A24"),
         ),
         pytest.param("main.conf", 'general.node_id = "relay"', id="no upstream"),
         pytest.param("logging.conf", 'general.level = "loud"', id="level"),
-        pytest.param("logging.conf", 'general.filter = "loud"', id="filter"),
     ],
 )
 def test_invalid_file_ends_with_2(directory: Path, name: str, text: str) -> None:
@@ -96,6 +101,130 @@ def test_invalid_file_ends_with_2(directory: Path, name: str, text: str) -> None
     done = drop_in("-t", "-c", directory)
     assert done.returncode == 2
     assert f"{directory / name}: " in one_line(done)
+
+
+@pytest.mark.fault("F38")
+@pytest.mark.parametrize(
+    ("text", "code", "lines"),
+    [
+        pytest.param(
+            f"""{MY_ID}procesing.x = 1
+            general.https_port = 0
+            general.listen = "a..b:1"
+            remote_run.use_sudo = True
+            [processing.reporting]
+            output = "databse"
+            """,
+            2,
+            [
+                "warning: MAIN: unknown key procesing, did you mean processing?",
+                "error: MAIN: line 5, column 35: Invalid value",
+                "error: MAIN: general.https_port: expected an integer from 1 to 65535, got 0",
+                (
+                    'error: MAIN: general.listen: expected "host:port", "[IPv6 address]:port" or '
+                    '"unix:/path", got "a..b:1"'
+                ),
+                (
+                    'error: MAIN: processing.reporting.output: expected "disabled", "database" or '
+                    '"upstream", got "databse", did you mean "database"?'
+                ),
+                (
+                    'error: LOGGING: general.level: expected "off", "error", "warn", "info", '
+                    '"debug" or "trace", got "inof", did you mean "info"?'
+                ),
+            ],
+            id="all errors at once",
+        ),
+        pytest.param(
+            f"""{MY_ID}processing.reporting.output = "database"
+            [output.databse]
+            password = "x"
+            """,
+            2,
+            [
+                "warning: MAIN: unknown key output.databse, did you mean database?",
+                (
+                    "error: MAIN: output.database.password: expected a value for an output to "
+                    '"database", got nothing but the unknown key output.databse'
+                ),
+                "error: LOGGING: …",
+            ],
+            id="section",
+        ),
+        pytest.param(
+            f"""{MY_ID}processing.inventory.output = "upstream"
+            output.upstream = {{ host = "h", pasword = "x" }}
+            """,
+            2,
+            [
+                "warning: MAIN: unknown key output.upstream.pasword, did you mean password?",
+                (
+                    "error: MAIN: output.upstream.password: expected a value for an output to "
+                    '"upstream", got nothing but the unknown key output.upstream.pasword'
+                ),
+                "error: LOGGING: …",
+            ],
+            id="key",
+        ),
+        pytest.param(
+            """general.node-id = "root"
+            general.node_id_file = "/does/not/exist"
+            """,
+            3,
+            [
+                "warning: MAIN: unknown key general.node-id, did you mean node_id?",
+                "error: Could not read the node id from /does/not/exist: No such file or directory",
+                "error: LOGGING: …",
+            ],
+            id="cause of another error",
+        ),
+        pytest.param(
+            'general.node_id = "Root"',
+            2,
+            [
+                (
+                    'error: MAIN: general.node_id: expected "root", the id of the root server, got '
+                    '"Root"'
+                ),
+                "error: LOGGING: …",
+            ],
+            id="node id",
+        ),
+        pytest.param(
+            f"""{MY_ID}output.upstream.host = "h:443"
+            [database]
+            [reporting]
+            [shared_folder]
+            URL = "x"
+            """,
+            2,
+            [
+                "warning: MAIN: unknown key database, did you mean output.database?",
+                "warning: MAIN: unknown key reporting, did you mean processing.reporting?",
+                "warning: MAIN: unknown key shared_folder.URL, did you mean output.database.url?",
+                (
+                    "error: MAIN: output.upstream.host: expected a host name only; the port is "
+                    'general.https_port, got "h:443"'
+                ),
+                "error: LOGGING: …",
+            ],
+            id="place and word",
+        ),
+    ],
+)
+def test_all_faults_are_reported_in_one_run(
+    directory: Path, text: str, code: int, lines: list[str]
+) -> None:
+    """Warnings, which may name the cause, and all errors of both files are reported together."""
+    main, logging = directory / "main.conf", directory / "logging.conf"
+    main.write_text(text)
+    logging.write_text('general.level = "inof"')
+    done = drop_in("-t", "-c", directory)
+    assert (done.returncode, done.stdout) == (code, "")
+    said = done.stderr.replace(str(main), "MAIN").replace(str(logging), "LOGGING").splitlines()
+    assert [line if "…" not in full else full for line, full in zip(said, lines, strict=True)] == (
+        lines
+    )
 
 
 @pytest.mark.history(62)

@@ -38,6 +38,22 @@ DAY = 86_400.0
         ("0s", 0.0),
         (0, 0.0),
         (90, 90.0),
+        *(
+            pytest.param(text, seconds, marks=pytest.mark.fault("F56"))
+            for text, seconds in [
+                ("0", 0.0),
+                ("000", 0.0),
+                ("1.5h", 5400.0),
+                ("0.25 days 1.5\u00a0min", DAY / 4 + 90.0),
+                ("1.000000001s", 1.000000001),
+                ("163\u00b5s 1\u03bcs 1micros", 165e-6),
+                ("5nanos 5millis", 0.005000005),
+                ("1wk 2wks", 21 * DAY),
+                ("1yr 2yrs", 3 * 365.25 * DAY),
+                ("1 0s", 10.0),
+                ("0" * 5000 + "1s", 1.0),
+            ]
+        ),
     ],
 )
 def test_duration_in_each_unit(text: str | int, seconds: float) -> None:
@@ -54,7 +70,11 @@ def test_duration_in_each_unit(text: str | int, seconds: float) -> None:
         "s",
         "10 parsecs",
         "-1s",
-        "1.5h",
+        "1.s",
+        ".5s",
+        "1..5s",
+        "1,5h",
+        "1e3s",
         "1s,2s",
         "10S",
         "1s\x00",

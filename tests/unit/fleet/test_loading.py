@@ -207,9 +207,7 @@ def test_unreadable_file_is_refused(fleet: Fleet) -> None:
         {},
         {"hostname": "h"},
         {"policy-server": "root"},
-        {"hostname": 5, "policy-server": "root"},
         {"hostname": "h", "policy-server": None},
-        {"hostname": "h\n", "policy-server": "root"},
         {"hostname": "h", "policy-server": "\x1b[2J"},
     ],
 )
@@ -223,6 +221,41 @@ def test_unusable_entry_affects_only_its_node(fleet: Fleet, value: object) -> No
     assert loaded.warnings[0].kind == "entry"
     assert str(loaded.warnings[0]).startswith(f'{fleet.list_file}: node "bad" skipped: ')
     assert str(loaded.warnings[0]).isprintable()
+
+
+@pytest.mark.fault("F6")
+@pytest.mark.parametrize(
+    ("hostname", "kept"),
+    [
+        ("a..b", "a..b"),
+        ("a.test:443", "a.test:443"),
+        ("https://a.test", "https://a.test"),
+        ("a" * 64, "a" * 64),
+        ("a." * 200, "a." * 200),
+        ("-x", "-x"),
+        ("a b", "a b"),
+        ("[::1]:1", "[::1]:1"),
+        ("\u5927\u2488", "\u5927\u2488"),
+        ("a\n", ""),
+        ("\ud800", ""),
+        ("a\x00b", ""),
+        (5, ""),
+        (None, ""),
+        (["a"], ""),
+    ],
+)
+def test_odd_host_name_concerns_only_the_calls_of_its_node(
+    fleet: Fleet, hostname: object, kept: str
+) -> None:
+    """A node with an unusable host name stays known, for its run logs; a warning names it."""
+    bad = {"hostname": hostname, "policy-server": "root"}
+    fleet.list_file.write_text(json.dumps({"good": entry(), "bad": bad}))
+    loaded = fleet.load()
+    nodes = [loaded.nodes.get(node_id) for node_id in ("good", "bad")]
+    assert [node and node.hostname for node in nodes][1:] == [kept]
+    warning = loaded.warnings[0]
+    assert (warning.kind, str(warning).isprintable()) == ("hostname", True)
+    assert str(warning).startswith(f'{fleet.list_file}: node "bad" cannot be reached: ')
 
 
 @pytest.mark.parametrize("node_id", ["", "a\nb", "\x1b]0;x\x07", "\ud800", "a\u202eb"])

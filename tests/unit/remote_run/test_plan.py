@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from relayd.fleet.nodes import Node, Nodes
 from relayd.remote_run.commands.runner import Target
+from relayd.remote_run.hop import _read as read_event
 from relayd.remote_run.plan import MAX_ARGUMENT, Plan, make_plan, orders
 from relayd.remote_run.request import RunRequest
 from tests.support.remote_run import make_nodes
@@ -61,7 +62,26 @@ async def test_relays_in_a_loop_are_reported() -> None:
         ("", None),
         ("-x", None),
         ("h:1/", None),
-        ("é.test", None),
+        ("é.test", "xn--9ca.test"),
+        ("h.test.", "h.test."),
+        ("fe80::1%eth0", "[fe80::1%eth0]"),
+        ("[::1]", "[::1]"),
+        *(
+            pytest.param(name, None, marks=pytest.mark.fault("F6"))
+            for name in [
+                "a..b",
+                "h:443",
+                "https://h",
+                "x" * 64,
+                "::::",
+                "1:2",
+                "[h]",
+                "\u5927\u2488",
+                "h.test..",
+                "é" * 300,
+                "a b",
+            ]
+        ),
     ],
 )
 async def test_a_sub_relay_is_called_by_a_plain_host_only(hostname: str, host: str | None) -> None:
@@ -81,3 +101,12 @@ def test_orders_have_all_hosts_once_and_fit(hosts: list[str]) -> None:
     sizes = [len(",".join(target.host for target in order.targets).encode()) for order in made]
     assert max(sizes, default=0) <= MAX_ARGUMENT
     assert all(first + second > MAX_ARGUMENT - 1100 for first, second in pairwise(sizes))
+
+
+@pytest.mark.fault("F6")
+@pytest.mark.parametrize(
+    "line", [b'{"event":"exit","relay":"r","x":' + b"[" * 30_000, b"{" * 9, b"\xff", b"[]", b""]
+)
+def test_event_that_cannot_be_decoded_is_none(line: bytes) -> None:
+    """A line of a sub-relay that is no event, however deeply it is nested, raises nothing."""
+    assert read_event(line) is None

@@ -9,7 +9,7 @@ from relayd.commands.check.settings.numbers import judge_numbers
 from relayd.commands.check.settings.places import judge_openness
 from relayd.config.logging_conf import LOGGING_FILE
 from relayd.config.main_conf import MAIN_FILE, Settings, load_logging, load_settings
-from relayd.errors import ConfigError, ConfigWarning, SettingError, StartError
+from relayd.errors import ConfigError, ConfigWarning, RelaydError, SettingError, StartError
 
 #: Code of the finding for each kind of warning.
 _CODES: Final = {
@@ -45,14 +45,12 @@ def load(directory: Path) -> tuple[tuple[Settings, str] | None, list[Finding]]:
         settings, warnings = load_settings(directory)
         found += [_warning(main, one) for one in warnings]
         loaded = settings, settings.node_id()
-    except ConfigError as failure:
-        found.append(_invalid(main, failure))
-    except StartError as failure:
-        found.append(_unreadable(main, failure))
+    except (ConfigError, StartError) as failure:
+        found += _failed(main, failure)
     try:
         found += [_warning(logging, one) for one in load_logging(directory).warnings]
     except ConfigError as failure:
-        found.append(_invalid(logging, failure))
+        found += _failed(logging, failure)
     return loaded, found
 
 
@@ -86,9 +84,27 @@ def _outputs(site: Site) -> list[Finding]:
     return found
 
 
+def _failed(path: Path, failure: RelaydError) -> list[Finding]:
+    """Return the findings for all errors of a file, and for its warnings."""
+    found = [_warning(path, one) for one in failure.warnings]
+    for one in failure.each():
+        if isinstance(one, ConfigError):
+            found.append(_invalid(path, one))
+        elif isinstance(one, StartError):
+            found.append(_unreadable(path, one))
+    return found
+
+
 def _invalid(path: Path, failure: ConfigError) -> Finding:
     if isinstance(failure, SettingError):
         fix = f"set {failure.key}"
+        if failure.instead is not None:
+            return error(
+                "configuration.invalid",
+                path,
+                failure.detail,
+                f"spell {failure.instead} as {failure.key}",
+            )
         if failure.got is not None:
             fix = f"{fix} to {failure.expected}"
     elif failure.line is not None:
@@ -120,6 +136,10 @@ def _warning(path: Path, found: ConfigWarning) -> Finding:
             fix = 'set general.peer_authentication to "cert_pinning"'
         case "database_url":
             fix = "remove it from the URL"
+        case "doubtful":
+            fix = f"set {found.key} to what is meant"
+        case "log_filter":
+            fix = "correct general.filter; docs/configuration.md shows its forms"
         case "unreadable":
             fix = "write it (man relayd.conf describes every key)"
         case _:

@@ -17,10 +17,10 @@ from relayd.config.main_conf import Settings
 from relayd.config.secret import Secret
 from relayd.errors import PeerError, PeerStep
 from relayd.fleet.peers.client import Clients
+from relayd.fleet.peers.proxy import ProxyRoute
 from relayd.fleet.peers.urls import base_url
 from relayd.fleet.pins import UPSTREAM_PEER, read_pins
 from relayd.outputs.upstream.uploads import INVENTORY_UPDATES, NEW_INVENTORIES, REPORTS, Route
-from relayd.system.addresses import bare
 from relayd.system.threads import in_thread
 
 #: Seconds for each request; less than the deadline of the check, so that the reason is reported.
@@ -45,16 +45,18 @@ async def check(site: Site) -> list[Finding]:
     general, upstream = site.settings.general, site.settings.output.upstream
     if not upstream.host or (site.my_id == "root" and not site.to_upstream):
         return []  # the policy server of the root server is nobody's
+    route = ProxyRoute(general.https_proxy, general.no_proxy)
     try:
         pins, found = await in_thread(_read_pins, site, abandon_on_cancel=True)
-        await trio.socket.getaddrinfo(bare(upstream.host), general.https_port)
+        if route.proxy_for(upstream.host) is None:  # else the proxy looks it up
+            await trio.socket.getaddrinfo(upstream.host, general.https_port)
     except _UnusablePinError as failure:
         return failure.findings
     except OSError as failure:
         what = f"the name cannot be resolved: {failure.strerror or failure}"
         fix = "correct output.upstream.host, or name resolution on this machine"
         return [error("upstream.name", upstream.host, what, fix)]
-    clients = Clients(general.peer_authentication, ca_path=general.ca_path)
+    clients = Clients(general.peer_authentication, ca_path=general.ca_path, route=route)
     clients.update({UPSTREAM_PEER: pins})
     try:
         return found + await _ask(site, clients, base_url(upstream.host, general.https_port))

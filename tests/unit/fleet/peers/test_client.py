@@ -621,3 +621,106 @@ async def test_the_password_is_only_sent_encrypted_and_to_the_pinned_peer() -> N
     assert len(wire) > 1000
     assert PASSWORD.encode() not in wire
     assert b"Authorization" not in wire
+
+
+OK = b"HTTP/1.1 200 OK\r\n"
+CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.fault("F27")
+@pytest.mark.parametrize("method", ["PUT", "HEAD", "POST"])
+@pytest.mark.parametrize(
+    ("head", "piece"),
+    [
+        pytest.param(b"", b"HTTP/1.1 100 Continue\r\n\r\n" * 100, id="100"),
+        pytest.param(b"", b"HTTP/1.1 103 x\r\nLink: </a>\r\n\r\n" * 100, id="103"),
+        pytest.param(OK, b"A: b\r\n" * 100, id="headers"),
+        pytest.param(OK + b"A: ", b"b" * 1000, id="header"),
+        pytest.param(CHUNKED + b"1;", b"x" * 1000, id="chunk extension"),
+        pytest.param(CHUNKED, b"1;" + b"x" * 1000 + b"\r\nA\r\n", id="chunk extensions"),
+        pytest.param(CHUNKED + b"0\r\n", b"A: b\r\n" * 100, id="trailers"),
+        pytest.param(b"\r\n" * 100, b"\r\n" * 100, id="empty lines"),
+        pytest.param(b"", b"\x00" * 1000, id="junk"),
+    ],
+)
+async def test_answer_that_never_gets_on_is_bounded(method: str, head: bytes, piece: bytes) -> None:
+    """Interim answers, headers, framing and trailers without end close the connection soon."""
+    async with open_peer(NODE) as peer:
+        peer.behaviour = Endless(head, piece)
+        clients = clients_for(NODE.cert_der)
+        size = 0
+        broken = False
+        try:
+            with trio.fail_after(20):
+                async with clients.request("upstream", method, f"{peer.url}/x") as answer:
+                    async for chunk in answer.chunks():
+                        size += len(chunk)
+        except PeerError as error:
+            broken = error.step == "answer"
+        # The end of a HEAD answer is that of its head: what follows is not read at all.
+        assert broken or (method == "HEAD" and CHUNKED in head)
+        assert size < 2000
+        if not broken:  # an idle connection like any other
+            await clients.aclose()
+        await peer.until(lambda: peer.open == 0)
+
+
+async def test_few_interim_answers_and_small_chunks_are_no_flood() -> None:
+    """An upstream that announces progress, and a body in chunks of one byte, are accepted."""
+    interim = b"HTTP/1.1 102 Processing\r\n\r\n" * 500
+    chunks = b"1\r\nx\r\n" * 30_000 + b"0\r\nA: b\r\n\r\n"
+    async with open_peer(NODE) as peer:
+        peer.behaviour = Raw(interim, CHUNKED, chunks)
+        assert await put(clients_for(NODE.cert_der), peer) == (200, b"x" * 30_000)
+
+
+@pytest.mark.fault("F6")
+@pytest.mark.parametrize("mode", ["cert_pinning", "cert_validation", "dangerous_none"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://a..b/x",
+        "https://.a/x",
+        f"https://{'a' * 64}/x",
+        f"https://{'a.' * 200}/x",
+        "https://[::1/x",
+        "https://[v1.x]/x",
+        "https://[fe80::1%25nowhere]:1/x",
+        "https://h:99999/x",
+        "https://h:x/x",
+        "https://a%00b/x",
+        "https://\ud800/x",
+        "https://é.test/x",
+        "https:///x",
+        "https://a b/x",
+        "https://127.0.0.1:1/a b\r\nc: d",
+        "http://h/x",
+        "\x00",
+    ],
+)
+async def test_url_that_no_library_takes_is_an_error_of_its_request(
+    mode: Authentication, url: str
+) -> None:
+    """Names, ports and paths on which a library stumbles make `PeerError`, in any place."""
+    clients = made(Clients(mode))
+    clients.update({"upstream": (NODE.cert_der,)})
+    with trio.fail_after(20):
+        with pytest.raises(PeerError):
+            async with clients.request("upstream", "PUT", url, content=b""):
+                pass
+        with pytest.raises(PeerError):
+            await clients.probe("upstream", url)
+
+
+async def test_error_of_a_body_to_send_is_passed_on_as_it_is() -> None:
+    """An exception of the body is not taken for one of a library, whatever its type."""
+
+    async def body() -> AsyncIterator[bytes]:
+        yield b"x"
+        raise ValueError("mine")
+
+    async with open_peer(NODE) as peer:
+        clients = clients_for(NODE.cert_der)
+        with pytest.raises(ValueError, match="mine"):
+            async with clients.request("upstream", "PUT", f"{peer.url}/x", content=body()):
+                pass
