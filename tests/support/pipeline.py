@@ -109,6 +109,7 @@ class FakeDatabase:
         probes: errors of the next probes; well where there are none.
         times: when it was asked to write.
         parameters: connection parameters, one for each reconfiguration.
+        token: of its tables.
     """
 
     def __init__(self) -> None:
@@ -119,6 +120,7 @@ class FakeDatabase:
         self.probes: list[DatabaseError | None] = []
         self.times: list[float] = []
         self.parameters: list[dict[str, object]] = []
+        self.token = "tables:1"
 
     async def write(self, batch: Sequence[RunLog]) -> list[Written]:
         """As `Database.write`."""
@@ -131,6 +133,11 @@ class FakeDatabase:
         if error is not None:
             raise error
         return [Stored(run_log.rows) for run_log in batch]
+
+    async def definition(self) -> str:
+        """As `Database.definition`."""
+        await self.probe()
+        return self.token
 
     def reconfigure(self, settings: Settings) -> None:
         """As `Database.reconfigure`."""

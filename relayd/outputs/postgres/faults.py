@@ -28,7 +28,10 @@ def explain(error: BaseException) -> DatabaseError:
         text = " ".join(str(getattr(cause, "message", None) or cause).split())[:200]
         if not state:
             return DatabaseError(text or type(cause).__name__, "transient")
-        return DatabaseError(text, kind_of(state), state)
+        constraint = getattr(cause, "constraint_name", None)
+        context = getattr(cause, "context", None) or ""
+        kind = kind_of(state, constraint=constraint, context=context)
+        return DatabaseError(text, kind, state)
     if isinstance(error, TimeoutError):
         return DatabaseError("the database did not answer in time", "transient")
     return DatabaseError(" ".join(str(error).split())[:200] or type(error).__name__, "transient")

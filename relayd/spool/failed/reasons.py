@@ -30,7 +30,8 @@ class ReasonRecord(msgspec.Struct, frozen=True):
         detail: one line for the operator.
         node: node id of its name, "" if unknown.
         time: when it was refused, RFC 3339 in UTC.
-        trust: trust token of the node at that time; if it has changed, the file may be accepted.
+        trust: token of what it was judged by at that time, the trust in the node or the tables of
+            the database; if it has changed, the file may be accepted.
     """
 
     name: str
