@@ -24,8 +24,8 @@ SOME: Final = "some reports"
 FULL: Final = frozenset({"53100", "53300"})
 #: A batch that fails this often while the server answers is written run log by run log.
 ATTEMPTS_TOGETHER: Final = 3
-#: A batch that the tables refuse as a whole lets another one go first after so many attempts: should
-#: the fault not concern all run logs, those behind it go in.
+#: A batch that the tables refuse as a whole lets another one go first after so many attempts:
+#: should the fault not concern all run logs, those behind it go in.
 ATTEMPTS_ALIKE: Final = 6
 
 

@@ -70,12 +70,14 @@ class _Attempt(msgspec.Struct):
         judged_by: token of the tables as they were known before.
         outcomes: what became of them so far, by index.
         sound: whether the tables are known to accept run logs.
+        looked: whether it was checked what the tables are like now.
     """
 
     batch: Sequence[RunLog]
     judged_by: str
     outcomes: dict[int, Written] = msgspec.field(default_factory=dict)
     sound: bool = False
+    looked: bool = False
 
 
 class Database:
@@ -171,6 +173,9 @@ class Database:
         except DatabaseError as error:
             if error.kind not in ("permanent", "table"):
                 raise
+            if not attempt.looked and await self._must_write_otherwise(attempt):
+                await self._write_part(attempt, part)
+                return
             if len(part) == 1:
                 attempt.outcomes[part[0]] = await self._judge(attempt, part[0], error)
                 return
@@ -183,6 +188,16 @@ class Database:
                 if outcome.rows:
                     attempt.sound = True
                     self._accepted = attempt.batch[index].first
+
+    async def _must_write_otherwise(self, attempt: _Attempt) -> bool:
+        """Look at the tables once more, which others may have changed since the connection."""
+        attempt.looked = True
+        before = self._tables
+        await self._probe()
+        now = self._tables
+        assert before is not None
+        assert now is not None
+        return (before.copy, before.key) != (now.copy, now.key)
 
     async def _judge(self, attempt: _Attempt, index: int, error: DatabaseError) -> Refused | Retry:
         """Return what becomes of a run log that was refused by itself.

@@ -15,7 +15,8 @@ TRANSIENT: Final = frozenset({"08", "40", "53", "55", "57", "58", "25", "XX", "0
 PERMANENT: Final = frozenset({"21", "44", "54", "P0"})
 
 #: Rudder's own tables would take the same row: others have changed them, or a sequence is wrong.
-TABLE: Final = frozenset({"22", "23"})
+#: Also what a trigger, a view or a foreign table behind them cannot do.
+TABLE: Final = frozenset({"22", "23", "42", "0A", "09", "27", "2F", "38", "39", "HV"})
 
 #: Codes that differ from their class. Any other code, unknown ones included, needs an operator
 #: (rights, passwords, a missing table, a wrong setting): files wait, and relayd retries at most
@@ -30,8 +31,8 @@ EXCEPTIONS: Final[dict[str, Kind]] = {
     "22P04": "permanent",
     # A rule of a table or a type, which has a name; without one, no partition takes the row.
     "23514": "permanent",
-    # A row-level policy refuses the row. Lacking rights are found before any row is sent.
-    "42501": "table",
+    # A prepared statement of another session: a pooler is in between.
+    "42P05": "operator",
     # A standby or a read-only server: the failover will end, but an operator should know.
     "25006": "operator",
     # Corrupted data or index on the server: retrying soon only does harm.
@@ -55,7 +56,7 @@ def kind_of(sqlstate: str, *, constraint: str | None = "", context: str = "") ->
         is refused because of a surprise.
     """
     kind = _kind_of(sqlstate)
-    if kind == "permanent" and sqlstate[:2] in TABLE:
+    if kind == "permanent" and sqlstate[:2] in ("22", "23"):
         if sqlstate == "23514" and constraint is None:
             return "table"
         if context.startswith(("PL/", "SQL")):  # in a trigger of others
