@@ -220,6 +220,8 @@ class Database:
         Raises:
             DatabaseError: it was refused, too.
         """
+        if self._accepted is None:
+            await self._fetch_accepted(node_id)
         fault: DatabaseError | None = None
         for run_log in known_good(self._accepted, node_id):
             try:
@@ -233,6 +235,17 @@ class Database:
         assert fault is not None
         detail = f"the tables refuse every run log: {fault}"
         raise DatabaseError(detail, "operator", fault.sqlstate, all_alike=True) from fault
+
+    async def _fetch_accepted(self, node_id: str) -> None:
+        """Find a report of another node, which was accepted before this relayd was started."""
+        try:
+            async with asyncio.timeout(self._patience.statement), self._writing:
+                connection = await self._connected()
+                row = await connection.fetchrow(sql.REPORT_OF_ANOTHER, node_id)
+        except FAULTS as error:
+            self._drop()
+            raise _not_of_a_run_log(explain(error)) from error
+        self._accepted = None if row is None else tuple(row)
 
     async def _transaction(
         self, run_logs: Sequence[RunLog], *, trial: bool = False

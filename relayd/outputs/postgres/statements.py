@@ -19,6 +19,12 @@ COMMIT: Final = "COMMIT;"
 
 ROLLBACK: Final = "ROLLBACK;"
 
+#: A report of another node than $1.
+REPORT_OF_ANOTHER: Final = f"""
+SELECT {", ".join(f"coalesce({name}::text, '')" for name in COLUMNS)}
+FROM ruddersysevents WHERE nodeid <> $1 LIMIT 1
+"""  # noqa: S608 - relayd's own column names
+
 #: Rolls back after what a COMMIT would check was checked.
 UNDO: Final = "SET CONSTRAINTS ALL IMMEDIATE; ROLLBACK;"
 

@@ -14,7 +14,7 @@ from relayd.runlog.model import COLUMNS, RunLog
 #: Rows are passed to the connection in pieces of about this size.
 COPY_CHUNK_BYTES: Final = 512 * 1024
 #: Rows of one INSERT, where COPY is not possible.
-INSERT_ROWS: Final = 5_000
+INSERT_ROWS: Final = 1_000
 
 
 async def store(connection: Connection, tables: Tables, run_logs: Sequence[RunLog]) -> list[Stored]:

@@ -9,7 +9,8 @@ import trio_asyncio
 
 from relayd.errors import DatabaseError, Reason, Refused, Retry
 from relayd.outputs.postgres.database import Database
-from relayd.outputs.results import Stored
+from relayd.outputs.results import Stored, Written
+from relayd.runlog.model import RunLog
 from tests.support import postgres
 from tests.support.rows import make_rows, messages
 
@@ -228,9 +229,9 @@ OF_SOME: Final = {
     ),
     "policy": Fault(
         "ALTER TABLE ruddersysevents ENABLE ROW LEVEL SECURITY;"
-        "CREATE POLICY some ON ruddersysevents USING (nodeid <> 'odd')",
+        "CREATE POLICY most ON ruddersysevents USING (nodeid <> 'odd')",
         "42501",
-        "DROP POLICY some ON ruddersysevents; CREATE POLICY all_ ON ruddersysevents USING (true)",
+        "DROP POLICY most ON ruddersysevents; CREATE POLICY all_ ON ruddersysevents USING (true)",
     ),
 }
 #: ... and here it is refused, since nothing tells the rule of others from a bad run log.
@@ -253,6 +254,11 @@ async def test_a_run_log_that_changed_tables_refuse_is_held(
     database: postgres.Database, writer: Database, fault: Fault, alone: bool
 ) -> None:
     """A run log that Rudder's own tables would take holds nothing up and is never refused."""
+    if alone:  # what was accepted before a restart is in the table only
+        await database.fetch(
+            "INSERT INTO ruddersysevents SELECT 1, now(), 'good', 'x', 'x', 'x', 'x', 'x',"
+            " '2027-01-01'"
+        )
     await database.fetch(fault.broken)
     outcomes = await writer.write([ODD] if alone else [GOOD, ODD])
     if not alone:
@@ -335,9 +341,10 @@ async def test_tables_without_key_or_with_policies_take_run_logs(
         await writer.write([make_rows("before")])
     await database.fetch(change)
     text = "tab\tback\\slash\nnewline, \\N and ünïcode"
-    batch = [make_rows("a", message=text), make_rows("b", rows=6_000), make_rows("a", LATER)]
+    batch = [make_rows("a", message=text), make_rows("b", rows=1_001), make_rows("a", LATER)]
     again = [*batch, make_rows("a", message="another")]
-    assert await writer.write(batch) == [Stored(4), Stored(6_000), Stored(4)]
+    outcomes = await _write_soon(writer, batch)
+    assert outcomes == [Stored(4), Stored(1_001), Stored(4)]
     assert await writer.write(again) == [*[Stored(0, duplicate=True)] * 3, Stored(4)]
     assert await database.fetch(
         "SELECT nodeid, date = '2026-03-01T12:00:00Z', nodeconfigid, insertionid ="
@@ -350,3 +357,12 @@ async def test_tables_without_key_or_with_policies_take_run_logs(
     )
     last = again[-1]
     assert found == [(log.node_id, line) for log in (*batch, last) for line in messages(log)]
+
+
+async def _write_soon(writer: Database, batch: list[RunLog]) -> list[Written]:
+    """Write; a connection that was made when the tables were others may have to be made again."""
+    try:
+        return await writer.write(batch)
+    except DatabaseError as error:
+        assert error.kind == "transient", error  # noqa: PT017 - the next attempt must go well
+        return await writer.write(batch)
