@@ -14,7 +14,7 @@ import trio
 from trio.testing import MockClock
 
 from relayd.errors import Reason, Refused
-from relayd.spool.failed.quarantine import quarantine, requeue
+from relayd.spool.failed.quarantine import RefusedFile, quarantine, requeue
 from relayd.spool.identity import identity
 from tests.support.spool import Watcher, open_watcher
 
@@ -78,7 +78,7 @@ def refuse(root: Path, name: str) -> Path:
     """Refuse one file."""
     incoming, failed = root / "incoming", root / "failed"
     known = identity((incoming / name).lstat())
-    where = quarantine(incoming, failed, name, known, REFUSED, node_id="n", trust="t")
+    where = quarantine(incoming, failed, RefusedFile(name, known, REFUSED, "n", "t"))
     assert isinstance(where, Path)
     return where
 
