@@ -14,8 +14,8 @@ import trio
 from trio.testing import MockClock
 
 from relayd.errors import Reason, Refused
-from relayd.spool.failed.quarantine import RefusedFile, quarantine, requeue
-from relayd.spool.identity import identity
+from relayd.spool.failed.quarantine import RefusedFile, quarantine, quarantine_all, requeue
+from relayd.spool.identity import identity, identity_at
 from tests.support.spool import Watcher, open_watcher
 
 REFUSED = Refused(Reason.ARCHIVE, "cut short")
@@ -90,6 +90,18 @@ async def refuse_all(root: Path) -> None:
     await trio.lowlevel.checkpoint()
 
 
+async def refuse_together(root: Path) -> None:
+    """Refuse all files of the spool in one batch."""
+    names = sorted(os.listdir(root / "incoming"))  # noqa: PTH208
+    files = [
+        RefusedFile(name, identity_at(root / "incoming" / name), REFUSED, "n", "t")
+        for name in names
+    ]
+    results = quarantine_all(root / "incoming", root / "failed", files)
+    assert all(isinstance(result, Path) for result in results), results
+    await trio.lowlevel.checkpoint()
+
+
 async def other_filesystem(root: Path) -> None:
     """Refuse entries of every type to a `failed` on a filesystem of its own, and back again."""
     incoming, failed = root / "incoming", root / "failed"
@@ -144,6 +156,7 @@ SCENARIOS: dict[str, Callable[[Path], Awaitable[None]]] = {
     "listed": listed,
     "watched": watched,
     "refuse-all": refuse_all,
+    "refuse-together": refuse_together,
     "other-filesystem": other_filesystem,
     "full-disk": full_disk,
 }
