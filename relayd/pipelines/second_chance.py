@@ -1,6 +1,6 @@
 """Another chance for run logs that the tables have refused, once the tables may accept them.
 
-Where an operator has mended the tables, nothing tells relayd. It compares the token of their
+An operator who has repaired the tables notifies nobody. relayd compares the token of their
 definition, and only while there is a file that may profit.
 """
 

@@ -246,7 +246,7 @@ async def test_sequence_behind_the_table(site: Site, database: Database) -> None
 
 @pytest.mark.fault("F5", "F14")
 async def test_what_the_tables_refused_comes_back(site: Site, database: Database) -> None:
-    """Mended tables get what they had refused, and what a relayd without this knowledge did."""
+    """Repaired tables get what they had refused, and what a relayd without this knowledge did."""
     old = site.name(NODE, 0)
     site.send(NODE, 0)
     refused = Refused(Reason.DATABASE, "duplicate key (SQLSTATE 23505)")

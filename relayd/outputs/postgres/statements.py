@@ -19,9 +19,11 @@ COMMIT: Final = "COMMIT;"
 
 ROLLBACK: Final = "ROLLBACK;"
 
+_TEXTS: Final = ", ".join(f"coalesce({name}::text, '')" for name in COLUMNS)
+
 #: A report of another node than $1.
 REPORT_OF_ANOTHER: Final = f"""
-SELECT {", ".join(f"coalesce({name}::text, '')" for name in COLUMNS)}
+SELECT {_TEXTS}
 FROM ruddersysevents WHERE nodeid <> $1 LIMIT 1
 """  # noqa: S608 - relayd's own column names
 
@@ -53,12 +55,11 @@ FROM unnest($1::text[]::timestamptz[], $2::text[], $3::text[], $4::text[], $5::t
 CROSS JOIN LATERAL (SELECT 1 FROM ruddersysevents AS r WHERE {_MATCHES} LIMIT 1) AS found
 """  # noqa: S608 - relayd's own column names
 
-#: The executions of complete run logs. The id of a run log's first row follows from its place
-#: among the $6 rows that were inserted after id $5 was drawn, unless another session drew ids
-#: meanwhile; then it is looked up.
-_EXECUTIONS: Final = """
-INSERT INTO reportsexecution (nodeid, date, nodeconfigid, insertionid)
-SELECT {distinct} w.nodeid, w.start, w.config,
+#: Executions of complete run logs. The id of a run log's first row follows from its place among
+#: the $6 rows that were inserted after id $5 was drawn, unless another session drew ids meanwhile;
+#: then it is looked up.
+_EXECUTION: Final = """
+       w.nodeid, w.start, w.config,
        CASE WHEN currval('serial') - $5 = $6 THEN $5 + w.place
        ELSE (SELECT r.id FROM ruddersysevents AS r
               WHERE r.nodeid = w.nodeid AND r.executiontimestamp = w.start AND r.id > $5
@@ -66,28 +67,35 @@ SELECT {distinct} w.nodeid, w.start, w.config,
        END
 FROM unnest($1::text[], $2::text[]::timestamptz[], $3::text[], $4::bigint[])
      AS w(nodeid, start, config, place)
-{unless_there}
 """
 
 #: An execution that already exists is left alone.
-EXECUTIONS: Final = _EXECUTIONS.format(
-    distinct="", unless_there="ON CONFLICT (nodeid, date) DO NOTHING"
-)
+EXECUTIONS: Final = f"""
+INSERT INTO reportsexecution (nodeid, date, nodeconfigid, insertionid)
+SELECT {_EXECUTION}
+ON CONFLICT (nodeid, date) DO NOTHING
+"""
 
 #: The same for a table without its key: writers of the same run wait for each other at the locks
 #: of `BEGIN`, so each sees what the other has committed.
-EXECUTIONS_WITHOUT_KEY: Final = _EXECUTIONS.format(
-    distinct="DISTINCT ON (w.nodeid, w.start)",
-    unless_there="""WHERE NOT EXISTS (SELECT FROM reportsexecution AS e
+EXECUTIONS_WITHOUT_KEY: Final = f"""
+INSERT INTO reportsexecution (nodeid, date, nodeconfigid, insertionid)
+SELECT DISTINCT ON (w.nodeid, w.start) {_EXECUTION}
+WHERE NOT EXISTS (SELECT FROM reportsexecution AS e
                    WHERE e.nodeid = w.nodeid AND e.date = w.start)
-ORDER BY w.nodeid, w.start, w.place""",
+ORDER BY w.nodeid, w.start, w.place
+"""  # noqa: S608 - relayd's own text
+
+_VALUES: Final = ", ".join(
+    f"w.{name}::timestamptz" if name.startswith("execution") else f"w.{name}" for name in COLUMNS
 )
+_ARRAYS: Final = ", ".join(f"${place + 1}::text[]" for place in range(len(COLUMNS)))
 
 #: Rows where COPY is not possible; they get their ids in the order of the arrays.
 ROWS: Final = f"""
 INSERT INTO ruddersysevents ({", ".join(COLUMNS)})
-SELECT {", ".join(f"w.{name}{'::timestamptz' if 'execution' in name else ''}" for name in COLUMNS)}
-FROM unnest({", ".join(f"${place + 1}::text[]" for place in range(len(COLUMNS)))})
+SELECT {_VALUES}
+FROM unnest({_ARRAYS})
      WITH ORDINALITY AS w({", ".join(COLUMNS)}, number)
 ORDER BY w.number
 """  # noqa: S608 - relayd's own column names

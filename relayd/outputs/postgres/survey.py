@@ -117,8 +117,8 @@ class Numbers(msgspec.Struct, frozen=True):
     Attributes:
         last: number that the sequence gave last, None before the first.
         maximum: last number that the sequence can give.
-        cycle: whether it begins anew after that.
-        highest: highest id in the table; None for an empty one, or where no index tells.
+        cycle: whether it begins again after that.
+        highest: highest id in the table; None for an empty one, or without an index to ask.
     """
 
     last: int | None
@@ -234,7 +234,7 @@ async def _try(connection: Connection) -> tuple[Tables | None, Refusal | None]:
     """Insert a good run log and roll back; what only takes too long is no refusal."""
     try:
         tables: Tables | None = await read_tables(connection)
-    except FAULTS:  # told by what is missing
+    except FAULTS:  # the survey itself shows what is missing
         return None, None
     assert tables is not None
     refusal = None

@@ -7,7 +7,6 @@ import subprocess
 import sys
 from collections import deque
 from contextlib import suppress
-from pathlib import Path
 from typing import Final
 
 import msgspec
@@ -15,6 +14,7 @@ import trio
 
 from relayd.pipelines.workers.child import LENGTH_BYTES
 from relayd.pipelines.workers.job import Examined
+from relayd.system.processes import is_stopped
 from relayd.system.streams import read_exactly
 
 COMMAND: Final = (sys.executable, "-m", "relayd.pipelines.workers.child")
@@ -89,22 +89,13 @@ class Worker:
         with trio.move_on_after(self._call_timeout_s * (1 + len(self._waiting))) as scope:
             await answer.event.wait()
         if scope.cancelled_caught:
-            self._timed_out = not self._is_stopped()
+            self._timed_out = not is_stopped(self.process.pid)
             self.process.kill()
             await answer.event.wait()
         if answer.results is None:
             killed = answer.processing and await self._was_killed()
             raise WorkerEndedError(processing=answer.processing, killed=killed)
         return answer.results
-
-    def _is_stopped(self) -> bool:
-        """Return whether the process was stopped, or waits for a disk that does not answer."""
-        try:
-            status = Path(f"/proc/{self.process.pid}/stat").read_bytes()
-        except OSError:
-            return False
-        # The name of the program, in parentheses, may hold anything.
-        return status.rpartition(b")")[2].split()[0] in (b"T", b"t", b"D")
 
     async def _was_killed(self) -> bool:
         """Return whether the process, whose output has ended, was ended from outside."""

@@ -47,11 +47,11 @@ DROP_TRIGGER: Final = "DROP TRIGGER {} ON ruddersysevents"
 
 
 class Fault(NamedTuple):
-    """A fault of the tables: SQL that makes it, its SQLSTATE, and SQL that mends it."""
+    """A fault of the tables: SQL that makes it, its SQLSTATE, and SQL that repairs it."""
 
     broken: str
     sqlstate: str
-    mended: str
+    repaired: str
 
 
 def column(name: str, kind: str) -> str:
@@ -176,14 +176,14 @@ async def writer(database: postgres.Database) -> AsyncIterator[Database]:
 async def test_a_fault_of_the_tables_waits_for_an_operator(
     database: postgres.Database, writer: Database, fault: Fault
 ) -> None:
-    """Tables that refuse each run log, a good one too, refuse none for good; mended, all go in."""
+    """Tables that refuse a good run log too refuse none for good; repaired, all go in."""
     await writer.write([make_rows("before", rows=1)])
     await database.fetch(fault.broken)
     batch = [make_rows(f"node{number}") for number in range(3)]
     with pytest.raises(DatabaseError, match="refuse every run log") as caught:
         await writer.write(batch)
     assert (caught.value.kind, caught.value.sqlstate) == ("operator", fault.sqlstate)
-    await database.fetch(fault.mended)
+    await database.fetch(fault.repaired)
     assert await writer.write(batch) == [Stored(4)] * 3
 
 
@@ -234,7 +234,7 @@ OF_SOME: Final = {
         "DROP POLICY most ON ruddersysevents; CREATE POLICY all_ ON ruddersysevents USING (true)",
     ),
 }
-#: ... and here it is refused, since nothing tells the rule of others from a bad run log.
+#: ... and here it is refused, since a rule of others looks like a bad run log.
 REFUSED: Final = {
     "check": Fault(
         "ALTER TABLE ruddersysevents ADD CONSTRAINT own CHECK (msg <> 'poison')",
@@ -266,7 +266,7 @@ async def test_a_run_log_that_changed_tables_refuse_is_held(
     (held,) = outcomes
     assert isinstance(held, Retry)
     assert fault.sqlstate in held.detail
-    await database.fetch(fault.mended)
+    await database.fetch(fault.repaired)
     assert await writer.write([ODD]) == [Stored(4)]
     assert await database.fetch("SELECT count(*) FROM reportsexecution WHERE nodeid = 'odd'") == [
         ("1",)
@@ -279,7 +279,7 @@ async def test_a_run_log_that_changed_tables_refuse_is_held(
 async def test_a_refusal_by_a_rule_of_others_names_the_tables_it_was_made_by(
     database: postgres.Database, writer: Database, fault: Fault, alone: bool
 ) -> None:
-    """One run log that a rule refuses is no matter of the tables; mended, their token differs."""
+    """One run log that a rule refuses is no matter of the tables; repaired, their token differs."""
     await database.fetch(fault.broken)
     await writer.definition()
     outcomes = await writer.write([ODD] if alone else [GOOD, ODD])
@@ -288,7 +288,7 @@ async def test_a_refusal_by_a_rule_of_others_names_the_tables_it_was_made_by(
     assert refused.reason is Reason.DATABASE
     assert fault.sqlstate in refused.detail
     assert refused.judged_by == await writer.definition()
-    await database.fetch(fault.mended)
+    await database.fetch(fault.repaired)
     assert refused.judged_by != await writer.definition()
     assert await writer.write([ODD]) == [Stored(4)]
 

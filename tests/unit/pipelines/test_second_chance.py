@@ -97,7 +97,7 @@ async def test_what_other_tables_refused_comes_back(desk: Desk) -> None:
 
 @pytest.mark.fault("F5")
 async def test_nothing_is_asked_while_nothing_was_refused(desk: Desk) -> None:
-    """After a first look the database is left alone until it refuses a run log."""
+    """After one question the database is left alone until it refuses a run log."""
     desk.failed.mkdir()
     async with open_second_chance(desk):
         await eventually(lambda: desk.database.looks == 1)
