@@ -21,7 +21,7 @@ from relayd.outputs.postgres.connection import Connection, Patience, connect, ms
 from relayd.outputs.postgres.faults import FAULTS, explain
 from relayd.outputs.postgres.known_good import known_good
 from relayd.outputs.postgres.storing import store
-from relayd.outputs.postgres.tables import TOKEN_PREFIX, Tables, read_tables
+from relayd.outputs.postgres.tables import TOKEN_PREFIX, Tables, check_tables, read_tables
 from relayd.outputs.results import Stored, Written
 from relayd.runlog.model import RunLog
 from relayd.telemetry.logs import get_logger
@@ -150,7 +150,7 @@ class Database:
         Raises:
             DatabaseError: the database could not be asked, or run logs could not be written now.
         """
-        await self.probe()
+        await trio_asyncio.aio_as_trio(self._probe)(read=True)
         return self._token()
 
     async def aclose(self) -> None:
@@ -193,7 +193,7 @@ class Database:
         """Look at the tables once more, which others may have changed since the connection."""
         attempt.looked = True
         before = self._tables
-        await self._probe()
+        await self._probe(read=True)
         now = self._tables
         assert before is not None
         assert now is not None
@@ -294,12 +294,12 @@ class Database:
             log.info("connected", server=peer(self._writer))
         return self._writer
 
-    async def _open(self) -> Connection:
+    async def _open(self, *, read: bool = True) -> Connection:
         """Return a usable connection; what prevents one is never the fault of a run log."""
         try:
             connection = await connect(self._parameters, self._patience)
             try:
-                self._tables = await read_tables(connection)
+                await self._look(connection, read=read)
             except BaseException:
                 connection.terminate()
                 raise
@@ -308,14 +308,21 @@ class Database:
             raise _not_of_a_run_log(fault) from error
         return connection
 
-    async def _probe(self) -> None:
+    async def _look(self, connection: Connection, *, read: bool) -> None:
+        """Check the tables, or read what they are like."""
+        if read:
+            self._tables = await read_tables(connection)
+        else:
+            await check_tables(connection)
+
+    async def _probe(self, *, read: bool = False) -> None:
         try:
             async with asyncio.timeout(PROBE_TIMEOUT_S):
                 if self._alone:
                     async with self._writing:
-                        self._tables = await read_tables(await self._connected())
+                        await self._look(await self._connected(), read=read)
                 else:
-                    (await self._open()).terminate()
+                    (await self._open(read=read)).terminate()
         except FAULTS as error:
             raise _not_of_a_run_log(explain(error)) from error
 

@@ -31,8 +31,8 @@ class Tables(msgspec.Struct, frozen=True):
     token: str
 
 
-async def read_tables(connection: Connection) -> Tables:
-    """Return what the tables are like.
+async def check_tables(connection: Connection) -> None:
+    """Check that the tables are there.
 
     Raises:
         asyncpg.PostgresError: tables, columns or rights are not those that relayd needs.
@@ -40,6 +40,15 @@ async def read_tables(connection: Connection) -> Tables:
     for statement in sql.SCHEMA:
         await connection.execute(statement)
     _judge_rights(await connection.fetchrow(sql.RIGHTS))
+
+
+async def read_tables(connection: Connection) -> Tables:
+    """Return what the tables are like; some 10 ms of the server's time.
+
+    Raises:
+        asyncpg.PostgresError: as `check_tables`.
+    """
+    await check_tables(connection)
     row = await connection.fetchrow(sql.TABLES)
     token = f"{TOKEN_PREFIX}{row['definition'] & (2**64 - 1):016x}"
     return Tables(copy=row["copy"], key=row["key"], token=token)
