@@ -7,7 +7,7 @@ RelaydError
 │   └── TransientStartError  it may go away by itself: exit code 75
 ├── NodesError           the nodes list or the certificates file cannot be used as a whole
 └── OutputError          the database or another policy server is not ready
-    ├── DatabaseError    kind = transient | operator | permanent, with its SQLSTATE
+    ├── DatabaseError    kind = transient | operator | permanent | table, with its SQLSTATE
     └── PeerError        another policy server: kind = transient | operator, with the failed step
 
 The text of an error is for people. Code decides by its type and attributes, and never reads the
@@ -207,18 +207,26 @@ class DatabaseError(OutputError):
     """A failed database operation.
 
     Attributes:
-        kind: `transient` (retry soon), `operator` (an operator must act; retry slowly) or
-            `permanent` (the database will never accept these data).
+        kind: `transient` (retry soon), `operator` (an operator must act; retry slowly),
+            `permanent` (the database will never accept these data) or `table` (the tables refuse
+            what Rudder's own would accept; an operator must change them).
         sqlstate: the five characters of the PostgreSQL manual's appendix A, or "" when the
             server did not answer.
+        all_alike: the tables refuse every run log, one that is known to be good too.
     """
 
     def __init__(
-        self, detail: str, kind: Literal["transient", "operator", "permanent"], sqlstate: str = ""
+        self,
+        detail: str,
+        kind: Literal["transient", "operator", "permanent", "table"],
+        sqlstate: str = "",
+        *,
+        all_alike: bool = False,
     ) -> None:
         super().__init__(detail)
         self.kind = kind
         self.sqlstate = sqlstate
+        self.all_alike = all_alike
 
 
 class PeerStep(StrEnum):
@@ -286,11 +294,14 @@ class Refused(msgspec.Struct, frozen=True, array_like=True, tag=True):
             of the file, control characters escaped.
         maybe_unfinished: a truncated file has the same fault, so a young file that was written
             in place is examined once more before it is refused.
+        judged_by: token of what it was judged by, if that was not the trust in its node: once it
+            differs, the file may pass.
     """
 
     reason: Reason
     detail: str
     maybe_unfinished: bool = False
+    judged_by: str = ""
 
 
 class Retry(msgspec.Struct, frozen=True, array_like=True, tag=True):

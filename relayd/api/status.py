@@ -33,7 +33,7 @@ class StatusReport(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True
     """The outcome of all checks, as the API shows it.
 
     Attributes:
-        database: whether the database answers; absent if that output is off.
+        database: whether run logs are written, or could be now; absent if that output is off.
         configuration: whether the configuration on disk is valid.
     """
 
@@ -49,7 +49,8 @@ class StatusReader:
 
     Args:
         configuration: reads and validates the configuration, in a thread; raises `RelaydError`.
-        database: queries the database; raises `RelaydError`. None if that output is off.
+        database: whether run logs are written, or could be now; raises `RelaydError`. None if that
+            output is off.
     """
 
     def __init__(

@@ -51,6 +51,10 @@ class Health:
         """Why the output does not accept files; None when it does, as far as is known."""
         return next(iter(self._troubles.values()), None)
 
+    def holds(self, files: str) -> bool:
+        """Return whether the output does not accept this kind of files, as far as is known."""
+        return files in self._troubles
+
     def note(self, files: str, trouble: Trouble | None) -> None:
         """Note how an attempt ended.
 

@@ -6,7 +6,7 @@ from typing import Protocol
 import msgspec
 
 from relayd.config.main_conf import Settings
-from relayd.errors import Refused
+from relayd.errors import Refused, Retry
 from relayd.runlog.model import RunLog
 
 
@@ -38,7 +38,8 @@ class Forwarded(Done, frozen=True):
     """A file that the upstream has."""
 
 
-Written = Stored | Refused
+#: `Retry`: the tables refuse this run log now, though they accept others.
+Written = Stored | Refused | Retry
 
 #: Raises `RelaydError` when an output is not available.
 Probe = Callable[[], Awaitable[None]]
@@ -63,6 +64,14 @@ class RunLogStore(Protocol):
 
     async def probe(self) -> None:
         """Raise `DatabaseError` if nothing could be written now."""
+        ...
+
+    async def definition(self) -> str:
+        """Return a token that differs once the store may accept what it has refused.
+
+        Raises:
+            DatabaseError: it could not be asked.
+        """
         ...
 
     def reconfigure(self, settings: Settings) -> None:

@@ -168,6 +168,7 @@ class DisposeStage:
 def _refused_file(file: Failed) -> RefusedFile:
     origin = file.ticket.origin
     node_id, trust = ("", "") if origin is None else (origin.node_id, origin.trust)
+    trust = file.refused.judged_by or trust
     return RefusedFile(file.ticket.name, file.identity, file.refused, node_id, trust)
 
 

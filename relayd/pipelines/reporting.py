@@ -23,6 +23,7 @@ from relayd.pipelines.examine import Accepted, ExamineStage
 from relayd.pipelines.gather import run_gather
 from relayd.pipelines.line import Change, Line, run_spool_cleanup
 from relayd.pipelines.outcomes import StoredOutcomes
+from relayd.pipelines.second_chance import SecondChance
 from relayd.pipelines.ticket import Settled
 from relayd.pipelines.workers.job import Setup
 from relayd.pipelines.workers.pool import Examiner, open_examiner
@@ -119,9 +120,10 @@ class ReportingPipeline:
         )
         examine = ExamineStage(examiner, lambda: trust.nodes, self._line.disposal.committed.holds)
         health = Health(store.name, metrics.output_up[store.name])
-        self._writer = Writer(store, health, delays)
+        self._writer = Writer(store, health, delays, self._line.rescan)
+        self._second_chance = SecondChance(store, self._writer, self._line)
         self._stages = ReportingStages(examine, examiner.lanes, self._writer, metrics)
-        self.probes: Mapping[str, Probe] = {store.name: store.probe}
+        self.probes: Mapping[str, Probe] = {store.name: self._writer.check}
 
     async def run(self, stop: trio.Event) -> None:
         """Process run logs once the nodes are known, until `stop` is set and all is drained."""
@@ -131,6 +133,7 @@ class ReportingPipeline:
             nursery.start_soon(self._run_requeue, name="requeue")
             nursery.start_soon(self._run_stopper, stop, name="stopper")
             nursery.start_soon(self._writer.probe, name="probe")
+            nursery.start_soon(self._second_chance.run, name="second chance")
             if await self._wait_for_nodes(stop):
                 await self._line.run(self._stages, stop)
             nursery.cancel_scope.cancel("pipeline ended")

@@ -1,27 +1,32 @@
 """The write stage: batches are committed, and wait while the database is unavailable."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Final, Literal
 
 import trio
 
 from relayd.errors import DatabaseError, Refused, Retry
-from relayd.outputs.health import Health, Trouble
+from relayd.outputs.health import CONNECTION, Health, Trouble
 from relayd.outputs.results import RunLogStore, Written
 from relayd.pipelines.examine import Accepted
 from relayd.pipelines.gather import BATCH
+from relayd.pipelines.held import Held
 from relayd.pipelines.ticket import Finished, Settled, unfinished
 from relayd.runlog.model import RunLog
 from relayd.system.delays import DELAYS, Delays
 from relayd.system.wake import Wake
 
-#: The kind of files, in log lines.
+#: The kind of files, in log lines, and those of them that the tables refuse while others go in.
 FILES: Final = "reports"
+SOME: Final = "some reports"
 #: Disk full, too many connections: no run log of a batch is better off than another.
 FULL: Final = frozenset({"53100", "53300"})
 #: A batch that fails this often while the server answers is written run log by run log.
 ATTEMPTS_TOGETHER: Final = 3
+#: A batch that the tables refuse as a whole lets another one go first after so many attempts:
+#: should the fault not concern all run logs, those behind it go in.
+ATTEMPTS_ALIKE: Final = 6
 
 
 class Writer:
@@ -31,15 +36,30 @@ class Writer:
         store: where run logs go.
         health: notes how attempts end.
         delays: between attempts while the database is unavailable.
+        retry_all: called when files that wait may be accepted now.
+
+    Attributes:
+        refused_some: whether the tables have refused a run log since this was last set to False.
     """
 
-    def __init__(self, store: RunLogStore, health: Health, delays: Delays = DELAYS) -> None:
+    def __init__(
+        self,
+        store: RunLogStore,
+        health: Health,
+        delays: Delays = DELAYS,
+        retry_all: Callable[[], None] = lambda: None,
+    ) -> None:
         self._store = store
         self._health = health
         self._delays = delays
         self._wake = Wake()
         self._stopping = False
         self._was_up = False
+        self._retry_all = retry_all
+        self._held = Held()
+        #: Whether whole batches were put back, which are retried with the first success.
+        self._owes_retries = False
+        self.refused_some = False
 
     def wake(self) -> None:
         """End a wait now: something changed that may have fixed the database."""
@@ -77,13 +97,15 @@ class Writer:
             except DatabaseError as error:
                 attempt += 1
                 self._note(error)
-                together = attempt < ATTEMPTS_TOGETHER or error.sqlstate in FULL
-                if not together and await self._server_is_well():
+                if error.all_alike and attempt >= ATTEMPTS_ALIKE:
+                    self._owes_retries = True
+                    return [self._not_attempted()] * len(run_logs)
+                if self._goes_alone(error, attempt) and await self._server_is_well():
                     return [await self._write_alone(run_log) for run_log in run_logs]
                 await self._wait(error, attempt)
             else:
                 self._recovered()
-                return outcomes
+                return self._note_outcomes(run_logs, outcomes)
         return [self._not_attempted()] * len(run_logs)
 
     async def _write_alone(self, run_log: RunLog) -> Written | Retry:
@@ -100,8 +122,34 @@ class Writer:
                 await self._wait(error, attempt)
             else:
                 self._recovered()
+                self._note_outcomes([run_log], [outcome])
                 return outcome
         return self._not_attempted()
+
+    def _note_outcomes(
+        self, run_logs: Sequence[RunLog], outcomes: Sequence[Written | Retry]
+    ) -> Sequence[Written | Retry]:
+        """Note what the tables refuse; retry all that waits when one that waited went in."""
+        self.refused_some |= any(isinstance(outcome, Refused | Retry) for outcome in outcomes)
+        if self._held.note(run_logs, outcomes):
+            self._retry_all()
+        self._note_held()
+        return outcomes
+
+    def _note_held(self) -> None:
+        if self._held:
+            self._health.note(SOME, Trouble(self._held.detail, "operator"))
+        elif self._health.holds(SOME):
+            self._health.note(SOME, None)
+
+    async def check(self) -> None:
+        """Raise `DatabaseError` if writing fails, or nothing could be written now."""
+        self._note_held()
+        trouble = self._health.trouble
+        if trouble is not None:
+            some = "" if self._is_down or not self._held else f"{len(self._held)} run logs wait: "
+            raise DatabaseError(f"{some}{trouble.detail}", "operator", trouble.code)
+        await self._store.probe()
 
     async def probe(self) -> None:
         """Report whether the database is available before a run log needs it; end once it was."""
@@ -116,8 +164,27 @@ class Writer:
             else:
                 self._recovered()
 
+    def _goes_alone(self, error: DatabaseError, attempt: int) -> bool:
+        """Return whether each run log is better written by itself."""
+        together = error.all_alike or error.sqlstate in FULL
+        return attempt >= ATTEMPTS_TOGETHER and not together
+
+    @property
+    def waits_for_all(self) -> bool:
+        """Whether whole batches were put back since the tables refuse every run log."""
+        return self._owes_retries
+
+    @property
+    def waits_for_tables(self) -> bool:
+        """Whether run logs wait that the tables refuse."""
+        return self._owes_retries or bool(self._held)
+
+    @property
+    def _is_down(self) -> bool:
+        return self._health.holds(FILES) or self._health.holds(CONNECTION)
+
     def _gives_up(self) -> bool:
-        return self._stopping and self._health.trouble is not None
+        return self._stopping and self._is_down
 
     def _not_attempted(self) -> Retry:
         trouble = self._health.trouble
@@ -148,6 +215,9 @@ class Writer:
     def _recovered(self) -> None:
         self._was_up = True
         self._health.note(FILES, None)
+        if self._owes_retries:
+            self._owes_retries = False
+            self._retry_all()
 
 
 def _settle(file: Accepted, verdict: Written | Retry) -> Settled:

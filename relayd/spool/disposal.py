@@ -9,12 +9,17 @@ from functools import partial
 from pathlib import Path
 from typing import Literal, TypeVar
 
-import msgspec
 import trio
 
-from relayd.errors import Refused, Retry
+from relayd.errors import Retry
 from relayd.spool.committed import Committed
-from relayd.spool.failed.quarantine import quarantine, requeue
+from relayd.spool.failed.quarantine import (
+    Moved,
+    RefusedFile,
+    quarantine,
+    quarantine_all,
+    requeue,
+)
 from relayd.spool.failed.reasons import ReasonRecord
 from relayd.spool.identity import Identity, identity, identity_at
 from relayd.system.threads import in_thread
@@ -63,16 +68,6 @@ def remove(directory: Path, name: str, known: Identity) -> Removal:
     return "removed"
 
 
-class RefusedFile(msgspec.Struct, frozen=True):
-    """A refused file and what its reason file says; the arguments of `quarantine`."""
-
-    name: str
-    known: Identity | None
-    refused: Refused
-    node_id: str
-    trust: str
-
-
 class Disposal:
     """Disposes of batches of files of one watched directory, one batch at a time in a thread.
 
@@ -107,27 +102,16 @@ class Disposal:
                 self.committed.forget(name)
         return results
 
-    async def quarantine(
-        self, files: Sequence[RefusedFile]
-    ) -> list[Path | Literal["changed", "gone"] | Retry]:
-        """Move refused files to `failed`, see the function `quarantine`.
+    async def quarantine(self, files: Sequence[RefusedFile]) -> list[Moved | Retry]:
+        """Move refused files to `failed`, see the function `quarantine_all`.
 
         Returns:
             For each file where it is now or what was found, or `Retry` when it could not be
             moved and is still in the spool.
         """
-        return await self._in_thread([partial(self._quarantine_one, file) for file in files])
-
-    def _quarantine_one(self, file: RefusedFile) -> Path | Literal["changed", "gone"]:
-        return quarantine(
-            self._incoming,
-            self._failed,
-            file.name,
-            file.known,
-            file.refused,
-            node_id=file.node_id,
-            trust=file.trust,
-        )
+        move = partial(quarantine_all, self._incoming, self._failed, files)
+        results = await in_thread(move, limiter=self._limiter)
+        return [_later(r) if isinstance(r, OSError) else r for r in results]
 
     async def requeue(self, wanted: Callable[[ReasonRecord], bool]) -> int:
         """Move refused files back, see the function `requeue`; `wanted` runs in a thread."""
@@ -144,5 +128,9 @@ def _attempts(actions: Sequence[Callable[[], T]]) -> Iterator[T | Retry]:
         try:
             yield action()
         except OSError as error:
-            place = f" ({error.filename})" if error.filename else ""
-            yield Retry(f"{error.strerror}{place}")
+            yield _later(error)
+
+
+def _later(error: OSError) -> Retry:
+    place = f" ({error.filename})" if error.filename else ""
+    return Retry(f"{error.strerror}{place}")

@@ -90,7 +90,7 @@ class Metrics:
         event_loop_lag_seconds: how late the event loop woke up, in seconds.
         log_dropped: log lines dropped because their reader was too slow.
         peer_authentication_disabled: 1 when certificates of peers are not verified.
-        database_up: 1 when the last database operation reached its server; NaN before the first.
+        database_up: 1 while the database accepts run logs; NaN before the first attempt.
         upstream_up: 1 while the upstream takes files, 0 while it is unreachable or refuses one file
             after the other; NaN before the first.
         upstream_certificate_expiry: Unix time at which the pinned certificate expires, or the last
@@ -232,9 +232,7 @@ class Metrics:
             self.shared_files.labels(outcome.value)
 
     def _make_health(self) -> None:
-        self.database_up = self._gauge(
-            "database_up", "1 when the last database operation reached its server"
-        )
+        self.database_up = self._gauge("database_up", "1 while the database accepts run logs")
         self.upstream_up = self._gauge("upstream_up", "1 when the upstream takes files")
         self.upstream_certificate_expiry = self._gauge(
             "upstream_certificate_expiry_timestamp_seconds",

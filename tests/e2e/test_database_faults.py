@@ -17,6 +17,8 @@ import trio
 
 from relayd.commands.demo.postgres.opening import Postgres
 from relayd.commands.demo.postgres.server import StopMode
+from relayd.errors import Reason, Refused
+from relayd.spool.failed.quarantine import RefusedFile, quarantine
 from tests.support.daemon import Daemon, Site, eventually, make_site, open_daemon
 from tests.support.ledger import fleet
 from tests.support.postgres import Database, rows
@@ -199,7 +201,7 @@ async def test_silent_server(fragile: Site, private_postgres: Postgres) -> None:
     assert fragile.refused() == {"bob.log": "bad_name", fragile.name(NODE, 2): "mime"}
 
 
-@pytest.mark.fault("D9")
+@pytest.mark.fault("D9", "F23")
 def test_server_on_a_full_disk() -> None:
     """A server without space keeps files waiting; they go in once there is space again."""
     alone = ["unshare", "--mount"]
@@ -214,6 +216,53 @@ def test_server_on_a_full_disk() -> None:
         command = [*alone, sys.executable, "-m", "tests.support.full_disk", directory]
         done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.fault("F5", "F23")
+async def test_sequence_behind_the_table(site: Site, database: Database) -> None:
+    """Run logs wait and the status says why, although the database answers; then all go in."""
+    site.send(NODE, 0)
+    async with open_daemon(site) as daemon:
+        await daemon.settled()
+        # Each attempt draws some numbers, so a gap of a few would close by itself.
+        database.query(
+            "INSERT INTO ruddersysevents SELECT g, now(), 'x', 'x', 'x', 'x', 'x', 'x', now()"
+            " FROM generate_series(110, 3000) AS g"
+        )
+        names = [site.send(NODE, number) for number in range(1, 6)]
+        await daemon.saw("ERROR database: output unavailable; files wait.*sqlstate=23505")
+        answer = await database_status(daemon)
+        assert answer["status"] == "error"
+        assert "the tables refuse every run log: duplicate key value" in answer["details"]
+        assert await daemon.metric("rudder_relayd_database_up") == 0
+        assert site.waiting() == sorted(names)
+        database.query("SELECT setval('serial', (SELECT max(id) FROM ruddersysevents))")
+        await daemon.settled()
+        assert await database_status(daemon) == {"status": "success"}
+    database.query("DELETE FROM ruddersysevents WHERE nodeid = 'x'")
+    check_stored(database.query, {(NODE, number) for number in range(6)})
+    assert site.refused() == {}
+
+
+@pytest.mark.fault("F5", "F14")
+async def test_what_the_tables_refused_comes_back(site: Site, database: Database) -> None:
+    """Repaired tables get what they had refused, and what a relayd without this knowledge did."""
+    old = site.name(NODE, 0)
+    site.send(NODE, 0)
+    refused = Refused(Reason.DATABASE, "duplicate key (SQLSTATE 23505)")
+    quarantine(site.incoming, site.failed, RefusedFile(old, None, refused, NODE, "sha256:old"))
+    database.query("ALTER TABLE ruddersysevents ADD CONSTRAINT own CHECK (component = 'start')")
+    database.query("ALTER TABLE reportsexecution DROP CONSTRAINT reportsexecution_pkey")
+    async with open_daemon(site) as daemon:
+        site.send(NODE, 1)
+        await eventually(lambda: set(site.refused()) == {old, site.name(NODE, 1)})
+        await daemon.settled()
+    database.query("ALTER TABLE ruddersysevents DROP CONSTRAINT own")
+    async with open_daemon(site) as daemon:
+        await daemon.saw("run logs refused by other tables are retried files=2")
+        await eventually(lambda: site.refused() == {})
+        await daemon.settled()
+    assert stored_executions(database.query) == {(NODE, number): 1 for number in range(2)}
 
 
 @pytest.mark.fault("D11")

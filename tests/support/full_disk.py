@@ -4,6 +4,7 @@ unshare --mount python -m tests.support.full_disk DIRECTORY
 """
 
 import ctypes
+import json
 import os
 import sys
 from functools import partial
@@ -38,6 +39,9 @@ async def main(directory: Path) -> None:
             names = [site.send(NODE, number, reports=REPORTS) for number in (1, 2)]
             await daemon.saw(r"could not extend file.*No space left on device.*sqlstate=53100")
             await daemon.saw(r"output still unavailable.*attempt=4")
+            status, body = await daemon.get("/rudder/relay-api/1/system/status")
+            assert status == 200
+            assert "No space left on device" in json.loads(body)["data"]["database"]["details"]
             assert site.waiting() == sorted(names)
             assert site.refused() == {}
             (disk / "filler").unlink()

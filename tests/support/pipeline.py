@@ -106,9 +106,11 @@ class FakeDatabase:
         batches: the nodes of each batch it was asked to write.
         failures: errors of the next writes; None stands for success.
         ill: nodes whose run logs it cannot take now.
+        held: nodes whose run logs its tables refuse, while they accept others.
         probes: errors of the next probes; well where there are none.
         times: when it was asked to write.
         parameters: connection parameters, one for each reconfiguration.
+        token: of its tables.
     """
 
     def __init__(self) -> None:
@@ -116,9 +118,11 @@ class FakeDatabase:
         self.batches: list[list[str]] = []
         self.failures: list[DatabaseError | None] = []
         self.ill: set[str] = set()
+        self.held: set[str] = set()
         self.probes: list[DatabaseError | None] = []
         self.times: list[float] = []
         self.parameters: list[dict[str, object]] = []
+        self.token = "tables:1"
 
     async def write(self, batch: Sequence[RunLog]) -> list[Written]:
         """As `Database.write`."""
@@ -130,7 +134,15 @@ class FakeDatabase:
             error = transient("ill")
         if error is not None:
             raise error
-        return [Stored(run_log.rows) for run_log in batch]
+        return [
+            Retry("narrowed") if run_log.node_id in self.held else Stored(run_log.rows)
+            for run_log in batch
+        ]
+
+    async def definition(self) -> str:
+        """As `Database.definition`."""
+        await self.probe()
+        return self.token
 
     def reconfigure(self, settings: Settings) -> None:
         """As `Database.reconfigure`."""

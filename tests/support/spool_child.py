@@ -14,8 +14,8 @@ import trio
 from trio.testing import MockClock
 
 from relayd.errors import Reason, Refused
-from relayd.spool.failed.quarantine import quarantine, requeue
-from relayd.spool.identity import identity
+from relayd.spool.failed.quarantine import RefusedFile, quarantine, quarantine_all, requeue
+from relayd.spool.identity import identity, identity_at
 from tests.support.spool import Watcher, open_watcher
 
 REFUSED = Refused(Reason.ARCHIVE, "cut short")
@@ -78,7 +78,7 @@ def refuse(root: Path, name: str) -> Path:
     """Refuse one file."""
     incoming, failed = root / "incoming", root / "failed"
     known = identity((incoming / name).lstat())
-    where = quarantine(incoming, failed, name, known, REFUSED, node_id="n", trust="t")
+    where = quarantine(incoming, failed, RefusedFile(name, known, REFUSED, "n", "t"))
     assert isinstance(where, Path)
     return where
 
@@ -87,6 +87,18 @@ async def refuse_all(root: Path) -> None:
     """Refuse every file of the spool."""
     for name in sorted(os.listdir(root / "incoming")):  # noqa: PTH208
         print(refuse(root, name).relative_to(root), flush=True)
+    await trio.lowlevel.checkpoint()
+
+
+async def refuse_together(root: Path) -> None:
+    """Refuse all files of the spool in one batch."""
+    names = sorted(os.listdir(root / "incoming"))  # noqa: PTH208
+    files = [
+        RefusedFile(name, identity_at(root / "incoming" / name), REFUSED, "n", "t")
+        for name in names
+    ]
+    results = quarantine_all(root / "incoming", root / "failed", files)
+    assert all(isinstance(result, Path) for result in results), results
     await trio.lowlevel.checkpoint()
 
 
@@ -144,6 +156,7 @@ SCENARIOS: dict[str, Callable[[Path], Awaitable[None]]] = {
     "listed": listed,
     "watched": watched,
     "refuse-all": refuse_all,
+    "refuse-together": refuse_together,
     "other-filesystem": other_filesystem,
     "full-disk": full_disk,
 }

@@ -8,16 +8,14 @@ import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from itertools import accumulate
 from typing import Any, Final
 
-import asyncpg
 import msgspec
 import trio
 import trio_asyncio
 
 from relayd.config.main_conf import Settings, database_parameters
-from relayd.errors import DatabaseError, Reason, Refused
+from relayd.errors import DatabaseError, Reason, Refused, Retry
 from relayd.outputs.postgres import statements as sql
 from relayd.outputs.postgres.connection import (
     Connection,
@@ -29,9 +27,11 @@ from relayd.outputs.postgres.connection import (
     transaction_limits,
 )
 from relayd.outputs.postgres.faults import FAULTS, explain
+from relayd.outputs.postgres.known_good import known_good
+from relayd.outputs.postgres.storing import store
+from relayd.outputs.postgres.tables import TOKEN_PREFIX, Tables, check_tables, read_tables
 from relayd.outputs.results import Stored, Written
-from relayd.runlog.copytext import read_columns
-from relayd.runlog.model import COLUMNS, RunLog
+from relayd.runlog.model import RunLog
 from relayd.telemetry.logs import get_logger
 
 log = get_logger("database")
@@ -39,8 +39,6 @@ log = get_logger("database")
 PROBE_TIMEOUT_S: Final = 2.0
 #: Of these for finding a server, so that the reason is known when the time is over.
 PROBE_SEARCH_S: Final = 1.5
-#: Rows are passed to the connection in pieces of about this size.
-COPY_CHUNK_BYTES: Final = 512 * 1024
 
 
 _PATIENCE: Final = Patience()
@@ -75,6 +73,24 @@ def _log_asyncio_error(_loop: object, context: dict[str, Any]) -> None:
     log.debug("asyncio", detail=str(context.get("message")), error=repr(context.get("exception")))
 
 
+class _Attempt(msgspec.Struct):
+    """An attempt with one batch.
+
+    Attributes:
+        batch: the run logs.
+        judged_by: token of the tables as they were known before.
+        outcomes: what became of them so far, by index.
+        sound: whether the tables are known to accept run logs.
+        looked: whether it was checked what the tables are like now.
+    """
+
+    batch: Sequence[RunLog]
+    judged_by: str
+    outcomes: dict[int, Written] = msgspec.field(default_factory=dict)
+    sound: bool = False
+    looked: bool = False
+
+
 class Database:
     """One connection that writes, and short ones for probes.
 
@@ -103,6 +119,8 @@ class Database:
         self._alone = connections < 2
         self._writing = asyncio.Lock()
         self._writer: Connection | None = None
+        self._tables: Tables | None = None
+        self._accepted: tuple[str, ...] | None = None
 
     def reconfigure(self, settings: Settings) -> None:
         """Use the settings of a reloaded configuration from the next connection on."""
@@ -121,11 +139,12 @@ class Database:
             batch: run logs, in the order in which their rows get their ids.
 
         Returns:
-            What became of each, in the order of `batch`. All of it is committed.
+            What became of each, in the order of `batch`. All that is stored is committed.
 
         Raises:
             DatabaseError: transient or operator kind: nothing is known to be stored. Write the
-                whole batch again; what was stored is then recognized as a duplicate.
+                whole batch again; what was stored is then recognized as a duplicate. If it says
+                `all_alike`, every run log of the batch and a good one were refused.
         """
         result: list[Written] = await trio_asyncio.aio_as_trio(self._write)(batch)
         return result
@@ -138,36 +157,114 @@ class Database:
         """
         await trio_asyncio.aio_as_trio(self._probe)()
 
+    async def definition(self) -> str:
+        """Return a token that differs once what the tables refuse may have changed.
+
+        Raises:
+            DatabaseError: the database could not be asked, or run logs could not be written now.
+        """
+        await trio_asyncio.aio_as_trio(self._probe)(read=True)
+        return self._token()
+
     async def aclose(self) -> None:
         """Close the writing connection, at once if the server does not answer."""
         await trio_asyncio.aio_as_trio(self._close)()
 
     async def _write(self, batch: Sequence[RunLog]) -> list[Written]:
-        outcomes: dict[int, Written] = {}
+        attempt = _Attempt(batch, self._token())
         for part in _rounds(batch):
-            await self._write_part(batch, part, outcomes)
-        return [outcomes[index] for index in range(len(batch))]
+            await self._write_part(attempt, part)
+        return [attempt.outcomes[index] for index in range(len(batch))]
 
-    async def _write_part(
-        self, batch: Sequence[RunLog], part: list[int], outcomes: dict[int, Written]
-    ) -> None:
+    def _token(self) -> str:
+        return TOKEN_PREFIX if self._tables is None else self._tables.token
+
+    async def _write_part(self, attempt: _Attempt, part: list[int]) -> None:
         """Write some run logs of a batch, by halves where one of them is refused."""
         try:
-            stored = await self._transaction([batch[index] for index in part])
+            stored = await self._transaction([attempt.batch[index] for index in part])
         except DatabaseError as error:
-            if error.kind != "permanent":
+            if error.kind not in ("permanent", "table"):
                 raise
+            if not attempt.looked and await self._must_write_otherwise(attempt):
+                await self._write_part(attempt, part)
+                return
             if len(part) == 1:
-                detail = f"the database refused it: {error} (SQLSTATE {error.sqlstate})"
-                outcomes[part[0]] = Refused(Reason.DATABASE, detail)
+                attempt.outcomes[part[0]] = await self._judge(attempt, part[0], error)
                 return
             half = len(part) // 2
-            await self._write_part(batch, part[:half], outcomes)
-            await self._write_part(batch, part[half:], outcomes)
+            await self._write_part(attempt, part[:half])
+            await self._write_part(attempt, part[half:])
         else:
-            outcomes.update(zip(part, stored, strict=True))
+            attempt.outcomes.update(zip(part, stored, strict=True))
+            for index, outcome in zip(part, stored, strict=True):
+                if outcome.rows:
+                    attempt.sound = True
+                    self._accepted = attempt.batch[index].first
 
-    async def _transaction(self, run_logs: Sequence[RunLog]) -> list[Stored]:
+    async def _must_write_otherwise(self, attempt: _Attempt) -> bool:
+        """Look at the tables once more, which others may have changed since the connection."""
+        attempt.looked = True
+        before = self._tables
+        await self._probe(read=True)
+        now = self._tables
+        assert before is not None
+        assert now is not None
+        return (before.copy, before.key) != (now.copy, now.key)
+
+    async def _judge(self, attempt: _Attempt, index: int, error: DatabaseError) -> Refused | Retry:
+        """Return what becomes of a run log that was refused by itself.
+
+        Raises:
+            DatabaseError: the tables refuse a good run log too, so it says nothing of this one.
+        """
+        if not attempt.sound:
+            await self._insert_known_good(attempt.batch[index].node_id)
+            attempt.sound = True
+        reason = f"{error} (SQLSTATE {error.sqlstate})"
+        if error.kind == "table":
+            return Retry(f"the tables refuse it, but Rudder's own would not: {reason}")
+        detail = f"the database refused it: {reason}"
+        return Refused(Reason.DATABASE, detail, judged_by=attempt.judged_by)
+
+    async def _insert_known_good(self, node_id: str) -> None:
+        """Insert a good run log and roll back.
+
+        Raises:
+            DatabaseError: it was refused, too.
+        """
+        if self._accepted is None:
+            await self._fetch_accepted(node_id)
+        fault: DatabaseError | None = None
+        for run_log in known_good(self._accepted, node_id):
+            try:
+                await self._transaction([run_log], trial=True)
+            except DatabaseError as error:
+                if error.kind not in ("permanent", "table"):
+                    raise
+                fault = error
+            else:
+                return
+        assert fault is not None
+        detail = f"the tables refuse every run log: {fault}"
+        raise DatabaseError(detail, "operator", fault.sqlstate, all_alike=True) from fault
+
+    async def _fetch_accepted(self, node_id: str) -> None:
+        """Find a report of another node, which was accepted before this relayd was started."""
+        try:
+            async with asyncio.timeout(self._patience.statement), self._writing:
+                connection = await self._connected()
+                await connection.execute(self._open_transaction)
+                row = await connection.fetchrow(sql.REPORT_OF_ANOTHER, node_id)
+                await connection.execute(sql.ROLLBACK)
+        except FAULTS as error:
+            self._drop()
+            raise _not_of_a_run_log(explain(error)) from error
+        self._accepted = None if row is None else tuple(row)
+
+    async def _transaction(
+        self, run_logs: Sequence[RunLog], *, trial: bool = False
+    ) -> list[Stored]:
         size = sum(len(run_log.copy) for run_log in run_logs)
         patience = self._patience
         allowed = patience.statement + patience.per_mib * size / 2**20
@@ -179,12 +276,13 @@ class Database:
                     await connection.execute(
                         "SELECT set_config('statement_timeout', $1, true)", ms(allowed)
                     )
-                stored = await _store(connection, run_logs)
-                await connection.execute(sql.COMMIT)
+                assert self._tables is not None  # read when the connection was made
+                stored = await store(connection, self._tables, run_logs)
+                await connection.execute(sql.UNDO if trial else sql.COMMIT)
                 return stored
         except FAULTS as error:
             fault = explain(error)
-            if fault.kind == "permanent":
+            if fault.kind in ("permanent", "table"):
                 await self._roll_back()
             else:
                 self._drop()
@@ -211,43 +309,45 @@ class Database:
             log.info("connected", server=peer(self._writer))
         return self._writer
 
-    async def _check(self, connection: Connection) -> None:
-        await connection.execute(self._open_transaction)
-        await _check(connection)
-        await connection.execute(sql.ROLLBACK)
-
-    async def _open(self, patience: Patience) -> Connection:
+    async def _open(self, patience: Patience, *, read: bool = True) -> Connection:
         """Return a usable connection; what prevents one is never the fault of a run log."""
         try:
             connection = await connect(self._parameters, patience, order=self._order)
             try:
-                await self._check(connection)
+                await self._look(connection, read=read)
             except BaseException:
                 connection.terminate()
                 raise
         except FAULTS as error:
             fault = explain(error)
-            if fault.kind == "permanent":
-                raise DatabaseError(str(fault), "operator", fault.sqlstate) from error
-            raise fault from error
+            raise _not_of_a_run_log(fault) from error
         return connection
 
-    async def _probe(self) -> None:
+    async def _look(self, connection: Connection, *, read: bool) -> None:
+        """Check the tables, or read what they are like."""
+        await connection.execute(self._open_transaction)
+        if read:
+            self._tables = await read_tables(connection)
+        else:
+            await check_tables(connection)
+        await connection.execute(sql.ROLLBACK)
+
+    async def _probe(self, *, read: bool = False) -> None:
         try:
             async with asyncio.timeout(PROBE_TIMEOUT_S):
                 if self._alone:
                     async with self._writing:
-                        await self._check_writer()
+                        await self._look_again(read=read)
                 else:
                     brief = msgspec.structs.replace(self._patience, search=PROBE_SEARCH_S)
-                    (await self._open(brief)).terminate()
+                    (await self._open(brief, read=read)).terminate()
         except FAULTS as error:
-            raise explain(error) from error
+            raise _not_of_a_run_log(explain(error)) from error
 
-    async def _check_writer(self) -> None:
+    async def _look_again(self, *, read: bool) -> None:
         connection = await self._connected()
         try:
-            await self._check(connection)
+            await self._look(connection, read=read)
         except BaseException:
             self._drop()
             raise
@@ -267,18 +367,11 @@ class Database:
             writer.terminate()
 
 
-async def _check(connection: Connection) -> None:
-    """Raise if tables, columns or rights are not those that relayd needs."""
-    for statement in sql.SCHEMA:
-        await connection.execute(statement)
-    row = await connection.fetchrow(sql.RIGHTS)
-    missing = [name for name, there in row.items() if not there]
-    if "writable" in missing:
-        raise asyncpg.ReadOnlySQLTransactionError("the database is read-only (a standby?)")
-    if missing:
-        raise asyncpg.InsufficientPrivilegeError(
-            f"the account lacks SELECT, INSERT or USAGE on: {', '.join(missing)}"
-        )
+def _not_of_a_run_log(fault: DatabaseError) -> DatabaseError:
+    """Return a fault that no run log can have caused."""
+    if fault.kind in ("permanent", "table"):
+        return DatabaseError(str(fault), "operator", fault.sqlstate)
+    return fault
 
 
 def _rounds(batch: Sequence[RunLog]) -> Iterable[list[int]]:
@@ -308,75 +401,3 @@ def _lock_key(run_log: RunLog) -> int:
     """Return the advisory lock of a run: the same number in every relayd that writes here."""
     digest = hashlib.blake2b(f"{run_log.node_id}\0{run_log.start}".encode(), digest_size=8)
     return int.from_bytes(digest.digest(), "big", signed=True)
-
-
-async def _store(connection: Connection, run_logs: Sequence[RunLog]) -> list[Stored]:
-    """Store run logs of different runs inside the open transaction."""
-    before, there = await _already_stored(connection, run_logs)
-    fresh = [
-        run_log for index, run_log in enumerate(run_logs) if run_log.rows and index not in there
-    ]
-    if fresh:
-        await _insert(connection, fresh, before)
-    return [_stored(run_log, there.get(index)) for index, run_log in enumerate(run_logs)]
-
-
-def _stored(run_log: RunLog, rows_there: int | None) -> Stored:
-    if rows_there is None:
-        return Stored(run_log.rows)
-    return Stored(0, duplicate=True, missing=max(0, run_log.rows - rows_there))
-
-
-async def _already_stored(
-    connection: Connection, run_logs: Sequence[RunLog]
-) -> tuple[int, dict[int, int]]:
-    """Return an id before those of new rows, and the rows of run logs stored before, by index.
-
-    The first report decides. Where it is of a type that is not inserted, the first one that is
-    inserted decides too.
-    """
-    owners: list[int] = []
-    probes: list[tuple[str, ...]] = []
-    for index, run_log in enumerate(run_logs):
-        if not run_log.rows:
-            continue
-        owners.append(index)
-        probes.append(run_log.first)
-        if run_log.rows != run_log.reports:
-            owners.append(index)
-            probes.append(read_columns(run_log.copy[: run_log.copy.index(b"\n")]))
-    columns = [[probe[place] for probe in probes] for place in range(len(COLUMNS))]
-    rows = await connection.fetch(sql.STORED, *columns)
-    values = {row["number"]: row["value"] for row in rows}
-    before = values.pop(0)
-    return before, {owners[number - 1]: value for number, value in values.items()}
-
-
-async def _insert(connection: Connection, run_logs: Sequence[RunLog], before: int) -> None:
-    await connection.copy_to_table(
-        "ruddersysevents", source=_copy_source(run_logs), columns=COLUMNS
-    )
-    places = accumulate((run_log.rows for run_log in run_logs), initial=1)
-    complete = [
-        (run_log.node_id, run_log.start, run_log.config_id, place)
-        for run_log, place in zip(run_logs, places, strict=False)
-        if run_log.complete
-    ]
-    if complete:
-        rows = sum(run_log.rows for run_log in run_logs)
-        columns = [list(column) for column in zip(*complete, strict=True)]
-        await connection.execute(sql.EXECUTIONS, *columns, before, rows)
-
-
-async def _copy_source(run_logs: Sequence[RunLog]) -> AsyncIterator[bytes]:
-    """Yield the rows in large chunks: each costs a turn of the event loop."""
-    chunk: list[bytes] = []
-    size = 0
-    for run_log in run_logs:
-        chunk.append(run_log.copy)
-        size += len(run_log.copy)
-        if size >= COPY_CHUNK_BYTES:
-            yield b"".join(chunk)
-            chunk, size = [], 0
-    if chunk:
-        yield b"".join(chunk)

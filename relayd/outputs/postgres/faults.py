@@ -98,7 +98,10 @@ def explain(error: BaseException) -> DatabaseError:
         text = _message(cause)
         if not state:
             return DatabaseError(text or type(cause).__name__, "transient")
-        return DatabaseError(text, kind_of(state), state)
+        constraint = getattr(cause, "constraint_name", None)
+        context = getattr(cause, "context", None) or ""
+        kind = kind_of(state, constraint=constraint, context=context)
+        return DatabaseError(text, kind, state)
     if isinstance(error, TimeoutError):
         return DatabaseError("the database did not answer in time", "transient")
     return DatabaseError(_text(error), "transient")

@@ -23,6 +23,24 @@ COMMIT: Final = "COMMIT;"
 
 ROLLBACK: Final = "ROLLBACK;"
 
+_TEXTS: Final = ", ".join(f"coalesce({name}::text, '')" for name in COLUMNS)
+
+#: A report of another node than $1.
+REPORT_OF_ANOTHER: Final = f"""
+SELECT {_TEXTS}
+FROM ruddersysevents WHERE nodeid <> $1 LIMIT 1
+"""  # noqa: S608 - relayd's own column names
+
+#: Checks what a COMMIT would check.
+CHECK_CONSTRAINTS: Final = "SET CONSTRAINTS ALL IMMEDIATE;"
+
+#: Rolls back after what a COMMIT would check was checked.
+UNDO: Final = f"{CHECK_CONSTRAINTS} {ROLLBACK}"
+
+#: A part of a transaction that is undone, while the transaction goes on.
+BEGIN_TRIAL: Final = "SAVEPOINT trial"
+UNDO_TRIAL: Final = "ROLLBACK TO SAVEPOINT trial"
+
 _MATCHES: Final = """
     r.nodeid = w.nodeid AND r.executiontimestamp = w.executiontimestamp
     AND (r.executiondate, r.directiveid, r.ruleid, r.reportid, r.component, r.keyvalue,
@@ -48,12 +66,11 @@ FROM unnest($1::text[]::timestamptz[], $2::text[], $3::text[], $4::text[], $5::t
 CROSS JOIN LATERAL (SELECT 1 FROM ruddersysevents AS r WHERE {_MATCHES} LIMIT 1) AS found
 """  # noqa: S608 - relayd's own column names
 
-#: An execution that already exists is left alone. The id of a run log's first row follows from its
-#: place among the $6 rows that were copied after id $5 was drawn, unless another session drew ids
-#: meanwhile; then it is looked up.
-EXECUTIONS: Final = """
-INSERT INTO reportsexecution (nodeid, date, nodeconfigid, insertionid)
-SELECT w.nodeid, w.start, w.config,
+#: Executions of complete run logs. The id of a run log's first row follows from its place among
+#: the $6 rows that were inserted after id $5 was drawn, unless another session drew ids meanwhile;
+#: then it is looked up.
+_EXECUTION: Final = """
+       w.nodeid, w.start, w.config,
        CASE WHEN currval('serial') - $5 = $6 THEN $5 + w.place
        ELSE (SELECT r.id FROM ruddersysevents AS r
               WHERE r.nodeid = w.nodeid AND r.executiontimestamp = w.start AND r.id > $5
@@ -61,17 +78,98 @@ SELECT w.nodeid, w.start, w.config,
        END
 FROM unnest($1::text[], $2::text[]::timestamptz[], $3::text[], $4::bigint[])
      AS w(nodeid, start, config, place)
+"""
+
+#: An execution that already exists is left alone.
+EXECUTIONS: Final = f"""
+INSERT INTO reportsexecution (nodeid, date, nodeconfigid, insertionid)
+SELECT {_EXECUTION}
 ON CONFLICT (nodeid, date) DO NOTHING
 """
 
-#: One row that says which of the required rights are missing. Reads no table.
+#: The same for a table without its key: writers of the same run wait for each other at the locks
+#: of `BEGIN`, so each sees what the other has committed.
+EXECUTIONS_WITHOUT_KEY: Final = f"""
+INSERT INTO reportsexecution (nodeid, date, nodeconfigid, insertionid)
+SELECT DISTINCT ON (w.nodeid, w.start) {_EXECUTION}
+WHERE NOT EXISTS (SELECT FROM reportsexecution AS e
+                   WHERE e.nodeid = w.nodeid AND e.date = w.start)
+ORDER BY w.nodeid, w.start, w.place
+"""  # noqa: S608 - relayd's own text
+
+_VALUES: Final = ", ".join(
+    f"w.{name}::timestamptz" if name.startswith("execution") else f"w.{name}" for name in COLUMNS
+)
+_ARRAYS: Final = ", ".join(f"${place + 1}::text[]" for place in range(len(COLUMNS)))
+
+#: Rows where COPY is not possible; they get their ids in the order of the arrays.
+ROWS: Final = f"""
+INSERT INTO ruddersysevents ({", ".join(COLUMNS)})
+SELECT {_VALUES}
+FROM unnest({_ARRAYS})
+     WITH ORDINALITY AS w({", ".join(COLUMNS)}, number)
+ORDER BY w.number
+"""  # noqa: S608 - relayd's own column names
+
+#: One row that says which of the required rights are missing, by what each is called. Reads no
+#: table.
 RIGHTS: Final = """
-SELECT has_table_privilege('ruddersysevents', 'SELECT') AND
-       has_table_privilege('ruddersysevents', 'INSERT') AS reports,
-       has_table_privilege('reportsexecution', 'SELECT') AND
-       has_table_privilege('reportsexecution', 'INSERT') AS executions,
-       has_sequence_privilege('serial', 'USAGE') AS sequence,
+SELECT has_table_privilege('ruddersysevents', 'SELECT') AS "SELECT on ruddersysevents",
+       has_table_privilege('ruddersysevents', 'INSERT') AS "INSERT on ruddersysevents",
+       has_table_privilege('reportsexecution', 'SELECT') AS "SELECT on reportsexecution",
+       has_table_privilege('reportsexecution', 'INSERT') AS "INSERT on reportsexecution",
+       has_sequence_privilege('serial', 'USAGE') AS "USAGE on sequence serial",
        current_setting('transaction_read_only') = 'off' AS writable
+"""
+
+#: How rows go in, and a number that differs once the definition of the tables does: what refused a
+#: row may be gone then. Reads the catalogs only. The key must be one that ON CONFLICT can use.
+TABLES: Final = """
+WITH RECURSIVE tree(id) AS (
+    SELECT unnest(ARRAY['ruddersysevents'::regclass::oid, 'reportsexecution'::regclass::oid])
+    UNION
+    SELECT i.inhrelid FROM pg_inherits AS i JOIN tree ON i.inhparent = tree.id
+), parts(part) AS (
+    SELECT concat_ws(' ', c.relname, c.relkind, c.relrowsecurity, c.relforcerowsecurity,
+                     pg_get_expr(c.relpartbound, c.oid))
+      FROM pg_class AS c JOIN tree ON c.oid = tree.id
+    UNION ALL
+    SELECT concat_ws(' ', a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull,
+                     a.attidentity, a.attgenerated, pg_get_expr(d.adbin, d.adrelid))
+      FROM tree JOIN pg_attribute AS a ON a.attrelid = tree.id
+      LEFT JOIN pg_attrdef AS d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+     WHERE a.attnum > 0 AND NOT a.attisdropped
+    UNION ALL
+    SELECT concat_ws(' ', k.conname, k.convalidated, pg_get_constraintdef(k.oid))
+      FROM pg_constraint AS k
+     WHERE k.conrelid IN (SELECT id FROM tree)
+        OR k.contypid IN (SELECT a.atttypid FROM tree JOIN pg_attribute AS a
+                              ON a.attrelid = tree.id AND NOT a.attisdropped)
+    UNION ALL
+    SELECT pg_get_indexdef(x.indexrelid)
+      FROM tree JOIN pg_index AS x ON x.indrelid = tree.id
+    UNION ALL
+    SELECT concat_ws(' ', pg_get_triggerdef(t.oid), t.tgenabled, f.prosrc)
+      FROM tree JOIN pg_trigger AS t ON t.tgrelid = tree.id JOIN pg_proc AS f ON f.oid = t.tgfoid
+     WHERE NOT t.tgisinternal
+    UNION ALL
+    SELECT concat_ws(' ', p.polname, p.polcmd, p.polpermissive, p.polroles,
+                     pg_get_expr(p.polqual, p.polrelid), pg_get_expr(p.polwithcheck, p.polrelid))
+      FROM tree JOIN pg_policy AS p ON p.polrelid = tree.id
+    UNION ALL
+    SELECT pg_get_ruledef(r.oid) FROM tree JOIN pg_rewrite AS r ON r.ev_class = tree.id
+)
+SELECT (SELECT hashtextextended(string_agg(part, ' ' ORDER BY part), 0) FROM parts) AS definition,
+       (SELECT relkind IN ('r', 'p') AND NOT row_security_active(oid)
+          FROM pg_class WHERE oid = 'ruddersysevents'::regclass) AS copy,
+       EXISTS (SELECT FROM pg_index AS x
+                WHERE x.indrelid = 'reportsexecution'::regclass AND x.indisunique AND x.indisvalid
+                  AND x.indimmediate AND x.indpred IS NULL AND x.indexprs IS NULL
+                  AND x.indnkeyatts = 2
+                  AND (SELECT array_agg(a.attname::text ORDER BY a.attname::text)
+                         FROM pg_attribute AS a
+                        WHERE a.attrelid = x.indrelid
+                          AND a.attnum = ANY ((x.indkey::int2[])[0:1])) = '{date,nodeid}') AS key
 """
 
 #: Fails with the name of the column when the tables are not as expected.

@@ -1,15 +1,17 @@
-"""Properties of a database, read without touching a table, for `relayd check`.
+"""Properties of a database, for `relayd check`; nothing that it does stays.
 
 Unlike the check of the writer, which stops at the first thing that is missing, a survey lists all.
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Final
 
 import msgspec
 import trio_asyncio
 
+from relayd.errors import DatabaseError
 from relayd.outputs.postgres import statements as sql
 from relayd.outputs.postgres.connecting.surroundings import Surroundings
 from relayd.outputs.postgres.connection import (
@@ -19,6 +21,10 @@ from relayd.outputs.postgres.connection import (
     transaction_limits,
 )
 from relayd.outputs.postgres.faults import FAULTS, explain
+from relayd.outputs.postgres.known_good import known_good
+from relayd.outputs.postgres.storing import store
+from relayd.outputs.postgres.tables import Tables, read_tables
+from relayd.runlog.model import RunLog
 
 TABLES: Final = ("ruddersysevents", "reportsexecution")
 SEQUENCE: Final = "serial"
@@ -40,7 +46,8 @@ WHERE d.datname = current_database() AND r.rolname = current_user
 _COLUMNS: Final = """
 SELECT c.relname::text AS table_name, a.attname::text AS column_name,
        format_type(a.atttypid, NULL) AS type,
-       coalesce(pg_get_expr(d.adbin, d.adrelid), '') AS default_value
+       coalesce(pg_get_expr(d.adbin, d.adrelid), '') AS default_value,
+       a.attnotnull AND NOT a.atthasdef AND a.attidentity = '' AS must_be_given
 FROM pg_attribute AS a
 JOIN pg_class AS c ON c.oid = a.attrelid
 LEFT JOIN pg_attrdef AS d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
@@ -81,11 +88,27 @@ WHERE to_regnamespace('public') IS NOT NULL
 """
 
 
+#: How far the sequence and the table are, where the account may know.
+_SEQUENCE: Final = """
+SELECT last_value::bigint AS last, max_value AS maximum, cycle
+FROM pg_sequences
+WHERE format('%I.%I', schemaname, sequencename)::regclass = to_regclass($1::text)
+"""
+_HIGHEST_ID: Final = "SELECT max(id) FROM ruddersysevents"
+
+
 class Column(msgspec.Struct, frozen=True):
-    """A column's type and default as PostgreSQL writes them; "" for no default."""
+    """A column.
+
+    Attributes:
+        type: as PostgreSQL writes it.
+        default: as PostgreSQL writes it; "" for none.
+        must_be_given: whether a row without a value for it is refused.
+    """
 
     type: str
     default: str = ""
+    must_be_given: bool = False
 
 
 class Index(msgspec.Struct, frozen=True):
@@ -102,6 +125,29 @@ class Index(msgspec.Struct, frozen=True):
     columns: tuple[str, ...]
     unique: bool = False
     whole: bool = True
+
+
+class Numbers(msgspec.Struct, frozen=True):
+    """How far ids are.
+
+    Attributes:
+        last: number that the sequence gave last, None before the first.
+        maximum: last number that the sequence can give.
+        cycle: whether it begins again after that.
+        highest: highest id in the table; None for an empty one, or without an index to ask.
+    """
+
+    last: int | None
+    maximum: int
+    cycle: bool
+    highest: int | None = None
+
+
+class Refusal(msgspec.Struct, frozen=True):
+    """How the tables refused a run log that sound ones accept."""
+
+    detail: str
+    sqlstate: str
 
 
 class Survey(msgspec.Struct, frozen=True, kw_only=True):
@@ -121,6 +167,10 @@ class Survey(msgspec.Struct, frozen=True, kw_only=True):
         indexes: of the same tables.
         rights: for example "ruddersysevents INSERT" → whether it is granted; what does not exist
             is absent.
+        numbers: of rows; None if the account may not know.
+        copy: whether rows can go in by COPY.
+        refusal: how the tables refused a run log on trial; None if they did not, or could not be
+            asked in time.
     """
 
     version: int
@@ -135,6 +185,9 @@ class Survey(msgspec.Struct, frozen=True, kw_only=True):
     elsewhere: dict[str, str] = msgspec.field(default_factory=dict)
     indexes: tuple[Index, ...]
     rights: dict[str, bool]
+    numbers: Numbers | None = None
+    copy: bool = True
+    refusal: Refusal | None = None
 
 
 async def survey(
@@ -173,18 +226,82 @@ async def _survey(
 async def _ask(connection: Connection) -> Survey:
     server = await connection.fetchrow(_SERVER)
     columns: dict[str, dict[str, Column]] = {}
-    for table, name, kind, default in await connection.fetch(_COLUMNS, TABLES):
-        columns.setdefault(table, {})[name] = Column(kind, default)
+    for table, name, *properties in await connection.fetch(_COLUMNS, TABLES):
+        columns.setdefault(table, {})[name] = Column(*properties)
     indexes = [
         Index(table, tuple(names), unique, whole)
         for table, unique, whole, names in await connection.fetch(_INDEXES, TABLES)
     ]
     rights = dict(map(tuple, await connection.fetch(_RIGHTS, TABLES, SEQUENCE)))
     elsewhere = dict(map(tuple, await connection.fetch(_ELSEWHERE, (*TABLES, SEQUENCE))))
+    numbers = await _numbers(connection, indexes)  # before others are drawn on trial
+    tables, refusal = await _try(connection)
     return Survey(
         **dict(server),
         columns=columns,
         elsewhere=elsewhere,
         indexes=tuple(indexes),
         rights=rights,
+        numbers=numbers,
+        copy=tables is None or tables.copy,
+        refusal=refusal,
     )
+
+
+@asynccontextmanager
+async def _trial(connection: Connection) -> AsyncIterator[None]:
+    """Undo what the block did, failed or not; the transaction around it goes on."""
+    await connection.execute(sql.BEGIN_TRIAL)
+    try:
+        yield
+    finally:
+        await connection.execute(sql.UNDO_TRIAL)
+
+
+async def _numbers(connection: Connection, indexes: list[Index]) -> Numbers | None:
+    row = await connection.fetchrow(_SEQUENCE, SEQUENCE)
+    if row is None:
+        return None
+    highest = None
+    if any(i.table == TABLES[0] and i.whole and i.columns[:1] == ("id",) for i in indexes):
+        with suppress(*FAULTS):
+            async with _trial(connection):
+                highest = await connection.fetchval(_HIGHEST_ID)
+    return Numbers(row["last"], row["maximum"], row["cycle"], highest)
+
+
+async def _try(connection: Connection) -> tuple[Tables | None, Refusal | None]:
+    """Insert a good run log and roll back; what only takes too long is no refusal."""
+    try:
+        async with _trial(connection):
+            tables: Tables | None = await read_tables(connection)
+    except FAULTS:  # the survey itself shows what is missing
+        return None, None
+    assert tables is not None
+    refusal = None
+    try:
+        async with _trial(connection):
+            row = await connection.fetchrow(sql.REPORT_OF_ANOTHER, "")
+        for run_log in known_good(None if row is None else tuple(row), "root"):
+            try:
+                await _insert(connection, tables, run_log)
+            except DatabaseError as error:
+                refusal = Refusal(str(error), error.sqlstate)
+            else:
+                return tables, None
+    except FAULTS:
+        return tables, None
+    return tables, refusal
+
+
+async def _insert(connection: Connection, tables: Tables, run_log: RunLog) -> None:
+    """Insert a run log and roll back; raises `DatabaseError` if it is refused."""
+    try:
+        async with _trial(connection):
+            await store(connection, tables, [run_log])
+            await connection.execute(sql.CHECK_CONSTRAINTS)
+    except FAULTS as error:
+        fault = explain(error)
+        if fault.kind == "transient":
+            raise
+        raise fault from error

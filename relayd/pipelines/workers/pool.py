@@ -8,12 +8,12 @@ workers than cores minus one would only compete with PostgreSQL for the cores.
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, Literal, Protocol
 
 import msgspec
 import trio
 
-from relayd.errors import Reason, Refused
+from relayd.errors import Reason, Refused, Retry
 from relayd.pipelines.workers.job import RESULT_BYTES, Examined, Job, Setup, examine
 from relayd.pipelines.workers.process import Worker, WorkerEndedError, end_worker, start_worker
 from relayd.runlog.filename import queue_id
@@ -82,7 +82,8 @@ class WorkerPool:
 
     A file that ends its worker twice, the second time as the only one in a call, is refused, so
     that no file can block the others. A worker gets no files before it has answered its setup, so
-    no file is blamed for a worker that fails at startup.
+    no file is blamed for a worker that fails at startup. A worker that was ended from outside says
+    nothing about its file either, which is then examined alone, and put off if that ends likewise.
 
     Args:
         setup: settings of all jobs.
@@ -101,15 +102,16 @@ class WorkerPool:
 
     async def examine(self, jobs: Sequence[Job]) -> list[Examined]:
         """As `Examiner.examine`."""
-        results = await self._attempt(jobs)
-        if results is not None:
-            return results
+        attempt = await self._attempt(jobs)
+        if not isinstance(attempt, str):
+            return attempt
         log.warning(
-            "worker process crashed; examining its files one by one",
+            "worker process ended early; examining its files one by one",
+            cause=attempt,
             files=len(jobs),
             **_log_fields(jobs[0]),
         )
-        results = []
+        results: list[Examined] = []
         size = 0
         for job in jobs:
             results.append(await self._examine_alone(job))
@@ -123,14 +125,17 @@ class WorkerPool:
         """Examine one file in a call of its own; refuse it if its worker ends again."""
         # Taken before, so that a newer file of the same name is not refused.
         known = await in_thread(_current_identity, self._directory / job.name)
-        results = await self._attempt([job])
-        if results is not None:
-            return results[0]
+        attempt = await self._attempt([job])
+        if attempt == "killed":
+            detail = "the worker process was killed from outside (by the system, short of memory?)"
+            return Examined(known, Retry(detail))
+        if attempt != "crashed":
+            return attempt[0]
         detail = f"the worker process ended twice while examining it: {printable(job.name, 200)}"
         return Examined(known, Refused(Reason.WORKER_CRASH, detail))
 
-    async def _attempt(self, jobs: Sequence[Job]) -> list[Examined] | None:
-        """Return the results, None if a worker ended while processing these jobs.
+    async def _attempt(self, jobs: Sequence[Job]) -> list[Examined] | Literal["crashed", "killed"]:
+        """Return the results, or how a worker ended while processing these jobs.
 
         Jobs that were only waiting when their worker ended are sent to another one.
         """
@@ -140,7 +145,7 @@ class WorkerPool:
                 return await self._call(frame)
             except WorkerEndedError as error:
                 if error.processing:
-                    return None
+                    return "killed" if error.killed else "crashed"
 
     async def _call(self, frame: bytes) -> list[Examined]:
         worker = await self._free.receive()

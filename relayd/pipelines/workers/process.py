@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import signal
 import subprocess
 import sys
 from collections import deque
@@ -14,11 +15,27 @@ import trio
 from relayd.pipelines.workers.child import LENGTH_BYTES
 from relayd.pipelines.workers.job import Examined
 from relayd.system import utf8
+from relayd.system.processes import is_stopped
 from relayd.system.streams import read_exactly
 
 COMMAND: Final = (sys.executable, *utf8.OPTIONS, "-m", "relayd.pipelines.workers.child")
 CLEANUP_TIMEOUT_S: Final = 2.0
 _PIPE_BYTES: Final = 2**20
+#: Signals by which a process ends through what it does itself (signal(7)); any other comes from
+#: outside: from the kernel when memory runs out, from a service manager or an operator.
+_CRASHES: Final = frozenset(
+    {
+        signal.SIGSEGV,
+        signal.SIGBUS,
+        signal.SIGILL,
+        signal.SIGFPE,
+        signal.SIGABRT,
+        signal.SIGSYS,
+        signal.SIGTRAP,
+        signal.SIGXCPU,
+        signal.SIGXFSZ,
+    }
+)
 
 
 class WorkerEndedError(Exception):
@@ -27,11 +44,13 @@ class WorkerEndedError(Exception):
     Attributes:
         processing: whether it was processing this call, which may be the cause. Otherwise the call
             was only waiting.
+        killed: it was ended from outside, which says nothing about the call.
     """
 
-    def __init__(self, *, processing: bool) -> None:
+    def __init__(self, *, processing: bool, killed: bool = False) -> None:
         super().__init__()
         self.processing = processing
+        self.killed = killed
 
 
 class Worker:
@@ -54,6 +73,7 @@ class Worker:
         self._sending = trio.StrictFIFOLock()
         self._waiting: deque[_PendingCall] = deque()
         self._decoder = msgspec.msgpack.Decoder(list[Examined])
+        self._timed_out = False
         self.alive = True
 
     async def call(self, frame: bytes) -> list[Examined]:
@@ -70,11 +90,20 @@ class Worker:
         with trio.move_on_after(self._call_timeout_s * (1 + len(self._waiting))) as scope:
             await answer.event.wait()
         if scope.cancelled_caught:
+            self._timed_out = not is_stopped(self.process.pid)
             self.process.kill()
             await answer.event.wait()
         if answer.results is None:
-            raise WorkerEndedError(processing=answer.processing)
+            killed = answer.processing and await self._was_killed()
+            raise WorkerEndedError(processing=answer.processing, killed=killed)
         return answer.results
+
+    async def _was_killed(self) -> bool:
+        """Return whether the process, whose output has ended, was ended from outside."""
+        with trio.move_on_after(CLEANUP_TIMEOUT_S):
+            await self.process.wait()
+        code = self.process.returncode
+        return code is not None and code < 0 and -code not in _CRASHES and not self._timed_out
 
     async def _send(self, frame: bytes, answer: "_PendingCall") -> None:
         async with self._sending:

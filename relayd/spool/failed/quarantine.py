@@ -7,14 +7,22 @@ filesystems, at worst in both places.
 import errno
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final, Literal
 
+import msgspec
+
 from relayd.errors import Refused
 from relayd.runlog.filename import queue_id
-from relayd.spool.failed.moving import copy_entry, sync_directory, temporary_path, unlink_if_same
+from relayd.spool.failed.moving import (
+    copy_entry,
+    sync_directory,
+    sync_files,
+    temporary_path,
+    unlink_if_same,
+)
 from relayd.spool.failed.reasons import (
     SUFFIX,
     ReasonRecord,
@@ -34,71 +42,140 @@ log = get_logger("disposal")
 _NAMING: Final = threading.Lock()
 
 
-def quarantine(
-    incoming: Path,
-    failed: Path,
-    name: str,
-    known: Identity | None,
-    refused: Refused,
-    *,
-    node_id: str,
-    trust: str,
-) -> Path | Literal["changed", "gone"]:
-    """Move a refused file to `failed`, with its reason next to it as `NAME.reason`.
+class RefusedFile(msgspec.Struct, frozen=True):
+    """A refused file and what its reason says.
 
-    The file is moved without being opened or followed, whatever its type. A file that already has
-    this name in `failed` stays: the new one becomes `NAME.~1~`. `failed` is made if it is missing.
-    If the reason cannot be written (disk full), the file is moved anyway and the reason is logged.
-
-    Args:
-        incoming: the watched directory.
-        failed: on the same filesystem; on another one, the file is copied durably.
+    Attributes:
         name: base name.
         known: identity of the file that was read; None if it was refused by its name alone.
         refused: why.
         node_id: node of its name, "" if unknown.
-        trust: the node's current trust token, for `requeue`.
+        trust: token of what it was judged by, for `requeue`.
+    """
 
-    Returns:
-        The new path; "changed" if the name has a newer file, which stays; "gone" if it has none.
+    name: str
+    known: Identity | None
+    refused: Refused
+    node_id: str
+    trust: str
+
+
+class _Staged(msgspec.Struct, frozen=True):
+    """A file that will be moved; its reason is written under a temporary name, if it could be."""
+
+    source: Path
+    known: Identity | None
+    record: ReasonRecord
+    reason: Path | None
+
+
+#: Where the file is now; "changed" if the name has a newer file, which stays; "gone" if it has
+#: none.
+Moved = Path | Literal["changed", "gone"]
+
+
+def quarantine(incoming: Path, failed: Path, file: RefusedFile) -> Moved:
+    """Move one refused file, see `quarantine_all`.
 
     Raises:
-        OSError: it cannot be moved now (EACCES, EROFS, ENOSPC, EIO, …) and is still in the spool.
+        OSError: it cannot be moved now.
     """
-    source = incoming / name
+    (result,) = quarantine_all(incoming, failed, [file])
+    if isinstance(result, OSError):
+        raise result
+    return result
+
+
+def quarantine_all(
+    incoming: Path, failed: Path, files: Sequence[RefusedFile]
+) -> list[Moved | OSError]:
+    """Move refused files to `failed`, each with its reason next to it as `NAME.reason`.
+
+    The files are moved without being opened or followed, whatever their type. A file that already
+    has such a name in `failed` stays: the new one becomes `NAME.~1~`. `failed` is made if it is
+    missing. If a reason cannot be written (disk full), the file is moved anyway and the reason is
+    logged. All reasons are on disk before the first file is moved, and all moves when this returns.
+
+    Args:
+        incoming: the watched directory.
+        failed: on the same filesystem; on another one, files are copied durably.
+        files: of different names.
+
+    Returns:
+        For each what became of it, or why it cannot be moved now (EACCES, EROFS, ENOSPC, EIO, …)
+        and is still in the spool.
+    """
+    staged = [_stage(incoming / file.name, failed, file) for file in files]
     try:
-        if known is not None and identity_at(source) != known:
+        unsynced = sync_files([s.reason for s in staged if isinstance(s, _Staged) and s.reason])
+        for reason in unsynced:
+            reason.unlink(missing_ok=True)
+        results = [_finish(s, failed) if isinstance(s, _Staged) else s for s in staged]
+    except BaseException:
+        for file in staged:
+            if isinstance(file, _Staged) and file.reason is not None:
+                file.reason.unlink(missing_ok=True)
+        raise
+    if any(isinstance(result, Path) for result in results):
+        _sync(failed)
+    return results
+
+
+def _stage(source: Path, failed: Path, file: RefusedFile) -> _Staged | Moved | OSError:
+    """Write the reason of a file that is still the one that was refused."""
+    try:
+        if file.known is not None and identity_at(source) != file.known:
             return "changed"
         source.lstat()
         failed.mkdir(mode=0o750, exist_ok=True)
-        record = make_record(name, refused, node_id=node_id, trust=trust)
-        target = _move_with_reason(source, failed, record)
-    except FileNotFoundError:
-        if os.path.lexists(source):
-            raise  # it is something else that is missing
-        return "gone"
-    if not _is_same(target, known) and _put_back(target, source):
-        return "changed"
+    except OSError as error:
+        return _gone_or(error, source)
+    record = make_record(file.name, file.refused, node_id=file.node_id, trust=file.trust)
+    return _Staged(source, file.known, record, _stage_reason(failed, record))
+
+
+def _gone_or(error: OSError, source: Path) -> Literal["gone"] | OSError:
+    """Return "gone", or the error if it is something else that is missing."""
+    gone = isinstance(error, FileNotFoundError) and not os.path.lexists(source)
+    return "gone" if gone else error
+
+
+def _finish(staged: _Staged, failed: Path) -> Moved | OSError:
+    """Move one file whose reason is on disk."""
+    source, record = staged.source, staged.record
+    try:
+        target = _move_with_reason(staged, failed)
+        if target is None:
+            return "changed"
+        if not _is_same(target, staged.known) and _put_back(target, source):
+            return "changed"
+    except OSError as error:
+        return _gone_or(error, source)
     if not os.path.lexists(reason_path(target)):
         _note_unexplained(target, record)
     return target
 
 
-def _move_with_reason(source: Path, failed: Path, record: ReasonRecord) -> Path:
-    reason = _stage_reason(failed, record)
+def _move_with_reason(staged: _Staged, failed: Path) -> Path | None:
+    """Return the new path; None if a copy would be one of a newer file."""
+    reason = staged.reason
+    if reason is not None and not os.path.lexists(reason):
+        reason = None  # could not be synced
     try:
         try:
-            target = _take_name(source, failed, record.name, reason)
+            return _take_name(staged.source, failed, staged.record.name, reason)
         except OSError as error:
             if error.errno != errno.EXDEV:
                 raise
-            target = _copy_to_name(source, failed, record.name, reason)
+            if staged.known is not None and identity_at(staged.source) != staged.known:
+                if reason is not None:
+                    reason.unlink(missing_ok=True)
+                return None
+            return _copy_to_name(staged.source, failed, staged.record.name, reason)
     except BaseException:
         if reason is not None:
             reason.unlink(missing_ok=True)
         raise
-    _sync(failed)
-    return target
 
 
 def _stage_reason(failed: Path, record: ReasonRecord) -> Path | None:

@@ -30,7 +30,8 @@ class ReasonRecord(msgspec.Struct, frozen=True):
         detail: one line for the operator.
         node: node id of its name, "" if unknown.
         time: when it was refused, RFC 3339 in UTC.
-        trust: trust token of the node at that time; if it has changed, the file may be accepted.
+        trust: token of what it was judged by at that time, the trust in the node or the tables of
+            the database; if it has changed, the file may be accepted.
     """
 
     name: str
@@ -74,7 +75,7 @@ def fit_name(name: str, suffix: str) -> str:
 
 
 def write_reason(path: Path, record: ReasonRecord) -> None:
-    """Write a reason file durably: after a power loss it is complete or missing.
+    """Write a reason file; the caller syncs it before it gets its name.
 
     Names that are not UTF-8 are written with escapes, so the file is ASCII.
 
@@ -86,8 +87,6 @@ def write_reason(path: Path, record: ReasonRecord) -> None:
     try:
         with open(fd, "w", encoding="ascii") as file:  # noqa: PTH123  the flags matter
             file.write(line)
-            file.flush()
-            os.fsync(fd)
     except OSError:
         with contextlib.suppress(OSError):
             path.unlink()

@@ -145,6 +145,39 @@ def test_move_to_failed_is_durable_in_order(root: Path, tmp_path: Path) -> None:
     assert calls[3][1].endswith("/failed>")
 
 
+@pytest.mark.fault("F28", "S19")
+def test_a_batch_is_moved_to_failed_with_one_sync_of_the_directory(
+    root: Path, tmp_path: Path
+) -> None:
+    """All reasons are on disk before the first move, all moves before we go on, in few steps."""
+    for number in range(20):
+        (root / "incoming" / f"{number}.log").write_text("x")
+    (root / "failed").mkdir()
+    trace = tmp_path / "trace"
+    traced("refuse-together", root, "-y", "-o", trace, "-e", "trace=rename,fsync")
+    calls = re.findall(r"(rename|fsync)\((.*?)(?: <unfinished|\) += 0)", trace.read_text())
+    assert [name for name, _ in calls] == ["fsync"] * 20 + ["rename"] * 40 + ["fsync"]
+    assert len({where for _, where in calls[:20] if ".relayd.tmp." in where}) == 20
+    assert calls[-1][1].endswith("/failed>")
+
+
+@pytest.mark.parametrize(("call", "at"), [("fsync", 1), ("rename", 1), ("rename", 20)])
+def test_killed_while_moving_a_batch_to_failed(root: Path, call: str, at: int) -> None:
+    """Killed at any step, each file is in exactly one place, in `failed` with its reason."""
+    names = {f"{number}.log" for number in range(20)}
+    for name in names:
+        (root / "incoming" / name).write_text("content")
+    inject = f"inject={call}:signal=KILL:when={at}"
+    options = ("-o", "/dev/null", "-e", f"trace={call}", "-e", inject)
+    killed = traced("refuse-together", root, *options)
+    assert -killed.returncode == signal.SIGKILL
+    assert sorted(path.name for path in root.glob("*/*.log")) == sorted(names)
+    moved = {path.name for path in (root / "failed").glob("*.log")}
+    assert all(read_reason(root / "failed" / f"{name}.reason") for name in moved)
+    run(*child("refuse-together", root))
+    assert {path.name for path in (root / "failed").glob("*.log")} == names
+
+
 @pytest.mark.parametrize(
     ("call", "at"), [("mkdir", 1), ("fsync", 1), ("rename", 1), ("rename", 2), ("fsync", 2)]
 )

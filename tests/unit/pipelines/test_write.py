@@ -14,7 +14,7 @@ from relayd.outputs.results import Stored, Written
 from relayd.pipelines.examine import Accepted
 from relayd.pipelines.gather import BATCH
 from relayd.pipelines.ticket import Settled, Ticket
-from relayd.pipelines.write import ATTEMPTS_TOGETHER, Writer
+from relayd.pipelines.write import ATTEMPTS_ALIKE, ATTEMPTS_TOGETHER, Writer
 from relayd.system.delays import DELAYS, Steps
 from relayd.telemetry.metrics import Metrics
 from tests.support.pipeline import (
@@ -36,7 +36,12 @@ class Writing:
         self.database = FakeDatabase()
         self.metrics = Metrics()
         self.health = Health("database", self.metrics.database_up)
-        self.writer = Writer(self.database, self.health)
+        self.retried = 0
+        self.writer = Writer(self.database, self.health, retry_all=self.retry_all)
+
+    def retry_all(self) -> None:
+        """As `Line.rescan`."""
+        self.retried += 1
 
     def never_again(self, error: Callable[[], DatabaseError]) -> None:
         """From now on the database is away."""
@@ -328,3 +333,61 @@ async def test_a_full_server_gets_no_run_logs_one_by_one(
     writing.database.failures = [full] * (2 * ATTEMPTS_TOGETHER)
     assert await writing.writer.write(LOGS) == STORED
     assert writing.database.batches == [["node0", "node1", "node2"]] * (2 * ATTEMPTS_TOGETHER + 1)
+
+
+def refused_alike() -> DatabaseError:
+    """Return tables that take nothing."""
+    return DatabaseError("every run log: sequence", "operator", "23505", all_alike=True)
+
+
+@pytest.mark.fault("F5", "F23")
+async def test_tables_that_refuse_everything_are_an_operators_matter(
+    writing: Writing, autojump_clock: MockClock
+) -> None:
+    """The batch waits, lets another one go first at times, and all is retried with a success."""
+    writing.database.failures = [refused_alike() for _ in range(ATTEMPTS_ALIKE + 1)]
+    verdicts = await writing.writer.write(LOGS)
+    assert verdicts == [Retry("every run log: sequence", attempted=False)] * 3
+    assert writing.database.batches == [["node0", "node1", "node2"]] * ATTEMPTS_ALIKE
+    assert writing.writer.waits_for_all
+    assert writing.up == 0
+    with pytest.raises(DatabaseError, match="every run log: sequence"):
+        await writing.writer.check()
+    assert writing.retried == 0
+    assert await writing.writer.write(LOGS[:1]) == STORED[:1]
+    assert writing.retried == 1
+    await writing.writer.check()
+    assert writing.up == 1
+
+
+@pytest.mark.fault("F5", "F23")
+async def test_run_logs_that_tables_refuse_hold_up_no_others_and_show(
+    writing: Writing, autojump_clock: MockClock
+) -> None:
+    """Others go in; the status says how many wait and why; one that goes in frees all."""
+    writing.database.held = {"node0", "node2"}
+    held = Retry("narrowed")
+    with capture_logs() as logs:
+        for _ in range(3):
+            assert await writing.writer.write(LOGS) == [held, STORED[1], held]
+    assert [line["detail"] for line in logs if line["log_level"] == "error"] == ["narrowed"]
+    with pytest.raises(DatabaseError, match=r"^2 run logs wait: narrowed$"):
+        await writing.writer.check()
+    writing.database.held = set()
+    for run_log, stored in zip(LOGS, STORED, strict=True):
+        assert await writing.writer.write([run_log]) == [stored]
+    assert writing.retried == 1
+    await writing.writer.check()
+    assert writing.up == 1
+
+
+@pytest.mark.fault("F5")
+async def test_a_held_run_log_that_is_never_retried_is_forgotten(
+    writing: Writing, autojump_clock: MockClock
+) -> None:
+    """A file that an operator removed does not keep the status from getting well."""
+    writing.database.held = {"node0"}
+    await writing.writer.write(LOGS)
+    await trio.sleep(2 * DELAYS.file.longest + 1)
+    await writing.writer.check()
+    assert writing.up == 1

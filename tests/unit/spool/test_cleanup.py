@@ -19,7 +19,7 @@ from relayd.spool.cleanup import (
     sweep_failed,
     sweep_leftovers,
 )
-from relayd.spool.failed.quarantine import quarantine
+from relayd.spool.failed.quarantine import RefusedFile, quarantine
 from relayd.spool.layout import Spool
 from relayd.system.clock import WallClock
 from relayd.telemetry.metrics import Metrics
@@ -110,7 +110,7 @@ def test_retention_begins_with_the_refusal(spool: Path) -> None:
     put(spool / "a.log", days=30, now=time.time())
     failed = plan(spool).spool.failed
     refused = Refused(Reason.EXPIRED, "")
-    quarantine(spool, failed, "a.log", None, refused, node_id="", trust="")
+    quarantine(spool, failed, RefusedFile("a.log", None, refused, "", ""))
     assert sweep_failed(failed, WEEK_S, time.time() + WEEK_S - 60) == 0
     assert sweep_failed(failed, WEEK_S, time.time() + WEEK_S + 60) == 1
     assert names(failed) == []
@@ -121,7 +121,7 @@ def test_refused_file_from_the_future_goes_too(spool: Path) -> None:
     """A modification time ahead of the clock does not keep a refused file for ever."""
     put(spool / "a.log", days=-9999, now=time.time())
     failed = plan(spool).spool.failed
-    quarantine(spool, failed, "a.log", None, Refused(Reason.EMPTY, ""), node_id="", trust="")
+    quarantine(spool, failed, RefusedFile("a.log", None, Refused(Reason.EMPTY, ""), "", ""))
     assert sweep_failed(failed, WEEK_S, time.time() + WEEK_S + 60) == 1
 
 

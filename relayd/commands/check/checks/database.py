@@ -1,13 +1,13 @@
 """The database: can it be reached, and does it have the tables and privileges relayd needs?"""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 import trio_asyncio
 
 from relayd.commands.check.checks.clock import seconds_ahead
-from relayd.commands.check.model import Finding, Site, error, warning
+from relayd.commands.check.model import Finding, Level, Site, error, warning
 from relayd.commands.check.service_user.permissions import check_file
 from relayd.config.database_url import DatabaseUrl
 from relayd.config.main_conf import database_parameters
@@ -15,7 +15,7 @@ from relayd.errors import DatabaseError
 from relayd.outputs.postgres.connecting.surroundings import Surroundings
 from relayd.outputs.postgres.connection import Patience
 from relayd.outputs.postgres.faults import ConnectError, Step
-from relayd.outputs.postgres.survey import SEQUENCE, TABLES, Survey, survey
+from relayd.outputs.postgres.survey import SEQUENCE, TABLES, Column, Refusal, Survey, survey
 
 #: Seconds; less than the deadline of the check, so that the reason is reported.
 PATIENCE: Final = Patience(connect=3.0, search=3.0, statement=1.5)
@@ -79,6 +79,14 @@ _STEP_FIXES: Final = {
     Step.TLS: "correct TLS on the server, or sslmode and sslrootcert in output.database.url",
     Step.LOGIN: "correct output.database.password, or pg_hba.conf of the server",
 }
+_REFUSAL_FIX: Final = "undo what was changed in the tables that Rudder's web application created"
+#: Fixes for the SQLSTATEs of refused rows.
+_REFUSAL_FIXES: Final = {
+    "23514": "create the partition, or drop the constraint",
+    "23503": "drop the foreign key, or add what it refers to",
+    "P0001": "drop the trigger, or correct it",
+    "42501": "add a policy that lets the role insert: CREATE POLICY … WITH CHECK (true)",
+}
 
 
 async def check(site: Site) -> list[Finding]:
@@ -128,10 +136,17 @@ def judge_failure(failure: DatabaseError, url: str) -> Finding:
 
 def judge(found: Survey, where: str) -> Iterator[Finding]:
     """Yield a finding for each thing that is not as relayd needs it."""
-    yield from _judge_server(found, where)
-    yield from _judge_columns(found, where)
-    yield from _judge_rights(found, where)
-    yield from _judge_indexes(found, where)
+    findings = [
+        *_judge_server(found, where),
+        *_judge_columns(found, where),
+        *_judge_numbers(found, where),
+        *_judge_rights(found, where),
+        *_judge_indexes(found, where),
+    ]
+    yield from findings
+    # An error that was found already is most likely the cause.
+    if found.refusal is not None and all(f.level is not Level.ERROR for f in findings):
+        yield _judge_refusal(found.refusal, where)
 
 
 def _judge_server(found: Survey, where: str) -> Iterator[Finding]:
@@ -169,6 +184,8 @@ def _judge_columns(found: Survey, where: str) -> Iterator[Finding]:
                 what = f"column {table}.{name} is {existing[name].type}, expected {kind}"
                 fix = f"ALTER TABLE {table} ALTER COLUMN {name} TYPE {kind}"
                 yield error("database.column", where, what, fix)
+        if columns.keys() <= existing.keys():
+            yield from _judge_other_columns(table, existing, where)
     number = found.columns.get("ruddersysevents", {}).get("id")
     if f"{SEQUENCE} USAGE" not in found.rights:
         what, fix = _judge_missing(found, "sequence", SEQUENCE)
@@ -187,6 +204,40 @@ def _judge_missing(found: Survey, kind: str, name: str) -> tuple[str, str]:
     what = f"{kind} {name} is in schema {schema}, but the search_path is {found.search_path}"
     fix = f"ALTER ROLE {found.account} SET search_path = {schema}; or correct the database's URL"
     return what, fix
+
+
+def _judge_other_columns(
+    table: str, existing: Mapping[str, Column], where: str
+) -> Iterator[Finding]:
+    for name, column in existing.items():
+        if column.must_be_given and name not in COLUMNS[table]:
+            what = f"column {table}.{name}, which is not Rudder's, needs a value in each row"
+            fix = f"ALTER TABLE {table} ALTER COLUMN {name} DROP NOT NULL, or give it a default"
+            yield error("database.column", where, what, fix)
+
+
+def _judge_numbers(found: Survey, where: str) -> Iterator[Finding]:
+    numbers = found.numbers
+    if numbers is None:
+        return
+    last = numbers.last or 0
+    if numbers.highest is not None and last < numbers.highest:
+        what = (
+            f"sequence {SEQUENCE} is at {last}, behind the highest id {numbers.highest} of"
+            " ruddersysevents, so rows are refused as duplicates (a restore leaves it so)"
+        )
+        fix = f"SELECT setval('{SEQUENCE}', max(id)) FROM ruddersysevents"  # noqa: S608 - shown
+        yield error("database.sequence", where, what, fix)
+    elif last >= numbers.maximum and not numbers.cycle:
+        what = f"sequence {SEQUENCE} has given its last number, {numbers.maximum}"
+        yield error("database.sequence", where, what, f"ALTER SEQUENCE {SEQUENCE} NO MAXVALUE")
+
+
+def _judge_refusal(refusal: Refusal, where: str) -> Finding:
+    """Return the finding for tables that refuse a run log that Rudder's own would accept."""
+    what = f"the tables refuse run logs: {refusal.detail} (SQLSTATE {refusal.sqlstate})"
+    fix = _REFUSAL_FIXES.get(refusal.sqlstate, _REFUSAL_FIX)
+    return error("database.insert", where, what, fix)
 
 
 def _judge_rights(found: Survey, where: str) -> Iterator[Finding]:
@@ -212,9 +263,16 @@ def _judge_indexes(found: Survey, where: str) -> Iterator[Finding]:
         for index in found.indexes
         if index.table == "reportsexecution"
     ):
-        what = "reportsexecution has no primary key (nodeid, date), so a run could be stored twice"
-        fix = "ALTER TABLE reportsexecution ADD PRIMARY KEY (nodeid, date)"
-        yield error("database.index", where, what, fix)
+        what = (
+            "reportsexecution has no primary key (nodeid, date), so nothing but relayd itself keeps"
+            " a run from being stored twice (a restore may leave it out)"
+        )
+        fix = "remove duplicates, then ALTER TABLE reportsexecution ADD PRIMARY KEY (nodeid, date)"
+        yield warning("database.index", where, what, fix)
+    if not found.copy:
+        what = "ruddersysevents has row-level security or is a view, so rows go in without COPY"
+        fix = "exempt the role from the policies (BYPASSRLS), or accept that it is slower"
+        yield warning("database.copy", where, what, fix)
 
 
 def _place(url: str) -> str:

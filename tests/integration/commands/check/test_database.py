@@ -144,9 +144,60 @@ UNFIT: Final = [
     case(
         "no primary key",
         sql("ALTER TABLE reportsexecution DROP CONSTRAINT reportsexecution_pkey"),
-        "error: {database}: reportsexecution has no primary key (nodeid, date),"
-        " so a run could be stored twice."
-        " Fix: ALTER TABLE reportsexecution ADD PRIMARY KEY (nodeid, date)",
+        "warning: {database}: reportsexecution has no primary key (nodeid, date),"
+        " so nothing but relayd itself keeps a run from being stored twice (a restore may leave it"
+        " out). Fix: remove duplicates, then"
+        " ALTER TABLE reportsexecution ADD PRIMARY KEY (nodeid, date)",
+        faults=("F14",),
+    ),
+    case(
+        "row-level security",
+        sql(
+            "ALTER TABLE ruddersysevents ENABLE ROW LEVEL SECURITY;"
+            "CREATE POLICY all_of_it ON ruddersysevents USING (true)"
+        ),
+        "warning: {database}: ruddersysevents has row-level security or is a view, so rows go in"
+        " without COPY. Fix: exempt the role from the policies (BYPASSRLS), or accept that it is"
+        " slower",
+        faults=("F14",),
+    ),
+    case(
+        "sequence behind the table",
+        sql(
+            "INSERT INTO ruddersysevents SELECT 999, now(), 'x', 'x', 'x', 'x', 'x', 'x', now();"
+            "SELECT setval('serial', 900)"
+        ),
+        "~error: {database}: sequence serial is at \\d+, behind the highest id 999 of"
+        " ruddersysevents, so rows are refused as duplicates \\(a restore leaves it so\\)."
+        " Fix: SELECT setval\\('serial', max\\(id\\)\\) FROM ruddersysevents",
+        faults=("F5",),
+    ),
+    case(
+        "sequence exhausted",
+        sql("ALTER SEQUENCE serial MAXVALUE 200; SELECT setval('serial', 200)"),
+        "error: {database}: sequence serial has given its last number, 200."
+        " Fix: ALTER SEQUENCE serial NO MAXVALUE",
+        faults=("F5",),
+    ),
+    case(
+        "column of others",
+        sql("ALTER TABLE ruddersysevents ADD COLUMN site text NOT NULL"),
+        "error: {database}: column ruddersysevents.site, which is not Rudder's, needs a value in"
+        " each row. Fix: ALTER TABLE ruddersysevents ALTER COLUMN site DROP NOT NULL, or give it a"
+        " default",
+        faults=("F5",),
+    ),
+    case(
+        "trigger that raises",
+        sql(
+            "CREATE FUNCTION raises() RETURNS trigger LANGUAGE plpgsql AS"
+            " $$ BEGIN RAISE EXCEPTION 'not here'; END $$;"
+            "CREATE TRIGGER raises BEFORE INSERT ON ruddersysevents FOR EACH ROW"
+            " EXECUTE FUNCTION raises()"
+        ),
+        "error: {database}: the tables refuse run logs: not here (SQLSTATE P0001)."
+        " Fix: drop the trigger, or correct it",
+        faults=("F5",),
     ),
 ]
 

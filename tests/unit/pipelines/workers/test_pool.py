@@ -16,7 +16,7 @@ from structlog.testing import capture_logs
 from trio.testing import wait_all_tasks_blocked
 
 from relayd.commands.demo.fleet.runlogs import make_runlog
-from relayd.errors import Gone, Reason, Refused
+from relayd.errors import Gone, Reason, Refused, Retry
 from relayd.pipelines.workers import job as job_module
 from relayd.pipelines.workers import pool as pool_module
 from relayd.pipelines.workers import process as process_module
@@ -42,6 +42,8 @@ def examine_one(setup, it, real=job.examine_one):
     if it.name.startswith("once") and not os.path.exists(os.environ["SEEN"] + it.name):
         open(os.environ["SEEN"] + it.name, "w").close()
         os._exit(7)
+    if it.name.startswith("signal"):
+        os.kill(os.getpid(), int(it.name.split("-")[1]))
     while it.name.startswith("hang"):
         pass
     if it.name.startswith("chatty"):
@@ -108,11 +110,13 @@ async def examine_all(examiner: Examiner, jobs: list[Job]) -> list[Examined]:
 
 
 def outcomes(results: list[Examined]) -> list[str]:
-    """Return `good` or the reason for each file."""
+    """Return `good`, `put off` or the reason for each file."""
     return [
-        r.result.reason.value if isinstance(r.result, Refused) else "good"
+        r.result.reason.value
+        if isinstance(r.result, Refused)
+        else {RunLog: "good", Retry: "put off"}[type(r.result)]
         for r in results
-        if isinstance(r.result, Refused | RunLog)
+        if isinstance(r.result, Refused | RunLog | Retry)
     ]
 
 
@@ -182,6 +186,30 @@ async def test_file_that_kills_its_worker_once_is_examined(inbox: Inbox) -> None
     """The first crash may have any cause, so only the second attempt counts."""
     async with open_pool(inbox) as pool:
         assert outcomes(await examine_all(pool, inbox.jobs("once.log"))) == ["good"]
+
+
+@pytest.mark.fault("F22")
+@pytest.mark.parametrize(
+    ("number", "outcome"),
+    [
+        (signal.SIGKILL, "put off"),
+        (signal.SIGUSR1, "put off"),
+        (signal.SIGSTOP, "put off"),
+        (signal.SIGSEGV, Reason.WORKER_CRASH),
+        (signal.SIGABRT, Reason.WORKER_CRASH),
+    ],
+)
+async def test_only_a_crash_says_something_of_the_file(
+    inbox: Inbox, number: signal.Signals, outcome: str
+) -> None:
+    """A file whose worker is killed or stopped from outside twice is put off; the others go on."""
+    jobs = inbox.jobs("a.log", f"signal-{number}-.log", "b.log")
+    timeout_s = 0.5 if number is signal.SIGSTOP else 60.0
+    async with open_pool(inbox, call_timeout_s=timeout_s) as pool:
+        results = await examine_all(pool, jobs)
+    assert outcomes(results) == ["good", outcome, "good"]
+    assert results[1].identity is not None
+    assert len([name for name in inbox.seen() if name.startswith("signal")]) == 2
 
 
 async def test_file_that_only_waited_behind_a_crash_is_not_blamed(inbox: Inbox) -> None:

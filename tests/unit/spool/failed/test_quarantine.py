@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from relayd.errors import Reason, Refused
 from relayd.spool.failed import quarantine as module
-from relayd.spool.failed.quarantine import quarantine, requeue
+from relayd.spool.failed.quarantine import RefusedFile, quarantine, requeue
 from relayd.spool.failed.reasons import (
     NAME_MAX,
     ReasonRecord,
@@ -41,7 +41,7 @@ def put(path: Path, content: str = "x") -> Identity:
 
 def refuse(spool: Path, failed: Path, name: str, known: Identity | None = None) -> Path:
     """Refuse a file and return its new path."""
-    where = quarantine(spool, failed, name, known, REFUSED, node_id="node", trust="token")
+    where = quarantine(spool, failed, RefusedFile(name, known, REFUSED, "node", "token"))
     assert isinstance(where, Path)
     return where
 
@@ -89,7 +89,7 @@ def test_newer_file_of_the_same_name_is_not_refused(spool: Path, failed: Path) -
     known = put(spool / "a.log")
     (spool / "a.log").unlink()
     put(spool / "a.log", "newer")
-    result = quarantine(spool, failed, "a.log", known, REFUSED, node_id="", trust="")
+    result = quarantine(spool, failed, RefusedFile("a.log", known, REFUSED, "", ""))
     assert result == "changed"
     assert names(spool) == ["a.log"]
 
@@ -107,7 +107,7 @@ def test_newer_file_taken_in_the_last_moment_is_put_back(
         return reason_path(path)
 
     monkeypatch.setattr(module, "reason_path", replace_then_look)
-    result = quarantine(spool, failed, "a.log", known, REFUSED, node_id="", trust="")
+    result = quarantine(spool, failed, RefusedFile("a.log", known, REFUSED, "", ""))
     monkeypatch.undo()
     assert result == "changed"
     assert (spool / "a.log").read_text() == "newer"
@@ -117,7 +117,7 @@ def test_newer_file_taken_in_the_last_moment_is_put_back(
 @pytest.mark.fault("S16")
 def test_vanished_file_is_gone(spool: Path, failed: Path) -> None:
     """A refused file that has vanished is no error and leaves no reason behind."""
-    assert quarantine(spool, failed, "a.log", None, REFUSED, node_id="", trust="") == "gone"
+    assert quarantine(spool, failed, RefusedFile("a.log", None, REFUSED, "", "")) == "gone"
     assert not failed.exists() or names(failed) == []
 
 

@@ -1,0 +1,112 @@
+"""Run logs of one transaction: which of them are stored already, and the rows of the others."""
+
+from collections.abc import AsyncIterator, Iterator, Sequence
+from itertools import accumulate, islice
+from typing import Final
+
+from relayd.outputs.postgres import statements as sql
+from relayd.outputs.postgres.connection import Connection
+from relayd.outputs.postgres.tables import Tables
+from relayd.outputs.results import Stored
+from relayd.runlog.copytext import read_columns
+from relayd.runlog.model import COLUMNS, RunLog
+
+#: Rows are passed to the connection in pieces of about this size.
+COPY_CHUNK_BYTES: Final = 512 * 1024
+#: Rows of one INSERT, where COPY is not possible.
+INSERT_ROWS: Final = 1_000
+
+
+async def store(connection: Connection, tables: Tables, run_logs: Sequence[RunLog]) -> list[Stored]:
+    """Store run logs of different runs inside the open transaction."""
+    before, there = await _already_stored(connection, run_logs)
+    fresh = [
+        run_log for index, run_log in enumerate(run_logs) if run_log.rows and index not in there
+    ]
+    if fresh:
+        insert = _copy_rows if tables.copy else _insert_rows
+        await insert(connection, fresh)
+        await _insert_executions(connection, tables, fresh, before)
+    return [_stored(run_log, there.get(index)) for index, run_log in enumerate(run_logs)]
+
+
+def _stored(run_log: RunLog, rows_there: int | None) -> Stored:
+    if rows_there is None:
+        return Stored(run_log.rows)
+    return Stored(0, duplicate=True, missing=max(0, run_log.rows - rows_there))
+
+
+async def _already_stored(
+    connection: Connection, run_logs: Sequence[RunLog]
+) -> tuple[int, dict[int, int]]:
+    """Return an id before those of new rows, and the rows of run logs stored before, by index.
+
+    The first report decides. Where it is of a type that is not inserted, the first one that is
+    inserted decides too.
+    """
+    owners: list[int] = []
+    probes: list[tuple[str, ...]] = []
+    for index, run_log in enumerate(run_logs):
+        if not run_log.rows:
+            continue
+        owners.append(index)
+        probes.append(run_log.first)
+        if run_log.rows != run_log.reports:
+            owners.append(index)
+            probes.append(read_columns(run_log.copy[: run_log.copy.index(b"\n")]))
+    rows = await connection.fetch(sql.STORED, *_columns(probes))
+    values = {row["number"]: row["value"] for row in rows}
+    before = values.pop(0)
+    return before, {owners[number - 1]: value for number, value in values.items()}
+
+
+def _columns(rows: Sequence[tuple[str, ...]]) -> list[list[str]]:
+    return [[row[place] for row in rows] for place in range(len(COLUMNS))]
+
+
+async def _copy_rows(connection: Connection, run_logs: Sequence[RunLog]) -> None:
+    await connection.copy_to_table(
+        "ruddersysevents", source=_copy_source(run_logs), columns=COLUMNS
+    )
+
+
+async def _copy_source(run_logs: Sequence[RunLog]) -> AsyncIterator[bytes]:
+    """Yield the rows in large chunks: each costs a turn of the event loop."""
+    chunk: list[bytes] = []
+    size = 0
+    for run_log in run_logs:
+        chunk.append(run_log.copy)
+        size += len(run_log.copy)
+        if size >= COPY_CHUNK_BYTES:
+            yield b"".join(chunk)
+            chunk, size = [], 0
+    if chunk:
+        yield b"".join(chunk)
+
+
+async def _insert_rows(connection: Connection, run_logs: Sequence[RunLog]) -> None:
+    rows = _rows(run_logs)
+    while part := list(islice(rows, INSERT_ROWS)):
+        await connection.execute(sql.ROWS, *_columns(part))
+
+
+def _rows(run_logs: Sequence[RunLog]) -> Iterator[tuple[str, ...]]:
+    for run_log in run_logs:
+        for line in run_log.copy.splitlines():
+            yield read_columns(line)
+
+
+async def _insert_executions(
+    connection: Connection, tables: Tables, run_logs: Sequence[RunLog], before: int
+) -> None:
+    places = accumulate((run_log.rows for run_log in run_logs), initial=1)
+    complete = [
+        (run_log.node_id, run_log.start, run_log.config_id, place)
+        for run_log, place in zip(run_logs, places, strict=False)
+        if run_log.complete
+    ]
+    if complete:
+        rows = sum(run_log.rows for run_log in run_logs)
+        columns = [list(column) for column in zip(*complete, strict=True)]
+        statement = sql.EXECUTIONS if tables.key else sql.EXECUTIONS_WITHOUT_KEY
+        await connection.execute(statement, *columns, before, rows)
