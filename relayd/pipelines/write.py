@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Final, Literal
 
+import msgspec
 import trio
 
 from relayd.errors import DatabaseError, Refused, Retry
@@ -153,4 +154,6 @@ class Writer:
 def _settle(file: Accepted, verdict: Written | Retry) -> Settled:
     if isinstance(verdict, Refused | Retry):
         return unfinished(file.ticket, file.identity, verdict, "database")
+    if broken := file.run_log.broken:
+        verdict = msgspec.structs.replace(verdict, broken=broken)
     return Finished(file.ticket, file.identity, verdict)

@@ -75,6 +75,7 @@ class Metrics:
         refused: files moved to `failed` by `reason`, one of `relayd.errors.Reason`.
         retried: files postponed by `stage`.
         reports_rows: rows inserted.
+        reports_broken: malformed reports in run logs that were accepted.
         duplicates: run logs that were already in the database.
         spool_files: files waiting in the spool.
         spool_oldest_seconds: age of the oldest of them in seconds.
@@ -161,6 +162,9 @@ class Metrics:
         for stage in get_args(Stage):
             self.retried.labels(stage)
         self.reports_rows = self._counter("reports_rows", "Rows inserted into the database")
+        self.reports_broken = self._counter(
+            "reports_broken", "Malformed reports in accepted run logs, which are not stored"
+        )
         self.duplicates = self._counter("duplicates", "Run logs already in the database")
         self.processing_seconds = self._histogram(
             "reports_processing_duration_seconds",
