@@ -160,6 +160,7 @@ class ForwardingPipeline:
             metrics,
             source.clock,
             delays=self._delays,
+            one_by_one=route is REPORTS,
         )
         gate = Gate(partial(self._health.note, route.name), self._delays)
         return _ForwardStages(line, route, self._upstream, gate)

@@ -114,9 +114,11 @@ class ReportingPipeline:
             trust_token=trust.token,
             delays=delays,
         )
-        examine = ExamineStage(examiner, lambda: trust.nodes, self._line.disposal.committed.holds)
+        holds = self._line.pending.holds
+        committed = self._line.disposal.committed.holds
+        examine = ExamineStage(examiner, lambda: trust.nodes, committed, holds)
         health = Health(store.name, metrics.output_up[store.name])
-        self._writer = Writer(store, health, delays)
+        self._writer = Writer(store, health, delays, holds)
         self._stages = ReportingStages(examine, examiner.lanes, self._writer, metrics)
         self.probes: Mapping[str, Probe] = {store.name: store.probe}
 

@@ -119,7 +119,8 @@ class OpenReport:
         node_id = tail[self._node_at + 2 : self._message_at]
         message = split_stamp(tail[self._message_at + 2 :])[1]
         written = tail[: self._node_at]
-        return ReportFields(*self._fields[1:], self._start, node_id, message, written)
+        fields = (*self._fields[1:], self._start, node_id, message, written)
+        return ReportFields._make(fields)
 
     def _why_no_start(self) -> str:
         start, found, _ = bytes(self._tail[:_LONGEST_START]).partition(b"##")

@@ -58,7 +58,9 @@ _CUT_STAMP: Final = re.compile(
     rb"(?=.)"
     + reduce(
         lambda rest, piece: b"(?:%s%s)?" % (piece, rest),
-        reversed([rb"\d"] * 4 + [b"-", rb"\d", rb"\d"] * 2 + [b"[Tt]"] + [rb"\d", rb"\d", b":"] * 2),
+        reversed(
+            [rb"\d"] * 4 + [b"-", rb"\d", rb"\d"] * 2 + [b"[Tt]"] + [rb"\d", rb"\d", b":"] * 2
+        ),
         rb"(?:\d(?:\d(?:\.\d*)?(?:[Zz]|[+-](?:\d(?:\d(?::?\d?\d?)?)?)?)?)?)?",
     )
 )

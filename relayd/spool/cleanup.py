@@ -104,7 +104,7 @@ def sweep(plan: CleanupPlan, now: float) -> Removed:
             for_size = shrink_failed(spool.failed, plan.max_size)
     for directory in spool.watched:
         with _skipping(directory):
-            sweep_leftovers(directory, spool.extensions, plan.retention, now)
+            sweep_leftovers(directory, spool.extensions, plan.retention, now, hidden=spool.hidden)
     return Removed(for_age, for_size)
 
 
@@ -210,7 +210,12 @@ def _remove_orphan(reason: Path, status: os.stat_result, before: float) -> None:
 
 
 def sweep_leftovers(
-    directory: Path, extensions: Container[str], retention: float, now: float
+    directory: Path,
+    extensions: Container[str],
+    retention: float,
+    now: float,
+    *,
+    hidden: bool = False,
 ) -> int:
     """Remove old files of a watched directory that are not processed.
 
@@ -222,6 +227,7 @@ def sweep_leftovers(
         extensions: of the files that are processed, without dot.
         retention: seconds since the last modification.
         now: Unix time.
+        hidden: whether files whose name begins with a dot are processed.
 
     Returns:
         How many files were removed.
@@ -231,7 +237,7 @@ def sweep_leftovers(
     """
     removed = 0
     for path, status in _files(directory):
-        if not is_ours(path.name, extensions) and status.st_mtime < now - retention:
+        if not is_ours(path.name, extensions, hidden=hidden) and status.st_mtime < now - retention:
             removed += _unlink(path)
     if removed:
         log.info("leftovers removed", file=str(directory), files=removed)

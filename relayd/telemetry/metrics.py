@@ -6,6 +6,7 @@ Names, labels and units are an interface: dashboards and alerts of an installed 
 
 import math
 import re
+import time
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
@@ -104,7 +105,7 @@ class Metrics:
         # A process-wide switch of the library; its `_created` series are not used anywhere.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self._registry = CollectorRegistry()
-        self._spools: dict[str, tuple[int, float]] = {}
+        self._spools: list[Callable[[], tuple[int, float | None]]] = []
         self._watches: dict[str, str] = {}
         self._counts: list[Callable[[], int]] = []
         self._unremovable: list[Callable[[], int]] = []
@@ -126,11 +127,19 @@ class Metrics:
         text = generate_latest(self._registry)
         return _WHOLE_BOUND.sub(lambda found: b"%d" % float(found[0]), text)
 
-    def note_spool(self, directory: str, files: int, oldest_s: float) -> None:
-        """Record what a listing of one watched directory found; the gauges cover all of them."""
-        self._spools[directory] = (files, oldest_s)
-        self.spool_files.set(sum(files for files, _ in self._spools.values()))
-        self.spool_oldest_seconds.set(max(oldest for _, oldest in self._spools.values()))
+    def count_spool(self, count: Callable[[], tuple[int, float | None]]) -> None:
+        """Add the files of one watched directory to the gauges, which are counted when asked.
+
+        Args:
+            count: returns their number, and the Unix time since which the oldest of them waits.
+        """
+        self._spools.append(count)
+        self.spool_files.set_function(lambda: sum(one()[0] for one in self._spools))
+        self.spool_oldest_seconds.set_function(self._oldest_age)
+
+    def _oldest_age(self) -> float:
+        since = [oldest for _, oldest in (one() for one in self._spools) if oldest is not None]
+        return max(0.0, time.time() - min(since)) if since else 0.0
 
     def note_watch(self, directory: str, mode: str) -> None:
         """Record how one directory is watched; the gauge shows every mode that is in use."""
