@@ -50,7 +50,7 @@ class Agenda:
         return self._everything
 
     def note_unknown(self, files: int, cost: float) -> None:
-        """Note how many files the last listing found beyond those that are known.
+        """Note by how many files the last listing differed from what is known.
 
         The gauges are exact while all files are known; if they are not, the directory is measured
         again soon, unless that is expensive: `cost` is what the listing took, in seconds.
@@ -91,9 +91,9 @@ class Agenda:
     def _choose(self, passed: float, *, ready: bool, polling: bool) -> ListingOrder | None:
         if self._everything:
             return ListingOrder(0.0) if passed >= URGENT_GAP_S else None
-        if passed < GAP_S:
+        if passed < GAP_S or not ready:
             return None
-        order = self._choose_ordinary(passed, polling=polling) if ready else None
+        order = self._choose_ordinary(passed, polling=polling)
         if order is None and passed >= self._measure_s:
             return ListingOrder(0.0, measure=True)
         return order

@@ -145,7 +145,8 @@ class _Watcher:
         self._turns = Turns(pending.holds)
         #: The oldest date of each node that has run logs which the last listing left out.
         self._unlisted: dict[str, float] = {}
-        #: Files beyond those in `pending.known`, when last counted, and the oldest file then.
+        #: Files beyond those in `pending.known`, when last counted (negative if some of these have
+        #: vanished), and the oldest file then.
         self._rest = 0
         self._oldest: float | None = None
         self._agenda = Agenda(spool.catchup_frequency, periodic=spool.catchup_limit > 0)
@@ -161,7 +162,7 @@ class _Watcher:
     def _count(self) -> tuple[int, float | None]:
         """Return the number of files in the directory, and the age of the oldest one."""
         known = self._pending.known
-        files = len(known) + self._rest
+        files = max(0, len(known) + self._rest)
         since = min(known.values()) if known else self._oldest if files else None
         return files, since
 
@@ -236,7 +237,7 @@ class _Watcher:
             self._unreadable = False
             if not order.measure:
                 self._replace_backlog(listing, order, sent)
-            self._rest = max(0, listing.total - len(self._pending.known))
+            self._rest = listing.total - len(self._pending.known)
             self._oldest = listing.oldest_mtime
             self._agenda.note_unknown(self._rest, trio.current_time() - began)
             self._note_seen()
