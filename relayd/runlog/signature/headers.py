@@ -15,7 +15,7 @@ _MAX_LINE: Final = 1000
 
 _TOKEN: Final = rb"[!#$%&'*+.0-9A-Z^_`a-z|~/{}-]+"
 #: A parameter's value. Quotes keep everything but their own kind, and no reader agrees on escapes.
-_VALUE: Final = rb'(?:"[^"\\()\x00-\x1f\x7f]*"|[!#$%&\'*+.0-9:=?@A-Z^_`a-z|~/{},-]+)'
+_VALUE: Final = rb'(?:"[^"\\()\x00-\x1f\x7f-\xff]*"|[!#$%&\'*+.0-9:=?@A-Z^_`a-z|~/{},-]+)'
 _FOLD: Final = rb"(?:[ \t]*(?:\r?\n[ \t]+)?)"
 _PARAMETER: Final = rb";" + _FOLD + _TOKEN + rb"[ \t]*=[ \t]*" + _VALUE + rb"[ \t]*"
 _STRUCTURED: Final = re.compile(
@@ -25,7 +25,9 @@ _ONE_PARAMETER: Final = re.compile(
     rb";" + _FOLD + rb"(" + _TOKEN + rb")[ \t]*=[ \t]*(" + _VALUE + rb")"
 )
 #: One header with its continuation lines.
-_HEADER: Final = re.compile(rb"([!-9;-~]+):((?:[^\r\n]|\r?\n[ \t]+(?=[^ \t\r\n]))*)\r?\n")
+_HEADER: Final = re.compile(
+    rb"([A-Za-z][A-Za-z0-9-]*):((?:[^\r\n]|\r?\n[ \t]+(?=[^ \t\r\n]))*)\r?\n"
+)
 _END: Final = re.compile(rb"\r?\n")
 
 

@@ -11,12 +11,13 @@ from typing import Final, NamedTuple
 
 from relayd.runlog.signature.headers import HeaderError, Headers, read_headers
 
-#: The usual note before the first part, or none; OpenSSL skips any text there, but nobody signed it.
+#: The usual note before the first part, or none. OpenSSL skips any text, but nobody signed that.
 _PREAMBLE: Final = re.compile(rb"(?:\r?\n)*(?:This is an S/MIME signed message(?:\r?\n)+)?")
-_BOUNDARY: Final = re.compile(rb"[0-9A-Za-z'()+_,./:=? -]{0,69}[0-9A-Za-z'()+_,./:=?-]")
+#: One character in quotes is none for OpenSSL.
+_BOUNDARY: Final = re.compile(rb"[0-9A-Za-z'()+_,./:=? -]{1,69}[0-9A-Za-z'()+_,./:=?-]")
 _BOUNDARY_END: Final = re.compile(rb"[ \t]*\r?\n")
 #: The beginning of a header.
-_NAME: Final = re.compile(rb"[!-9;-~]*(?::|\Z)")
+_NAME: Final = re.compile(rb"[A-Za-z][A-Za-z0-9-]*(?::|\Z)")
 _SIGNATURE_TYPES: Final = (b"application/x-pkcs7-signature", b"application/pkcs7-signature")
 _SIGNED: Final = b"multipart/signed"
 _TEXT: Final = b"text/plain"
@@ -80,11 +81,8 @@ def split(message: bytes) -> Parts:
     separator = b"--" + boundary
     closing = b"\n" + separator + b"--"
     try:
-        preamble = _PREAMBLE.match(message, header.end)
-        start = preamble.end() if preamble else header.end
-        if not message.startswith(separator, start):
-            raise MimeError("text before the first part")
-        signed, signature_at = _first_part(message, start + len(separator), separator)
+        start = _after_preamble(message, header.end, separator)
+        signed, signature_at = _first_part(message, start, separator)
         signature = _second_part(message, signature_at, closing)
     except MimeError as error:
         error.maybe_unfinished = message.find(closing, header.end) < 0
@@ -93,6 +91,14 @@ def split(message: bytes) -> Parts:
         raise MimeError("contains a NUL character, which OpenSSL versions treat differently")
     micalg = header.parameters.get(b"micalg", b"").lower()
     return Parts(canonical(signed), signature, micalg.decode("ascii"))
+
+
+def _after_preamble(message: bytes, at: int, separator: bytes) -> int:
+    preamble = _PREAMBLE.match(message, at)
+    start = preamble.end() if preamble else at
+    if not message.startswith(separator, start):
+        raise MimeError("text before the first part")
+    return start + len(separator)
 
 
 def _boundary(header: Headers) -> bytes:

@@ -593,7 +593,7 @@ async def test_half_a_pair_waits_and_then_goes_alone(
 
 @pytest.mark.fault("F65")
 async def test_inventory_is_not_kept_waiting_by_its_age_on_the_way(tmp_path: Path) -> None:
-    """An inventory without a signature that waited elsewhere already goes at once, a hidden one too."""
+    """An inventory without a signature that is older goes at once, a hidden one too."""
     async with open_relay(tmp_path) as (relay, peer):
         for name in (".n.ocs", "m.ocs.gz", ".davfs.tmp01AbCd"):
             path = relay.inventories / name

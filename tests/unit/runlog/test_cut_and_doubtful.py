@@ -97,7 +97,7 @@ def test_line_end_before_a_separator_is_none_of_the_key(lines: list[str], key: s
 @pytest.mark.fault("F64")
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 def test_log_cut_within_a_stamp_or_an_opening_adds_nothing(end: str) -> None:
-    """Wherever a log ends within a stamp or the words behind it, the report before stays as it is."""
+    """Wherever a log ends within a stamp or an opening, the report before stays as it is."""
     whole = joined(report("good"), end=end)
     for stamp in (LATER, "2026-03-01T12:00:06.5Z ", "2026-03-01T12:00:06+0000 "):
         for opening in ("R: @@", "rudder     info", "CRITICAL"):
