@@ -1,22 +1,20 @@
 """Run logs that real agents or their surroundings made, and that were once read wrongly."""
 
-import os
-from pathlib import Path
+import ssl
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
 
 from relayd.runlog.filename import parse_name
 from relayd.runlog.model import RunLog, RunLogName, Verified
 from relayd.runlog.parser import parse
 from relayd.runlog.signature.certificates import read_certificate
 from relayd.runlog.signature.smime import verify
+from tests.support.project import VECTORS
 
-FIELD = Path(os.environ.get("RELAYD_VECTORS", "/work/shared/vectors")) / "field"
+FIELD = VECTORS / "field"
 
 
-@pytest.mark.skipif(not FIELD.is_dir(), reason="no files of Rudder's own tools")
+@pytest.mark.skipif(not FIELD.is_dir(), reason="Rudder's test data are not here")
 @pytest.mark.parametrize(
     ("name", "pem", "suffix", "reports"),
     [
@@ -39,8 +37,7 @@ def test_run_log_of_the_field_is_read(
 ) -> None:
     """The run log is accepted as a complete one, with all its reports."""
     (path,) = (FIELD / name).glob(f"2026*{suffix}")
-    certificate = x509.load_pem_x509_certificate((FIELD / name / pem).read_bytes())
-    known = read_certificate(certificate.public_bytes(Encoding.DER))[1]
+    known = read_certificate(ssl.PEM_cert_to_DER_cert((FIELD / name / pem).read_text()))[1]
     parsed = parse_name(path.name)
     assert isinstance(parsed, RunLogName)
     verified = verify(path.read_bytes(), [known])

@@ -107,8 +107,8 @@ class Mutator:
 def campaign(openssl: OpenSSL, seed: int, mutants: int, asked: int) -> int:
     """Compare mutants with openssl; return the number that passed.
 
-    Each must be accepted by openssl with the same bytes, and be signed by the node; openssl is asked
-    about some of them, spread evenly.
+    Each must be accepted by openssl with the same bytes, and be signed by the node. openssl is
+    asked about some of them, spread evenly.
     """
     sources = [
         sign_runlog(TEXT, NODE),
