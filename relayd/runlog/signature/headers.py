@@ -7,6 +7,7 @@ lines, with quotes or without. All that could be read in two ways is refused.
 """
 
 import re
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 #: Header blocks of agents are far shorter; OpenSSL cuts lines of 1024 bytes.
@@ -26,9 +27,11 @@ _ONE_PARAMETER: Final = re.compile(
 )
 #: One header with its continuation lines.
 _HEADER: Final = re.compile(
-    rb"([A-Za-z][A-Za-z0-9-]*):((?:[^\r\n]|\r?\n[ \t]+(?=[^ \t\r\n]))*)\r?\n"
+    rb"([A-Za-z][A-Za-z0-9-]*):([^\r\n]*(?:\r?\n[ \t]+(?=[^ \t\r\n])[^\r\n]*)*)\r?\n"
 )
 _END: Final = re.compile(rb"\r?\n")
+#: The last line of a block and the empty one after it.
+_BLOCK_END: Final = re.compile(rb"\n\r?\n")
 
 
 class HeaderError(ValueError):
@@ -57,23 +60,32 @@ def read_headers(data: bytes, at: int) -> Headers:
     Raises:
         HeaderError: they can be read in more than one way, or lack a Content-Type.
     """
-    limit = at + MAX_BLOCK
+    end = _BLOCK_END.search(data, at, at + MAX_BLOCK)
+    if end is None:
+        raise HeaderError("it has no end, or is too long")
+    content_type, parameters, encoding = _read_block(data[at : end.end()])
+    return Headers(content_type, parameters, encoding, end.end())
+
+
+@lru_cache(maxsize=64)
+def _read_block(block: bytes) -> tuple[bytes, dict[bytes, bytes], bytes]:
+    """Read a block of headers; cached, because that of a signature is always the same."""
     values: dict[bytes, bytes] = {}
-    while (match := _HEADER.match(data, at, limit)) is not None:
+    at = 0
+    while (match := _HEADER.match(block, at)) is not None:
         name = match[1].lower()
         if name.startswith(b"content-"):
             if name in values:
                 raise HeaderError(f"the header {name.decode()} appears twice")
             values[name] = match[2]
-        if max(map(len, match[0].split(b"\n"))) > _MAX_LINE:
-            raise HeaderError(f"a line of the header has more than {_MAX_LINE} bytes")
         at = match.end()
-    end = _END.match(data, at)
-    if end is None:
-        raise HeaderError("a line of the header is not one, or the header is too long")
+    if not _END.fullmatch(block, at):
+        raise HeaderError("a line of it is no header")
+    if len(block) > _MAX_LINE and max(map(len, block.split(b"\n"))) > _MAX_LINE:
+        raise HeaderError(f"a line of it has more than {_MAX_LINE} bytes")
     content_type, parameters = _structured(values.get(b"content-type", b""))
     encoding = values.get(b"content-transfer-encoding", b"").strip().lower()
-    return Headers(content_type, parameters, encoding, end.end())
+    return content_type, parameters, encoding
 
 
 def _structured(value: bytes) -> tuple[bytes, dict[bytes, bytes]]:

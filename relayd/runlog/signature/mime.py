@@ -217,7 +217,7 @@ def _second_part(message: bytes, at: int, closing: bytes) -> bytes:
 
 def _decode(body: bytes) -> bytes:
     """Decode base64 in lines of the same length, with empty lines only at the end."""
-    lines = body.rstrip(b"\r\n").replace(b"\r\n", b"\n").split(b"\n")
+    lines = body.replace(b"\r\n", b"\n").rstrip(b"\n").split(b"\n")
     width = len(lines[0])
     if not 0 < width <= _BASE64_WIDTH or (len(lines) > 1 and width % 4):
         raise MimeError("the signature is not base64 in lines of up to 76 characters")
