@@ -2,6 +2,7 @@
 
 import os
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -130,6 +131,10 @@ async def test_new_files_do_not_wait_for_the_backlog(site: Site, database: Datab
 NODES = [f"node{number}" for number in range(1, 7)]
 
 
+def _is_down_to(site: Site, files: int) -> bool:
+    return len(site.waiting()) <= files
+
+
 @pytest.mark.fault("F18", "F33")
 @pytest.mark.site(nodes=NODES, extra={"processing.reporting.catchup": "limit = 0"})
 @pytest.mark.parametrize("waiting", [40, pytest.param(250, marks=pytest.mark.torture)])
@@ -145,7 +150,7 @@ async def test_fresh_runs_come_after_the_older_ones_of_their_node(
             for node in NODES:
                 site.send(node, waiting + fresh)
             left = (waiting * len(NODES[1:])) * (3 - fresh) // 4
-            await eventually(lambda left=left: len(site.waiting()) <= left + len(NODES))
+            await eventually(partial(_is_down_to, site, left + len(NODES)))
         await daemon.settled()
         assert await daemon.metric("rudder_relayd_spool_files") == 0
         assert await daemon.stop() == 0

@@ -20,14 +20,14 @@ _VALUE: Final = rb'(?:"[^"\\()\x00-\x1f\x7f-\xff]*"|[!#$%&\'*+.0-9:=?@A-Z^_`a-z|
 _FOLD: Final = rb"(?:[ \t]*(?:\r?\n[ \t]+)?)"
 _PARAMETER: Final = rb";" + _FOLD + _TOKEN + rb"[ \t]*=[ \t]*" + _VALUE + rb"[ \t]*"
 _STRUCTURED: Final = re.compile(
-    rb"[ \t]*(" + _TOKEN + rb")[ \t]*((?:" + _PARAMETER + rb")*);?[ \t]*"
+    rb"[ \t]*(" + _TOKEN + rb")[ \t]*((?:" + _PARAMETER + rb"){0,32});?[ \t]*"
 )
 _ONE_PARAMETER: Final = re.compile(
     rb";" + _FOLD + rb"(" + _TOKEN + rb")[ \t]*=[ \t]*(" + _VALUE + rb")"
 )
 #: One header with its continuation lines.
 _HEADER: Final = re.compile(
-    rb"([A-Za-z][A-Za-z0-9-]*):([^\r\n]*(?:\r?\n[ \t]+(?=[^ \t\r\n])[^\r\n]*)*)\r?\n"
+    rb"([A-Za-z][A-Za-z0-9-]*):([^\r\n]*(?:\r?\n[ \t]+(?=[^ \t\r\n])[^\r\n]*){0,99})\r?\n"
 )
 _END: Final = re.compile(rb"\r?\n")
 #: The last line of a block and the empty one after it.

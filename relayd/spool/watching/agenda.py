@@ -50,7 +50,7 @@ class Agenda:
         return self._everything
 
     def note_unknown(self, files: int, cost: float) -> None:
-        """Note by how many files the last listing differed from what is known.
+        """Note by how many files the last listing differed from the known ones.
 
         The gauges are exact while all files are known; if they are not, the directory is measured
         again soon, unless that is expensive: `cost` is what the listing took, in seconds.
