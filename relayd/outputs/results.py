@@ -27,11 +27,13 @@ class Stored(Done, frozen=True):
         rows: rows that this call inserted, 0 for a duplicate or an empty run log.
         duplicate: the run log was in the database already.
         missing: rows of this duplicate that are not stored (a longer version of the same run).
+        broken: reports of the run log that are malformed, so that nothing can store them.
     """
 
     rows: int
     duplicate: bool = False
     missing: int = 0
+    broken: int = 0
 
 
 class Forwarded(Done, frozen=True):

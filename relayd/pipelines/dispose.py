@@ -13,7 +13,15 @@ import trio
 
 from relayd.errors import Reason, Refused, Retry
 from relayd.pipelines.outcomes import Outcomes
-from relayd.pipelines.ticket import Failed, Finished, Postponed, Settled, Ticket, Vanished
+from relayd.pipelines.ticket import (
+    Behind,
+    Failed,
+    Finished,
+    Postponed,
+    Settled,
+    Ticket,
+    Vanished,
+)
 from relayd.spool.disposal import Disposal, RefusedFile
 from relayd.spool.identity import Identity
 from relayd.spool.pending import Pending
@@ -87,6 +95,9 @@ class DisposeStage:
                 case Vanished(ticket):
                     log.debug("file is gone", **ticket.describe())
                     self._pending.release(ticket.name)
+                case Behind(ticket):
+                    log.debug("file waits for an older run of its node", **ticket.describe())
+                    self._pending.put_back(ticket.name)
         if finished:
             await self._remove(finished)
         if failed:

@@ -1,17 +1,20 @@
 """The examine stage: names become run logs, or a reason why there is none."""
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
 
 import msgspec
 import trio
 
-from relayd.errors import Refused
+from relayd.errors import Refused, Retry
 from relayd.fleet.admission import Admitted, KnownNodes, admit
 from relayd.outputs.results import Stored
+from relayd.pipelines.order import NodeOrder
 from relayd.pipelines.ticket import Failed, Finished, Settled, Ticket, unfinished
 from relayd.pipelines.workers.job import Examined, Job
 from relayd.pipelines.workers.pool import Examiner
 from relayd.runlog.model import RunLog
+from relayd.spool.holds import Holds
 from relayd.spool.identity import Identity
 from relayd.spool.watching.watcher import Arrival
 from relayd.telemetry.logs import get_logger
@@ -47,6 +50,7 @@ class ExamineStage:
         examiner: does the work, in a thread or in worker processes.
         nodes: returns the nodes in force.
         committed: returns whether this very file was committed already and only has to be removed.
+        holds: gets the files that must be tried again, for which newer ones of their node wait.
     """
 
     def __init__(
@@ -54,10 +58,14 @@ class ExamineStage:
         examiner: Examiner,
         nodes: Callable[[], KnownNodes],
         committed: Callable[[str, Identity], bool],
+        holds: Holds | None = None,
     ) -> None:
         self._examiner = examiner
         self._nodes = nodes
         self._committed = committed
+        self._holds = holds or Holds()
+        self._order = NodeOrder()
+        self._receiving = trio.Lock()
 
     async def run(
         self,
@@ -66,21 +74,37 @@ class ExamineStage:
         to_dispose: trio.MemorySendChannel[list[Settled]],
     ) -> None:
         """Examine what arrives; end with the source. Owns its three channel ends."""
-        with batches, to_write, to_dispose:
-            async for batch in batches:
-                admitted, refused = self._admit(batch)
-                if refused:
-                    await to_dispose.send(refused)
-                while admitted:
-                    results = await self._examiner.examine([file.job for file in admitted])
-                    accepted, settled = self._sort(admitted, results)
-                    del admitted[: len(results)]
-                    if settled:
-                        await to_dispose.send(settled)
-                    if accepted:
-                        await to_write.send(accepted)
-                    # Some MB that would live on while this lane waits.
-                    del results, accepted, settled
+        with batches, to_write, to_dispose, suppress(trio.EndOfChannel):
+            while True:
+                with ExitStack() as stack:
+                    # One lane after the other, so that places are taken in the order of arrival.
+                    async with self._receiving:
+                        admitted, refused = self._admit(await batches.receive())
+                        nodes = {file.job.node_id for file in admitted}
+                        before = stack.enter_context(self._order.place(nodes))
+                    if refused:
+                        await to_dispose.send(refused)
+                    await self._examine(admitted, before, to_write, to_dispose)
+
+    async def _examine(
+        self,
+        admitted: list[_Admitted],
+        before: Sequence[trio.Event],
+        to_write: trio.MemorySendChannel[list[Accepted]],
+        to_dispose: trio.MemorySendChannel[list[Settled]],
+    ) -> None:
+        while admitted:
+            results = await self._examiner.examine([file.job for file in admitted])
+            for event in before:
+                await event.wait()
+            accepted, settled = self._sort(admitted, results)
+            del admitted[: len(results)]
+            if settled:
+                await to_dispose.send(settled)
+            if accepted:
+                await to_write.send(accepted)
+            # Some MB that would live on while this lane waits.
+            del results, accepted, settled
 
     def _admit(self, batch: Sequence[Arrival]) -> tuple[list[_Admitted], list[Settled]]:
         """Decide by the names which files are examined at all."""
@@ -110,12 +134,20 @@ class ExamineStage:
             if identity is not None and self._committed(ticket.name, identity):
                 settled.append(Finished(ticket, identity, Stored(0, again=True)))
             elif not isinstance(result, RunLog):
+                if _may_come_again(ticket, result):
+                    self._holds.add(ticket.name)
                 settled.append(unfinished(ticket, identity, result, "examine"))
             else:
                 assert identity is not None  # whatever was parsed was opened
                 _log_flaws(ticket, result)
                 accepted.append(Accepted(ticket, identity, result))
         return accepted, settled
+
+
+def _may_come_again(ticket: Ticket, result: object) -> bool:
+    """Return whether a file is tried again, at least if it is young enough."""
+    unfinished = isinstance(result, Refused) and result.maybe_unfinished and not ticket.atomic
+    return unfinished or isinstance(result, Retry)
 
 
 def _log_flaws(ticket: Ticket, run_log: RunLog) -> None:

@@ -12,7 +12,15 @@ from relayd.outputs.results import Forwarded
 from relayd.outputs.upstream.gate import Attempt, Gate
 from relayd.outputs.upstream.uploads import Route, Upstream
 from relayd.pipelines.parcels import Parcel
-from relayd.pipelines.ticket import Finished, Postponed, Settled, Ticket, Vanished, unfinished
+from relayd.pipelines.ticket import (
+    Behind,
+    Finished,
+    Postponed,
+    Settled,
+    Ticket,
+    Vanished,
+    unfinished,
+)
 from relayd.spool.identity import Identity
 from relayd.spool.pending import Pending
 from relayd.spool.reading import SpoolFile, open_spool_file
@@ -98,6 +106,8 @@ class Forwarder:
             with self._gate.using(attempt):
                 file = await self._try(ticket, attempt)
             if attempt.trouble is None or attempt.trouble.reached:
+                if isinstance(file, Finished):
+                    self._pending.let_follow(ticket.name)
                 return file
         retry = Retry(f"relayd stops; {_detail(self._gate.trouble)}", attempted=False)
         return Postponed(ticket, None, retry, "forward")
@@ -126,7 +136,7 @@ def _postpone(ticket: Ticket, identity: Identity | None, cause: Postponed) -> Po
 
 
 def _identity(file: Settled) -> Identity | None:
-    return None if isinstance(file, Vanished) else file.identity
+    return None if isinstance(file, Vanished | Behind) else file.identity
 
 
 def _unfinished(

@@ -169,6 +169,7 @@ class ForwardingPipeline:
             source.clock,
             delays=self._delays,
             lock=locks.get(source.spool.directory / place),
+            one_by_one=route is REPORTS,
         )
         gate = Gate(partial(self._health.note, route.name), self._delays)
         return _ForwardStages(line, route, self._upstream, gate)

@@ -74,6 +74,7 @@ class Line:
         trust_token: returns the present trust token of a node, where files are judged by one.
         delays: between attempts with one file.
         lock: keeps other processes out of the directory.
+        one_by_one: whether run logs of one node are processed one after the other.
     """
 
     def __init__(
@@ -89,15 +90,22 @@ class Line:
         trust_token: Callable[[str], str] = _no_token,
         delays: Delays = DELAYS,
         lock: DirectoryLock | None = None,
+        one_by_one: bool = False,
     ) -> None:
         self.path = path = spool.directory / place
-        self.pending = Pending(delays.file)
+        self.pending = Pending(delays.file, one_by_one=one_by_one)
         self.disposal = Disposal(path, spool.failed)
         self.taking = trio.Event()
         self._rescan = Wake()
         self._metrics = metrics
         self._watched = WatchedDirectory(
-            path, spool.extensions, own.catchup.frequency, own.catchup.limit, lock=lock
+            path,
+            spool.extensions,
+            own.catchup.frequency,
+            own.catchup.limit,
+            lock=lock,
+            hidden=spool.hidden,
+            ordered=spool.ordered,
         )
         self._disposer = DisposeStage(
             self.disposal,

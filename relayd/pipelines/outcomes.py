@@ -16,8 +16,8 @@ log = get_logger("disposal", Limit.NONE)
 #: For the one line of each file that went well: a backlog has hundreds of them in a second.
 good = get_logger("disposal", Limit.GOOD_FILES)
 
-#: Reasons that mean that the node is unknown: Rudder's dashboards count them separately.
-_INVALID: Final = frozenset({Reason.BAD_NAME, Reason.UNKNOWN_NODE})
+#: The reason that means that the node is unknown: Rudder's dashboards count it separately.
+_INVALID: Final = Reason.UNKNOWN_NODE
 
 
 class Outcomes(Protocol):
@@ -45,6 +45,7 @@ class StoredOutcomes:
         assert isinstance(stored, Stored)
         metrics.reports.labels("ok").inc()
         metrics.reports_rows.inc(stored.rows)
+        metrics.reports_broken.inc(stored.broken)
         _observe(metrics, file, now)
         if stored.duplicate:
             metrics.duplicates.inc()
@@ -60,8 +61,10 @@ class StoredOutcomes:
 
     def failed(self, file: Failed) -> None:
         """Implement `Outcomes`."""
-        status = "invalid" if file.refused.reason in _INVALID else "error"
-        self._metrics.reports.labels(status).inc()
+        # What is not named like a run log is none; the original does not count it either.
+        if file.refused.reason is not Reason.BAD_NAME:
+            status = "invalid" if file.refused.reason is _INVALID else "error"
+            self._metrics.reports.labels(status).inc()
         _note_refused(self._metrics, file)
 
     def postponed(self, file: Postponed) -> None:

@@ -16,9 +16,10 @@ from relayd.spool.pending import Pending
 from relayd.spool.watching.watcher import Arrival
 from relayd.system.threads import in_thread
 
-#: A file waits this long, since it was last written to, for the other one of its pair; an agent
-#: uploads them one right after the other.
-PATIENCE_S: Final = 10.0
+#: A file waits this long, since it was last written to, for the other one of its pair. An agent
+#: uploads them one right after the other; if the other one comes later it is sent then, because a
+#: server takes them in any order and agents without a key send no signature.
+PATIENCE_S: Final = 1.0
 #: How soon to check again for a partner that is in flight.
 AGAIN_S: Final = 1.0
 

@@ -118,9 +118,11 @@ class ReportingPipeline:
             delays=delays,
             lock=lock,
         )
-        examine = ExamineStage(examiner, lambda: trust.nodes, self._line.disposal.committed.holds)
+        holds = self._line.pending.holds
+        committed = self._line.disposal.committed.holds
+        examine = ExamineStage(examiner, lambda: trust.nodes, committed, holds)
         health = Health(store.name, metrics.output_up[store.name])
-        self._writer = Writer(store, health, delays, self._line.rescan)
+        self._writer = Writer(store, health, delays, holds, self._line.rescan)
         self._second_chance = SecondChance(store, self._writer, self._line)
         self._stages = ReportingStages(examine, examiner.lanes, self._writer, metrics)
         self.probes: Mapping[str, Probe] = {store.name: self._writer.check}

@@ -1,7 +1,7 @@
 """What travels through a pipeline, one type for each thing that is known.
 
     Arrival ─▶ Ticket ─▶ Examined run log ─▶ Settled
-               taken up  (only run logs       Finished | Failed | Postponed | Vanished
+               taken up  (only run logs       Finished | Failed | Postponed | Vanished | Behind
                           for the database)
 
 All of them are frozen: a stage does not change what it received, it sends the next type.
@@ -101,7 +101,13 @@ class Vanished(msgspec.Struct, frozen=True):
     ticket: Ticket
 
 
-Settled = Finished | Failed | Postponed | Vanished
+class Behind(msgspec.Struct, frozen=True):
+    """A run log that has to wait for an older one of its node; nothing is wrong with it."""
+
+    ticket: Ticket
+
+
+Settled = Finished | Failed | Postponed | Vanished | Behind
 
 
 def unfinished(

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Final, Literal
 
+import msgspec
 import trio
 
 from relayd.errors import DatabaseError, Refused, Retry
@@ -12,8 +13,10 @@ from relayd.outputs.results import RunLogStore, Written
 from relayd.pipelines.examine import Accepted
 from relayd.pipelines.gather import BATCH
 from relayd.pipelines.held import Held
-from relayd.pipelines.ticket import Finished, Settled, unfinished
+from relayd.pipelines.ticket import Behind, Finished, Settled, unfinished
+from relayd.runlog.filename import run_of
 from relayd.runlog.model import RunLog
+from relayd.spool.holds import Holds
 from relayd.system.delays import DELAYS, Delays
 from relayd.system.wake import Wake
 
@@ -36,6 +39,7 @@ class Writer:
         store: where run logs go.
         health: notes how attempts end.
         delays: between attempts while the database is unavailable.
+        holds: the files for which newer ones of their node wait.
         retry_all: called when files that wait may be accepted now.
 
     Attributes:
@@ -47,11 +51,13 @@ class Writer:
         store: RunLogStore,
         health: Health,
         delays: Delays = DELAYS,
+        holds: Holds | None = None,
         retry_all: Callable[[], None] = lambda: None,
     ) -> None:
         self._store = store
         self._health = health
         self._delays = delays
+        self._holds = holds or Holds()
         self._wake = Wake()
         self._stopping = False
         self._was_up = False
@@ -82,11 +88,24 @@ class Writer:
                     # Small parts are worth one transaction; two large ones only cost memory.
                     while len(part) < BATCH // 2:
                         part.extend(source.receive_nowait())
-                verdicts = await self.write([file.run_log for file in part])
-                settled = [_settle(*pair) for pair in zip(part, verdicts, strict=True)]
+                settled = await self._write_in_order(part)
                 # Some MB that would live on while the disposal is busy.
                 del part
                 await to_dispose.send(settled)
+
+    async def _write_in_order(self, part: Sequence[Accepted]) -> list[Settled]:
+        """Write what need not wait for an older run of its node."""
+        behind: list[Settled] = [Behind(file.ticket) for file in part if self._is_behind(file)]
+        if behind:
+            part = [file for file in part if not self._is_behind(file)]
+        if not part:
+            return behind
+        verdicts = await self.write([file.run_log for file in part])
+        return behind + [self._settle(*pair) for pair in zip(part, verdicts, strict=True)]
+
+    def _is_behind(self, file: Accepted) -> bool:
+        run = run_of(file.ticket.name)
+        return run is not None and self._holds.until(*run) > 0
 
     async def write(self, run_logs: Sequence[RunLog]) -> Sequence[Written | Retry]:
         """Write one batch, however long it takes, unless relayd stops."""
@@ -101,12 +120,25 @@ class Writer:
                     self._owes_retries = True
                     return [self._not_attempted()] * len(run_logs)
                 if self._goes_alone(error, attempt) and await self._server_is_well():
-                    return [await self._write_alone(run_log) for run_log in run_logs]
+                    return await self._write_each(run_logs)
                 await self._wait(error, attempt)
             else:
                 self._recovered()
                 return self._note_outcomes(run_logs, outcomes)
         return [self._not_attempted()] * len(run_logs)
+
+    async def _write_each(self, run_logs: Sequence[RunLog]) -> list[Written | Retry]:
+        """Write one after the other; those of a node wait behind one that cannot be written."""
+        verdicts: list[Written | Retry] = []
+        waiting: set[str] = set()
+        for run_log in run_logs:
+            if run_log.node_id in waiting:
+                verdicts.append(Retry("waits for an older run of its node", attempted=False))
+                continue
+            verdicts.append(await self._write_alone(run_log))
+            if isinstance(verdicts[-1], Retry):
+                waiting.add(run_log.node_id)
+        return verdicts
 
     async def _write_alone(self, run_log: RunLog) -> Written | Retry:
         """Write one run log; one that the server cannot take now does not hold up the others."""
@@ -219,8 +251,13 @@ class Writer:
             self._owes_retries = False
             self._retry_all()
 
-
-def _settle(file: Accepted, verdict: Written | Retry) -> Settled:
-    if isinstance(verdict, Refused | Retry):
-        return unfinished(file.ticket, file.identity, verdict, "database")
-    return Finished(file.ticket, file.identity, verdict)
+    def _settle(self, file: Accepted, verdict: Written | Retry) -> Settled:
+        if isinstance(verdict, Refused | Retry):
+            if isinstance(verdict, Retry):
+                if self._is_behind(file):
+                    return Behind(file.ticket)
+                self._holds.add(file.ticket.name)
+            return unfinished(file.ticket, file.identity, verdict, "database")
+        if broken := file.run_log.broken:
+            verdict = msgspec.structs.replace(verdict, broken=broken)
+        return Finished(file.ticket, file.identity, verdict)

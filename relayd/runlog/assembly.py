@@ -29,7 +29,10 @@ _MESSAGE: Final = COLUMNS.index("msg")
 
 
 class ReportFields(NamedTuple):
-    """The fields of a well-formed report, unchanged except for START in normal form."""
+    """The fields of a well-formed report, unchanged except for START in normal form.
+
+    `written` is START as the report has it.
+    """
 
     policy: bytes
     event_type: bytes
@@ -41,6 +44,7 @@ class ReportFields(NamedTuple):
     start: bytes
     node_id: bytes
     message: bytes
+    written: bytes
 
 
 class RefusalError(Exception):
@@ -63,6 +67,7 @@ class Assembly:
         last: row of the last report, skipped or not; rows of later log entries are made from it.
         logs: stamp, event type and message of log entries that wait for their report.
         start: START of the first report, in normal form, or empty.
+        written: the same as it was written.
         config_id: key of the first control report of a start or an end.
         complete: whether there is a control report of a start.
     """
@@ -81,6 +86,7 @@ class Assembly:
         self.first: tuple[bytes, ...] = ()
         self.last: bytes | None = None
         self.start = b""
+        self.written = b""
         self.config_id: bytes | None = None
         self.complete = False
         self._node = node_id.encode(errors="surrogatepass")
@@ -91,6 +97,7 @@ class Assembly:
         self._faults: list[str] = []
         self._fault_count = 0
         self._noise = _Noted()
+        self._cut = b""
         self._blank = True
         self._other_start = _Noted()
 
@@ -110,7 +117,7 @@ class Assembly:
             what = b"@@".join((fields.policy, fields.event_type, *fields[2:4], *fields[5:7]))
             self._fault("report without rule, directive or component dropped", what)
             return
-        self._note_start(fields.start)
+        self._note_start(fields.start, fields.written)
         self._note_control(fields)
         columns = _columns(date, fields)
         if not self.first:
@@ -153,6 +160,10 @@ class Assembly:
         self._noise.add(line)
         self._blank = self._blank and not line.strip()
 
+    def cut(self, line: bytes) -> None:
+        """Note a last line that ends before it says anything."""
+        self._cut = line
+
     def finish(self) -> RunLog | Refused:
         """Return the run log; nothing can be added afterwards.
 
@@ -174,6 +185,7 @@ class Assembly:
             copy=b"\n".join((*rows, b"")),
             first=tuple(column.decode() for column in self.first),
             warnings=warnings,
+            broken=self._fault_count,
         )
 
     def _add(self, row: bytes, event_type: bytes) -> None:
@@ -191,9 +203,9 @@ class Assembly:
                 )
             )
 
-    def _note_start(self, start: bytes) -> None:
+    def _note_start(self, start: bytes, written: bytes) -> None:
         if not self.start:
-            self.start = start
+            self.start, self.written = start, written
         elif start != self.start and instant(start) != instant(self.start):
             self._other_start.add(start)
 
@@ -220,6 +232,8 @@ class Assembly:
             yield f"NUL characters removed: {self._nuls}"
         if self._noise.count:
             yield f"lines before the first entry skipped: {self._noise}"
+        if self._cut:
+            yield f"the log ends within a line, which is dropped: {_shown(self._cut)}"
         if self._other_start.count:
             yield f"reports with another start date than {self.start.decode()}: {self._other_start}"
         if self.config_id is None:

@@ -6,13 +6,19 @@ from functools import lru_cache
 from typing import Final
 
 #: RFC 3339, 5.6, without the blank that it tolerates between date and time: in a run log, a blank
-#: ends the date.
+#: ends the date. The offset may also lack its colon or its minutes, as strftime(3) and some agents
+#: write it.
 _RFC_3339: Final = re.compile(
-    rb"(\d{4}-\d\d-\d\d)[Tt](\d\d:\d\d:)(\d\d)(\.\d+)?(?:[Zz]|([+-])(\d\d):(\d\d))"
+    rb"(\d{4})-(\d\d)-(\d\d)[Tt](\d\d):(\d\d):(\d\d)(\.\d+)?(?:[Zz]|([+-])(\d\d)(?::?(\d\d))?)"
 )
 
-#: The start date of a run, as in each of its reports.
-_START: Final = re.compile(rb"(\d{4}-\d\d-\d\d) (\d\d:\d\d:)(\d\d)() ?([+-])(\d\d):(\d\d)")
+#: The start date of a run, as in each of its reports: `%Y-%m-%d %H:%M:%S%z` in every form that
+#: strptime(3) or chrono, which the original uses, reads. Blanks, numbers of one digit and the sign
+#: U+2212 are chrono's.
+_START: Final = re.compile(
+    rb"(\d{4})-(\d\d?)-(\d\d?) +(\d\d?):(\d\d?):(\d\d?)()"
+    rb" *(?:[Zz]|([+-]|\xe2\x88\x92)(\d\d)(?:[ :]*(\d\d))?) *"
+)
 
 #: The normal form, except that the month, day, minute or second may be too large.
 _NORMAL: Final = re.compile(
@@ -23,6 +29,8 @@ _NORMAL: Final = re.compile(
 SHORTEST_DATE: Final = 20
 #: Length of a date with nanoseconds. Dates can have any length, but the cache must be bounded.
 _LONGEST_CACHED: Final = 35
+
+_LEAP_SECOND: Final = 60
 
 #: RFC 3339 allows offsets of less than a day ...
 _MAX_OFFSET: Final = timedelta(hours=24)
@@ -53,7 +61,7 @@ def _is_normal(text: bytes) -> bool:
 
 
 def read_start(text: bytes) -> bytes | None:
-    """Read `YYYY-MM-DD HH:MM:SS+ZZ:ZZ` (or with a blank before the offset) like `read_date`."""
+    """Read `YYYY-MM-DD HH:MM:SS+ZZ:ZZ`, the offset in any form, like `read_date`."""
     return _read_short_start(text) if len(text) <= _LONGEST_CACHED else None
 
 
@@ -85,17 +93,16 @@ def _normal_form(match: re.Match[bytes]) -> bytes | None:
     Returns:
         None if the day, time or offset does not exist.
     """
-    day, minute, second, fraction, sign, *offset = match.groups()
-    leap = second == b"60"
+    *numbers, second, fraction, sign, hours, minutes = match.groups()
     try:
-        moment = datetime.fromisoformat(f"{day.decode()}T{minute.decode()}00")
+        moment = datetime(*map(int, numbers))  # type: ignore[arg-type]  # noqa: DTZ001
         moment += timedelta(seconds=int(second))
-        east = _offset(sign, *offset) if sign else timedelta()
+        east = _offset(sign, hours, minutes or b"0") if sign else timedelta()
         if abs(east) >= _POSTGRESQL_OFFSET:
             moment, east = moment - east, timedelta()
     except (ValueError, OverflowError):
         return None
-    if int(second) > 59 and not leap:
+    if int(second) > _LEAP_SECOND:
         return None
     tail = (fraction or b"")[:7]
     return moment.isoformat().encode() + tail + _offset_text(east)
@@ -105,7 +112,7 @@ def _offset(sign: bytes, hours: bytes, minutes: bytes) -> timedelta:
     offset = timedelta(hours=int(hours), minutes=int(minutes))
     if int(minutes) > 59 or offset >= _MAX_OFFSET:
         raise ValueError("not an offset")
-    return -offset if sign == b"-" else offset
+    return offset if sign == b"+" else -offset
 
 
 def _offset_text(east: timedelta) -> bytes:

@@ -4,6 +4,7 @@ import hashlib
 import os
 import re
 import unicodedata
+from datetime import datetime
 from typing import Final
 
 from relayd.errors import Reason, Refused
@@ -16,7 +17,7 @@ _SHOWN: Final = 200
 
 _DATE: Final = (
     r"(?P<day>[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt])"
-    r"(?P<time>[0-9]{2}[:_][0-9]{2}[:_][0-9]{2}(?:\.[0-9]+)?(?:[Zz]|[+-][0-9]{2}[:_][0-9]{2}))"
+    r"(?P<time>[0-9]{2}[:_][0-9]{2}[:_][0-9]{2}(?:\.[0-9]+)?(?:[Zz]|[+-][0-9]{2}(?:[:_]?[0-9]{2})?))"
 )
 _TAIL: Final = r"\.log(?:\.(?P<archive>gz|zip))?"
 
@@ -46,6 +47,24 @@ def parse_name(name: str) -> RunLogName | Refused:
     if date is None:
         return _bad(name, "contains a date that does not exist")
     return RunLogName(match["node"], date.decode(), match["archive"] or "")
+
+
+def run_of(name: str) -> tuple[str, float] | None:
+    """Return node and Unix time of the run in a name, None if it is not named like a run log.
+
+    This is quick, because it is called for each file of a listing; `parse_name` decides whether the
+    name is valid.
+    """
+    stem = name[: name.rfind(".log")]
+    date, at, node = stem.partition("@")
+    if not at:
+        node, _, date = stem.partition("_")
+    if not node:
+        return None
+    try:
+        return node, datetime.fromisoformat(date.replace("_", ":")).timestamp()
+    except (ValueError, OverflowError):
+        return None
 
 
 def queue_id(name: str) -> str:

@@ -88,6 +88,7 @@ class RunLog(msgspec.Struct, frozen=True, array_like=True, tag=True):
             a newline; without NUL characters and without rows that break a not-empty rule.
         first: the columns of the first report, before `skip_event_types`, unescaped.
         warnings: one line for each thing skipped or repaired, bounded in number.
+        broken: number of reports that are malformed and therefore not in `copy`.
     """
 
     node_id: str
@@ -99,3 +100,4 @@ class RunLog(msgspec.Struct, frozen=True, array_like=True, tag=True):
     copy: bytes
     first: tuple[str, ...]
     warnings: tuple[str, ...] = ()
+    broken: int = 0

@@ -15,7 +15,8 @@ from relayd.errors import Refused
 from relayd.runlog.assembly import Assembly, RefusalError
 from relayd.runlog.copytext import escape
 from relayd.runlog.dates import read_short_date
-from relayd.runlog.grammar import EntryReader, clean, split_opening, split_stamp
+from relayd.runlog.fields import split_stamp
+from relayd.runlog.grammar import EntryReader, clean, split_opening, trim
 from relayd.runlog.model import RunLog
 
 #: Text is split into lines in blocks of about this many bytes: a list of the lines of a run log
@@ -25,13 +26,15 @@ _LINE_END: Final = re.compile(rb"\r\n|\n|\r")
 
 #: The text between the stamp and the first `@@` of a report.
 _OPENING: Final = b" R: "
-_STAMP_SIZE: Final = len(b"2018-08-24T15:55:01+00:00")
-_OPENING_SIZE: Final = _STAMP_SIZE + len(_OPENING)
+_LONGEST_OPENING: Final = len(b"2018-08-24T15:55:01.123456+00:00") + len(_OPENING)
 #: More than an hour of seconds: nodes that run at the same time share entries.
 _MAX_OPENINGS: Final = 4096
 
 #: A field that begins with a stamp has a colon here; other fields stay unchanged.
 _COLON: Final = 13
+
+#: Pieces of a report of one line between separators.
+_PARTS: Final = 9
 
 #: Ends the last report; opens one that is never read.
 _SENTINEL: Final = b"2000-01-01T00:00:00+00:00 R: @@"
@@ -53,10 +56,11 @@ def parse(text: bytes, node_id: str, skip: frozenset[str] = frozenset()) -> RunL
         entries would grow beyond `assembly.MAX_LOG_ROWS`.
     """
     reader = _Reader(node_id, skip, text.count(b"\0") if b"\0" in text else 0)
+    text, cut = trim(text)
     try:
         for block in _blocks(text):
             reader.feed(_lines(block), escaped=b"\\" in block or b"\t" in block)
-        return reader.finish()
+        return reader.finish(cut)
     except RefusalError as error:
         return error.refused
 
@@ -96,9 +100,9 @@ class _Openings(dict[bytes, bytes | None]):
     """
 
     def __missing__(self, opening: bytes) -> bytes | None:
-        if len(opening) != _OPENING_SIZE or not opening.endswith(_OPENING):
+        if len(opening) > _LONGEST_OPENING or not opening.endswith(_OPENING):
             return None
-        date = read_short_date(opening[:_STAMP_SIZE])
+        date = read_short_date(opening[: -len(_OPENING)])
         if date:
             if len(self) >= _MAX_OPENINGS:
                 self.clear()
@@ -127,14 +131,23 @@ class _Reader:
         #: The report that is held back: line, parts, stamp; all empty if there is none.
         self._held: tuple[bytes, list[bytes], bytes] = b"", [], b""
 
-    def finish(self) -> RunLog | Refused:
-        """Return the run log, or the reason for its refusal."""
-        self.feed([_SENTINEL], escaped=False)
+    def finish(self, cut: bytes) -> RunLog | Refused:
+        """Return the run log, or the reason for its refusal; `cut`: what it lacks at its end."""
+        held, parts, _ = self._held
+        if held and len(parts) == _PARTS:
+            self.feed([_SENTINEL], escaped=False)
+        else:
+            if held:
+                self._slow.push(held)
+            self._slow.end()
+        if cut:
+            self._entries.cut(cut)
         return self._entries.finish()
 
     def feed(self, lines: list[bytes], *, escaped: bool) -> None:
         """Read the next lines; `escaped`: some of them may need escaping for COPY."""
-        entries, push, end, openings = self._entries, self._slow.push, self._slow.end, _openings
+        entries, slow, openings = self._entries, self._slow, _openings
+        push, end = slow.push, slow.end
         add, logs = entries.rows.append, entries.logs
         node, start, prefix, special = self._provable()
         message, colon = len(prefix), len(prefix) + _COLON
@@ -148,9 +161,16 @@ class _Reader:
                     held, parts = b"", []
                 push(line)
                 continue
+            if (len(parts) != _PARTS) if held else slow.undecided:
+                # It may be the last line of a component or key that only looks like an entry.
+                if held:
+                    push(held)
+                    held, parts = b"", []
+                push(line)
+                continue
             # The held report is complete now.
             if (
-                len(parts) == 9
+                held
                 and parts[8][:message] == prefix
                 and (event := parts[2]) not in special
                 and (rule := parts[3])
@@ -190,4 +210,4 @@ class _Reader:
         start, special = entries.start, self._skip
         if not entries.complete or entries.config_id is None:
             special |= {b"control"}
-        return node, start, b"%s##%s@#" % (start.replace(b"T", b" "), node), special
+        return node, start, b"%s##%s@#" % (entries.written, node), special

@@ -25,6 +25,8 @@ from relayd.telemetry.metrics import Metrics
 
 log = get_logger("cleanup")
 
+#: Unit of `st_blocks`, see stat(2).
+_BLOCK: Final = 512
 #: Files that are sorted at once when the oldest must be removed: 0.5 kB each.
 _BATCH: Final = 4096
 
@@ -36,7 +38,7 @@ class CleanupPlan(msgspec.Struct, frozen=True):
         spool: its directories.
         frequency: seconds between two sweeps.
         retention: seconds that a file is left untouched before it is removed.
-        max_size: bytes that refused files may take together; 0: any number.
+        max_size: bytes of disk that refused files may take together; 0: any number.
     """
 
     spool: Spool
@@ -102,7 +104,7 @@ def sweep(plan: CleanupPlan, now: float) -> Removed:
             for_size = shrink_failed(spool.failed, plan.max_size)
     for directory in spool.watched:
         with _skipping(directory):
-            sweep_leftovers(directory, spool.extensions, plan.retention, now)
+            sweep_leftovers(directory, spool.extensions, plan.retention, now, hidden=spool.hidden)
     return Removed(for_age, for_size)
 
 
@@ -140,7 +142,7 @@ def sweep_failed(failed: Path, retention: float, now: float) -> int:
             continue
         if _refused_at(path, status) < now - retention and _unlink(path):
             removed += 1
-            size += status.st_size
+            size += _space(status)
             _unlink(reason_path(path))
     if removed:
         log.info("old refused files removed", file=str(failed), files=removed, bytes=size)
@@ -152,7 +154,7 @@ def shrink_failed(failed: Path, max_size: int) -> int:
 
     Args:
         failed: where refused files are.
-        max_size: bytes that they may take together, reasons not counted.
+        max_size: bytes of disk that they may take together, reasons not counted.
 
     Returns:
         How many files were removed.
@@ -160,7 +162,7 @@ def shrink_failed(failed: Path, max_size: int) -> int:
     Raises:
         OSError: the directory cannot be read. A file that cannot be removed is logged.
     """
-    excess = sum(status.st_size for _, status in _refused(failed)) - max_size
+    excess = sum(_space(status) for _, status in _refused(failed)) - max_size
     removed = size = 0
     while size < excess:
         # In batches: the names of all would take memory by the million.
@@ -170,7 +172,7 @@ def shrink_failed(failed: Path, max_size: int) -> int:
         for _, path, status in oldest:
             if size < excess and _unlink(path):
                 removed += 1
-                size += status.st_size
+                size += _space(status)
                 _unlink(reason_path(path))
         if removed == before:
             break
@@ -183,6 +185,11 @@ def shrink_failed(failed: Path, max_size: int) -> int:
             max_size=max_size,
         )
     return removed
+
+
+def _space(status: os.stat_result) -> int:
+    """Return the bytes that a file takes on disk: a sparse file has a larger size than that."""
+    return status.st_blocks * _BLOCK
 
 
 def _refused(failed: Path) -> Iterator[tuple[Path, os.stat_result]]:
@@ -203,7 +210,12 @@ def _remove_orphan(reason: Path, status: os.stat_result, before: float) -> None:
 
 
 def sweep_leftovers(
-    directory: Path, extensions: Container[str], retention: float, now: float
+    directory: Path,
+    extensions: Container[str],
+    retention: float,
+    now: float,
+    *,
+    hidden: bool = False,
 ) -> int:
     """Remove old files of a watched directory that are not processed.
 
@@ -215,6 +227,7 @@ def sweep_leftovers(
         extensions: of the files that are processed, without dot.
         retention: seconds since the last modification.
         now: Unix time.
+        hidden: whether files whose name begins with a dot are processed.
 
     Returns:
         How many files were removed.
@@ -224,7 +237,7 @@ def sweep_leftovers(
     """
     removed = 0
     for path, status in _files(directory):
-        if not is_ours(path.name, extensions) and status.st_mtime < now - retention:
+        if not is_ours(path.name, extensions, hidden=hidden) and status.st_mtime < now - retention:
             removed += _unlink(path)
     if removed:
         log.info("leftovers removed", file=str(directory), files=removed)

@@ -38,11 +38,15 @@ class Spool(msgspec.Struct, frozen=True):
         directory: as configured.
         places: names of its watched directories.
         extensions: of the files that are processed, without dot.
+        hidden: whether files whose name begins with a dot are processed too.
+        ordered: whether files are run logs, which are processed in the order of each node's runs.
     """
 
     directory: Path
     places: tuple[str, ...]
     extensions: frozenset[str]
+    hidden: bool = False
+    ordered: bool = False
 
     @property
     def watched(self) -> tuple[Path, ...]:
@@ -57,12 +61,12 @@ class Spool(msgspec.Struct, frozen=True):
 
 def run_log_spool(directory: Path) -> Spool:
     """Return the spool of run logs below `processing.reporting.directory`."""
-    return Spool(directory, (INCOMING,), RUN_LOGS)
+    return Spool(directory, (INCOMING,), RUN_LOGS, ordered=True)
 
 
 def inventory_spool(directory: Path) -> Spool:
     """Return the spool of inventories below `processing.inventory.directory`."""
-    return Spool(directory, (INCOMING, UPDATES), INVENTORIES)
+    return Spool(directory, (INCOMING, UPDATES), INVENTORIES, hidden=True)
 
 
 @contextmanager

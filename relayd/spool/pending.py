@@ -7,11 +7,13 @@ except that `in` may be used in any thread.
 
 import heapq
 import random
+import time
 from itertools import count
 from typing import Final
 
 import trio
 
+from relayd.spool.holds import Holds
 from relayd.system.delays import DELAYS, Doubling
 from relayd.system.wake import Wake
 
@@ -27,10 +29,15 @@ class Pending:
         remembered: maximum number of waiting names.
         wake: set when the next due time may have become earlier, and by the watcher when it has
             found other names.
+        holds: the run logs that newer ones of their node wait for.
+        known: names of files that are in the directory as far as is known, each with its time of
+            modification or arrival (Unix seconds); those that wait in the watcher are among them.
+        returned: names that were put back to be sent again in their order; emptied by the watcher.
 
     Args:
         delays: between attempts with the same file.
         remembered: maximum number of waiting names.
+        one_by_one: whether run logs of one node are in flight one after the other.
         jitter: randomness for the delays; a seeded one makes them repeatable.
     """
 
@@ -39,11 +46,16 @@ class Pending:
         delays: Doubling = DELAYS.file,
         *,
         remembered: int = REMEMBERED,
+        one_by_one: bool = False,
         jitter: random.Random | None = None,
     ) -> None:
         self._delays = delays
         self.remembered = remembered
+        self._one_by_one = one_by_one
         self.wake = Wake()
+        self.holds = Holds()
+        self.known: dict[str, float] = {}
+        self.returned: list[str] = []
         self._spilled = False
         self._jitter = jitter or random.Random()  # noqa: S311  spreads load, keeps no secret
         self._in_flight: dict[str, bool] = {}
@@ -87,14 +99,41 @@ class Pending:
 
         self._in_flight[name] = False
         self._due.pop(name, None)
+        self.note(name)
+        self.holds.lift(name)
+        if self._one_by_one:
+            self.holds.add(name)
         return True
+
+    def let_follow(self, name: str) -> None:
+        """Let newer run logs of its node follow a file in flight that has done its way."""
+        self.holds.lift(name)
+        self.wake.set()
+
+    def note(self, name: str, since: float | None = None) -> None:
+        """Note that a file is there, and since when (Unix seconds); now if this is not known."""
+        if since is not None:
+            self.known[name] = since
+        elif name not in self.known:
+            self.known[name] = time.time()
+
+    def put_back(self, name: str) -> None:
+        """Put back a file that was taken up too early: it is sent again, in its order."""
+        self._in_flight.pop(name)
+        self.returned.append(name)
+        self.wake.set()
 
     def release(self, name: str) -> None:
         """Release a file that was committed, refused or has vanished; forget its attempts."""
         changed = self._in_flight.pop(name)
         self._attempts.pop(name, None)
+        self.holds.forget(name)
+        self.known.pop(name, None)
         if changed:
+            self.note(name)
             self._wait_until(name, trio.current_time())
+        elif self.holds.freed:
+            self.wake.set()
 
     def retry(self, name: str, *, floor: float = 0.0) -> None:
         """Put back a file that cannot be processed at the moment; it is due again later.
@@ -110,8 +149,9 @@ class Pending:
         if self._in_flight.pop(name):
             self._attempts.pop(name, None)
         if name not in self._attempts and len(self._due) >= self.remembered:
-            self._spilled = True
+            self._spill(name)
             return
+        self.holds.add(name)
         tried = self._attempts.get(name, 0)
         self._attempts[name] = tried + 1
         spread = self._delays.after(tried + 1) * self._jitter.uniform(0.75, 1.25)
@@ -127,14 +167,22 @@ class Pending:
         """
         delay = 0.0 if self._in_flight.pop(name) else seconds
         if len(self._due) >= self.remembered:
-            self._spilled = True
+            self._spill(name)
         else:
             self._wait_until(name, trio.current_time() + delay)
 
+    def _spill(self, name: str) -> None:
+        self._spilled = True
+        self.holds.forget(name)
+        self.known.pop(name, None)
+
     def forget_waiting(self) -> None:
         """Forget all waiting names and their delays; the caller lists the directory instead."""
+        for name in self._due:
+            self.known.pop(name, None)
         self._due.clear()
         self._heap.clear()
+        self.holds.clear()
         self._attempts = {n: a for n, a in self._attempts.items() if n in self._in_flight}
 
     def take_spilled(self) -> bool:

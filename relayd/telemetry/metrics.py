@@ -6,6 +6,7 @@ Names, labels and units are an interface: dashboards and alerts of an installed 
 
 import math
 import re
+import time
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
@@ -77,6 +78,7 @@ class Metrics:
         refused: files moved to `failed` by `reason`, one of `relayd.errors.Reason`.
         retried: files postponed by `stage`.
         reports_rows: rows inserted.
+        reports_broken: malformed reports in run logs that were accepted.
         duplicates: run logs that were already in the database.
         spool_files: files waiting in the spool.
         spool_oldest_seconds: age of the oldest of them in seconds.
@@ -109,7 +111,7 @@ class Metrics:
         # A process-wide switch of the library; its `_created` series are not used anywhere.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self._registry = CollectorRegistry()
-        self._spools: dict[str, tuple[int, float]] = {}
+        self._spools: list[Callable[[], tuple[int, float | None]]] = []
         self._watches: dict[str, str] = {}
         self._counts: list[Callable[[], int]] = []
         self._unremovable: list[Callable[[], int]] = []
@@ -132,16 +134,24 @@ class Metrics:
         text = generate_latest(self._registry)
         return _WHOLE_BOUND.sub(lambda found: b"%d" % float(found[0]), text)
 
-    def note_spool(self, directory: str, files: int, oldest_s: float) -> None:
-        """Record what a listing of one watched directory found; the gauges cover all of them."""
-        self._spools[directory] = (files, oldest_s)
-        self.spool_files.set(self.waiting)
-        self.spool_oldest_seconds.set(max(oldest for _, oldest in self._spools.values()))
+    def count_spool(self, count: Callable[[], tuple[int, float | None]]) -> None:
+        """Add the files of one watched directory to the gauges, which are counted when asked.
+
+        Args:
+            count: returns their number, and the Unix time since which the oldest of them waits.
+        """
+        self._spools.append(count)
+        self.spool_files.set_function(lambda: self.waiting)
+        self.spool_oldest_seconds.set_function(self._oldest_age)
+
+    def _oldest_age(self) -> float:
+        since = [oldest for _, oldest in (one() for one in self._spools) if oldest is not None]
+        return max(0.0, time.time() - min(since)) if since else 0.0
 
     @property
     def waiting(self) -> int:
         """Files waiting in the spool."""
-        return sum(files for files, _ in self._spools.values())
+        return sum(files for files, _ in (one() for one in self._spools))
 
     def note_file(self, file: File, modified_at: float) -> None:
         """Record which version of a file of the configuration is in use."""
@@ -177,6 +187,9 @@ class Metrics:
         for stage in get_args(Stage):
             self.retried.labels(stage)
         self.reports_rows = self._counter("reports_rows", "Rows inserted into the database")
+        self.reports_broken = self._counter(
+            "reports_broken", "Malformed reports in accepted run logs, which are not stored"
+        )
         self.duplicates = self._counter("duplicates", "Run logs already in the database")
         self.processing_seconds = self._histogram(
             "reports_processing_duration_seconds",

@@ -2,6 +2,7 @@
 
 import os
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -125,3 +126,36 @@ async def test_new_files_do_not_wait_for_the_backlog(site: Site, database: Datab
         assert site.waiting()
         await daemon.settled()
     check_stored(database.query, {*runs, (NODE, 9_000)}, reports=REPORTS)
+
+
+NODES = [f"node{number}" for number in range(1, 7)]
+
+
+def _is_down_to(site: Site, files: int) -> bool:
+    return len(site.waiting()) <= files
+
+
+@pytest.mark.fault("F18", "F33")
+@pytest.mark.site(nodes=NODES, extra={"processing.reporting.catchup": "limit = 0"})
+@pytest.mark.parametrize("waiting", [40, pytest.param(250, marks=pytest.mark.torture)])
+async def test_fresh_runs_come_after_the_older_ones_of_their_node(
+    site: Site, database: Database, waiting: int
+) -> None:
+    """The run of a node that is inserted last is its newest, whenever fresh ones arrive."""
+    for node in NODES[1:]:
+        for number in range(waiting):
+            (site.incoming / site.name(node, number)).write_bytes(site.run_log(node, number))
+    async with open_daemon(site) as daemon:
+        for fresh in range(4):
+            for node in NODES:
+                site.send(node, waiting + fresh)
+            left = (waiting * len(NODES[1:])) * (3 - fresh) // 4
+            await eventually(partial(_is_down_to, site, left + len(NODES)))
+        await daemon.settled()
+        assert await daemon.metric("rudder_relayd_spool_files") == 0
+        assert await daemon.stop() == 0
+    rows = database.query("SELECT nodeid, date FROM reportsexecution ORDER BY insertionid")
+    assert len(rows) == waiting * len(NODES[1:]) + 4 * len(NODES)
+    for node in NODES:
+        dates = [date for owner, date in rows if owner == node]
+        assert dates == sorted(dates)

@@ -12,7 +12,7 @@ from relayd.fleet.certificates import CertificateStore
 from relayd.fleet.nodes import Node, Nodes
 from relayd.outputs.results import Done, Stored, Written
 from relayd.pipelines.gather import BATCH
-from relayd.pipelines.ticket import Failed, Finished, Settled, Ticket, Vanished, unfinished
+from relayd.pipelines.ticket import Behind, Failed, Finished, Settled, Ticket, Vanished, unfinished
 from relayd.pipelines.workers.job import Examined, Job
 from relayd.runlog.model import NodeCertificate, RunLog
 from relayd.runlog.signature.certificates import Validity
@@ -64,6 +64,8 @@ def verdict_of(file: Settled) -> Verdict:
             return file.refused
         case Vanished():
             return Gone()
+        case Behind():
+            return Retry("waits for an older run of its node", attempted=False)
         case _:
             return file.retry
 

@@ -77,7 +77,8 @@ class Watcher:
     def value(self, name: str, **labels: str) -> float:
         """Return the value of one of the watcher's metrics."""
         metric = getattr(self.metrics, name)
-        return float((metric.labels(**labels) if labels else metric)._value.get())
+        one = metric.labels(**labels) if labels else metric
+        return float(one.collect()[0].samples[0].value)
 
 
 @asynccontextmanager
@@ -89,6 +90,8 @@ async def open_watcher(
     listing_size: int = 10_000,
     settled: bool = False,
     extensions: frozenset[str] = EXTENSIONS,
+    hidden: bool = False,
+    ordered: bool = False,
 ) -> AsyncIterator[Watcher]:
     """Run a watcher on `path` as long as the block lasts; nothing is buffered.
 
@@ -98,7 +101,9 @@ async def open_watcher(
         (path / "first.log").write_text("x")
     send, receive = trio.open_memory_channel[Arrival](0)
     watcher = Watcher(path, receive)
-    spool = WatchedDirectory(path, extensions, frequency, limit, listing_size)
+    spool = WatchedDirectory(
+        path, extensions, frequency, limit, listing_size, hidden=hidden, ordered=ordered
+    )
     run = partial(
         run_watcher,
         spool,

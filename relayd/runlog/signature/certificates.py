@@ -9,7 +9,6 @@ import calendar
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ec import (
     SECP256R1,
@@ -44,9 +43,6 @@ _STRINGS: Final = {
     0x1E: "utf-16-be",
 }
 
-#: The string types in use today.
-_COMMON_STRINGS: Final = (0x0C, 0x13, 0x16)
-
 #: UTCTime has two digits for the year; 50 to 99 mean 19YY (RFC 5280, 4.1.2.5.1).
 _CENTURY_TURN: Final = b"50"
 _TIME_LENGTH: Final = len(b"YYYYMMDDhhmmssZ")
@@ -79,28 +75,6 @@ def read_certificate(data: bytes) -> tuple[str | None, NodeCertificate, Validity
     sid = der.encode(der.SEQUENCE, issuer, data[fields.serial : fields.signature])
     validity = _validity(data, fields.validity, fields.subject)
     return _user_id(data, fields.subject, fields.key), NodeCertificate(sid, spki), validity
-
-
-def check_readable(data: bytes) -> None:
-    """Check that OpenSSL can read a certificate that came with a message.
-
-    Raises:
-        ValueError: OpenSSL might not read it; one line.
-    """
-    fields = _walk(data)
-    serial = der.last(data, fields.serial, der.INTEGER, fields.signature)
-    if int.from_bytes(data[serial : fields.signature], "big", signed=True) <= 0:
-        raise ValueError("the serial number is not positive")
-    for name, end in ((fields.issuer, fields.validity), (fields.subject, fields.key)):
-        for attribute, stop in _attributes(data, name, end):
-            value = der.content(data, attribute, der.OBJECT_IDENTIFIER, stop)[1]
-            if der.tag(data, value, stop) not in _COMMON_STRINGS:
-                raise ValueError("a name contains a value that is not text")
-            _string(data, value, stop)
-    try:
-        x509.load_der_x509_certificate(data)
-    except x509.InvalidVersion as error:
-        raise ValueError("the version is unknown") from error
 
 
 class _Fields(NamedTuple):

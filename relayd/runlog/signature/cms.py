@@ -7,7 +7,6 @@ before any cryptography. Algorithms are compared as whole DER elements with clos
 from typing import Final, Literal, NamedTuple
 
 from relayd.runlog.signature import der
-from relayd.runlog.signature.certificates import check_readable
 from relayd.runlog.signature.der import DerError
 
 Digest = Literal["sha256", "sha384", "sha512"]
@@ -109,8 +108,11 @@ def read_signed_data(data: bytes) -> Signer:
     content_at, at = at, der.content(data, at, der.SEQUENCE, end)[1]
     if data[content_at:at] != DETACHED:
         raise DerError("the signed content is not id-data, or is enclosed in the signature")
-    if der.tag(data, at, end) == der.CONTEXT_0:
-        at = _skip_certificates(data, at, end)
+    # Enclosed certificates and revocation lists are not used, so they are not even read: the node's
+    # own certificate judges the signature, whatever a certificate authority of the site has issued.
+    for enclosed in (der.CONTEXT_0, der.CONTEXT_1):
+        if der.tag(data, at, end) == enclosed:
+            at = der.content(data, at, enclosed, end)[1]
     at = der.last(data, at, der.SET, end)
     if at == end:
         raise DerError("no signer")
@@ -166,19 +168,3 @@ def _skip_version(data: bytes, at: int) -> int:
     if not data.startswith(VERSION_1, at):
         raise DerError("the version is not 1")
     return at + len(VERSION_1)
-
-
-def _skip_certificates(data: bytes, at: int, end: int) -> int:
-    """Return the end of the enclosed certificates, which must at least be readable.
-
-    They are not used, but OpenSSL refuses a message whose certificates it cannot read, and nothing
-    that OpenSSL refuses may be accepted.
-    """
-    at, end = der.content(data, at, der.CONTEXT_0, end)
-    while at < end:
-        start, at = at, der.content(data, at, der.SEQUENCE, end)[1]
-        try:
-            check_readable(data[start:at])
-        except ValueError as error:
-            raise DerError("an enclosed certificate cannot be read") from error
-    return end

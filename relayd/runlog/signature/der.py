@@ -15,6 +15,7 @@ GENERALIZED_TIME: Final = 0x18
 SEQUENCE: Final = 0x30
 SET: Final = 0x31
 CONTEXT_0: Final = 0xA0
+CONTEXT_1: Final = 0xA1
 
 _LONG_FORM: Final = 0x80
 _MAX_LENGTH_OCTETS: Final = 4

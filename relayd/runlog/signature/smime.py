@@ -66,7 +66,7 @@ def verify(message: bytes, certificates: Sequence[NodeCertificate]) -> Verified 
         signer = read_signed_data(parts.signature)
     except DerError as error:
         return Refused(Reason.SIGNATURE, f"the signature cannot be used: {error}")
-    if _MICALG.get(parts.micalg) != signer.digest:
+    if parts.micalg and _MICALG.get(parts.micalg) != signer.digest:
         return Refused(
             Reason.MIME, f"micalg in the header does not match the digest {signer.digest}"
         )

@@ -12,6 +12,8 @@ URGENT_GAP_S: Final = 0.25
 POLL_S: Final = 10.0
 #: With periodic listings switched off, the directory is still measured for the gauges.
 MEASURE_S: Final = 60.0
+#: ... and measured again after this many times the time that it took.
+COST_FACTOR: Final = 50.0
 
 
 class ListingOrder(NamedTuple):
@@ -40,6 +42,21 @@ class Agenda:
         self._everything = True
         self._unfinished: float | None = None
         self._last = float("-inf")
+        #: Seconds until the directory is measured again.
+        self._measure_s = MEASURE_S
+
+    @property
+    def is_blind(self) -> bool:
+        """Whether files may be there of which nothing is known."""
+        return self._everything
+
+    def note_unknown(self, files: int, cost: float) -> None:
+        """Note by how many files the last listing differed from the known ones.
+
+        The gauges are exact while all files are known; if they are not, the directory is measured
+        again soon, unless that is expensive: `cost` is what the listing took, in seconds.
+        """
+        self._measure_s = max(GAP_S, COST_FACTOR * cost) if files else MEASURE_S
 
     def everything(self) -> None:
         """Request a listing of all files as soon as possible, because events may be missing."""
@@ -77,10 +94,16 @@ class Agenda:
             return ListingOrder(0.0) if passed >= URGENT_GAP_S else None
         if passed < GAP_S or not ready:
             return None
+        order = self._choose_ordinary(passed, polling=polling)
+        if order is None and passed >= self._measure_s:
+            return ListingOrder(0.0, measure=True)
+        return order
+
+    def _choose_ordinary(self, passed: float, *, polling: bool) -> ListingOrder | None:
         if self._unfinished is not None:
             return ListingOrder(self._unfinished)
         if polling:
             return ListingOrder(0.0) if passed >= min(self._frequency, POLL_S) else None
         if self._periodic:
             return ListingOrder(CATCHUP_AGE_S) if passed >= self._frequency else None
-        return ListingOrder(0.0, measure=True) if passed >= MEASURE_S else None
+        return None

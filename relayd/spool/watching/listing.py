@@ -1,6 +1,5 @@
 """Listing a spool directory: the oldest files with a known extension."""
 
-import heapq
 import math
 import os
 import time
@@ -9,6 +8,11 @@ from pathlib import Path
 from typing import Final
 
 import msgspec
+
+from relayd.runlog.filename import run_of
+
+#: Age, name, run and modification time of a file; the names differ, so runs are never compared.
+_Found = tuple[float, str, tuple[str, float] | None, float]
 
 #: A thread that releases the interpreter lock only for moments, as around each stat, keeps it from
 #: the event loop for 5 ms at a time. A real pause every half millisecond lets the event loop run,
@@ -25,21 +29,30 @@ class Listing(msgspec.Struct, frozen=True):
         more: whether there were more than the limit.
         total: number of files with a known extension, including those left out.
         oldest_mtime: modification time of the oldest of these (Unix seconds); None if none.
+        runs: node and date of each of the names; None for one without.
+        mtimes: modification time of each of the names.
+        unlisted: the oldest date of each node that has run logs beyond the limit.
     """
 
     names: list[str]
     more: bool
     total: int
     oldest_mtime: float | None
+    runs: list[tuple[str, float] | None] = []
+    mtimes: list[float] = []
+    unlisted: dict[str, float] = {}
 
 
-def is_ours(name: str, extensions: Container[str]) -> bool:
+def is_ours(name: str, extensions: Container[str], *, hidden: bool = False) -> bool:
     """Return whether relayd processes a file: a known extension (without dot), no leading dot.
 
-    Web servers write uploads under a name with a leading dot and then rename them.
+    Web servers write uploads under a name with a leading dot and then rename them. Their names,
+    and relayd's own, have no known extension, so that `hidden` admits other names with a dot.
     """
-    _, dot, extension = name.rpartition(".")
-    return dot == "." and not name.startswith(".") and extension in extensions
+    stem, dot, extension = name.rpartition(".")
+    if dot != "." or extension not in extensions:
+        return False
+    return bool(stem) if hidden else not name.startswith(".")
 
 
 def oldest(
@@ -50,6 +63,8 @@ def oldest(
     min_age: float,
     exclude: Callable[[str], bool],
     now: float,
+    hidden: bool = False,
+    ordered: bool = False,
 ) -> Listing:
     """List the oldest files of a directory. Blocks: meant for a thread.
 
@@ -64,21 +79,41 @@ def oldest(
             in the future counts as old, because such a file might never reach the age.
         exclude: says which names to leave out, those in flight. Called in this thread.
         now: Unix time.
+        hidden: whether names with a leading dot count.
+        ordered: whether names are read: the age of a run log is also that of its run, so that a
+            node's older runs are among the oldest files.
 
     Raises:
         OSError: the directory cannot be read.
     """
     survey = _Survey()
-    candidates = survey.eligible(directory, extensions, min_age, exclude, now)
-    found = heapq.nsmallest(limit, candidates)
-    for _ in candidates:  # with a limit of 0 nothing was consumed: count the files
-        pass
+    found: list[_Found] = []
+    unlisted: dict[str, float] = {}
+    for name, mtime in _scan(directory, extensions, hidden=hidden):
+        if survey.take(name, mtime, min_age, exclude, now) and limit:
+            run = run_of(name) if ordered else None
+            found.append((mtime if run is None else min(mtime, run[1]), name, run, mtime))
+            if len(found) >= 2 * limit + _PAUSE_EVERY:
+                _cut(found, limit, unlisted)
+    _cut(found, limit, unlisted)
     return Listing(
-        names=[name for _, name in found],
+        names=[name for _, name, _, _ in found],
         more=survey.candidates > len(found),
         total=survey.total,
         oldest_mtime=survey.oldest,
+        runs=[run for _, _, run, _ in found],
+        mtimes=[mtime for _, _, _, mtime in found],
+        unlisted=unlisted,
     )
+
+
+def _cut(found: list[_Found], limit: int, unlisted: dict[str, float]) -> None:
+    """Keep the oldest files; note the nodes of the others."""
+    found.sort()
+    for _, _, run, _ in found[limit:]:
+        if run is not None:
+            unlisted[run[0]] = min(run[1], unlisted.get(run[0], math.inf))
+    del found[limit:]
 
 
 class _Survey:
@@ -89,24 +124,26 @@ class _Survey:
         self.candidates = 0
         self.oldest: float | None = None
 
-    def eligible(
+    def take(
         self,
-        directory: Path,
-        extensions: Container[str],
+        name: str,
+        mtime: float,
         min_age: float,
         exclude: Callable[[str], bool],
         now: float,
-    ) -> Iterator[tuple[float, str]]:
-        for name, mtime in _scan(directory, extensions):
-            self.total += 1
-            if self.oldest is None or mtime < self.oldest:
-                self.oldest = mtime
-            if not 0 <= now - mtime < min_age and not exclude(name):
-                self.candidates += 1
-                yield mtime, name
+    ) -> bool:
+        """Count a file; return whether it may be listed."""
+        self.total += 1
+        if self.oldest is None or mtime < self.oldest:
+            self.oldest = mtime
+        candidate = not 0 <= now - mtime < min_age and not exclude(name)
+        self.candidates += candidate
+        return candidate
 
 
-def _scan(directory: Path, extensions: Container[str]) -> Iterator[tuple[str, float]]:
+def _scan(
+    directory: Path, extensions: Container[str], *, hidden: bool
+) -> Iterator[tuple[str, float]]:
     """Yield name and modification time (Unix seconds) of all files that relayd processes.
 
     The time is infinite if it cannot be read: a damaged entry does not hide the others, and opening
@@ -119,7 +156,7 @@ def _scan(directory: Path, extensions: Container[str]) -> Iterator[tuple[str, fl
         for number, entry in enumerate(entries):
             if number % _PAUSE_EVERY == 0:
                 time.sleep(_PAUSE_S)
-            if not is_ours(entry.name, extensions):
+            if not is_ours(entry.name, extensions, hidden=hidden):
                 continue
             try:
                 mtime = entry.stat(follow_symlinks=False).st_mtime

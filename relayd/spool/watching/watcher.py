@@ -10,7 +10,6 @@ limits of the tables here, are found by a listing. Memory does not grow with the
 """
 
 import time
-from collections import deque
 from functools import partial
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
@@ -18,12 +17,14 @@ from typing import Final, Literal, NamedTuple
 import msgspec
 import trio
 
+from relayd.runlog.filename import run_of
 from relayd.spool.lock import DirectoryLock
 from relayd.spool.pending import Pending
 from relayd.spool.watching.agenda import Agenda, ListingOrder
 from relayd.spool.watching.directory_watch import DirectoryWatch
 from relayd.spool.watching.inotify import IN_MOVED_TO
 from relayd.spool.watching.listing import Listing, is_ours, oldest
+from relayd.spool.watching.turns import Run, Turns
 from relayd.system.threads import in_thread
 from relayd.system.wake import Wake
 from relayd.telemetry.logs import get_logger
@@ -66,6 +67,8 @@ class WatchedDirectory(msgspec.Struct, frozen=True):
             0 disables periodic listings, but not those at start, after lost events and on request.
         listing_size: maximum number of names of one listing.
         lock: keeps other processes out of the directory.
+        hidden: whether names with a leading dot are processed.
+        ordered: whether the files are run logs, to be sent in the order of each node's runs.
     """
 
     path: Path
@@ -74,6 +77,8 @@ class WatchedDirectory(msgspec.Struct, frozen=True):
     catchup_limit: int
     listing_size: int = 10_000
     lock: DirectoryLock | None = None
+    hidden: bool = False
+    ordered: bool = False
 
 
 async def run_watcher(
@@ -140,14 +145,29 @@ class _Watcher:
         self._batch = spool.catchup_limit or BATCH
         #: The next listing is taken once at most this many names of the last one are left to send.
         self._low = spool.listing_size // 4
-        self._live: dict[str, bool] = {}
-        self._backlog: deque[str] = deque()
+        self._turns = Turns(pending.holds)
+        #: The oldest date of each node that has run logs which the last listing left out.
+        self._unlisted: dict[str, float] = {}
+        #: Files beyond those in `pending.known`, when last counted (negative if some of these have
+        #: vanished), and the oldest file then.
+        self._rest = 0
+        self._oldest: float | None = None
         self._agenda = Agenda(spool.catchup_frequency, periodic=spool.catchup_limit > 0)
         self._list_now = Wake()
         self._unreadable = False
+        #: Whether files may be there that no listing has seen yet.
+        self._blind = True
         #: Names sent since the current listing began.
         self._sent_meanwhile: set[str] | None = None
         self._limiter = trio.CapacityLimiter(1)
+        metrics.count_spool(self._count)
+
+    def _count(self) -> tuple[int, float | None]:
+        """Return the number of files in the directory, and the age of the oldest one."""
+        known = self._pending.known
+        files = max(0, len(known) + self._rest)
+        since = min(known.values()) if known else self._oldest if files else None
+        return files, since
 
     async def read_events(self) -> None:
         """Collect live names, without ever waiting for the pipeline."""
@@ -156,16 +176,26 @@ class _Watcher:
             if lost:
                 self._relist()
             for event in events:
-                if is_ours(event.name, self._spool.extensions):
+                if is_ours(event.name, self._spool.extensions, hidden=self._spool.hidden):
                     self._note_live(event.name, atomic=bool(event.mask & IN_MOVED_TO))
             await trio.sleep(EVENTS_PAUSE_S)
 
     def _note_live(self, name: str, *, atomic: bool) -> None:
-        if len(self._live) < LIVE_NAMES or name in self._live:
-            self._live[name] = atomic
-            self._pending.wake.set()
-        else:
+        pending, turns = self._pending, self._turns
+        run = run_of(name) if self._spool.ordered else None
+        if pending.is_in_flight(name):
+            pending.claim(name)  # marks it as changed
+        elif name not in turns and (len(turns) - turns.listed >= LIVE_NAMES or self._is_late(run)):
+            self._rest += 1
             self._agenda.unfinished(0.0)
+        else:
+            pending.note(name)
+            turns.add(name, run, atomic)
+            pending.wake.set()
+
+    def _is_late(self, run: Run | None) -> bool:
+        """Return whether older run logs of a node are left to a later listing."""
+        return run is not None and self._unlisted.get(run[0], run[1]) < run[1]
 
     async def guard_watch(self) -> None:
         """Detect within a second that the path is no longer the directory that is watched."""
@@ -184,6 +214,7 @@ class _Watcher:
             self._relist()
 
     def _relist(self) -> None:
+        self._blind = True
         self._agenda.everything()
         self._list_now.set()
 
@@ -196,25 +227,43 @@ class _Watcher:
                     await self._list_now.wait()
                 continue
             self._sent_meanwhile = sent = set[str]()
+            began = trio.current_time()
             try:
                 listing = await self._list(order)
             except OSError as error:
                 self._note_unreadable(error)
                 self._agenda.unfinished(order.min_age)
+                self._note_seen()
                 continue
             finally:
                 self._sent_meanwhile = None
             self._unreadable = False
             if not order.measure:
                 self._replace_backlog(listing, order, sent)
+            self._rest = listing.total - len(self._pending.known)
+            self._oldest = listing.oldest_mtime
+            self._agenda.note_unknown(self._rest, trio.current_time() - began)
+            self._note_seen()
+
+    def _note_seen(self) -> None:
+        self._blind = self._agenda.is_blind
+        self._pending.wake.set()
 
     def _replace_backlog(self, listing: Listing, order: ListingOrder, sent: set[str]) -> None:
         # Unsent names of the previous listing are in this one as well. Names sent since it began
         # are in flight or have left the directory by now.
-        self._backlog = deque(name for name in listing.names if name not in sent)
+        pending = self._pending
+        found: list[tuple[str, Run | None]] = []
+        for name, run, mtime in zip(listing.names, listing.runs, listing.mtimes, strict=True):
+            if name not in sent:
+                pending.note(name, mtime)
+                found.append((name, run))
+        for gone in self._turns.replace_listed(found):
+            if gone not in pending:
+                pending.known.pop(gone, None)
+        self._unlisted = listing.unlisted
         if listing.more:
             self._agenda.unfinished(order.min_age)
-        self._pending.wake.set()
 
     def _next_listing(self) -> ListingOrder | None:
         if self._pending.take_spilled():
@@ -223,14 +272,13 @@ class _Watcher:
         enough = min(self._spool.listing_size, self._pending.remembered) // 4
         return self._agenda.take(
             trio.current_time(),
-            ready=len(self._backlog) <= self._low and self._pending.capacity >= enough,
+            ready=self._turns.listed <= self._low and self._pending.capacity >= enough,
             polling=self._watch.mode == "poll",
         )
 
     async def _list(self, order: ListingOrder) -> Listing:
         await self._watch.follow()
-        now = time.time()
-        listing = await in_thread(
+        return await in_thread(
             partial(
                 oldest,
                 self._spool.path,
@@ -238,13 +286,12 @@ class _Watcher:
                 limit=0 if order.measure else min(self._spool.listing_size, self._pending.capacity),
                 min_age=order.min_age,
                 exclude=self._pending.__contains__,
-                now=now,
+                now=time.time(),
+                hidden=self._spool.hidden,
+                ordered=self._spool.ordered,
             ),
             limiter=self._limiter,
         )
-        age = 0.0 if listing.oldest_mtime is None else max(0.0, now - listing.oldest_mtime)
-        self._metrics.note_spool(str(self._spool.path), listing.total, age)
-        return listing
 
     def _note_unreadable(self, error: OSError) -> None:
         # The watch logs a directory that is missing or locked.
@@ -259,43 +306,53 @@ class _Watcher:
 
     async def feed(self) -> None:
         """Send all live names, then a batch of the others, and so on."""
+        pending, turns = self._pending, self._turns
         while True:
-            busy = await self._feed_live()
-            busy = await self._feed_batch() or busy
+            while pending.returned:
+                name = pending.returned.pop()
+                turns.add(name, run_of(name), atomic=False)
+            turns.free()
+            # A live run log may have to wait for an older one that is not known yet.
+            busy = False
+            if not (self._blind and self._spool.ordered):
+                busy = await self._feed_live()
+                busy = await self._feed_batch() or busy
             if not busy:
-                with trio.move_on_at(self._pending.next_due()):
-                    await self._pending.wake.wait()
+                with trio.move_on_at(min(pending.next_due(), turns.next_free())):
+                    await pending.wake.wait()
             await trio.lowlevel.checkpoint()
 
     async def _feed_live(self) -> bool:
         # Names that arrive meanwhile wait for the next call, or they would starve the backlog.
-        names = list(self._live)
-        for name in names:
-            await self._send_one(name, atomic=self._live.pop(name))
-        return bool(names)
+        busy = False
+        for _ in range(self._turns.fresh):
+            if (found := self._turns.pop_fresh()) is None:
+                break
+            await self._send_one(*found)
+            busy = True
+        return busy
 
     async def _feed_batch(self) -> bool:
         for number in range(self._batch):
-            name = self._next_name()
-            if name is None:
+            found = self._next_name()
+            if found is None:
                 return number > 0
-            await self._send_one(name, atomic=False)
+            await self._send_one(*found)
         return True
 
-    def _next_name(self) -> str | None:
+    def _next_name(self) -> tuple[str, bool] | None:
         """Return a name that is due, else one of the backlog, to be claimed at once."""
         if due := self._pending.take_due(1):
-            return due[0]
-        while self._backlog:
-            name = self._backlog.popleft()
-            if len(self._backlog) == self._low:
+            return due[0], False
+        while found := self._turns.pop_late():
+            if self._turns.listed == self._low:
                 self._list_now.set()
             # Skip names taken up meanwhile because of an event.
-            if name not in self._pending:
-                return name
+            if found[1] or found[0] not in self._pending:
+                return found
         return None
 
-    async def _send_one(self, name: str, *, atomic: bool) -> None:
+    async def _send_one(self, name: str, atomic: bool) -> None:
         if not self._pending.claim(name):
             return
         if self._sent_meanwhile is not None:

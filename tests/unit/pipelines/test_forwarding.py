@@ -6,6 +6,7 @@ import base64
 import hashlib
 import os
 import random
+import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -554,9 +555,14 @@ async def test_a_file_that_was_sent_but_cannot_be_removed_is_not_sent_again(
 )
 @pytest.mark.parametrize("first", ["inventory", "signature"])
 async def test_an_inventory_goes_after_its_signature(
-    tmp_path: Path, inventory: str, signature: str, first: str
+    tmp_path: Path,
+    inventory: str,
+    signature: str,
+    first: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Whichever comes first, the signature is sent before the inventory, and both at once."""
+    monkeypatch.setattr(pairs, "PATIENCE_S", 60.0)
     async with open_relay(tmp_path) as (relay, peer):
         names = [inventory, signature] if first == "inventory" else [signature, inventory]
         async with relay.running():
@@ -583,6 +589,26 @@ async def test_half_a_pair_waits_and_then_goes_alone(
             await relay.empty()
             assert trio.current_time() - came > 0.9
         assert len(peer.uploads) == 1
+
+
+@pytest.mark.fault("F65")
+async def test_inventory_is_not_kept_waiting_by_its_age_on_the_way(tmp_path: Path) -> None:
+    """An inventory without a signature that is older goes at once, a hidden one too."""
+    async with open_relay(tmp_path) as (relay, peer):
+        for name in (".n.ocs", "m.ocs.gz", ".davfs.tmp01AbCd"):
+            path = relay.inventories / name
+            path.write_bytes(b"x")
+            os.utime(path, (time.time() - pairs.PATIENCE_S,) * 2)
+        async with relay.running():
+            await relay.empty(".davfs.tmp01AbCd")
+        targets = sorted(target for target, _ in peer.uploads)
+        assert targets == ["/inventories/.n.ocs", "/inventories/m.ocs.gz"]
+
+
+@pytest.mark.fault("F65")
+def test_patience_with_a_signature_is_short() -> None:
+    """What no signature may ever follow waits for one as long as an agent takes, no longer."""
+    assert pairs.PATIENCE_S <= 1.0
 
 
 async def test_a_pair_leaves_the_spool_together(tmp_path: Path) -> None:

@@ -59,8 +59,11 @@ def test_date_is_converted_to_normal_form(text: str, normal: str) -> None:
         "2026-03-01T12:00:05",
         "2026-03-01T12:00:05.Z",
         "2026-03-01T12:00:05,5Z",
-        "2026-03-01T12:00:05+0000",
-        "2026-03-01T12:00:05+00",
+        "2026-03-01T12:00:05+",
+        "2026-03-01T12:00:05+0",
+        "2026-03-01T12:00:05+000",
+        "2026-03-01T12:00:05+00:",
+        "2026-03-01T12:00:05+00000",
         "2026-03-01T12:00:05+24:00",
         "2026-03-01T12:00:05+00:60",
         "2026-03-01T12:00:05+00:00:30",
@@ -87,9 +90,12 @@ def test_other_text_is_no_date(text: str) -> None:
         ("2026-03-01 12:00:00-05:00", b"2026-03-01T12:00:00-05:00"),
         ("2016-12-31 23:59:60+00:00", b"2017-01-01T00:00:00+00:00"),
         ("2026-03-01T12:00:00+00:00", None),
-        ("2026-03-01 12:00:00Z", None),
-        ("2026-03-01 12:00:00  +00:00", None),
-        ("2026-03-01 12:00:00+0000", None),
+        ("2026-03-01 12:00:00", None),
+        ("2026-03-01 12:00:00+0", None),
+        ("2026-03-01 12:00:00+000", None),
+        ("2026-03-01 12:00:00+00:60", None),
+        ("2026-03-01 12:00:00+24", None),
+        ("2026-03-01 12:00+00:00", None),
         ("2026-03-01 12:00:00.5+00:00", None),
         ("2026-02-30 12:00:00+00:00", None),
         ("2026-03-01 12:00:00+00:00\n", None),
@@ -98,6 +104,36 @@ def test_other_text_is_no_date(text: str) -> None:
 def test_start_has_a_form_of_its_own(text: str, normal: bytes | None) -> None:
     """START has a blank before its time, and may have one before its offset."""
     assert read_start(text.encode()) == normal
+
+
+@pytest.mark.fault("F16")
+@pytest.mark.parametrize(
+    ("offset", "east"),
+    [
+        *((f"{sign}0230", f"{sign}02:30") for sign in "+-"),
+        *((f"{sign}02:30", f"{sign}02:30") for sign in "+-"),
+        *((f"{sign}02", f"{sign}02:00") for sign in "+-"),
+        ("Z", "+00:00"),
+        ("z", "+00:00"),
+        ("-0000", "+00:00"),
+        ("+1545", "+15:45"),
+    ],
+)
+def test_offset_has_every_form_of_strftime_and_chrono(offset: str, east: str) -> None:
+    """Dates with an offset in any form that `%z` writes or reads are read, START and stamps."""
+    expected = f"2026-03-01T12:00:00{east}".encode()
+    start = f"2026-03-01 12:00:00{offset}".encode()
+    assert read_date(start.replace(b" ", b"T")) == expected
+    for blanks in (b"", b" ", b"   "):
+        assert read_start(start[:19] + blanks + start[19:]) == expected
+    assert read_start(start + b" ") == expected
+    if len(offset) > 3:
+        hours, minutes = start[:22], start[22:].removeprefix(b":")
+        for between in (b":", b" ", b" : "):
+            assert read_start(hours + between + minutes) == expected
+    assert read_start(start.replace(b"-03-01 12:00", b"-3-1  12:0")) == expected
+    if offset.startswith("-"):
+        assert read_start(start[:19] + "\u2212".encode() + start[20:]) == expected
 
 
 @given(st.datetimes(datetime(2, 1, 1), datetime(9998, 12, 31), timezones=OFFSETS))  # noqa: DTZ001

@@ -27,6 +27,8 @@ from relayd.telemetry.metrics import Metrics
 EXTENSIONS = frozenset({"gz", "zip", "log"})
 DAY_S = 86_400.0
 WEEK_S = 7 * DAY_S
+#: Space on disk of a file that takes one block of usual file systems.
+BLOCK = 4096
 NOW = 1_800_000_000.0
 
 
@@ -65,11 +67,11 @@ def test_refused_files_are_bounded_in_size(tmp_path: Path) -> None:
     """Where all take too much, those refused first go with their reasons, until it fits."""
     for number in range(10):
         put(tmp_path / f"{number}.log", days=number)
-        os.truncate(tmp_path / f"{number}.log", 1000)
+        (tmp_path / f"{number}.log").write_bytes(b"x" * BLOCK)
         put(tmp_path / f"{number}.log.reason", days=9 - number)
         os.utime(tmp_path / f"{number}.log", (NOW, NOW))
-    assert shrink_failed(tmp_path, 10_000) == 0
-    assert shrink_failed(tmp_path, 6_500) == 4
+    assert shrink_failed(tmp_path, 10 * BLOCK) == 0
+    assert shrink_failed(tmp_path, 6 * BLOCK + 100) == 4
     kept = [f"{number}.log" for number in range(4, 10)]
     assert names(tmp_path) == sorted([*kept, *(f"{name}.reason" for name in kept)])
 
@@ -80,20 +82,21 @@ def test_many_refused_files_go_in_batches(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(cleanup, "_BATCH", 3)
     for number in range(10):
         put(tmp_path / f"{number}.log", days=10 - number)
-        os.truncate(tmp_path / f"{number}.log", 1000)
+        (tmp_path / f"{number}.log").write_bytes(b"x" * BLOCK)
         os.utime(tmp_path / f"{number}.log", (number, number))
-    assert shrink_failed(tmp_path, 1_000) == 9
+    assert shrink_failed(tmp_path, BLOCK) == 9
     assert names(tmp_path) == ["9.log"]
 
 
 @pytest.mark.history(12)
 async def test_removed_files_are_counted(spool: Path, fast_clock: MockClock) -> None:
     """Files that cleanup removes are counted by cause, so that operators can find out."""
-    todo = msgspec.structs.replace(plan(spool), max_size=500)
+    todo = msgspec.structs.replace(plan(spool), max_size=BLOCK)
     put(todo.spool.failed / "old.log", days=8, now=time.time())
     for name in ("a.log", "b.log"):
         put(todo.spool.failed / name, days=1, now=time.time())
-        os.truncate(todo.spool.failed / name, 400)
+        (todo.spool.failed / name).write_bytes(b"x" * BLOCK)
+        os.utime(todo.spool.failed / name, (time.time() - 86_400,) * 2)
     metrics = Metrics()
     line = b'rudder_relayd_failed_removed_total{cause="%s"} 1.0'
     async with trio.open_nursery() as nursery:
@@ -103,6 +106,16 @@ async def test_removed_files_are_counted(spool: Path, fast_clock: MockClock) -> 
         nursery.cancel_scope.cancel()
     assert line % b"age" in metrics.render()
     assert names(todo.spool.failed) == ["b.log"]
+
+
+@pytest.mark.fault("F25")
+def test_sparse_file_counts_with_what_it_takes(tmp_path: Path) -> None:
+    """A file whose size is far larger than its space on disk does not evict the others."""
+    for number in range(3):
+        (tmp_path / f"{number}.log").write_bytes(b"x" * BLOCK)
+    os.truncate(tmp_path / "2.log", 2**40)
+    assert shrink_failed(tmp_path, 4 * BLOCK) == 0
+    assert len(names(tmp_path)) == 3
 
 
 def test_retention_begins_with_the_refusal(spool: Path) -> None:

@@ -276,11 +276,15 @@ CRAFTED = [
         id="nesting of 2000 in the signer",
     ),
     case(
-        lambda: signed_data(INFO, certificates=encode(CONTEXT_0, b"\x30\x03abc")),
-        "enclosed certificate",
-        id="broken certificate inside",
+        lambda: signed_data(INFO, certificates=encode(CONTEXT_1, b"") + encode(CONTEXT_0, b"")),
+        "0xa0",
+        id="certificates behind the CRLs",
     ),
-    case(lambda: signed_data(INFO, certificates=encode(CONTEXT_1, b"")), "0xa1", id="set of CRLs"),
+    case(
+        lambda: signed_data(INFO, certificates=encode(CONTEXT_0, b"") * 2),
+        "0xa0",
+        id="certificates twice",
+    ),
     case(
         lambda: signed_data(signer_info(NODE, SIGNED, unsigned=ATTRIBUTES[oids.SIGNING_TIME])),
         "too many",
@@ -376,31 +380,51 @@ def test_ed25519_is_refused_as_openssl_refuses_it(openssl: OpenSSL) -> None:
     assert isinstance(verify(crafted, [node.certificate]), Refused)
 
 
-@pytest.mark.parametrize(
-    ("old", "new"),
-    [
-        pytest.param("a003020102", "a003020122", id="unknown version"),
-        pytest.param("02021234", "02028234", id="negative serial number"),
-        pytest.param("0c08636d732d6e6f6465", "0408636d732d6e6f6465", id="name of bytes"),
-        pytest.param("0c08636d732d6e6f6465", "1a08636d732d6e6f6465", id="name of VisibleString"),
-        pytest.param("0c08636d732d6e6f6465", "0c08ff6d732d6e6f6465", id="name not UTF-8"),
-        pytest.param("0c08636d732d6e6f6465", "0308006d732d6e6f6465", id="name of bits"),
-        pytest.param("170d", "180d", id="time of the wrong length"),
-    ],
-)
-def test_enclosed_certificate_must_be_readable(old: str, new: str) -> None:
-    """A message with a certificate that OpenSSL may not read is refused without an exception."""
+def damaged(old: str, new: str) -> bytes:
+    """The node's certificate with one damaged field."""
     encoded = NODE.cert_der.hex()
     assert old in encoded
-    damaged = bytes.fromhex(encoded.replace(old, new, 1))
-    certificates = encode(CONTEXT_0, NODE.cert_der, damaged)
+    return bytes.fromhex(encoded.replace(old, new, 1))
 
-    verdict = verify(
-        message(SIGNED, signed_data(INFO, certificates=certificates)), [NODE.certificate]
-    )
 
-    assert isinstance(verdict, Refused)
-    assert "enclosed certificate" in verdict.detail
+ENCLOSED = {
+    "negative serial number": damaged("02021234", "02028234"),
+    "serial number 0": damaged("02021234", "02020000"),
+    "BMPString": damaged("0c08636d732d6e6f6465", "1e08636d732d6e6f6465"),
+    "name of bits": damaged("0c08636d732d6e6f6465", "0308006d732d6e6f6465"),
+    "name not UTF-8": damaged("0c08636d732d6e6f6465", "0c08ff6d732d6e6f6465"),
+    "unknown version": damaged("a003020102", "a003020122"),
+    "time of the wrong length": damaged("170d", "180d"),
+    "garbage": b"\x30\x03abc",
+    "no DER at all": b"\xff" * 7,
+    "unknown choice": encode(0xA3, b"\x06\x03abc"),
+    "nothing": b"",
+}
+
+
+@pytest.mark.fault("F12")
+@pytest.mark.parametrize("enclosed", ENCLOSED.values(), ids=ENCLOSED)
+def test_enclosed_certificate_need_not_be_readable(enclosed: bytes) -> None:
+    """What is enclosed as a certificate or a CRL is not read: the node's own one judges."""
+    for certificates in (
+        encode(CONTEXT_0, enclosed),
+        encode(CONTEXT_0, NODE.cert_der, enclosed),
+        encode(CONTEXT_1, enclosed),
+        encode(CONTEXT_0, enclosed) + encode(CONTEXT_1, enclosed),
+    ):
+        crafted = message(SIGNED, signed_data(INFO, certificates=certificates))
+        assert verify(crafted, [NODE.certificate]) == Verified(TEXT, 0)
+        assert isinstance(verify(crafted, [OTHER.certificate]), Refused)
+
+
+@pytest.mark.fault("F12")
+@pytest.mark.parametrize("name", ["BMPString", "negative serial number"])
+def test_certificates_of_old_authorities_pass_as_with_openssl(name: str, openssl: OpenSSL) -> None:
+    """OpenSSL takes messages with such certificates too, with the same bytes."""
+    certificates = encode(CONTEXT_0, ENCLOSED[name])
+    crafted = message(SIGNED, signed_data(INFO, certificates=certificates))
+
+    assert openssl.verify(crafted, NODE) == TEXT
 
 
 def test_enclosed_certificates_are_ignored() -> None:

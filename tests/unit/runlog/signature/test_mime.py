@@ -110,10 +110,13 @@ def test_message_is_read_with_the_line_ends_of_any_system() -> None:
         pytest.param(b"QUJD" * 16 + b"\n", True, id="full last line"),
         pytest.param(b"", False, id="nothing"),
         pytest.param(b"\n", False, id="empty line"),
-        pytest.param(b"QUJD\n\n\n", False, id="two empty lines"),
+        pytest.param(b"QUJD\n\n\n", True, id="two empty lines"),
+        pytest.param(b"QUJD" * 19 + b"\nQUJD\n", True, id="76 columns"),
+        pytest.param(b"QUJD\nQUJD\n", True, id="short lines"),
+        pytest.param(b"QUJD" * 17 + b"\n", True, id="68 columns"),
         pytest.param(b"\nQUJD\n", False, id="empty line before it"),
-        pytest.param(b"QUJD\nQUJD\n", False, id="short line"),
-        pytest.param(b"QUJD" * 17 + b"\n", False, id="long line"),
+        pytest.param(b"QUJD\nQUJDQUJD\n", False, id="short line"),
+        pytest.param(b"QUJD" * 20 + b"\n", False, id="long line"),
         pytest.param(b"QUJD" * 16 + b"\r\r\nQUJD\n", False, id="CR doubled"),
         pytest.param(b"QUJ\n", False, id="no padding"),
         pytest.param(b"Q=JD\n", False, id="padding inside"),
@@ -124,7 +127,7 @@ def test_message_is_read_with_the_line_ends_of_any_system() -> None:
     ],
 )
 def test_base64_is_read_strictly(body: bytes, accepted: bool) -> None:
-    """Only base64 in lines of 64 characters passes, with one empty line after it."""
+    """Only base64 in lines of one length passes, with empty lines after it."""
     message = HEAD + b"line" + TAIL.replace(b"c2lnbmF0dXJl\n\n", body)
     if accepted:
         assert split(message).signature.startswith(b"ABC")

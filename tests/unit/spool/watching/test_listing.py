@@ -90,7 +90,8 @@ def test_temporary_names_take_no_part(tmp_path: Path) -> None:
         (tmp_path / f".davfs.tmp{number:06x}").touch()
     put(tmp_path, "a.log")
     put(tmp_path, "b.log", 50)
-    assert take_listing(tmp_path, limit=1) == Listing(["a.log"], True, 2, NOW - 100)
+    listing = take_listing(tmp_path, limit=1)
+    assert listing == Listing(["a.log"], True, 2, NOW - 100, [None], [NOW - 100])
 
 
 @pytest.mark.history(7)

@@ -1,0 +1,67 @@
+"""Which run logs must wait for an older one of their node.
+
+The web application takes the run that was inserted last for a node's present state, so the runs
+of a node are processed in the order of their dates. A run log that is put off for another attempt
+holds up the newer ones of its node, but not for ever: some reasons last for days.
+"""
+
+from typing import Final
+
+import trio
+
+from relayd.runlog.filename import run_of
+
+#: A run log holds up newer ones for this long after its first attempt failed.
+HOLD_S: Final = 60.0
+
+
+class Holds:
+    """The run logs that hold up newer ones of their node.
+
+    Attributes:
+        freed: nodes of which a run log no longer waits; emptied by the watcher.
+    """
+
+    def __init__(self) -> None:
+        self.freed: set[str] = set()
+        self._since: dict[str, float] = {}
+        self._by_node: dict[str, dict[str, tuple[float, float]]] = {}
+
+    def add(self, name: str) -> None:
+        """Let this run log hold up newer ones, unless it has done so for too long."""
+        run = run_of(name)
+        if run is None:
+            return
+        node, date = run
+        until = self._since.setdefault(name, trio.current_time()) + HOLD_S
+        if until > trio.current_time():
+            self._by_node.setdefault(node, {})[name] = date, until
+
+    def lift(self, name: str) -> None:
+        """Let newer ones follow: it is on its way, or was sent."""
+        run = run_of(name)
+        if run is None or name not in (held := self._by_node.get(run[0], {})):
+            return
+        del held[name]
+        if not held:
+            del self._by_node[run[0]]
+        self.freed.add(run[0])
+
+    def forget(self, name: str) -> None:
+        """Forget a run log that is no longer in the spool, or not remembered."""
+        self.lift(name)
+        self._since.pop(name, None)
+
+    def clear(self) -> None:
+        """Forget all of them."""
+        self.freed.update(self._by_node)
+        self._by_node.clear()
+        self._since.clear()
+
+    def until(self, node: str, date: float) -> float:
+        """Return the Trio time until which a run must wait for older ones; 0 if it need not."""
+        held = self._by_node.get(node)
+        if not held:
+            return 0.0
+        until = max((end for older, end in held.values() if older < date), default=0.0)
+        return until if until > trio.current_time() else 0.0

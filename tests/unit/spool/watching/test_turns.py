@@ -1,0 +1,122 @@
+"""The order in which names leave the watcher."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from relayd.runlog.filename import run_of
+from relayd.spool import holds
+from relayd.spool.holds import Holds
+from relayd.spool.pending import Pending
+from relayd.spool.watching.turns import Turns
+from tests.support.spool import open_watcher
+
+
+def name_of(node: str, minute: int) -> str:
+    """The name of a node's run log."""
+    start = datetime(2026, 3, 1, tzinfo=UTC) + timedelta(minutes=minute)
+    return f"{start.isoformat()}@{node}.log.gz"
+
+
+def late(turns: Turns) -> list[str]:
+    """Take all names of nodes with a backlog."""
+    names = []
+    while found := turns.pop_late():
+        names.append(found[0])
+    return names
+
+
+@pytest.mark.fault("F18")
+def test_nodes_take_turns_in_the_order_of_their_runs() -> None:
+    """Each node's oldest run is next, and nodes follow each other."""
+    turns = Turns(Holds())
+    for minute in (3, 1, 2):
+        for node in "ab":
+            name = name_of(node, minute)
+            turns.add(name, run_of(name), None)
+    fresh = name_of("a", 9)
+    turns.add(fresh, run_of(fresh), atomic=True)
+    lone = name_of("c", 9)
+    turns.add(lone, run_of(lone), atomic=True)
+    assert turns.pop_fresh() == (lone, True)
+    assert turns.pop_fresh() is None
+    expected = [("a", 1), ("b", 1), ("a", 2), ("b", 2), ("a", 3), ("b", 3)]
+    assert late(turns) == [name_of(*run) for run in expected]
+    assert turns.pop_fresh() == (fresh, True)
+    assert not len(turns)
+
+
+@pytest.mark.fault("F18")
+async def test_run_log_that_waits_holds_up_newer_ones_for_a_minute(
+    autojump_clock: MockClock,
+) -> None:
+    """Newer runs of a node wait for one that is tried again, older ones and other nodes do not."""
+    pending = Pending()
+    turns = Turns(pending.holds)
+    pending.claim(name_of("a", 2))
+    pending.retry(name_of("a", 2))
+    names = [name_of("a", 1), name_of("a", 3), name_of("b", 3)]
+    for name in names:
+        turns.add(name, run_of(name), None)
+    assert late(turns) == [names[0], names[2]]
+    begun = trio.current_time()
+    pending.claim(name_of("a", 2))
+    turns.free()
+    assert late(turns) == [names[1]]
+    turns.add(names[1], run_of(names[1]), None)
+    pending.retry(name_of("a", 2), floor=1000.0)
+    assert late(turns) == []
+    await trio.sleep_until(turns.next_free())
+    turns.free()
+    assert late(turns) == [names[1]]
+    assert trio.current_time() == begun + holds.HOLD_S
+
+
+@pytest.mark.fault("F18")
+async def test_backlog_larger_than_a_listing_keeps_the_order(
+    spool: Path, fast_clock: MockClock
+) -> None:
+    """Fresh runs come after the older ones of their node, also those beyond a listing."""
+    for minute in range(40):
+        for node in "abc":
+            (spool / name_of(node, minute)).touch()
+    sent: list[str] = []
+    async with open_watcher(spool, ordered=True, listing_size=16) as watcher:
+        for number in range(124):
+            sent.append((await watcher.take()).name)
+            if number == 30:
+                for node in "abcd":
+                    temporary = spool / ".davfs.tmp1"
+                    temporary.touch()
+                    temporary.rename(spool / name_of(node, 99))
+            (spool / sent[-1]).unlink()
+            watcher.pending.release(sent[-1])
+    for node in "abcd":
+        runs = [name for name in sent if f"@{node}." in name]
+        assert runs == sorted(runs)
+    assert len(set(sent)) == 124
+    assert sent.index(name_of("d", 99)) < 100
+
+
+@pytest.mark.fault("F33")
+@pytest.mark.parametrize("limit", [0, 50])
+async def test_gauges_are_true_at_once(spool: Path, fast_clock: MockClock, limit: int) -> None:
+    """Without a listing, the gauges show what arrived, what is in flight and what waits."""
+    async with open_watcher(spool, ordered=True, limit=limit, settled=True) as watcher:
+        for number in range(60):
+            temporary = spool / ".davfs.tmp1"
+            temporary.touch()
+            temporary.rename(spool / name_of(f"n{number % 5}", number))
+        first = (await watcher.take()).name
+        assert watcher.value("spool_files") == 60
+        watcher.pending.retry(first)
+        assert watcher.value("spool_files") == 60
+        await watcher.take()
+        (spool / first).unlink()
+        assert watcher.pending.claim(first)
+        watcher.pending.release(first)
+        assert watcher.value("spool_files") == 59
+        assert 0 <= watcher.value("spool_oldest_seconds") < 60
