@@ -31,5 +31,5 @@ class NodeOrder:
         finally:
             done.set()
             for node in nodes:
-                if self._last[node] is done:
+                if self._last.get(node) is done:
                     del self._last[node]

@@ -11,7 +11,8 @@ import trio
 
 from relayd.runlog.filename import run_of
 
-#: A run log holds up newer ones for this long after its first attempt failed.
+#: Run logs of a node hold up newer ones for this long after the first of them failed, however many
+#: of them fail; then the order is given up until none of these is left.
 HOLD_S: Final = 60.0
 
 
@@ -24,16 +25,18 @@ class Holds:
 
     def __init__(self) -> None:
         self.freed: set[str] = set()
-        self._since: dict[str, float] = {}
+        self._failed: dict[str, set[str]] = {}
+        self._began: dict[str, float] = {}
         self._by_node: dict[str, dict[str, tuple[float, float]]] = {}
 
     def add(self, name: str) -> None:
-        """Let this run log hold up newer ones, unless it has done so for too long."""
+        """Let this run log hold up newer ones, unless they have waited for too long."""
         run = run_of(name)
         if run is None:
             return
         node, date = run
-        until = self._since.setdefault(name, trio.current_time()) + HOLD_S
+        self._failed.setdefault(node, set()).add(name)
+        until = self._began.setdefault(node, trio.current_time()) + HOLD_S
         if until > trio.current_time():
             self._by_node.setdefault(node, {})[name] = date, until
 
@@ -50,13 +53,19 @@ class Holds:
     def forget(self, name: str) -> None:
         """Forget a run log that is no longer in the spool, or not remembered."""
         self.lift(name)
-        self._since.pop(name, None)
+        run = run_of(name)
+        if run is None or name not in (failed := self._failed.get(run[0], set())):
+            return
+        failed.remove(name)
+        if not failed:
+            del self._failed[run[0]], self._began[run[0]]
 
     def clear(self) -> None:
         """Forget all of them."""
         self.freed.update(self._by_node)
         self._by_node.clear()
-        self._since.clear()
+        self._failed.clear()
+        self._began.clear()
 
     def until(self, node: str, date: float) -> float:
         """Return the Trio time until which a run must wait for older ones; 0 if it need not."""

@@ -13,6 +13,7 @@ from tests.support.stored import Run, check_stored
 from tests.support.wrappers import BOUND_BY_MODES
 
 NODE = "node1"
+OTHERS = ("node2", "node3")
 REPORTS = 3
 
 
@@ -91,14 +92,15 @@ async def test_oldest_first(site: Site, database: Database) -> None:
 
 
 @pytest.mark.fault("S8")
+@pytest.mark.site(nodes=[NODE, *OTHERS])
 async def test_poison_in_front(site: Site, database: Database) -> None:
     """A thousand files that cannot pass, older than all others, do not hold up a thousand good."""
     runs = add_backlog(site, 1_000)
-    forged = site.run_log(NODE, 5_000)[:-40]
     closed, refused = set(), set()
     for number in range(1_000, 2_000):
-        path = site.incoming / site.name(NODE, number)
-        path.write_bytes(forged)
+        node = OTHERS[number % 2]
+        path = site.incoming / site.name(node, number)
+        path.write_bytes(site.run_log(node, 5_000)[:-40])
         os.utime(path, (time.time() - 86_400 + number,) * 2)
         if number % 2:
             path.chmod(0)
@@ -116,16 +118,17 @@ async def test_poison_in_front(site: Site, database: Database) -> None:
 
 
 @pytest.mark.fault("S18")
+@pytest.mark.site(nodes=[NODE, *OTHERS])
 async def test_new_files_do_not_wait_for_the_backlog(site: Site, database: Database) -> None:
-    """A run log that arrives now is stored while older ones still wait."""
+    """A run log that arrives now is stored while older ones of other nodes still wait."""
     runs = add_backlog(site, 3_000)
     async with open_daemon(site) as daemon:
         await daemon.saw("watch: watching")
-        name = site.send(NODE, 9_000, reports=REPORTS)
+        name = site.send(OTHERS[0], 9_000, reports=REPORTS)
         await eventually(lambda: name not in site.waiting())
         assert site.waiting()
         await daemon.settled()
-    check_stored(database.query, {*runs, (NODE, 9_000)}, reports=REPORTS)
+    check_stored(database.query, {*runs, (OTHERS[0], 9_000)}, reports=REPORTS)
 
 
 NODES = [f"node{number}" for number in range(1, 7)]

@@ -154,7 +154,8 @@ async def test_strangers_are_refused_once_and_stop_nothing(site: Site, database:
             site.upload(name, b"x")
             site.send(NODE, number)
         await daemon.settled()
-        assert await daemon.metric("rudder_relayd_reports_total", status="invalid") == 4
+        assert await daemon.metric("rudder_relayd_reports_total", status="invalid") == 1
+        assert await daemon.metric("rudder_relayd_refused_total", reason="bad_name") == 3
         for name in ("bob.log", stranger, "a@b.log.gz", "@{.log"):
             assert len(about(daemon, name)) == 1, daemon.lines
         assert not any("Traceback" in line for line in daemon.lines)
@@ -324,9 +325,10 @@ async def test_errors_of_reading_are_not_the_files_fault(
 
 
 @pytest.mark.fault("S15")
+@pytest.mark.site(nodes=[NODE, "node0"])
 async def test_damaged_entry_does_not_hide_its_neighbours(site: Site, database: Database) -> None:
     """Where one entry cannot be examined, the listing goes on with the others."""
-    path = site.upload(site.name(NODE, 0), site.run_log(NODE, 0))
+    path = site.upload(site.name("node0", 0), site.run_log("node0", 0))
     for number in range(1, 4):
         site.send(NODE, number)
     async with open_daemon(site, wrapper=failing("newfstatat", "EIO", "1+", path)) as daemon:

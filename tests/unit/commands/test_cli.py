@@ -170,7 +170,7 @@ def test_invalid_file_ends_with_2(directory: Path, name: str, text: str) -> None
             """general.node-id = "root"
             general.node_id_file = "/does/not/exist"
             """,
-            3,
+            75,
             [
                 "warning: MAIN: unknown key general.node-id, did you mean node_id?",
                 "error: Could not read the node id from /does/not/exist: No such file or directory",

@@ -44,7 +44,7 @@ def render(page: Path) -> str:
 def options(command: click.Command, context: click.Context) -> Iterator[str]:
     """Yield every spelling of every option of a command and its subcommands."""
     for parameter in command.get_params(context):
-        if isinstance(parameter, click.Option):
+        if isinstance(parameter, click.Option) and not parameter.hidden:
             yield from parameter.opts
     if isinstance(command, click.Group):
         for name in command.list_commands(context):

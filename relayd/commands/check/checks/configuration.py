@@ -139,7 +139,7 @@ def _warning(path: Path, found: ConfigWarning) -> Finding:
         case "doubtful":
             fix = f"set {found.key} to what is meant"
         case "log_filter":
-            fix = "correct general.filter; docs/configuration.md shows its forms"
+            fix = "correct general.filter; man relayd.conf shows its forms"
         case "unreadable":
             fix = "write it (man relayd.conf describes every key)"
         case _:

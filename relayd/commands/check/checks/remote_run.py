@@ -136,7 +136,7 @@ async def _check_sudo(account: Account, command: Path) -> list[Finding]:
     if not refused:
         return []
     what = f"sudo does not let user {account.name} run without a password: {refused[0]}"
-    fix = "install conf/sudoers as /etc/sudoers.d/rudder-relayd, mode 0440"
+    fix = "install the sudo rules shipped with relayd as /etc/sudoers.d/rudder-relayd, mode 0440"
     return [error("remote_run.sudo", "sudo", what, fix + _changes(account, command))]
 
 

@@ -44,6 +44,7 @@ class Sensible(NamedTuple):
 _LATE: Final = "files whose event was lost wait as long"
 _OFTEN: Final = "the directory is read all the time"
 _FULL: Final = "nothing bounds the size of failed"
+_UNBOUNDED: Final = "nothing bounds what one node shares"
 _MEMORY: Final = "files of this size need several times as much memory"
 
 #: Every key with a number; those of `general.core_threads` depend on the machine.
@@ -57,10 +58,16 @@ RANGES: Final = (
         "web servers close connections sooner",
         seconds=True,
     ),
-    Sensible("catchup.frequency", 0.1, _HOUR, _OFTEN, _LATE, seconds=True),
+    Sensible("catchup.frequency", 0.1, _HOUR, _OFTEN, _LATE, seconds=True, off=0),
     Sensible("catchup.limit", 0, 100_000, "", "new files wait for all old ones"),
     Sensible(
-        "cleanup.frequency", 1.0, 7 * _DAY, _OFTEN, "old files are removed as late", seconds=True
+        "cleanup.frequency",
+        1.0,
+        7 * _DAY,
+        _OFTEN,
+        "old files are removed as late",
+        seconds=True,
+        off=0,
     ),
     Sensible(
         "cleanup.retention",
@@ -91,6 +98,16 @@ RANGES: Final = (
     ),
     Sensible("run.max_commands", 1, 1000, "", "each is a process as root"),
     Sensible("shared_files.max_body_size", 1024, 2**40, "no file can be shared", "disks are full"),
+    Sensible(
+        "shared_files.max_ttl",
+        _HOUR,
+        100 * 366 * _DAY,
+        "files are gone before nodes read them",
+        "files are never removed",
+        seconds=True,
+    ),
+    Sensible("shared_files.max_files", 10, 10**8, "few files can be shared", _UNBOUNDED, off=0),
+    Sensible("shared_files.max_size", _MIB, 2**50, "few files can be shared", _UNBOUNDED, off=0),
 )
 
 

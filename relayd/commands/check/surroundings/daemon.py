@@ -107,7 +107,7 @@ def span(seconds: float) -> str:
 
 def _judge_original(site: Site, version: str) -> Finding:
     what = f"Rudder's own rudder-relayd {version} runs, not relayd"
-    fix = "docs/guide.md says how to switch; until then relayd must not be started"
+    fix = "switch as the administrator's guide says; until then relayd must not be started"
     return warning("daemon.original", _where(site), what, fix)
 
 

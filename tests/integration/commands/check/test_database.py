@@ -32,8 +32,8 @@ UNREACHABLE: Final = [
     case(
         "empty password",
         server(password=""),
-        'error: {database}: password authentication failed for user "rudder" (SQLSTATE 28P01).'
-        " Fix: correct output.database.password, or set it: ALTER ROLE rudder PASSWORD …",
+        "error: {database}: it asks for a password, and output.database.password is empty."
+        " Fix: correct output.database.password, or pg_hba.conf of the server",
     ),
     case(
         "wrong password",

@@ -178,10 +178,10 @@ CONFIGURATION: Final = [
     ),
     case(
         "option of the URL is not used",
-        lambda site, _: conf(output__database=f'url = "{site.database.url}?gssencmode=disable"')(
+        lambda site, _: conf(output__database=f'url = "{site.database.url}?sslcompression=0"')(
             site, _
         ),
-        "warning: {conf}/main.conf: output.database.url: option gssencmode is not used."
+        "warning: {conf}/main.conf: output.database.url: option sslcompression is not used."
         " Fix: remove it from the URL",
     ),
     case(
@@ -515,13 +515,29 @@ def syntax(name: str, line: str, fix: str) -> Case:
 
 
 SYNTAX: Final = [
-    syntax("key twice", "[a]\nb = 1\nb = 2", ": a key or a table stands in the file once.*"),
+    syntax(
+        "key twice",
+        "[output.upstream]\nhost = '/a'\nhost = '/b'",
+        ": a key or a table stands in the file once.*",
+    ),
     syntax("table twice", "[general]", ": a key or a table stands in the file once.*"),
-    syntax("backslash", '[a]\nb = "C:\\dir"', ": write each backslash twice.*"),
-    syntax("False", "[a]\nb = False", ": booleans are written true and false, in lower case"),
-    syntax("yes", "[a]\nb = yes # so be it", ": booleans are written true and false.*"),
-    syntax("unit", "[a]\nb = 10MB", ": numbers have no leading zeros and no unit.*"),
-    syntax("no quotes", "[a]\nb = 127.0.0.1:3030", ": strings are written in double quotes"),
+    syntax("backslash", '[output.upstream]\nhost = "C:\\dir"', ": write each backslash twice.*"),
+    syntax(
+        "False",
+        "[output.upstream]\nhost = False",
+        ": booleans are written true and false, in lower case",
+    ),
+    syntax(
+        "yes", "[output.upstream]\nhost = yes # so be it", ": booleans are written true and false.*"
+    ),
+    syntax(
+        "unit", "[output.upstream]\nhost = 10MB", ": numbers have no leading zeros and no unit.*"
+    ),
+    syntax(
+        "no quotes",
+        "[output.upstream]\nhost = 127.0.0.1:3030",
+        ": strings are written in double quotes",
+    ),
     syntax("colon", "[a]\nb: 1", ": a line is written as key = value"),
     syntax("open table", "[a", ": close what is opened there.*"),
     syntax("garbage", '= "x"', ""),
@@ -561,10 +577,9 @@ SENSE: Final = [
         "relative path",
         conf(general='nodes_list_file = "nodes.json"', remote_run='command = "bin/rudder"'),
         "error: /nodes.json: does not exist; files wait until it can be read. " + REGENERATE,
-        "error: /bin/rudder: not accessible: No such file or directory. Fix: set"
-        " remote_run.command to the rudder command, or set remote_run.enabled to false",
         RELATIVE.format(key="general.nodes_list_file", path="nodes.json"),
-        RELATIVE.format(key="remote_run.command", path="bin/rudder"),
+        "warning: bin/rudder: is a relative path: which command it is depends on the directory"
+        " that relayd starts in. Fix: set remote_run.command to an absolute path",
         faults=("F37",),
     ),
 ]

@@ -143,7 +143,8 @@ def test_sudo_is_checked_for_the_service_user(site: Site, database: postgres.Dat
     alone = "mount -t tmpfs -o mode=0750 none /etc/sudoers.d"
     line = (
         "error: sudo: sudo does not let user {user} run without a password: {root}/rudder remote"
-        " run %s-- localhost. Fix: install conf/sudoers as /etc/sudoers.d/rudder-relayd, mode 0440,"
+        " run %s-- localhost. Fix: install the sudo rules shipped with relayd as"
+        " /etc/sudoers.d/rudder-relayd, mode 0440,"
         " with user {user} and command {root}/rudder in its rules"
     )
     verify(run(site, alone), (line % "",), site)
@@ -270,7 +271,7 @@ def test_a_silent_database_is_reported_in_time(site: Site) -> None:
         site.database = replace(site.database, port=listener.getsockname()[1])
         rewrite(site)
         line = (
-            "error: {database}: the database did not answer in time. Fix: check the firewall"
+            "error: {database}: no answer in time. Fix: check the firewall"
             " and the route to the server, and whether it hangs"
         )
         verify(check(site), (line,), site, lonely=True)
