@@ -517,7 +517,7 @@ def syntax(name: str, line: str, fix: str) -> Case:
 SYNTAX: Final = [
     syntax(
         "key twice",
-        "[output.upstream]\nhost = '/a'\nhost = '/b'",
+        "[output.upstream]\nhost = 'a'\nhost = 'b'",
         ": a key or a table stands in the file once.*",
     ),
     syntax("table twice", "[general]", ": a key or a table stands in the file once.*"),
