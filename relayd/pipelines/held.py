@@ -34,6 +34,10 @@ class Held:
         self._since = {run: time for run, time in self._since.items() if time > too_old}
         return len(self._since)
 
+    def holds(self, run_log: RunLog) -> bool:
+        """Return whether this run log was refused before, and waits."""
+        return (run_log.node_id, run_log.start) in self._since
+
     def note(self, run_logs: Sequence[RunLog], outcomes: Sequence[Written | Retry]) -> bool:
         """Note what became of run logs.
 

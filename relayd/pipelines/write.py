@@ -109,6 +109,8 @@ class Writer:
 
     async def write(self, run_logs: Sequence[RunLog]) -> Sequence[Written | Retry]:
         """Write one batch, however long it takes, unless relayd stops."""
+        if len(run_logs) > 1 and any(self._held.holds(run_log) for run_log in run_logs):
+            return await self._write_without_held(run_logs)
         attempt = 0
         while not self._gives_up():
             try:
@@ -126,6 +128,16 @@ class Writer:
                 self._recovered()
                 return self._note_outcomes(run_logs, outcomes)
         return [self._not_attempted()] * len(run_logs)
+
+    async def _write_without_held(self, run_logs: Sequence[RunLog]) -> list[Written | Retry]:
+        """Write those alone that failed alone before: the others do not wait for them."""
+        held = [self._held.holds(run_log) for run_log in run_logs]
+        others = [one for one, alone in zip(run_logs, held, strict=True) if not alone]
+        alone = [one for one, alone in zip(run_logs, held, strict=True) if alone]
+        # The older ones first: newer ones of their nodes are held up elsewhere, or are free to go.
+        first = iter(await self._write_each(alone))
+        rest = iter(await self.write(others) if others else ())
+        return [next(first if alone else rest) for alone in held]
 
     async def _write_each(self, run_logs: Sequence[RunLog]) -> list[Written | Retry]:
         """Write one after the other; those of a node wait behind one that cannot be written."""
@@ -148,7 +160,9 @@ class Writer:
                 (outcome,) = await self._store.write([run_log])
             except DatabaseError as error:
                 if await self._server_is_well():
-                    return Retry(str(error))
+                    retry = Retry(str(error))
+                    self._note_outcomes([run_log], [retry])
+                    return retry
                 attempt += 1
                 self._note(error)
                 await self._wait(error, attempt)

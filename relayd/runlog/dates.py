@@ -16,7 +16,7 @@ _RFC_3339: Final = re.compile(
 #: strptime(3) or chrono, which the original uses, reads. Blanks, numbers of one digit and the sign
 #: U+2212 are chrono's.
 _START: Final = re.compile(
-    rb"(\d{4})-(\d\d?)-(\d\d?) +(\d\d?):(\d\d?):(\d\d?)()"
+    rb"(\d{4})- *(\d\d?)- *(\d\d?)[ \t]+(\d\d?): *(\d\d?): *(\d\d?)()"
     rb" *(?:[Zz]|([+-]|\xe2\x88\x92)(\d\d)(?:[ :]*(\d\d))?) *"
 )
 

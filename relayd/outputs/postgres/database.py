@@ -78,10 +78,12 @@ class _Attempt(msgspec.Struct):
 
     Attributes:
         batch: the run logs.
-        judged_by: token of the tables as they were known before.
+        judged_by: token of the tables by which run logs are judged; `TOKEN_PREFIX` alone, which no
+            tables have, if they changed meanwhile: such a judgement is soon made again.
         outcomes: what became of them so far, by index.
         sound: whether the tables are known to accept run logs.
         looked: whether it was checked what the tables are like now.
+        waiting: nodes of which a run log waits; their newer ones wait behind it.
     """
 
     batch: Sequence[RunLog]
@@ -89,6 +91,7 @@ class _Attempt(msgspec.Struct):
     outcomes: dict[int, Written] = msgspec.field(default_factory=dict)
     sound: bool = False
     looked: bool = False
+    waiting: set[str] = msgspec.field(default_factory=set)
 
 
 class Database:
@@ -181,6 +184,9 @@ class Database:
 
     async def _write_part(self, attempt: _Attempt, part: list[int]) -> None:
         """Write some run logs of a batch, by halves where one of them is refused."""
+        part = [index for index in part if not _waits_behind(attempt, index)]
+        if not part:
+            return
         try:
             stored = await self._transaction([attempt.batch[index] for index in part])
         except DatabaseError as error:
@@ -190,7 +196,10 @@ class Database:
                 await self._write_part(attempt, part)
                 return
             if len(part) == 1:
-                attempt.outcomes[part[0]] = await self._judge(attempt, part[0], error)
+                verdict = await self._judge(attempt, part[0], error)
+                attempt.outcomes[part[0]] = verdict
+                if isinstance(verdict, Retry):
+                    attempt.waiting.add(attempt.batch[part[0]].node_id)
                 return
             half = len(part) // 2
             await self._write_part(attempt, part[:half])
@@ -210,6 +219,8 @@ class Database:
         now = self._tables
         assert before is not None
         assert now is not None
+        if before.token != now.token:
+            attempt.judged_by = TOKEN_PREFIX
         return (before.copy, before.key) != (now.copy, now.key)
 
     async def _judge(self, attempt: _Attempt, index: int, error: DatabaseError) -> Refused | Retry:
@@ -372,6 +383,14 @@ def _not_of_a_run_log(fault: DatabaseError) -> DatabaseError:
     if fault.kind in ("permanent", "table"):
         return DatabaseError(str(fault), "operator", fault.sqlstate)
     return fault
+
+
+def _waits_behind(attempt: _Attempt, index: int) -> bool:
+    """Put a run log back that is newer than one of its node that has to wait."""
+    if attempt.batch[index].node_id not in attempt.waiting:
+        return False
+    attempt.outcomes[index] = Retry("waits for an older run of its node", attempted=False)
+    return True
 
 
 def _rounds(batch: Sequence[RunLog]) -> Iterable[list[int]]:

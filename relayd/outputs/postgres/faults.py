@@ -82,6 +82,9 @@ _POOLER_REFUSES: Final = (
     "bouncer config error",
 )
 
+#: What PgBouncer says when it gives each statement another connection.
+_NO_TRANSACTIONS: Final = "transaction blocks not allowed"
+
 _MAX_TEXT: Final = 200
 
 
@@ -96,6 +99,9 @@ def explain(error: BaseException) -> DatabaseError:
         state = getattr(cause, "sqlstate", None) or ""
         # Only the primary message: the server's DETAIL shows the data.
         text = _message(cause)
+        if _NO_TRANSACTIONS in text:
+            detail = "PgBouncer pools statements; set its pool_mode to transaction or session"
+            return DatabaseError(detail, "operator", state)
         if not state:
             return DatabaseError(text or type(cause).__name__, "transient")
         constraint = getattr(cause, "constraint_name", None)

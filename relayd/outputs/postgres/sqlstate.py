@@ -4,6 +4,7 @@ Source: the PostgreSQL manual, appendix A (error codes). The class is the first 
 a code that differs from its class is listed by itself. The same map in words: docs/database.md.
 """
 
+import re
 from typing import Final, Literal
 
 Kind = Literal["transient", "operator", "permanent", "table"]
@@ -12,11 +13,16 @@ Kind = Literal["transient", "operator", "permanent", "table"]
 TRANSIENT: Final = frozenset({"08", "40", "53", "55", "57", "58", "25", "XX", "02", "03"})
 
 #: The data may be wrong: the run log is refused, unless the tables refuse a good one too.
-PERMANENT: Final = frozenset({"21", "44", "54", "P0"})
+PERMANENT: Final = frozenset({"21", "44", "54"})
 
 #: Rudder's own tables would take the same row: others have changed them, or a sequence is wrong.
-#: Also what a trigger, a view or a foreign table behind them cannot do.
-TABLE: Final = frozenset({"22", "23", "42", "0A", "09", "27", "2F", "38", "39", "HV"})
+#: Also what a trigger, a view or a foreign table behind them refuses or cannot do.
+TABLE: Final = frozenset({"22", "23", "42", "0A", "09", "27", "2F", "38", "39", "HV", "P0"})
+
+#: The only rules that Rudder's own tables have: some columns are never empty.
+_OWN_RULE: Final = re.compile(
+    r"ruddersysevents_(?:nodeid|directiveid|ruleid|reportid|component)_check[0-9]*"
+)
 
 #: Codes that differ from their class. Any other code, unknown ones included, needs an operator
 #: (rights, passwords, a missing table, a wrong setting): files wait, and relayd retries at most
@@ -29,7 +35,7 @@ EXCEPTIONS: Final[dict[str, Kind]] = {
     "22021": "permanent",
     # relayd's own COPY text is wrong, for one run log.
     "22P04": "permanent",
-    # A rule of a table or a type, which has a name; without one, no partition takes the row.
+    # A rule of Rudder's own tables; another one, or no partition, is a matter of the tables.
     "23514": "permanent",
     # A prepared statement of another session: a pooler is in between.
     "42P05": "operator",
@@ -57,7 +63,7 @@ def kind_of(sqlstate: str, *, constraint: str | None = "", context: str = "") ->
     """
     kind = _kind_of(sqlstate)
     if kind == "permanent" and sqlstate[:2] in ("22", "23"):
-        if sqlstate == "23514" and constraint is None:
+        if sqlstate == "23514" and not _OWN_RULE.fullmatch(constraint or ""):
             return "table"
         if context.startswith(("PL/", "SQL")):  # in a trigger of others
             return "table"

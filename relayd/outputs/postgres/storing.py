@@ -4,6 +4,8 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from itertools import accumulate, islice
 from typing import Final
 
+import asyncpg
+
 from relayd.outputs.postgres import statements as sql
 from relayd.outputs.postgres.connection import Connection
 from relayd.outputs.postgres.tables import Tables
@@ -27,7 +29,18 @@ async def store(connection: Connection, tables: Tables, run_logs: Sequence[RunLo
         insert = _copy_rows if tables.copy else _insert_rows
         await insert(connection, fresh)
         await _insert_executions(connection, tables, fresh, before)
+        if not tables.copy:
+            await _check_visible(connection, fresh)
     return [_stored(run_log, there.get(index)) for index, run_log in enumerate(run_logs)]
+
+
+async def _check_visible(connection: Connection, run_logs: Sequence[RunLog]) -> None:
+    """Raise an error if a policy hides what was inserted: duplicates could not be recognized."""
+    _, seen = await _already_stored(connection, run_logs)
+    if len(seen) < len(run_logs):
+        raise asyncpg.InsufficientPrivilegeError(
+            "row-level security hides the rows that relayd inserts; add a policy FOR SELECT"
+        )
 
 
 def _stored(run_log: RunLog, rows_there: int | None) -> Stored:

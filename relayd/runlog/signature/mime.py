@@ -12,7 +12,11 @@ from typing import Final, NamedTuple
 from relayd.runlog.signature.headers import HeaderError, Headers, read_headers
 
 #: The usual note before the first part, or none. OpenSSL skips any text, but nobody signed that.
-_PREAMBLE: Final = re.compile(rb"(?:\r?\n)*(?:This is an S/MIME signed message(?:\r?\n)+)?")
+_PREAMBLE: Final = re.compile(
+    rb"(?:\r?\n)*"
+    rb"(?:This is (?:an S/MIME signed message|a cryptographically signed message in MIME format\.|"
+    rb"a multi-part message in MIME format\.)(?:\r?\n)+)?"
+)
 #: One character in quotes is none for OpenSSL.
 _BOUNDARY: Final = re.compile(rb"[0-9A-Za-z'()+_,./:=? -]{1,69}[0-9A-Za-z'()+_,./:=?-]")
 _BOUNDARY_END: Final = re.compile(rb"[ \t]*\r?\n")
@@ -31,8 +35,9 @@ _MAX_EPILOGUE: Final = 64
 
 #: Maximum size of a signature in base64; one with RSA-4096 takes 1.3 kB.
 _MAX_SIGNATURE: Final = 65536
-#: Longest line in base64 (RFC 2045, 6.8); OpenSSL writes 64 characters.
-_BASE64_WIDTH: Final = 76
+#: Longest line in base64: RFC 2045, 6.8 allows 76 characters, and OpenSSL writes 64; some libraries
+#: write a single line, which OpenSSL reads up to its buffer.
+_BASE64_WIDTH: Final = 1000
 
 #: OpenSSL reads lines into a buffer of 1024 bytes, including NUL, and treats each piece as a line.
 _PIECE: Final = 1023
@@ -220,7 +225,7 @@ def _decode(body: bytes) -> bytes:
     lines = body.replace(b"\r\n", b"\n").rstrip(b"\n").split(b"\n")
     width = len(lines[0])
     if not 0 < width <= _BASE64_WIDTH or (len(lines) > 1 and width % 4):
-        raise MimeError("the signature is not base64 in lines of up to 76 characters")
+        raise MimeError("the signature is not base64 in lines of up to 1000 characters")
     if any(len(line) != width for line in lines[:-1]) or not 0 < len(lines[-1]) <= width:
         raise MimeError("the signature is not base64 in lines of the same length")
     try:

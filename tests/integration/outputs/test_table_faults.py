@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 import pytest
 import trio_asyncio
 
-from relayd.errors import DatabaseError, Reason, Refused, Retry
+from relayd.errors import DatabaseError, Refused, Retry
 from relayd.outputs.postgres.database import Database
 from relayd.outputs.results import Stored, Written
 from relayd.runlog.model import RunLog
@@ -235,7 +235,7 @@ OF_SOME: Final = {
     ),
 }
 #: ... and here it is refused, since a rule of others looks like a bad run log.
-REFUSED: Final = {
+RULES: Final = {
     "check": Fault(
         "ALTER TABLE ruddersysevents ADD CONSTRAINT own CHECK (msg <> 'poison')",
         "23514",
@@ -249,7 +249,7 @@ REFUSED: Final = {
 
 @pytest.mark.fault("F5")
 @pytest.mark.parametrize("alone", [False, True], ids=["in a batch", "alone"])
-@pytest.mark.parametrize("fault", OF_SOME.values(), ids=list(OF_SOME))
+@pytest.mark.parametrize("fault", (OF_SOME | RULES).values(), ids=list(OF_SOME | RULES))
 async def test_a_run_log_that_changed_tables_refuse_is_held(
     database: postgres.Database, writer: Database, fault: Fault, alone: bool
 ) -> None:
@@ -274,26 +274,6 @@ async def test_a_run_log_that_changed_tables_refuse_is_held(
 
 
 @pytest.mark.fault("F5")
-@pytest.mark.parametrize("alone", [False, True], ids=["in a batch", "alone"])
-@pytest.mark.parametrize("fault", REFUSED.values(), ids=list(REFUSED))
-async def test_a_refusal_by_a_rule_of_others_names_the_tables_it_was_made_by(
-    database: postgres.Database, writer: Database, fault: Fault, alone: bool
-) -> None:
-    """One run log that a rule refuses is no matter of the tables; repaired, their token differs."""
-    await database.fetch(fault.broken)
-    await writer.definition()
-    outcomes = await writer.write([ODD] if alone else [GOOD, ODD])
-    refused = outcomes.pop()
-    assert isinstance(refused, Refused)
-    assert refused.reason is Reason.DATABASE
-    assert fault.sqlstate in refused.detail
-    assert refused.judged_by == await writer.definition()
-    await database.fetch(fault.repaired)
-    assert refused.judged_by != await writer.definition()
-    assert await writer.write([ODD]) == [Stored(4)]
-
-
-@pytest.mark.fault("F5")
 @pytest.mark.parametrize(
     ("edit", "sqlstate"), [(huge, "54000"), (no_date, "22008")], ids=["huge rule id", "no date"]
 )
@@ -306,6 +286,40 @@ async def test_a_run_log_at_fault_is_refused_though_it_is_alone(
     assert sqlstate in refused.detail
     assert await database.fetch("SELECT count(*) FROM ruddersysevents") == [("0",)]
     assert await database.fetch("SELECT count(*) FROM reportsexecution") == [("0",)]
+
+
+@pytest.mark.fault("F5", "F18")
+async def test_newer_runs_wait_behind_one_that_the_tables_refuse(
+    database: postgres.Database, writer: Database
+) -> None:
+    """Within a batch too, a node's newer runs do not overtake one that waits; others do."""
+    fault = RULES["check"]
+    await database.fetch(fault.broken)
+    newer = make_rows("odd", start=LATER)
+    first, behind, other = await writer.write([ODD, newer, GOOD])
+    assert isinstance(first, Retry)
+    assert isinstance(behind, Retry)
+    assert not behind.attempted
+    assert other == Stored(4)
+    await database.fetch(fault.repaired)
+    assert await writer.write([ODD, newer]) == [Stored(4), Stored(4)]
+
+
+@pytest.mark.fault("F14")
+async def test_a_policy_that_hides_rows_is_named(
+    database: postgres.Database, writer: Database
+) -> None:
+    """Rows that cannot be found again would be stored twice: nothing is stored until they can."""
+    await database.fetch(
+        "ALTER TABLE ruddersysevents ENABLE ROW LEVEL SECURITY;"
+        " CREATE POLICY in_only ON ruddersysevents FOR INSERT WITH CHECK (true)"
+    )
+    with pytest.raises(DatabaseError, match="add a policy FOR SELECT") as caught:
+        await writer.write([GOOD])
+    assert caught.value.kind == "operator"
+    await database.fetch("CREATE POLICY seen ON ruddersysevents FOR SELECT USING (true)")
+    assert await writer.write([GOOD]) == [Stored(4)]
+    assert await writer.write([GOOD]) == [Stored(0, duplicate=True)]
 
 
 #: Tables of which relayd must not expect what Rudder's own have.

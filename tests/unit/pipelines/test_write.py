@@ -391,3 +391,19 @@ async def test_a_held_run_log_that_is_never_retried_is_forgotten(
     await trio.sleep(2 * DELAYS.file.longest + 1)
     await writing.writer.check()
     assert writing.up == 1
+
+
+@pytest.mark.fault("F5")
+async def test_a_run_log_that_fails_alone_shows_and_holds_up_nobody(
+    writing: Writing, autojump_clock: MockClock
+) -> None:
+    """Whatever the server says about it, the others do not wait for it again, and the status does."""
+    writing.database.ill = {"node1"}
+    outcomes = await writing.writer.write(LOGS)
+    assert [isinstance(outcome, Retry) for outcome in outcomes] == [False, True, False]
+    with pytest.raises(DatabaseError, match="^1 run logs wait: "):
+        await writing.writer.check()
+    begun = trio.current_time()
+    outcomes = await writing.writer.write(LOGS)
+    assert [isinstance(outcome, Retry) for outcome in outcomes] == [False, True, False]
+    assert trio.current_time() == begun

@@ -53,7 +53,7 @@ def test_every_known_code_is_decided_explicitly() -> None:
         pytest.param("22001", "table", id="a column was narrowed"),
         pytest.param("22P05", "table", id="an encoding without that character"),
         pytest.param("23505", "table", id="unique violation"),
-        pytest.param("23514", "permanent", id="check violation"),
+        pytest.param("23514", "table", id="check violation"),
         pytest.param("54000", "permanent", id="index row too large"),
         pytest.param("25006", "operator", id="read-only server"),
         pytest.param("28P01", "operator", id="wrong password"),
@@ -74,11 +74,12 @@ def test_codes_have_their_kind(code: str, kind: str) -> None:
 @pytest.mark.parametrize(
     ("code", "constraint", "context", "kind"),
     [
-        ("23514", "own_check", "", "permanent"),
+        ("23514", "own_check", "", "table"),
+        ("23514", "ruddersysevents_component_check", "", "permanent"),
         ("23514", None, "", "table"),
         ("22008", None, "COPY ruddersysevents, line 1, column executiondate", "permanent"),
         ("22008", None, "PL/pgSQL function audit() line 3 at SQL statement\nCOPY …", "table"),
-        ("P0001", None, "PL/pgSQL function audit() line 3 at RAISE\nCOPY …", "permanent"),
+        ("P0001", None, "PL/pgSQL function audit() line 3 at RAISE\nCOPY …", "table"),
     ],
 )
 def test_the_place_of_an_error_counts_too(
