@@ -397,11 +397,11 @@ async def test_a_held_run_log_that_is_never_retried_is_forgotten(
 async def test_a_run_log_that_fails_alone_shows_and_holds_up_nobody(
     writing: Writing, autojump_clock: MockClock
 ) -> None:
-    """Whatever the server says about it, the others do not wait for it again, and the status does."""
+    """Whatever the server says, the others do not wait for it again, and the status shows it."""
     writing.database.ill = {"node1"}
     outcomes = await writing.writer.write(LOGS)
     assert [isinstance(outcome, Retry) for outcome in outcomes] == [False, True, False]
-    with pytest.raises(DatabaseError, match="^1 run logs wait: "):
+    with pytest.raises(DatabaseError, match=r"^1 run logs wait: "):
         await writing.writer.check()
     begun = trio.current_time()
     outcomes = await writing.writer.write(LOGS)
