@@ -6,6 +6,7 @@ word, as it ends most others.
 
 import signal
 
+from relayd.system.lean import load_when_used
 from relayd.system.utf8 import ensure_utf8
 
 
@@ -27,5 +28,6 @@ def rudder_relayd() -> None:
 
 def _prepare() -> None:
     ensure_utf8()
+    load_when_used("idna")
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)

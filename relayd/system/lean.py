@@ -5,6 +5,7 @@ Each library in the table imports these modules although relayd needs nothing fr
 and must not exceed 60.
 """
 
+import importlib
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -78,3 +79,22 @@ def lean(library: str) -> Iterator[None]:
     finally:
         for name, _ in replaced:
             del modules[name]
+
+
+class _Later(ModuleType):
+    """A module that is loaded when something of it is first used."""
+
+    def __getattr__(self, name: str) -> object:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        if sys.modules.get(self.__name__) is self:
+            del sys.modules[self.__name__]
+        return getattr(importlib.import_module(self.__name__), name)
+
+
+def load_when_used(name: str) -> None:
+    """Let a module be loaded when something of it is first used; call it before its importers.
+
+    `idna` is 0.5 MB that trio imports for host names outside ASCII.
+    """
+    sys.modules.setdefault(name, _Later(name))
