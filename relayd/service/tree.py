@@ -19,6 +19,7 @@ An exception in any of these is a bug: it cancels the others and ends the proces
 1. systemd starts it again, and the spool makes that safe.
 """
 
+import gc
 import os
 import signal
 import sys
@@ -63,6 +64,7 @@ from relayd.shared.store import Store
 from relayd.shared.upstream import UpstreamFiles
 from relayd.shared.usage import Quota, Usage
 from relayd.system.delays import DELAYS, Delays
+from relayd.system.libc import trim_memory
 from relayd.system.shortage import THREAD_LIMIT, shortage_of
 from relayd.system.threads import in_thread, observe_shortage
 from relayd.system.wake import Wake
@@ -210,6 +212,8 @@ class Service:
             self.started = True
             log.info("started", version=__version__, api=", ".join(urls))
             root.start_soon(self._run_announce, ", ".join(urls), name="announce")
+            gc.collect()  # what only the start needed
+            trim_memory()
             root.start_soon(self.notifier.run_status, name="status")
             root.start_soon(self.notifier.run_watchdog, name="watchdog")
             await self.stopping.wait()

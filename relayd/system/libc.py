@@ -37,6 +37,13 @@ def inotify_rm_watch(fd: int, wd: int) -> None:
     _checked(_LIBC.inotify_rm_watch(fd, wd))
 
 
+def trim_memory() -> None:
+    """Return freed memory to the system (malloc_trim(3), glibc only)."""
+    trim = getattr(_LIBC, "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
 def no_new_privileges() -> bool:
     """Return whether this process can gain no privileges by running a program (prctl(2))."""
     return bool(_LIBC.prctl(_PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0))
