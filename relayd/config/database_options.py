@@ -11,7 +11,6 @@ import msgspec
 from relayd.config.toml import UnexpectedError, shown
 
 _TLS_VERSIONS: Final = ("tlsv1", "tlsv1.1", "tlsv1.2", "tlsv1.3")
-_FLAG: Final = ("0", "1")
 
 
 class OptionError(UnexpectedError):

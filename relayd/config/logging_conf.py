@@ -6,35 +6,9 @@ from typing import Annotated, Final, Literal
 import msgspec
 
 from relayd.config import values as v
-from relayd.config.log_filter import (
-    DEBUG,
-    ERROR,
-    INFO,
-    LEVELS,
-    OFF,
-    TRACE,
-    WARNING,
-    Directive,
-    parse_filter,
-)
+from relayd.config.log_filter import LEVELS, Directive, parse_filter
 from relayd.config.toml import build, read_table
 from relayd.errors import ConfigWarning
-
-__all__ = [
-    "DEBUG",
-    "ERROR",
-    "INFO",
-    "LEVELS",
-    "LOGGING_FILE",
-    "OFF",
-    "TRACE",
-    "WARNING",
-    "Directive",
-    "LoggingGeneral",
-    "LoggingSettings",
-    "load_logging",
-    "parse_filter",
-]
 
 LOGGING_FILE: Final = "logging.conf"
 

@@ -1,7 +1,7 @@
 """What became of a file at its output; separate, so that not every user loads that output."""
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 import msgspec
 
@@ -39,6 +39,9 @@ class Stored(Done, frozen=True):
 class Forwarded(Done, frozen=True):
     """A file that the upstream has."""
 
+
+#: The verdict on a run log that is newer than one of its node that has to wait.
+BEHIND: Final = Retry("waits for an older run of its node", attempted=False)
 
 #: `Retry`: the tables refuse this run log now, though they accept others.
 Written = Stored | Refused | Retry

@@ -38,7 +38,7 @@ class Held:
         """Return whether this run log was refused before, and waits."""
         return (run_log.node_id, run_log.start) in self._since
 
-    def note(self, run_logs: Sequence[RunLog], outcomes: Sequence[Written | Retry]) -> bool:
+    def note(self, run_logs: Sequence[RunLog], outcomes: Sequence[Written]) -> bool:
         """Note what became of run logs.
 
         Returns:

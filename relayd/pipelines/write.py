@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from itertools import compress
 from typing import Final, Literal
 
 import msgspec
@@ -9,7 +10,7 @@ import trio
 
 from relayd.errors import DatabaseError, Refused, Retry
 from relayd.outputs.health import CONNECTION, Health, Trouble
-from relayd.outputs.results import RunLogStore, Written
+from relayd.outputs.results import BEHIND, RunLogStore, Written
 from relayd.pipelines.examine import Accepted
 from relayd.pipelines.gather import BATCH
 from relayd.pipelines.held import Held
@@ -95,19 +96,23 @@ class Writer:
 
     async def _write_in_order(self, part: Sequence[Accepted]) -> list[Settled]:
         """Write what need not wait for an older run of its node."""
-        behind: list[Settled] = [Behind(file.ticket) for file in part if self._is_behind(file)]
-        if behind:
-            part = [file for file in part if not self._is_behind(file)]
-        if not part:
+        behind: list[Settled] = []
+        free: list[Accepted] = []
+        for file in part:
+            if self._is_behind(file):
+                behind.append(Behind(file.ticket))
+            else:
+                free.append(file)
+        if not free:
             return behind
-        verdicts = await self.write([file.run_log for file in part])
-        return behind + [self._settle(*pair) for pair in zip(part, verdicts, strict=True)]
+        verdicts = await self.write([file.run_log for file in free])
+        return behind + [self._settle(*pair) for pair in zip(free, verdicts, strict=True)]
 
     def _is_behind(self, file: Accepted) -> bool:
         run = run_of(file.ticket.name)
         return run is not None and self._holds.until(*run) > 0
 
-    async def write(self, run_logs: Sequence[RunLog]) -> Sequence[Written | Retry]:
+    async def write(self, run_logs: Sequence[RunLog]) -> Sequence[Written]:
         """Write one batch, however long it takes, unless relayd stops."""
         if len(run_logs) > 1 and any(self._held.holds(run_log) for run_log in run_logs):
             return await self._write_without_held(run_logs)
@@ -129,30 +134,28 @@ class Writer:
                 return self._note_outcomes(run_logs, outcomes)
         return [self._not_attempted()] * len(run_logs)
 
-    async def _write_without_held(self, run_logs: Sequence[RunLog]) -> list[Written | Retry]:
+    async def _write_without_held(self, run_logs: Sequence[RunLog]) -> list[Written]:
         """Write those alone that failed alone before: the others do not wait for them."""
         held = [self._held.holds(run_log) for run_log in run_logs]
-        others = [one for one, alone in zip(run_logs, held, strict=True) if not alone]
-        alone = [one for one, alone in zip(run_logs, held, strict=True) if alone]
-        # The older ones first: newer ones of their nodes are held up elsewhere, or are free to go.
-        first = iter(await self._write_each(alone))
-        rest = iter(await self.write(others) if others else ())
-        return [next(first if alone else rest) for alone in held]
+        others = [run_log for run_log, alone in zip(run_logs, held, strict=True) if not alone]
+        alone = iter(await self._write_each(list(compress(run_logs, held))))
+        together = iter(await self.write(others) if others else ())
+        return [next(alone if is_held else together) for is_held in held]
 
-    async def _write_each(self, run_logs: Sequence[RunLog]) -> list[Written | Retry]:
+    async def _write_each(self, run_logs: Sequence[RunLog]) -> list[Written]:
         """Write one after the other; those of a node wait behind one that cannot be written."""
-        verdicts: list[Written | Retry] = []
+        verdicts: list[Written] = []
         waiting: set[str] = set()
         for run_log in run_logs:
             if run_log.node_id in waiting:
-                verdicts.append(Retry("waits for an older run of its node", attempted=False))
+                verdicts.append(BEHIND)
                 continue
             verdicts.append(await self._write_alone(run_log))
             if isinstance(verdicts[-1], Retry):
                 waiting.add(run_log.node_id)
         return verdicts
 
-    async def _write_alone(self, run_log: RunLog) -> Written | Retry:
+    async def _write_alone(self, run_log: RunLog) -> Written:
         """Write one run log; one that the server cannot take now does not hold up the others."""
         attempt = 0
         while not self._gives_up():
@@ -173,8 +176,8 @@ class Writer:
         return self._not_attempted()
 
     def _note_outcomes(
-        self, run_logs: Sequence[RunLog], outcomes: Sequence[Written | Retry]
-    ) -> Sequence[Written | Retry]:
+        self, run_logs: Sequence[RunLog], outcomes: Sequence[Written]
+    ) -> Sequence[Written]:
         """Note what the tables refuse; retry all that waits when one that waited went in."""
         self.refused_some |= any(isinstance(outcome, Refused | Retry) for outcome in outcomes)
         if self._held.note(run_logs, outcomes):
@@ -265,7 +268,7 @@ class Writer:
             self._owes_retries = False
             self._retry_all()
 
-    def _settle(self, file: Accepted, verdict: Written | Retry) -> Settled:
+    def _settle(self, file: Accepted, verdict: Written) -> Settled:
         if isinstance(verdict, Refused | Retry):
             if isinstance(verdict, Retry):
                 if self._is_behind(file):

@@ -19,7 +19,6 @@ An exception in any of these is a bug: it cancels the others and ends the proces
 1. systemd starts it again, and the spool makes that safe.
 """
 
-import gc
 import os
 import signal
 import sys
@@ -212,8 +211,7 @@ class Service:
             self.started = True
             log.info("started", version=__version__, api=", ".join(urls))
             root.start_soon(self._run_announce, ", ".join(urls), name="announce")
-            gc.collect()  # what only the start needed
-            trim_memory()
+            trim_memory()  # what only the start needed
             root.start_soon(self.notifier.run_status, name="status")
             root.start_soon(self.notifier.run_watchdog, name="watchdog")
             await self.stopping.wait()

@@ -2,6 +2,7 @@
 
 import re
 import signal
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -37,7 +38,10 @@ async def test_ready_once_files_are_taken_and_the_api_answers(site: Site) -> Non
 
 def inotify_watches(pid: int) -> list[str]:
     """Return what a process watches according to its descriptors: proc(5)."""
-    texts = [path.read_text() for path in Path(f"/proc/{pid}/fdinfo").iterdir()]
+    texts = []
+    for path in Path(f"/proc/{pid}/fdinfo").iterdir():
+        with suppress(FileNotFoundError):  # closed meanwhile
+            texts.append(path.read_text())
     return [line for text in texts for line in text.splitlines() if line.startswith("inotify wd:")]
 
 

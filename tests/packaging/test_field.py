@@ -81,7 +81,7 @@ async def forwards(server: Server, daemon: Daemon) -> None:
         server.receive(f"/var/rudder/{directory}/{name}", b"rubbish")
     await daemon.saw("output unavailable; files wait")
     for directory in ("reports/incoming", "inventories/accepted-nodes-updates"):
-        assert daemon.lines_of(f"file=/var/rudder/{directory} mode=inotify")
+        await daemon.saw(f"file=/var/rudder/{directory} mode=inotify")
 
 
 def errors_of_check(server: Server) -> set[str]:

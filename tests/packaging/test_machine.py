@@ -8,17 +8,13 @@ from typing import Final
 
 import pytest
 
+from tests.support.machine import OVERLAY
 from tools.lock import REPOSITORY
 
 #: Becomes a machine ($1: scratch directory) with the accounts and files of a Rudder server, and
 #: runs a program on it.
-REAL: Final = """
-mount -t tmpfs tmpfs "$1"
-mkdir "$1/upper" "$1/work" "$1/root"
-mount -t overlay overlay -o "lowerdir=/,upperdir=$1/upper,workdir=$1/work" "$1/root"
-mount -t proc proc "$1/root/proc"
-mount --rbind /dev "$1/root/dev"
-cd "$1/root"
+REAL: Final = f"""
+{OVERLAY}
 echo 'rudder:x:64000:' >> etc/group
 echo 'rudder-relayd:x:64000:64000::/var/rudder:/bin/false' >> etc/passwd
 mkdir -p old opt/rudder/etc var/rudder/reports scratch

@@ -16,15 +16,19 @@ from typing import Final
 
 import pytest
 
-#: Mounts the overlay ($1: scratch directory), says so, and holds the namespace until stdin ends.
-_HOLD: Final = """
-set -e
+#: Mounts an overlay over the whole machine ($1: scratch directory), and enters it.
+OVERLAY: Final = """
 mount -t tmpfs tmpfs "$1"
 mkdir "$1/upper" "$1/work" "$1/root"
 mount -t overlay overlay -o "lowerdir=/,upperdir=$1/upper,workdir=$1/work" "$1/root"
 mount -t proc proc "$1/root/proc"
 mount --rbind /dev "$1/root/dev"
 cd "$1/root"
+"""
+#: Mounts it, says so, and holds the namespace until stdin ends.
+_HOLD: Final = f"""
+set -e
+{OVERLAY}
 for file in etc/passwd etc/shadow etc/group etc/gshadow; do
     ! grep -q '^rudder' "$file" || sed -i -e '/^rudder[^:]*:/d' "$file"
 done

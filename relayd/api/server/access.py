@@ -4,6 +4,7 @@ It is off by default: the web server in front logs requests too, and knows the c
 """
 
 import time
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 from hypercorn.typing import ASGISendEvent, Scope
@@ -13,6 +14,8 @@ from relayd.system.printable import printable
 from relayd.telemetry.logs import Limit, get_logger
 
 log = get_logger("access", Limit.NONE)
+
+Send = Callable[[ASGISendEvent | None], Awaitable[None]]
 
 #: Characters of a path in a log line.
 _SHOWN: Final = 500
@@ -27,8 +30,16 @@ class Access:
         self._status = 0
         self._sent = 0
 
-    def note(self, message: ASGISendEvent | None) -> None:
-        """Take note of a message that goes to the client."""
+    def noting(self, send: Send) -> Send:
+        """Return a `send` that takes note of what goes to the client."""
+
+        async def send_noted(message: ASGISendEvent | None) -> None:
+            self._note(message)
+            await send(message)
+
+        return send_noted
+
+    def _note(self, message: ASGISendEvent | None) -> None:
         if message is None:
             return
         if message["type"] == "http.response.start":

@@ -25,7 +25,6 @@ from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import (
     AppWrapper,
     ASGIReceiveEvent,
-    ASGISendEvent,
     ConnectionState,
     Scope,
     TaskGroup,
@@ -34,7 +33,7 @@ from hypercorn.utils import parse_socket_addr
 from quart import Quart
 
 from relayd.api.answers import BrokenOffError
-from relayd.api.server.access import begin_access, log_refused
+from relayd.api.server.access import Send, begin_access, log_refused
 from relayd.api.server.limits import Limits
 from relayd.api.server.strict import StrictConnection
 from relayd.telemetry.logs import get_logger
@@ -44,8 +43,6 @@ log = get_logger("api")
 #: Bytes of one read. With the body's high-water mark and the queue to the app, this limits the
 #: memory of a connection to (queue of 10 + 1) reads and 1 MiB: 1.7 MiB.
 MAX_RECEIVE: Final = 64 * 1024
-
-Send = Callable[[ASGISendEvent | None], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -310,14 +307,10 @@ async def _run_app(
     quart = cast("Quart", app)
     access = begin_access(scope)
 
-    async def send_noted(message: ASGISendEvent | None) -> None:
-        if access is not None:
-            access.note(message)
-        await send(message)
-
+    to_client = send if access is None else access.noting(send)
     try:
         with receive:
-            await quart(scope, receive.receive, send_noted)
+            await quart(scope, receive.receive, to_client)
     except* BrokenOffError as error:
         log.debug("answer broken off", detail=str(error.exceptions[0]))
     except* Exception:

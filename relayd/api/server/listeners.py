@@ -15,7 +15,7 @@ import trio
 from relayd.config.main_conf import Listen
 from relayd.errors import StartError, TransientStartError, start_error
 from relayd.system.addresses import bracketed
-from relayd.system.shortage import with_limit
+from relayd.system.shortage import shortage_of, with_limit
 from relayd.telemetry.logs import get_logger
 
 log = get_logger("api")
@@ -24,8 +24,6 @@ log = get_logger("api")
 BACKLOG: Final = 1024
 SOCKET_MODE: Final = 0o660
 
-#: accept(2): the client waits in the kernel's queue meanwhile.
-_SHORTAGE: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _ACCEPT_PAUSE_S: Final = 0.1
 #: How often a shortage that lasts is logged.
 _ACCEPT_LOG_S: Final = 60.0
@@ -70,7 +68,7 @@ class PatientListener(trio.abc.Listener[trio.SocketStream]):
             try:
                 return await self._listener.accept()
             except OSError as error:
-                if error.errno not in _SHORTAGE:
+                if shortage_of(error) is None:
                     raise
                 self._note(error)
             await trio.sleep(_ACCEPT_PAUSE_S)

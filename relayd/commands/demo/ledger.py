@@ -132,7 +132,7 @@ def read_final_state(server: Server, spools: Iterable[Path], failed: Iterable[Pa
         rows=_counts(server.psql(_ROWS)),
         executions=_counts(server.psql(_EXECUTIONS)),
         waiting=frozenset(path.name for spool in spools for path in spool.iterdir()),
-        refused={name: reason for spool in failed for name, reason in _refusals(spool).items()},
+        refused={name: reason for spool in failed for name, reason in read_refusals(spool).items()},
     )
 
 
@@ -141,10 +141,14 @@ def _counts(rows: str) -> dict[RunKey, int]:
     return {RunKey(node, int(start)): int(count) for node, start, count in lines}
 
 
-def _refusals(failed: Path) -> dict[str, str]:
-    """Return the reason of each refused file; "" for a file whose reason is missing."""
-    records = [json.loads(path.read_text()) for path in failed.glob(f"*{SUFFIX}")]
-    reasons = {path.name: "" for path in failed.iterdir() if path.suffix != SUFFIX}
+def read_refusals(failed: Path) -> dict[str, str]:
+    """Return the reason of each refused file; "" for a file whose reason is missing.
+
+    A hidden file is the reason that a killed relayd had not finished: its run log was not moved.
+    """
+    names = [path.name for path in failed.iterdir() if not path.name.startswith(".")]
+    records = [json.loads((failed / name).read_text()) for name in names if name.endswith(SUFFIX)]
+    reasons = {name: "" for name in names if not name.endswith(SUFFIX)}
     return reasons | {record["name"]: record["reason"] for record in records}
 
 

@@ -30,7 +30,7 @@ from relayd.outputs.postgres.faults import FAULTS, explain
 from relayd.outputs.postgres.known_good import known_good
 from relayd.outputs.postgres.storing import store
 from relayd.outputs.postgres.tables import TOKEN_PREFIX, Tables, check_tables, read_tables
-from relayd.outputs.results import Stored, Written
+from relayd.outputs.results import BEHIND, Stored, Written
 from relayd.runlog.model import RunLog
 from relayd.telemetry.logs import get_logger
 
@@ -184,7 +184,9 @@ class Database:
 
     async def _write_part(self, attempt: _Attempt, part: list[int]) -> None:
         """Write some run logs of a batch, by halves where one of them is refused."""
-        part = [index for index in part if not _waits_behind(attempt, index)]
+        behind = [index for index in part if attempt.batch[index].node_id in attempt.waiting]
+        attempt.outcomes.update(dict.fromkeys(behind, BEHIND))
+        part = [index for index in part if index not in attempt.outcomes]
         if not part:
             return
         try:
@@ -383,14 +385,6 @@ def _not_of_a_run_log(fault: DatabaseError) -> DatabaseError:
     if fault.kind in ("permanent", "table"):
         return DatabaseError(str(fault), "operator", fault.sqlstate)
     return fault
-
-
-def _waits_behind(attempt: _Attempt, index: int) -> bool:
-    """Put a run log back that is newer than one of its node that has to wait."""
-    if attempt.batch[index].node_id not in attempt.waiting:
-        return False
-    attempt.outcomes[index] = Retry("waits for an older run of its node", attempted=False)
-    return True
 
 
 def _rounds(batch: Sequence[RunLog]) -> Iterable[list[int]]:

@@ -20,7 +20,7 @@ import trio
 from relayd.remote_run.commands.runner import Exit, Order, Output, RunnerError
 from relayd.remote_run.helper.protocol import SEARCH_PATH, agents_command
 from relayd.system.printable import printable
-from relayd.system.shortage import with_limit
+from relayd.system.shortage import shortage_of, with_limit
 from relayd.system.threads import is_shortage
 from relayd.telemetry.logs import get_logger
 
@@ -40,8 +40,6 @@ _STDERR_PAUSE_S: Final = 0.005
 #: Bytes of standard error that are kept: the end usually gives the reason.
 _TAIL: Final = 1024
 _SHOWN: Final = 200
-#: The system is short of resources; nothing is wrong with the command.
-_SHORTAGE: Final = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
 
 
 class CommandRunner:
@@ -109,7 +107,7 @@ class CommandRunner:
 def _failure(command: str, error: OSError) -> RunnerError:
     """Log why a command cannot be started, and return a shorter error for the client."""
     log.error("command cannot be started", file=command, detail=with_limit(error))
-    why = "the system is short of resources" if error.errno in _SHORTAGE else "see the log"
+    why = "the system is short of resources" if shortage_of(error) else "see the log"
     return RunnerError(f"the command could not be started: {why}")
 
 

@@ -9,7 +9,6 @@ import gzip
 import hashlib
 from base64 import b64encode
 from collections.abc import AsyncIterator
-from typing import cast
 
 import pytest
 import trio
@@ -20,7 +19,7 @@ from tests.support.daemon import Daemon, Site, eventually, open_daemon
 from tests.support.postgres import Database
 from tests.support.shared import joined, lines, sha512
 from tests.support.signing import SigningNode
-from tests.support.webserver import Kind, Web, find_program, open_web
+from tests.support.webserver import Web, open_web
 
 API = "/rudder/relay-api"
 BASE = f"{API}/1"
@@ -28,15 +27,10 @@ BASE = f"{API}/1"
 AGENT = ("--tlsv1.3", "--location", "--fail", "--connect-timeout", "10", "--silent")
 RELOADED = b'{"result":"success","action":"reloadConfiguration"}'
 
-pytestmark = pytest.mark.fault("F1", "F7")
-
-
-@pytest.fixture(params=["apache", "nginx", "rudder"])
-def kind(request: pytest.FixtureRequest) -> Kind:
-    """Return the web server in use."""
-    name = cast("Kind", request.param)
-    find_program(name)
-    return name
+pytestmark = [
+    pytest.mark.fault("F1", "F7"),
+    pytest.mark.parametrize("kind", ["apache", "nginx", "rudder"], indirect=True),
+]
 
 
 @pytest.fixture

@@ -44,7 +44,7 @@ async def check(site: Site) -> list[Finding]:
     """Check the upstream if one is configured."""
     general, upstream = site.settings.general, site.settings.output.upstream
     if not upstream.host or (site.my_id == "root" and not site.to_upstream):
-        return []  # the policy server of the root server is nobody's
+        return []  # a root server has no policy server above it
     route = ProxyRoute(general.https_proxy, general.no_proxy)
     try:
         pins, found = await in_thread(_read_pins, site, abandon_on_cancel=True)

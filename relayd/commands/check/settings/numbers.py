@@ -12,7 +12,6 @@ from relayd.config.toml import leaves
 #: Memory of a worker process, bytes.
 WORKER_BYTES: Final = 45 * 2**20
 
-_MINUTE: Final = 60.0
 _HOUR: Final = 3600.0
 _DAY: Final = 86_400.0
 _MIB: Final = 2**20

@@ -50,18 +50,11 @@ def read_helper_unit() -> HelperUnit:
 
 def makes_runtime_directory(path: Path) -> bool:
     """Return whether the daemon's unit makes a directory below /run when it starts."""
-    for file in _files(f"{unit_name()}.service"):
-        try:
-            text = file.read_text(encoding="utf-8", errors="replace")
-        except OSError:
-            continue
-        for line in text.splitlines():
-            key, _, value = line.partition("=")
-            if key.strip() == "RuntimeDirectory" and path in (
-                Path("/run") / n for n in value.split()
-            ):
-                return True
-    return False
+    return any(
+        path == Path("/run") / name
+        for value in _values(_files(f"{unit_name()}.service"), "RuntimeDirectory")
+        for name in value.split()
+    )
 
 
 def _option(words: Sequence[str], name: str) -> str | None:
@@ -78,17 +71,21 @@ def _command_line(unit: str) -> list[str] | None:
     files = _files(unit)
     if not files:
         return None
-    found: list[str] = []
+    lines = [_words(value) for value in _values(files, "ExecStart")]
+    return lines[-1] if lines else []
+
+
+def _values(files: list[Path], key: str) -> Iterator[str]:
+    """Yield the values of a key in files of a unit, in their order."""
     for file in files:
         try:
             text = file.read_text(encoding="utf-8", errors="replace")
         except OSError:
             continue
         for line in text.replace("\\\n", " ").splitlines():
-            key, _, value = line.partition("=")
-            if key.strip() == "ExecStart":
-                found = _words(value)
-    return found
+            name, _, value = line.partition("=")
+            if name.strip() == key:
+                yield value
 
 
 def _files(unit: str) -> list[Path]:

@@ -48,7 +48,7 @@ def _judge(site: Site, account: Account, path: Path, access: Access) -> list[Fin
     if access.kind != "directory" or (access.write and access.execute):
         return []
     what = f"{who} may not write to it, so uploads fail"
-    return [error(code, path, what, f"{_fix(site, account, path)}")]
+    return [error(code, path, what, _fix(site, account, path))]
 
 
 def _fix(site: Site, account: Account, path: Path) -> str:

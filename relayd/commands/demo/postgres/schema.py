@@ -5,6 +5,7 @@ In production the web application owns them; the demo and the tests create the s
 on the sequence.
 """
 
+from pathlib import Path
 from typing import Final
 
 #: Role that relayd connects as. It has no password until one is set.
@@ -13,73 +14,13 @@ ROLE: Final = "rudder"
 #: Database of the tables.
 DATABASE: Final = "rudder"
 
+#: What an administrator runs outside of a Rudder server: comments, tables, rights.
+_SQL: Final = Path(__file__).with_name("tables.sql").read_text(encoding="utf-8")
+_TABLES, _DO, _RIGHTS = _SQL.partition("\n\n")[2].rpartition("DO $$\n")
+
 #: SQL for a superuser in an empty database. Roles belong to the server and are created if missing.
-RUDDER_SCHEMA: Final = """\
-DO $$
-BEGIN
-  IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'rudder_owner') THEN
-    CREATE ROLE rudder_owner NOLOGIN;
-  END IF;
-  IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'rudder') THEN
-    CREATE ROLE rudder LOGIN;
-  END IF;
-END $$;
-
-CREATE SEQUENCE serial START 101;
-
-CREATE TABLE ruddersysevents (
-  id                 bigint PRIMARY KEY DEFAULT nextval('serial'),
-  executiondate      timestamp with time zone NOT NULL,
-  nodeid             text NOT NULL CHECK (nodeid <> ''),
-  directiveid        text NOT NULL CHECK (directiveid <> ''),
-  ruleid             text NOT NULL CHECK (ruleid <> ''),
-  reportid           text NOT NULL CHECK (reportid <> ''),
-  component          text NOT NULL CHECK (component <> ''),
-  keyvalue           text,
-  executiontimestamp timestamp with time zone NOT NULL,
-  eventtype          text,
-  policy             text,
-  msg                text
-);
-
-CREATE INDEX executiontimestamp_idx ON ruddersysevents (executiontimestamp);
-CREATE INDEX composite_node_execution_idx ON ruddersysevents (nodeid, executiontimestamp);
-CREATE INDEX ruleid_idx ON ruddersysevents (ruleid);
-CREATE INDEX endruns_control_idx ON ruddersysevents (id)
-  WHERE eventtype = 'control' AND component = 'end';
-CREATE INDEX result_repaired_idx ON ruddersysevents (executiontimestamp)
-  WHERE eventtype = 'result_repaired';
-
-CREATE TABLE reportsexecution (
-  nodeid                    text NOT NULL,
-  date                      timestamp with time zone NOT NULL,
-  nodeconfigid              text,
-  insertionid               bigint,
-  insertiondate             timestamp with time zone DEFAULT now(),
-  compliancecomputationdate timestamp with time zone,
-  PRIMARY KEY (nodeid, date)
-);
-
-CREATE INDEX reportsexecution_date_idx ON reportsexecution (date);
-CREATE INDEX reportsexecution_nodeid_nodeconfigid_idx ON reportsexecution (nodeid, nodeconfigid);
-CREATE INDEX reportsexecution_uncomputed_idx ON reportsexecution (compliancecomputationdate)
-  WHERE compliancecomputationdate IS NULL;
-
-ALTER TABLE ruddersysevents OWNER TO rudder_owner;
-ALTER TABLE reportsexecution OWNER TO rudder_owner;
-ALTER SEQUENCE serial OWNER TO rudder_owner;
-"""
+RUDDER_SCHEMA: Final = _TABLES.removesuffix("\n")
 
 #: SQL for a superuser: revokes the default rights of all roles and grants `rudder` its rights.
 #: Rights on a database are not copied from its template, so run this in each copy.
-RUDDER_RIGHTS: Final = """\
-DO $$
-BEGIN
-  EXECUTE format('REVOKE ALL ON DATABASE %I FROM PUBLIC', current_database());
-  EXECUTE format('GRANT CONNECT ON DATABASE %I TO rudder', current_database());
-END $$;
-REVOKE CREATE ON SCHEMA public FROM PUBLIC;
-GRANT USAGE ON SCHEMA public TO rudder;
-GRANT SELECT, INSERT ON ruddersysevents, reportsexecution TO rudder;
-GRANT USAGE ON SEQUENCE serial TO rudder;
-"""
+RUDDER_RIGHTS: Final = _DO + _RIGHTS

@@ -92,13 +92,13 @@ class Surroundings(msgspec.Struct, frozen=True):
 
     def _service_files(self) -> Iterable[Path]:
         named = self.environment.get("PGSERVICEFILE", "")
-        if named and not _exists(Path(named)):
+        if named and not reachable(Path(named)):
             raise ConnectError(f"PGSERVICEFILE: {named} does not exist", Step.FILE)
         own = self.file(named, ".pg_service.conf")
         named = self.environment.get("PGSYSCONFDIR", "")
         places = [named] if named else _SYSTEM_SERVICES
         files = [*([own] if own else []), *(Path(place) / "pg_service.conf" for place in places)]
-        return filter(_exists, files)
+        return filter(reachable, files)
 
 
 def read_password(path: Path, wanted: tuple[str, str, str, str]) -> str | None:
@@ -169,10 +169,11 @@ def _add(found: dict[str, str], line: str, where: str) -> None:
     found.setdefault(key, value)
 
 
-def _exists(path: Path) -> bool:
+def reachable(path: Path) -> bool:
+    """Return whether a file exists; libpq counts one that it may not reach as absent."""
     try:
         path.stat()
-    except OSError:  # libpq counts a file that it may not reach as absent
+    except OSError:
         return False
     return True
 

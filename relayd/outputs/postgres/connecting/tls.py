@@ -7,6 +7,7 @@ import warnings
 from pathlib import Path
 from typing import Final
 
+from relayd.outputs.postgres.connecting.surroundings import reachable
 from relayd.outputs.postgres.connecting.target import Target
 from relayd.outputs.postgres.faults import ConnectError, Step
 
@@ -55,7 +56,7 @@ def _trust(context: ssl.SSLContext, target: Target) -> None:
     path = target.surroundings.file(named, f"{_FOLDER}/root.crt")
     if named == "system":
         context.set_default_verify_paths()
-    elif path is not None and _reachable(path):
+    elif path is not None and reachable(path):
         _load_authorities(context, path)
         _load_revocations(context, target)
     elif mode.startswith("verify"):
@@ -80,7 +81,7 @@ def _load_authorities(context: ssl.SSLContext, path: Path) -> None:
 def _load_revocations(context: ssl.SSLContext, target: Target) -> None:
     named, folder = target.options.get("sslcrl", ""), target.options.get("sslcrldir", "")
     path = None if folder and not named else target.surroundings.file(named, f"{_FOLDER}/root.crl")
-    path = path if path is not None and _reachable(path) else None
+    path = path if path is not None and reachable(path) else None
     if path is None and not (folder and Path(folder).is_dir()):
         return
     if path is not None:
@@ -136,14 +137,6 @@ def _check_key(path: Path) -> None:
         detail = f"{path}: mode {mode:04o} exposes the private key, expected 0600"
         raise ConnectError(f"{detail}, or 0640 for root's", Step.FILE)
     _need_readable(path)
-
-
-def _reachable(path: Path) -> bool:
-    try:
-        path.stat()
-    except OSError:  # libpq counts a file that it may not reach as absent
-        return False
-    return True
 
 
 def _need_readable(path: Path) -> None:

@@ -2,11 +2,12 @@
 
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
 from relayd.commands.demo.fleet.upload import EXPECTED, Kind, SimulatedUpload
-from relayd.commands.demo.ledger import Entry, FinalState, Ledger, RunKey, balance
+from relayd.commands.demo.ledger import Entry, FinalState, Ledger, RunKey, balance, read_refusals
 
 START = datetime(2026, 5, 4, 3, 2, 1, tzinfo=UTC)
 GOOD = SimulatedUpload(Kind.GOOD, "good.log.gz", b"", "a", START, rows=3)
@@ -75,3 +76,15 @@ def test_files_in_the_spool_are_not_lost() -> None:
 def test_entry_without_expectation_balances() -> None:
     """An entry without an expected number always balances."""
     assert Entry("still in the spool", None, 7).balanced
+
+
+def test_what_a_kill_left_half_written_is_no_refused_file(tmp_path: Path) -> None:
+    """A reason that a killed relayd had not finished is hidden, and not counted."""
+    (tmp_path / FORGED.name).write_bytes(b"")
+    (tmp_path / f"{FORGED.name}.reason").write_text(
+        '{"name": "forged.log.gz", "reason": "unknown_signer"}'
+    )
+    (tmp_path / "unexplained.log.gz").write_bytes(b"")
+    (tmp_path / ".relayd.tmp.4711.0").write_text('{"name": "good.lo')
+    expected = {FORGED.name: "unknown_signer", "unexplained.log.gz": ""}
+    assert read_refusals(tmp_path) == expected
