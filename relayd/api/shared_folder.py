@@ -107,7 +107,7 @@ def _wanted_hash(algorithm: str, value: str) -> tuple[str, str] | None:
         raise ValueError("invalid hash_type, should be sha256 or sha512")
     if not value:
         return None
-    digits = 2 * HASHES[algorithm].digest_size
+    digits = 2 * HASHES[algorithm]
     if len(value) != digits or not set(value) <= set("0123456789abcdef"):
         raise ValueError(f"invalid hash, should be {digits} hexadecimal digits")
     return algorithm, value

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Final
 
 import trio
-from cryptography import x509
 
 from relayd.config.in_force import modified
 from relayd.config.main_conf import Settings
@@ -15,6 +14,7 @@ from relayd.fleet.formats import pem_blocks
 from relayd.fleet.nodes import Nodes
 from relayd.fleet.peers.client import CONNECT_TIMEOUT_S, Clients
 from relayd.fleet.peers.proxy import ProxyRoute
+from relayd.runlog.signature.certificates import read_validity
 from relayd.system.delays import DELAYS, Steps
 from relayd.system.threads import in_thread
 from relayd.telemetry.logs import get_logger
@@ -100,12 +100,12 @@ class PinnedClients:
         self.clients.update(pins)
 
     def _report_expiry(self, pins: tuple[bytes, ...]) -> None:
-        ends = max(x509.load_der_x509_certificate(pin).not_valid_after_utc for pin in pins)
-        self._metrics.upstream_certificate_expiry.set(ends.timestamp())
-        if ends.timestamp() < time.time():
+        ends = max(read_validity(pin).end for pin in pins)
+        self._metrics.upstream_certificate_expiry.set(ends)
+        if ends < time.time():
             log.warning(
                 "the expired certificate of the upstream is still trusted",
-                detail=f"expired on {ends:%Y-%m-%d}",
+                detail=f"expired on {time.strftime('%Y-%m-%d', time.gmtime(ends))}",
             )
 
     async def run(self, loaded: Callable[[], None]) -> None:
@@ -154,7 +154,7 @@ def read_pins(path: Path) -> tuple[bytes, ...]:
             for line, block in pem_blocks(file):
                 if isinstance(block, str):
                     raise _unusable(path, f"line {line}: {block}")
-                x509.load_der_x509_certificate(block)
+                read_validity(block)
                 pins.append(block)
     except OSError as error:
         raise _unusable(path, f"cannot be read: {error.strerror}") from error

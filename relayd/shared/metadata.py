@@ -9,22 +9,17 @@ from collections.abc import Callable
 from typing import Final
 
 import msgspec
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
-from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
-from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
-from cryptography.hazmat.primitives.hashes import SHA256, SHA512, HashAlgorithm
 
 from relayd.config.durations import parse_duration
 from relayd.runlog.signature import der
-from relayd.runlog.signature.certificates import load_public_key
 
 #: Bytes of metadata; with an RSA key of 4096 bits it has 2 KiB.
 MAX_SIZE: Final = 16 * 1024
 #: Seconds, a hundred years: keeps the sum with the current time a sensible number.
 MAX_TTL: Final = 36_525 * 86_400.0
 
-HASHES: Final[dict[str, HashAlgorithm]] = {"sha256": SHA256(), "sha512": SHA512()}
+#: Hash algorithm → bytes of its digests.
+HASHES: Final = {"sha256": 32, "sha512": 64}
 
 _HEADER: Final = "rudder-signature-v1"
 _HEXADECIMAL: Final = re.compile(r"(?:[0-9A-Fa-f]{2}){1,4096}")
@@ -75,14 +70,10 @@ class Metadata(msgspec.Struct, frozen=True, kw_only=True):
         Args:
             digest: hash of the content with `algorithm`.
         """
-        try:
-            key = load_public_key(self.spki())
-            assert isinstance(key, RSAPublicKey)
-            hashed = Prehashed(HASHES[self.algorithm])
-            key.verify(bytes.fromhex(self.digest), digest, PKCS1v15(), hashed)
-        except (InvalidSignature, ValueError):
-            return False
-        return True
+        from relayd.runlog.signature.keys import is_rsa_signature
+
+        signature = bytes.fromhex(self.digest)
+        return is_rsa_signature(self.spki(), signature, digest, self.algorithm)
 
     def expiring(self, expires: int) -> "Metadata":
         """Return the same metadata with another expiry, Unix time in seconds."""
@@ -157,7 +148,7 @@ def _build(values: dict[str, str]) -> Metadata:
     expires = values.get("expires")
     if expires is not None and _NUMBER.fullmatch(expires) is None:
         raise MetadataError("expires is malformed")
-    if len(values["hash_value"]) != 2 * HASHES[values["algorithm"]].digest_size:
+    if len(values["hash_value"]) != 2 * HASHES[values["algorithm"]]:
         raise MetadataError("hash_value is malformed")
     fields = {key: values[key] for key in _CHECKS if key != "header"}
     return Metadata(**fields, expires=None if expires is None else int(expires))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+from cryptography.hazmat.primitives.hashes import SHA256, SHA512, HashAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from quart import Quart
 
@@ -17,7 +18,7 @@ from relayd.api.shared_files import SharedFiles
 from relayd.api.shared_folder import SharedFolder
 from relayd.api.system import Services
 from relayd.fleet.current_nodes import CurrentNodes
-from relayd.shared.metadata import HASHES, MAX_TTL
+from relayd.shared.metadata import MAX_TTL
 from relayd.shared.store import Store
 from relayd.shared.upstream import UpstreamFiles
 from relayd.shared.usage import Quota, Usage
@@ -28,6 +29,8 @@ from tests.support.signing import SigningNode, make_key_and_cert
 FOLDER = f"{BASE}/shared-folder"
 FILES = f"{BASE}/shared-files"
 SOURCE, TARGET = "source", "target"
+
+_HASHES: dict[str, HashAlgorithm] = {"sha256": SHA256(), "sha512": SHA512()}
 
 
 def node(node_id: str = SOURCE) -> SigningNode:
@@ -50,7 +53,7 @@ def lines(
     return {
         "header": "rudder-signature-v1",
         "algorithm": algorithm,
-        "digest": key.sign(content, PKCS1v15(), HASHES[algorithm]).hex(),
+        "digest": key.sign(content, PKCS1v15(), _HASHES[algorithm]).hex(),
         "hash_value": hashlib.new(algorithm, content).hexdigest(),
         "short_pubkey": base64.b64encode(public).decode(),
         "hostname": "source.test",

@@ -19,9 +19,9 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
 from relayd.errors import Reason, Refused
 from relayd.runlog.model import NodeCertificate, Verified
-from relayd.runlog.signature.certificates import load_public_key
 from relayd.runlog.signature.cms import Digest, Signer, read_signed_data
 from relayd.runlog.signature.der import DerError
+from relayd.runlog.signature.keys import load_public_key
 from relayd.runlog.signature.mime import MimeError, split, text_of
 
 #: Spellings of a digest in `micalg` (RFC 8551, 3.5.3.2, and the older one).

@@ -19,6 +19,7 @@ from relayd.errors import NodesError
 from relayd.fleet.formats import in_small_steps, pem_blocks
 from relayd.fleet.nodes import Nodes
 from relayd.runlog.signature.certificates import read_certificate
+from relayd.runlog.signature.keys import load_public_key
 from relayd.system.printable import printable
 from relayd.system.threads import in_thread
 
@@ -91,6 +92,7 @@ def _read(path: Path) -> Found:
                 continue
             try:
                 node_id, certificate, validity = read_certificate(block)
+                load_public_key(certificate.spki)
             except ValueError as failure:
                 found.broken.append(f"line {line}: {failure}")
                 continue

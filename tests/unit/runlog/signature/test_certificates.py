@@ -5,14 +5,21 @@ from datetime import UTC, datetime
 
 import pytest
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed25519, rsa
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    PublicFormat,
+    load_der_public_key,
+)
 from cryptography.x509.name import _ASN1Type
 from cryptography.x509.oid import NameOID
 
-from relayd.runlog.signature.certificates import load_public_key, read_certificate
+from relayd.runlog.signature.certificates import check_key, read_certificate
+from relayd.runlog.signature.keys import load_public_key
 from tests.support.signing import PrivateKey, make_key_and_cert, rsa_key
 
+PSS = bytes.fromhex("06092a864886f70d01010a")
 NODE = "e3a1b2c4-0d5e-4f60-8a7b-9c8d7e6f5a4b"
 
 
@@ -118,9 +125,7 @@ def test_strong_keys_are_accepted(make: Callable[[], PrivateKey]) -> None:
 def test_other_kinds_of_key_are_refused() -> None:
     """A DSA key, a key restricted to PSS and bytes that are no key are not usable."""
     good = spki(rsa_key(NODE))
-    pss = good.replace(
-        bytes.fromhex("06092a864886f70d010101"), bytes.fromhex("06092a864886f70d01010a")
-    )
+    pss = good.replace(bytes.fromhex("06092a864886f70d010101"), PSS)
     for key in (
         spki(dsa.generate_private_key(2048)),
         pss,
@@ -131,6 +136,59 @@ def test_other_kinds_of_key_are_refused() -> None:
     ):
         with pytest.raises(ValueError, match=r"\A[^\n]+\Z"):
             load_public_key(key)
+
+
+@pytest.mark.fault("C23")
+@pytest.mark.parametrize(
+    "make",
+    [
+        pytest.param(lambda: rsa_key(NODE), id="RSA-2048"),
+        pytest.param(lambda: ec.generate_private_key(ec.SECP256R1()), id="P-256"),
+        pytest.param(lambda: ec.generate_private_key(ec.SECP521R1()), id="P-521"),
+        pytest.param(ed25519.Ed25519PrivateKey.generate, id="Ed25519"),
+    ],
+)
+def test_damaged_keys_are_refused_as_by_the_library(make: Callable[[], PrivateKey]) -> None:
+    """What the library refuses is refused when it is read, or for a point when it is loaded."""
+    whole = spki(make())
+    chance = random.Random(2)
+    for _ in range(500):
+        damaged = bytearray(whole)
+        damaged[chance.randrange(min(len(whole), 60))] ^= 1 << chance.randrange(8)
+        try:
+            check_key(bytes(damaged))
+        except ValueError:
+            assert _library_refuses(bytes(damaged))
+        else:
+            assert bytes(damaged[:20]) == whole[:20] or not _library_refuses(bytes(damaged))
+
+
+def _library_refuses(key: bytes) -> bool:
+    """Return whether a key is none for the library, or weak, or none that agents have."""
+    try:
+        loaded = load_der_public_key(key)
+    except (ValueError, UnsupportedAlgorithm):
+        return True
+    if isinstance(loaded, rsa.RSAPublicKey):
+        numbers = loaded.public_numbers()
+        even = numbers.n % 2 == 0 or numbers.e % 2 == 0
+        return even or numbers.e < 17 or loaded.key_size < 2048 or PSS in key
+    if isinstance(loaded, ec.EllipticCurvePublicKey):
+        return loaded.curve.name not in {"secp256r1", "secp384r1", "secp521r1"}
+    return not isinstance(loaded, ed25519.Ed25519PublicKey)
+
+
+@pytest.mark.fault("C23")
+def test_a_point_beside_its_curve_verifies_nothing() -> None:
+    """Such a key is refused when it is loaded; a compressed point is a point as well."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    good = spki(key)
+    bad = good[:-1] + bytes([good[-1] ^ 1])
+    check_key(bad)
+    with pytest.raises(ValueError, match="cannot be read"):
+        load_public_key(bad)
+    short = key.public_key().public_bytes(Encoding.X962, PublicFormat.CompressedPoint)
+    load_public_key(good[:23].replace(b"\x30\x59", b"\x30\x39") + b"\x03\x22\0" + short)
 
 
 def test_every_truncation_is_refused_in_one_line() -> None:
