@@ -1,6 +1,7 @@
 """Shared by all tests: fixtures, skipping of tests without their tool, sharing among workers."""
 
 import shutil
+import signal
 from collections.abc import Generator, Iterator
 
 import pytest
@@ -16,6 +17,11 @@ __all__ = ["database", "place", "postgres_server", "private_postgres"]
 #: Programs that tests call. A machine with Python and make need not have them: what cannot run
 #: there is skipped. `.ci/run` installs them, so nothing is skipped in CI.
 TOOLS = frozenset({"groff", "mandoc", "openssl", "setpriv", "strace", "systemd-analyze", "unshare"})
+
+# A shell without job control starts commands in the background with SIGINT ignored, and so would
+# every daemon that a test starts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Scheduling:
