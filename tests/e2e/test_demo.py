@@ -13,7 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from relayd.commands.demo.command import NOTHING_BEGUN
 from relayd.commands.demo.run import BALANCED
+from relayd.commands.demo.stopping import ABANDONED, COUNTING, HURRYING, STARTING
 
 PATIENCE = 120
 #: One line of the summary: text, expected, found, verdict, between vertical bars.
@@ -177,14 +179,25 @@ def test_story_of_faults_balances(place: Path) -> None:
 
 
 @pytest.mark.fault("F49")
-def test_interrupt_during_the_outage(place: Path) -> None:
-    """Ctrl-C while the database is stopped starts it again, and everything is accounted for."""
+@pytest.mark.parametrize("interrupts", [2, 3])
+def test_interrupts_during_the_outage(place: Path, interrupts: int) -> None:
+    """Ctrl-C while the database is stopped starts it again; only the third drops the accounts."""
     with demo(place, "--nodes", "3", "--rate", "20", "--part", "2s") as process:
         wait_for(process, "The database is stopped")
-        process.send_signal(signal.SIGINT)
+        for sentence in (COUNTING, HURRYING)[: interrupts - 1]:
+            process.send_signal(signal.SIGINT)
+            wait_for(process, re.escape(sentence[:40]))
+        if interrupts > 2:
+            process.send_signal(signal.SIGINT)
         output = end(process)
-    assert process.returncode == 0, output
-    assert BALANCED in output
+    assert "Traceback" not in output
+    if interrupts > 2:
+        assert process.returncode == 130, output
+        assert ABANDONED in output
+        assert list(place.glob("relayd-demo-*")) == []
+    else:
+        assert process.returncode == 0, output
+        assert BALANCED in output
 
 
 @pytest.mark.fault("F47")
@@ -202,8 +215,9 @@ def test_interrupt_while_a_program_starts(place: Path, step: str) -> None:
     assert process.returncode in {130, 0}, output
     assert "Traceback" not in output
     assert "error" not in output
-    left = {path.name for path in place.glob("relayd-demo-*/**/*") if path.is_file()}
-    assert left <= {"relayd.log", "postgres.log"}
+    if process.returncode:
+        assert output.endswith(f"{NOTHING_BEGUN}; nothing is left of it.\n")
+        assert list(place.glob("relayd-demo-*")) == []
 
 
 @pytest.mark.fault("F47")
@@ -244,6 +258,22 @@ def test_interrupt_while_starting(place: Path) -> None:
         output = end(process)
     assert process.returncode == 130, output
     assert "Traceback" not in output
+    assert STARTING in output
+    assert list(place.glob("relayd-demo-*")) == []
+
+
+@pytest.mark.fault("F47")
+def test_interrupt_of_the_first_moment(place: Path) -> None:
+    """Ctrl-C while modules are imported is answered in one line too."""
+    with demo(place, "--nodes", "3") as process:
+        maps = Path(f"/proc/{process.pid}/maps")
+        # Loaded by the demo alone, long before it makes its directory.
+        while "_ssl" not in maps.read_text():
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        output = end(process)
+    assert process.returncode == 130, output
+    assert output.splitlines()[-1] == f"{NOTHING_BEGUN}; nothing is left of it."
     assert list(place.glob("relayd-demo-*")) == []
 
 
@@ -271,8 +301,24 @@ def test_live_display_in_a_terminal(place: Path) -> None:
         process.send_signal(signal.SIGTERM)
         text = (seen + read_until(screen, None)).decode()
         assert process.wait(PATIENCE) == 0
-    for part in ("run logs", "waiting", "refused", "last runs", "\x1b[", BALANCED):
+    for part in ("run logs", "waiting", "refused", "last runs", "\x1b[", "Stopping: ", BALANCED):
         assert part in text
+
+
+@pytest.mark.fault("F47")
+def test_a_closed_terminal_leaves_nothing(place: Path) -> None:
+    """If the terminal is closed while the demo stops, no process and no file is left."""
+    own_end, other_end = pty.openpty()
+    with demo(place, "--nodes", "3", "--rate", "50", stdout=other_end) as process:
+        os.close(other_end)
+        with os.fdopen(own_end, "rb", buffering=0) as screen:
+            read_until(screen, b"run logs")
+            process.send_signal(signal.SIGINT)
+            read_until(screen, b"Stopping: ")
+        for _ in range(2):
+            process.send_signal(signal.SIGHUP)
+        process.wait(PATIENCE)
+    assert list(place.glob("relayd-demo-*")) == []
 
 
 def read_until(screen: FileIO, part: bytes | None) -> bytes:
