@@ -241,7 +241,8 @@ class _Demo:
     def _print_accounts(self, tree: Tree, entries: list[Entry]) -> int:
         """Print the balance and return the exit code."""
         sent = self._ledger.sent
-        title = f"{sent} uploads sent, {sent / max(self._seconds, 0.001):.1f} per second"
+        rate = f"{sent / max(self._seconds, 0.001):.1f} per second"
+        title = f"{sent} upload{'' if sent == 1 else 's'} sent, {rate}"
         self._console.print(Accounts(title, entries))
         for sentence in self._story.happened if self._story else ():
             self._console.print(sentence, markup=False)

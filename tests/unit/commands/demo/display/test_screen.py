@@ -147,6 +147,11 @@ def words(shown: str) -> str:
     return " ".join(" ".join(lines).split())
 
 
+def below(lines: list[str]) -> str:
+    """Return what is below the panel."""
+    return "\n".join(line for line in lines if not re.match("[│╭╰]", line))
+
+
 @pytest.mark.fault("F48")
 @pytest.mark.parametrize("relays", [0, 2, 20])
 @pytest.mark.parametrize(
@@ -176,8 +181,7 @@ def test_nothing_is_left_out_while_rows_are_free(tmp_path: Path, relays: int, wi
     whole = text(screen, width, 60).splitlines()
     assert len(whole) < 60
     shown = words("\n".join(whole))
-    # Below the panel, folded as a shell understands it.
-    command = "".join(line.removesuffix("\\") for line in whole if not re.match("[│╭╰]", line))
+    command = below(whole)
     for part in (STORY, "Connect call failed ('127.0.0.1', 16054)", "last runs", "2.5 s"):
         assert part in shown
     for reason in Reason:
@@ -186,11 +190,13 @@ def test_nothing_is_left_out_while_rows_are_free(tmp_path: Path, relays: int, wi
         assert OUTPUT in shown
         assert "120000 forwarded" in shown if relays == 2 else "20 relays" in shown
         assert screen.remote_runs is not None
-        assert screen.remote_runs.curl == command
+        assert screen.remote_runs.curl == command.replace("\\\n", "")
     for height in range(8, len(whole)):
-        rows = text(screen, width, height).count("\n")
-        # The heading of the runs needs three rows, the command as many as it has lines.
-        assert height - 4 < rows <= height
+        fewer = text(screen, width, height)
+        # The runs need three rows, the command as many as it has lines: neither is shown in part.
+        assert height - 4 < fewer.count("\n") <= height
+        assert below(fewer.splitlines()) in {"", command}
+        assert ("last runs" in fewer) == (" 2.5 s" in fewer)
 
 
 @pytest.mark.fault("F48")
