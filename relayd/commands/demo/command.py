@@ -131,6 +131,7 @@ def command(
         )
         return run(options, Console(highlight=False))
     except KeyboardInterrupt:
-        kept = f"everything is in {directory}" if directory else "nothing is left of it"
-        click.echo(f"{NOTHING_BEGUN}; {kept}.")
+        kept = directory is not None and directory.exists()
+        left = f"what it wrote is in {directory}" if kept else "nothing is left of it"
+        click.echo(f"{NOTHING_BEGUN}; {left}.")
         return _INTERRUPTED
