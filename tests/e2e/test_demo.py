@@ -13,7 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from relayd.commands.demo.run import BALANCED
+from relayd.commands.demo.command import NOTHING_BEGUN
+from relayd.commands.demo.run import BALANCED, NOT_BALANCED
+from relayd.commands.demo.stopping import ABANDONED, COUNTING, HURRYING, STARTING
 
 PATIENCE = 120
 #: One line of the summary: text, expected, found, verdict, between vertical bars.
@@ -153,6 +155,21 @@ def test_interrupt_ends_everything(place: Path) -> None:
 
 
 @pytest.mark.fault("F49")
+def test_what_does_not_match_is_named(place: Path) -> None:
+    """If a count is wrong, the files concerned are named, and everything is kept."""
+    with demo(place, "--once", "8", "--nodes", "4") as process:
+        wait_for(process, "RSA-2048 keys")
+        (failed,) = place.glob("relayd-demo-*/reports/failed")
+        (failed / "web.log.gz").touch()
+        output = end(process)
+    assert process.returncode == 1, output
+    assert entries(output)["refused: good run logs"] == ("0", "1", "WRONG")
+    assert f"{NOT_BALANCED}\nrefused: good run logs: web.log.gz\n" in output
+    assert f"{failed.parent.parent}, where everything is kept" in output
+    assert (failed / "web.log.gz").exists()
+
+
+@pytest.mark.fault("F49")
 def test_story_of_faults_balances(place: Path) -> None:
     """The demo stops the database, kills relayd, says so, and accounts for every run log."""
     with demo(place, "--nodes", "8", "--rate", "40", "--part", "1s", "--bad", "20") as process:
@@ -188,6 +205,35 @@ def test_interrupt_during_the_outage(place: Path) -> None:
 
 
 @pytest.mark.fault("F47")
+@pytest.mark.parametrize("interrupts", [2, 3])
+def test_further_interrupts_hurry_the_end(place: Path, interrupts: int) -> None:
+    """A second Ctrl-C does not wait for the spool to be empty; only a third drops the accounts."""
+    with demo(place, "--nodes", "3", "--rate", "50") as process:
+        wait_for(process, r"stored [1-9]")
+        # An upload that never ends: the spool is not empty until relayd gives it up.
+        (incoming,) = place.glob("relayd-demo-*/reports/incoming")
+        (incoming / ".davfs.tmp000000").touch()
+        for sentence in (COUNTING, HURRYING):
+            process.send_signal(signal.SIGINT)
+            wait_for(process, re.escape(sentence[:40]))
+        if interrupts == 3:
+            process.send_signal(signal.SIGINT)
+        output = end(process)
+    summary = entries(output)
+    if interrupts == 3:
+        assert process.returncode == 130, output
+        assert ABANDONED in output
+        assert summary == {}
+        assert list(place.glob("relayd-demo-*")) == []
+        return
+    assert process.returncode == 0, output
+    assert BALANCED in output
+    assert int(summary["still in the spool"][1]) >= 1
+    # relayd was not given the time to recognize all of them.
+    assert "replays recognized, not stored again" not in summary
+
+
+@pytest.mark.fault("F47")
 @pytest.mark.parametrize("step", ["initdb", "postgres", "psql", "run\0-c"])
 def test_interrupt_while_a_program_starts(place: Path, step: str) -> None:
     """Ctrl-C reaches the programs of the start too; the demo ends clean, at any of them."""
@@ -202,8 +248,9 @@ def test_interrupt_while_a_program_starts(place: Path, step: str) -> None:
     assert process.returncode in {130, 0}, output
     assert "Traceback" not in output
     assert "error" not in output
-    left = {path.name for path in place.glob("relayd-demo-*/**/*") if path.is_file()}
-    assert left <= {"relayd.log", "postgres.log"}
+    if process.returncode:
+        assert output.endswith(f"{NOTHING_BEGUN}; nothing is left of it.\n")
+        assert list(place.glob("relayd-demo-*")) == []
 
 
 @pytest.mark.fault("F47")
@@ -244,6 +291,22 @@ def test_interrupt_while_starting(place: Path) -> None:
         output = end(process)
     assert process.returncode == 130, output
     assert "Traceback" not in output
+    assert STARTING in output
+    assert list(place.glob("relayd-demo-*")) == []
+
+
+@pytest.mark.fault("F47")
+def test_interrupt_of_the_first_moment(place: Path) -> None:
+    """Ctrl-C while modules are imported is answered in one line too."""
+    with demo(place, "--nodes", "3") as process:
+        maps = Path(f"/proc/{process.pid}/maps")
+        # Loaded by the demo alone, long before it makes its directory.
+        while "_ssl" not in maps.read_text():
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        output = end(process)
+    assert process.returncode == 130, output
+    assert output.splitlines()[-1] == f"{NOTHING_BEGUN}; nothing is left of it."
     assert list(place.glob("relayd-demo-*")) == []
 
 
@@ -271,8 +334,24 @@ def test_live_display_in_a_terminal(place: Path) -> None:
         process.send_signal(signal.SIGTERM)
         text = (seen + read_until(screen, None)).decode()
         assert process.wait(PATIENCE) == 0
-    for part in ("run logs", "waiting", "refused", "last runs", "\x1b[", BALANCED):
+    for part in ("run logs", "waiting", "refused", "last runs", "\x1b[", "Stopping: ", BALANCED):
         assert part in text
+
+
+@pytest.mark.fault("F47")
+def test_a_closed_terminal_leaves_nothing(place: Path) -> None:
+    """If the terminal is closed while the demo stops, no process and no file is left."""
+    own_end, other_end = pty.openpty()
+    with demo(place, "--nodes", "3", "--rate", "50", stdout=other_end) as process:
+        os.close(other_end)
+        with os.fdopen(own_end, "rb", buffering=0) as screen:
+            read_until(screen, b"run logs")
+            process.send_signal(signal.SIGINT)
+            read_until(screen, b"Stopping: ")
+        for _ in range(2):
+            process.send_signal(signal.SIGHUP)
+        process.wait(PATIENCE)
+    assert list(place.glob("relayd-demo-*")) == []
 
 
 def read_until(screen: FileIO, part: bytes | None) -> bytes:

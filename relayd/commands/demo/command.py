@@ -9,6 +9,8 @@ from relayd.config.durations import parse_duration
 
 _DEFAULT_NODES: Final = 200
 _DEFAULT_INTERVAL: Final = 20.0
+_INTERRUPTED: Final = 130
+NOTHING_BEGUN: Final = "The demo was stopped before the nodes began to upload"
 
 
 class Duration(click.ParamType[float]):
@@ -110,20 +112,26 @@ def command(
     No preparation is needed. Nothing is written outside its own directory, except for its caches.
     Exits with 0 if every upload is accounted for, with 1 if not.
     """
-    from rich.console import Console
-
-    from relayd.commands.demo.run import Options, run
-
     if rate is None and (interval is not None or once is None):
         rate = nodes / (interval or _DEFAULT_INTERVAL)
-    options = Options(
-        nodes=nodes,
-        relays=relays,
-        rate=rate,
-        once=once,
-        bad=bad,
-        key_bits=int(key_bits),
-        directory=directory,
-        story=part if (once is None if story is None else story) else None,
-    )
-    return run(options, Console(highlight=False))
+    try:
+        from rich.console import Console
+
+        from relayd.commands.demo.run import Options, run
+
+        options = Options(
+            nodes=nodes,
+            relays=relays,
+            rate=rate,
+            once=once,
+            bad=bad,
+            key_bits=int(key_bits),
+            directory=directory,
+            story=part if (once is None if story is None else story) else None,
+        )
+        return run(options, Console(highlight=False))
+    except KeyboardInterrupt:
+        kept = directory is not None and directory.exists()
+        left = f"what it wrote is in {directory}" if kept else "nothing is left of it"
+        click.echo(f"{NOTHING_BEGUN}; {left}.")
+        return _INTERRUPTED

@@ -108,11 +108,15 @@ class Entry:
         text: what is counted.
         expected: the right number; None when any number is right.
         found: the actual number.
+        short: the same in fewer words, for a narrow terminal; "" if `text` is short enough.
+        names: the files that make the number wrong, if they are known.
     """
 
     text: str
     expected: int | None
     found: int
+    short: str = ""
+    names: tuple[str, ...] = ()
 
     @property
     def balanced(self) -> bool:
@@ -160,35 +164,54 @@ def balance(ledger: Ledger, state: FinalState, recognized: int | None) -> list[E
         state: the final state.
         recognized: run logs that relayd found in the database already; None when unknown.
     """
-    good = {key: run.rows for key, run in ledger.good.items() if run.name not in state.waiting}
+    # What waits although it is stored was sent twice, or not removed yet.
+    good = {
+        key: run.rows
+        for key, run in ledger.good.items()
+        if run.name not in state.waiting or key in state.rows
+    }
+    lost = [key for key, rows in good.items() if state.rows.get(key, 0) < rows]
     replayed = ledger.replayed - state.waiting
     surplus = _surplus(dict.fromkeys(good, 1), state.executions)
     entries = [
         Entry("run logs stored", len(good), sum(1 for key in good if key in state.rows)),
         Entry("rows of reports stored", sum(good.values()), sum(state.rows.values())),
-        Entry("rows of executions stored", len(good), sum(state.executions.values())),
+        Entry(
+            "rows of executions stored",
+            len(good),
+            sum(state.executions.values()),
+            short="rows of executions",
+        ),
     ]
     if recognized is not None:
-        entries.append(Entry("replays recognized, not stored again", len(replayed), recognized))
+        text, short = "replays recognized, not stored again", "replays recognized"
+        entries.append(Entry(text, len(replayed), recognized, short))
     entries += _refused(ledger, state)
     entries += [
         Entry("still in the spool", None, len(state.waiting)),
         Entry("stored twice", 0, _surplus(good, state.rows) + surplus),
-        Entry("lost", 0, sum(1 for key, rows in good.items() if state.rows.get(key, 0) < rows)),
+        Entry("lost", 0, len(lost), names=tuple(ledger.good[key].name for key in lost)),
     ]
     return entries
 
 
 def _refused(ledger: Ledger, state: FinalState) -> Iterable[Entry]:
     """Yield one entry per kind; a file counts if it was refused for the right reason."""
-    sent = Counter(kind for name, kind in ledger.bad.items() if name not in state.waiting)
-    right = Counter(
-        kind for name, kind in ledger.bad.items() if state.refused.get(name) == EXPECTED[kind]
-    )
     for kind, reason in EXPECTED.items():
-        yield Entry(f"refused: {kind} ({reason})", sent[kind], right[kind])
-    wrongly = sum(1 for name in state.refused if name not in ledger.bad)
-    yield Entry("refused: good run logs", 0, wrongly)
+        sent = [
+            name
+            for name, other in ledger.bad.items()
+            if other is kind and name not in state.waiting
+        ]
+        other = tuple(name for name in sent if state.refused.get(name) != reason)
+        text, short = f"refused: {kind} ({reason})", f"refused: {reason}"
+        yield Entry(text, len(sent), len(sent) - len(other), short, other)
+    wrongly = tuple(
+        f"{name} ({reason})" if reason else name
+        for name, reason in sorted(state.refused.items())
+        if name not in ledger.bad
+    )
+    yield Entry("refused: good run logs", 0, len(wrongly), names=wrongly)
 
 
 def _surplus(expected: Mapping[RunKey, int], found: Mapping[RunKey, int]) -> int:

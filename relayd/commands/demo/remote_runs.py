@@ -85,7 +85,8 @@ class RemoteRunClient:
 
     def entry(self) -> Entry:
         """Return the line of the balance for the finished runs."""
-        return Entry("agents run by remote runs", self.finished * self._nodes, self._succeeded)
+        text, short = "agents run by remote runs", "agents run"
+        return Entry(text, self.finished * self._nodes, self._succeeded, short)
 
 
 async def _events(chunks: AsyncIterator[bytes]) -> AsyncIterator[_Event]:

@@ -1,6 +1,5 @@
 """The run of a demo: PostgreSQL, keys, configuration, daemons, fleet, display, final balance."""
 
-import signal
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,8 @@ import trio
 from rich.console import Console
 from rich.live import Live
 
+from relayd.commands.demo.display.accounts import Accounts, files_concerned
+from relayd.commands.demo.display.screen import Screen
 from relayd.commands.demo.fleet.agents import Fleet, Pattern, make_nodes
 from relayd.commands.demo.fleet.key_progress import KeyProgress
 from relayd.commands.demo.fleet.keys import cache_directory, obtain_keys
@@ -25,14 +26,16 @@ from relayd.commands.demo.postgres.server import Server
 from relayd.commands.demo.processes.daemon import Daemon
 from relayd.commands.demo.processes.workspace import Layout
 from relayd.commands.demo.remote_runs import RemoteRunClient
-from relayd.commands.demo.screen import Screen, summary
+from relayd.commands.demo.stopping import ABANDONED, Stopping, ending_signals
 from relayd.commands.demo.story import PART, Story
 from relayd.commands.demo.tree import ROOT, Tree, address, open_tree
 from relayd.errors import RelaydError, StartError
 
+UNBALANCED: Final = 1
 INTERRUPTED: Final = 130
 BALANCED: Final = "All counts match: no run log was lost or stored twice."
 NOT_BALANCED: Final = "The counts marked WRONG do not match."
+CLOSING: Final = "Stopping relayd and PostgreSQL; the accounts follow."
 
 _Error = TypeVar("_Error", bound=Exception)
 
@@ -79,11 +82,11 @@ def run(options: Options, console: Console) -> int:
     """Run the demo until it is done or interrupted.
 
     Returns:
-        0 if all counts match, 1 if not, 130 if it was interrupted before there was anything to
-        count.
+        0 if all counts match, 1 if not, 130 if it was interrupted before the end of the accounts.
 
     Raises:
         RelaydError: something could not be started.
+        KeyboardInterrupt: it was interrupted before anything was uploaded.
     """
     failures: list[RelaydError] = []
     try:
@@ -96,7 +99,7 @@ def run(options: Options, console: Console) -> int:
         pass
     if failures:
         raise failures[0]
-    return INTERRUPTED
+    raise KeyboardInterrupt
 
 
 def _leaves(group: BaseExceptionGroup[_Error]) -> list[_Error]:
@@ -113,21 +116,43 @@ def _system_error(error: OSError) -> StartError:
 
 
 async def _supervise(options: Options, console: Console) -> int:
-    root = options.directory or Path(tempfile.mkdtemp(prefix="relayd-demo-"))
-    layout = Layout(root, options.relays)
-    demo = _Demo(options, console, layout)
-    code = INTERRUPTED
-    try:
+    # Signals are received until everything is removed: one more must not prevent that.
+    with trio.open_signal_receiver(*ending_signals()) as signals:
+        demo = _Demo(options, console)
         async with trio.open_nursery() as nursery:
-            await nursery.start(demo.run_signals, nursery.cancel_scope, name="signals")
-            code = await demo.run()
+            nursery.start_soon(demo.stopping.watch, signals, name="signals")
+            code = await _run(demo, options.directory)
             nursery.cancel_scope.cancel()
-    finally:
-        # If counts do not match, keep everything as evidence.
-        if options.directory is None and code != 1:
-            with trio.CancelScope(shield=True):
-                await trio.to_thread.run_sync(layout.remove_all_but_logs)
     return code
+
+
+async def _run(demo: "_Demo", directory: Path | None) -> int:
+    """Run the demo in a directory, and remove what its output does not name."""
+    layout = Layout(directory or Path(tempfile.mkdtemp(prefix="relayd-demo-")), demo.relays)
+    code: int | None = None
+    try:
+        code = await _run_until_stopped(demo, layout)
+    finally:
+        if directory is None:
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(_remove, layout, INTERRUPTED if demo.unread else code)
+    if code == INTERRUPTED and not demo.unread:
+        demo.say_interrupted()
+    return code
+
+
+async def _run_until_stopped(demo: "_Demo", layout: Layout) -> int:
+    with demo.stopping.everything:
+        return await demo.run(layout)
+    return INTERRUPTED
+
+
+def _remove(layout: Layout, code: int | None) -> None:
+    """Remove the directory; how much of it depends on the exit code, None if an error ended it."""
+    if code == INTERRUPTED:
+        layout.remove()
+    elif code != UNBALANCED:
+        layout.remove_all_but_logs()
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,32 +169,46 @@ class _Parts:
 class _Demo:
     """One demo: its options, its ledger, and the request to stop."""
 
-    def __init__(self, options: Options, console: Console, layout: Layout) -> None:
-        self._layout = layout
+    def __init__(self, options: Options, console: Console) -> None:
+        self.relays = options.relays
         self._options = options
         self._console = console
+        self._terminal = console.is_terminal
+        self.stopping = Stopping(self._announce, terminal=self._terminal)
         self._ledger = Ledger()
-        self._stop = trio.Event()
         self._fed = trio.Event()
-        self._uploading = False
         self._seconds = 0.0
+        self._layout: Layout
         self._screen: Screen
+        self._live: Live | None = None
         self._story: Story | None = None
 
-    async def run_signals(
-        self, everything: trio.CancelScope, *, task_status: trio.TaskStatus[None]
-    ) -> None:
-        """Stop gracefully on the first signal; at once on a second, or before uploads begin."""
-        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
-            task_status.started()
-            async for _ in signals:
-                if self._stop.is_set() or not self._uploading:
-                    everything.cancel()
-                self._stop.set()
+    @property
+    def unread(self) -> bool:
+        """Whether the terminal was closed, so that no one can read what is printed."""
+        return self.stopping.hung_up or (self._terminal and not self._console.is_terminal)
 
-    async def run(self) -> int:
+    def _announce(self, sentence: str) -> None:
+        """Show at once what a signal has changed."""
+        if self._live is not None:
+            self._screen.stopping = sentence
+            self._live.refresh()
+        else:
+            self._console.print(sentence, markup=False)
+
+    def say_interrupted(self) -> None:
+        """Say that there are no accounts.
+
+        Raises:
+            KeyboardInterrupt: there was nothing to account for.
+        """
+        if not self.stopping.begun:
+            raise KeyboardInterrupt
+        self._console.print(ABANDONED)
+
+    async def run(self, layout: Layout) -> int:
         """Start everything, upload, stop everything, print the balance; return the exit code."""
-        layout = self._layout
+        self._layout = layout
         layout.create()
         async with open_postgres(layout.postgres) as postgres:
             tree, fleet = await self._make_fleet()
@@ -183,7 +222,7 @@ class _Demo:
         entries = balance(self._ledger, state, self._recognized(last))
         if remote_runs is not None:
             entries.append(remote_runs.entry())
-        return self._conclude(tree, entries)
+        return self._print_accounts(tree, entries)
 
     def _final_state(self, server: Server) -> FinalState:
         workspaces = self._layout.workspaces
@@ -194,25 +233,35 @@ class _Demo:
         except RuntimeError as error:
             raise StartError(f"the database cannot be read: {error}") from error
 
-    def _recognized(self, last: Snapshot) -> int | None:
+    def _recognized(self, last: Snapshot | None) -> int | None:
         """Return the number of recognized replays; None if relayd does not know all of them."""
         killed = self._story is not None and self._story.happened
-        return last.counters.duplicates if last.counters and not killed else None
+        return last.counters.duplicates if last and last.counters and not killed else None
 
-    def _conclude(self, tree: Tree, entries: list[Entry]) -> int:
+    def _print_accounts(self, tree: Tree, entries: list[Entry]) -> int:
         """Print the balance and return the exit code."""
         sent = self._ledger.sent
-        title = f"{sent} uploads sent, {sent / max(self._seconds, 0.001):.1f} per second"
-        self._console.print(summary(entries, title))
+        rate = f"{sent / max(self._seconds, 0.001):.1f} per second"
+        title = f"{sent} upload{'' if sent == 1 else 's'} sent, {rate}"
+        self._console.print(Accounts(title, entries))
         for sentence in self._story.happened if self._story else ():
             self._console.print(sentence, markup=False)
         balanced = all(entry.balanced for entry in entries)
         self._console.print(BALANCED if balanced else NOT_BALANCED)
+        if not balanced:
+            self._print_evidence(entries)
         for server in tree.servers:
             title = f" ({server.title})" if tree.relays else ""
             text = f"relayd's log{title}: {server.workspace.log}"
             self._console.print(text, soft_wrap=True, markup=False)
-        return 0 if balanced else 1
+        return 0 if balanced else UNBALANCED
+
+    def _print_evidence(self, entries: list[Entry]) -> None:
+        """Print the names of the files that do not match, and where everything is kept."""
+        for line in files_concerned(entries):
+            self._console.print(line, soft_wrap=True, markup=False)
+        text = f"Files of these names may be below {self._layout.root}, where everything is kept."
+        self._console.print(text, soft_wrap=True, markup=False)
 
     async def _make_fleet(self) -> tuple[Tree, Fleet]:
         options = self._options
@@ -233,11 +282,15 @@ class _Demo:
 
         return await trio.to_thread.run_sync(make)
 
-    async def _upload_all(self, parts: _Parts) -> Snapshot:
-        """Let the fleet upload until the end; return the snapshot after the last upload."""
-        self._uploading = True
+    async def _upload_all(self, parts: _Parts) -> Snapshot | None:
+        """Let the fleet upload until the end.
+
+        Returns:
+            The snapshot after the last upload; None if relayd was not given the time for all.
+        """
         title = f"relayd demo: {len(parts.fleet.nodes)} nodes"
         self._screen = Screen(title, parts.tree.names(), parts.tree.relays, parts.remote_runs)
+        self.stopping.begun = True
         workspaces = self._layout.workspaces
         observer = Observer(
             parts.daemons,
@@ -251,19 +304,25 @@ class _Demo:
             nursery.start_soon(_watch_database, parts.server, name="database")
             nursery.start_soon(self._show, observer, name="screen")
             begin = trio.current_time()
-            async with trio.open_nursery() as runs:
-                if parts.remote_runs is not None:
-                    runs.start_soon(self._run_remote_runs, parts.remote_runs, name="remote runs")
-                async with trio.open_nursery() as faults:
-                    if self._options.story:
-                        faults.start_soon(self._run_story, parts, name="story")
-                    await self._feed(parts)
-                    self._fed.set()
-                await self._settle()
-                await self._replay(parts)
+            with self.stopping.patience:
+                await self._work(parts)
             self._seconds = trio.current_time() - begin
             nursery.cancel_scope.cancel()
-        return await observer.observe()
+        self._console.print(CLOSING)
+        return None if self.stopping.patience.cancelled_caught else await observer.observe()
+
+    async def _work(self, parts: _Parts) -> None:
+        """Upload, run agents and let faults happen until relayd has processed everything."""
+        async with trio.open_nursery() as runs:
+            if parts.remote_runs is not None:
+                runs.start_soon(self._run_remote_runs, parts.remote_runs, name="remote runs")
+            async with trio.open_nursery() as faults:
+                if self._options.story:
+                    faults.start_soon(self._run_story, parts, name="story")
+                await self._feed(parts)
+                self._fed.set()
+            await self._settle()
+            await self._replay(parts)
 
     async def _run_story(self, parts: _Parts) -> None:
         spools = [workspace.incoming for workspace in self._layout.workspaces]
@@ -297,9 +356,9 @@ class _Demo:
             await remote_runs.run()
             return
         pause = _REMOTE_RUN_FIRST
-        while not self._stop.is_set():
+        while not self.stopping.requested.is_set():
             with trio.move_on_after(pause):
-                await self._stop.wait()
+                await self.stopping.requested.wait()
                 return
             await remote_runs.run()
             pause = _REMOTE_RUN_INTERVAL
@@ -308,9 +367,9 @@ class _Demo:
         """Upload at the requested rate until enough is sent or a stop is requested."""
         period = 1 / self._options.rate if self._options.rate else 0.0
         due = trio.current_time()
-        while self._has_more(parts.fleet.owed) and not self._stop.is_set():
+        while self._has_more(parts.fleet.owed) and not self.stopping.requested.is_set():
             with trio.move_on_at(due):
-                await self._stop.wait()
+                await self.stopping.requested.wait()
                 return
             await trio.to_thread.run_sync(self._upload, parts)
             # After a delay, catch up on at most one second of uploads.
@@ -318,7 +377,7 @@ class _Demo:
 
     async def _replay(self, parts: _Parts) -> None:
         """Send the replays that had to wait until the originals had left the spool."""
-        while self._options.once and self._has_more(0) and not self._stop.is_set():
+        while self._options.once and self._has_more(0) and not self.stopping.requested.is_set():
             await trio.to_thread.run_sync(self._upload, parts)
         await self._settle()
 
@@ -351,7 +410,11 @@ class _Demo:
         # On the alternate screen: what the terminal showed before is not overwritten, and nothing
         # of the display is left at the end.
         with Live(console=self._console, auto_refresh=False, screen=True) as live:
-            await self._refresh(observer, lambda _: live.update(self._screen, refresh=True))
+            self._live = live
+            try:
+                await self._refresh(observer, lambda _: live.update(self._screen, refresh=True))
+            finally:
+                self._live = None
 
     def _print_line(self, number: int) -> None:
         if number % _REFRESHES_PER_LINE == 0:

@@ -63,8 +63,9 @@ class Story:
             with trio.CancelScope(shield=True):
                 waited = await trio.to_thread.run_sync(self.waiting)
                 await trio.to_thread.run_sync(self.server.start)
-        away = trio.current_time() - begin
-        self.happened.append(f"The database was away for {away:.0f} s; {waited} run logs waited.")
+            away = trio.current_time() - begin
+            text = f"The database was away for {away:.0f} s; {waited} run logs waited."
+            self.happened.append(text)
         await self._recover("The database is back", waited)
 
     async def _kill(self) -> None:
@@ -72,8 +73,8 @@ class Story:
         with trio.move_on_after(_BUSY):
             while not await trio.to_thread.run_sync(self.waiting):
                 await trio.lowlevel.checkpoint()
-        await self.daemon.kill_and_restart()
         self.happened.append("relayd was killed once (SIGKILL) while it worked.")
+        await self.daemon.kill_and_restart()
         waited = await trio.to_thread.run_sync(self.waiting)
         await self._recover("relayd is back", waited)
 

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -147,13 +148,20 @@ class Layout:
     def remove_all_but_logs(self) -> None:
         """Remove everything except the logs; remove those too if relayd never ran."""
         if not self.server.log.exists():
-            shutil.rmtree(self.root, ignore_errors=True)
+            self.remove()
             return
         for workspace in self.workspaces:
             workspace.remove_all_but_log()
         for path in self.postgres.glob("*"):
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
+        for directory in (self.postgres, *(relay.root for relay in self.relays)):
+            with suppress(OSError):
+                directory.rmdir()
+
+    def remove(self) -> None:
+        """Remove everything."""
+        shutil.rmtree(self.root, ignore_errors=True)
 
 
 def _toml(table: str, keys: Mapping[str, object]) -> str:

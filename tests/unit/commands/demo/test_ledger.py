@@ -73,6 +73,13 @@ def test_files_in_the_spool_are_not_lost() -> None:
     assert wrong(FinalState({}, {}, waiting, {}), recognized=0) == []
 
 
+def test_what_waits_although_it_is_stored_is_not_stored_twice() -> None:
+    """A replay that a hurried end left in the spool does not make its original unknown."""
+    assert wrong(replace(STATE, waiting=frozenset({GOOD.name})), recognized=0) == []
+    twice = replace(STATE, rows={RUN: 6}, waiting=frozenset({GOOD.name}))
+    assert "stored twice" in wrong(twice, recognized=0)
+
+
 def test_entry_without_expectation_balances() -> None:
     """An entry without an expected number always balances."""
     assert Entry("still in the spool", None, 7).balanced

@@ -52,7 +52,7 @@ async def test_verdicts_are_counted_and_output_is_shown() -> None:
             await runs.run()
             assert runs.progress().startswith(f"run {number}: 2 of 4 agents in ")
     assert list(runs.output) == ["a: agent runs", "b: agent runs"] * 2
-    assert runs.entry() == Entry("agents run by remote runs", expected=8, found=4)
+    assert runs.entry() == Entry("agents run by remote runs", 8, 4, "agents run")
     assert runs.curl.endswith(f"127.0.0.1:{server.port}{BASE}/remote-run/all")
 
 
@@ -62,7 +62,7 @@ async def test_a_refused_run_does_not_balance(status: int) -> None:
     async with open_server(answering(status)) as server:
         runs = RemoteRunClient(server.port, 4)
         await runs.run()
-    assert runs.entry() == Entry("agents run by remote runs", expected=4, found=0)
+    assert runs.entry() == Entry("agents run by remote runs", 4, 0, "agents run")
 
 
 async def test_a_run_without_relayd_does_not_balance() -> None:

@@ -69,6 +69,19 @@ def test_only_logs_remain(tmp_path: Path) -> None:
         log.touch()
     layout.remove_all_but_logs()
     assert {path for path in tmp_path.rglob("*") if path.is_file()} == set(logs)
+    layout.remove()
+    assert not tmp_path.exists()
+
+
+@pytest.mark.fault("F47")
+def test_no_empty_directories_remain(tmp_path: Path) -> None:
+    """Of relays that never ran and a database server without a log, no directory remains."""
+    layout = Layout(tmp_path, 2)
+    layout.create()
+    (layout.postgres / "data").mkdir(parents=True)
+    layout.server.log.touch()
+    layout.remove_all_but_logs()
+    assert list(tmp_path.iterdir()) == [layout.server.log]
 
 
 def test_nothing_remains_when_relayd_never_ran(tmp_path: Path) -> None:

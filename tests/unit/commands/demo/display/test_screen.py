@@ -1,6 +1,7 @@
 """The live display, from relayd's real exposition format to a line of text."""
 
 import json
+import re
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -9,8 +10,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
 from rich.console import Console, RenderableType
 
+from relayd.commands.demo.display.screen import Screen, sparkline
 from relayd.commands.demo.fleet.node import SimulatedNode
-from relayd.commands.demo.ledger import Entry
 from relayd.commands.demo.observe import (
     Counters,
     Relay,
@@ -23,7 +24,6 @@ from relayd.commands.demo.observe import (
 )
 from relayd.commands.demo.processes.workspace import Workspace
 from relayd.commands.demo.remote_runs import RemoteRunClient
-from relayd.commands.demo.screen import Screen, sparkline, summary
 from relayd.commands.demo.tree import PolicyServer
 from relayd.errors import Reason
 from relayd.telemetry.metrics import Metrics
@@ -116,37 +116,122 @@ def test_relays_are_shown(tmp_path: Path) -> None:
     rows = [" ".join(line.strip("│ ").split()) for line in text(screen).splitlines()]
     assert "relay 1 → root server: 3 waiting, 120 forwarded, 4 failed" in rows
     assert "relay 2 → relay 1: no answer" in rows
-    assert "no answer" not in text(screen, width=40)
+    assert "relay 2: no answer" in text(screen, width=40)
+
+
+STORY = "The database is stopped. Run logs wait in the spool; nothing of them is lost at the end."
+OUTPUT = "node-007.demo.example: agent run started by relay 2"
+
+
+def busy_screen(root: Path, relays: int, reasons: int = len(Reason)) -> Screen:
+    """Return a screen with everything that can be shown, in its longest form."""
+    server = policy_server(root, "root server", None)
+    servers = [policy_server(root, f"relay {number}", server) for number in range(relays)]
+    runs = RemoteRunClient(27_152, 60) if relays else None
+    if runs:
+        runs.output.append(OUTPUT)
+    screen = Screen("relayd demo: 60 nodes", {}, servers, runs, STORY)
+    full = replace(
+        snapshot(1.0, 12_345, 888_840, "[Errno 111] Connect call failed ('127.0.0.1', 16054)"),
+        stored=Stored(12_345, 888_840, (RUN,) * 8),
+        refused={reason.value: 1000 for reason in [*Reason][:reasons]},
+        relays=(Relay(3, 120_000, 4),) * relays,
+    )
+    screen.add(full, sent=99_999)
+    return screen
+
+
+def words(shown: str) -> str:
+    """Return what is shown without borders and line breaks."""
+    lines = (line.strip("│ ").removesuffix("\\") for line in shown.splitlines())
+    return " ".join(" ".join(lines).split())
+
+
+def below(lines: list[str]) -> str:
+    """Return what is below the panel."""
+    return "\n".join(line for line in lines if not re.match("[│╭╰]", line))
 
 
 @pytest.mark.fault("F48")
 @pytest.mark.parametrize("relays", [0, 2, 20])
-@pytest.mark.parametrize(("width", "height"), [(80, 24), (200, 60), (60, 20), (40, 15), (20, 6)])
+@pytest.mark.parametrize(
+    ("width", "height"),
+    [(200, 60), (132, 43), (80, 24), (60, 20), (40, 24), (40, 15), (20, 6), (5, 3)],
+)
 def test_display_fits_its_terminal(tmp_path: Path, relays: int, width: int, height: int) -> None:
-    """Whatever the size, no line wraps, none is cut off below, and the figures come first."""
-    root = policy_server(tmp_path, "root server", None)
-    servers = [policy_server(tmp_path, f"relay {number}", root) for number in range(relays)]
-    runs = RemoteRunClient(27_152, 60) if relays else None
-    screen = Screen("relayd demo: 60 nodes", {}, servers, runs, "The database is stopped. " * 3)
-    full = replace(
-        snapshot(1.0, 12_345, 888_840, "[Errno 111] Connect call failed ('127.0.0.1', 16054)"),
-        stored=Stored(12_345, 888_840, (RUN,) * 8),
-        refused={reason.value: 1000 for reason in Reason},
-        relays=(Relay(3, 120_000, 4),) * relays,
-    )
-    screen.add(full, sent=99_999)
-    lines = text(screen, width, height).splitlines()
+    """Whatever the size, no line is too long, none is cut off below, and the state comes first."""
+    lines = text(busy_screen(tmp_path, relays), width, height).splitlines()
     assert len(lines) <= height
     assert max(len(line) for line in lines) <= width
+    shown = "\n".join(lines)
+    if width > 5:
+        assert all(part in shown for part in ("The database", "stored", "12,345", "waiting"))
+        assert re.search("^│ database", shown, re.MULTILINE)
     if height >= 15:
-        shown = "\n".join(lines)
-        for part in ("sent", "99,999", "stored", "12,345", "waiting", "refused", "database"):
-            assert part in shown
-    if (width, relays) == (80, 2):
-        assert (
-            lines[-1]
-            == "curl -d keep_output=true 127.0.0.1:27152/rudder/relay-api/1/remote-run/all"
-        )
+        assert all(part in shown for part in ("sent", "99,999", "refused", "nothing of"))
+    assert text(busy_screen(tmp_path, relays), width, height + 1).count("\n") >= len(lines)
+
+
+@pytest.mark.fault("F48")
+@pytest.mark.parametrize("width", [30, 40, 61, 80, 200])
+@pytest.mark.parametrize("relays", [0, 2, 20])
+def test_nothing_is_left_out_while_rows_are_free(tmp_path: Path, relays: int, width: int) -> None:
+    """With enough rows every text is shown to its end, in any width; with fewer, no row is free."""
+    screen = busy_screen(tmp_path, relays)
+    whole = text(screen, width, 60).splitlines()
+    assert len(whole) < 60
+    shown = words("\n".join(whole))
+    command = below(whole)
+    for part in (STORY, "Connect call failed ('127.0.0.1', 16054)", "last runs", "2.5 s"):
+        assert part in shown
+    for reason in Reason:
+        assert f"{reason} 1,000" in shown
+    if relays:
+        assert OUTPUT in shown
+        assert "120000 forwarded" in shown if relays == 2 else "20 relays" in shown
+        assert screen.remote_runs is not None
+        assert screen.remote_runs.curl == command.replace("\\\n", "")
+    for height in range(8, len(whole)):
+        fewer = text(screen, width, height)
+        # The runs need three rows, the command as many as it has lines: neither is shown in part.
+        assert height - 4 < fewer.count("\n") <= height
+        assert below(fewer.splitlines()) in {"", command}
+        assert ("last runs" in fewer) == (" 2.5 s" in fewer)
+
+
+@pytest.mark.fault("F48")
+def test_what_matters_least_is_left_out_first(tmp_path: Path) -> None:
+    """With fewer rows the last runs go first, then the command, remote runs, reasons, relays."""
+    screen = busy_screen(tmp_path, relays=2)
+    parts = ("last runs", OUTPUT, "curl", "remote runs", "archive", "relay 1", "replays", "sent")
+    tallest = {
+        part: max(height for height in range(6, 50) if part not in text(screen, 100, height))
+        for part in parts[:-1]
+    }
+    assert sorted(tallest.values(), reverse=True) == list(tallest.values())
+
+
+@pytest.mark.fault("F48")
+def test_the_newest_end_of_the_bars_is_shown() -> None:
+    """In a terminal that is too narrow for all bars, the oldest are left out."""
+    screen = Screen("demo", {})
+    for second in range(80):
+        # Almost nothing for a minute, then a burst in the last second.
+        screen.add(snapshot(float(second), 10_000 if second == 79 else second, 0), sent=0)
+    (line,) = (
+        line for line in text(screen, 80).splitlines() if "run logs " in line and "▁" in line
+    )
+    bars = line.strip("│ ").split()[-1]
+    assert bars.endswith("▁█")
+    assert len(bars) == 76 - len("run logs    2000.0/s  ") + 1
+
+
+def test_what_stops_replaces_the_story() -> None:
+    """Once the demo is stopping, the screen says so, whatever the story goes on to say."""
+    screen = Screen("demo", {}, story="relayd is back", stopping="Stopping: wait")
+    screen.add(snapshot(1.0, 10, 720), sent=20)
+    assert "Stopping: wait" in text(screen)
+    assert "relayd is back" not in text(screen)
 
 
 @pytest.mark.fault("F49")
@@ -171,12 +256,3 @@ def test_sparkline_scales_to_its_highest_value() -> None:
     assert sparkline([0, 3, 7, 14]) == "▁▃▅█"
     assert sparkline([0, 0]) == ""
     assert sparkline([]) == ""
-
-
-def test_summary_marks_wrong_entries() -> None:
-    """An entry that does not balance is marked, with both numbers."""
-    shown = text(summary([Entry("rows", 3, 3), Entry("lost", 0, 1)], "2 uploads"))
-    assert [line.split()[1:-1] for line in shown.splitlines() if "lost" in line] == [
-        ["lost", "│", "0", "│", "1", "│", "WRONG"]
-    ]
-    assert shown.count("ok") == 1

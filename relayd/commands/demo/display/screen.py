@@ -1,17 +1,22 @@
 """The live display: as a panel that fits its terminal, or as plain lines."""
 
-import textwrap
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.console import Console, ConsoleOptions, Group, RenderResult
 from rich.panel import Panel
-from rich.table import Table
 from rich.text import Text
 
-from relayd.commands.demo.ledger import Entry
+from relayd.commands.demo.display.blocks import (
+    Block,
+    Rank,
+    command_line,
+    enumeration,
+    fit,
+    paragraph,
+)
 from relayd.commands.demo.observe import DATABASE_OK, Snapshot
 from relayd.commands.demo.remote_runs import RemoteRunClient
 from relayd.commands.demo.tree import PolicyServer
@@ -23,8 +28,16 @@ _BARS: Final = "▁▂▃▄▅▆▇█"
 #: Columns of the panel's border, and lines of it.
 _BORDER: Final = 4
 _BORDER_LINES: Final = 2
-#: Below this width figures are shown without explanations.
+#: Columns of the figures: their labels, their values, and what is before their explanations.
+_LABEL: Final = 9
+_VALUE: Final = 10
+_NOTE: Final = _LABEL + _VALUE + 2
+#: Columns of each of the first columns of the last runs.
+_COLUMN: Final = 24
+#: Panels not wider than this have fewer columns.
 _NARROW: Final = 60
+#: Indentation of the reasons in these.
+_INDENT: Final = 2
 #: Relays with a line of their own; more of them are summed up.
 _RELAY_LINES: Final = 4
 
@@ -39,6 +52,7 @@ class Screen:
         relays: the relays, in the order of the snapshots.
         remote_runs: the remote runs, if any.
         story: what is going on, in a sentence.
+        stopping: how the demo ends, once it does; replaces the story.
     """
 
     title: str
@@ -46,6 +60,7 @@ class Screen:
     relays: Sequence[PolicyServer] = ()
     remote_runs: RemoteRunClient | None = None
     story: str = ""
+    stopping: str = ""
     _snapshots: deque[Snapshot] = field(default_factory=deque)
     _speeds: deque[float] = field(default_factory=lambda: deque(maxlen=_HISTORY))
     _sent: int = 0
@@ -96,56 +111,80 @@ class Screen:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Draw the state in the size that the terminal has now."""
-        width = options.max_width - _BORDER
-        height = (options.height or console.height) - _BORDER_LINES
-        hint = [Text(self.remote_runs.curl)] if self.remote_runs and width > _NARROW else []
-        lines = self._fit(width, height - len(hint))
-        for line in (*lines, *hint):
-            line.no_wrap, line.overflow = True, "ellipsis"
+        width = max(1, options.max_width - _BORDER)
+        height = max(1, (options.height or console.height) - _BORDER_LINES)
+        blocks = self._blocks(self._snapshots[-1], width)
+        if self.remote_runs:
+            blocks.append(command_line(self.remote_runs.curl, options.max_width))
+        shown = fit(blocks, height)
+        below = shown.pop() if self.remote_runs else []
+        lines = [line for block in shown for line in block]
         seconds = f"{self._age(self._snapshots[-1]):.0f} s"
         panel = Panel(
             Group(*lines),
             title=self.title,
-            subtitle=f"{seconds}, Ctrl-C: stop and count",
+            subtitle=f"{seconds}, Ctrl-C: {'do not wait' if self.stopping else 'stop and count'}",
             height=len(lines) + _BORDER_LINES,
         )
-        yield Group(panel, *hint)
+        yield Group(panel, *below)
 
-    def _fit(self, width: int, height: int) -> list[Text]:
-        """Return the lines of the panel, the most important first, as many as fit."""
-        now = self._snapshots[-1]
-        story = [Text(line, "bold") for line in textwrap.wrap(self.story, width)[:2]]
-        lines = [*story, *self._figures(now, width)]
-        if width > _NARROW:
-            lines += [Text(text) for text in self._tree(now)]
-            if self.remote_runs:
-                lines += _remote_run_lines(self.remote_runs)
-        runs = self._runs(now)
-        free = height - len(lines)
-        if width > _NARROW and free > 2 and runs:
-            lines += [Text(""), *runs[: free - 1]]
-        return lines[: max(1, height)]
+    def _blocks(self, now: Snapshot, width: int) -> list[Block]:
+        """Return the content of the panel, from top to bottom."""
+        story = self.stopping or self.story
+        blocks = [paragraph(story, width, Rank.STATE, Rank.STORY, style="bold")]
+        blocks += self._figures(now, width)
+        blocks.append(_database_block(now, width))
+        blocks += [
+            paragraph(text, width, Rank.RELAYS, Rank.RELAYS) for text in self._tree(now, width)
+        ]
+        if self.remote_runs:
+            progress = f"remote runs: {self.remote_runs.progress()}"
+            output = self.remote_runs.output[-1] if self.remote_runs.output else ""
+            blocks.append(paragraph(progress, width, Rank.REMOTE_RUNS, Rank.REMOTE_RUNS))
+            blocks.append(paragraph(output, width, Rank.DETAILS, Rank.DETAILS))
+        # Of the last runs nothing is shown without the empty line, the heading and one run.
+        return [*blocks, Block(self._runs(now, width), Rank.RUNS, Rank.RUNS, least=3)]
 
-    def _figures(self, now: Snapshot, width: int) -> list[Text]:
+    def _figures(self, now: Snapshot, width: int) -> list[Block]:
         logs, reports = self._rates()
-        refused = ", ".join(f"{reason} {number}" for reason, number in sorted(now.refused.items()))
-        database = _database(now)
-        well = now.counters is not None and now.counters.database == DATABASE_OK
-        rows = (
-            ("run logs", f"{logs:.1f}/s", sparkline(self._speeds)),
-            ("sent", f"{self._sent:,}", "run logs, signed by their nodes"),
-            ("stored", f"{now.stored.run_logs:,}", f"{now.stored.rows:,} rows, {reports:.0f}/s"),
-            ("waiting", f"{now.waiting:,}", f"in the spool{_oldest(now)}"),
-            ("refused", f"{sum(now.refused.values()):,}", "sent bad on purpose"),
-            ("", "", refused),
-            ("replays", f"{self._replays:,}", "sent twice on purpose, stored once"),
-        )
-        wide = width > _NARROW
-        lines = [_row(*row, wide=wide) for row in rows if row[0] or (wide and refused)]
-        lines.append(Text.assemble(f"{'database':<9}", (database, "green" if well else "bold red")))
-        return lines
+        stored, refused = now.stored, sum(now.refused.values())
+        rows = f"{stored.rows:,} rows"
+        bars = sparkline(list(self._speeds)[-max(1, width - _NOTE) :])
+        waiting = ("in the spool" + _oldest(now), "in the spool")
+        reasons = [f"{reason} {number:,}" for reason, number in sorted(now.refused.items())]
+        indent = " " * (_NOTE if width > _NARROW else _INDENT)
+        return [
+            _row(Rank.RATE, width, "run logs", f"{logs:.1f}/s", bars),
+            _row(Rank.COUNT, width, "sent", f"{self._sent:,}", "run logs, signed by their nodes"),
+            _row(
+                Rank.STATE,
+                width,
+                "stored",
+                f"{stored.run_logs:,}",
+                f"{rows}, {reports:.0f}/s",
+                rows,
+            ),
+            _row(Rank.STATE, width, "waiting", f"{now.waiting:,}", *waiting),
+            _row(
+                Rank.COUNT,
+                width,
+                "refused",
+                f"{refused:,}",
+                "sent bad on purpose",
+                "bad on purpose",
+            ),
+            enumeration(reasons, width, Rank.REASONS, indent),
+            _row(
+                Rank.RATE,
+                width,
+                "replays",
+                f"{self._replays:,}",
+                "sent twice on purpose, stored once",
+                "stored once",
+            ),
+        ]
 
-    def _tree(self, now: Snapshot) -> list[str]:
+    def _tree(self, now: Snapshot, width: int) -> list[str]:
         if len(self.relays) > _RELAY_LINES:
             answered = [relay for relay in now.relays if relay is not None]
             waiting = sum(relay.waiting for relay in answered)
@@ -155,19 +194,28 @@ class Screen:
                 f"{len(self.relays)} relays: {waiting} waiting, {forwarded} forwarded"
                 + (f", {silent} without answer" if silent else "")
             ]
+        where = [
+            f" → {server.parent.title}" if width > _NARROW and server.parent else ""
+            for server in self.relays
+        ]
         return [
-            f"{server.title} → {server.parent.title if server.parent else ''}: {text}"
-            for server, text in self._each_relay(now)
+            f"{server.title}{above}: {text}"
+            for (server, text), above in zip(self._each_relay(now), where, strict=True)
         ]
 
-    def _runs(self, now: Snapshot) -> list[Text]:
+    def _runs(self, now: Snapshot, width: int) -> list[Text]:
+        """Return an empty line, a heading and the last runs."""
         if not now.stored.runs:
             return []
-        heading = f"{'last runs':<24}{'start':<24}{'stored after':<14}"
-        lines = [Text(heading, "dim")]
+        wide = width > _NARROW
+        column = max(1, min(_COLUMN, width - len("after 0 s")))
+        after = "stored after" if column == _COLUMN else "after"
+        start = f"{'start':<{_COLUMN}}" if wide else ""
+        lines = [Text(), Text(f"{'last runs':<{column}}{start}{after}", "dim")]
         for run in now.stored.runs:
-            name = self.names.get(run.node_id, run.node_id)
-            lines.append(Text(f"{name:<24}{run.date:<24}{run.delay:.1f} s"))
+            name = self.names.get(run.node_id, run.node_id)[: column - 1]
+            date = f"{run.date:<{_COLUMN}}" if wide else ""
+            lines.append(Text(f"{name:<{column}}{date}{run.delay:.1f} s"))
         return lines
 
     def _rates(self) -> tuple[float, float]:
@@ -185,9 +233,21 @@ class Screen:
         return now.time - (self._begin or now.time)
 
 
-def _row(label: str, value: str, note: str, *, wide: bool) -> Text:
-    row = Text.assemble(f"{label:<9}", (f"{value:>10}", "bold"))
-    return row.append(f"  {note}") if wide else row
+def _row(rank: Rank, width: int, label: str, value: str, *notes: str) -> Block:
+    """Return a label, a value, and the first of the notes that fits."""
+    column = min(_VALUE, max(1, width - _LABEL))
+    row = Text.assemble(f"{label:<{_LABEL}}", (f"{value:>{column}}", "bold"))
+    note = next((note for note in notes if len(note) <= width - _NOTE), "")
+    return Block([row.append(f"  {note}") if note else row], rank, rank)
+
+
+def _database_block(now: Snapshot, width: int) -> Block:
+    well = now.counters is not None and now.counters.database == DATABASE_OK
+    text = f"{'database':<{_LABEL}}{_database(now)}"
+    block = paragraph(text, width, Rank.STATE, Rank.DETAILS, indent=" " * _LABEL)
+    for place, line in enumerate(block.lines):
+        line.stylize("green" if well else "bold red", 0 if place else _LABEL)
+    return block
 
 
 def _database(now: Snapshot) -> str:
@@ -202,28 +262,9 @@ def _oldest(now: Snapshot) -> str:
     return f" (oldest {now.counters.oldest:.1f} s)"
 
 
-def _remote_run_lines(remote_runs: RemoteRunClient) -> list[Text]:
-    last = f": {remote_runs.output[-1]}" if remote_runs.output else ""
-    return [Text(f"remote runs: {remote_runs.progress()}{last}")]
-
-
 def sparkline(values: Sequence[float] | deque[float]) -> str:
     """Draw values as bars of eight heights, scaled to the highest value."""
     top = max(values, default=0.0)
     if top <= 0:
         return ""
     return "".join(_BARS[round(value / top * (len(_BARS) - 1))] for value in values)
-
-
-def summary(entries: Sequence[Entry], title: str) -> RenderableType:
-    """Return the balance as a table."""
-    table = Table(title=title, title_justify="left")
-    table.add_column("result")
-    table.add_column("expected", justify="right")
-    table.add_column("found", justify="right")
-    table.add_column("")
-    for entry in entries:
-        expected = "" if entry.expected is None else str(entry.expected)
-        mark = Text("ok", "green") if entry.balanced else Text("WRONG", "bold red")
-        table.add_row(entry.text, expected, str(entry.found), mark)
-    return table

@@ -1,0 +1,1 @@
+"""What the demo shows: the live display, and the accounts at the end."""
