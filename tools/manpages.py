@@ -109,18 +109,23 @@ def _option_names(text: str) -> str:
 
 
 def _commands(name: str) -> Iterator[str]:
-    """Yield every command of a group: usage, description, options."""
+    """Yield every command of a program: usage, description, options."""
     group = _COMMANDS[name]
     assert isinstance(group, click.Group)
-    parent = _context(group, name)
+    yield from _commands_of(group, _context(group, name))
+
+
+def _commands_of(group: click.Group, parent: click.Context) -> Iterator[str]:
     for child in group.list_commands(parent):
         command = group.get_command(parent, child)
         assert command is not None
         context = _context(command, child, parent)
         usage = " ".join(escape(piece) for piece in command.collect_usage_pieces(context))
-        yield f".Ss {escape(name)} {escape(child)} {usage}"
+        yield f".Ss {escape(context.command_path)} {usage}"
         yield from _paragraphs(inspect.cleandoc(command.help or ""))
         yield from _option_list(command, context)
+        if isinstance(command, click.Group):
+            yield from _commands_of(command, context)
 
 
 def _keys(path: str) -> Iterator[str]:

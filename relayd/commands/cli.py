@@ -43,6 +43,10 @@ EXIT_INTERRUPTED: Final = 130
 _LAZY: Final = {
     "check": ("relayd.commands.check.command", "Find faults in an installation."),
     "demo": ("relayd.commands.demo.command", "Show relayd at work on a simulated fleet."),
+    "failed": (
+        "relayd.commands.failed.command",
+        "List refused files, move them back, or remove them.",
+    ),
     "inspect": ("relayd.commands.inspect.command", "Show what relayd would do with run-log files."),
 }
 _SETTINGS: Final = {"help_option_names": ["-h", "--help"]}

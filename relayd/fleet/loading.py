@@ -104,6 +104,15 @@ def load_nodes(
     )
 
 
+def load_list(path: Path) -> dict[str, Node]:
+    """Read the nodes list alone, without warnings; none if it does not exist. Blocks.
+
+    Raises:
+        NodesError: it cannot be read, or is broken as a whole.
+    """
+    return _load_list(path, _Warnings()) or {}
+
+
 def parse_key_hash(text: object) -> KeyHash | None:
     """Read the `key-hash` of a nodes list: `sha256:<hex>` or `sha256//<base64>`, also sha512.
 

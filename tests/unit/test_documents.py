@@ -194,10 +194,20 @@ def _unknown_options(words: list[str]) -> list[str]:
         case ["rudder-relayd", *arguments]:
             return _missing(rudder_relayd, arguments)
         case ["relayd", name, *arguments]:
-            command = main.get_command(click.Context(main), name)
-            return [name] if command is None else _missing(command, arguments)
+            return _unknown_of(main, [name, *arguments])
         case _:
             return []
+
+
+def _unknown_of(group: click.Group, words: list[str]) -> list[str]:
+    """Return what a command and the commands below it do not know."""
+    name, *arguments = words
+    command = group.get_command(click.Context(group), name)
+    if command is None:
+        return [name]
+    if isinstance(command, click.Group) and arguments and not arguments[0].startswith("-"):
+        return _unknown_of(command, arguments)
+    return _missing(command, arguments)
 
 
 def _missing(command: click.Command, arguments: list[str]) -> list[str]:

@@ -10,10 +10,9 @@ from relayd.commands.cli import DEFAULT_DIRECTORY
 from relayd.commands.inspect.content import describe
 from relayd.commands.inspect.show import as_json, show
 from relayd.commands.inspect.trust import GivenCertificates, read_given
-from relayd.commands.inspect.verdict import Criteria, explain, judge
-from relayd.config.main_conf import ReportingSettings, load_settings
+from relayd.commands.inspect.verdict import Criteria, configured, explain, judge
+from relayd.config.main_conf import ReportingSettings
 from relayd.errors import Gone, NodesError, Retry, StartError
-from relayd.fleet.loading import load_nodes
 from relayd.runlog.model import RunLog
 from relayd.system.printable import printable
 
@@ -71,7 +70,7 @@ def _criteria(directory: Path | None, certs: Path | None) -> Criteria:
     if directory is None and certs is None and DEFAULT_DIRECTORY.is_dir():
         directory = DEFAULT_DIRECTORY
     try:
-        criteria, warnings = _configured(directory) if directory else _unconfigured()
+        criteria, warnings = configured(directory) if directory else _unconfigured()
         if certs:
             given, warnings = read_given(certs)
             criteria = Criteria(given, criteria.max_size, criteria.skip_event_types)
@@ -80,16 +79,6 @@ def _criteria(directory: Path | None, certs: Path | None) -> Criteria:
     for warning in warnings:
         click.echo(f"warning: {printable(warning)}", err=True)
     return criteria
-
-
-def _configured(directory: Path) -> tuple[Criteria, list[str]]:
-    settings, _warnings = load_settings(directory)
-    general, reporting = settings.general, settings.processing.reporting
-    loaded = load_nodes(general.nodes_list_file, general.nodes_certs_file, settings.node_id())
-    missing = [f"{general.nodes_list_file} does not exist"] if loaded.list_missing else []
-    skip = frozenset(reporting.skip_event_types)
-    criteria = Criteria(loaded.nodes, reporting.max_size, skip)
-    return criteria, [*missing, *map(str, loaded.warnings)]
 
 
 def _unconfigured() -> tuple[Criteria, list[str]]:

@@ -22,8 +22,10 @@ from typing import Final
 
 import msgspec
 
-from relayd.errors import Gone, Refused, Retry
+from relayd.config.main_conf import load_settings
+from relayd.errors import Gone, NodesError, Refused, Retry, StartError
 from relayd.fleet.admission import KnownNodes, admit
+from relayd.fleet.loading import load_nodes
 from relayd.pipelines.workers.job import Job, Setup, examine_one
 from relayd.runlog.filename import parse_name
 from relayd.runlog.model import RunLog
@@ -51,8 +53,31 @@ class Criteria(msgspec.Struct, frozen=True):
     advice: str = ""
 
 
-def judge(path: Path, criteria: Criteria) -> Verdict:
+def configured(directory: Path) -> tuple[Criteria, list[str]]:
+    """Return the criteria of a configuration, and warnings about its nodes and certificates.
+
+    Raises:
+        ConfigError: the configuration is not valid.
+        StartError: the nodes list or the certificates cannot be used.
+    """
+    settings, _warnings = load_settings(directory)
+    general, reporting = settings.general, settings.processing.reporting
+    try:
+        loaded = load_nodes(general.nodes_list_file, general.nodes_certs_file, settings.node_id())
+    except NodesError as error:
+        raise StartError(str(error)) from error
+    missing = [f"{general.nodes_list_file} does not exist"] if loaded.list_missing else []
+    criteria = Criteria(loaded.nodes, reporting.max_size, frozenset(reporting.skip_event_types))
+    return criteria, [*missing, *map(str, loaded.warnings)]
+
+
+def judge(path: Path, criteria: Criteria, received_as: str = "") -> Verdict:
     """Return what the daemon would make of a file.
+
+    Args:
+        path: the file.
+        criteria: the settings.
+        received_as: the name that it had in the spool, if that is not its name now.
 
     Returns:
         The run log if it would be accepted; `Gone` if the file does not exist; `Retry` if the
@@ -66,7 +91,7 @@ def judge(path: Path, criteria: Criteria) -> Verdict:
         return Gone()
     except OSError as error:
         return try_later("cannot be read", error)
-    admission = admit(spool_name(path.name), criteria.nodes)
+    admission = admit(spool_name(received_as or path.name), criteria.nodes)
     if isinstance(admission.decision, Refused):
         return admission.decision
     assert admission.origin is not None  # a file without origin is not admitted

@@ -295,8 +295,7 @@ def _requeue_one(path: Path, incoming: Path, wanted: Callable[[ReasonRecord], bo
         if record is None or "/" in record.name or not wanted(record):
             return False
         with _NAMING:
-            _move_back(path, incoming / record.name)
-            reason_path(path).unlink(missing_ok=True)
+            move_back(path, incoming / record.name)
     except FileExistsError:
         return False
     except FileNotFoundError:
@@ -313,7 +312,39 @@ def _requeue_one(path: Path, incoming: Path, wanted: Callable[[ReasonRecord], bo
     return True
 
 
-def _move_back(path: Path, target: Path) -> None:
+def move_back(path: Path, target: Path) -> None:
+    """Move a refused file back, and remove its reason.
+
+    Another process may do the same at this moment, or refuse the file again under the same name:
+    the reason is set aside first, so that only the one of this refusal is removed.
+
+    Raises:
+        FileExistsError: a file of that name is there; the refused one stays.
+        FileNotFoundError: somebody else has moved it.
+        OSError: it cannot be moved now, and stays.
+    """
+    reason, aside = reason_path(path), temporary_path(path.parent)
+    with suppress(FileNotFoundError):  # it may have none
+        reason.rename(aside)
+    try:
+        _move(path, target)
+    except FileNotFoundError:
+        aside.unlink(missing_ok=True)
+        raise
+    except BaseException:
+        with suppress(FileExistsError, FileNotFoundError):
+            rename_noreplace(aside, reason)
+        raise
+    aside.unlink(missing_ok=True)
+
+
+def remove(path: Path) -> None:
+    """Remove a refused file and its reason, in this order; raises OSError."""
+    path.unlink()
+    reason_path(path).unlink(missing_ok=True)
+
+
+def _move(path: Path, target: Path) -> None:
     try:
         rename_noreplace(path, target)
     except OSError as error:

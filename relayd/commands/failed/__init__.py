@@ -1,0 +1,1 @@
+"""`relayd failed`: lists the refused files, moves them back, removes them."""

@@ -1,0 +1,294 @@
+"""The command `relayd failed`."""
+
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import click
+from rich.console import Console
+from rich.progress import track
+
+from relayd.commands.cli import Program, directory_option
+from relayd.commands.failed import show
+from relayd.commands.failed.refusals import (
+    ADVICE,
+    Choice,
+    Refusal,
+    grouped,
+    read_refusals,
+)
+from relayd.commands.failed.replay import Done, Judge, drop, replay
+from relayd.commands.inspect.verdict import configured, judge
+from relayd.config.durations import parse_duration
+from relayd.config.main_conf import Settings, load_settings
+from relayd.errors import NodesError, StartError
+from relayd.fleet.loading import load_list
+from relayd.spool.layout import Spool, inventory_spool, run_log_spool
+from relayd.system.printable import printable
+
+#: Width of the output if it does not go to a terminal.
+_FILE_WIDTH: Final = 160
+#: Candidates that are named when a part of a node's name is ambiguous.
+_CANDIDATES: Final = 5
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+class FailedGroup(Program, click.Group):
+    """A group whose commands share the exit codes of the program."""
+
+
+def _since(_context: click.Context, _parameter: click.Parameter, value: str | None) -> float:
+    """Return the Unix time of a duration before now; 0 if none is given."""
+    if value is None:
+        return 0.0
+    try:
+        return time.time() - parse_duration(value)
+    except ValueError as error:
+        raise click.BadParameter(f"{printable(value)}: {error}") from error
+
+
+_CHOICE: Final = (
+    click.option(
+        "--reason",
+        "reasons",
+        multiple=True,
+        metavar="REASON",
+        type=click.Choice(list(ADVICE)),
+        help="Only files with this reason, one of the first column of the list; repeatable.",
+    ),
+    click.option(
+        "--node",
+        "nodes",
+        multiple=True,
+        metavar="NODE",
+        help="Only files of this node: its id, its host name, or a unique part of either.",
+    ),
+    click.option(
+        "--since",
+        metavar="DURATION",
+        callback=_since,
+        help='Only files that were refused in the last "2h", "3 days" …',
+    ),
+)
+_json_option = click.option("--json", "machine", is_flag=True, help="Print lines of JSON.")
+_trial_option = click.option(
+    "--dry-run", "trial", is_flag=True, help="Only say what would be done."
+)
+_names_argument = click.argument("names", metavar="[FILE]…", nargs=-1)
+
+
+def _choosing(function: Function) -> Function:
+    """Add the options that choose files."""
+    for option in reversed(_CHOICE):
+        function = option(function)
+    return directory_option(function)
+
+
+@click.group("failed", cls=FailedGroup, context_settings={"help_option_names": ["-h", "--help"]})
+def command() -> None:
+    """List refused files, move them back, or remove them.
+
+    They lie in the directories "failed" of the spools, each with its reason next to it. All of this
+    works whether relayd runs or not.
+    """
+
+
+@command.command("list")
+@_choosing
+@_json_option
+def list_(directory: Path, *, machine: bool, **chosen: Any) -> int:
+    """Show how many files were refused for which reason, and what to do about them."""
+    _settings, refusals = _chosen(directory, **chosen)
+    groups = grouped(refusals)
+    if machine:
+        for group in groups:
+            click.echo(show.group_as_json(group))
+    elif not groups:
+        click.echo("No refused files.")
+    else:
+        show.show_groups(_console(), groups)
+        hint = "relayd failed show [REASON|FILE], replay, drop"
+        click.echo(f"{show.total(refusals)}. {hint}.")
+    return 0
+
+
+@command.command("show")
+@_choosing
+@_json_option
+@click.argument("names", metavar="[REASON|FILE]…", nargs=-1)
+def show_(directory: Path, names: tuple[str, ...], *, machine: bool, **chosen: Any) -> int:
+    """Show each file: its reason in detail, its node, when it was refused."""
+    chosen["reasons"] = (*chosen["reasons"], *(name for name in names if name in ADVICE))
+    files = tuple(name for name in names if name not in ADVICE)
+    _settings, refusals = _chosen(directory, files, **chosen)
+    if machine:
+        for refusal in refusals:
+            click.echo(show.refusal_as_json(refusal))
+    elif not refusals:
+        click.echo("No such file was refused.")
+    else:
+        show.show_refusals(_console(), refusals)
+    return 0 if refusals or not names else 1
+
+
+@command.command("replay")
+@_choosing
+@click.option("--all", "everything", is_flag=True, help="All refused files.")
+@_trial_option
+@_json_option
+@_names_argument
+def replay_(
+    directory: Path,
+    names: tuple[str, ...],
+    *,
+    everything: bool,
+    trial: bool,
+    machine: bool,
+    **chosen: Any,
+) -> int:
+    """Move files back that would pass now, and say which would not.
+
+    Each run log is examined as relayd would examine it. The exit code is 0 if all were moved.
+    """
+    _require_choice(names, everything=everything, **chosen)
+    settings, refusals = _chosen(directory, names, **chosen)
+    steps = _progress(refusals, "Examining", quiet=machine)
+    results = list(replay(steps, _judge(directory, settings), trial=trial))
+    _report(results, machine=machine, trial=trial)
+    return 0 if all(result.outcome in {"back", "gone"} for result in results) else 1
+
+
+@command.command("drop")
+@_choosing
+@click.option("--all", "everything", is_flag=True, help="All refused files.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@_trial_option
+@_json_option
+@_names_argument
+def drop_(
+    directory: Path,
+    names: tuple[str, ...],
+    *,
+    everything: bool,
+    yes: bool,
+    trial: bool,
+    machine: bool,
+    **chosen: Any,
+) -> int:
+    """Remove files for good."""
+    _require_choice(names, everything=everything, **chosen)
+    _settings, refusals = _chosen(directory, names, **chosen)
+    if not refusals:
+        click.echo("No such file was refused.", err=machine)
+        return 0
+    if trial:
+        click.echo(f"{show.total(refusals)} would be removed.")
+        return 0
+    if not yes:
+        if not sys.stdin.isatty():
+            raise click.UsageError("there is no terminal to ask at; use --yes.")
+        click.confirm(f"Remove {show.total(refusals)} for good?", abort=True, err=True)
+    results = list(drop(_progress(refusals, "Removing", quiet=machine)))
+    _report(results, machine=machine)
+    return 0 if all(result.outcome in {"removed", "gone"} for result in results) else 1
+
+
+def _require_choice(names: Sequence[str], *, everything: bool, **chosen: Any) -> None:
+    """Refuse to change all files because an option was forgotten."""
+    some = bool(names or chosen["reasons"] or chosen["nodes"] or chosen["since"])
+    if some == everything:
+        problem = "--all contradicts the choice of some." if some else "choose files, or use --all."
+        raise click.UsageError(problem)
+
+
+def _chosen(
+    directory: Path,
+    names: Sequence[str] = (),
+    *,
+    reasons: Sequence[str],
+    nodes: Sequence[str],
+    since: float,
+) -> tuple[Settings, list[Refusal]]:
+    """Return the settings, and the refused files that are meant."""
+    settings, _warnings = load_settings(directory)
+    refusals = read_refusals(_spools(settings))
+    node_ids = _node_ids(nodes, refusals, settings) if nodes else None
+    choice = Choice(frozenset(names), frozenset(reasons), node_ids, since)
+    return settings, [refusal for refusal in refusals if choice.includes(refusal)]
+
+
+def _spools(settings: Settings) -> tuple[Spool, Spool]:
+    processing = settings.processing
+    return (
+        run_log_spool(processing.reporting.directory),
+        inventory_spool(processing.inventory.directory),
+    )
+
+
+def _node_ids(
+    parts: Sequence[str], refusals: Sequence[Refusal], settings: Settings
+) -> frozenset[str]:
+    """Return the ids of the nodes that are meant.
+
+    Raises:
+        StartError: a part fits no node, or several.
+    """
+    known = {refusal.node_id: "" for refusal in refusals if refusal.node_id}
+    try:
+        listed = load_list(settings.general.nodes_list_file)
+    except NodesError as error:
+        click.echo(f"warning: host names are unknown: {error}", err=True)
+        listed = {}
+    hostnames = known | {node.id: node.hostname for node in listed.values()}
+    return frozenset(_node_id(part, hostnames) for part in parts)
+
+
+def _node_id(part: str, hostnames: dict[str, str]) -> str:
+    exact = [node_id for node_id, name in hostnames.items() if part in {node_id, name}]
+    found = exact or [
+        node_id for node_id, name in hostnames.items() if part in node_id or part in name
+    ]
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise StartError(f"--node {printable(part)}: no node has this in its id or host name")
+    some = ", ".join(printable(hostnames[node_id] or node_id) for node_id in found[:_CANDIDATES])
+    more = ", …" if len(found) > _CANDIDATES else ""
+    raise StartError(f"--node {printable(part)}: {len(found)} nodes fit: {some}{more}")
+
+
+def _judge(directory: Path, settings: Settings) -> Judge | None:
+    """Return what examines run logs; None if they are not examined on this machine."""
+    if not settings.processing.reporting.examined_here:
+        return None
+    criteria, warnings = configured(directory)
+    for warning in warnings:
+        click.echo(f"warning: {printable(warning)}", err=True)
+    return lambda refusal: judge(refusal.path, criteria, refusal.name)
+
+
+def _report(results: Sequence[Done], *, machine: bool, trial: bool = False) -> None:
+    if machine:
+        for result in results:
+            click.echo(show.done_as_json(result))
+        return
+    for line in show.summary(results, trial=trial) or ["No such file was refused."]:
+        click.echo(line)
+
+
+def _progress(refusals: Sequence[Refusal], what: str, *, quiet: bool) -> Iterable[Refusal]:
+    """Yield the files; show the progress on the standard error if that is a terminal."""
+    console = Console(stderr=True)
+    if quiet or not console.is_terminal:
+        return refusals
+    return track(refusals, what, console=console, transient=True)
+
+
+def _console() -> Console:
+    console = Console(highlight=False, markup=False, emoji=False)
+    if not console.is_terminal:
+        console.width = _FILE_WIDTH
+    return console

@@ -1,0 +1,142 @@
+"""Output of `relayd failed`. Everything that comes from a file is made printable first."""
+
+import json
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from relayd.commands.failed.refusals import ADVICE, Group, Refusal
+from relayd.commands.failed.replay import Done, Outcome
+from relayd.system.amounts import age, counted, size
+from relayd.system.printable import printable
+
+_DONE: Final[dict[Outcome, str]] = {
+    "back": "moved back",
+    "refused": "would be refused again",
+    "taken": "not moved, the spool has a file of this name",
+    "gone": "gone meanwhile",
+    "removed": "removed",
+    "error": "not possible",
+}
+#: The same for a trial.
+_WOULD: Final[dict[Outcome, str]] = _DONE | {"back": "would be moved back"}
+#: Files that are listed one by one among those that were not moved.
+_LISTED: Final = 10
+
+
+def show_groups(console: Console, groups: Sequence[Group]) -> None:
+    """Print one line for each reason, and the total."""
+    table = Table(box=None, pad_edge=False, header_style="")
+    table.add_column("REASON", no_wrap=True)
+    table.add_column("FILES", justify="right", no_wrap=True)
+    table.add_column("NODES", justify="right", no_wrap=True)
+    table.add_column("OLDEST", no_wrap=True)
+    table.add_column("WHAT TO DO", overflow="fold")
+    for group in groups:
+        table.add_row(
+            group.reason,
+            f"{group.files:,}",
+            f"{group.nodes:,}" if group.nodes else "",
+            age(group.oldest_s),
+            group.advice,
+        )
+    console.print(table)
+
+
+def show_refusals(console: Console, refusals: Sequence[Refusal]) -> None:
+    """Print some lines for each file."""
+    now = time.time()
+    for refusal in refusals:
+        console.print(Text(printable(str(refusal.path)), style="bold", overflow="fold"))
+        facts = Table.grid(padding=(0, 2))
+        facts.add_column(no_wrap=True, style="dim")
+        facts.add_column(overflow="fold")
+        facts.add_row("reason", refusal.reason)
+        if refusal.detail:
+            facts.add_row("detail", Text(printable(refusal.detail)))
+        facts.add_row("what to do", ADVICE[refusal.reason])
+        if refusal.node_id:
+            facts.add_row("node", Text(printable(refusal.node_id)))
+        facts.add_row("refused", f"{_moment(refusal.at)}, {age(now - refusal.at)} ago")
+        facts.add_row("size", size(refusal.size))
+        console.print(facts)
+
+
+def total(refusals: Sequence[Refusal]) -> str:
+    """Return the sum of some files, as `41 files, 612 kB`."""
+    octets = sum(refusal.size for refusal in refusals)
+    return f"{counted(len(refusals), 'file')}, {size(octets)}"
+
+
+def summary(results: Sequence[Done], *, trial: bool = False) -> list[str]:
+    """Return what was done, a line for each outcome, followed by the files that need a look."""
+    texts = _WOULD if trial else _DONE
+    lines = [
+        f"{counted(files, 'file')} {texts[outcome]}{_reasons(results, outcome)}"
+        for outcome, files in Counter(result.outcome for result in results).items()
+    ]
+    stayed = [result for result in results if result.outcome in {"taken", "error"}]
+    lines += [
+        f"{printable(result.refusal.path.name)}: {printable(result.detail)}"
+        for result in stayed[:_LISTED]
+    ]
+    if len(stayed) > _LISTED:
+        lines.append(f"… and {counted(len(stayed) - _LISTED, 'more file')}")
+    return lines
+
+
+def _reasons(results: Iterable[Done], outcome: Outcome) -> str:
+    if outcome != "refused":
+        return ""
+    reasons = Counter(result.reason for result in results if result.outcome == outcome)
+    return ": " + ", ".join(f"{number:,} {reason}" for reason, number in reasons.most_common())
+
+
+def group_as_json(group: Group) -> str:
+    """Return a group as one line of JSON."""
+    return _line(
+        reason=group.reason,
+        files=group.files,
+        nodes=group.nodes,
+        bytes=group.size,
+        oldest_seconds=round(group.oldest_s, 3),
+        advice=group.advice,
+    )
+
+
+def refusal_as_json(refusal: Refusal) -> str:
+    """Return a file as one line of JSON."""
+    return _line(**_facts(refusal), detail=refusal.detail, bytes=refusal.size)
+
+
+def done_as_json(result: Done) -> str:
+    """Return what became of a file as one line of JSON."""
+    return _line(
+        **_facts(result.refusal),
+        outcome=result.outcome,
+        reason_now=result.reason,
+        detail=result.detail,
+    )
+
+
+def _facts(refusal: Refusal) -> dict[str, Any]:
+    return {
+        "file": str(refusal.path),
+        "name": refusal.name,
+        "reason": refusal.reason,
+        "node": refusal.node_id,
+        "refused_at": _moment(refusal.at),
+    }
+
+
+def _moment(at: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(at))
+
+
+def _line(**values: Any) -> str:
+    return json.dumps(values).replace("\x7f", "\\u007f")

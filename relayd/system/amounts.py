@@ -1,0 +1,33 @@
+"""Amounts as people read them: ages, sizes, counts."""
+
+from typing import Final
+
+_UNITS: Final = ((86_400, "d"), (3600, "h"), (60, "min"))
+_SIZES: Final = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
+
+
+def age(seconds: float) -> str:
+    """Return a time as `2 d 3 h`, `3 h`, `5 min` or `8 s`: rounded down, at most two units."""
+    whole = max(0, int(seconds))
+    for place, (length, unit) in enumerate(_UNITS):
+        if whole >= length:
+            text = f"{whole // length:,} {unit}"
+            smaller = _UNITS[place + 1 : place + 2]
+            rest = whole % length // smaller[0][0] if smaller else 0
+            # From ten units on, the smaller ones change nothing.
+            return f"{text} {rest} {smaller[0][1]}" if rest and whole < 10 * length else text
+    return f"{whole} s"
+
+
+def size(octets: int) -> str:
+    """Return bytes as `612 kB`, `1.2 MB` or `14 bytes`; 1 kB is 1000 bytes."""
+    for length, unit in _SIZES:
+        if octets >= length:
+            scaled = octets / length
+            return f"{scaled:.1f} {unit}" if scaled < 9.95 else f"{scaled:,.0f} {unit}"
+    return counted(octets, "byte")
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun, as `1 file` or `1,204 files`."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
