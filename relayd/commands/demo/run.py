@@ -2,7 +2,7 @@
 
 import signal
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -92,11 +92,7 @@ def run(options: Options, console: Console) -> int:
         failures += _leaves(group)
     except* OSError as group:
         failures += [_system_error(error) for error in _leaves(group)]
-    except* KeyboardInterrupt:
-        pass
-    if failures:
-        raise failures[0]
-    return INTERRUPTED
+    raise failures[0]
 
 
 def _leaves(group: BaseExceptionGroup[_Error]) -> list[_Error]:
@@ -113,20 +109,23 @@ def _system_error(error: OSError) -> StartError:
 
 
 async def _supervise(options: Options, console: Console) -> int:
-    root = options.directory or Path(tempfile.mkdtemp(prefix="relayd-demo-"))
-    layout = Layout(root, options.relays)
-    demo = _Demo(options, console, layout)
-    code = INTERRUPTED
-    try:
-        async with trio.open_nursery() as nursery:
-            await nursery.start(demo.run_signals, nursery.cancel_scope, name="signals")
-            code = await demo.run()
-            nursery.cancel_scope.cancel()
-    finally:
-        # If counts do not match, keep everything as evidence.
-        if options.directory is None and code != 1:
-            with trio.CancelScope(shield=True):
-                await trio.to_thread.run_sync(layout.remove_all_but_logs)
+    # From before the first directory exists until the last one is removed.
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
+        root = options.directory or Path(tempfile.mkdtemp(prefix="relayd-demo-"))
+        layout = Layout(root, options.relays)
+        demo = _Demo(options, console, layout)
+        code = INTERRUPTED
+        try:
+            async with trio.open_nursery() as nursery:
+                run_signals = partial(demo.run_signals, signals, nursery.cancel_scope)
+                nursery.start_soon(run_signals, name="signals")
+                code = await demo.run()
+                nursery.cancel_scope.cancel()
+        finally:
+            # If counts do not match, keep everything as evidence.
+            if options.directory is None and code != 1:
+                with trio.CancelScope(shield=True):
+                    await trio.to_thread.run_sync(layout.remove_all_but_logs)
     return code
 
 
@@ -156,16 +155,12 @@ class _Demo:
         self._screen: Screen
         self._story: Story | None = None
 
-    async def run_signals(
-        self, everything: trio.CancelScope, *, task_status: trio.TaskStatus[None]
-    ) -> None:
+    async def run_signals(self, signals: AsyncIterator[int], everything: trio.CancelScope) -> None:
         """Stop gracefully on the first signal; at once on a second, or before uploads begin."""
-        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
-            task_status.started()
-            async for _ in signals:
-                if self._stop.is_set() or not self._uploading:
-                    everything.cancel()
-                self._stop.set()
+        async for _ in signals:
+            if self._stop.is_set() or not self._uploading:
+                everything.cancel()
+            self._stop.set()
 
     async def run(self) -> int:
         """Start everything, upload, stop everything, print the balance; return the exit code."""
