@@ -34,7 +34,7 @@ STUBS: Final = {
     "htpasswd": '/usr/bin/htpasswd -b "$@" secret',
 }
 PATH: Final = "/usr/sbin:/usr/bin:/sbin:/bin"
-NEEDED: Final = ("a2ensite", "apache2ctl", "curl", "htpasswd", "openssl", "systemd-sysusers")
+NEEDED: Final = ("a2ensite", "apache2ctl", "curl", "htpasswd", "nginx", "openssl")
 SHELL: Final = """
 PATH=/stubs:/usr/local/sbin:/usr/local/bin:$PATH
 make() { :; }
@@ -105,6 +105,9 @@ async def test_guide_with_pip_makes_a_root_server(server: Server, tree: Path) ->
     # A small key is made sooner.
     prepare = prepare.replace("rsa:4096", "rsa:2048")
     run(server, tree, prepare + commands(section("webserver.md", "Apache")))
+    nginx = section("webserver.md", "nginx")
+    [certificate] = re.findall(r"`(install .*)`", nginx)
+    run(server, tree, f"{certificate}\n{commands(nginx)}")
     follow_the_examples(server, setup)
     run(server, tree, start)
     link = server.root / "etc/systemd/system/rudder-relayd.service"
@@ -156,7 +159,7 @@ def follow_the_examples(server: Server, setup: str) -> None:
         path.write_text(before + found + keys + after)
     for name, text in {"relay/nodeslist.json": "{}", "ssl/shared/allnodescerts.pem": ""}.items():
         target = server.root / "var/rudder/lib" / name
-        target.parent.mkdir(parents=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(text)
 
 
