@@ -109,23 +109,24 @@ def _system_error(error: OSError) -> StartError:
 
 
 async def _supervise(options: Options, console: Console) -> int:
-    # From before the first directory exists until the last one is removed.
+    # Signals are handled from before the first directory exists until the last one is removed.
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
-        root = options.directory or Path(tempfile.mkdtemp(prefix="relayd-demo-"))
-        layout = Layout(root, options.relays)
-        demo = _Demo(options, console, layout)
-        code = INTERRUPTED
-        try:
-            async with trio.open_nursery() as nursery:
-                run_signals = partial(demo.run_signals, signals, nursery.cancel_scope)
-                nursery.start_soon(run_signals, name="signals")
-                code = await demo.run()
-                nursery.cancel_scope.cancel()
-        finally:
-            # If counts do not match, keep everything as evidence.
-            if options.directory is None and code != 1:
-                with trio.CancelScope(shield=True):
-                    await trio.to_thread.run_sync(layout.remove_all_but_logs)
+        async with trio.open_nursery() as nursery:
+            everything = trio.CancelScope()
+            root = options.directory or Path(tempfile.mkdtemp(prefix="relayd-demo-"))
+            layout = Layout(root, options.relays)
+            demo = _Demo(options, console, layout)
+            nursery.start_soon(demo.run_signals, signals, everything, name="signals")
+            code = INTERRUPTED
+            try:
+                with everything:
+                    code = await demo.run()
+            finally:
+                # If counts do not match, keep everything as evidence.
+                if options.directory is None and code != 1:
+                    with trio.CancelScope(shield=True):
+                        await trio.to_thread.run_sync(layout.remove_all_but_logs)
+            nursery.cancel_scope.cancel()
     return code
 
 
