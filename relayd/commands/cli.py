@@ -14,7 +14,6 @@ the database driver.
 
 import importlib
 import os
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -27,7 +26,7 @@ from relayd import __version__
 from relayd.commands.failing import complain
 from relayd.config.files import load_files
 from relayd.errors import ConfigError, RelaydError, StartError, TransientStartError
-from relayd.service.signals import early_stop
+from relayd.service.signals import allow_hangup, early_signals
 from relayd.system.utf8 import ensure_utf8
 
 DEFAULT_DIRECTORY: Final = Path("/opt/rudder/etc/relayd")
@@ -35,7 +34,7 @@ DEFAULT_DIRECTORY: Final = Path("/opt/rudder/etc/relayd")
 EXIT_CONFIG: Final = 2
 EXIT_START: Final = 3
 EXIT_TRANSIENT: Final = os.EX_TEMPFAIL
-#: The exit code that a shell reports for a command ended by SIGINT.
+#: The exit code that a shell reports for a command ended by SIGINT, for one that cleans up first.
 EXIT_INTERRUPTED: Final = 130
 
 #: Commands in modules of their own, which are imported only when called: name → module, line in
@@ -66,7 +65,6 @@ class Program(click.Command):
         """Run and exit; without `standalone_mode`, run and return or raise as click does."""
         if args is None:
             ensure_utf8()
-            _allow_interrupts()
         call = partial(super().main, args, prog_name, complete_var, standalone_mode=False, **extra)
         if not standalone_mode:
             return call()
@@ -110,8 +108,11 @@ directory_option = click.option(
 
 @click.group(cls=LazyGroup, no_args_is_help=False, context_settings=_SETTINGS)
 @click.version_option(__version__, "-V", "--version", message="relayd %(version)s")
-def main() -> None:
+@click.pass_context
+def main(context: click.Context) -> None:
     """The relay daemon of a Rudder fleet and its tools."""
+    if context.invoked_subcommand != run.name:
+        allow_hangup()
 
 
 @main.command()
@@ -151,24 +152,19 @@ _started = _Started()
 
 def _run(directory: Path) -> int:
     _started.directory = directory
-    early_stop.install()
+    early_signals.install()
     from relayd.service.tree import run as run_service
 
     return run_service(directory)
 
 
 def _check(directory: Path) -> int:
+    allow_hangup()
     files = load_files(directory)
     for warning in [*files.warnings, *files.logging.warnings]:
         click.echo(f"warning: {warning}")
     click.echo("Syntax: OK")
     return 0
-
-
-def _allow_interrupts() -> None:
-    """Let SIGINT be an exception again, see `relayd.commands.entry`: commands clean up on it."""
-    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _exit_code(call: Callable[[], object]) -> int:

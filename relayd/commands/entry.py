@@ -1,13 +1,11 @@
 """Where the programs begin: what has to be done before anything else is imported.
 
-Importing the rest takes a few tenths of a second, in which an interrupt ends the program without a
-word, as it ends most others.
+Importing the rest takes a few tenths of a second. In that time an interrupt ends the program
+without a word, as it ends most others, and a hangup waits until it is known whether it asks for a
+reload.
 """
 
 import signal
-
-from relayd.system.lean import load_when_used
-from relayd.system.utf8 import ensure_utf8
 
 
 def relayd() -> None:
@@ -27,7 +25,17 @@ def rudder_relayd() -> None:
 
 
 def _prepare() -> None:
-    ensure_utf8()
-    load_when_used("idna")
+    """Take the signals, then the locale, then the imports.
+
+    SIGINT keeps the system's action unless a command waits for it: Python's own, an exception
+    wherever the program is, ends in a traceback. SIGHUP is blocked, so that the kernel keeps it
+    even if the program starts again; see `relayd.service.signals` for the rest.
+    """
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    from relayd.system.lean import load_when_used
+    from relayd.system.utf8 import ensure_utf8
+
+    ensure_utf8()
+    load_when_used("idna")

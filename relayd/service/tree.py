@@ -56,7 +56,7 @@ from relayd.fleet.pins import PinnedClients
 from relayd.pipelines.line import Change
 from relayd.remote_run.runs import RemoteRuns, make_runs
 from relayd.service.pipelines import Pipeline, open_pipelines
-from relayd.service.signals import early_stop
+from relayd.service.signals import early_signals
 from relayd.service.systemd import Notifier, take_notifier
 from relayd.shared.expiry import run_expiry
 from relayd.shared.store import Store
@@ -350,7 +350,8 @@ class Service:
 
     async def _run_signals(self, *, task_status: trio.TaskStatus[None]) -> None:
         with trio.open_signal_receiver(signal.SIGHUP, signal.SIGTERM, signal.SIGINT) as signals:
-            early_stop.over()
+            if early_signals.over():
+                self._reload_wanted.set()
             task_status.started()
             async for number in signals:
                 if number == signal.SIGHUP:

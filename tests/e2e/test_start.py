@@ -6,16 +6,20 @@ import os
 import re
 import signal
 import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Final
 
 import pytest
 import trio
 
-import relayd
 from tests.support.daemon import Site, fetch, make_site, open_daemon
 from tests.support.ledger import Ledger
+from tests.support.moments import STOP, environment
 from tests.support.postgres import Database
+from tests.support.project import CONF
+from tests.support.strace import inject
 from tests.support.wrappers import BOUND_BY_MODES
 
 API: Final = "/rudder/relay-api/1"
@@ -98,40 +102,66 @@ async def test_start_error_is_a_line_of_the_log(
 
 
 @pytest.mark.fault("F66")
-@pytest.mark.parametrize(
-    "moment",
-    [
-        pytest.param(("/relayd/commands/cli.py",), id="program"),
-        pytest.param(("/relayd/service/tree.py",), id="service"),
-        pytest.param(("/relayd/pipelines/reporting.py",), id="pipelines"),
-        pytest.param((), id="in the event loop"),
-    ],
-)
-async def test_stop_during_the_start_is_silent(site: Site, moment: tuple[str, ...]) -> None:
-    """A signal that arrives before relayd waits for it ends it without a traceback."""
-    source = Path(relayd.__file__).parent.parent
-    call = "newfstatat,stat,statx,openat" if moment else "flock"
-    only = [part for path in moment for part in ("-P", f"{source}{path}")]
-    rule = f"inject={call}:signal=SIGINT:when=1"
-    wrapper = (
-        "strace",
-        "-D",
-        "-f",
-        "-qq",
-        "-o",
-        "/dev/null",
-        *only,
-        "-e",
-        f"trace={call}",
-        "-e",
-        rule,
-    )
-    async with open_daemon(site, wrapper=wrapper, ready=None) as daemon:
+async def test_stop_at_the_end_of_the_start_is_silent(site: Site) -> None:
+    """A signal that arrives before the event loop waits for it ends relayd without a traceback."""
+    options = ("-D", "-f", "-qq", *inject("flock", "signal=SIGINT:when=1"))
+    async with open_daemon(site, wrapper=("strace", *options), ready=None) as daemon:
         with trio.fail_after(60):
-            code = await daemon.process.wait()
+            assert await daemon.process.wait() == 0
             await daemon.ended.wait()
         assert [line for line in daemon.lines if "DEBUG" not in line] == []
-        assert code in {0, -signal.SIGINT}
+
+
+@pytest.mark.fault("F66")
+@pytest.mark.parametrize(
+    ("command", "until"),
+    [
+        (["run"], "relayd.service.tree"),
+        (["check"], "relayd.commands.check.command"),
+        (["inspect", "-c", str(CONF), "x"], "relayd.commands.inspect.command"),
+        (["demo"], "relayd.commands.demo.run"),
+    ],
+)
+def test_stop_at_any_moment_of_the_start_is_silent(
+    tmp_path: Path, command: list[str], until: str
+) -> None:
+    """While modules are imported, a signal ends any command without a traceback.
+
+    It does so by its default action, later by that of the command: the daemon ends with 0, the demo
+    says that nothing was begun.
+    """
+    later = {
+        ("run", signal.SIGINT): 0,
+        ("run", signal.SIGTERM): 0,
+        ("demo", signal.SIGINT): 130,
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "relayd", *command],
+        env={**os.environ, **environment(tmp_path / "moments", until, every=10)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    moments = [line.split() for line in done.stdout.splitlines() if line[0].isdigit()]
+    assert len(moments) > 10
+    for number in STOP:
+        codes = [int(code) for sent, code, _ in moments if int(sent) == number]
+        own = later.get((command[0], number))
+        known = len(codes) if own is None else codes.index(own)
+        assert known > 0
+        assert codes == [-number] * known + [own] * (len(codes) - known)
+
+
+@pytest.mark.fault("F66")
+@pytest.mark.site(nodes=())
+async def test_reload_at_any_moment_of_the_start_is_remembered(site: Site) -> None:
+    """SIGHUP during the start, before and after a change to UTF-8, ends nothing and reloads."""
+    latin = {"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    env = environment(site.root / "moments", "relayd.service.tree")
+    async with open_daemon(site, env=env | latin) as daemon:
+        await daemon.saw("main: reloaded")
+        assert await daemon.stop() == 0
 
 
 @pytest.mark.fault("A24", "F60")

@@ -1,6 +1,8 @@
 """The command `relayd check`."""
 
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
@@ -60,24 +62,24 @@ def _account(name: str | None) -> Account:
 def _examine(directory: Path, account: Account, web: Account | None) -> CheckReport:
     """Run the checks; show their progress on the standard error if that is a terminal."""
     console = Console(stderr=True, highlight=False, markup=False, emoji=False)
+    return trio.run(_until_interrupted, directory, account, web, console)
+
+
+@contextmanager
+def _shown(console: Console) -> Iterator[Progress]:
     if not console.is_terminal:
-        return trio.run(_until_interrupted, directory, account, web, lambda _pending: None)
+        yield lambda _pending: None
+        return
     with console.status("Checking") as status:
-        return trio.run(
-            _until_interrupted,
-            directory,
-            account,
-            web,
-            lambda pending: status.update(f"Checking {', '.join(pending)}"),
-        )
+        yield lambda pending: status.update(f"Checking {', '.join(pending)}")
 
 
 async def _until_interrupted(
-    directory: Path, account: Account, web: Account | None, progress: Progress
+    directory: Path, account: Account, web: Account | None, console: Console
 ) -> CheckReport:
-    """Examine; cancel on SIGINT, because KeyboardInterrupt could hit the asyncio loop."""
+    """Examine; SIGINT cancels, so that the terminal and what was opened are left in order."""
     report: CheckReport | None = None
-    with trio.open_signal_receiver(signal.SIGINT) as signals:
+    with trio.open_signal_receiver(signal.SIGINT) as signals, _shown(console) as progress:
         async with trio.open_nursery() as nursery:
 
             async def run_signals() -> None:

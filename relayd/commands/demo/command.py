@@ -1,6 +1,9 @@
 """The command `relayd demo`."""
 
+import os
+import signal
 from pathlib import Path
+from types import FrameType
 from typing import Final
 
 import click
@@ -114,6 +117,7 @@ def command(
     """
     if rate is None and (interval is not None or once is None):
         rate = nodes / (interval or _DEFAULT_INTERVAL)
+    _answer_interrupts()
     try:
         from rich.console import Console
 
@@ -135,3 +139,15 @@ def command(
         left = f"what it wrote is in {directory}" if kept else "nothing is left of it"
         click.echo(f"{NOTHING_BEGUN}; {left}.")
         return _INTERRUPTED
+
+
+def _answer_interrupts() -> None:
+    """Answer an interrupt in one line from now on, until the demo itself waits for signals."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        signal.signal(signal.SIGINT, _say_and_end)
+
+
+def _say_and_end(_number: int, _frame: FrameType | None) -> None:
+    # An exception could be lost in the import of a library.
+    os.write(1, f"{NOTHING_BEGUN}; nothing is left of it.\n".encode())
+    os._exit(_INTERRUPTED)

@@ -174,6 +174,9 @@ async def start_worker(call_timeout_s: float) -> Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             pass_fds=[read_end],
+            # A terminal's signals, which would reach it before it can ignore them, are for the
+            # parent only.
+            process_group=0,
         )
     except BaseException:
         os.close(lifeline)

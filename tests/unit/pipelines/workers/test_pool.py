@@ -267,6 +267,14 @@ async def test_worker_killed_from_outside_is_replaced(inbox: Inbox) -> None:
     ]
 
 
+@pytest.mark.fault("F66")
+async def test_worker_gets_no_signal_of_the_terminal(inbox: Inbox) -> None:
+    """Ctrl-C, sent to the process group of the terminal, does not reach one that just starts."""
+    async with open_pool(inbox) as pool:
+        [worker] = pool.workers
+        assert os.getpgid(worker.process.pid) != os.getpgid(0)
+
+
 async def test_worker_outlives_the_thread_that_started_it(
     inbox: Inbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
