@@ -35,6 +35,8 @@ async def check(site: Site) -> list[Finding]:
     answer = await get(listen, f"{API}/system/info")
     if answer is NoAnswer.CLOSED:
         return [await in_thread(_judge_stopped, site, abandon_on_cancel=True)]
+    if answer is NoAnswer.SILENT:
+        return await in_thread(_judge_silent, site, abandon_on_cancel=True)
     info = None if isinstance(answer, NoAnswer) else document(answer, "getSystemInfo")
     if info is None:
         return []
@@ -79,6 +81,15 @@ def _judge_stopped(site: Site) -> Finding:
         what = f"relayd is not running, and {files}, the oldest for {span(age)}"
         return error("daemon.stopped", _where(site), what, start)
     return warning("daemon.stopped", _where(site), "relayd is not running", start)
+
+
+def _judge_silent(site: Site) -> list[Finding]:
+    """Return an error if the program that does not answer is most likely the daemon."""
+    pid = holder_of(_locked(site.spools))
+    if pid is None:
+        return []
+    what = f"process {pid}, which has locked the spool, does not answer"
+    return [error("daemon.hangs", _where(site), what, f"systemctl restart {unit_name()}")]
 
 
 def _locked(spools: list[Spool]) -> Iterator[Path]:
