@@ -106,6 +106,17 @@ async def test_drift_between_the_daemon_and_its_files_is_reported(site: Site) ->
         assert await daemon.stop() == 0
 
 
+@pytest.mark.fault("F36")
+async def test_a_running_relay_without_a_nodes_list_is_no_error(idle: Site) -> None:
+    """What the daemon says of a missing nodes list is a warning where only files are forwarded."""
+    idle.nodes_list.unlink()
+    async with open_daemon(idle):
+        found = (await check_beside(idle)).findings
+    (line,) = [line for line in found if "running relayd reports about its configuration" in line]
+    assert line.startswith("warning: ")
+    assert not any(line.startswith("error") and "nodeslist" in line for line in found)
+
+
 @asynccontextmanager
 async def open_program(site: Site, **answers: object) -> AsyncIterator[None]:
     """Answer in the daemon's place: JSON documents and texts, by the last part of the path."""
