@@ -12,6 +12,7 @@ Each command imports only the modules it needs: checking a configuration loads n
 the database driver.
 """
 
+import errno
 import importlib
 import os
 import sys
@@ -31,6 +32,7 @@ from relayd.system.utf8 import ensure_utf8
 
 DEFAULT_DIRECTORY: Final = Path("/opt/rudder/etc/relayd")
 
+EXIT_CRASH: Final = 1
 EXIT_CONFIG: Final = 2
 EXIT_START: Final = 3
 EXIT_TRANSIENT: Final = os.EX_TEMPFAIL
@@ -183,7 +185,17 @@ def _exit_code(call: Callable[[], object]) -> int:
         return _fail(error.format_message(), EXIT_START)
     except click.Abort:
         return EXIT_INTERRUPTED
+    except OSError as error:
+        if _started.directory is not None or not _is_of_output(error):
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it again
+        return _fail(f"cannot write to standard output: {error.strerror}", EXIT_CRASH)
     return result if isinstance(result, int) else 0
+
+
+def _is_of_output(error: OSError) -> bool:
+    """Return whether a tool could not write its results: to a full disk, for example."""
+    return error.filename is None and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 
 
 def _fail_each(error: RelaydError, code: int) -> int:

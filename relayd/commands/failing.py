@@ -4,6 +4,7 @@ A tool writes a line for a person. The daemon's line ends up where its log does,
 format of the log, as far as that is known. In the journal both have their priority.
 """
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, Literal
 
@@ -28,11 +29,13 @@ def complain(
         daemon: configuration directory of the daemon that cannot start; None for a tool.
         level: how bad it is.
     """
-    if daemon is not None and _logs_json(daemon):
-        click.echo(_document(text, level), err=True, nl=False)
-        return
-    priority = _PRIORITIES[level] if is_journal(_STDERR) else ""
-    click.echo(f"{priority}{level}: {printable(text)}", err=True)
+    # Where nobody can read it, the exit code is still the right one.
+    with suppress(OSError):
+        if daemon is not None and _logs_json(daemon):
+            click.echo(_document(text, level), err=True, nl=False)
+            return
+        priority = _PRIORITIES[level] if is_journal(_STDERR) else ""
+        click.echo(f"{priority}{level}: {printable(text)}", err=True)
 
 
 def _logs_json(directory: Path) -> bool:
@@ -53,4 +56,5 @@ def _document(text: str, level: str) -> bytes:
     from relayd.telemetry.lines import json_renderer
 
     render = json_renderer(journal=is_journal(_STDERR))
-    return render(level, {"component": "main", "event": "cannot start", "detail": text})
+    event = "cannot start" if level == "error" else "configuration"
+    return render(level, {"component": "main", "event": event, "detail": text})

@@ -60,8 +60,10 @@ def _socket_path(path: str) -> str:
 
 
 def _text(value: Any) -> str:
-    if not isinstance(value, str) or "\0" in value:
-        raise ValueError(value)
+    if isinstance(value, str) and "\0" in value:
+        raise UnexpectedError(got="a string with a NUL character")
+    if not isinstance(value, str):
+        raise UnexpectedError
     return value
 
 

@@ -2,13 +2,15 @@
 
 from dataclasses import dataclass
 
-from relayd.remote_run.events import RunReporter
+from relayd.remote_run.events import RunReporter, named
 from relayd.remote_run.plan import Plan
 from relayd.remote_run.request import RunRequest
-from relayd.telemetry.logs import get_logger
+from relayd.telemetry.logs import Limit, get_logger
 from relayd.telemetry.metrics import Metrics, RunOutcome
 
-log = get_logger("remote_run")
+#: Who started what is of use only if no line is left out. One for each node of a fleet may come
+#: within a minute; commands are slower than the log.
+log = get_logger("remote_run", Limit.NONE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +56,7 @@ def write_audit(
         "remote run",
         asked_by=requester.address,
         forwarded_for=requester.forwarded_for,
-        target="all" if request.nodes is None else f"{len(request.nodes)} nodes",
+        target="all" if request.nodes is None else named(request.nodes),
         nodes=sum(1 for _ in plan.nodes()) if plan is not None else 0,
         neighbours=len(plan.local) if plan is not None else 0,
         relays=len(plan.hops) if plan is not None else 0,

@@ -1,7 +1,7 @@
 """The report on a run, as events or as plain output, with one verdict for each node."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, Literal
 
 import msgspec
@@ -18,12 +18,19 @@ OUTPUT_LIMIT: Final = 64 * 1024 * 1024
 NOTE: Final = "rudder-relayd: incomplete: "
 #: Notes of relays below that are kept for the end of an answer.
 _NOTES: Final = 20
-#: Nodes that a note names.
+#: Nodes that a note or a log line names.
 _NAMED: Final = 5
 #: Pause after each dropped piece, so that a flood does not keep a core busy until the deadline.
 DROP_PAUSE_S: Final = 0.01
 #: Bytes of one line in an event. Even escaped in JSON it stays below what relays read as a line.
 MAX_LINE: Final = 8 * 1024
+
+
+def named(nodes: Sequence[str]) -> str:
+    """Return how many nodes these are, and the first of them: `2 nodes (n1, n2)`."""
+    names = ", ".join(nodes[:_NAMED]) + ", …" * (len(nodes) > _NAMED)
+    what = "1 node" if len(nodes) == 1 else f"{len(nodes)} nodes"
+    return f"{what} ({names})"
 
 
 class RunEvent(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -111,9 +118,7 @@ class RunReporter:
         lost = self.without_verdict(nodes)
         if lost:
             self.cut += len(lost)
-            names = ", ".join(lost[:_NAMED]) + ", …" * (len(lost) > _NAMED)
-            what = "1 node" if len(lost) == 1 else f"{len(lost)} nodes"
-            self.note(f"{NOTE}{what} ({names}): {detail}")
+            self.note(f"{NOTE}{named(lost)}: {detail}")
         await self.finish(lost, relay, detail, kind)
 
     def note(self, line: str) -> bool:

@@ -7,7 +7,7 @@ import trio
 
 from relayd.remote_run.commands.runner import Exit, Order, Runner, RunnerError
 from relayd.remote_run.commands.watch import Watch
-from relayd.remote_run.events import LineCutter, RunEvent, RunReporter
+from relayd.remote_run.events import LineCutter, RunEvent, RunReporter, named
 from relayd.remote_run.helper.limits import limits_for
 from relayd.remote_run.hop import Calls, call_relay
 from relayd.remote_run.lanes import Slot
@@ -162,7 +162,7 @@ class _Command:
             await self._reporter.finish(self._nodes, self._me, str(outcome), "hop_error")
 
     async def _give_up(self, detail: str) -> None:
-        log.warning("command terminated", nodes=len(self._nodes), detail=detail)
+        log.warning("command terminated", target=named(self._nodes), detail=detail)
         await self._reporter.give_up(self._nodes, self._me, detail, "exit")
 
     async def _follow(self, decided: Callable[[str | None], None]) -> Exit | RunnerError:
@@ -198,7 +198,7 @@ class _Command:
     async def _report_exit(self, ended: Exit) -> None:
         if ended.code:
             log.warning(
-                "command failed", code=ended.code, nodes=len(self._nodes), detail=ended.detail
+                "command failed", code=ended.code, target=named(self._nodes), detail=ended.detail
             )
         detail = ended.detail if ended.code else ""
         together = len(self._nodes)

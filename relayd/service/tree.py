@@ -283,11 +283,20 @@ class Service:
         drained.set()
 
     async def _first_load(self) -> None:
-        try:
-            await self.trust.load()
-        except NodesError:
-            return
-        self._nodes_changed()
+        """Load the nodes, until a stop is requested: the file system may hang."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._cancel_at_stop, nursery.cancel_scope)
+            try:
+                await self.trust.load()
+            except NodesError:
+                pass
+            else:
+                self._nodes_changed()
+            nursery.cancel_scope.cancel()
+
+    async def _cancel_at_stop(self, scope: trio.CancelScope) -> None:
+        await self.stopping.wait()
+        scope.cancel()
 
     def _nodes_changed(self) -> None:
         self.peers.take_nodes(self.trust.nodes)

@@ -254,7 +254,7 @@ def test_interrupt_while_a_program_starts(place: Path, step: str) -> None:
 
 
 @pytest.mark.fault("F47")
-@pytest.mark.parametrize("size", ["40k", "40m", "48m"])
+@pytest.mark.parametrize("size", ["40k", "40m", "48m", "60m,nr_inodes=200"])
 def test_full_disk_is_named(place: Path, size: str) -> None:
     """Wherever the disk becomes full, the demo ends with one line that says so."""
     if subprocess.run(["unshare", "--mount", "true"], check=False).returncode:

@@ -26,6 +26,7 @@ class Access:
 
     def __init__(self, scope: Scope) -> None:
         self._scope = scope
+        self._headers_only = scope["type"] == "http" and scope["method"] == "HEAD"
         self._begun = time.monotonic()
         self._status = 0
         self._sent = 0
@@ -44,7 +45,7 @@ class Access:
             return
         if message["type"] == "http.response.start":
             self._status = message["status"]
-        elif message["type"] == "http.response.body":
+        elif message["type"] == "http.response.body" and not self._headers_only:
             self._sent += len(message.get("body", b""))
 
     def log(self) -> None:

@@ -16,11 +16,15 @@ from hypercorn.config import Config
 from hypercorn.trio.worker_context import WorkerContext
 from quart import Quart
 
+from relayd.api.server.access import log_refused
 from relayd.api.server.connection import Connection, Serving, Slots
 from relayd.api.server.limits import Limits
 from relayd.api.server.listeners import PatientListener, open_listeners, url_of
 from relayd.config.main_conf import Listen
 from relayd.errors import StartError
+from relayd.telemetry.logs import get_logger
+
+log = get_logger("api")
 
 #: The releases whose private names are used here.
 VERSIONS: Final = {
@@ -103,6 +107,8 @@ async def _serve_client(serving: Serving, slots: Slots, stream: trio.SocketStrea
         return
     connection = Connection(serving, slots, stream)
     if not slots.take(connection):
+        log.warning("too many requests at once; refused with 503", limit=serving.limits.connections)
+        log_refused(503, None)
         with trio.move_on_after(serving.limits.stop_write_s), suppress(trio.BrokenResourceError):
             await stream.send_all(_BUSY)
         return

@@ -90,9 +90,11 @@ WHERE to_regnamespace('public') IS NOT NULL
 
 #: How far the sequence and the table are, where the account may know.
 _SEQUENCE: Final = """
-SELECT last_value::bigint AS last, max_value AS maximum, cycle
-FROM pg_sequences
-WHERE format('%I.%I', schemaname, sequencename)::regclass = to_regclass($1::text)
+SELECT s.last_value::bigint AS last, s.max_value AS maximum, s.cycle
+FROM pg_sequences AS s
+JOIN pg_namespace AS n ON n.nspname = s.schemaname
+JOIN pg_class AS c ON c.relnamespace = n.oid AND c.relname = s.sequencename
+WHERE c.oid = to_regclass($1::text)
 """
 _HIGHEST_ID: Final = "SELECT max(id) FROM ruddersysevents"
 
@@ -272,14 +274,10 @@ async def _numbers(connection: Connection, indexes: list[Index]) -> Numbers | No
 
 async def _try(connection: Connection) -> tuple[Tables | None, Refusal | None]:
     """Insert a good run log and roll back; what only takes too long is no refusal."""
+    tables, refusal = None, None
     try:
         async with _trial(connection):
-            tables: Tables | None = await read_tables(connection)
-    except FAULTS:  # the survey itself shows what is missing
-        return None, None
-    assert tables is not None
-    refusal = None
-    try:
+            tables = await read_tables(connection)
         async with _trial(connection):
             row = await connection.fetchrow(sql.REPORT_OF_ANOTHER, "")
         for run_log in known_good(None if row is None else tuple(row), "root"):
@@ -289,8 +287,11 @@ async def _try(connection: Connection) -> tuple[Tables | None, Refusal | None]:
                 refusal = Refusal(str(error), error.sqlstate)
             else:
                 return tables, None
-    except FAULTS:
-        return tables, None
+    except FAULTS as error:
+        # What stops the survey here stops the daemon too.
+        fault = explain(error)
+        transient = fault.kind == "transient"
+        return tables, None if transient else Refusal(str(fault), fault.sqlstate)
     return tables, refusal
 
 

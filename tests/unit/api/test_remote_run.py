@@ -15,10 +15,12 @@ from structlog.testing import capture_logs
 from relayd.api import remote_run as module
 from relayd.remote_run import lanes
 from relayd.remote_run import runs as runs_module
-from relayd.remote_run.audit import Requester
-from relayd.remote_run.request import RunRequest
+from relayd.remote_run.audit import Requester, write_audit
+from relayd.remote_run.request import RunRequest, read_run_request
+from relayd.telemetry.metrics import Metrics
 from tests.support.agent import PRINT_ARGUMENTS, Commands, agent, gone, pid_in
 from tests.support.http import BASE, api, descriptors, eventually, open_server
+from tests.support.logs import written
 from tests.support.remote_run import EVENTS, FORM, Following, form, make_nodes, open_lab
 
 NODES = make_nodes(["n1", "n2"])
@@ -399,6 +401,20 @@ async def test_a_command_that_cannot_be_started_is_an_error(tmp_path: Path) -> N
     assert events.verdicts == {"n1": "hop_error"}
 
 
+def test_no_audit_line_is_left_out(tmp_path: Path) -> None:
+    """The web application makes one run for each node of a fleet; each of them leaves its line."""
+    requester, metrics = Requester("127.0.0.1", "192.0.2.7"), Metrics()
+
+    def audit_many() -> None:
+        for number in range(50):
+            request = read_run_request({}, (f"n{number}",))
+            write_audit(requester, request, "ok", metrics)
+
+    text = written(tmp_path / "log", audit_many)
+    for number in range(50):
+        assert text.count(f'target="1 node (n{number})"') == 1
+
+
 async def test_every_run_leaves_one_audit_line(tmp_path: Path) -> None:
     """One line has the client, the number of nodes, the conditions and the outcome."""
     async with open_lab(agent(tmp_path / "rudder", "exit 3"), NODES) as lab:
@@ -408,6 +424,7 @@ async def test_every_run_leaves_one_audit_line(tmp_path: Path) -> None:
     [audit] = [entry for entry in logs if entry["event"] == "remote run"]
     assert (audit["asked_by"], audit["forwarded_for"]) == ("127.0.0.1", "192.0.2.7")
     assert (audit["nodes"], audit["neighbours"], audit["relays"]) == (3, 2, 0)
+    assert audit["target"] == "3 nodes (n1, n2, x)"
     assert (audit["conditions"], audit["outcome"]) == ("c1,c2", "incomplete")
     assert audit["verdicts"] == "some_failed=2 unreachable=1"
     assert b'remote_runs_total{outcome="incomplete"} 1.0' in lab.metrics.render()

@@ -283,6 +283,44 @@ def test_crash_ends_with_1_and_a_traceback(command: str, body: str) -> None:
     assert done.stderr.startswith("Traceback")
 
 
+@pytest.mark.parametrize("arguments", [("check",), ("version",), ("--help",), ("inspect", "/")])
+def test_results_that_cannot_be_written_are_one_line(
+    directory: Path, arguments: tuple[str, ...]
+) -> None:
+    """A tool whose standard output is on a full disk says so, and does not end with success."""
+    place = ("-c", directory) if arguments[0] in {"check", "inspect"} else ()
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "relayd", *arguments, *place],
+            cwd=ROOT,
+            check=False,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    assert done.returncode == 1
+    *_, line = done.stderr.splitlines()
+    assert line == "error: cannot write to standard output: No space left on device"
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.fault("F31")
+@pytest.mark.parametrize("missing", ["main.conf", "nothing"])
+def test_exit_code_counts_where_its_reason_cannot_be_written(directory: Path, missing: str) -> None:
+    """Without a working standard error the exit code is the same: it decides about a restart."""
+    (directory / "main.conf").write_text(f"{MY_ID}general.https_port = 0")
+    (directory / missing).unlink(missing_ok=True)
+    code = 3 if missing == "main.conf" else 2
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "relayd", "run", "-c", directory],
+            cwd=ROOT,
+            check=False,
+            stderr=full,
+        )
+    assert done.returncode == code
+
+
 def run_with(command: str, body: str) -> Done:
     """Runs the daemon command on a daemon that executes `body`."""
     program = f"""

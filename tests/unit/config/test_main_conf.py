@@ -393,6 +393,16 @@ def test_empty_password_is_one(tmp_path: Path, output: str) -> None:
     assert warnings == []
 
 
+@pytest.mark.fault("F13")
+def test_text_that_is_not_shown_is_refused_with_its_cause(tmp_path: Path) -> None:
+    """A password with a NUL character is a string, so the error says what is wrong with it."""
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path, ROOT + r'output.database.password = "secret\u0000"')
+    assert str(caught.value).endswith(
+        "output.database.password: expected a string, got a string with a NUL character"
+    )
+
+
 def test_missing_main_conf_is_a_start_error(tmp_path: Path) -> None:
     """Without main.conf the start error has the path and the reason."""
     with pytest.raises(StartError) as caught:

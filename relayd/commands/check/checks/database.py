@@ -61,10 +61,11 @@ _CREATE: Final = "restart Rudder's web application, which creates its tables, an
 #: Fixes for the SQLSTATEs (PostgreSQL manual, appendix A) of refused connections.
 _FIXES: Final = {
     "28P01": "correct output.database.password, or set it: ALTER ROLE {user} PASSWORD …",
-    "28000": "create the role {user}, or allow it in pg_hba.conf",
+    "28000": "CREATE ROLE {user} LOGIN or ALTER ROLE {user} LOGIN, or allow it in pg_hba.conf",
     "3D000": "correct the database name in output.database.url, or create the database",
     "42501": "GRANT CONNECT ON DATABASE {database} TO {user}",
-    "53300": "raise max_connections of the server, or close other connections",
+    "53300": "raise the limit of connections of the server, role or database, or close others",
+    "55000": "ALTER DATABASE {database} ALLOW_CONNECTIONS true",
     "57P03": "wait until the server has started; its log shows the progress",
 }
 
@@ -85,7 +86,8 @@ _REFUSAL_FIXES: Final = {
     "23514": "create the partition, or drop the constraint",
     "23503": "drop the foreign key, or add what it refers to",
     "P0001": "drop the trigger, or correct it",
-    "42501": "add a policy that lets the role insert: CREATE POLICY … WITH CHECK (true)",
+    "42501": "add a policy that lets the role select and insert: CREATE POLICY … USING (true),"
+    " and RESET row_security if set",
 }
 
 
@@ -170,6 +172,8 @@ def _judge_server(found: Survey, where: str) -> Iterator[Finding]:
 
 
 def _judge_columns(found: Survey, where: str) -> Iterator[Finding]:
+    if not found.rights.get("schema public USAGE", True) and "public" in found.elsewhere.values():
+        return  # nothing in it can be seen before the right is granted
     for table, columns in COLUMNS.items():
         existing = found.columns.get(table)
         if existing is None:

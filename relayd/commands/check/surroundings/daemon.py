@@ -35,6 +35,8 @@ async def check(site: Site) -> list[Finding]:
     answer = await get(listen, f"{API}/system/info")
     if answer is NoAnswer.CLOSED:
         return [await in_thread(_judge_stopped, site, abandon_on_cancel=True)]
+    if answer is NoAnswer.SILENT:
+        return await in_thread(_judge_silent, site, abandon_on_cancel=True)
     info = None if isinstance(answer, NoAnswer) else document(answer, "getSystemInfo")
     if info is None:
         return []
@@ -46,7 +48,8 @@ async def check(site: Site) -> list[Finding]:
     found = _judge_version(site, version)
     found += await in_thread(_judge_files, site, read_metrics(numbers), abandon_on_cancel=True)
     if not isinstance(status, NoAnswer):
-        found += _judge_status(site, document(status, "getStatus"))
+        said = document(status, "getStatus")
+        found += await in_thread(_judge_status, site, said, abandon_on_cancel=True)
     return found
 
 
@@ -79,6 +82,15 @@ def _judge_stopped(site: Site) -> Finding:
         what = f"relayd is not running, and {files}, the oldest for {span(age)}"
         return error("daemon.stopped", _where(site), what, start)
     return warning("daemon.stopped", _where(site), "relayd is not running", start)
+
+
+def _judge_silent(site: Site) -> list[Finding]:
+    """Return an error if the program that does not answer is most likely the daemon."""
+    pid = holder_of(_locked(site.spools))
+    if pid is None:
+        return []
+    what = f"process {pid}, which has locked the spool, does not answer"
+    return [error("daemon.hangs", _where(site), what, f"systemctl restart {unit_name()}")]
 
 
 def _locked(spools: list[Spool]) -> Iterator[Path]:
@@ -145,9 +157,12 @@ def _judge_status(site: Site, status: dict[str, Any] | None) -> list[Finding]:
     """Report what the daemon itself finds wrong."""
     data = (status or {}).get("data")
     found: list[Finding] = []
+    # The daemon says so of every server; here the check of the nodes list decides how bad it is.
+    no_list = not site.examines and not site.settings.general.nodes_list_file.exists()
     for name, outcome in (data if isinstance(data, dict) else {}).items():
         if isinstance(outcome, dict) and outcome.get("status") == "error":
             what = f"the running relayd reports about its {name}: {outcome.get('details', '')}"
             fix = f"fix it; if it is fixed already, systemctl reload {unit_name()}"
-            found.append(error("daemon.status", _where(site), what, fix))
+            make = warning if name == "configuration" and no_list else error
+            found.append(make("daemon.status", _where(site), what, fix))
     return found

@@ -372,7 +372,7 @@ def _accepts(path: Path) -> bool:
 
 
 def _cause(text: str) -> str:
-    """Return the line that names the cause, or the last one."""
+    """Return the first error, which is the cause of those that follow, or the last line."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     causes = [line for line in lines if re.search("FATAL|PANIC|ERROR|error:", line)]
-    return (causes or lines or ["no output"])[-1]
+    return causes[0] if causes else (lines or ["no output"])[-1]

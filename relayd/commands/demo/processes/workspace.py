@@ -69,6 +69,9 @@ class Workspace:
             self.root.mkdir(parents=True, exist_ok=True)
             for directory in (self.configuration, self.spool, self.incoming, self.failed):
                 directory.mkdir(mode=0o750)
+        except FileExistsError as error:
+            detail = f"{error.filename} exists already; name an empty directory"
+            raise StartError(f"cannot prepare {self.root}: {detail}") from error
         except OSError as error:
             raise StartError(f"cannot prepare {self.root}: {error.strerror}") from error
 

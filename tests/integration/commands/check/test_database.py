@@ -65,7 +65,15 @@ UNREACHABLE: Final = [
         "too many connections",
         sql("ALTER DATABASE {name} CONNECTION LIMIT 0"),
         'error: {database}: too many connections for database "{name}" (SQLSTATE 53300).'
-        " Fix: raise max_connections of the server, or close other connections",
+        " Fix: raise the limit of connections of the server, role or database, or close others",
+        faults=("F37",),
+    ),
+    case(
+        "closed database",
+        sql("\\connect postgres\nALTER DATABASE {name} ALLOW_CONNECTIONS false"),
+        'error: {database}: database "{name}" is not currently accepting connections'
+        " (SQLSTATE 55000). Fix: ALTER DATABASE {name} ALLOW_CONNECTIONS true",
+        faults=("F37",),
     ),
 ]
 
@@ -119,6 +127,24 @@ UNFIT: Final = [
             ("INSERT", "reportsexecution"),
             ("USAGE", "SEQUENCE serial"),
         )
+    ),
+    case(
+        "no right to the schema",
+        sql("REVOKE USAGE ON SCHEMA public FROM rudder, PUBLIC"),
+        "error: {database}: role rudder lacks USAGE on schema public."
+        " Fix: GRANT USAGE ON SCHEMA public TO rudder",
+        faults=("F37",),
+    ),
+    case(
+        "policies that the role must not be under",
+        sql(
+            "ALTER TABLE ruddersysevents ENABLE ROW LEVEL SECURITY;"
+            "ALTER ROLE rudder IN DATABASE {name} SET row_security = off"
+        ),
+        "error: {database}: the tables refuse run logs: query would be affected by row-level"
+        ' security policy for table "ruddersysevents" (SQLSTATE 42501). Fix: add a policy that lets'
+        " the role select and insert: CREATE POLICY … USING (true), and RESET row_security if set",
+        faults=("F14",),
     ),
     case(
         "read-only",

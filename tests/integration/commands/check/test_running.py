@@ -3,6 +3,7 @@
 import json
 import os
 import pwd
+import signal
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -59,7 +60,7 @@ def test_a_daemon_that_does_not_run_is_reported(idle: Site, age: float | None) -
 
 @pytest.mark.fault("F32")
 async def test_drift_between_the_daemon_and_its_files_is_reported(site: Site) -> None:
-    """Files changed since they were read, keys that need a restart, and a moved API are named."""
+    """Changed files, keys that need a restart, a moved API and a daemon that hangs are named."""
     old = time.time() - 300
     for path in (site.nodes_list, site.conf / "main.conf"):
         os.utime(path, (old, old))
@@ -92,7 +93,28 @@ async def test_drift_between_the_daemon_and_its_files_is_reported(site: Site) ->
         moved = await check_beside(site)
         site.port = port
         assert f"process {daemon.process.pid} has locked the spool" in "\n".join(moved.findings)
+        site.write_conf()
+        give(site.root)
+        daemon.process.send_signal(signal.SIGSTOP)
+        hung = await check_beside(site)
+        daemon.process.send_signal(signal.SIGCONT)
+        where = f"general.listen 127.0.0.1:{site.port}"
+        assert (
+            f"error: {where}: process {daemon.process.pid}, which has locked the spool, does not"
+            f" answer. Fix: systemctl restart {UNIT}"
+        ) in hung.findings
         assert await daemon.stop() == 0
+
+
+@pytest.mark.fault("F36")
+async def test_a_running_relay_without_a_nodes_list_is_no_error(idle: Site) -> None:
+    """What the daemon says of a missing nodes list is a warning where only files are forwarded."""
+    idle.nodes_list.unlink()
+    async with open_daemon(idle):
+        found = (await check_beside(idle)).findings
+    (line,) = [line for line in found if "running relayd reports about its configuration" in line]
+    assert line.startswith("warning: ")
+    assert not any(line.startswith("error") and "nodeslist" in line for line in found)
 
 
 @asynccontextmanager

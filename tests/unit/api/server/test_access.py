@@ -15,6 +15,7 @@ REQUESTS = (
     b"GET /metrics?a=b HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
     b"PUT /none/%1b%0a\xc3\xa9 HTTP/1.0\r\nHost: x\r\nContent-Length: 0\r\n\r\n",
     b"GET  /two-spaces HTTP/1.1\r\n\r\n",
+    b"HEAD /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
 )
 
 
@@ -30,8 +31,8 @@ async def ask() -> None:
 @pytest.mark.parametrize(
     ("how", "count"),
     [
-        (settings("info", "access=debug"), 4),
-        (settings("info", "info,access=trace"), 4),
+        (settings("info", "access=debug"), 5),
+        (settings("info", "info,access=trace"), 5),
         (settings("info"), 0),
         (settings("debug", "access=info"), 0),
     ],
@@ -50,4 +51,5 @@ def test_one_line_for_each_request(tmp_path: Path, how: LoggingSettings, count: 
     )
     assert "method=PUT path=/none/%1b%0a%C3%A9 status=404" in lines[1]
     assert "malformed request status=400 client=127.0.0.1" in lines[2]
-    assert "method=POST" in lines[3]
+    assert "method=HEAD path=/metrics status=200 bytes=0 " in lines[3]
+    assert "method=POST" in lines[4]

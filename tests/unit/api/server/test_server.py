@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import trio
+from structlog.testing import capture_logs
 
 from relayd.api.server.limits import Limits
 from relayd.api.server.listeners import open_listeners
@@ -55,13 +56,15 @@ async def test_slow_clients_take_no_place_from_others() -> None:
 
 @pytest.mark.fault("A1")
 async def test_with_requests_in_progress_everywhere_a_newcomer_is_answered() -> None:
-    """No request is given up for another: who finds no place gets 503 and may come back."""
+    """No request is given up for another: who finds no place gets 503, which is logged."""
     app, asked, gate = gated()
     async with open_server(app, limits=Limits(connections=1)) as server:
         async with server.client() as busy:
             await busy.send(b"GET /gated HTTP/1.1\r\nHost: x\r\n\r\n")
             await asked.wait()
-            assert (await server.raw(b"")).startswith(b"HTTP/1.1 503 ")
+            with capture_logs() as logs:
+                assert (await server.raw(b"")).startswith(b"HTTP/1.1 503 ")
+            assert [(line["component"], line["log_level"]) for line in logs] == [("api", "warning")]
             gate.set()
             assert (await busy.answer()).body == b"done"
         assert await server.lives()
