@@ -6,6 +6,7 @@
         ├── reloads          what SIGHUP asked for, one after the other
         ├── HTTP API         until the pipelines have drained
         ├── remote runs      a task for each run, its commands and calls below it
+        ├── first nodes      nodes list and certificates, for the first time
         ├── trust            nodes list and certificates, retried until they load
         ├── peers            pins and connections of other policy servers
         ├── pipelines        one for each output that is configured
@@ -77,6 +78,8 @@ SWITCH_INTERVAL_S: Final = 0.001
 #: After a stop signal, what is in flight may take this long to be committed and disposed of.
 DRAIN_TIMEOUT_S: Final = 4.0
 HTTP_GRACE_S: Final = 10.0
+#: The nodes of a large fleet take some seconds; files that need none of them do not wait longer.
+FIRST_LOAD_S: Final = 5.0
 CANARY_PERIOD_S: Final = 0.1
 
 T = TypeVar("T")
@@ -205,7 +208,7 @@ class Service:
             root.start_soon(self._run_canary, name="canary")
             root.start_soon(self._run_expiry, name="expiry")
             root.start_soon(self.trust.run, self._nodes_changed, name="trust")
-            await self._first_load()
+            await self._first_load(root)
             drained = trio.Event()
             root.start_soon(self._run_pipelines, drained, name="pipelines")
             self.started = True
@@ -282,17 +285,26 @@ class Service:
                 nursery.start_soon(pipeline.run, self.stopping, name=pipeline.name)
         drained.set()
 
-    async def _first_load(self) -> None:
-        """Load the nodes, until a stop is requested: the file system may hang."""
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._cancel_at_stop, nursery.cancel_scope)
-            try:
-                await self.trust.load()
-            except NodesError:
-                pass
-            else:
-                self._nodes_changed()
-            nursery.cancel_scope.cancel()
+    async def _first_load(self, root: trio.Nursery) -> None:
+        """Load the nodes; go on without them if that takes long, as in a file system that hangs."""
+        tried = trio.Event()
+        root.start_soon(self._load_nodes, tried, name="first nodes")
+        with trio.move_on_after(FIRST_LOAD_S) as scope:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._cancel_at_stop, nursery.cancel_scope)
+                await tried.wait()
+                nursery.cancel_scope.cancel()
+        if scope.cancelled_caught:
+            log.warning("the nodes are still being read; files that depend on them wait")
+
+    async def _load_nodes(self, tried: trio.Event) -> None:
+        try:
+            await self.trust.load()
+        except NodesError:
+            pass
+        else:
+            self._nodes_changed()
+        tried.set()
 
     async def _cancel_at_stop(self, scope: trio.CancelScope) -> None:
         await self.stopping.wait()

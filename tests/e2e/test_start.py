@@ -166,11 +166,13 @@ async def test_reload_at_any_moment_of_the_start_is_remembered(site: Site) -> No
 
 @pytest.mark.fault("F66")
 async def test_stop_while_the_nodes_list_cannot_be_read_to_its_end(site: Site) -> None:
-    """A nodes list whose reading hangs, as in a dead file system, does not delay a stop."""
+    """A nodes list whose reading hangs, as in a dead file system, delays neither start nor stop."""
     site.nodes_list.unlink()
     os.mkfifo(site.nodes_list)
     async with open_daemon(site, ready=None) as daemon:
         await daemon.answers()
+        await daemon.saw("the nodes are still being read; files that depend on them wait")
+        await daemon.saw("started")
         assert await daemon.stop() == 0
         await daemon.ended.wait()
     assert not any("Traceback" in line for line in daemon.lines)
