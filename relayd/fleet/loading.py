@@ -216,7 +216,7 @@ def _read_entry(node_id: str, value: object, names: dict[str, str]) -> tuple[Nod
     key_hash = parse_key_hash(entry.key_hash)
     if not isinstance(entry.hostname, str) or not entry.hostname.isprintable():
         node = Node(node_id, "", policy_server, key_hash)
-        return node, "its hostname is no text, or not printable"
+        return node, "its hostname is not text, or not printable"
     node = Node(node_id, entry.hostname, policy_server, key_hash)
     return node, _doubt_hostname(entry.hostname)
 

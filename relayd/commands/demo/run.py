@@ -13,6 +13,7 @@ import trio
 from rich.console import Console
 from rich.live import Live
 
+from relayd.commands.cli import unpadded
 from relayd.commands.demo.fleet.agents import Fleet, Pattern, make_nodes
 from relayd.commands.demo.fleet.key_progress import KeyProgress
 from relayd.commands.demo.fleet.keys import cache_directory, obtain_keys
@@ -203,7 +204,8 @@ class _Demo:
         """Print the balance and return the exit code."""
         sent = self._ledger.sent
         title = f"{sent} uploads sent, {sent / max(self._seconds, 0.001):.1f} per second"
-        self._console.print(summary(entries, title))
+        with unpadded(self._console):
+            self._console.print(summary(entries, title))
         for sentence in self._story.happened if self._story else ():
             self._console.print(sentence, markup=False)
         balanced = all(entry.balanced for entry in entries)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from relayd.commands.check.model import Finding, Site, error, warning
+from relayd.commands.check.service_user.foreign import choose_another, is_foreign
 from relayd.commands.check.service_user.permissions import check_file
 from relayd.commands.check.settings.places import judge_openness
 from relayd.errors import NodesError
@@ -89,11 +90,14 @@ def _judge_missing(site: Site, failure: NodesError) -> list[Finding]:
 
 def _judge_broken(site: Site, path: Path, failure: NodesError) -> Finding:
     effect = "files wait until it can be read" if site.examines else "a reload fails"
-    return error("nodes.broken", path, f"{failure.detail}; {effect}", REGENERATE)
+    fix = choose_another(site, path) if is_foreign(path) else REGENERATE
+    return error("nodes.broken", path, f"{failure.detail}; {effect}", fix)
 
 
 def _judge(site: Site, path: Path, nodes: Nodes) -> list[Finding]:
     found: list[Finding] = []
+    if not nodes.sub_nodes:
+        return [warning("nodes.nobody", path, "it lists no node", REGENERATE)]
     if site.my_id == "root" and nodes.get("root") is None:
         what = 'it does not list "root", which is this server'
         found.append(warning("nodes.myself", path, what, REGENERATE))

@@ -37,6 +37,8 @@ _SYSTEM: Final = (
     *(f"/usr/{name}" for name in ("bin", "include", "lib", "lib32", "lib64", "libexec")),
     *("/usr/sbin", "/usr/share"),
 )
+_LISTEN: Final = "general.listen"
+_URL: Final = "output.database.url"
 #: Directories of users lie directly in these.
 _OF_USERS: Final = (Path("/home"), Path("/run/user"))
 
@@ -92,7 +94,8 @@ def choose_another(site: Site, path: Path) -> str:
     keys = _keys_of(site, path)
     if not keys:
         return "use another configuration directory (-c)"
-    return f"set {' and '.join(keys)} to another path"
+    ways = {_URL: f"name another file in {_URL}", _LISTEN: f"name another directory in {_LISTEN}"}
+    return " and ".join(ways.get(key, f"set {key} to another path") for key in keys)
 
 
 def _keys_of(site: Site, path: Path) -> list[str]:
@@ -107,7 +110,7 @@ def _paths(site: Site) -> Iterator[tuple[str, Path]]:
         if isinstance(value, Path):
             yield key, value
         elif isinstance(value, Listen) and value.path:
-            yield key, Path(value.path).parent
+            yield _LISTEN, Path(value.path).parent
     yield "remote_run.command", Path(site.settings.remote_run.command)
     for path in DatabaseUrl.parse(site.settings.output.database.url).files:
-        yield "output.database.url", path
+        yield _URL, path

@@ -193,7 +193,7 @@ def _missing(site: Site, path: Path, access: Access, code: str) -> list[Finding]
     name, group = site.account.name, site.account.group
     what = f"does not exist, and user {name} may not create it in {access.parent}"
     fix = f"install -d -o {name} -g {group} -m 0770 {quoted(path)}"
-    if is_foreign(path):
+    if is_foreign(path) or path.parent == Path("/"):
         fix = elsewhere(site, path, Path(access.parent))
     return [error(code, path, what, fix)]
 

@@ -59,7 +59,11 @@ def _judge_shared(site: Site) -> Iterator[Finding]:
     folder, files = site.settings.shared_folder.path, site.settings.shared_files.path
     private = {site.directory: "the directory of main.conf"}
     private |= {path: "a directory of the spool" for spool in site.spools for path in _parts(spool)}
-    for path, use in (*private.items(), (files, "shared_files.path")):
+    readable = [*private.items(), (files, "shared_files.path")]
+    if folder.is_dir() and is_foreign(folder):
+        what, readable = "every node may read what is in it, and it belongs to the system", []
+        yield error("files.exposed", folder, what, elsewhere(site, folder))
+    for path, use in readable:
         if _within(path, folder):
             what = f"every node may read {path}, which lies in it"
             if _real(path) == _real(folder):

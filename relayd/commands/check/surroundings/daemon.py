@@ -21,6 +21,8 @@ PATIENCE_S: Final = 60.0
 #: Seconds after which a changed file should have been read: who changes it also reloads.
 SETTLED_S: Final = 60.0
 
+_YEAR: Final = 365.25 * 86_400.0
+
 #: A metric that Rudder's own daemon does not have.
 _OURS: Final = b"rudder_relayd_event_loop_lag_seconds"
 _SAMPLE: Final = re.compile(
@@ -101,9 +103,9 @@ def _waiting(site: Site) -> tuple[int, float]:
 
 def span(seconds: float) -> str:
     """Return a time span as people say it: `5 ms`, `1.5 s`, `40 s`, `25 min`, `3 h` or `2 days`."""
-    for unit, size in (("days", 172_800.0), ("h", 7_200.0), ("min", 120.0)):
-        if seconds >= size:
-            return f"{seconds / (size / 2):.0f} {unit}"
+    for unit, size in (("years", _YEAR), ("days", 86_400.0), ("h", 3_600.0), ("min", 60.0)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
     for unit, size in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
         if seconds >= size:
             return f"{seconds / size:.3g} {unit}"

@@ -681,6 +681,25 @@ FOREIGN: Final = [
         faults=("F37",),
     ),
     case(
+        "shared folder of the system",
+        conf(shared_folder='path = "/etc"'),
+        "error: /etc: every node may read what is in it, and it belongs to the system. "
+        + other("shared_folder.path", "/etc"),
+        faults=("F37",),
+    ),
+    case(
+        "nodes list of the system",
+        conf(general='nodes_list_file = "/proc/version"'),
+        "error: /proc/version: line 1, character 0: expected '{{'; files wait until it can be read."
+        " Fix: set general.nodes_list_file to another path",
+        faults=("F37",),
+    ),
+    case(
+        "empty nodes list",
+        both(write("nodeslist.json", "{}"), write("allnodescerts.pem", "")),
+        "warning: {root}/nodeslist.json: it lists no node. " + REGENERATE,
+    ),
+    case(
         "programs in directories for all",
         conf(remote_run='command = "/tmp"'),
         "error: /tmp: is not a program. Fix: set remote_run.command to the rudder command",

@@ -108,6 +108,7 @@ def test_a_running_relayd_is_reloaded_where_it_runs(
         (150.0, "2 min"),
         (7_200.0, "2 h"),
         (172_800.0, "2 days"),
+        (9_000 * 365.25 * 86_400.0, "9000 years"),
     ],
 )
 def test_a_span_is_never_shown_as_nothing(seconds: float, text: str) -> None:
