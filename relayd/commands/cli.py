@@ -16,10 +16,11 @@ import errno
 import importlib
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -29,6 +30,9 @@ from relayd.config.files import load_files
 from relayd.errors import ConfigError, RelaydError, StartError, TransientStartError
 from relayd.service.signals import allow_hangup, early_signals
 from relayd.system.utf8 import ensure_utf8
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 DEFAULT_DIRECTORY: Final = Path("/opt/rudder/etc/relayd")
 
@@ -51,6 +55,21 @@ _LAZY: Final = {
     "inspect": ("relayd.commands.inspect.command", "Show what relayd would do with run-log files."),
 }
 _SETTINGS: Final = {"help_option_names": ["-h", "--help"]}
+
+
+@contextmanager
+def unpadded(console: "Console") -> Iterator[None]:
+    """Print what the block prints without the blanks with which tables fill their lines.
+
+    A terminal gets them: there they do no harm.
+    """
+    if console.is_terminal:
+        yield
+        return
+    with console.capture() as captured:
+        yield
+    lines = captured.get().split("\n")
+    console.out("\n".join(line.rstrip(" ") for line in lines), highlight=False, end="")
 
 
 class Program(click.Command):

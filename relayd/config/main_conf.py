@@ -352,7 +352,7 @@ def _read_node_id(path: Path) -> str:
             data = file.read(_MAX_ID_BYTES)
     except OSError as error:
         raise start_error(f"Could not read the node id from {path}", error, file=path) from error
-    node_id = data.decode("utf-8", "replace").strip()
+    node_id = data.decode("utf-8-sig", "replace").strip()
     if not node_id:
         detail = f"{path}: expected a node id, got an empty file"
         raise TransientStartError(detail, file=path)

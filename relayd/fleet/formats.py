@@ -20,6 +20,8 @@ T = TypeVar("T")
 _SPACE: Final = re.compile(r"[ \t\n\r]*")
 _BEGIN: Final = b"-----BEGIN CERTIFICATE-----"
 _END: Final = b"-----END CERTIFICATE-----"
+#: U+FEFF, with which some editors begin a file in UTF-8.
+_MARK: Final = b"\xef\xbb\xbf"
 
 #: Nodes or certificates (25 µs each) between two pauses, and the length of a pause in seconds.
 _STEP: Final = 64
@@ -82,6 +84,8 @@ def members(file: TextIO) -> Iterator[tuple[str, object]]:
 def pem_blocks(file: BinaryIO) -> Iterator[tuple[int, bytes | str]]:
     """Find the certificates of a PEM file (RFC 7468), skipping any text around them.
 
+    A byte order mark in front of the first line is skipped, too.
+
     Args:
         file: open for reading; only a small part of it is in memory at a time.
 
@@ -95,7 +99,7 @@ def pem_blocks(file: BinaryIO) -> Iterator[tuple[int, bytes | str]]:
     begin = 0
     body: list[bytes] | None = None
     line = b""
-    for number, line in enumerate(iter(partial(file.readline, _LINE_SIZE), b""), 1):
+    for number, line in enumerate(_lines(file), 1):
         marker = line.strip() if line.startswith(b"-----") else b""
         if marker == _BEGIN:
             if body is not None:
@@ -113,6 +117,14 @@ def pem_blocks(file: BinaryIO) -> Iterator[tuple[int, bytes | str]]:
         raise ValueError(f"line {begin}: cut off within this certificate")
     if line.startswith(b"-") and not line.endswith(b"\n") and line.strip() != _END:
         raise ValueError("cut off within its last line")
+
+
+def _lines(file: BinaryIO) -> Iterator[bytes]:
+    rest = iter(partial(file.readline, _LINE_SIZE), b"")
+    for line in rest:
+        yield line.removeprefix(_MARK)
+        break
+    yield from rest
 
 
 def _decode(body: list[bytes]) -> bytes | str:

@@ -77,17 +77,20 @@ def load_nodes(
 
     A file that does not exist counts as empty. An entry of the list or a certificate that cannot
     be used is skipped with a warning, as is a certificate that belongs to no node of the list.
+    Where that concerns all of them, the file is taken for one of another format, and refused.
 
     Args:
-        list_file: the nodes list, JSON in UTF-8.
+        list_file: the nodes list, JSON in UTF-8, with or without a byte order mark.
         certs_file: PEM certificates (RFC 7468).
         my_id: the node id of this policy server.
         previous: the current nodes. If they have certificates, an empty certificates file is
-            taken for one that is just being written.
+            taken for one that is just being written, and one in which no certificate is usable
+            for a broken one.
 
     Raises:
-        NodesError: a file cannot be read, or is broken or truncated as a whole; the text names the
-            file and the place. The previous nodes should then stay in use.
+        NodesError: a file cannot be read, is broken or truncated as a whole, or has entries of
+            which none is usable; the text names the file and the place. The previous nodes should
+            then stay in use.
     """
     warnings = _Warnings()
     nodes = _load_list(list_file, warnings)
@@ -165,7 +168,7 @@ class _Warnings:
 def _load_list(path: Path, warnings: _Warnings) -> dict[str, Node] | None:
     """Read the nodes list; return None if it does not exist."""
     try:
-        with path.open(encoding="utf-8", newline="") as file:
+        with path.open(encoding="utf-8-sig", newline="") as file:
             return _read_entries(path, file, warnings)
     except FileNotFoundError:
         return None
@@ -180,6 +183,7 @@ def _load_list(path: Path, warnings: _Warnings) -> dict[str, Node] | None:
 def _read_entries(path: Path, file: TextIO, warnings: _Warnings) -> dict[str, Node]:
     nodes: dict[str, Node] = {}
     names: dict[str, str] = {}
+    skipped, first = 0, ""
     for node_id, value in in_small_steps(members(file)):
         if node_id in nodes:
             raise ValueError(f"node {quoted(node_id)} is listed twice")
@@ -187,13 +191,23 @@ def _read_entries(path: Path, file: TextIO, warnings: _Warnings) -> dict[str, No
             node, doubt = _read_entry(node_id, value, names)
         except ValueError as error:
             detail = f"node {quoted(node_id)} skipped: {error}"
+            skipped, first = skipped + 1, first or detail
             warnings.add(NodesWarning("entry", detail, path))
             continue
         nodes[node_id] = node
         if doubt is not None:
             detail = f"node {quoted(node_id)} cannot be reached: {doubt}"
             warnings.add(NodesWarning("hostname", detail, path))
+    if skipped and not nodes:
+        raise _none_usable("entry", "entries", skipped, first)
     return nodes
+
+
+def _none_usable(kind: str, kinds: str, count: int, first: str) -> ValueError:
+    """Return the error for a file of whose entries or certificates none can be used."""
+    if count == 1:
+        return ValueError(f"its only {kind} cannot be used: {first}")
+    return ValueError(f"none of its {count} {kinds} can be used; the first: {first}")
 
 
 def _read_entry(node_id: str, value: object, names: dict[str, str]) -> tuple[Node, str | None]:
@@ -211,7 +225,7 @@ def _read_entry(node_id: str, value: object, names: dict[str, str]) -> tuple[Nod
     key_hash = parse_key_hash(entry.key_hash)
     if not isinstance(entry.hostname, str) or not entry.hostname.isprintable():
         node = Node(node_id, "", policy_server, key_hash)
-        return node, "its hostname is no text, or not printable"
+        return node, "its hostname is not text, or not printable"
     node = Node(node_id, entry.hostname, policy_server, key_hash)
     return node, _doubt_hostname(entry.hostname)
 
@@ -231,9 +245,11 @@ def _load_certificates(
 ) -> CertificateStore:
     try:
         with path.open("rb", buffering=_READ_SIZE) as file:
-            store = _read_certificates(path, file, nodes, warnings)
+            store, unusable = _read_certificates(path, file, nodes, warnings)
             if not may_be_empty:
                 _require_content(file)
+                if unusable:
+                    raise _none_usable("certificate", "certificates", *unusable)
             return store
     except FileNotFoundError:
         return CertificateStore()
@@ -245,16 +261,31 @@ def _load_certificates(
 
 def _read_certificates(
     path: Path, file: BinaryIO, nodes: Mapping[str, Node], warnings: _Warnings
-) -> CertificateStore:
+) -> tuple[CertificateStore, tuple[int, str] | None]:
+    """Read the certificates of listed nodes.
+
+    Returns:
+        The certificates; and, unless one certificate names a node, listed or not, how many there
+        are and what is wrong with the first.
+    """
     store = CertificateStore()
     servers = {node.policy_server for node in nodes.values()}
+    skipped, first, usable = 0, "", False
     for line, block in in_small_steps(pem_blocks(file)):
         try:
             _add_certificate(store, block, nodes, servers)
         except ValueError as error:
             detail = f"line {line}: certificate skipped: {error}"
+            skipped, first = skipped + 1, first or detail
+            usable = usable or isinstance(error, _StrangerError)
             warnings.add(NodesWarning("certificate", detail, path))
-    return store
+        else:
+            usable = True
+    return store, (skipped, first) if skipped and not usable else None
+
+
+class _StrangerError(ValueError):
+    """A sound certificate is that of a node which is not in the list."""
 
 
 def _require_content(file: BinaryIO) -> None:
@@ -273,7 +304,7 @@ def _add_certificate(
         raise ValueError("its subject has no UID")
     node = nodes.get(node_id)
     if node is None:
-        raise ValueError(f"node {quoted(node_id)} is not in the nodes list")
+        raise _StrangerError(f"node {quoted(node_id)} is not in the nodes list")
     store.add(node.id, certificate, validity)
     if node.id in servers:
         store.add_peer(node.id, block)

@@ -1,15 +1,20 @@
 """Whether an output accepts files: one gauge, and one log line each time that changes."""
 
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from typing import Final, Literal
 
 import msgspec
+import trio
 from prometheus_client import Gauge
 
 from relayd.telemetry.logs import get_logger
 
 #: The kind of files of a probe, which sends none; any success clears its trouble too.
 CONNECTION: Final = "connection"
+
+#: Seconds between two looks at an idle output.
+LOOK_S: Final = 30.0
 
 
 class Trouble(msgspec.Struct, frozen=True):
@@ -34,6 +39,9 @@ class Trouble(msgspec.Struct, frozen=True):
 class Health:
     """The health of one output, as its attempts report it.
 
+    Attributes:
+        attempts: how many attempts and probes have ended.
+
     Args:
         output: name of the output, which is also the component of its log lines.
         gauge: 1 while the output accepts files, else 0.
@@ -45,6 +53,7 @@ class Health:
         self._log = get_logger(output)
         self._troubles: dict[str, Trouble] = {}
         self._failures: Counter[str] = Counter()
+        self.attempts = 0
 
     @property
     def trouble(self) -> Trouble | None:
@@ -62,6 +71,7 @@ class Health:
             files: the kind of files of the attempt, or `CONNECTION` for a probe.
             trouble: why it failed; None when it succeeded.
         """
+        self.attempts += 1
         former = self._troubles.pop(files, None)
         if trouble is None:
             former = self._troubles.pop(CONNECTION, None) or former
@@ -94,3 +104,29 @@ class Health:
             detail=trouble.detail,
             **code,
         )
+
+
+async def watch(
+    health: Health, reads: Callable[[], int], look: Callable[[], Awaitable[Trouble | None]]
+) -> None:
+    """Keep the gauge of an output true while no file comes; run forever.
+
+    An idle output is looked at every `LOOK_S` seconds, and only if somebody has read the metrics
+    since: a look may keep a server awake that a connection pooler would let go.
+
+    Args:
+        health: of the output.
+        reads: returns how often the metrics were read.
+        look: returns why the output is not available, None if it is.
+    """
+    attempts, read = health.attempts, reads()
+    while True:
+        await trio.sleep(LOOK_S)
+        idle, wanted = health.attempts == attempts, reads() != read
+        attempts, read = health.attempts, reads()
+        if not idle or not wanted:
+            continue
+        trouble = await look()
+        if health.attempts == attempts:  # else a file has come, and knows better
+            health.note(CONNECTION, trouble)
+            attempts = health.attempts

@@ -71,6 +71,10 @@ class RunLogStore(Protocol):
         """Raise `DatabaseError` if nothing could be written now."""
         ...
 
+    async def look(self) -> None:
+        """Do as `probe`, for an idle store, with as little as possible."""
+        ...
+
     async def definition(self) -> str:
         """Return a token that differs once the store may accept what it has refused.
 

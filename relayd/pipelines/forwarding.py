@@ -19,7 +19,7 @@ import trio
 
 from relayd.config.main_conf import InventorySettings, ReportingSettings, Settings
 from relayd.fleet.pins import PinnedClients
-from relayd.outputs.health import CONNECTION, Health
+from relayd.outputs.health import CONNECTION, Health, watch
 from relayd.outputs.results import Probe  # noqa: TC001  an annotation of a variable needs it
 from relayd.outputs.upstream.gate import Gate
 from relayd.outputs.upstream.uploads import (
@@ -198,15 +198,16 @@ class ForwardingPipeline:
             stages.gate.stop()
 
     async def _probe(self) -> None:
-        """Report whether the upstream is available before a file needs it; end once it was."""
+        """Report whether the upstream is available before a file needs it, and while none does."""
         attempts = 0
         while True:
             trouble = await self._upstream.probe()
             self._health.note(CONNECTION, trouble)
             if trouble is None:
-                return
+                break
             attempts += 1
             await trio.sleep(self._delays.upstream_unreachable.after(attempts))
+        await watch(self._health, lambda: self._metrics.reads, self._upstream.probe)
 
     def reconfigure(self, settings: Settings) -> None:
         """Take over what needs no restart: user and passwords for the upstream."""

@@ -134,7 +134,7 @@ class ReportingPipeline:
             nursery.start_soon(run_spool_cleanup, *cleaned_up, name="cleanup")
             nursery.start_soon(self._run_requeue, name="requeue")
             nursery.start_soon(self._run_stopper, stop, name="stopper")
-            nursery.start_soon(self._writer.probe, name="probe")
+            nursery.start_soon(self._run_probe, name="probe")
             nursery.start_soon(self._second_chance.run, name="second chance")
             if await self._wait_for_nodes(stop):
                 await self._line.run(self._stages, stop)
@@ -184,6 +184,10 @@ class ReportingPipeline:
             and bool(nodes.certificates(record.node))
             and nodes.trust_token(record.node) != record.trust
         )
+
+    async def _run_probe(self) -> None:
+        await self._writer.probe()
+        await self._writer.watch(lambda: self._metrics.reads)
 
     async def _run_stopper(self, stop: trio.Event) -> None:
         await stop.wait()

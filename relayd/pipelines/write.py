@@ -9,7 +9,7 @@ import msgspec
 import trio
 
 from relayd.errors import DatabaseError, Refused, Retry
-from relayd.outputs.health import CONNECTION, Health, Trouble
+from relayd.outputs.health import CONNECTION, Health, Trouble, watch
 from relayd.outputs.results import BEHIND, RunLogStore, Written
 from relayd.pipelines.examine import Accepted
 from relayd.pipelines.gather import BATCH
@@ -195,10 +195,12 @@ class Writer:
         """Raise `DatabaseError` if writing fails, or nothing could be written now."""
         self._note_held()
         trouble = self._health.trouble
-        if trouble is not None:
+        if trouble is not None and (self._health.holds(FILES) or self._health.holds(SOME)):
             some = "" if self._is_down or not self._held else f"{len(self._held)} run logs wait: "
             raise DatabaseError(f"{some}{trouble.detail}", "operator", trouble.code)
         await self._store.probe()
+        if trouble is not None:  # of `watch`, while no run log comes
+            self._health.note(CONNECTION, None)
 
     async def probe(self) -> None:
         """Report whether the database is available before a run log needs it; end once it was."""
@@ -212,6 +214,21 @@ class Writer:
                 await trio.sleep(self._delay(error, attempt))
             else:
                 self._recovered()
+
+    async def watch(self, reads: Callable[[], int]) -> None:
+        """Look at the database while no run log comes; run forever.
+
+        Args:
+            reads: returns how often the metrics, which show it, were read.
+        """
+        await watch(self._health, reads, self._look)
+
+    async def _look(self) -> Trouble | None:
+        try:
+            await self._store.look()
+        except DatabaseError as error:
+            return _trouble(error)
+        return None
 
     def _goes_alone(self, error: DatabaseError, attempt: int) -> bool:
         """Return whether each run log is better written by itself."""
@@ -256,10 +273,7 @@ class Writer:
         return steps.after(attempt)
 
     def _note(self, error: DatabaseError) -> None:
-        # What the server refuses for good is settled by run log and never gets here.
-        kind: Literal["operator", "transient"]
-        kind = "operator" if error.kind == "operator" else "transient"
-        self._health.note(FILES, Trouble(str(error), kind, code=error.sqlstate))
+        self._health.note(FILES, _trouble(error))
 
     def _recovered(self) -> None:
         self._was_up = True
@@ -278,3 +292,10 @@ class Writer:
         if broken := file.run_log.broken:
             verdict = msgspec.structs.replace(verdict, broken=broken)
         return Finished(file.ticket, file.identity, verdict)
+
+
+def _trouble(error: DatabaseError) -> Trouble:
+    # What the server refuses for good is settled by run log and never gets here.
+    kind: Literal["operator", "transient"]
+    kind = "operator" if error.kind == "operator" else "transient"
+    return Trouble(str(error), kind, code=error.sqlstate)

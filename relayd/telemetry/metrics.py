@@ -105,12 +105,14 @@ class Metrics:
         file_modified: unix time at which the version in use of a `file` of the configuration had
             been modified.
         restart_needed_keys: keys that were changed and need a restart.
+        reads: how often all metrics were read.
     """
 
     def __init__(self) -> None:
         # A process-wide switch of the library; its `_created` series are not used anywhere.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self._registry = CollectorRegistry()
+        self.reads = 0
         self._spools: list[Callable[[], tuple[int, float | None]]] = []
         self._watches: dict[str, str] = {}
         self._counts: list[Callable[[], int]] = []
@@ -131,6 +133,7 @@ class Metrics:
 
         Bounds of buckets identify series, so they are written as the original does: `1`, not `1.0`.
         """
+        self.reads += 1
         text = generate_latest(self._registry)
         return _WHOLE_BOUND.sub(lambda found: b"%d" % float(found[0]), text)
 

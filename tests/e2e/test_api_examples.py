@@ -27,14 +27,13 @@ for host in $(echo "$last" | tr , ' '); do echo "$host: run complete"; done
 """
 
 
-pytestmark = pytest.mark.site(nodes=(), database=False)
+pytestmark = pytest.mark.site(nodes=())
 
 
 @pytest.fixture
 def site(site: Site, tmp_path: Path) -> Site:
     """Return the root server of the examples, with its two nodes, a key and a file to share."""
     site.extra = {
-        "processing.reporting": 'output = "disabled"',
         "remote_run": f'command = "{agent(tmp_path / "rudder", AGENT)}"\nuse_sudo = false',
         "shared_folder": f'path = "{tmp_path / "folder"}"',
         "shared_files": f'path = "{tmp_path / "files"}"',

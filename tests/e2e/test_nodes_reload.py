@@ -57,6 +57,12 @@ def empty(path: Path) -> None:
     replace(path, b"")
 
 
+def make_odd(path: Path) -> None:
+    """Leaves a sound file of another format: none of its entries can be used."""
+    nodes = json.loads(path.read_bytes())
+    replace(path, json.dumps({name: {"host": name} for name in nodes}).encode())
+
+
 def listed(site: Site) -> Path:
     """Return the nodes list."""
     return site.nodes_list
@@ -68,8 +74,16 @@ def certified(site: Site) -> Path:
 
 
 @pytest.mark.fault("G1")
-@pytest.mark.parametrize("damage", [cut, empty])
-@pytest.mark.parametrize("which", [listed, certified])
+@pytest.mark.parametrize(
+    ("which", "damage"),
+    [
+        (listed, cut),
+        (listed, empty),
+        pytest.param(listed, make_odd, marks=pytest.mark.fault("F6", "F60")),
+        (certified, cut),
+        (certified, empty),
+    ],
+)
 async def test_half_written_file_at_reload(
     site: Site,
     database: Database,

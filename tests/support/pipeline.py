@@ -111,6 +111,7 @@ class FakeDatabase:
         held: nodes whose run logs its tables refuse, while they accept others.
         probes: errors of the next probes; well where there are none.
         times: when it was asked to write.
+        idle_looks: when it was looked at while idle.
         parameters: connection parameters, one for each reconfiguration.
         token: of its tables.
     """
@@ -123,6 +124,7 @@ class FakeDatabase:
         self.held: set[str] = set()
         self.probes: list[DatabaseError | None] = []
         self.times: list[float] = []
+        self.idle_looks: list[float] = []
         self.parameters: list[dict[str, object]] = []
         self.token = "tables:1"
 
@@ -149,6 +151,11 @@ class FakeDatabase:
     def reconfigure(self, settings: Settings) -> None:
         """As `Database.reconfigure`."""
         self.parameters.append(database_parameters(settings))
+
+    async def look(self) -> None:
+        """As `Database.look`."""
+        self.idle_looks.append(trio.current_time())
+        await self.probe()
 
     async def probe(self) -> None:
         """As `Database.probe`."""

@@ -105,6 +105,8 @@ class Site:
         web: the user of the web server, None to find it by its processes.
         clocks: seconds by which the clock of another machine is ahead of this one, by machine;
             filled by the checks that connect to others.
+        complaints: what the running daemon itself reports as an error, by the name in its status;
+            filled by the check of the daemon.
     """
 
     directory: Path
@@ -114,6 +116,7 @@ class Site:
     access: Mapping[Path, Access] | None
     web: Account | None = None
     clocks: dict[str, float] = field(default_factory=dict)
+    complaints: dict[str, str] = field(default_factory=dict)
 
     @property
     def main(self) -> Path:

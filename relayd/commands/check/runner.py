@@ -25,6 +25,7 @@ from relayd.commands.check.model import Check, CheckReport, Finding, Site, error
 from relayd.commands.check.service_user.access import ask, questions
 from relayd.commands.check.settings.anchored import anchored
 from relayd.commands.check.surroundings import daemon, webserver
+from relayd.system.threads import in_thread
 
 #: Deadlines in seconds of checks that connect to other machines, and of those that read files.
 NETWORK_S: Final = 5.0
@@ -34,7 +35,7 @@ CHECKS: Final = (
     Check("configuration", configuration.check, FILES_S),
     Check("files", files.check, FILES_S),
     Check("listen", listen.check, NETWORK_S),
-    Check("daemon", daemon.check, NETWORK_S + 2.0),
+    Check(daemon.NAME, daemon.check, NETWORK_S + 2.0),
     Check("spool", spool.check, FILES_S),
     Check("webserver", webserver.check, FILES_S),
     Check("nodes", nodes.check, FILES_S),
@@ -69,16 +70,17 @@ async def examine(
         rest = skipped("configuration.rest", directory, what, "fix the errors, then check again")
         report.results["configuration"] = [*first, rest]
         return report
-    settings, relative = anchored(directory, loaded[0])
+    paths = anchored(directory, loaded[0])
     progress(["files"])
-    access, unknown = await ask(account, questions(directory, settings))
-    site = Site(directory, settings, loaded[1], account, access, web)
-    before = {"configuration": first + relative, "files": unknown}
+    access, unknown = await ask(account, questions(directory, paths.settings))
+    site = Site(directory, paths.settings, loaded[1], account, access, web)
+    before = {"configuration": first + paths.findings, "files": unknown}
     pending = [check.name for check in CHECKS]
     progress(pending)
 
     async def run(check: Check) -> None:
         found = await _run(check, site)
+        found = found and paths.corrected(found)
         report.results[check.name] = _joined(before.get(check.name), found)
         pending.remove(check.name)
         progress(pending)
@@ -87,6 +89,9 @@ async def examine(
         for check in CHECKS:
             nursery.start_soon(run, check, name=check.name)
     report.results[CLOCK.name] = await _run(CLOCK, site)
+    report.results[daemon.NAME] = _joined(
+        report.results[daemon.NAME], await in_thread(daemon.judge_status, site, report.results)
+    )
     return report
 
 

@@ -12,6 +12,7 @@ import trio
 from rich.console import Console
 from rich.live import Live
 
+from relayd.commands.cli import unpadded
 from relayd.commands.demo.display.accounts import Accounts, files_concerned
 from relayd.commands.demo.display.screen import Screen
 from relayd.commands.demo.fleet.agents import Fleet, Pattern, make_nodes
@@ -243,7 +244,8 @@ class _Demo:
         sent = self._ledger.sent
         rate = f"{sent / max(self._seconds, 0.001):.1f} per second"
         title = f"{sent} upload{'' if sent == 1 else 's'} sent, {rate}"
-        self._console.print(Accounts(title, entries))
+        with unpadded(self._console):
+            self._console.print(Accounts(title, entries))
         for sentence in self._story.happened if self._story else ():
             self._console.print(sentence, markup=False)
         balanced = all(entry.balanced for entry in entries)

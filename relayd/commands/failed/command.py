@@ -2,7 +2,8 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -10,7 +11,7 @@ import click
 from rich.console import Console
 from rich.progress import track
 
-from relayd.commands.cli import Program, directory_option
+from relayd.commands.cli import Program, directory_option, unpadded
 from relayd.commands.failed import show
 from relayd.commands.failed.refusals import (
     ADVICE,
@@ -109,7 +110,8 @@ def list_(directory: Path, *, machine: bool, **chosen: Any) -> int:
     elif not groups:
         click.echo("No refused files.")
     else:
-        show.show_groups(_console(), groups)
+        with _console() as console:
+            show.show_groups(console, groups)
         hint = "relayd failed show [REASON|FILE], replay, drop"
         click.echo(f"{show.total(refusals)}. {hint}.")
     return 0
@@ -130,7 +132,8 @@ def show_(directory: Path, names: tuple[str, ...], *, machine: bool, **chosen: A
     elif not refusals:
         click.echo("No such file was refused.")
     else:
-        show.show_refusals(_console(), refusals)
+        with _console() as console:
+            show.show_refusals(console, refusals)
     return 0 if refusals or not names else 1
 
 
@@ -287,8 +290,10 @@ def _progress(refusals: Sequence[Refusal], what: str, *, quiet: bool) -> Iterabl
     return track(refusals, what, console=console, transient=True)
 
 
-def _console() -> Console:
+@contextmanager
+def _console() -> Iterator[Console]:
     console = Console(highlight=False, markup=False, emoji=False)
     if not console.is_terminal:
         console.width = _FILE_WIDTH
-    return console
+    with unpadded(console):
+        yield console

@@ -6,7 +6,7 @@ from typing import Final
 import click
 from rich.console import Console
 
-from relayd.commands.cli import DEFAULT_DIRECTORY
+from relayd.commands.cli import DEFAULT_DIRECTORY, unpadded
 from relayd.commands.inspect.content import describe
 from relayd.commands.inspect.show import as_json, show
 from relayd.commands.inspect.trust import GivenCertificates, read_given
@@ -61,7 +61,8 @@ def _inspect(path: Path, criteria: Criteria, console: Console, *, machine: bool)
     elif isinstance(verdict, Retry | Gone):
         click.echo(f"error: {printable(str(path))}: {explain(verdict)}", err=True)
     else:
-        show(console, describe(path, verdict, criteria))
+        with unpadded(console):
+            show(console, describe(path, verdict, criteria))
     return isinstance(verdict, RunLog)
 
 

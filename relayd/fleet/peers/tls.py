@@ -4,6 +4,7 @@ Rudder pins certificates: a peer must prove, in the handshake, that it holds the
 certificate that is configured for it. Names, authorities and dates play no part in that.
 """
 
+import codecs
 import hmac
 import ssl
 from collections.abc import Iterable, Sequence
@@ -81,7 +82,7 @@ def _load_authorities(context: ssl.SSLContext, ca_path: Path | None) -> None:
                 context.load_verify_locations(capath=place)
                 loaded += 1
             elif place.exists() or ca_path is not None:
-                context.load_verify_locations(cafile=place)
+                _load_file(context, place)
                 loaded += 1
         except OSError as error:
             reason = error.strerror or str(error)
@@ -90,6 +91,17 @@ def _load_authorities(context: ssl.SSLContext, ca_path: Path | None) -> None:
     if not loaded:
         detail = "this system has no certificate authorities"
         raise PeerError(detail, "operator", PeerStep.TRUST)
+
+
+def _load_file(context: ssl.SSLContext, path: Path) -> None:
+    """Load a PEM file; OpenSSL does not see the first certificate behind a byte order mark."""
+    with path.open("rb") as file:
+        marked = file.read(len(codecs.BOM_UTF8)) == codecs.BOM_UTF8
+        text = file.read().decode("ascii", "ignore") if marked else ""
+    if text:
+        context.load_verify_locations(cadata=text)
+    else:
+        context.load_verify_locations(cafile=path)
 
 
 #: tcp(7): a connection is probed after this many silent seconds, then at intervals, and is broken

@@ -7,7 +7,7 @@ the bridge (trio-asyncio) once. The calling task must run inside `open_asyncio`.
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Final
 
 import msgspec
@@ -159,6 +159,14 @@ class Database:
             DatabaseError: they could not; the text says why and never contains a password.
         """
         await trio_asyncio.aio_as_trio(self._probe)()
+
+    async def look(self) -> None:
+        """Check the same over the connection that writes, if it is open; do nothing if it writes.
+
+        Raises:
+            DatabaseError: run logs could not be written now.
+        """
+        await trio_asyncio.aio_as_trio(self._look_when_idle)()
 
     async def definition(self) -> str:
         """Return a token that differs once what the tables refuse may have changed.
@@ -356,6 +364,16 @@ class Database:
                     (await self._open(brief, read=read)).terminate()
         except FAULTS as error:
             raise _not_of_a_run_log(explain(error)) from error
+
+    async def _look_when_idle(self) -> None:
+        if self._writing.locked():
+            return
+        if self._writer is not None and not self._writer.is_closed():
+            with suppress(*FAULTS):  # the server may just have been restarted
+                async with asyncio.timeout(PROBE_TIMEOUT_S), self._writing:
+                    await self._look_again(read=False)
+                return
+        await self._probe()
 
     async def _look_again(self, *, read: bool) -> None:
         connection = await self._connected()

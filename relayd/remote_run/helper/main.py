@@ -212,17 +212,22 @@ def _names(value: object, form: re.Pattern[str], what: str) -> list[str]:
 
 
 def listed_hosts(path: Path) -> set[str]:
-    """Return the host names of the nodes list.
+    """Return the host names of the nodes list; a node without one concerns no other.
 
     Raises:
-        RefusedError: the nodes list cannot be read.
+        RefusedError: the nodes list cannot be read, or no node in it has a host name.
     """
     try:
         with path.open("rb") as file:
             nodes = json.loads(file.read(MAX_NODES_LIST))
-        return {node["hostname"] for node in nodes.values()}
-    except (OSError, ValueError, RecursionError, AttributeError, TypeError, KeyError):
+        entries = list(nodes.values())
+    except (OSError, ValueError, RecursionError, AttributeError):
         raise RefusedError("the nodes list cannot be read") from None
+    named = (entry.get("hostname") for entry in entries if isinstance(entry, dict))
+    hosts = {name for name in named if isinstance(name, str)}
+    if entries and not hosts:
+        raise RefusedError("the nodes list cannot be read")
+    return hosts
 
 
 def _execute(client: socket.socket, command: list[str], limits: Limits) -> None:

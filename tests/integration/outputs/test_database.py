@@ -534,6 +534,24 @@ async def test_the_probe_reports_what_a_write_would(database: postgres.Database)
             await writer.probe()
 
 
+async def test_a_look_uses_the_open_connection(database: postgres.Database) -> None:
+    """An idle database is asked over the connection that writes, else over a short one."""
+    wrong = replace(database.rudder, password="wrong").keywords()
+    async with open_database(database.rudder) as writer:
+        await writer.look()
+        await writer.write([make_rows()])
+        writer.set_parameters(wrong)
+        await writer.look()
+        await database.fetch(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'rudder'"
+            " AND datname = current_database()"
+        )
+        with pytest.raises(DatabaseError, match="password"):
+            await writer.look()
+        writer.set_parameters(database.rudder.keywords())
+        await writer.look()
+
+
 @pytest.mark.history(31, 32)
 async def test_passwords_and_options_reach_the_server(
     database: postgres.Database, tmp_path: Path

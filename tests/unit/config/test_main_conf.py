@@ -416,9 +416,10 @@ def test_missing_main_conf_is_a_start_error(tmp_path: Path) -> None:
 
 def test_node_id_comes_from_its_file(tmp_path: Path) -> None:
     """The node id is the stripped content of the file; `node_id` takes precedence."""
-    (tmp_path / "uuid.hive").write_text("  root\n\n")
+    (tmp_path / "uuid.hive").write_text("  root\n\n", encoding="utf-8-sig")
     text = f'general.node_id_file = "{tmp_path / "uuid.hive"}"\n'
     assert load(tmp_path, text).node_id() == "root"
+    assert load(tmp_path, "\ufeff" + text).node_id() == "root"
     both = text + 'general.node_id = "other"\noutput.upstream.host = "h"'
     assert load(tmp_path, both).node_id() == "other"
 

@@ -1,6 +1,7 @@
 """Loading the nodes list and the certificates file, with real files and certificates."""
 
 import base64
+import codecs
 import hashlib
 import json
 import sys
@@ -145,7 +146,8 @@ def test_emptied_certificates_file_is_refused_when_there_were_certificates(
         "{'a': 1}",
         '{"a": NaN-}',
         '{"a": tru}',
-        "\ufeff{}",
+        "\ufeff",
+        " \ufeff{}",
     ],
 )
 def test_list_that_is_no_json_object_is_refused(fleet: Fleet, text: str) -> None:
@@ -164,7 +166,7 @@ def test_list_that_is_no_json_object_is_refused(fleet: Fleet, text: str) -> None
         pytest.param(b'{"a":' * 200_000, "nested too deeply", id="deep-object"),
         pytest.param(b'{"a":' + b"1" * 5000 + b"}", "integer", id="long-integer"),
         pytest.param(b'{"a":{"x":1,"x":2}}', "a key twice", id="duplicate-key"),
-        pytest.param(b'{"a":1,"a":2}', None, id="duplicate-of-skipped-node"),
+        pytest.param(b'{"a":1,"a":2}', "none of its 2 entries can be used", id="skipped-twice"),
         pytest.param(
             b'{"a":{"hostname":"h","policy-server":"p"},"a":{"hostname":"i","policy-server":"p"}}',
             '"a" is listed twice',
@@ -173,12 +175,9 @@ def test_list_that_is_no_json_object_is_refused(fleet: Fleet, text: str) -> None
         pytest.param(b'{"a":"\xff"}', "not UTF-8", id="not-utf-8"),
     ],
 )
-def test_hostile_list_is_refused_as_a_whole(fleet: Fleet, text: bytes, message: str | None) -> None:
+def test_hostile_list_is_refused_as_a_whole(fleet: Fleet, text: bytes, message: str) -> None:
     """JSON that is made to break a decoder raises NodesError and no other exception."""
     fleet.list_file.write_bytes(text)
-    if message is None:
-        assert len(fleet.load().warnings) == 2
-        return
     with pytest.raises(NodesError, match=message) as caught:
         fleet.load()
     assert str(fleet.list_file) in str(caught.value)
@@ -265,6 +264,52 @@ def test_entry_with_an_unprintable_id_is_skipped(fleet: Fleet, node_id: str) -> 
     loaded = fleet.load()
     assert (loaded.nodes.sub_nodes, loaded.nodes.get("good") is not None) == (1, True)
     assert str(loaded.warnings[0]).isprintable()
+
+
+@pytest.mark.fault("F6", "F60")
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        ({"a": 1}, 'its only entry cannot be used: node "a" skipped: '),
+        ({"a": {"x": "h"}, "": entry()}, 'none of its 2 entries can be used; the first: node "a'),
+    ],
+)
+def test_list_of_which_nothing_is_usable_is_refused(
+    fleet: Fleet, entries: dict[str, object], message: str
+) -> None:
+    """Entries of which none can be used are a fault of the list; an empty list is none."""
+    fleet.list_file.write_text(json.dumps(entries))
+    with pytest.raises(NodesError, match=rf"nodeslist\.json: {message}"):
+        fleet.load()
+    fleet.list_file.write_text("{}")
+    loaded = fleet.load()
+    assert (loaded.nodes.sub_nodes, loaded.list_missing, loaded.warnings) == (0, False, [])
+
+
+@pytest.mark.fault("F60")
+@pytest.mark.parametrize("count", [1, 2])
+def test_certificates_of_which_none_is_usable_do_not_replace_others(
+    fleet: Fleet, node: SigningNode, other: SigningNode, count: int
+) -> None:
+    """A reload keeps the certificates in use; at a start, and if all are strangers', it is none."""
+    fleet.write({"node-1": entry()}, node.cert_pem)
+    former = fleet.load().nodes
+    fleet.certs_file.write_bytes(damaged(node.cert_pem) * count)
+    assert len(fleet.load().warnings) == count + 1
+    with pytest.raises(NodesError, match=r"allnodescerts\.pem: .* be used.*: not base64"):
+        fleet.load(previous=former)
+    fleet.certs_file.write_bytes(damaged(node.cert_pem) + other.cert_pem)
+    assert not fleet.load(previous=former).nodes.has_certificates
+
+
+@pytest.mark.fault("F60")
+def test_a_byte_order_mark_makes_no_difference(fleet: Fleet, node: SigningNode) -> None:
+    """What an editor of Windows puts in front of either file is no part of it."""
+    fleet.list_file.write_text(json.dumps({"node-1": entry()}), encoding="utf-8-sig")
+    fleet.certs_file.write_bytes(codecs.BOM_UTF8 + node.cert_pem)
+    loaded = fleet.load()
+    assert loaded.warnings == []
+    assert loaded.nodes.certificates("node-1") == (node.certificate,)
 
 
 SHA256, SHA512 = hashlib.sha256(b"key").digest(), hashlib.sha512(b"key").digest()
@@ -415,7 +460,9 @@ def test_weak_key_is_refused_at_load(fleet: Fleet) -> None:
 
 def test_warnings_of_one_load_are_bounded(fleet: Fleet) -> None:
     """Thousands of faults cause a bounded number of warnings; the last one counts the rest."""
-    fleet.list_file.write_text(json.dumps({f"node-{number}": 0 for number in range(1000)}))
+    bad = {f"node-{number}": 0 for number in range(1000)}
+    fleet.list_file.write_text(json.dumps({**bad, "good": entry()}))
+    fleet.certs_file.write_bytes(make_key_and_cert("good").cert_pem)
     warnings = fleet.load().warnings
     assert len(warnings) == MAX_WARNINGS + 1
     assert str(warnings[-1]) == f"… and {1000 - MAX_WARNINGS} more"

@@ -1,5 +1,6 @@
 """Pins of other policy servers, from files and from the nodes list."""
 
+import codecs
 import ssl
 from datetime import UTC, datetime
 from pathlib import Path
@@ -39,10 +40,11 @@ def make_peers(root: Path, *pins: SigningNode, general: str = "") -> tuple[Pinne
 
 
 def test_all_certificates_of_a_file_are_pins(tmp_path: Path) -> None:
-    """Each certificate of the file is read, even with text around them."""
+    """Each certificate of the file is read, even with text or a byte order mark around them."""
     file = tmp_path / "pins"
-    file.write_bytes(b"# old\n" + UPSTREAM.cert_pem + b"\n# new\n" + SUB.cert_pem)
-    assert read_pins(file) == (UPSTREAM.cert_der, SUB.cert_der)
+    for begin in (b"# old\n", codecs.BOM_UTF8):
+        file.write_bytes(begin + UPSTREAM.cert_pem + b"\n# new\n" + SUB.cert_pem)
+        assert read_pins(file) == (UPSTREAM.cert_der, SUB.cert_der)
 
 
 @pytest.mark.fault("TLS4")

@@ -18,6 +18,7 @@ import trio
 from structlog.testing import capture_logs
 
 from relayd.errors import PeerError
+from relayd.outputs import health
 from relayd.pipelines import parcels as pairs
 from relayd.runlog.filename import queue_id
 from tests.support.forwarding import (
@@ -479,6 +480,21 @@ async def test_a_stranger_in_the_upstreams_place_gets_nothing(tmp_path: Path) ->
             peer.behaviour = Behaviour()
             await relay.empty()
         assert len(peer.uploads) == 50
+
+
+async def test_an_idle_upstream_is_looked_at_while_somebody_reads_the_metrics(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The gauge follows an upstream that goes away and comes back without a file in between."""
+    monkeypatch.setattr(health, "LOOK_S", 0.05)
+
+    async with open_relay(tmp_path, HASTY) as (relay, peer), relay.running():
+        await relay.until(lambda: relay.value("upstream_up") == 1)
+        peer.behaviour = With(server_context(STRANGER))
+        await relay.until(lambda: relay.value("upstream_up") == 0)
+        peer.behaviour = Behaviour()
+        await relay.until(lambda: relay.value("upstream_up") == 1)
+        assert peer.requests == []
 
 
 @pytest.mark.fault("TLS4")

@@ -9,7 +9,7 @@ from structlog.testing import capture_logs
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from relayd.errors import DatabaseError, Retry
-from relayd.outputs.health import Health
+from relayd.outputs.health import LOOK_S, Health
 from relayd.outputs.results import Stored, Written
 from relayd.pipelines.examine import Accepted
 from relayd.pipelines.gather import BATCH
@@ -323,6 +323,61 @@ async def test_a_probe_ends_at_a_stop(writing: Writing, autojump_clock: MockCloc
         await trio.sleep(30)
         assert writing.up == 0
         writing.writer.stop()
+
+
+async def test_an_idle_database_is_looked_at_while_somebody_reads_the_metrics(
+    writing: Writing, autojump_clock: MockClock
+) -> None:
+    """The gauge follows a database that stops and comes back without a run log in between."""
+    await writing.writer.write(LOGS)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(writing.writer.watch, lambda: writing.metrics.reads)
+        await trio.sleep(10 * LOOK_S + 1)
+        assert writing.database.idle_looks == []
+        writing.never_again(transient)
+        for up, probes in ((0, [transient()] * 99), (1, [])):
+            writing.database.probes = list(probes)
+            for _ in range(10):
+                writing.metrics.render()
+                await trio.sleep(LOOK_S / 5)
+            assert writing.up == up
+        gaps = [after - before for before, after in itertools.pairwise(writing.database.idle_looks)]
+        assert gaps == pytest.approx([LOOK_S] * len(gaps))
+        assert len(gaps) == 3
+        nursery.cancel_scope.cancel()
+    assert writing.database.batches == [["node0", "node1", "node2"]]
+
+
+async def test_a_database_in_use_is_not_looked_at(
+    writing: Writing, autojump_clock: MockClock
+) -> None:
+    """While run logs come, they show how the database is."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(writing.writer.watch, lambda: writing.metrics.reads)
+        for _ in range(10):
+            writing.metrics.render()
+            await writing.writer.write(LOGS)
+            await trio.sleep(LOOK_S * 0.9)
+        assert writing.database.idle_looks == []
+        nursery.cancel_scope.cancel()
+
+
+async def test_the_status_is_newer_than_the_gauge(
+    writing: Writing, autojump_clock: MockClock
+) -> None:
+    """A status request asks the database also while the gauge shows that it is away."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(writing.writer.watch, lambda: writing.metrics.reads)
+        writing.database.probes = [transient(), transient()]
+        await trio.lowlevel.checkpoint()
+        writing.metrics.render()
+        await trio.sleep(LOOK_S + 1)
+        assert writing.up == 0
+        with pytest.raises(DatabaseError):
+            await writing.writer.check()
+        await writing.writer.check()
+        assert writing.up == 1
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_full_server_gets_no_run_logs_one_by_one(

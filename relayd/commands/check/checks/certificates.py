@@ -57,10 +57,10 @@ def _check(site: Site) -> list[Finding] | None:
     if found:
         return found
     try:
-        nodes, _ = load(site, Path("/dev/null"))
+        nodes, _ = load(site)
     except NodesError:
         return None  # the check of the list reports it
-    found = judge_openness("certificates.writable", path, "whose signatures are accepted")
+    found = judge_openness(site, "certificates.writable", path, "whose signatures are accepted")
     needed = _needed(site, nodes)
     if not path.exists():
         what = f"does not exist, and {enumerate_some(needed, 'node')} need a certificate in it"

@@ -56,12 +56,13 @@ def load(directory: Path) -> tuple[tuple[Settings, str] | None, list[Finding]]:
 
 async def check(site: Site) -> list[Finding]:
     """Check that the service user can read the files, and that the outputs are usable."""
-    found = check_file(site, site.directory / MAIN_FILE, "configuration.permissions")
-    found += check_file(site, site.directory / LOGGING_FILE, "configuration.permissions")
+    paths = [site.directory / MAIN_FILE, site.directory / LOGGING_FILE]
     if site.settings.general.node_id is None:
-        path = site.settings.general.node_id_file
-        found += check_file(site, path, "configuration.permissions")
-    found += judge_openness("configuration.writable", site.main, "all of relayd")
+        paths.append(site.settings.general.node_id_file)
+    found: list[Finding] = []
+    for path in paths:
+        found += check_file(site, path, "configuration.permissions", device=True)
+    found += judge_openness(site, "configuration.writable", site.main, "all of relayd")
     return found + judge_numbers(site) + _outputs(site)
 
 

@@ -86,8 +86,9 @@ _REFUSAL_FIXES: Final = {
     "23514": "create the partition, or drop the constraint",
     "23503": "drop the foreign key, or add what it refers to",
     "P0001": "drop the trigger, or correct it",
-    "42501": "add a policy that lets the role select and insert: CREATE POLICY … USING (true),"
-    " and RESET row_security if set",
+    "42501": "let the role insert rows and read them, by a policy of each kind for both tables:"
+    " CREATE POLICY … FOR INSERT WITH CHECK (true); CREATE POLICY … FOR SELECT USING (true);"
+    " and RESET row_security if it is set",
 }
 
 
@@ -97,7 +98,9 @@ async def check(site: Site) -> list[Finding]:
         return []
     url = site.settings.output.database.url
     files = DatabaseUrl.parse(url).files
-    unreadable = [fault for path in files for fault in check_file(site, path, "database.file")]
+    unreadable = [
+        fault for path in files for fault in check_file(site, path, "database.file", device=True)
+    ]
     if unreadable:  # root could read them, and its connection would prove nothing
         return unreadable
     begun = time.time()

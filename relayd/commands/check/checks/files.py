@@ -13,6 +13,7 @@ async def check(site: Site) -> list[Finding]:
     found += check_directory(site, folder, "files.permissions", write=False)
     found += await in_thread(
         judge_openness,
+        site,
         "files.writable",
         folder,
         "what nodes download",

@@ -1,14 +1,16 @@
 """The nodes list: is it valid, and is there a route to every node in it?"""
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
 from relayd.commands.check.model import Finding, Site, error, warning
+from relayd.commands.check.service_user.foreign import choose_another, is_foreign
 from relayd.commands.check.service_user.permissions import check_file
 from relayd.commands.check.settings.places import judge_openness
 from relayd.errors import NodesError
-from relayd.fleet.loading import NodesWarning, load_nodes
+from relayd.fleet.loading import MAX_WARNINGS, NodesWarning, load_nodes
 from relayd.fleet.nodes import Node, Nodes
 from relayd.system.threads import in_thread
 
@@ -17,6 +19,16 @@ SHOWN: Final = 3
 
 #: The fix for a broken nodes list or certificates file.
 REGENERATE: Final = "regenerate the policies, so that the server writes it again"
+
+_RENAME: Final = (
+    "correct the host name on the node, send an inventory from it and regenerate the policies"
+)
+#: Code and fix of what is wrong with single entries.
+_ENTRIES: Final = {
+    "entry": ("nodes.entry", REGENERATE),
+    "hostname": ("nodes.hostname", _RENAME),
+    "more": ("nodes.more", REGENERATE),
+}
 
 
 async def check(site: Site) -> list[Finding]:
@@ -28,13 +40,22 @@ class _MissingError(NodesError):
     """There is no nodes list."""
 
 
-def load(site: Site, certificates: Path) -> tuple[Nodes, list[NodesWarning]]:
-    """Load the nodes; also return the entries of the list that were skipped. Raises NodesError."""
+def load(site: Site) -> tuple[Nodes, list[NodesWarning]]:
+    """Load the nodes without certificates; also return what is wrong with entries of the list.
+
+    Raises:
+        NodesError: there is no list, or it is broken as a whole.
+    """
     path = site.settings.general.nodes_list_file
-    loaded = load_nodes(path, certificates, site.my_id)
+    loaded = load_nodes(path, Path(os.devnull), site.my_id)
     if loaded.list_missing:
         raise _MissingError("does not exist", file=path)
-    return loaded.nodes, [warning for warning in loaded.warnings if warning.kind == "entry"]
+    doubtful = [found for found in loaded.warnings if found.kind in ("entry", "hostname")]
+    # Without certificates that is one problem more.
+    more = loaded.problems - 1 - MAX_WARNINGS
+    if more > 0:
+        doubtful.append(NodesWarning("more", f"{more} more of its entries have such faults"))
+    return loaded.nodes, doubtful
 
 
 def _check(site: Site) -> list[Finding]:
@@ -42,14 +63,16 @@ def _check(site: Site) -> list[Finding]:
     found = check_file(site, path, "nodes.permissions")
     if found:
         return found
-    found = judge_openness("nodes.writable", path, "whose run logs are accepted")
+    found = judge_openness(site, "nodes.writable", path, "whose run logs are accepted")
     try:
-        nodes, skipped = load(site, Path("/dev/null"))
+        nodes, doubtful = load(site)
     except _MissingError as failure:
         return [*found, *_judge_missing(site, failure)]
     except NodesError as failure:
         return [*found, _judge_broken(site, path, failure)]
-    found += [warning("nodes.entry", path, entry.detail, REGENERATE) for entry in skipped]
+    for entry in doubtful:
+        code, fix = _ENTRIES[entry.kind]
+        found.append(warning(code, path, entry.detail, fix))
     return found + _judge(site, path, nodes)
 
 
@@ -67,11 +90,14 @@ def _judge_missing(site: Site, failure: NodesError) -> list[Finding]:
 
 def _judge_broken(site: Site, path: Path, failure: NodesError) -> Finding:
     effect = "files wait until it can be read" if site.examines else "a reload fails"
-    return error("nodes.broken", path, f"{failure.detail}; {effect}", REGENERATE)
+    fix = choose_another(site, path) if is_foreign(path) else REGENERATE
+    return error("nodes.broken", path, f"{failure.detail}; {effect}", fix)
 
 
 def _judge(site: Site, path: Path, nodes: Nodes) -> list[Finding]:
     found: list[Finding] = []
+    if not nodes.sub_nodes:
+        return [warning("nodes.nobody", path, "it lists no node", REGENERATE)]
     if site.my_id == "root" and nodes.get("root") is None:
         what = 'it does not list "root", which is this server'
         found.append(warning("nodes.myself", path, what, REGENERATE))

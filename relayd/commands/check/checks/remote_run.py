@@ -8,6 +8,7 @@ from pathlib import Path
 from relayd.commands.check.account import SERVICE_USER, Account
 from relayd.commands.check.model import Finding, Site, error, skipped, warning
 from relayd.commands.check.service_user.child import run
+from relayd.commands.check.service_user.foreign import elsewhere, is_foreign
 from relayd.commands.check.service_user.permissions import quoted
 from relayd.commands.check.settings.places import judge_openness
 from relayd.commands.check.surroundings.units import COMMAND, read_helper_unit
@@ -61,7 +62,7 @@ def _check_helper(site: Site, helper: Path) -> list[Finding]:
 def _check_behind_helper(site: Site) -> list[Finding]:
     """Check the command that the helper runs, and that it knows the same nodes."""
     unit = read_helper_unit()
-    found = _check_root_command(unit.command, "in the helper's unit, set --command", unit.found)
+    found = _check_root_command(site, unit.command, unit.found)
     nodes_list = site.settings.general.nodes_list_file
     if unit.found and unit.nodes_list != nodes_list:
         what = f"the helper accepts the hosts of {unit.nodes_list}, not those of {nodes_list}"
@@ -70,24 +71,35 @@ def _check_behind_helper(site: Site) -> list[Finding]:
     return found
 
 
-def _check_root_command(command: Path, where: str, sure: bool) -> list[Finding]:
+def _check_root_command(site: Site, command: Path, sure: bool) -> list[Finding]:
     """Check a command that the helper runs as root.
 
     Args:
+        site: the installation.
         command: the program.
-        where: where it is configured, as the beginning of a fix.
         sure: whether it is known that the helper runs this command.
     """
+    choose = "in the helper's unit, set --command"
     try:
         status = command.stat()
     except OSError as failure:
         make = error if sure else warning
         what = f"the helper cannot run it: {failure.strerror}"
-        return [make("remote_run.command", command, what, f"{where} to the rudder command")]
-    if not stat.S_ISREG(status.st_mode) or not status.st_mode & 0o111:
-        fix = f"{where} to the rudder command, or chmod 0755 {quoted(command)}"
-        return [error("remote_run.command", command, "is not executable", fix)]
-    return _judge_owner("the helper", command, status)
+        return [make("remote_run.command", command, what, f"{choose} to the rudder command")]
+    return _judge_program(command, status, choose) or _judge_owner(
+        site, "the helper", command, status, f"{choose} to another path"
+    )
+
+
+def _judge_program(command: Path, status: os.stat_result, choose: str) -> list[Finding]:
+    """Report what is no program."""
+    if stat.S_ISREG(status.st_mode) and status.st_mode & 0o111:
+        return []
+    fix = f"{choose} to the rudder command"
+    if not is_foreign(command):
+        fix = f"{fix}, or chmod 0755 {quoted(command)}"
+    what = "is not executable" if stat.S_ISREG(status.st_mode) else "is not a program"
+    return [error("remote_run.command", command, what, fix)]
 
 
 def _check_command(site: Site, command: Path, *, sudo: bool) -> list[Finding]:
@@ -97,24 +109,39 @@ def _check_command(site: Site, command: Path, *, sudo: bool) -> list[Finding]:
     except OSError as failure:
         fix = f"set remote_run.command to the rudder command, {off}"
         return [error("remote_run.command", command, f"not accessible: {failure.strerror}", fix)]
-    if not stat.S_ISREG(status.st_mode) or not status.st_mode & 0o111:
-        fix = f"set remote_run.command to the rudder command, or chmod 0755 {quoted(command)}"
-        return [error("remote_run.command", command, "is not executable", fix)]
+    found = _judge_program(command, status, "set remote_run.command")
+    if found:
+        return found
     access = None if site.access is None else site.access[command]
     if access is not None and not sudo and not access.execute:
         what = f"user {site.account.name} may not run it"
-        fix = f"chmod a+rx {quoted(command)}, or set remote_run.use_sudo to true"
+        fix = "set remote_run.use_sudo to true"
+        if not is_foreign(command):
+            fix = f"chmod a+rx {quoted(command)}, or {fix}"
         return [error("remote_run.command", command, what, fix)]
-    return _judge_owner("sudo", command, status) if sudo and site.account.uid else []
+    return _judge_owner(site, "sudo", command, status) if sudo and site.account.uid else []
 
 
-def _judge_owner(who: str, command: Path, status: os.stat_result) -> list[Finding]:
-    """Check that only root can change a command that is run as root, or replace it."""
+def _judge_owner(
+    site: Site, who: str, command: Path, status: os.stat_result, choose: str = ""
+) -> list[Finding]:
+    """Check that only root can change a command that is run as root, or replace it.
+
+    Args:
+        site: the installation.
+        who: what runs it.
+        command: the program.
+        status: its mode and owner.
+        choose: how to choose another one, "" to name the key.
+    """
     what = f"{who} runs it as root, but users other than root can change it"
     if status.st_mode & 0o022 or status.st_uid:
         fix = f"chown root:root {quoted(command)} && chmod 0755 {quoted(command)}"
+        if is_foreign(command):
+            fix = elsewhere(site, command, choose=choose)
         return [error("remote_run.writable", command, what, fix)]
-    return judge_openness("remote_run.writable", command, f"what {who} runs as root")
+    why = f"what {who} runs as root"
+    return judge_openness(site, "remote_run.writable", command, why, choose=choose)
 
 
 async def _check_sudo(account: Account, command: Path) -> list[Finding]:

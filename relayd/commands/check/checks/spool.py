@@ -8,11 +8,11 @@ from typing import Final, NamedTuple
 
 from relayd.commands.check.model import Finding, Site, error, warning
 from relayd.commands.check.service_user.mounts import REMOTE, existing, mount_of
-from relayd.commands.check.service_user.permissions import check_directory, quoted
+from relayd.commands.check.service_user.permissions import check_directory
 from relayd.commands.check.service_user.probe import MOST
-from relayd.commands.check.settings.places import judge_places, open_to_all
+from relayd.commands.check.settings.places import close_fix, judge_places, open_to_all
 from relayd.commands.check.surroundings.daemon import span
-from relayd.commands.check.surroundings.units import unit_name
+from relayd.commands.check.surroundings.units import find_service
 from relayd.spool.layout import Spool
 from relayd.system.threads import in_thread
 
@@ -49,7 +49,7 @@ def _check(site: Site) -> list[Finding]:
     for spool in spools:
         for path in (*spool.watched, spool.failed):
             found += check_directory(site, path, "spool.permissions", write=True)
-            found += _mode(path)
+            found += _mode(site, path)
         for path in spool.watched:
             found += _move(path, spool.failed) + _waiting(site, path)
     return found + _disks(spools)
@@ -64,12 +64,12 @@ def _move(watched: Path, failed: Path) -> list[Finding]:
     return [warning("spool.other_mount", watched, what, fix)]
 
 
-def _mode(path: Path) -> list[Finding]:
+def _mode(site: Site, path: Path) -> list[Finding]:
     place = open_to_all(path)
     if place is None:
         return []
     subject = "it" if place == path else place
-    fix = f"chmod o-w {quoted(place)}; the web server has access through its group"
+    fix = f"{close_fix(site, path, place)}; the web server has access through its group"
     return [warning("spool.open", path, f"every user of this machine may write to {subject}", fix)]
 
 
@@ -87,7 +87,8 @@ def _waiting(site: Site, path: Path) -> list[Finding]:
     if age > OVERDUE_S:
         number = f"{MOST} or more" if access.waiting >= MOST else access.waiting
         what = f"waiting files: {number}, the oldest for {span(age)}"
-        fix = f"journalctl -u {unit_name()} has the reason: output unavailable, or file stays"
+        log = find_service(site.spools).log
+        fix = f"{log} for the reason: output unavailable, or file stays"
         found.append(warning("spool.overdue", path, what, fix))
     return found
 

@@ -11,7 +11,7 @@ from cryptography import x509
 from relayd.commands.check.checks.certificates import SOON_S
 from relayd.commands.check.checks.clock import seconds_ahead
 from relayd.commands.check.model import Finding, Site, error, warning
-from relayd.commands.check.service_user.permissions import check_file
+from relayd.commands.check.service_user.permissions import check_directory, check_file
 from relayd.commands.check.settings.places import judge_openness
 from relayd.config.main_conf import Settings
 from relayd.config.secret import Secret
@@ -78,7 +78,7 @@ def _read_pins(site: Site) -> tuple[tuple[bytes, ...], list[Finding]]:
     found: list[Finding] = []
     if general.peer_authentication == "cert_validation" and general.ca_path is not None:
         _check_authorities(site, general.ca_path)
-        found = judge_openness("upstream.writable", general.ca_path, _TRUST)
+        found = judge_openness(site, "upstream.writable", general.ca_path, _TRUST)
     if general.peer_authentication != "cert_pinning":
         return (), found
     path = site.settings.output.upstream.server_certificate_file
@@ -89,14 +89,17 @@ def _read_pins(site: Site) -> tuple[tuple[bytes, ...], list[Finding]]:
         pins = read_pins(path)
     except PeerError as failure:
         raise _UnusablePinError(error("upstream.pin_file", path, failure.detail, _COPY)) from None
-    return pins, judge_openness("upstream.writable", path, _TRUST) + _judge_dates(path, pins)
+    return pins, judge_openness(site, "upstream.writable", path, _TRUST) + _judge_dates(path, pins)
 
 
 def _check_authorities(site: Site, path: Path) -> None:
     if not path.exists():
         fix = "write the certificates of the authorities to it, or correct general.ca_path"
         raise _UnusablePinError(error("upstream.authorities", path, "does not exist", fix))
-    denied = check_file(site, path, "upstream.permissions")
+    if path.is_dir():
+        denied = check_directory(site, path, "upstream.permissions", write=False)
+    else:
+        denied = check_file(site, path, "upstream.permissions")
     if denied:
         raise _UnusablePinError(*denied)
 

@@ -8,13 +8,21 @@ from typing import Final
 
 from relayd.commands.check.account import Account, group_name, listed_groups
 from relayd.commands.check.model import Access, Finding, Site, error
+from relayd.commands.check.service_user.foreign import choose_another, elsewhere, is_foreign
 
 #: Directories of people, which are not opened for a service.
 _HOMES: Final = ("/root", "/home", "/run/user")
 
 
-def check_file(site: Site, path: Path, code: str) -> list[Finding]:
-    """Return why the service user cannot read a file; no finding if it does not exist."""
+def check_file(site: Site, path: Path, code: str, *, device: bool = False) -> list[Finding]:
+    """Return why the service user cannot read a file; no finding if it does not exist.
+
+    Args:
+        site: the installation.
+        path: the file.
+        code: code of the finding.
+        device: whether it may be `/dev/null` or the like.
+    """
     access = _access(site, path)
     if access is None:
         return []
@@ -24,10 +32,15 @@ def check_file(site: Site, path: Path, code: str) -> list[Finding]:
         return []
     if access.kind == "directory":
         what = "is a directory, expected a file"
-        return [error(code, path, what, f"move {quoted(path)} away and write the file")]
+        fix = elsewhere(site, path)
+        if not is_foreign(path):
+            fix = f"{choose_another(site, path)}, or remove it if it is empty: rmdir {quoted(path)}"
+        return [error(code, path, what, fix)]
+    if access.kind != "file" and not device:
+        return [error(code, path, "is not a regular file", choose_another(site, path))]
     if not access.read:
         what = f"user {site.account.name} may not read it"
-        return [error(code, path, what, _grant(site.account, path, "r"))]
+        return [error(code, path, what, _grant(site, path, "r"))]
     return []
 
 
@@ -46,12 +59,11 @@ def check_directory(site: Site, path: Path, code: str, *, write: bool) -> list[F
     if access.blocked is not None:
         return [_blocked(site, path, access.blocked, code)]
     if access.link is not None:
-        return [_dangling(path, access.link, code)]
+        return [_dangling(site, path, access.link, code)]
     if access.kind is None:
         return _missing(site, path, access, code) if write else []
     if access.kind != "directory":
-        fix = f"move {quoted(path)} away" + ("; relayd creates the directory" if write else "")
-        return [error(code, path, "is not a directory", fix)]
+        return [error(code, path, "is not a directory", _instead_of(site, path, write=write))]
     if access.read and access.execute and (access.write or not write):
         return []
     return [_refused(site, path, code, write=write)]
@@ -76,13 +88,22 @@ def _access(site: Site, path: Path) -> Access | None:
 
 def _blocked(site: Site, path: Path, directory: str, code: str) -> Finding:
     what = f"user {site.account.name} may not enter {directory}"
-    return error(code, path, what, enter_fix(site.account, Path(directory)))
+    return error(code, path, what, enter_fix(site, site.account, path, Path(directory)))
 
 
-def enter_fix(account: Account, directory: Path) -> str:
-    """Return how a user gets into a directory, without opening a home directory to everybody."""
+def enter_fix(site: Site, account: Account, path: Path, directory: Path) -> str:
+    """Return how a user gets into a directory, without opening a home directory to everybody.
+
+    Args:
+        site: the installation.
+        account: the user.
+        path: the path of the configuration that the user needs.
+        directory: the directory on the way to it that the user may not enter.
+    """
     if any(directory.is_relative_to(home) for home in _HOMES):
-        return f"move it to a place outside {directory}, and name that place in main.conf"
+        return f"{choose_another(site, path)}, outside {directory}"
+    if is_foreign(directory):
+        return elsewhere(site, path, directory)
     if _is_owner(account, directory):
         return f"chmod u+x {quoted(directory)}"
     group, mode = _owner_of(directory)
@@ -126,15 +147,27 @@ def _owner_of(path: Path) -> tuple[str, int]:
     return group_name(status.st_gid), status.st_mode
 
 
-def _grant(account: Account, path: Path, rights: str) -> str:
-    """Return how a user gets rights on a path without taking them from those who have them.
+def _instead_of(site: Site, path: Path, *, write: bool) -> str:
+    """Return what to do about something that is not the expected directory."""
+    if is_foreign(path):
+        return elsewhere(site, path)
+    made = "; relayd creates the directory" if write else ""
+    return (
+        f"{choose_another(site, path)}, or move {quoted(path)} away if nothing else needs it{made}"
+    )
+
+
+def _grant(site: Site, path: Path, rights: str) -> str:
+    """Return how the service user gets rights on a path, which nobody else loses.
 
     Args:
-        account: the user.
+        site: the installation.
         path: an existing file or directory.
         rights: as chmod(1) writes them.
     """
-    target = quoted(path)
+    if is_foreign(path):
+        return elsewhere(site, path)
+    account, target = site.account, quoted(path)
     if _is_owner(account, path):
         return f"chmod u+{rights} {target}"
     group, mode = _owner_of(path)
@@ -146,9 +179,11 @@ def _grant(account: Account, path: Path, rights: str) -> str:
     return f"chgrp {account.group} {target} && chmod g+{rights} {target}"
 
 
-def _dangling(path: Path, target: str, code: str) -> Finding:
+def _dangling(site: Site, path: Path, target: str, code: str) -> Finding:
     what = f"is a symbolic link to {target}, which does not exist"
-    fix = f"make that directory, or remove the link: rm {quoted(path)}"
+    fix = elsewhere(site, path)
+    if not is_foreign(path) and not is_foreign(path.parent):
+        fix = f"make that directory, or remove the link: rm {quoted(path)}"
     return error(code, path, what, fix)
 
 
@@ -158,6 +193,8 @@ def _missing(site: Site, path: Path, access: Access, code: str) -> list[Finding]
     name, group = site.account.name, site.account.group
     what = f"does not exist, and user {name} may not create it in {access.parent}"
     fix = f"install -d -o {name} -g {group} -m 0770 {quoted(path)}"
+    if is_foreign(path) or path.parent == Path("/"):
+        fix = elsewhere(site, path, Path(access.parent))
     return [error(code, path, what, fix)]
 
 
@@ -165,9 +202,11 @@ def _refused(site: Site, path: Path, code: str, *, write: bool) -> Finding:
     if write and is_read_only(path):
         what = "its file system is mounted read-only"
         fix = f"remount it: mount -o remount,rw $(findmnt -n -o TARGET -T {quoted(path)})"
+        if is_foreign(path):
+            fix = elsewhere(site, path)
         return error(code, path, what, fix)
     name = site.account.name
     what, rights = f"user {name} may not read and enter it", "rx"
     if write:
         what, rights = f"user {name} may not read, write and enter it", "rwx"
-    return error(code, path, what, _grant(site.account, path, rights))
+    return error(code, path, what, _grant(site, path, rights))

@@ -2,30 +2,37 @@
 
 import re
 import time
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from relayd import __version__
-from relayd.commands.check.model import Finding, Site, error, warning
+from relayd.commands.check.model import Finding, Level, Site, error, warning
 from relayd.commands.check.surroundings.api import NoAnswer, body_of, document, get
-from relayd.commands.check.surroundings.processes import holder_of
-from relayd.commands.check.surroundings.units import unit_name
+from relayd.commands.check.surroundings.units import find_service
 from relayd.config.in_force import MODIFIED, RESTART_KEYS, files_of, modified
 from relayd.fleet.peers.urls import API
-from relayd.spool.layout import Spool
 from relayd.system.threads import in_thread
+
+#: Name of this check.
+NAME: Final = "daemon"
 
 #: Seconds that a file may wait although the daemon does not run: it may just be restarting.
 PATIENCE_S: Final = 60.0
 #: Seconds after which a changed file should have been read: who changes it also reloads.
 SETTLED_S: Final = 60.0
 
+_YEAR: Final = 365.25 * 86_400.0
+
 #: A metric that Rudder's own daemon does not have.
 _OURS: Final = b"rudder_relayd_event_loop_lag_seconds"
 _SAMPLE: Final = re.compile(
     rf'^rudder_relayd_({MODIFIED}|{RESTART_KEYS})(?:{{file="(\w+)"}})? (\S+)$', re.MULTILINE
 )
+#: The checks that report what the daemon complains about, by the name in its status.
+_SAME: Final = {
+    "configuration": ("configuration", "nodes", "certificates", "upstream"),
+    "database": ("database",),
+}
 _CHUNK: Final = re.compile(rb"\r\n[0-9a-f]+\r\n")
 
 
@@ -45,12 +52,11 @@ async def check(site: Site) -> list[Finding]:
     if isinstance(numbers, NoAnswer) or _OURS not in numbers:
         return [_judge_original(site, version)]
     status = await get(listen, f"{API}/system/status")
-    found = _judge_version(site, version)
-    found += await in_thread(_judge_files, site, read_metrics(numbers), abandon_on_cancel=True)
     if not isinstance(status, NoAnswer):
-        said = document(status, "getStatus")
-        found += await in_thread(_judge_status, site, said, abandon_on_cancel=True)
-    return found
+        site.complaints.update(_complaints(document(status, "getStatus")))
+    return await in_thread(
+        _judge_running, site, version, read_metrics(numbers), abandon_on_cancel=True
+    )
 
 
 def _version(info: dict[str, Any]) -> str:
@@ -70,13 +76,15 @@ def _where(site: Site) -> str:
 
 def _judge_stopped(site: Site) -> Finding:
     """Return an error if files wait for the daemon or it runs with another address."""
-    pid = holder_of(_locked(site.spools))
-    if pid is not None:
-        what = f"nothing listens there, but process {pid} has locked the spool"
-        fix = f"restart relayd (systemctl restart {unit_name()}): general.listen was changed"
-        return error("daemon.elsewhere", _where(site), what, fix)
+    service = find_service(site.spools)
+    if service.pid is not None:
+        what = (
+            f"nothing listens there, but process {service.pid} has locked the spool:"
+            " general.listen was changed"
+        )
+        return error("daemon.elsewhere", _where(site), what, service.act("restart"))
     count, age = _waiting(site)
-    start = f"systemctl start {unit_name()}; if it does not run, journalctl -u {unit_name()}"
+    start = service.start(site.directory)
     if age > PATIENCE_S:
         files = "1 file waits" if count == 1 else f"{count} files wait"
         what = f"relayd is not running, and {files}, the oldest for {span(age)}"
@@ -86,16 +94,11 @@ def _judge_stopped(site: Site) -> Finding:
 
 def _judge_silent(site: Site) -> list[Finding]:
     """Return an error if the program that does not answer is most likely the daemon."""
-    pid = holder_of(_locked(site.spools))
-    if pid is None:
+    service = find_service(site.spools)
+    if service.pid is None:
         return []
-    what = f"process {pid}, which has locked the spool, does not answer"
-    return [error("daemon.hangs", _where(site), what, f"systemctl restart {unit_name()}")]
-
-
-def _locked(spools: list[Spool]) -> Iterator[Path]:
-    for spool in spools:
-        yield from (spool.directory, *spool.watched)
+    what = f"process {service.pid}, which has locked the spool, does not answer"
+    return [error("daemon.hangs", _where(site), what, service.act("restart"))]
 
 
 def _waiting(site: Site) -> tuple[int, float]:
@@ -110,11 +113,14 @@ def _waiting(site: Site) -> tuple[int, float]:
 
 
 def span(seconds: float) -> str:
-    """Return a time span as people say it: `40 s`, `25 min`, `3 h` or `2 days`."""
-    for unit, size in (("days", 172_800.0), ("h", 7_200.0), ("min", 120.0)):
+    """Return a time span as people say it: `5 ms`, `1.5 s`, `40 s`, `25 min`, `3 h` or `2 days`."""
+    for unit, size in (("years", _YEAR), ("days", 86_400.0), ("h", 3_600.0), ("min", 60.0)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    for unit, size in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
         if seconds >= size:
-            return f"{seconds / (size / 2):.0f} {unit}"
-    return f"{seconds:.0f} s"
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds * 1e9:.3g} ns" if seconds else "0 s"
 
 
 def _judge_original(site: Site, version: str) -> Finding:
@@ -123,46 +129,59 @@ def _judge_original(site: Site, version: str) -> Finding:
     return warning("daemon.original", _where(site), what, fix)
 
 
-def _judge_version(site: Site, version: str) -> list[Finding]:
-    if version == __version__:
-        return []
-    what = f"relayd {version} runs, but {__version__} is installed"
-    fix = f"systemctl restart {unit_name()}"
-    return [warning("daemon.version", _where(site), what, fix)]
-
-
-def _judge_files(site: Site, numbers: dict[tuple[str, str], float]) -> list[Finding]:
-    """Report files that were changed since the daemon read them."""
+def _judge_running(
+    site: Site, version: str, numbers: dict[tuple[str, str], float]
+) -> list[Finding]:
+    """Report another version, and files that were changed since the daemon read them."""
     found: list[Finding] = []
+    service = find_service(site.spools)
+    if version != __version__:
+        what = f"relayd {version} runs, but {__version__} is installed"
+        found.append(warning("daemon.version", _where(site), what, service.act("restart")))
     now = time.time()
     for name, path in files_of(site.directory, site.settings).items():
         present, read = modified(path), numbers.get((MODIFIED, name))
         if read is None or present == read or not present or abs(now - present) < SETTLED_S:
             continue
         what = "was changed after relayd had read it"
-        fix = f"systemctl reload {unit_name()}"
-        found.append(warning("daemon.outdated", path, what, fix))
+        found.append(warning("daemon.outdated", path, what, service.act("reload")))
     keys = round(numbers.get((RESTART_KEYS, ""), 0.0))
     if keys:
         many = "1 changed key; its log names it"
         if keys > 1:
             many = f"{keys} changed keys; its log names them"
         what = f"relayd runs without {many}"
-        fix = f"systemctl restart {unit_name()}"
-        found.append(warning("daemon.restart", site.main, what, fix))
+        found.append(warning("daemon.restart", site.main, what, service.act("restart")))
     return found
 
 
-def _judge_status(site: Site, status: dict[str, Any] | None) -> list[Finding]:
-    """Report what the daemon itself finds wrong."""
+def _complaints(status: dict[str, Any] | None) -> dict[str, str]:
+    """Return what the daemon itself finds wrong, by the names in its status."""
     data = (status or {}).get("data")
+    return {
+        name: str(outcome.get("details", ""))
+        for name, outcome in (data if isinstance(data, dict) else {}).items()
+        if isinstance(outcome, dict) and outcome.get("status") == "error"
+    }
+
+
+def judge_status(site: Site, results: Mapping[str, Sequence[Finding] | None]) -> list[Finding]:
+    """Report what the daemon finds wrong and no check does, for example with what it read before.
+
+    Args:
+        site: the installation, with the complaints of the daemon.
+        results: the findings of all checks.
+    """
+    service = find_service(site.spools) if site.complaints else None
     found: list[Finding] = []
     # The daemon says so of every server; here the check of the nodes list decides how bad it is.
     no_list = not site.examines and not site.settings.general.nodes_list_file.exists()
-    for name, outcome in (data if isinstance(data, dict) else {}).items():
-        if isinstance(outcome, dict) and outcome.get("status") == "error":
-            what = f"the running relayd reports about its {name}: {outcome.get('details', '')}"
-            fix = f"fix it; if it is fixed already, systemctl reload {unit_name()}"
-            make = warning if name == "configuration" and no_list else error
-            found.append(make("daemon.status", _where(site), what, fix))
+    for name, details in site.complaints.items():
+        others = (finding for check in _SAME.get(name, ()) for finding in results[check] or ())
+        if service is None or any(finding.level is Level.ERROR for finding in others):
+            continue
+        what = f"the running relayd reports about its {name}: {details}"
+        fix = f"{service.act('reload')}; if it still reports that, {service.log}"
+        make = warning if name == "configuration" and no_list else error
+        found.append(make("daemon.status", _where(site), what, fix))
     return found

@@ -18,6 +18,8 @@ _LOCK: Final = re.compile(
     r"\d+: FLOCK +ADVISORY +WRITE +(?P<pid>\d+) (?P<major>[0-9a-f]+):(?P<minor>[0-9a-f]+):"
     r"(?P<inode>\d+) "
 )
+#: cgroups(7): `0::/system.slice/relayd.service`.
+_SERVICE: Final = re.compile(r"^\d+:[^:\n]*:/(?:[^\n]*/)?(?P<name>[^/\n]+)\.service$", re.MULTILINE)
 
 
 def holder_of(directories: Iterable[Path]) -> int | None:
@@ -48,6 +50,16 @@ def working_directory(pid: int) -> Path | None:
         return (_PROC / str(pid) / "cwd").readlink()
     except OSError:
         return None
+
+
+def service_of(pid: int) -> str | None:
+    """Return the unit of systemd that a process belongs to, without `.service`; see cgroups(7)."""
+    try:
+        groups = (_PROC / str(pid) / "cgroup").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    found = _SERVICE.search(groups)
+    return found and found["name"]
 
 
 def web_servers() -> list[Account]:

@@ -1,9 +1,12 @@
 """Units of systemd, read from their files: systemd itself may not run, as in a container."""
 
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple
+
+from relayd.commands.check.surroundings.processes import holder_of, service_of
+from relayd.spool.layout import Spool
 
 #: Directories of units, see systemd.unit(5); the first one that has a unit wins.
 DIRECTORIES: Final = tuple(
@@ -14,6 +17,12 @@ COMMAND: Final = Path("/opt/rudder/bin/rudder")
 NODES_LIST: Final = Path("/var/rudder/lib/relay/nodeslist.json")
 
 _HELPER: Final = "rudder-relayd-helper@.service"
+#: Units of the daemon: that of the package, and that of the source tree, whose name is also that
+#: of the unit of Rudder's own daemon.
+_UNITS: Final = ("relayd", "rudder-relayd")
+#: Programs of these names are the daemon; Rudder's is one for the processor.
+_PROGRAMS: Final = frozenset(_UNITS)
+_MACHINE_CODE: Final = b"\x7fELF"
 
 
 class HelperUnit(NamedTuple):
@@ -30,10 +39,66 @@ class HelperUnit(NamedTuple):
     nodes_list: Path = NODES_LIST
 
 
-def unit_name() -> str:
-    """Return the name of the daemon's unit: that of the package, or that of the source tree."""
-    packaged = any((directory / "relayd.service").exists() for directory in DIRECTORIES)
-    return "relayd" if packaged else "rudder-relayd"
+class Service(NamedTuple):
+    """How the daemon is started, and the commands with which an administrator acts on it.
+
+    Attributes:
+        unit: its unit of systemd, without `.service`; None if no unit is known to run it.
+        pid: its process, None if it does not run or is not known.
+    """
+
+    unit: str | None
+    pid: int | None
+
+    def act(self, verb: Literal["reload", "restart"]) -> str:
+        """Return how to reload or restart it."""
+        if self.unit is not None:
+            return f"systemctl {verb} {self.unit}"
+        if self.pid is None:
+            return f"{verb} relayd, for which there is no unit of systemd here"
+        if verb == "reload":
+            return f"kill -HUP {self.pid}"
+        return f"end process {self.pid}, which no unit of systemd runs, and start relayd again"
+
+    def start(self, directory: Path) -> str:
+        """Return how to start it with a configuration directory."""
+        if self.unit is None:
+            command = f"rudder-relayd -c {shlex.quote(str(directory))}"
+            return f"install relayd's unit and start it, or run {command}"
+        return f"systemctl start {self.unit}; if it does not run, {self.log}"
+
+    @property
+    def log(self) -> str:
+        """Where its log is."""
+        return "see its log" if self.unit is None else f"journalctl -u {self.unit}"
+
+
+def find_service(spools: Iterable[Spool]) -> Service:
+    """Return the service that has locked one of these spools, or would be started."""
+    pid = holder_of(path for spool in spools for path in (spool.directory, *spool.watched))
+    if pid is None:
+        return Service(_installed_unit(), None)
+    unit = service_of(pid)
+    return Service(unit if unit is not None and _is_daemon(unit) else None, pid)
+
+
+def _installed_unit() -> str | None:
+    """Return the unit that would start relayd, which Rudder's own of the same name does not."""
+    return next(filter(_is_daemon, _UNITS), None)
+
+
+def _is_daemon(unit: str) -> bool:
+    """Return whether a unit starts relayd."""
+    words = [word.lstrip("-@:+!") for word in _command_line(f"{unit}.service") or ()]
+    return any(Path(word).name in _PROGRAMS and not _is_rudders(word) for word in words[:4])
+
+
+def _is_rudders(program: str) -> bool:
+    try:
+        with Path(program).open("rb") as file:
+            return file.read(len(_MACHINE_CODE)) == _MACHINE_CODE
+    except OSError:
+        return False
 
 
 def read_helper_unit() -> HelperUnit:
@@ -50,9 +115,10 @@ def read_helper_unit() -> HelperUnit:
 
 def makes_runtime_directory(path: Path) -> bool:
     """Return whether the daemon's unit makes a directory below /run when it starts."""
-    return any(
+    unit = _installed_unit()
+    return unit is not None and any(
         path == Path("/run") / name
-        for value in _values(_files(f"{unit_name()}.service"), "RuntimeDirectory")
+        for value in _values(_files(f"{unit}.service"), "RuntimeDirectory")
         for name in value.split()
     )
 

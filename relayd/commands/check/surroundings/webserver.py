@@ -5,6 +5,7 @@ from pathlib import Path
 from relayd.commands.check.account import Account, listed_groups
 from relayd.commands.check.model import Access, Finding, Site, error, skipped
 from relayd.commands.check.service_user.access import ask
+from relayd.commands.check.service_user.foreign import elsewhere, is_foreign
 from relayd.commands.check.service_user.permissions import enter_fix, shared_group
 from relayd.commands.check.surroundings.processes import web_servers
 from relayd.system.threads import in_thread
@@ -42,7 +43,8 @@ def _judge(site: Site, account: Account, path: Path, access: Access) -> list[Fin
     code, who = "webserver.permissions", f"the web server (user {account.name})"
     if access.blocked is not None:
         what = f"{who} may not enter {access.blocked}, so uploads fail"
-        fix = f"{enter_fix(account, Path(access.blocked))}, then restart the web server"
+        entered = enter_fix(site, account, path, Path(access.blocked))
+        fix = f"{entered}, then restart the web server"
         return [error(code, path, what, fix)]
     # A missing directory, or something else in its place, is reported for relayd itself.
     if access.kind != "directory" or (access.write and access.execute):
@@ -53,6 +55,8 @@ def _judge(site: Site, account: Account, path: Path, access: Access) -> list[Fin
 
 def _fix(site: Site, account: Account, path: Path) -> str:
     """Return how the web server gets access through the group of the directory."""
+    if is_foreign(path):
+        return elsewhere(site, path)
     group, change = shared_group(path, site.account.group)
     restart = "restart the web server"
     if group not in listed_groups(account.name):

@@ -114,7 +114,7 @@ def read_password(path: Path, wanted: tuple[str, str, str, str]) -> str | None:
     try:
         if not path.is_file() or path.stat().st_mode & _OPEN_TO_OTHERS:
             return None
-        lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+        lines = path.read_text(encoding="utf-8-sig", errors="replace").split("\n")
     except OSError:
         return None
     for line in lines:
@@ -140,7 +140,7 @@ def unusable_password_file(path: Path) -> str:
 
 def _read_service(path: Path, name: str) -> dict[str, str] | None:
     try:
-        text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+        text = path.read_text(encoding="utf-8-sig", errors="replace") if path.is_file() else ""
     except OSError as error:
         detail = f"{path}: {error.strerror or error}"
         raise ConnectError(detail, Step.FILE) from error

@@ -77,6 +77,16 @@ UNREACHABLE: Final = [
     ),
 ]
 
+POLICIES: Final = (
+    " Fix: let the role insert rows and read them, by a policy of each kind for both tables:"
+    " CREATE POLICY … FOR INSERT WITH CHECK (true); CREATE POLICY … FOR SELECT USING (true);"
+    " and RESET row_security if it is set"
+)
+WITHOUT_COPY: Final = (
+    "warning: {database}: ruddersysevents has row-level security or is a view, so rows go in"
+    " without COPY. Fix: exempt the role from the policies (BYPASSRLS), or accept that it is slower"
+)
+
 UNFIT: Final = [
     case(
         "no table",
@@ -142,8 +152,7 @@ UNFIT: Final = [
             "ALTER ROLE rudder IN DATABASE {name} SET row_security = off"
         ),
         "error: {database}: the tables refuse run logs: query would be affected by row-level"
-        ' security policy for table "ruddersysevents" (SQLSTATE 42501). Fix: add a policy that lets'
-        " the role select and insert: CREATE POLICY … USING (true), and RESET row_security if set",
+        ' security policy for table "ruddersysevents" (SQLSTATE 42501).' + POLICIES,
         faults=("F14",),
     ),
     case(
@@ -182,10 +191,29 @@ UNFIT: Final = [
             "ALTER TABLE ruddersysevents ENABLE ROW LEVEL SECURITY;"
             "CREATE POLICY all_of_it ON ruddersysevents USING (true)"
         ),
-        "warning: {database}: ruddersysevents has row-level security or is a view, so rows go in"
-        " without COPY. Fix: exempt the role from the policies (BYPASSRLS), or accept that it is"
-        " slower",
+        WITHOUT_COPY,
         faults=("F14",),
+    ),
+    case(
+        "row-level security without a policy for SELECT",
+        sql(
+            "ALTER TABLE ruddersysevents ENABLE ROW LEVEL SECURITY;"
+            "CREATE POLICY in_only ON ruddersysevents FOR INSERT WITH CHECK (true)"
+        ),
+        "error: {database}: the tables refuse run logs: row-level security hides the rows that"
+        " relayd inserts; add a policy FOR SELECT (SQLSTATE 42501)." + POLICIES,
+        WITHOUT_COPY,
+        faults=("F14", "F37"),
+    ),
+    case(
+        "row-level security without a policy for INSERT",
+        sql(
+            "ALTER TABLE reportsexecution ENABLE ROW LEVEL SECURITY;"
+            "CREATE POLICY out_only ON reportsexecution FOR SELECT USING (true)"
+        ),
+        "error: {database}: the tables refuse run logs: new row violates row-level security policy"
+        ' for table "reportsexecution" (SQLSTATE 42501).' + POLICIES,
+        faults=("F14", "F37"),
     ),
     case(
         "sequence behind the table",

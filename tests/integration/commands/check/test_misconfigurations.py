@@ -13,6 +13,7 @@ from cryptography import x509
 from cryptography.x509.oid import NameOID
 
 from relayd.commands.check.checks import openssl
+from relayd.commands.check.surroundings import units
 from relayd.commands.demo.postgres.server import Server
 from tests.support import postgres
 from tests.support.checked import check, open_site, service_user
@@ -48,8 +49,9 @@ def shared_database(postgres_server: Server) -> Iterator[postgres.Database]:
 
 
 @pytest.fixture
-def site(shared_database: postgres.Database) -> Iterator[Site]:
-    """A sound root server."""
+def site(shared_database: postgres.Database, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    """A sound root server, without units of systemd."""
+    monkeypatch.setattr(units, "DIRECTORIES", ())
     with open_site(shared_database.rudder) as site:
         yield site
 
@@ -261,7 +263,8 @@ SPOOL: Final = [
         "incoming is a file",
         path(replace_with_file, "reports/incoming"),
         "error: {root}/reports/incoming: is not a directory."
-        " Fix: move {root}/reports/incoming away; relayd creates the directory",
+        " Fix: set processing.reporting.directory to another path, or move"
+        " {root}/reports/incoming away if nothing else needs it; relayd creates the directory",
     ),
     case(
         "incoming cannot be made",
@@ -295,10 +298,9 @@ SPOOL: Final = [
         "nobody takes the run logs",
         spool_file(age=7_200.0, bits=0o644),
         "error: general.listen 127.0.0.1:{port}: relayd is not running, and 1 file waits, the"
-        " oldest for 2 h. Fix: systemctl start rudder-relayd; if it does not run, journalctl -u"
-        " rudder-relayd",
-        "warning: {root}/reports/incoming: waiting files: 1, the oldest for 2 h. Fix: journalctl -u"
-        " rudder-relayd has the reason: output unavailable, or file stays",
+        " oldest for 2 h. Fix: install relayd's unit and start it, or run rudder-relayd -c {conf}",
+        "warning: {root}/reports/incoming: waiting files: 1, the oldest for 2 h. Fix: see its log"
+        " for the reason: output unavailable, or file stays",
     ),
     case(
         "shared files cannot be written",
@@ -343,7 +345,30 @@ NODES: Final = [
         "nodes list is a directory",
         path(replace_with_directory, "nodeslist.json"),
         "error: {root}/nodeslist.json: is a directory, expected a file."
-        " Fix: move {root}/nodeslist.json away and write the file",
+        " Fix: set general.nodes_list_file to another path, or remove it if it is empty: rmdir"
+        " {root}/nodeslist.json",
+    ),
+    case(
+        "nodes list of another format",
+        path(lambda file: file.write_text('{"a": 1, "b": 2}'), "nodeslist.json"),
+        '~error: {root}/nodeslist.json: none of its 2 entries can be used; the first: node "a"'
+        " skipped: .*; files wait until it can be read\\. " + REGENERATE,
+        faults=("F6",),
+    ),
+    case(
+        "odd host name",
+        nodes(node1={"hostname": "a..b", "policy-server": "root"}),
+        'warning: {root}/nodeslist.json: node "node1" cannot be reached: expected a host name'
+        ' without empty parts, got hostname "a..b". Fix: correct the host name on the node, send an'
+        " inventory from it and regenerate the policies",
+        faults=("F6",),
+    ),
+    case(
+        "many odd entries",
+        nodes(**{f"x{number}": {"policy-server": "root"} for number in range(22)}),
+        *['~warning: {root}/nodeslist.json: node "x\\d+" skipped: .*\\. ' + REGENERATE] * 20,
+        "warning: {root}/nodeslist.json: 2 more of its entries have such faults. " + REGENERATE,
+        faults=("F6",),
     ),
     case(
         "node without host name",
@@ -558,6 +583,18 @@ SENSE: Final = [
     ),
     number(
         "processing.reporting.catchup.frequency",
+        '"5ms"',
+        "5 ms|100 ms or more",
+        "the directory is read all the time",
+    ),
+    number(
+        "remote_run.timeout",
+        '"1500ms"',
+        "1.5 s|10 s or more",
+        "agents are ended before they are done",
+    ),
+    number(
+        "processing.reporting.catchup.frequency",
         '"3days"',
         "3 days|60 min or less",
         "files whose event was lost wait as long",
@@ -576,7 +613,8 @@ SENSE: Final = [
     case(
         "relative path",
         conf(general='nodes_list_file = "nodes.json"', remote_run='command = "bin/rudder"'),
-        "error: /nodes.json: does not exist; files wait until it can be read. " + REGENERATE,
+        "error: /nodes.json: does not exist; files wait until it can be read."
+        " Fix: set general.nodes_list_file to an absolute path",
         RELATIVE.format(key="general.nodes_list_file", path="nodes.json"),
         "warning: bin/rudder: is a relative path: which command it is depends on the directory"
         " that relayd starts in. Fix: set remote_run.command to an absolute path",
@@ -621,6 +659,54 @@ ANCHORS: Final = [
     ),
 ]
 
+
+def other(key: str, place: str) -> str:
+    """The fix for what is not relayd's: another path, and nothing is done to the present one."""
+    return f"Fix: set {key} to another path; leave {place} as it is, for it is not relayd's own"
+
+
+FOREIGN: Final = [
+    case(
+        "files of the system in place of relayd's",
+        conf(
+            general='nodes_list_file = "/dev/zero"\nnodes_certs_file = "/tmp"',
+            shared_files='path = "/dev/null"',
+            shared_folder='path = "/etc/passwd"',
+        ),
+        "error: /dev/null: is not a directory. " + other("shared_files.path", "/dev/null"),
+        "error: /etc/passwd: is not a directory. " + other("shared_folder.path", "/etc/passwd"),
+        "error: /dev/zero: is not a regular file. Fix: set general.nodes_list_file to another path",
+        "error: /tmp: is a directory, expected a file. "
+        + other("general.nodes_certs_file", "/tmp"),
+        faults=("F37",),
+    ),
+    case(
+        "shared folder of the system",
+        conf(shared_folder='path = "/etc"'),
+        "error: /etc: every node may read what is in it, and it belongs to the system. "
+        + other("shared_folder.path", "/etc"),
+        faults=("F37",),
+    ),
+    case(
+        "nodes list of the system",
+        conf(general='nodes_list_file = "/proc/version"'),
+        "error: /proc/version: line 1, character 0: expected '{{'; files wait until it can be read."
+        " Fix: set general.nodes_list_file to another path",
+        faults=("F37",),
+    ),
+    case(
+        "empty nodes list",
+        both(write("nodeslist.json", "{}"), write("allnodescerts.pem", "")),
+        "warning: {root}/nodeslist.json: it lists no node. " + REGENERATE,
+    ),
+    case(
+        "programs in directories for all",
+        conf(remote_run='command = "/tmp"'),
+        "error: /tmp: is not a program. Fix: set remote_run.command to the rudder command",
+        faults=("F37",),
+    ),
+]
+
 PLACES: Final = [
     *(
         case(
@@ -645,9 +731,23 @@ PLACES: Final = [
     case(
         "shared files in the spool",
         conf(shared_files='path = "{root}/reports/failed"'),
-        "error: {root}/reports/failed: relayd removes expired files from it, and"
-        " {root}/reports/failed is not apart from it."
+        "error: {root}/reports/failed: relayd removes expired files from it, and it is also a"
+        " directory of the spool."
         " Fix: set shared_files.path to a directory that holds nothing else",
+        faults=("F35",),
+    ),
+    case(
+        "shared files around and inside of others",
+        conf(shared_files='path = "{root}/reports/failed/x"'),
+        "error: {root}/reports/failed/x: relayd removes expired files from it, and it lies in"
+        " {root}/reports/failed. Fix: set shared_files.path to a directory that holds nothing else",
+        faults=("F35",),
+    ),
+    case(
+        "shared files are the shared folder",
+        conf(shared_files='path = "{root}/shared-folder"'),
+        "error: {root}/shared-folder: every node may read what is in it, and it is also"
+        " shared_files.path. Fix: set shared_folder.path to a directory that holds nothing else",
         faults=("F35",),
     ),
     case(
@@ -670,6 +770,7 @@ ALL: Final = [
     *SYNTAX,
     *SENSE,
     *ANCHORS,
+    *FOREIGN,
     *PLACES,
 ]
 

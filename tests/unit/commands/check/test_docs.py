@@ -1,8 +1,15 @@
-"""docs/check.md lists every code of the findings."""
+"""docs/check.md lists every code of the findings, and names the column of the table."""
 
+import io
 import re
+from pathlib import Path
+
+from rich.console import Console
 
 from relayd.commands.check import runner
+from relayd.commands.check.account import find_account
+from relayd.commands.check.model import CheckReport, error
+from relayd.commands.check.report import show
 from tests.support.project import ROOT
 
 CHECKS = "|".join(check.name for check in (*runner.CHECKS, runner.CLOCK))
@@ -24,3 +31,13 @@ def test_every_code_is_documented_and_no_other() -> None:
             if "." in text:
                 named.add(f"{check}{text.removeprefix(check)}")
     assert named == used
+
+
+def test_the_column_of_the_table_has_the_name_of_the_page() -> None:
+    """What the page calls the column of the fixes is what a terminal shows."""
+    out = io.StringIO()
+    report = CheckReport(Path("/x"), find_account(None), {"spool": [error("a.b", "c", "d", "e")]})
+    show(Console(file=out, width=80), report)
+    found = re.search('table with a column "([^"]+)"', (ROOT / "docs" / "check.md").read_text())
+    assert found is not None
+    assert found[1] in out.getvalue()

@@ -185,6 +185,7 @@ def test_output_without_json_is_a_table(tmp_path: Path, certs: Path, node: Signi
         assert fact in outcome.out
     for field in ("result_success", "Common / a component / key", "two", "lines", "End execution"):
         assert field in outcome.out
+    assert [line for line in outcome.out.splitlines() if line.endswith(" ")] == []
 
 
 REFUSALS = {

@@ -1,5 +1,6 @@
 """The client of other policy servers, against a real TLS server on a real socket."""
 
+import codecs
 import gc
 import os
 import ssl
@@ -259,16 +260,18 @@ async def test_validation_asks_for_an_authority_and_the_host_name(tmp_path: Path
         with pytest.raises(PeerError, match="not the expected one"):
             await ask(others, url)
         assert len(peer.requests) == 1
+        marked = validating(tmp_path / "marked.pem", codecs.BOM_UTF8 + AUTHORITY.cert_pem)
+        assert await ask(marked, url) == 201
 
 
-@pytest.mark.parametrize("text", ["", "<html>", None])
+@pytest.mark.parametrize("text", ["", "\ufeff", "\ufeff<html>", "<html>", None])
 async def test_authorities_that_cannot_be_loaded_are_reported(
     tmp_path: Path, text: str | None
 ) -> None:
     """A missing or invalid file of authorities is an error for the operator that names it."""
     path = tmp_path / "ca.pem"
     if text is not None:
-        path.write_text(text)
+        path.write_text(text, encoding="utf-8")
     clients = made(Clients("cert_validation", ca_path=path))
     with pytest.raises(PeerError, match=r"ca\.pem") as caught:
         await ask(clients, "https://localhost:1/x")

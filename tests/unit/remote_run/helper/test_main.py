@@ -144,3 +144,14 @@ def test_broken_nodes_list_is_refused(tmp_path: Path, text: str) -> None:
     path.write_text(text)
     with pytest.raises(RefusedError):
         listed_hosts(path)
+
+
+@pytest.mark.fault("F6")
+@pytest.mark.parametrize("odd", [1, None, [], {}, {"hostname": ["a"]}, {"hostname": None}])
+def test_odd_entry_of_the_nodes_list_concerns_no_other(tmp_path: Path, odd: object) -> None:
+    """The hosts of all other nodes stay known, also behind a byte order mark."""
+    path = tmp_path / "nodeslist.json"
+    path.write_text(json.dumps({"x": odd, "a": {"hostname": "a.test"}}), encoding="utf-8-sig")
+    assert listed_hosts(path) == {"a.test"}
+    path.write_text("{}")
+    assert listed_hosts(path) == set()
