@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -16,6 +16,18 @@ from relayd.system.addresses import HOST, HasPortError, HostError, bracketed, us
 _HOST_PORT: Final = re.compile(
     r"(?:\[([^\]]*:[^\]]*)\]|([^:\[\]-][^:\[\]]*)):([0-9]{1,5})", re.ASCII
 )
+#: Words for a value → the values; nothing that would make relayd less safe.
+_SAME: Final[dict[str, tuple[str, ...]]] = {
+    **dict.fromkeys(("db", "pgsql", "postgres", "postgresql", "sql"), ("database",)),
+    **dict.fromkeys(("parent", "policy_server", "relay", "root", "server"), ("upstream",)),
+    **dict.fromkeys(("", "disable", "false", "no", "none", "off"), ("disabled", "off")),
+    **dict.fromkeys(("ca", "system_root_certs", "validation"), ("cert_validation",)),
+    **dict.fromkeys(("certificate_pinning", "pinning"), ("cert_pinning",)),
+    **dict.fromkeys(("alert", "crit", "critical", "emerg", "err", "fatal"), ("error",)),
+    **dict.fromkeys(("notice", "information"), ("info",)),
+    **dict.fromkeys(("all", "verbose"), ("trace",)),
+    **dict.fromkeys(("human", "plain"), ("text",)),
+}
 #: `sockaddr_un.sun_path` holds 108 bytes, the last of them 0: unix(7).
 _MAX_SOCKET_PATH: Final = 107
 
@@ -132,12 +144,18 @@ def choice(*words: str) -> Leaf:
 
     def read(value: Any) -> str:
         if value not in words:
-            meant = close_word(value, words) if isinstance(value, str) else None
+            meant = meant_word(value, words) if isinstance(value, str) else None
             raise UnexpectedError(suggestion=meant and f'"{meant}"')
         return _text(value)
 
     *first, last = (f'"{word}"' for word in words)
     return Leaf(f"{', '.join(first)} or {last}", read)
+
+
+def meant_word(word: str, words: Collection[str]) -> str | None:
+    """Return the one of `words` that was probably meant by `word`: spelt otherwise, or the same."""
+    same = (one for one in _SAME.get(word.lower(), ()) if one in words)
+    return next(same, None) or close_word(word, words)
 
 
 def _duration(value: Any) -> float:

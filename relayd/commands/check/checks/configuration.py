@@ -18,16 +18,6 @@ _CODES: Final = {
     "unverified": "configuration.unverified",
     "unreadable": "configuration.missing",
 }
-#: What is wrong with a line that is not TOML.
-_ADVICE: Final = {
-    "duplicate": ": a key or a table stands in the file once, so join the two",
-    "escape": ": write each backslash twice, or the string in single quotes",
-    "boolean": ": booleans are written true and false, in lower case",
-    "unquoted": ": strings are written in double quotes",
-    "unclosed": ": close what is opened there, a quote or a bracket",
-    "equals": ": a line is written as key = value",
-    "number": ": numbers have no leading zeros and no unit; with a unit they are strings in quotes",
-}
 _DOUBTFUL: Final = "configuration.doubtful"
 
 
@@ -108,8 +98,9 @@ def _invalid(path: Path, failure: ConfigError) -> Finding:
         if failure.got is not None:
             fix = f"{fix} to {failure.expected}"
     elif failure.line is not None:
-        advice = _ADVICE.get(failure.mistake or "", "")
-        fix = f"correct line {failure.line}{advice}"
+        fix = f"correct line {failure.line}"
+        if failure.advice is not None:
+            fix = f"{fix}: {failure.advice}"
     else:
         fix = "correct it; man relayd.conf describes every key and its values"
     return error("configuration.invalid", path, failure.detail, fix)

@@ -15,6 +15,7 @@ import msgspec
 
 from relayd.config.database_options import OPTIONS, OptionError, check_option
 from relayd.outputs.postgres.faults import ConnectError, Step
+from relayd.system.shortage import words_of
 
 #: Where Debian's and Red Hat's libpq look for a server without a host, then PostgreSQL's own place.
 SOCKET_DIRECTORIES: Final = ("/var/run/postgresql", "/tmp")  # noqa: S108 - where PostgreSQL puts it
@@ -142,7 +143,7 @@ def _read_service(path: Path, name: str) -> dict[str, str] | None:
     try:
         text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
     except OSError as error:
-        detail = f"{path}: {error.strerror or error}"
+        detail = f"{path}: {words_of(error)}"
         raise ConnectError(detail, Step.FILE) from error
     found: dict[str, str] | None = None
     for number, raw in enumerate(text.splitlines(), 1):
