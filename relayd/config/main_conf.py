@@ -56,6 +56,13 @@ _RELOADED: Final = frozenset(
     }
 )
 _FILE_OF_ID: Final = "general.node_id_file, as general.node_id is not set"
+#: Keys and tables that are rather meant for logging.conf → what they are there.
+_OF_LOGGING: Final = {
+    **dict.fromkeys(("level", "log_level", "loglevel"), "general.level of logging.conf"),
+    **dict.fromkeys(("log", "logging"), "general of logging.conf"),
+    "filter": "general.filter of logging.conf",
+    "file_lines": "general.file_lines of logging.conf",
+}
 _UNVERIFIED: Final = "Certificate verification is disabled"
 
 
@@ -275,6 +282,7 @@ def load_settings(directory: Path) -> tuple[Settings, list[ConfigWarning]]:
         problem = f"Could not read main configuration file from {path}"
         raise StartError(problem, file=path, reason=words_of(error)) from error
     settings, warnings, value_errors = build_all(path, table, Settings)
+    warnings = [_of_logging(warning) for warning in warnings]
     warnings += _url_warnings(path, settings.output.database.url)
     warnings += _contradictions(path, mode, settings, table)
     settings = _without_url_password(settings)
@@ -290,6 +298,14 @@ def load_settings(directory: Path) -> tuple[Settings, list[ConfigWarning]]:
     if errors:
         raise joined(*errors, warnings=warnings)
     return settings, warnings
+
+
+def _of_logging(warning: ConfigWarning) -> ConfigWarning:
+    """Let the warning about a key of logging.conf name that file."""
+    name = (warning.key or "").rpartition(".")[2].lower()
+    if warning.kind != "unknown_key" or name not in _OF_LOGGING:
+        return warning
+    return msgspec.structs.replace(warning, suggestion=_OF_LOGGING[name])
 
 
 def _contradictions(

@@ -49,6 +49,7 @@ _SAME: Final[dict[str, tuple[str, ...]]] = {
     **dict.fromkeys(("port", "upstream_port"), ("https_port",)),
     **dict.fromkeys(("id", "uuid"), ("node_id",)),
     **dict.fromkeys(("threads", "workers", "cores"), ("core_threads",)),
+    **dict.fromkeys(("global", "logging", "main"), ("general",)),
     "proxy": ("https_proxy",),
     "verify_certificates": ("peer_authentication",),
     **dict.fromkeys(("log_level", "loglevel", "severity"), ("level",)),
@@ -148,7 +149,10 @@ def read_lines(path: Path) -> tuple[dict[str, Any], list[ConfigError]]:
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ConfigError(f"byte {error.start} is not UTF-8", file=path) from None
+        line = data.count(b"\n", 0, error.start) + 1
+        utf16 = data.startswith((b"\xff\xfe", b"\xfe\xff"))
+        detail = "UTF-16, expected UTF-8" if utf16 else f"byte {error.start} is not UTF-8"
+        raise ConfigError(detail if utf16 else f"line {line}: {detail}", file=path) from None
     errors: list[ConfigError] = []
     while True:
         try:
@@ -294,7 +298,9 @@ class _Builder:
             elif isinstance(value, dict):
                 fields[name] = self.build(value, hint, f"{key}.")
             else:
-                self._refuse(key, "a table", shown(value), _as_table(key, value))
+                got = _TYPE_NAMES.get(type(value)) if isinstance(value, str) else None
+                got = got if got and _is_confidential(hint) else shown(value)
+                self._refuse(key, "a table", got, _as_table(key, value, hint))
         return struct(**fields)
 
     def _parse(
@@ -375,6 +381,8 @@ def meant_key(key: str, known: Iterable[str]) -> str | None:
             found = [one for one in found if one.startswith(around)]
             if len(found) == 1:
                 return found[0]
+    if near := close_word(name, siblings, cutoff=0.8):
+        return siblings[near]
     flat = {one.replace(".", "_"): one for one in known}
     for whole in (name, key.replace(".", "_")):
         if near := close_word(whole, flat, cutoff=0.9):
@@ -395,22 +403,40 @@ def _rewritten(value: object, leaf: Leaf) -> str | None:
     elif isinstance(value, list) and len(value) == 1:
         (meant,) = value
     elif isinstance(value, str):
-        meant = [value]
+        meant = [part.strip() for part in value.split(",")]
     elif isinstance(value, int) and not isinstance(value, bool):
         meant = str(value)
     else:
         return None
-    try:
-        leaf.parse(meant)
-    except ValueError:
+    if not _accepts(leaf, meant):
         return None
-    return f"[{shown(value)}]" if isinstance(meant, list) else shown(meant)
+    return f"[{', '.join(map(shown, meant))}]" if isinstance(meant, list) else shown(meant)
 
 
-def _as_table(key: str, value: object) -> str | None:
-    """Return how the header of a table was probably meant: `[[a]]` as [a]."""
-    tables = isinstance(value, list) and all(isinstance(item, dict) for item in value)
-    return f"[{printable(key, 200)}]" if tables else None
+def _as_table(key: str, value: object, struct: type[msgspec.Struct]) -> str | None:
+    """Return what was probably meant in place of a table: `[[a]]` as [a], a URL as its key."""
+    if isinstance(value, list) and all(isinstance(item, dict) for item in value):
+        return f"[{printable(key, 200)}]"
+    name, hint = next(iter(get_type_hints(struct, include_extras=True).items()))
+    if not isinstance(value, str) or _is_struct(hint):
+        return None
+    # That a key accepts the value says nothing if it accepts any text.
+    meant = _accepts(_leaf(hint), value) and not _accepts(_leaf(hint), "?")
+    return f"{printable(key, 200)}.{name}" if meant else None
+
+
+def _accepts(leaf: Leaf, value: object) -> bool:
+    try:
+        leaf.parse(value)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_confidential(struct: type[msgspec.Struct]) -> bool:
+    """Return whether a table has a value that is never shown."""
+    hints = get_type_hints(struct, include_extras=True).values()
+    return any(not _is_struct(hint) and _leaf(hint).confidential for hint in hints)
 
 
 def _keys(struct: type[msgspec.Struct], prefix: str = "") -> Iterator[str]:

@@ -207,7 +207,10 @@ PORT = "expected an integer from 1 to 65535"
             'remote_run.timeout = "0s"',
             f'remote_run.timeout: expected {EXPECTED}, more than 0, got "0s"',
         ),
-        ('remote_run.enabled = "yes"', 'remote_run.enabled: expected true or false, got "yes"'),
+        (
+            'remote_run.enabled = "yes"',
+            'remote_run.enabled: expected true or false, got "yes", did you mean true?',
+        ),
         ('shared_folder.path = ""', 'shared_folder.path: expected a path, got ""'),
         (
             "processing.reporting.skip_event_types = [1]",
@@ -239,7 +242,8 @@ def test_error_names_key_expectation_and_value(tmp_path: Path, text: str, expect
         ("[general]\nlisten = ", r"line 2, end of the file: Invalid value; a value is.+"),
         ('\na = "\\q"', r"line 2, column \d+: .+"),
         ("a = 1\na = 2\n", "line 2, .+: Cannot overwrite a value; .+"),
-        ("\xff".encode("latin-1"), "byte 0 is not UTF-8"),
+        ("\n#\xff".encode("latin-1"), "line 2: byte 2 is not UTF-8"),
+        (ROOT.encode("utf-16"), "UTF-16, expected UTF-8"),
     ],
 )
 def test_syntax_error_names_the_place(tmp_path: Path, text: str | bytes, expected: str) -> None:
@@ -338,7 +342,29 @@ def test_misspelt_key_is_a_warning_that_names_it(tmp_path: Path) -> None:
         ('general.peer_authentication = "none"', None),
         ('general.https_port = "443"', "443"),
         ('remote_run.enabled = "True"', "true"),
-        ('processing.reporting.skip_event_types = "log_info"', '["log_info"]'),
+        ('processing.reporting.skip_event_types = "a, b"', '["a", "b"]'),
+        ("remote_run.use_sudo = 0", "false"),
+        ('remote_run.use_sudo = "y"', None),
+        ('shared_files.max_size = "10GB"', "10737418240"),
+        ('shared_files.max_size = "big"', None),
+        ("general.https_idle_timeout = 1.5", '"1.5s"'),
+        ('general.https_idle_timeout = "2S"', '"2s"'),
+        ('general.https_idle_timeout = "2"', "2"),
+        ('general.https_idle_timeout = "-2s"', None),
+        ("general.listen = 3030", '"127.0.0.1:3030"'),
+        ("general.listen = true", None),
+        ('general.listen = ":3030"', '"127.0.0.1:3030"'),
+        ('general.listen = "*:3030"', '"0.0.0.0:3030"'),
+        ('general.listen = "http://a:3030/"', '"a:3030"'),
+        ('general.listen = "::1:3030"', '"[::1]:3030"'),
+        ('general.listen = "localhost"', '"localhost:3030"'),
+        ('general.listen = "/run/x"', '"unix:/run/x"'),
+        ('general.listen = "a:99999"', None),
+        (f'output.database = "postgres://u:{CANARY}@h/d"', "output.database.url"),
+        ('output.upstream = "above"', "output.upstream.host"),
+        (f'output.upstream = "{CANARY} {CANARY}"', None),
+        ('general = "above"', None),
+        ("output.database.max_pool_size = 99999999999", None),
         ("general.node_id = 5", '"5"'),
         ("[[output.upstream]]", "[output.upstream]"),
         ("[[general]]", "[general]"),
@@ -348,11 +374,12 @@ def test_what_was_probably_meant_by_a_value(
     tmp_path: Path, text: str, suggestion: str | None
 ) -> None:
     """A value, or header of a table, is one error: with what was meant if that is likely."""
-    text = text if "node_id" in text or "[general]" in text else ROOT + text
+    text = text if re.search(r"node_id|\[general|general =", text) else ROOT + text
     with pytest.raises(SettingError) as caught:
         load_settings(write(tmp_path, text))
     error = caught.value
     assert (error.others, error.suggestion) == ((), suggestion)
+    assert CANARY not in str(error)
 
 
 @pytest.mark.fault("F38")
@@ -372,6 +399,9 @@ def test_what_was_probably_meant_by_a_value(
         ("processing.reporting.limit = 1", "processing.reporting.catchup.limit"),
         ("reports.x = 1", "processing.reporting"),
         ("processing.reporting.cleanup.max_age = 1", "processing.reporting.cleanup.retention"),
+        ('processing.reporting.ouput = "database"', "processing.reporting.output"),
+        ('level = "debug"', "general.level of logging.conf"),
+        ('logging.level = "debug"', "general of logging.conf"),
         ('password = "x"', None),
         ("something.x = 1", None),
     ],
@@ -739,6 +769,31 @@ def test_bad_logging_conf_is_refused(tmp_path: Path, text: str, expected: str) -
         load_logging(write(tmp_path, text, "logging.conf"))
     prefix = f"{tmp_path / 'logging.conf'}: "
     assert re.fullmatch(re.escape(prefix) + expected, str(caught.value))
+
+
+@pytest.mark.fault("F38")
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("database=warning", "did you mean warn?"),
+        ("database=verbose", "did you mean trace?"),
+        ("WARNING", "did you mean warn?"),
+        ("databse=debug", "did you mean database?"),
+        ("database:debug", "did you mean database?"),
+        ("database=loud", "the levels off, error, warn, info, debug, trace"),
+        ("hyper=info", "node, report, inventory"),
+    ],
+)
+def test_a_directive_without_effect_names_what_was_meant(
+    tmp_path: Path, text: str, hint: str
+) -> None:
+    """Levels are suggested in a filter as for `level`, and so are components."""
+    file = write(tmp_path, f'general.filter = "{text},main=debug"', "logging.conf")
+    settings = load_logging(file)
+    (warning,) = settings.warnings
+    assert warning.kind == "log_filter"
+    assert str(warning).endswith(hint)
+    assert [directive.component for directive in settings.directives()] == ["", "main"]
 
 
 @pytest.mark.fault("G6")
