@@ -38,6 +38,7 @@ __all__ = [
 ]
 
 MAIN_FILE: Final = "main.conf"
+URL_KEY: Final = "output.database.url"
 _DAY_S: Final = 86_400.0
 _MAX_BODY: Final = 50 * 1024 * 1024
 #: Enough for a day of a large fleet whose certificates are missing, and less than a disk.
@@ -48,7 +49,7 @@ _MAX_ID_BYTES: Final = 4096
 #: Keys that a reload applies, from the next connection to the database or the next upload on.
 _RELOADED: Final = frozenset(
     {
-        "output.database.url",
+        URL_KEY,
         "output.database.password",
         "output.upstream.user",
         "output.upstream.password",
@@ -339,7 +340,7 @@ def database_parameters(settings: Settings) -> dict[str, Any]:
 
 def _url_warnings(path: Path, url: str) -> Iterator[ConfigWarning]:
     """Yield a warning for each part of the database URL that has no effect."""
-    key = "output.database.url"
+    key = URL_KEY
     details = [f"option {name} is not used" for name in DatabaseUrl.parse(url).unused]
     if split_password(url)[1]:
         details.append("the password in it is ignored, output.database.password is used")

@@ -7,8 +7,9 @@ from relayd.commands.check.model import Finding, Site, error, warning
 from relayd.commands.check.service_user.permissions import check_file, quoted
 from relayd.commands.check.settings.numbers import judge_numbers
 from relayd.commands.check.settings.places import judge_openness
+from relayd.config.database_url import EXPECTED as EXPECTED_URL
 from relayd.config.logging_conf import LOGGING_FILE
-from relayd.config.main_conf import MAIN_FILE, Settings, load_logging, load_settings
+from relayd.config.main_conf import MAIN_FILE, URL_KEY, Settings, load_logging, load_settings
 from relayd.errors import ConfigError, ConfigWarning, RelaydError, SettingError, StartError
 
 #: Code of the finding for each kind of warning.
@@ -95,7 +96,11 @@ def _invalid(path: Path, failure: ConfigError) -> Finding:
                 failure.detail,
                 f"spell {failure.instead} as {failure.key}",
             )
-        if failure.got is not None:
+        if failure.expected == "a table" and failure.suggestion is not None:
+            fix = f"write it as {failure.suggestion}"
+        elif failure.key == URL_KEY and failure.expected != EXPECTED_URL:
+            fix = f"correct that part of {failure.key}"
+        elif failure.got is not None:
             fix = f"{fix} to {failure.expected}"
     elif failure.line is not None:
         fix = f"correct line {failure.line}"
