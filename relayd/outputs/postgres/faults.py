@@ -177,4 +177,5 @@ def _message(error: BaseException) -> str:
 
 
 def _text(error: BaseException) -> str:
-    return " ".join(str(error).split())[:_MAX_TEXT] or type(error).__name__
+    text = words_of(error) if isinstance(error, OSError) else str(error)
+    return " ".join(text.split())[:_MAX_TEXT] or type(error).__name__

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import pwd
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,8 @@ import pytest
 from relayd.config.main_conf import load_logging, load_settings
 from relayd.errors import StartError
 from relayd.fleet.peers.tls import reason_of
-from relayd.outputs.postgres.faults import explain_connecting
+from relayd.outputs.postgres.connecting.surroundings import Surroundings
+from relayd.outputs.postgres.faults import ConnectError, explain, explain_connecting
 from relayd.spool.opening import try_later
 from relayd.system.shortage import INOTIFY_LIMITS, shortage_of, with_limit, words_of
 from tests.support.project import ROOT
@@ -69,13 +71,30 @@ def load(error: OSError) -> str:
     return str(caught.value)
 
 
+def unknown_user(error: OSError) -> str:
+    """What is said about this process when no file can be opened, its user's entry neither."""
+    with pytest.MonkeyPatch.context() as patch:
+
+        def refuse(*_: object) -> int:
+            raise error
+
+        patch.setattr(os, "open", refuse)
+        patch.setattr(pwd, "getpwuid", {}.__getitem__)
+        with pytest.raises(ConnectError) as caught:
+            Surroundings.of_process()
+    assert caught.value.kind == "transient"
+    return caught.value.detail
+
+
 @pytest.mark.parametrize(
-    "explain",
+    "explain_it",
     [
         words_of,
         reason_of,
         load,
+        lambda error: explain(error).detail,
         lambda error: explain_connecting(error, "h").detail,
+        unknown_user,
         lambda error: try_later("cannot be read", error).detail,
     ],
 )
@@ -84,10 +103,10 @@ def load(error: OSError) -> str:
     [(errno.EMFILE, "LimitNOFILE="), (errno.ENFILE, "fs.file-max"), (errno.EAGAIN, "")],
 )
 def test_every_reader_of_errors_names_the_limit(
-    explain: Callable[[OSError], str], code: int, limit: str
+    explain_it: Callable[[OSError], str], code: int, limit: str
 ) -> None:
     """Whatever needs a descriptor names the limit; EAGAIN is no limit of files and sockets."""
-    said = explain(OSError(code, os.strerror(code)))
+    said = explain_it(OSError(code, os.strerror(code)))
     assert limit in said
     assert "NPROC" not in said
     assert bool(limit) is ("(" in said)

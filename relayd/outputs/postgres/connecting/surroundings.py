@@ -39,7 +39,11 @@ class Surroundings(msgspec.Struct, frozen=True):
 
     @classmethod
     def of_process(cls) -> "Surroundings":
-        """Return those of this process: `HOME`, else the home directory of its user."""
+        """Return those of this process: `HOME`, else the home directory of its user.
+
+        Raises:
+            ConnectError: its user cannot be looked up now.
+        """
         entry = _entry(os.geteuid())
         home = os.environ.get("HOME") or (entry.pw_dir if entry else "")
         return cls(os.environ, Path(home) if home else None, entry.pw_name if entry else None)
@@ -187,4 +191,14 @@ def _entry(uid: int) -> pwd.struct_passwd | None:
     try:
         return pwd.getpwuid(uid)
     except KeyError:
+        _need_descriptor()
         return None
+
+
+def _need_descriptor() -> None:
+    """Raise ConnectError if no file can be opened: then any user seems to be unknown."""
+    try:
+        os.close(os.open(os.devnull, os.O_RDONLY))
+    except OSError as error:
+        detail = f"the users of this machine cannot be listed: {words_of(error)}"
+        raise ConnectError(detail, Step.FILE, "transient") from error
