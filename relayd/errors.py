@@ -51,16 +51,12 @@ class RelaydError(Exception):
         return self.detail if self.file is None else f"{self.file}: {self.detail}"
 
 
-#: Common mistakes in the syntax of a configuration file.
-Mistake = Literal["duplicate", "escape", "boolean", "unquoted", "unclosed", "equals", "number"]
-
-
 class ConfigError(RelaydError):
     """A configuration file is not valid.
 
     Attributes:
         line: line of a syntax error, None when the fault has no line.
-        mistake: what was probably done wrong in that line, None if it is not known.
+        advice: what to write in that line instead, None if it is not known; the text ends with it.
     """
 
     def __init__(
@@ -69,11 +65,15 @@ class ConfigError(RelaydError):
         *,
         file: Path | None = None,
         line: int | None = None,
-        mistake: Mistake | None = None,
+        advice: str | None = None,
     ) -> None:
         super().__init__(detail, file=file)
         self.line = line
-        self.mistake = mistake
+        self.advice = advice
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        return text if self.advice is None else f"{text}; {self.advice}"
 
 
 class SettingError(ConfigError):

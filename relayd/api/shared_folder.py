@@ -16,6 +16,7 @@ from relayd.shared.metadata import HASHES
 from relayd.shared.paths import PathError, split_path
 from relayd.shared.reading import CHUNK, Digests, OpenFile
 from relayd.system.printable import printable
+from relayd.system.shortage import words_of
 from relayd.system.threads import in_thread
 from relayd.telemetry.logs import get_logger
 
@@ -189,7 +190,7 @@ class _FileBody(ResponseBody):
         try:
             data = await in_thread(self._file.read, self._at, size, limiter=self._folder.reading)
         except OSError as error:
-            raise self._broken_off(f"cannot be read: {error.strerror}") from error
+            raise self._broken_off(f"cannot be read: {words_of(error)}") from error
         if not data:
             raise self._broken_off("became shorter while it was sent")
         self._at += len(data)

@@ -89,11 +89,22 @@ class Program(click.Command):
         call = partial(super().main, args, prog_name, complete_var, standalone_mode=False, **extra)
         if not standalone_mode:
             return call()
-        sys.exit(_exit_code(call))
+        sys.exit(_exit_code(call, self.name or "relayd"))
 
 
 class LazyGroup(Program, click.Group):
     """A group that includes the commands of `_LAZY`."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Call a command; a mistake in its options is reported as one of this command."""
+        try:
+            return super().invoke(ctx)
+        except click.UsageError as error:
+            name = ctx.invoked_subcommand
+            command = self.get_command(ctx, name) if name is not None else None
+            if error.ctx is None and command is not None:  # an option without its value
+                error.ctx = click.Context(command, parent=ctx, info_name=name)
+            raise
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names of all commands, without importing any."""
@@ -127,7 +138,7 @@ directory_option = click.option(
 )
 
 
-@click.group(cls=LazyGroup, no_args_is_help=False, context_settings=_SETTINGS)
+@click.group("relayd", cls=LazyGroup, no_args_is_help=False, context_settings=_SETTINGS)
 @click.version_option(__version__, "-V", "--version", message="relayd %(version)s")
 @click.pass_context
 def main(context: click.Context) -> None:
@@ -188,8 +199,8 @@ def _check(directory: Path) -> int:
     return 0
 
 
-def _exit_code(call: Callable[[], object]) -> int:
-    """Call and return the exit code; report expected errors in one line."""
+def _exit_code(call: Callable[[], object], program: str) -> int:
+    """Call and return the exit code; report expected errors of a program in one line."""
     try:
         result = call()
     except ConfigError as error:
@@ -198,8 +209,10 @@ def _exit_code(call: Callable[[], object]) -> int:
         transient = isinstance(error, TransientStartError)
         return _fail_each(error, EXIT_TRANSIENT if transient else EXIT_START)
     except click.UsageError as error:
-        command = error.ctx.command_path if error.ctx else "relayd"
-        return _fail(f"{error.format_message()} See: {command} --help", EXIT_START)
+        command = error.ctx.command_path if error.ctx else program
+        text = error.format_message()
+        end = "" if text.endswith((".", "?", "?)")) else "."
+        return _fail(f"{text}{end} See: {command} --help", EXIT_START)
     except click.ClickException as error:
         return _fail(error.format_message(), EXIT_START)
     except click.Abort:

@@ -3,12 +3,14 @@
 Source: the PostgreSQL manual, 32.1.2 (Parameter Key Words) and 32.15 (Environment Variables).
 """
 
+import re
 from collections.abc import Mapping
 from typing import Final
 
 import msgspec
 
-from relayd.config.toml import UnexpectedError, shown
+from relayd.config.toml import UnexpectedError, close_word, shown
+from relayd.system.addresses import HostError, usable_host
 
 _TLS_VERSIONS: Final = ("tlsv1", "tlsv1.1", "tlsv1.2", "tlsv1.3")
 
@@ -20,8 +22,15 @@ class OptionError(UnexpectedError):
         name: the option, or the environment variable that it comes from.
     """
 
-    def __init__(self, name: str, expected: str, got: str = "another value") -> None:
-        super().__init__(f"{name} to be {expected}", got)
+    def __init__(
+        self,
+        name: str,
+        expected: str,
+        got: str = "something else",
+        *,
+        suggestion: str | None = None,
+    ) -> None:
+        super().__init__(f"{name} to be {expected}", got, suggestion=suggestion)
         self.name = name
 
 
@@ -110,6 +119,31 @@ OPTIONS: Final[dict[str, Option]] = {
     "oauth_scope": Option(used=False),
 }
 
+#: Options of the JDBC driver → what to write here instead; "" where there is nothing like it.
+_OF_JDBC: Final = {
+    "applicationname": "application_name",
+    "channelbinding": "channel_binding",
+    "connecttimeout": "connect_timeout",
+    "currentschema": "options=-csearch_path%3DSCHEMA",
+    "gssencmode": "gssencmode",
+    "kerberosservername": "krbsrvname",
+    "loadbalancehosts": "load_balance_hosts",
+    "logintimeout": "connect_timeout",
+    "localsocketaddress": "",
+    "preparethreshold": "",
+    "readonly": "",
+    "sockettimeout": "tcp_user_timeout",
+    "ssl": "sslmode",
+    "sslfactory": "",
+    "sslhostnameverifier": "",
+    "stringtype": "",
+    "targetservertype": "target_session_attrs",
+    "tcpkeepalive": "keepalives",
+}
+_CAMEL_CASE: Final = re.compile(r"[a-z]+[A-Z][A-Za-z]*")
+#: A text that may be shown as the name of an option.
+_NAME: Final = re.compile(r"[A-Za-z_]{1,40}", re.ASCII)
+
 #: Settings of the session that libpq takes from the environment.
 SETTING_VARIABLES: Final = {"PGDATESTYLE": "datestyle", "PGTZ": "timezone", "PGGEQO": "geqo"}
 
@@ -117,6 +151,26 @@ _AUTH_METHODS: Final = frozenset(
     {"password", "md5", "gss", "sspi", "scram-sha-256", "oauth", "none"}
 )
 _PORTS: Final = "numbers from 1 to 65535"
+
+
+def unknown_option(name: str, *, secret: bool = False) -> OptionError:
+    """Return the error for an option that libpq does not know.
+
+    Args:
+        name: the option.
+        secret: whether it could be a part of a password, so that it must not be shown.
+    """
+    meant = _OF_JDBC.get(name.lower())
+    of_jdbc = meant is not None or _CAMEL_CASE.fullmatch(name) is not None
+    if meant is None:
+        meant = close_word(name, OPTIONS, cutoff=0.75)
+    visible = (meant is not None or _NAME.fullmatch(name)) and not secret
+    return OptionError(
+        name if visible else "an option",
+        "one of libpq's options",
+        "one of JDBC's" if of_jdbc and visible else "an unknown one",
+        suggestion=meant if meant and visible else None,
+    )
 
 
 def check_option(name: str, value: str, origin: str | None = None) -> None:
@@ -135,12 +189,16 @@ def check_option(name: str, value: str, origin: str | None = None) -> None:
     if compared in option.beyond:
         raise OptionError(origin, f"{_listed(option.values)}: relayd cannot do more", shown(value))
     if option.values and compared not in option.values:
-        raise OptionError(origin, _listed(option.values), shown(value))
+        meant = close_word(value, filter(None, option.values))
+        raise OptionError(origin, _listed(option.values), shown(value), suggestion=meant)
     if option.number and not _is_number(value):
         raise OptionError(origin, "an integer", shown(value))
     if name == "port":
         for port in value.split(","):
             _check_port(port, origin)
+    if name in {"host", "hostaddr"}:
+        for host in value.split(","):
+            _check_host(host, origin)
     if name == "require_auth":
         _check_methods(value, origin)
 
@@ -181,6 +239,15 @@ def _check_port(port: str, origin: str) -> None:
     # Not shown: an unescaped character in a password can move a part of it here.
     if port.strip() and not (_is_number(port) and 1 <= int(port) <= 65535):
         raise OptionError(origin, _PORTS)
+
+
+def _check_host(host: str, origin: str) -> None:
+    if not host or host.startswith(("/", "@")):  # the usual place, or a directory of Unix sockets
+        return
+    try:
+        usable_host(host)
+    except HostError as error:
+        raise OptionError(origin, str(error), shown(host)) from None
 
 
 def _check_methods(value: str, origin: str) -> None:

@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 from relayd.config.toml import close_word
+from relayd.config.values import meant_word
 from relayd.system.printable import printable
 
 TRACE: Final = 5
@@ -136,7 +137,9 @@ def _read(text: str) -> Iterable[Directive]:
     word = found["level"]
     level = TRACE if word is None else _level(word)
     if level is None:
-        raise ValueError(f"expected one of the levels {', '.join(LEVELS)}")
+        meant = meant_word(word or "", LEVELS)
+        hint = f", did you mean {meant}?" if meant else ""
+        raise ValueError(f"expected one of the levels {', '.join(LEVELS)}{hint}")
     values = _fields(found["fields"] or "")
     span = (found["span"] or "").replace("-", "_")
     if span in _SPANS:
@@ -161,7 +164,7 @@ def _components(name: str) -> tuple[str, ...]:
         return _PARTS_OF[first]
     if first and first not in COMPONENTS and first not in LIBRARIES:
         known = (*COMPONENTS, *_SPANS)
-        meant = close_word(first, known)
+        meant = close_word(first, known) or meant_word(first, LEVELS)
         hint = f"did you mean {meant}?" if meant else f"the names are {', '.join(known)}"
         raise ValueError(f"there is no component or span {printable(first, 60)}, {hint}")
     return (first,)

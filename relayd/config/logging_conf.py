@@ -9,6 +9,7 @@ from relayd.config import values as v
 from relayd.config.log_filter import LEVELS, Directive, parse_filter
 from relayd.config.toml import build, read_table
 from relayd.errors import ConfigWarning
+from relayd.system.shortage import words_of
 
 LOGGING_FILE: Final = "logging.conf"
 
@@ -67,7 +68,7 @@ def load_logging(directory: Path) -> LoggingSettings:
     try:
         table = read_table(path)
     except OSError as error:
-        detail = f"{error.strerror or error}, default logging is used"
+        detail = f"{words_of(error)}, default logging is used"
         return LoggingSettings(
             warnings=(ConfigWarning(kind="unreadable", detail=detail, file=path),)
         )

@@ -14,15 +14,17 @@ import msgspec
 
 from relayd.config import proxy
 from relayd.config import values as v
+from relayd.config.database_url import EXPECTED as EXPECTED_URL
 from relayd.config.database_url import DatabaseUrl, connect_arguments, split_password
 from relayd.config.logging_conf import LoggingSettings, load_logging
 from relayd.config.proxy import Proxy
-from relayd.config.required import missing_host, missing_values
+from relayd.config.required import missing_host, missing_values, node_id_of
 from relayd.config.secret import Secret
 from relayd.config.toml import Leaf, build_all, joined, leaves, read_lines
 from relayd.config.values import Listen
 from relayd.errors import ConfigWarning, RelaydError, StartError, TransientStartError, start_error
 from relayd.system.printable import printable
+from relayd.system.shortage import words_of
 
 __all__ = [
     "Listen",
@@ -36,6 +38,7 @@ __all__ = [
 ]
 
 MAIN_FILE: Final = "main.conf"
+URL_KEY: Final = "output.database.url"
 _DAY_S: Final = 86_400.0
 _MAX_BODY: Final = 50 * 1024 * 1024
 #: Enough for a day of a large fleet whose certificates are missing, and less than a disk.
@@ -46,13 +49,21 @@ _MAX_ID_BYTES: Final = 4096
 #: Keys that a reload applies, from the next connection to the database or the next upload on.
 _RELOADED: Final = frozenset(
     {
-        "output.database.url",
+        URL_KEY,
         "output.database.password",
         "output.upstream.user",
         "output.upstream.password",
         "output.upstream.default_password",
     }
 )
+_FILE_OF_ID: Final = "general.node_id_file, as general.node_id is not set"
+#: Keys and tables that are rather meant for logging.conf → what they are there.
+_OF_LOGGING: Final = {
+    **dict.fromkeys(("level", "log_level", "loglevel"), "general.level of logging.conf"),
+    **dict.fromkeys(("log", "logging"), "general of logging.conf"),
+    "filter": "general.filter of logging.conf",
+    "file_lines": "general.file_lines of logging.conf",
+}
 _UNVERIFIED: Final = "Certificate verification is disabled"
 
 
@@ -157,9 +168,9 @@ def _database_url(value: object) -> str:
 class DatabaseSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Table `output.database`; `url` never holds a password."""
 
-    url: Annotated[
-        str, Leaf('a URL such as "postgres://user@host/database"', _database_url, confidential=True)
-    ] = "postgres://rudder@127.0.0.1/rudder"
+    url: Annotated[str, Leaf(EXPECTED_URL, _database_url, confidential=True)] = (
+        "postgres://rudder@127.0.0.1/rudder"
+    )
     password: v.OptionalPassword = None
     max_pool_size: v.Several = 10
 
@@ -270,20 +281,32 @@ def load_settings(directory: Path) -> tuple[Settings, list[ConfigWarning]]:
         table, syntax_errors = read_lines(path)
     except OSError as error:
         problem = f"Could not read main configuration file from {path}"
-        raise StartError(problem, file=path, reason=error.strerror) from error
+        raise StartError(problem, file=path, reason=words_of(error)) from error
     settings, warnings, value_errors = build_all(path, table, Settings)
+    warnings = [_of_logging(warning) for warning in warnings]
     warnings += _url_warnings(path, settings.output.database.url)
     warnings += _contradictions(path, mode, settings, table)
     settings = _without_url_password(settings)
     errors: list[RelaydError] = [*syntax_errors, *value_errors]
     if not syntax_errors:  # what is missing may be in a line that could not be read
         errors += missing_values(path, _required(settings), value_errors, warnings)
-        if not settings.output.upstream.host:
+        node_id = node_id_of(settings.node_id, value_errors)
+        if isinstance(node_id, StartError):
+            errors.append(node_id)
+        elif node_id and not settings.output.upstream.host:
             key = "general.node_id" if settings.general.node_id else "general.node_id_file"
-            errors += missing_host(path, key, settings.node_id, value_errors, warnings)
+            errors += missing_host(path, key, node_id, value_errors, warnings)
     if errors:
         raise joined(*errors, warnings=warnings)
     return settings, warnings
+
+
+def _of_logging(warning: ConfigWarning) -> ConfigWarning:
+    """Let the warning about a key of logging.conf name that file."""
+    name = (warning.key or "").rpartition(".")[2].lower()
+    if warning.kind != "unknown_key" or name not in _OF_LOGGING:
+        return warning
+    return msgspec.structs.replace(warning, suggestion=_OF_LOGGING[name])
 
 
 def _contradictions(
@@ -317,7 +340,7 @@ def database_parameters(settings: Settings) -> dict[str, Any]:
 
 def _url_warnings(path: Path, url: str) -> Iterator[ConfigWarning]:
     """Yield a warning for each part of the database URL that has no effect."""
-    key = "output.database.url"
+    key = URL_KEY
     details = [f"option {name} is not used" for name in DatabaseUrl.parse(url).unused]
     if split_password(url)[1]:
         details.append("the password in it is ignored, output.database.password is used")
@@ -351,12 +374,13 @@ def _read_node_id(path: Path) -> str:
         with path.open("rb") as file:
             data = file.read(_MAX_ID_BYTES)
     except OSError as error:
-        raise start_error(f"Could not read the node id from {path}", error, file=path) from error
+        problem = f"Could not read the node id from {path} ({_FILE_OF_ID})"
+        raise start_error(problem, error, file=path, words=words_of(error)) from error
     node_id = data.decode("utf-8-sig", "replace").strip()
     if not node_id:
-        detail = f"{path}: expected a node id, got an empty file"
+        detail = f"{path}: expected a node id, got an empty file ({_FILE_OF_ID})"
         raise TransientStartError(detail, file=path)
     if not node_id.isprintable():
-        detail = f"{path}: expected a node id, got {printable(node_id, 60)}"
+        detail = f"{path}: expected a node id, got {printable(node_id, 60)} ({_FILE_OF_ID})"
         raise StartError(detail, file=path)
     return node_id

@@ -48,14 +48,14 @@ class Proxy(msgspec.Struct, frozen=True):
             ValueError: it has another form.
         """
         found = _URL.fullmatch(text)
-        if found is None:
-            raise UnexpectedError
+        if not text or found is None:
+            raise UnexpectedError(got=None if text else "an empty string")
         scheme, account, host, port = found.groups()
         if scheme is not None and scheme.lower() != "http":
             raise UnexpectedError(f"{EXPECTED} (not {scheme}://)")
         host = usable_host(host)
         if port is not None and not 1 <= int(port) <= 65535:
-            raise UnexpectedError
+            raise UnexpectedError(got="a port that is not from 1 to 65535")
         user, _, password = (account or "").partition(":")
         return cls(host, int(port or 80), unquote(user), Secret(unquote(password)))
 

@@ -8,7 +8,7 @@ from relayd.errors import ConfigWarning, RelaydError, SettingError, StartError
 from relayd.system.printable import printable
 
 _HOST: Final = "output.upstream.host"
-_NODE_ID: Final = "general.node_id"
+_NODE_ID: Final = ("general.node_id", "general.node_id_file")
 
 
 def missing_values(
@@ -25,16 +25,15 @@ def missing_values(
         invalid: errors of values.
         warnings: about the file; an unknown key may be the misspelt name of a missing one.
     """
-    known = {error.key for error in invalid}
     for key, why in required:
-        if not any(key == other or key.startswith(f"{other}.") for other in known):
+        if not _is_invalid(key, invalid):
             yield _missing(path, key, why, warnings)
 
 
 def missing_host(
     path: Path,
     node_id_key: str,
-    read_node_id: Callable[[], str],
+    node_id: str,
     invalid: Sequence[SettingError],
     warnings: Sequence[ConfigWarning],
 ) -> Iterator[RelaydError]:
@@ -43,22 +42,39 @@ def missing_host(
     Args:
         path: the file, for messages only.
         node_id_key: the key that has the node id, or the name of its file.
-        read_node_id: returns the node id.
+        node_id: the node id.
         invalid: errors of values.
         warnings: about the file.
     """
-    if {error.key for error in invalid} & {_HOST, _NODE_ID, "output", "general"}:
-        return
-    try:
-        node_id = read_node_id()
-    except StartError as error:
-        yield error
+    if _is_invalid(_HOST, invalid):
         return
     if node_id.strip().lower() == "root" != node_id:
         got = f'"{printable(node_id, 60)}"'
         yield SettingError(node_id_key, '"root", the id of the root server', got, file=path)
     elif node_id != "root":
         yield _missing(path, _HOST, "on every node but root", warnings)
+
+
+def node_id_of(
+    read_node_id: Callable[[], str], invalid: Sequence[SettingError]
+) -> str | StartError | None:
+    """Return the node id, or why it cannot be read; None if a value that leads to it is not valid.
+
+    Args:
+        read_node_id: returns the node id.
+        invalid: errors of values.
+    """
+    if any(_is_invalid(key, invalid) for key in _NODE_ID):
+        return None
+    try:
+        return read_node_id()
+    except StartError as error:
+        return error
+
+
+def _is_invalid(key: str, invalid: Sequence[SettingError]) -> bool:
+    """Return whether a value, or a table around it, has an error itself."""
+    return any(key == error.key or key.startswith(f"{error.key}.") for error in invalid)
 
 
 def _missing(path: Path, key: str, why: str, warnings: Sequence[ConfigWarning]) -> SettingError:
@@ -71,9 +87,6 @@ def _unknown_key_for(key: str, warnings: Sequence[ConfigWarning]) -> str | None:
     for warning in warnings:
         if warning.key is None or warning.suggestion is None:
             continue
-        table = warning.key.rpartition(".")[0]
-        relative = f"{table}.{warning.suggestion}" if table else warning.suggestion
-        for meant in (relative, warning.suggestion):
-            if key == meant or key.startswith(f"{meant}."):
-                return warning.key
+        if key == warning.suggestion or key.startswith(f"{warning.suggestion}."):
+            return warning.key
     return None

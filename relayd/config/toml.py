@@ -29,6 +29,32 @@ _AROUND_KEYS: Final = re.compile(rb"[=,\[\]{}]")
 #: A line that holds a whole `key = value`, or should.
 _ASSIGNMENT: Final = re.compile(r"\s*[A-Za-z0-9_\-.\"' ]+=")
 _MAX_SHOWN: Final = 60
+_INTEGER: Final = re.compile(r"[0-9]{1,10}", re.ASCII)
+#: Names for a key → names of keys for the same, the most likely first.
+_SAME: Final[dict[str, tuple[str, ...]]] = {
+    **dict.fromkeys(("pass", "passphrase", "passwd", "pw", "pwd", "secret"), ("password",)),
+    **dict.fromkeys(("account", "login", "username"), ("user",)),
+    **dict.fromkeys(("address", "fqdn", "hostname", "ip", "policy_server", "server"), ("host",)),
+    **dict.fromkeys(("connection", "dsn", "uri"), ("url",)),
+    "url": ("host",),
+    **dict.fromkeys(("pool", "pool_size", "max_connections"), ("max_pool_size",)),
+    **dict.fromkeys(("db", "pgsql", "postgres", "postgresql"), ("database",)),
+    **dict.fromkeys(("parent", "relay"), ("upstream",)),
+    **dict.fromkeys(("dir", "folder", "spool"), ("directory", "path")),
+    **dict.fromkeys(("interval", "period"), ("frequency",)),
+    **dict.fromkeys(("age", "keep", "max_age", "ttl"), ("retention", "max_ttl")),
+    **dict.fromkeys(("reports", "runlogs", "run_logs"), ("reporting",)),
+    **dict.fromkeys(("inventories",), ("inventory",)),
+    **dict.fromkeys(("bind", "listen_address"), ("listen",)),
+    **dict.fromkeys(("port", "upstream_port"), ("https_port",)),
+    **dict.fromkeys(("id", "uuid"), ("node_id",)),
+    **dict.fromkeys(("threads", "workers", "cores"), ("core_threads",)),
+    **dict.fromkeys(("global", "logging", "main"), ("general",)),
+    "proxy": ("https_proxy",),
+    "verify_certificates": ("peer_authentication",),
+    **dict.fromkeys(("log_level", "loglevel", "severity"), ("level",)),
+    **dict.fromkeys(("sudo",), ("use_sudo",)),
+}
 _MAX_UNKNOWN: Final = 50
 #: Errors of one file that are reported; syntax errors are found by reading the file again.
 _MAX_ERRORS: Final = 20
@@ -59,7 +85,8 @@ class UnexpectedError(ValueError):
         *,
         suggestion: str | None = None,
     ) -> None:
-        super().__init__(f"expected {expected}, got {got}")
+        meant = "" if suggestion is None else f", did you mean {suggestion}?"
+        super().__init__(f"expected {expected}, got {got}{meant}")
         self.expected = expected
         self.got = got
         self.suggestion = suggestion
@@ -122,7 +149,10 @@ def read_lines(path: Path) -> tuple[dict[str, Any], list[ConfigError]]:
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ConfigError(f"byte {error.start} is not UTF-8", file=path) from None
+        line = data.count(b"\n", 0, error.start) + 1
+        utf16 = data.startswith((b"\xff\xfe", b"\xfe\xff"))
+        detail = "UTF-16, expected UTF-8" if utf16 else f"byte {error.start} is not UTF-8"
+        raise ConfigError(detail if utf16 else f"line {line}: {detail}", file=path) from None
     errors: list[ConfigError] = []
     while True:
         try:
@@ -225,8 +255,16 @@ def _without_line(text: str, number: int | None) -> str | None:
     lines = text.split("\n")
     if number is None or number > len(lines) or not _ASSIGNMENT.match(lines[number - 1]):
         return None
+    if _is_open(lines[number - 1]):
+        return None  # what it opens may end in a later line, which by itself is not at fault
     lines[number - 1] = ""
     return "\n".join(lines)
+
+
+def _is_open(line: str) -> bool:
+    value = line.partition("=")[2]
+    pairs = (("[", "]"), ("{", "}"))
+    return value.count('"') % 2 > 0 or any(value.count(a) > value.count(b) for a, b in pairs)
 
 
 class _Builder:
@@ -254,13 +292,15 @@ class _Builder:
             key = prefix + name
             hint = hints.get(name)
             if hint is None:
-                self._note_unknown(key, name, hints)
+                self._note_unknown(key)
             elif not _is_struct(hint):
                 self._parse(fields, name, key, value, _leaf(hint))
             elif isinstance(value, dict):
                 fields[name] = self.build(value, hint, f"{key}.")
             else:
-                self._refuse(key, "a table", shown(value))
+                got = _TYPE_NAMES.get(type(value)) if isinstance(value, str) else None
+                got = got if got and _is_confidential(hint) else shown(value)
+                self._refuse(key, "a table", got, _as_table(key, value, hint))
         return struct(**fields)
 
     def _parse(
@@ -272,9 +312,10 @@ class _Builder:
             fields[name] = leaf.parse(value)
         except UnexpectedError as error:
             expected = error.expected or leaf.expected
-            self._refuse(key, expected, error.got or got, error.suggestion)
+            meant = error.suggestion or _rewritten(value, leaf)
+            self._refuse(key, expected, error.got or got, meant)
         except ValueError:  # its text could show a confidential value
-            self._refuse(key, leaf.expected, got)
+            self._refuse(key, leaf.expected, got, _rewritten(value, leaf))
         else:
             self._note_doubt(key, leaf.doubt(value) if leaf.doubt else None)
 
@@ -290,7 +331,7 @@ class _Builder:
             warning = ConfigWarning(kind="doubtful", detail=detail, key=key, file=self._path)
             self._warnings.append(warning)
 
-    def _note_unknown(self, key: str, name: str, known: Iterable[str]) -> None:
+    def _note_unknown(self, key: str) -> None:
         self._unknown += 1
         if self._unknown > _MAX_UNKNOWN:
             return
@@ -299,21 +340,103 @@ class _Builder:
             kind="unknown_key",
             detail=f"unknown key {shown}",
             key=shown,
-            suggestion=close_word(name, known) or self._elsewhere(name),
+            suggestion=meant_key(key, _keys(self._root)),
             file=self._path,
         )
         self._warnings.append(warning)
 
-    def _elsewhere(self, name: str) -> str | None:
-        """Return the only key or table of this name that belongs into another table."""
-        found = [key for key in _keys(self._root) if key.rpartition(".")[2] == name.lower()]
-        return found[0] if len(found) == 1 else None
+
+def close_word(word: str, known: Iterable[str], cutoff: float = 0.7) -> str | None:
+    """Return the one of `known` that was probably meant by `word`, if any.
+
+    Args:
+        word: as it was written; case does not matter, and `-` is the same as `_`.
+        known: in lower case.
+        cutoff: how similar they must be, up to 1. Below 0.7, `postgres` is like `upstream`.
+    """
+    folded = {one.replace("-", "_"): one for one in known}
+    word = word[:100].lower().replace("-", "_")
+    close = difflib.get_close_matches(word, folded, n=1, cutoff=cutoff)
+    return folded[close[0]] if close else None
 
 
-def close_word(word: str, known: Iterable[str]) -> str | None:
-    """Return the one of `known` that was probably meant by `word`, if any."""
-    close = difflib.get_close_matches(word[:100].lower(), known, n=1)
-    return close[0] if close else None
+def meant_key(key: str, known: Iterable[str]) -> str | None:
+    """Return the key or table that was probably meant by an unknown one, if any.
+
+    Args:
+        key: the unknown key, with the tables around it.
+        known: the dotted names of all keys and tables.
+    """
+    known = list(known)
+    key = key[:200].lower().replace("-", "_")
+    table, _, name = key.rpartition(".")
+    siblings = {one.rpartition(".")[2]: one for one in known if one.rpartition(".")[0] == table}
+    same = (name, *_SAME.get(name, ()))
+    for word in same:
+        if word in siblings:
+            return siblings[word]
+    for around in (f"{table}.", ""):
+        for word in same:
+            found = [one for one in known if f".{one}".endswith(f".{word}")]
+            found = [one for one in found if one.startswith(around)]
+            if len(found) == 1:
+                return found[0]
+    if near := close_word(name, siblings, cutoff=0.8):
+        return siblings[near]
+    flat = {one.replace(".", "_"): one for one in known}
+    for whole in (name, key.replace(".", "_")):
+        if near := close_word(whole, flat, cutoff=0.9):
+            return flat[near]
+    near = close_word(name, siblings, cutoff=0.6)
+    return siblings[near] if near else None
+
+
+def _rewritten(value: object, leaf: Leaf) -> str | None:
+    """Return how a value of the wrong TOML type was probably meant: `"443"` as 443, 1 as "1"."""
+    if leaf.confidential:
+        return None
+    meant: object
+    if isinstance(value, str) and value.lower() in {"true", "false"}:
+        meant = value.lower() == "true"
+    elif isinstance(value, str) and _INTEGER.fullmatch(value):
+        meant = int(value)
+    elif isinstance(value, list) and len(value) == 1:
+        (meant,) = value
+    elif isinstance(value, str):
+        meant = [part.strip() for part in value.split(",")]
+    elif isinstance(value, int) and not isinstance(value, bool):
+        meant = str(value)
+    else:
+        return None
+    if not _accepts(leaf, meant):
+        return None
+    return f"[{', '.join(map(shown, meant))}]" if isinstance(meant, list) else shown(meant)
+
+
+def _as_table(key: str, value: object, struct: type[msgspec.Struct]) -> str | None:
+    """Return what was probably meant in place of a table: `[[a]]` as [a], a URL as its key."""
+    if isinstance(value, list) and all(isinstance(item, dict) for item in value):
+        return f"[{printable(key, 200)}]"
+    name, hint = next(iter(get_type_hints(struct, include_extras=True).items()))
+    if not isinstance(value, str) or _is_struct(hint):
+        return None
+    # That a key accepts the value says nothing if it accepts any text.
+    meant = _accepts(_leaf(hint), value) and not _accepts(_leaf(hint), "?")
+    return f"{printable(key, 200)}.{name}" if meant else None
+
+
+def _accepts(leaf: Leaf, value: object) -> bool:
+    try:
+        leaf.parse(value)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_confidential(struct: type[msgspec.Struct]) -> bool:
+    """Return whether a table has a value that is never shown."""
+    hints = get_type_hints(struct, include_extras=True).values()
+    return any(not _is_struct(hint) and _leaf(hint).confidential for hint in hints)
 
 
 def _keys(struct: type[msgspec.Struct], prefix: str = "") -> Iterator[str]:

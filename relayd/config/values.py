@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -16,6 +16,22 @@ from relayd.system.addresses import HOST, HasPortError, HostError, bracketed, us
 _HOST_PORT: Final = re.compile(
     r"(?:\[([^\]]*:[^\]]*)\]|([^:\[\]-][^:\[\]]*)):([0-9]{1,5})", re.ASCII
 )
+_SIZE: Final = re.compile(r"([0-9]{1,9})\s*([kmgtKMGT]?)(?:i?[bB])?", re.ASCII)
+#: Words for true and false.
+_YES: Final = frozenset({"1", "enable", "enabled", "on", "true", "yes"})
+_NO: Final = frozenset({"0", "disable", "disabled", "false", "no", "off"})
+#: Words for a value → the values; nothing that would make relayd less safe.
+_SAME: Final[dict[str, tuple[str, ...]]] = {
+    **dict.fromkeys(("db", "pgsql", "postgres", "postgresql", "sql"), ("database",)),
+    **dict.fromkeys(("parent", "policy_server", "relay", "root", "server"), ("upstream",)),
+    **dict.fromkeys(("", "disable", "false", "no", "none", "off"), ("disabled", "off")),
+    **dict.fromkeys(("ca", "system_root_certs", "validation"), ("cert_validation",)),
+    **dict.fromkeys(("certificate_pinning", "pinning"), ("cert_pinning",)),
+    **dict.fromkeys(("alert", "crit", "critical", "emerg", "err", "fatal"), ("error",)),
+    **dict.fromkeys(("notice", "information"), ("info",)),
+    **dict.fromkeys(("all", "verbose"), ("trace",)),
+    **dict.fromkeys(("human", "plain"), ("text",)),
+}
 #: `sockaddr_un.sun_path` holds 108 bytes, the last of them 0: unix(7).
 _MAX_SOCKET_PATH: Final = 107
 
@@ -44,7 +60,7 @@ class Listen(msgspec.Struct, frozen=True):
             return cls(path=_socket_path(text.removeprefix("unix:")))
         found = _HOST_PORT.fullmatch(text)
         if found is None or not 1 <= int(found[3]) <= 65535:
-            raise ValueError(text)
+            raise ValueError("no address")
         return cls(host=usable_host(found[1] or found[2]), port=int(found[3]))
 
     def __str__(self) -> str:
@@ -57,6 +73,34 @@ def _socket_path(path: str) -> str:
     if not path.startswith("/") or "\0" in path or len(path.encode()) > _MAX_SOCKET_PATH:
         raise ValueError(path)
     return path
+
+
+def _listen(value: Any) -> Listen:
+    try:
+        return Listen.parse(_text(value))
+    except ValueError:
+        meant = _meant_listen(str(value)) if type(value) in {str, int} else None
+        raise UnexpectedError(suggestion=meant and shown(meant)) from None
+
+
+def _meant_listen(text: str) -> str | None:
+    """Return the address that was probably meant: a part of it is missing, or there is more."""
+    text = text.strip().partition("://")[2].rstrip("/") or text.strip()
+    host, _, port = text.rpartition(":")
+    attempts = (
+        text,
+        f"unix:{text}" if text.startswith("/") else "",
+        f"127.0.0.1:{port}" if not host else "",
+        f"0.0.0.0:{port}" if host == "*" else "",
+        f"[{host}]:{port}" if ":" in host else "",
+        f"{text}:3030" if not host and not text.isdigit() else "",
+    )
+    for attempt in attempts:
+        try:
+            return str(Listen.parse(attempt))
+        except ValueError:
+            continue
+    return None
 
 
 def _text(value: Any) -> str:
@@ -108,7 +152,9 @@ def _secret(value: Any) -> Secret:
 
 def _boolean(value: Any) -> bool:
     if not isinstance(value, bool):
-        raise ValueError(value)  # noqa: TRY004 - any invalid value is a ValueError
+        word = str(value).lower()
+        meant = "true" if word in _YES else "false" if word in _NO else None
+        raise UnexpectedError(suggestion=meant)
     return value
 
 
@@ -122,11 +168,21 @@ def integer(low: int, high: int) -> Callable[[Any], int]:
     """Return a parser of integers from `low` to `high`."""
 
     def read(value: Any) -> int:
-        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+        if not isinstance(value, int) or isinstance(value, bool) or value < low:
             raise ValueError(value)
+        if value > high:
+            raise UnexpectedError(f"an integer from {low} to {high}")
         return value
 
     return read
+
+
+def _bytes(value: Any) -> int:
+    found = _SIZE.fullmatch(value) if isinstance(value, str) else None
+    if found is None:
+        return integer(0, _LARGE)(value)
+    meant = int(found[1]) * 1024 ** "bkmgt".index((found[2] or "b").lower())
+    raise UnexpectedError(suggestion=str(meant))
 
 
 def choice(*words: str) -> Leaf:
@@ -134,7 +190,7 @@ def choice(*words: str) -> Leaf:
 
     def read(value: Any) -> str:
         if value not in words:
-            meant = close_word(value, words) if isinstance(value, str) else None
+            meant = meant_word(value, words) if isinstance(value, str) else None
             raise UnexpectedError(suggestion=meant and f'"{meant}"')
         return _text(value)
 
@@ -142,10 +198,27 @@ def choice(*words: str) -> Leaf:
     return Leaf(f"{', '.join(first)} or {last}", read)
 
 
+def meant_word(word: str, words: Collection[str]) -> str | None:
+    """Return the one of `words` that was probably meant by `word`: spelt otherwise, or the same."""
+    same = (one for one in _SAME.get(word.lower(), ()) if one in words)
+    return next(same, None) or close_word(word, words)
+
+
 def _duration(value: Any) -> float:
-    if not isinstance(value, str | int):
-        raise ValueError(value)  # noqa: TRY004
-    return durations.parse_duration(value)
+    try:
+        return durations.parse_duration(value)
+    except (TypeError, ValueError):
+        raise UnexpectedError(suggestion=_meant_duration(value)) from None
+
+
+def _meant_duration(value: Any) -> str | None:
+    """Return the duration that was probably meant: `1.5` as "1.5s", `"2S"` as "2s"."""
+    text = f"{value}s" if isinstance(value, float) else str(value).lower()
+    try:
+        durations.parse_duration(text)
+    except ValueError:
+        return None
+    return None if isinstance(value, int) or text == value else shown(text)
 
 
 def _period(value: Any) -> float:
@@ -185,7 +258,7 @@ OptionalSocketPath = Annotated[
 Flag = Annotated[bool, Leaf("true or false", _boolean)]
 Port = Annotated[int, Leaf("an integer from 1 to 65535", integer(1, 65535))]
 Count = Annotated[int, Leaf("an integer of at least 0", integer(0, _LARGE))]
-Size = Annotated[int, Leaf("an integer of at least 0 (bytes)", integer(0, _LARGE))]
+Size = Annotated[int, Leaf("an integer of at least 0 (bytes)", _bytes)]
 Several = Annotated[int, Leaf("an integer of at least 1", integer(1, 2**31 - 1))]
 OptionalSeveral = Annotated[int | None, Leaf("an integer of at least 1", integer(1, 2**31 - 1))]
 Password = Annotated[Secret, Leaf("a string", _secret, confidential=True)]
@@ -204,6 +277,6 @@ ListenAddress = Annotated[
     Listen,
     Leaf(
         '"host:port", "[IPv6 address]:port" or "unix:/path"',
-        lambda value: Listen.parse(_text(value)),
+        _listen,
     ),
 ]

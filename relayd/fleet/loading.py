@@ -23,6 +23,7 @@ from relayd.fleet.formats import in_small_steps, members, pem_blocks
 from relayd.fleet.nodes import KeyHash, Node, Nodes, quoted
 from relayd.runlog.signature.certificates import read_certificate
 from relayd.system.addresses import HostError, usable_host
+from relayd.system.shortage import words_of
 
 #: Warnings of one load that are reported one by one; the rest are only counted.
 MAX_WARNINGS: Final = 20
@@ -173,7 +174,7 @@ def _load_list(path: Path, warnings: _Warnings) -> dict[str, Node] | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise NodesError(f"cannot be read: {error.strerror}", file=path) from error
+        raise NodesError(f"cannot be read: {words_of(error)}", file=path) from error
     except RecursionError as error:
         raise NodesError("nested too deeply", file=path) from error
     except ValueError as error:
@@ -254,7 +255,7 @@ def _load_certificates(
     except FileNotFoundError:
         return CertificateStore()
     except OSError as error:
-        raise NodesError(f"cannot be read: {error.strerror}", file=path) from error
+        raise NodesError(f"cannot be read: {words_of(error)}", file=path) from error
     except ValueError as error:
         raise NodesError(str(error), file=path) from error
 

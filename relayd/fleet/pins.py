@@ -16,6 +16,7 @@ from relayd.fleet.peers.client import CONNECT_TIMEOUT_S, Clients
 from relayd.fleet.peers.proxy import ProxyRoute
 from relayd.runlog.signature.certificates import read_validity
 from relayd.system.delays import DELAYS, Steps
+from relayd.system.shortage import words_of
 from relayd.system.threads import in_thread
 from relayd.telemetry.logs import get_logger
 from relayd.telemetry.metrics import Metrics
@@ -157,7 +158,7 @@ def read_pins(path: Path) -> tuple[bytes, ...]:
                 read_validity(block)
                 pins.append(block)
     except OSError as error:
-        raise _unusable(path, f"cannot be read: {error.strerror}") from error
+        raise _unusable(path, f"cannot be read: {words_of(error)}") from error
     except ValueError as error:
         raise _unusable(path, str(error)) from error
     if not pins:

@@ -24,6 +24,7 @@ from relayd.pipelines.ticket import (
 from relayd.spool.identity import Identity
 from relayd.spool.pending import Pending
 from relayd.spool.reading import SpoolFile, open_spool_file
+from relayd.system.shortage import words_of
 
 #: Threads that read files of one directory.
 READERS: Final = 4
@@ -122,7 +123,7 @@ class Forwarder:
                 return Finished(ticket, opened.identity, Forwarded(again=True))
             trouble = await self._upstream.put(self._route, ticket.name, opened)
         except OSError as error:
-            return _unfinished(ticket, identity, Retry(f"cannot be read: {error.strerror}"))
+            return _unfinished(ticket, identity, Retry(f"cannot be read: {words_of(error)}"))
         finally:
             opened.close()
         attempt.end(trouble)

@@ -16,6 +16,7 @@ import trio
 
 from relayd.errors import RelaydError
 from relayd.system.printable import printable
+from relayd.system.shortage import words_of
 from relayd.telemetry.logs import get_logger
 
 log = get_logger("main")
@@ -119,7 +120,7 @@ class Notifier:
 
     def _note_failure(self, error: Exception) -> None:
         if not self._failed:
-            detail = getattr(error, "strerror", None) or "timeout"
+            detail = words_of(error) if isinstance(error, OSError) else "timeout"
             log.warning("cannot notify the service manager", detail=detail)
         self._failed = True
 

@@ -17,6 +17,7 @@ from relayd.shared.paths import METADATA_SUFFIX
 from relayd.shared.store import FILES, Store, sources, targets
 from relayd.shared.usage import Quota, Reading, Usage
 from relayd.system.clock import CAUTION_S, WallClock
+from relayd.system.shortage import words_of
 from relayd.system.threads import in_thread
 from relayd.telemetry.logs import get_logger
 
@@ -184,4 +185,4 @@ def _skipping(path: Path) -> Iterator[None]:
     except FileNotFoundError:
         pass
     except OSError as error:
-        log.warning("cannot sweep; retrying later", file=str(path), detail=error.strerror)
+        log.warning("cannot sweep; retrying later", file=str(path), detail=words_of(error))

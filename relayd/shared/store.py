@@ -29,6 +29,7 @@ from relayd.shared.paths import METADATA_SUFFIX
 from relayd.shared.stage import Stage
 from relayd.spool.layout import TEMPORARY
 from relayd.system.libc import rename_exchange
+from relayd.system.shortage import words_of
 from relayd.telemetry.logs import get_logger
 
 log = get_logger("shared_files")
@@ -199,7 +200,7 @@ class Store:
                     except OSError as error:
                         path = str(self.root / target / name)
                         log.warning(
-                            "cannot sweep; retrying later", file=path, detail=error.strerror
+                            "cannot sweep; retrying later", file=path, detail=words_of(error)
                         )
 
     def is_leftover(self, name: str) -> bool:

@@ -19,6 +19,7 @@ from relayd.spool.failed.reasons import SUFFIX, reason_path
 from relayd.spool.layout import Spool
 from relayd.spool.watching.listing import is_ours
 from relayd.system.clock import WallClock
+from relayd.system.shortage import words_of
 from relayd.system.threads import in_thread
 from relayd.telemetry.logs import get_logger
 from relayd.telemetry.metrics import Metrics
@@ -114,7 +115,7 @@ def _skipping(directory: Path) -> Iterator[None]:
         yield
     except OSError as error:
         log.warning(
-            "directory cannot be cleaned up for now", file=str(directory), detail=error.strerror
+            "directory cannot be cleaned up for now", file=str(directory), detail=words_of(error)
         )
 
 
@@ -256,7 +257,7 @@ def _files(directory: Path) -> Iterator[tuple[Path, os.stat_result]]:
                 raise  # lstat(2) needs no right to the file itself, so the directory is closed
             except OSError as error:
                 log.warning(
-                    "file cannot be examined for cleanup", file=entry.path, detail=error.strerror
+                    "file cannot be examined for cleanup", file=entry.path, detail=words_of(error)
                 )
                 continue
             if stat.S_ISREG(status.st_mode):
@@ -269,7 +270,7 @@ def _unlink(path: Path) -> bool:
     except FileNotFoundError:
         return False
     except OSError as error:
-        log.warning("old file cannot be removed", file=str(path), detail=error.strerror)
+        log.warning("old file cannot be removed", file=str(path), detail=words_of(error))
         return False
     return True
 

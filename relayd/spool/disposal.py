@@ -22,6 +22,7 @@ from relayd.spool.failed.quarantine import (
 )
 from relayd.spool.failed.reasons import ReasonRecord
 from relayd.spool.identity import Identity, identity, identity_at
+from relayd.system.shortage import words_of
 from relayd.system.threads import in_thread
 
 __all__ = [
@@ -133,4 +134,4 @@ def _attempts(actions: Sequence[Callable[[], T]]) -> Iterator[T | Retry]:
 
 def _later(error: OSError) -> Retry:
     place = f" ({error.filename})" if error.filename else ""
-    return Retry(f"{error.strerror}{place}")
+    return Retry(f"{words_of(error)}{place}")

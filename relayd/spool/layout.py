@@ -16,6 +16,7 @@ import msgspec
 
 from relayd.errors import StartError, start_error
 from relayd.spool.lock import DirectoryLock
+from relayd.system.shortage import words_of
 
 INCOMING: Final = "incoming"
 UPDATES: Final = "accepted-nodes-updates"
@@ -108,4 +109,5 @@ def _cannot_create(directory: Path, error: OSError) -> StartError:
             return StartError(
                 f"spool directory {directory} cannot be used: {parent} may not be entered"
             )
-    return start_error(f"spool directory {directory} cannot be created", error, file=directory)
+    problem = f"spool directory {directory} cannot be created"
+    return start_error(problem, error, file=directory, words=words_of(error))

@@ -8,6 +8,7 @@ from typing import Final
 
 from relayd.errors import Gone, Reason, Refused, Retry
 from relayd.spool.identity import Identity, identity_at
+from relayd.system.shortage import words_of
 
 _FLAGS: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
@@ -63,4 +64,4 @@ def identity_or_none(path: str) -> Identity | None:
 
 def try_later(what: str, error: OSError) -> Retry:
     """Return a `Retry` with the system's error; a shortage does not count as an attempt."""
-    return Retry(f"{what}: {error.strerror}", attempted=error.errno not in _SHORTAGE)
+    return Retry(f"{what}: {words_of(error)}", attempted=error.errno not in _SHORTAGE)

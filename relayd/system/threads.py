@@ -5,6 +5,8 @@ from typing import Final, TypeVar, TypeVarTuple
 
 import trio
 
+from relayd.system.shortage import is_shortage
+
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
@@ -44,11 +46,6 @@ async def in_thread(
                 observer(_name(work))
         waiting = True
         await trio.sleep(RETRY_S)
-
-
-def is_shortage(error: RuntimeError) -> bool:
-    """Return whether the system refused a thread (EAGAIN, clone(2)); only the text says so."""
-    return str(error) == "can't start new thread"
 
 
 def _name(work: object) -> str:

@@ -7,6 +7,7 @@ from relayd.errors import NodesError
 from relayd.fleet.formats import pem_blocks
 from relayd.runlog.model import NodeCertificate
 from relayd.runlog.signature.certificates import read_certificate
+from relayd.system.shortage import words_of
 
 
 class GivenCertificates:
@@ -59,7 +60,7 @@ def read_given(path: Path) -> tuple[GivenCertificates, list[str]]:
                 else:
                     certificates.append((owner, certificate))
     except OSError as error:
-        raise NodesError(f"cannot be read: {error.strerror}", file=path) from error
+        raise NodesError(f"cannot be read: {words_of(error)}", file=path) from error
     except ValueError as error:
         raise NodesError(str(error), file=path) from error
     return GivenCertificates(certificates), skipped

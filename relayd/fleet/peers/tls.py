@@ -17,6 +17,7 @@ import trio
 from relayd.errors import PeerError, PeerStep
 from relayd.fleet.peers.proxy import ProxyRoute, open_tunnel
 from relayd.system.addresses import server_name
+from relayd.system.shortage import words_of
 
 Authentication = Literal["cert_pinning", "cert_validation", "dangerous_none"]
 
@@ -85,8 +86,7 @@ def _load_authorities(context: ssl.SSLContext, ca_path: Path | None) -> None:
                 _load_file(context, place)
                 loaded += 1
         except OSError as error:
-            reason = error.strerror or str(error)
-            detail = f"no certificate authorities: {reason}"
+            detail = f"no certificate authorities: {words_of(error)}"
             raise PeerError(detail, "operator", PeerStep.TRUST, file=place) from error
     if not loaded:
         detail = "this system has no certificate authorities"
@@ -352,5 +352,5 @@ def reason_of(error: BaseException) -> str:
     cause = error.__cause__ or error.__context__
     if cause is not None and not isinstance(error, ssl.SSLError):
         return reason_of(cause)
-    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return " ".join(str(text).split())[:200]
+    text = words_of(error) if isinstance(error, OSError) else str(error)
+    return " ".join((text or type(error).__name__).split())[:200]

@@ -4,7 +4,6 @@ Runs on asyncio, as asyncpg does; callers cross from Trio.
 """
 
 import asyncio
-import errno
 import os
 import random
 import socket
@@ -19,7 +18,7 @@ from relayd.outputs.postgres.connecting.dialer import Address, Dialer
 from relayd.outputs.postgres.connecting.surroundings import Surroundings
 from relayd.outputs.postgres.connecting.target import Host, Target, chosen_settings, resolve
 from relayd.outputs.postgres.faults import FAULTS, ConnectError, Kind, Step, explain_connecting
-from relayd.system.threads import is_shortage
+from relayd.system.shortage import shortage_of
 
 #: asyncpg publishes no types of its own.
 Connection = Any
@@ -179,9 +178,9 @@ async def _addresses(host: Host) -> list[Address]:
             name, host.port, type=socket.SOCK_STREAM, flags=flags
         )
     except RuntimeError as error:
-        if not is_shortage(error):  # of threads: a host name is resolved in one
+        if (shortage := shortage_of(error)) is None:  # of threads: a host name is resolved in one
             raise
-        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN)) from error
+        raise ConnectError(shortage, Step.NAME, "transient", host=str(host)) from error
     return [Address(family, place) for family, _, _, _, place in found]
 
 

@@ -10,6 +10,7 @@ import asyncpg
 
 from relayd.errors import DatabaseError
 from relayd.outputs.postgres.sqlstate import kind_of
+from relayd.system.shortage import words_of
 
 
 class Step(StrEnum):
@@ -159,7 +160,8 @@ def _of_system(error: OSError, host: str) -> ConnectError:
     if isinstance(error, socket.gaierror):
         kind: Kind = "transient" if error.errno == socket.EAI_AGAIN else "operator"
         return ConnectError(error.strerror or _text(error), Step.NAME, kind, host=host)
-    why = os.strerror(error.errno) if error.errno else _text(error)
+    # asyncio has words of its own for an error of the system, with the address in them.
+    why = words_of(OSError(error.errno, os.strerror(error.errno))) if error.errno else _text(error)
     denied = isinstance(error, PermissionError | IsADirectoryError | NotADirectoryError)
     return ConnectError(why, Step.REACH, "operator" if denied else "transient", host=host)
 
@@ -175,4 +177,5 @@ def _message(error: BaseException) -> str:
 
 
 def _text(error: BaseException) -> str:
-    return " ".join(str(error).split())[:_MAX_TEXT] or type(error).__name__
+    text = words_of(error) if isinstance(error, OSError) else str(error)
+    return " ".join(text.split())[:_MAX_TEXT] or type(error).__name__

@@ -20,8 +20,7 @@ import trio
 from relayd.remote_run.commands.runner import Exit, Order, Output, RunnerError
 from relayd.remote_run.helper.protocol import SEARCH_PATH, agents_command
 from relayd.system.printable import printable
-from relayd.system.shortage import shortage_of, with_limit
-from relayd.system.threads import is_shortage
+from relayd.system.shortage import is_shortage, shortage_of, with_limit
 from relayd.telemetry.logs import get_logger
 
 log = get_logger("remote_run")

@@ -23,6 +23,7 @@ from relayd.remote_run.helper.protocol import (
     STARTED,
 )
 from relayd.system.printable import printable
+from relayd.system.shortage import words_of
 from relayd.system.streams import read_exactly
 from relayd.telemetry.logs import get_logger
 
@@ -95,7 +96,7 @@ class HelperRunner:
         try:
             stream = await trio.open_unix_socket(str(self._path))
         except OSError as error:
-            raise self._failure(error.strerror or "no connection") from error
+            raise self._failure(words_of(error) or "no connection") from error
         frame: _Frame | None = None
         frames = _Frames(stream)
         try:

@@ -36,6 +36,7 @@ from relayd.remote_run.helper.protocol import (
     agents_command,
     frame,
 )
+from relayd.system.shortage import with_limit
 
 #: Bytes of one argument. Linux takes up to 131,072 (MAX_ARG_STRLEN in execve(2)).
 MAX_ARGUMENT: Final = 100_000
@@ -243,7 +244,7 @@ def _execute(client: socket.socket, command: list[str], limits: Limits) -> None:
             bufsize=0,
         )
     except OSError as error:
-        _audit(_WARNING, f"{command[0]}: {error.strerror}")
+        _audit(_WARNING, f"{command[0]}: {with_limit(error)}")
         raise RefusedError("the command could not be started") from None
     begun = time.monotonic()
     run = ClientCommand(client, process, limits)

@@ -34,6 +34,7 @@ from relayd.spool.failed.reasons import (
 )
 from relayd.spool.identity import Identity, identity_at
 from relayd.system.libc import rename_noreplace
+from relayd.system.shortage import words_of
 from relayd.telemetry.logs import get_logger
 
 log = get_logger("disposal")
@@ -284,7 +285,7 @@ def requeue(failed: Path, incoming: Path, wanted: Callable[[ReasonRecord], bool]
                 with suppress(FileNotFoundError):
                     moved += _requeue_one(Path(entry.path), incoming, wanted)
     except OSError as error:
-        log.warning("cannot list refused files", file=str(failed), detail=error.strerror)
+        log.warning("cannot list refused files", file=str(failed), detail=words_of(error))
     return moved
 
 
@@ -305,7 +306,7 @@ def _requeue_one(path: Path, incoming: Path, wanted: Callable[[ReasonRecord], bo
             "cannot requeue refused file",
             file=path.name,
             queue_id=queue_id(record.name if record is not None else path.name),
-            detail=error.strerror,
+            detail=words_of(error),
         )
         return False
     log.info("refused file requeued", file=record.name, queue_id=record.queue_id, node=record.node)
@@ -365,4 +366,4 @@ def _sync(directory: Path) -> None:
         sync_directory(directory)
     except OSError as error:
         # The move itself is done and will be on disk soon, unless power fails now.
-        log.warning("cannot sync directory", file=str(directory), detail=error.strerror)
+        log.warning("cannot sync directory", file=str(directory), detail=words_of(error))

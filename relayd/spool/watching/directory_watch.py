@@ -25,7 +25,7 @@ from relayd.spool.watching.inotify import (
     Inotify,
     InotifyEvent,
 )
-from relayd.system.shortage import INOTIFY_LIMITS, with_limit
+from relayd.system.shortage import INOTIFY_LIMITS, with_limit, words_of
 from relayd.system.threads import in_thread
 from relayd.system.wake import Wake
 from relayd.telemetry.logs import get_logger
@@ -204,14 +204,14 @@ class DirectoryWatch:
             log.warning(
                 "cannot watch directory; retrying",
                 file=str(self._path),
-                detail=error.strerror,
+                detail=words_of(error),
             )
         self._missing = True
         self._remove_watch()
         self._place = None
 
     def _note_failed(self, error: OSError) -> None:
-        log.warning("inotify failed; restarting it", file=str(self._path), detail=error.strerror)
+        log.warning("inotify failed; restarting it", file=str(self._path), detail=words_of(error))
         self._drop_inotify()
         now = trio.current_time()
         if now - self._failed_at < _INOTIFY_RETRY_S:

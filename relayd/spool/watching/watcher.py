@@ -25,6 +25,7 @@ from relayd.spool.watching.directory_watch import DirectoryWatch
 from relayd.spool.watching.inotify import IN_MOVED_TO
 from relayd.spool.watching.listing import Listing, is_ours, oldest
 from relayd.spool.watching.turns import Run, Turns
+from relayd.system.shortage import words_of
 from relayd.system.threads import in_thread
 from relayd.system.wake import Wake
 from relayd.telemetry.logs import get_logger
@@ -300,7 +301,7 @@ class _Watcher:
             log.warning(
                 "cannot list directory; retrying",
                 file=str(self._spool.path),
-                detail=error.strerror,
+                detail=words_of(error),
             )
         self._unreadable = True
 

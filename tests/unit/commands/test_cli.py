@@ -68,9 +68,9 @@ def test_test_mode_prints_warnings_first(directory: Path) -> None:
     (directory / "logging.conf").write_text("general.levl = 1")
     main, logging = directory / "main.conf", directory / "logging.conf"
     expected = [
-        f"warning: {main}: unknown key general.lisen, did you mean listen?",
+        f"warning: {main}: unknown key general.lisen, did you mean general.listen?",
         f"warning: {main}: mode 0644 exposes the passwords, expected 0640",
-        f"warning: {logging}: unknown key general.levl, did you mean level?",
+        f"warning: {logging}: unknown key general.levl, did you mean general.level?",
         "Syntax: OK",
     ]
     done = drop_in("-t", "-c", directory)
@@ -118,7 +118,10 @@ def test_invalid_file_ends_with_2(directory: Path, name: str, text: str) -> None
             2,
             [
                 "warning: MAIN: unknown key procesing, did you mean processing?",
-                "error: MAIN: line 5, column 35: Invalid value",
+                (
+                    "error: MAIN: line 5, column 35: Invalid value; booleans are written true and "
+                    "false, in lower case"
+                ),
                 "error: MAIN: general.https_port: expected an integer from 1 to 65535, got 0",
                 (
                     'error: MAIN: general.listen: expected "host:port", "[IPv6 address]:port" or '
@@ -142,7 +145,7 @@ def test_invalid_file_ends_with_2(directory: Path, name: str, text: str) -> None
             """,
             2,
             [
-                "warning: MAIN: unknown key output.databse, did you mean database?",
+                "warning: MAIN: unknown key output.databse, did you mean output.database?",
                 (
                     "error: MAIN: output.database.password: expected a value for an output to "
                     '"database", got nothing but the unknown key output.databse'
@@ -157,7 +160,10 @@ def test_invalid_file_ends_with_2(directory: Path, name: str, text: str) -> None
             """,
             2,
             [
-                "warning: MAIN: unknown key output.upstream.pasword, did you mean password?",
+                (
+                    "warning: MAIN: unknown key output.upstream.pasword, did you mean "
+                    "output.upstream.password?"
+                ),
                 (
                     "error: MAIN: output.upstream.password: expected a value for an output to "
                     '"upstream", got nothing but the unknown key output.upstream.pasword'
@@ -172,8 +178,12 @@ def test_invalid_file_ends_with_2(directory: Path, name: str, text: str) -> None
             """,
             75,
             [
-                "warning: MAIN: unknown key general.node-id, did you mean node_id?",
-                "error: Could not read the node id from /does/not/exist: No such file or directory",
+                "warning: MAIN: unknown key general.node-id, did you mean general.node_id?",
+                (
+                    "error: Could not read the node id from /does/not/exist "
+                    "(general.node_id_file, as general.node_id is not set): "
+                    "No such file or directory"
+                ),
                 "error: LOGGING: …",
             ],
             id="cause of another error",
@@ -244,10 +254,19 @@ def test_missing_main_conf_ends_with_3(tmp_path: Path) -> None:
     [("nonsense",), (), ("check", "--nonsense"), ("check", "more"), ("a\nb",), ("check", "-c")],
 )
 def test_wrong_command_line_ends_with_3(arguments: tuple[str, ...]) -> None:
-    """A wrong command line is a start error in one line, never the code of an invalid file."""
+    """A wrong command line is one line that names the help of its command, never code 2."""
     done = relayd(*arguments)
     assert done.returncode == 3
-    assert "--help" in one_line(done)
+    command = arguments[0] if arguments[:1] == ("check",) else ""
+    assert one_line(done).endswith(f". See: python -m relayd {command} --help".replace("  ", " "))
+
+
+@pytest.mark.parametrize("arguments", [("-c",), ("-x",), ("more",)])
+def test_wrong_command_line_of_the_drop_in_names_its_help(arguments: tuple[str, ...]) -> None:
+    """Each mistake on the command line of `rudder-relayd` is one line with the name of its help."""
+    done = python("-c", f"import sys; sys.argv[0] = 'rudder-relayd'; {DROP_IN}", *arguments)
+    assert done.returncode == 3
+    assert one_line(done).endswith(". See: rudder-relayd --help")
 
 
 @pytest.mark.history(62)

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from relayd.config.database_options import OptionError
 from relayd.config.database_url import DatabaseUrl, connect_arguments, split_password
 from relayd.config.secret import Secret
+from relayd.config.toml import UnexpectedError
 
 
 @pytest.mark.parametrize(
@@ -97,7 +98,37 @@ def test_options_without_an_effect_are_named() -> None:
 @pytest.mark.parametrize(
     ("option", "says"),
     [
-        ("currentSchema=x", "expected currentSchema to be one of libpq's, got an unknown one"),
+        (
+            "currentSchema=x",
+            (
+                "expected currentSchema to be one of libpq's options, got one of JDBC's, "
+                "did you mean options=-csearch_path%3DSCHEMA?"
+            ),
+        ),
+        (
+            "socketTimeout=3",
+            (
+                "expected socketTimeout to be one of libpq's options, got one of JDBC's, "
+                "did you mean tcp_user_timeout?"
+            ),
+        ),
+        ("reWriteBatchedInserts=true", "expected reWriteBatchedInserts to be one of libpq's opti"),
+        ("ssl=false", "expected ssl to be one of libpq's options, got one of JDBC's, did you mean"),
+        (
+            "conect-timeout=3",
+            (
+                "expected conect-timeout to be one of libpq's options, got an unknown one, did you "
+                "mean connect_timeout?"
+            ),
+        ),
+        (
+            "sslmode=required",
+            (
+                "expected sslmode to be disable, allow, prefer, require, verify-ca or "
+                'verify-full, got "required", did you mean require?'
+            ),
+        ),
+        ("hostaddr=a%20b", 'expected hostaddr to be a host name or an IP address, got "a b"'),
         ("statement_timeout=5", "expected statement_timeout to be one of libpq's"),
         ("sslmode=on", "expected sslmode to be disable, allow, prefer, require, verify-ca or ver"),
         ("connect_timeout=soon", 'expected connect_timeout to be an integer, got "soon"'),
@@ -112,6 +143,43 @@ def test_the_option_at_fault_is_named(option: str, says: str) -> None:
     with pytest.raises(OptionError) as caught:
         DatabaseUrl.parse(f"postgres://a@h/d?{option}")
     assert str(caught.value).startswith(says)
+
+
+@pytest.mark.fault("F38")
+@pytest.mark.parametrize(
+    ("url", "got"),
+    [
+        ("http://u@h/d", "one with another scheme"),
+        ("jdbc:postgresql://h/d", 'a URL of JDBC, which is written without "jdbc:" here'),
+        ("postgresql+psycopg2://u@h/d", "a URL of SQLAlchemy"),
+        ("Postgres://u@h/d", "one with its scheme in upper case"),
+        ("postgres:/h/d", 'one without "://" after the scheme'),
+        ("u:CANARY@h/d", 'one without "postgres://" in front'),
+        ("host=h password=CANARY", "libpq's keywords and values, which are no URL"),
+        ("", "an empty string"),
+        (" postgres://u@h/d", "one with white space in front"),
+        ("postgres://u:CANARY/x@h/d", "an @ after it: write / as %2F"),
+        ("postgres://u:CANARY%@h/d", "a % without two hexadecimal digits"),
+        ("postgres://u@h/d%zz", "a % without two hexadecimal digits"),
+        ("postgres://u@h/d%FF", "other bytes"),
+        ("postgres://u@h/d?sslmode=allow&CANARY", "option 2 without a value"),
+        ("postgres://u@h/d?sslmode", "sslmode without a value"),
+        ("postgres://u@h/d?=CANARY", "option 1 without a name"),
+        ("postgres://u@h/d?options=-ca=5", "two in options: write = in a value as %3D"),
+        ("postgres://u@::1/d", "an IPv6 address without brackets"),
+        ("postgres://u@a..b/d", '"a..b"'),
+        ("postgres://u@h,${HOST}/d", '"${HOST}"'),
+        ("postgres://CANARY!/d", "something else"),
+        ("postgres://u:CANARY!?x=1/y@h/d", "something else"),
+    ],
+)
+def test_the_part_at_fault_is_named(url: str, got: str) -> None:
+    """The error for each part of a URL says what is wrong, and shows no part of a password."""
+    with pytest.raises(UnexpectedError) as caught:
+        DatabaseUrl.parse(url)
+    assert (caught.value.got or "").startswith(got)
+    assert caught.value.expected
+    assert "CANARY" not in str(caught.value)
 
 
 @given(st.text(max_size=60) | st.text("ab@:/?#[]%&=,1 ", max_size=30))

@@ -23,7 +23,7 @@ from relayd.config.main_conf import (
     load_settings,
 )
 from relayd.config.toml import MAX_BYTES, build, leaves
-from relayd.errors import ConfigError, SettingError, StartError
+from relayd.errors import ConfigError, SettingError, StartError, TransientStartError
 from tests.support.project import CONF
 
 ROOT = 'general.node_id = "root"\n'
@@ -175,7 +175,10 @@ PORT = "expected an integer from 1 to 65535"
         ("general.https_port = true", f"general.https_port: {PORT}, got true"),
         ("general.https_port = 4.5", f"general.https_port: {PORT}, got 4.5"),
         ("general.https_port = 1979-05-27", f"general.https_port: {PORT}, got a date or time"),
-        ("general.https_port = [1]", f"general.https_port: {PORT}, got an array"),
+        (
+            "general.https_port = [1]",
+            f"general.https_port: {PORT}, got an array, did you mean 1?",
+        ),
         ("general = 3", "general: expected a table, got 3"),
         (
             "general.core_threads = 0",
@@ -204,7 +207,10 @@ PORT = "expected an integer from 1 to 65535"
             'remote_run.timeout = "0s"',
             f'remote_run.timeout: expected {EXPECTED}, more than 0, got "0s"',
         ),
-        ('remote_run.enabled = "yes"', 'remote_run.enabled: expected true or false, got "yes"'),
+        (
+            'remote_run.enabled = "yes"',
+            'remote_run.enabled: expected true or false, got "yes", did you mean true?',
+        ),
         ('shared_folder.path = ""', 'shared_folder.path: expected a path, got ""'),
         (
             "processing.reporting.skip_event_types = [1]",
@@ -232,11 +238,12 @@ def test_error_names_key_expectation_and_value(tmp_path: Path, text: str, expect
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("[general]\nlisten = \n", r"line 2, column 10: Invalid value"),
-        ("[general]\nlisten = ", r"line 2, end of the file: Invalid value"),
+        ("[general]\nlisten = \n", r"line 2, column 10: Invalid value; a value is missing.+"),
+        ("[general]\nlisten = ", r"line 2, end of the file: Invalid value; a value is.+"),
         ('\na = "\\q"', r"line 2, column \d+: .+"),
-        ("a = 1\na = 2\n", "line 2, .+: Cannot overwrite a value"),
-        ("\xff".encode("latin-1"), "byte 0 is not UTF-8"),
+        ("a = 1\na = 2\n", "line 2, .+: Cannot overwrite a value; .+"),
+        ("\n#\xff".encode("latin-1"), "line 2: byte 2 is not UTF-8"),
+        (ROOT.encode("utf-16"), "UTF-16, expected UTF-8"),
     ],
 )
 def test_syntax_error_names_the_place(tmp_path: Path, text: str | bytes, expected: str) -> None:
@@ -279,7 +286,7 @@ def test_warnings_have_attributes(tmp_path: Path) -> None:
     text = ROOT + 'general.https_prot = 1\noutput.database.url = "postgres://a:b@h/d?krbsrvname=x"'
     _, warnings = load_settings(write(tmp_path, text, mode=0o644))
     assert [(warning.kind, warning.key, warning.suggestion) for warning in warnings] == [
-        ("unknown_key", "general.https_prot", "https_port"),
+        ("unknown_key", "general.https_prot", "general.https_port"),
         ("database_url", "output.database.url", None),
         ("database_url", "output.database.url", None),
         ("mode", None, None),
@@ -315,10 +322,148 @@ def test_misspelt_key_is_a_warning_that_names_it(tmp_path: Path) -> None:
     path = tmp_path / "main.conf"
     assert settings.general.https_port == 443
     assert [str(warning) for warning in warnings] == [
-        f"{path}: unknown key general.https_prot, did you mean https_port?",
-        f"{path}: unknown key output.databas, did you mean database?",
+        f"{path}: unknown key general.https_prot, did you mean general.https_port?",
+        f"{path}: unknown key output.databas, did you mean output.database?",
         f"{path}: unknown key zzz",
     ]
+
+
+@pytest.mark.fault("F38")
+@pytest.mark.parametrize(
+    ("text", "suggestion"),
+    [
+        ('processing.reporting.output = "postgres"', '"database"'),
+        ('processing.reporting.output = "Database"', '"database"'),
+        ('processing.reporting.output = "relay"', '"upstream"'),
+        ('processing.reporting.output = "none"', '"disabled"'),
+        ('processing.inventory.output = "postgres"', None),
+        ('processing.inventory.output = "kafka"', None),
+        ('general.peer_authentication = "cert-pinning"', '"cert_pinning"'),
+        ('general.peer_authentication = "none"', None),
+        ('general.https_port = "443"', "443"),
+        ('remote_run.enabled = "True"', "true"),
+        ('processing.reporting.skip_event_types = "a, b"', '["a", "b"]'),
+        ("remote_run.use_sudo = 0", "false"),
+        ('remote_run.use_sudo = "y"', None),
+        ('shared_files.max_size = "10GB"', "10737418240"),
+        ('shared_files.max_size = "big"', None),
+        ("general.https_idle_timeout = 1.5", '"1.5s"'),
+        ('general.https_idle_timeout = "2S"', '"2s"'),
+        ('general.https_idle_timeout = "2"', "2"),
+        ('general.https_idle_timeout = "-2s"', None),
+        ("general.listen = 3030", '"127.0.0.1:3030"'),
+        ("general.listen = true", None),
+        ('general.listen = ":3030"', '"127.0.0.1:3030"'),
+        ('general.listen = "*:3030"', '"0.0.0.0:3030"'),
+        ('general.listen = "http://a:3030/"', '"a:3030"'),
+        ('general.listen = "::1:3030"', '"[::1]:3030"'),
+        ('general.listen = "localhost"', '"localhost:3030"'),
+        ('general.listen = "/run/x"', '"unix:/run/x"'),
+        ('general.listen = "a:99999"', None),
+        (f'output.database = "postgres://u:{CANARY}@h/d"', "output.database.url"),
+        ('output.upstream = "above"', "output.upstream.host"),
+        (f'output.upstream = "{CANARY} {CANARY}"', None),
+        ('general = "above"', None),
+        ("output.database.max_pool_size = 99999999999", None),
+        ("general.node_id = 5", '"5"'),
+        ("[[output.upstream]]", "[output.upstream]"),
+        ("[[general]]", "[general]"),
+    ],
+)
+def test_what_was_probably_meant_by_a_value(
+    tmp_path: Path, text: str, suggestion: str | None
+) -> None:
+    """A value, or header of a table, is one error: with what was meant if that is likely."""
+    text = text if re.search(r"node_id|\[general|general =", text) else ROOT + text
+    with pytest.raises(SettingError) as caught:
+        load_settings(write(tmp_path, text))
+    error = caught.value
+    assert (error.others, error.suggestion) == ((), suggestion)
+    assert CANARY not in str(error)
+
+
+@pytest.mark.fault("F38")
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("output_upstream.x = 1", "output.upstream"),
+        ("output-upstream.x = 1", "output.upstream"),
+        ('output.upstream.pwd = "x"', "output.upstream.password"),
+        ('output.upstream_password = "x"', "output.upstream.password"),
+        ('output_database_url = "x"', "output.database.url"),
+        ("output.postgresql.x = 1", "output.database"),
+        ("output.upstream.port = 443", "general.https_port"),
+        ('output.upstream.url = "x"', "output.upstream.host"),
+        ("output.upstream.verify_certificates = true", "general.peer_authentication"),
+        ("Output.x = 1", "output"),
+        ("processing.reporting.limit = 1", "processing.reporting.catchup.limit"),
+        ("reports.x = 1", "processing.reporting"),
+        ("processing.reporting.cleanup.max_age = 1", "processing.reporting.cleanup.retention"),
+        ('processing.reporting.ouput = "database"', "processing.reporting.output"),
+        ('level = "debug"', "general.level of logging.conf"),
+        ('logging.level = "debug"', "general of logging.conf"),
+        ('password = "x"', None),
+        ("something.x = 1", None),
+    ],
+)
+def test_what_was_probably_meant_by_a_key(tmp_path: Path, text: str, meant: str | None) -> None:
+    """An unknown key or table is a warning with the full name of the one that was meant."""
+    _, (warning,) = load_settings(write(tmp_path, ROOT + text))
+    assert (warning.kind, warning.suggestion) == ("unknown_key", meant)
+
+
+@pytest.mark.fault("F38")
+@pytest.mark.parametrize(
+    ("line", "advice"),
+    [
+        ("general.x = True", "booleans are written"),
+        ("general.x = yes", "booleans are written"),
+        ("general.x = /var", "strings are written in double quotes"),
+        ("general.x = 127.0.0.1", "strings are written in double quotes"),
+        ("general.x = \u201ca\u201d", "quotes are written"),
+        ("general.x = 10s", "numbers have no"),
+        ("general.x = 0640", "numbers have no"),
+        ("general.x =", "a value is missing"),
+        ("general.x == 1", "a line is written as key = value"),
+        ("general.x: 1", "a line is written as key = value"),
+        ("<<<<<<< HEAD", "a line is written as key = value"),
+        ("export X=1", "a key consists of"),
+        ("a..b = 1", "a key consists of"),
+        ("// no", "comments begin with #"),
+        ("; no", "comments begin with #"),
+        ('general.x = "a" // no', "something follows the value; comments"),
+        ("[output", "close what is opened"),
+        ('general.x = "', "close what is opened"),
+        ("general.x = [\n1", "close what is opened"),
+        ('general.x = "a\nb"', "close what is opened"),
+        ("[output] x = 1", "the header of a table"),
+        ("general.x = {\na = 1\n}", "a table in braces is on one line"),
+        ('general.x = "\\d"', "write each backslash twice"),
+        ("general.node_id = 1", "a key or a table stands in the file once"),
+    ],
+)
+def test_syntax_error_says_what_to_write(tmp_path: Path, line: str, advice: str) -> None:
+    """Each kind of broken line is one error, whose text ends with how it is written."""
+    with pytest.raises(ConfigError) as caught:
+        load_settings(write(tmp_path, f"{ROOT}\n{line}\n"))
+    error = caught.value
+    assert (error.advice or "").startswith(advice)
+    assert str(error).endswith(f"; {error.advice}")
+    assert (error.others, error.warnings) == ((), ())
+
+
+@pytest.mark.fault("F38")
+@pytest.mark.parametrize("host", ["", 'output.upstream.host = "above"\n'])
+def test_a_missing_node_id_is_an_error_of_every_node(tmp_path: Path, host: str) -> None:
+    """The file with the node id is read whatever else is set, and its error names the keys."""
+    write(tmp_path, f'{host}general.node_id_file = "{tmp_path / "uuid"}"')
+    with pytest.raises(TransientStartError, match=r"general\.node_id_file, as general\.node_id "):
+        load_settings(tmp_path)
+    (tmp_path / "uuid").write_text("\n")
+    with pytest.raises(TransientStartError, match=r"an empty file .*general"):
+        load_settings(tmp_path)
+    (tmp_path / "uuid").write_text("root\n" if not host else "some-id\n")
+    assert load_settings(tmp_path)[1] == []
 
 
 @pytest.mark.parametrize(
@@ -621,7 +766,11 @@ def test_missing_logging_conf_is_a_warning(tmp_path: Path) -> None:
     ("text", "expected"),
     [
         ('general.level = "loud"', 'general.level: expected "off", .+ or "trace", got "loud"'),
-        ("general.filter = 3", "general.filter: expected a string, got 3"),
+        ('general.level = "WARN"', 'general.level: .+, did you mean "warn"[?]'),
+        ('general.level = "warning"', 'general.level: .+, did you mean "warn"[?]'),
+        ('general.level = "crit"', 'general.level: .+, did you mean "error"[?]'),
+        ('general.level = "none"', 'general.level: .+, did you mean "off"[?]'),
+        ("general.filter = 3", "general.filter: expected a string, got 3, .+"),
         ("[general]\nlevel", "line 2, end of the file: .+"),
     ],
 )
@@ -633,13 +782,38 @@ def test_bad_logging_conf_is_refused(tmp_path: Path, text: str, expected: str) -
     assert re.fullmatch(re.escape(prefix) + expected, str(caught.value))
 
 
+@pytest.mark.fault("F38")
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("database=warning", "did you mean warn?"),
+        ("database=verbose", "did you mean trace?"),
+        ("WARNING", "did you mean warn?"),
+        ("databse=debug", "did you mean database?"),
+        ("database:debug", "did you mean database?"),
+        ("database=loud", "the levels off, error, warn, info, debug, trace"),
+        ("hyper=info", "node, report, inventory"),
+    ],
+)
+def test_a_directive_without_effect_names_what_was_meant(
+    tmp_path: Path, text: str, hint: str
+) -> None:
+    """Levels are suggested in a filter as for `level`, and so are components."""
+    file = write(tmp_path, f'general.filter = "{text},main=debug"', "logging.conf")
+    settings = load_logging(file)
+    (warning,) = settings.warnings
+    assert warning.kind == "log_filter"
+    assert str(warning).endswith(hint)
+    assert [directive.component for directive in settings.directives()] == ["", "main"]
+
+
 @pytest.mark.fault("G6")
 def test_unknown_key_in_logging_conf_is_a_warning(tmp_path: Path) -> None:
     """A misspelt key of logging.conf is a warning, too."""
     settings = load_logging(write(tmp_path, 'general.levle = "trace"', "logging.conf"))
     (warning,) = settings.warnings
     assert str(warning) == (
-        f"{tmp_path / 'logging.conf'}: unknown key general.levle, did you mean level?"
+        f"{tmp_path / 'logging.conf'}: unknown key general.levle, did you mean general.level?"
     )
 
 

@@ -7,7 +7,8 @@ import threading
 import pytest
 import trio
 
-from relayd.system.threads import in_thread, is_shortage
+from relayd.system.shortage import is_shortage
+from relayd.system.threads import in_thread
 from tests.support.project import ROOT
 
 
@@ -39,7 +40,8 @@ async def test_limiter_is_respected_and_given_back() -> None:
 SHORTAGE = """
 import resource, threading
 import trio, trio.testing
-from relayd.system.threads import in_thread, is_shortage, observe_shortage
+from relayd.system.shortage import is_shortage
+from relayd.system.threads import in_thread, observe_shortage
 
 observe_shortage(lambda work: print("waits", work))
 threading.stack_size(2**30)

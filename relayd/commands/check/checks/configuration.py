@@ -7,8 +7,9 @@ from relayd.commands.check.model import Finding, Site, error, warning
 from relayd.commands.check.service_user.permissions import check_file, quoted
 from relayd.commands.check.settings.numbers import judge_numbers
 from relayd.commands.check.settings.places import judge_openness
+from relayd.config.database_url import EXPECTED as EXPECTED_URL
 from relayd.config.logging_conf import LOGGING_FILE
-from relayd.config.main_conf import MAIN_FILE, Settings, load_logging, load_settings
+from relayd.config.main_conf import MAIN_FILE, URL_KEY, Settings, load_logging, load_settings
 from relayd.errors import ConfigError, ConfigWarning, RelaydError, SettingError, StartError
 
 #: Code of the finding for each kind of warning.
@@ -17,16 +18,6 @@ _CODES: Final = {
     "mode": "configuration.mode",
     "unverified": "configuration.unverified",
     "unreadable": "configuration.missing",
-}
-#: What is wrong with a line that is not TOML.
-_ADVICE: Final = {
-    "duplicate": ": a key or a table stands in the file once, so join the two",
-    "escape": ": write each backslash twice, or the string in single quotes",
-    "boolean": ": booleans are written true and false, in lower case",
-    "unquoted": ": strings are written in double quotes",
-    "unclosed": ": close what is opened there, a quote or a bracket",
-    "equals": ": a line is written as key = value",
-    "number": ": numbers have no leading zeros and no unit; with a unit they are strings in quotes",
 }
 _DOUBTFUL: Final = "configuration.doubtful"
 
@@ -106,11 +97,16 @@ def _invalid(path: Path, failure: ConfigError) -> Finding:
                 failure.detail,
                 f"spell {failure.instead} as {failure.key}",
             )
-        if failure.got is not None:
+        if failure.expected == "a table" and failure.suggestion is not None:
+            fix = f"write it as {failure.suggestion}"
+        elif failure.key == URL_KEY and failure.expected != EXPECTED_URL:
+            fix = f"correct that part of {failure.key}"
+        elif failure.got is not None:
             fix = f"{fix} to {failure.expected}"
     elif failure.line is not None:
-        advice = _ADVICE.get(failure.mistake or "", "")
-        fix = f"correct line {failure.line}{advice}"
+        fix = f"correct line {failure.line}"
+        if failure.advice is not None:
+            fix = f"{fix}: {failure.advice}"
     else:
         fix = "correct it; man relayd.conf describes every key and its values"
     return error("configuration.invalid", path, failure.detail, fix)

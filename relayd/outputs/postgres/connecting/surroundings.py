@@ -15,6 +15,7 @@ import msgspec
 
 from relayd.config.database_options import OPTIONS, OptionError, check_option
 from relayd.outputs.postgres.faults import ConnectError, Step
+from relayd.system.shortage import words_of
 
 #: Where Debian's and Red Hat's libpq look for a server without a host, then PostgreSQL's own place.
 SOCKET_DIRECTORIES: Final = ("/var/run/postgresql", "/tmp")  # noqa: S108 - where PostgreSQL puts it
@@ -38,7 +39,11 @@ class Surroundings(msgspec.Struct, frozen=True):
 
     @classmethod
     def of_process(cls) -> "Surroundings":
-        """Return those of this process: `HOME`, else the home directory of its user."""
+        """Return those of this process: `HOME`, else the home directory of its user.
+
+        Raises:
+            ConnectError: its user cannot be looked up now.
+        """
         entry = _entry(os.geteuid())
         home = os.environ.get("HOME") or (entry.pw_dir if entry else "")
         return cls(os.environ, Path(home) if home else None, entry.pw_name if entry else None)
@@ -142,7 +147,7 @@ def _read_service(path: Path, name: str) -> dict[str, str] | None:
     try:
         text = path.read_text(encoding="utf-8-sig", errors="replace") if path.is_file() else ""
     except OSError as error:
-        detail = f"{path}: {error.strerror or error}"
+        detail = f"{path}: {words_of(error)}"
         raise ConnectError(detail, Step.FILE) from error
     found: dict[str, str] | None = None
     for number, raw in enumerate(text.splitlines(), 1):
@@ -186,4 +191,14 @@ def _entry(uid: int) -> pwd.struct_passwd | None:
     try:
         return pwd.getpwuid(uid)
     except KeyError:
+        _need_descriptor()
         return None
+
+
+def _need_descriptor() -> None:
+    """Raise ConnectError if no file can be opened: then any user seems to be unknown."""
+    try:
+        os.close(os.open(os.devnull, os.O_RDONLY))
+    except OSError as error:
+        detail = f"the users of this machine cannot be listed: {words_of(error)}"
+        raise ConnectError(detail, Step.FILE, "transient") from error

@@ -10,6 +10,7 @@ from typing import Final
 from relayd.outputs.postgres.connecting.surroundings import reachable
 from relayd.outputs.postgres.connecting.target import Target
 from relayd.outputs.postgres.faults import ConnectError, Step
+from relayd.system.shortage import words_of
 
 _FOLDER: Final = ".postgresql"
 _ABSENT: Final = (FileNotFoundError, NotADirectoryError)
@@ -147,4 +148,4 @@ def _need_readable(path: Path) -> None:
 
 
 def _unreadable(path: Path, error: OSError) -> ConnectError:
-    return ConnectError(f"{path}: {error.strerror}", Step.FILE)
+    return ConnectError(f"{path}: {words_of(error)}", Step.FILE)

@@ -155,14 +155,16 @@ CONFIGURATION: Final = [
             ),
             "etc/main.conf",
         ),
-        "error: {conf}/main.conf: Could not read the node id from /nowhere/uuid: No such file or"
-        " directory. Fix: set general.node_id, or write the node id into general.node_id_file",
+        "error: {conf}/main.conf: Could not read the node id from /nowhere/uuid"
+        " (general.node_id_file, as general.node_id is not set): No such file or directory."
+        " Fix: set general.node_id, or write the node id into general.node_id_file",
         REST,
     ),
     case(
         "unknown key",
         conf(general='lisen = "a:1"'),
-        "warning: {conf}/main.conf: unknown key general.lisen. Fix: spell it listen, or remove it",
+        "warning: {conf}/main.conf: unknown key general.lisen."
+        " Fix: spell it general.listen, or remove it",
         faults=("G6",),
     ),
     case(
@@ -565,7 +567,7 @@ SYNTAX: Final = [
     ),
     syntax("colon", "[a]\nb: 1", ": a line is written as key = value"),
     syntax("open table", "[a", ": close what is opened there.*"),
-    syntax("garbage", '= "x"', ""),
+    syntax("garbage", '= "x"', ": a line is written as key = value"),
 ]
 
 RELATIVE: Final = (
