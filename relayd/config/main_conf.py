@@ -24,6 +24,7 @@ from relayd.config.toml import Leaf, build_all, joined, leaves, read_lines
 from relayd.config.values import Listen
 from relayd.errors import ConfigWarning, RelaydError, StartError, TransientStartError, start_error
 from relayd.system.printable import printable
+from relayd.system.regular import open_regular
 from relayd.system.shortage import words_of
 
 __all__ = [
@@ -371,7 +372,7 @@ def _required(settings: Settings) -> Iterator[tuple[str, str]]:
 
 def _read_node_id(path: Path) -> str:
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             data = file.read(_MAX_ID_BYTES)
     except OSError as error:
         problem = f"Could not read the node id from {path} ({_FILE_OF_ID})"

@@ -12,6 +12,7 @@ import msgspec
 from relayd.config.syntax import syntax_error
 from relayd.errors import ConfigError, ConfigWarning, RelaydError, SettingError
 from relayd.system.printable import printable
+from relayd.system.regular import open_regular
 
 T = TypeVar("T", bound=msgspec.Struct)
 S = TypeVar("S", bound=msgspec.Struct)
@@ -143,7 +144,7 @@ def read_lines(path: Path) -> tuple[dict[str, Any], list[ConfigError]]:
         OSError: it cannot be read.
         ConfigError: it is too large, not UTF-8, or without its invalid lines still not TOML.
     """
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         data = file.read(MAX_BYTES + 1)
     _check_size(path, data)
     try:

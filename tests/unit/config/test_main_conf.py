@@ -1,5 +1,6 @@
 """`main.conf` and `logging.conf`: defaults, errors, warnings, and hidden passwords."""
 
+import os
 import re
 import tomllib
 import traceback
@@ -11,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relayd.config.durations import EXPECTED
+from relayd.config.files import load_files
 from relayd.config.log_filter import COMPONENTS
 from relayd.config.logging_conf import LoggingSettings
 from relayd.config.main_conf import (
@@ -23,7 +25,13 @@ from relayd.config.main_conf import (
     load_settings,
 )
 from relayd.config.toml import MAX_BYTES, build, leaves
-from relayd.errors import ConfigError, SettingError, StartError, TransientStartError
+from relayd.errors import (
+    ConfigError,
+    RelaydError,
+    SettingError,
+    StartError,
+    TransientStartError,
+)
 from tests.support.project import CONF
 
 ROOT = 'general.node_id = "root"\n'
@@ -848,3 +856,21 @@ def refusal_of(table: dict[str, Any]) -> str | None:
     except ConfigError as error:
         return str(error)
     return None
+
+
+@pytest.mark.fault("F38")
+@pytest.mark.parametrize("name", ["main.conf", "logging.conf", "node-id"])
+def test_fifo_in_the_place_of_a_file_is_named(tmp_path: Path, name: str) -> None:
+    """Reading it would wait for a writer, and relayd would neither start nor say why."""
+    write(tmp_path, f'general.node_id_file = "{tmp_path / "node-id"}"')
+    write(tmp_path, "root", "node-id")
+    write(tmp_path, "", "logging.conf")
+    (tmp_path / name).unlink()
+    os.mkfifo(tmp_path / name)
+    try:
+        faults = [str(one) for one in load_files(tmp_path).logging.warnings]
+    except RelaydError as error:
+        faults = [str(error)]
+    assert len(faults) == 1
+    assert "not a regular file" in faults[0]
+    assert str(tmp_path / name) in faults[0]
