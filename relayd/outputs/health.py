@@ -45,6 +45,8 @@ class Health:
         self._log = get_logger(output)
         self._troubles: dict[str, Trouble] = {}
         self._failures: Counter[str] = Counter()
+        #: Whether another success would change nothing.
+        self._well = False
 
     @property
     def trouble(self) -> Trouble | None:
@@ -62,6 +64,9 @@ class Health:
             files: the kind of files of the attempt, or `CONNECTION` for a probe.
             trouble: why it failed; None when it succeeded.
         """
+        if trouble is None and self._well:
+            return
+        self._well = False
         former = self._troubles.pop(files, None)
         if trouble is None:
             former = self._troubles.pop(CONNECTION, None) or former
@@ -76,6 +81,7 @@ class Health:
         elif former is not None and former.detail not in reported:
             self._log.info("output available again", output=self._output, files=files)
         self._gauge.set(not self._troubles)
+        self._well = not self._troubles and not self._failures
 
     def _log_trouble(self, files: str, trouble: Trouble, *, again: bool) -> None:
         self._failures[files] += 1

@@ -82,6 +82,11 @@ class Gate:
         """Return whether this many files that failed before wait here already."""
         return self._waiting["retried"] >= limit
 
+    def admit(self) -> Attempt:
+        """Return an attempt at once; only while the gate is open. It must be given to `leave`."""
+        assert self.trouble is None
+        return Attempt(self._generation)
+
     async def enter(self, *, retried: bool = False) -> Attempt | None:
         """Wait until an upload may be tried; return None when relayd stops.
 
@@ -114,9 +119,10 @@ class Gate:
         try:
             yield attempt
         finally:
-            self._leave(attempt)
+            self.leave(attempt)
 
-    def _leave(self, attempt: Attempt) -> None:
+    def leave(self, attempt: Attempt) -> None:
+        """Note how an attempt ended; for callers of `admit`."""
         current = attempt.generation == self._generation
         if current and self.trouble is not None:
             self._probing = False
