@@ -116,6 +116,8 @@ _FRAMING_PER_BYTE: Final = 16
 
 #: Bytes read from a socket at once.
 _RECEIVE: Final = 64 * 1024
+#: The same for the usual answer to an upload: larger buffers take longer to make than to fill.
+_ANSWER: Final = 4096
 
 
 class WriteBrokenError(Exception):
@@ -169,9 +171,12 @@ class _Tls(trio.abc.Stream):
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         """Receive; an end without a close_notify, which HTTP does not need, is an end."""
+        size = max_bytes or _RECEIVE
+        if not self.has_more():
+            await self._fill(size)
         while True:
             try:
-                return self._tls.read(max_bytes or _RECEIVE)
+                return self._tls.read(size)
             except ssl.SSLWantReadError:
                 pass
             except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
@@ -179,7 +184,7 @@ class _Tls(trio.abc.Stream):
             except ssl.SSLError as error:
                 raise trio.BrokenResourceError from error
             await self._flush()  # what TLS itself answers
-            await self._fill()
+            await self._fill(size)
 
     def has_more(self) -> bool:
         """Return whether bytes were received that `receive_some` did not return yet."""
@@ -198,11 +203,11 @@ class _Tls(trio.abc.Stream):
         if sent < len(data):
             await self._plain.send_all(memoryview(data)[sent:])
 
-    async def _fill(self) -> None:
+    async def _fill(self, size: int = _RECEIVE) -> None:
         while True:
             try:
                 await trio.lowlevel.wait_readable(self._socket)
-                data = os.read(self._socket.fileno(), _RECEIVE)
+                data = os.read(self._socket.fileno(), size)
             except BlockingIOError:
                 continue
             except OSError as error:
@@ -307,7 +312,7 @@ class PeerStream:
             PeerError: the connection broke.
         """
         try:
-            data = bytes(await self._stream.receive_some(_RECEIVE))
+            data = bytes(await self._stream.receive_some(_ANSWER))
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             raise PeerError(
                 f"the connection broke: {reason_of(error)}", "transient", PeerStep.ANSWER

@@ -293,7 +293,7 @@ class _Unusual:
             except PeerError:
                 return False
             done = self._http.our_state is self._h11.DONE is self._http.their_state
-            return done and not self._http.trailing_data[0]
+            return done and self._http.trailing_data == (b"", False)
         return False
 
     async def _next_event(self) -> "type[h11.NEED_DATA | h11.PAUSED] | h11.Event":
