@@ -1,7 +1,7 @@
 """The forward stage: files go to the upstream, parcel by parcel, or run logs one by one.
 
-Run logs are read ahead, many in one thread call. What was read is only used while the gate is open:
-a file that has to wait is opened again when its turn comes.
+Run logs are read ahead, many in one thread call. What was read is only used if the gate has been
+open ever since: a file that has to wait is opened again when its turn comes.
 """
 
 from collections.abc import Callable, Iterator
@@ -41,7 +41,7 @@ GIVE_WAY_S: Final = 5.0
 #: to 64 KiB are kept in memory meanwhile: 2 MiB at most, 0.6 MiB of usual ones.
 AHEAD: Final = 24
 AHEAD_LOW: Final = 8
-AHEAD_ROOM: Final = AHEAD + AHEAD_LOW
+AHEAD_MOST: Final = AHEAD + AHEAD_LOW
 
 
 class Ahead(NamedTuple):
@@ -50,10 +50,12 @@ class Ahead(NamedTuple):
     Attributes:
         ticket: the file.
         opened: it, or why it cannot be read.
+        generation: of the gate when it was read.
     """
 
     ticket: Ticket
     opened: Opened
+    generation: int
 
 
 class Forwarder:
@@ -88,8 +90,8 @@ class Forwarder:
         self._committed = committed
         self._limiter = trio.CapacityLimiter(READERS)
         self._ahead = 0
-        self._room = Wake()
-        self._room.set()
+        self._few_left = Wake()
+        self._few_left.set()
 
     async def run(
         self,
@@ -111,21 +113,21 @@ class Forwarder:
 
         Args:
             arrivals: their names.
-            ready: the files; a channel with a buffer of `AHEAD_ROOM`.
+            ready: the files; a channel with a buffer of `AHEAD_MOST`.
         """
         with arrivals, ready:
             async for first in arrivals:
-                await self._room.wait()
+                await self._few_left.wait()
                 names = [first, *_take_waiting(arrivals, AHEAD - 1)]
                 paths = [f"{self._directory}/{arrival.name}" for arrival in names]
-                now = trio.current_time()
-                for arrival, opened in zip(
-                    names, await open_spool_files(paths, self._limiter), strict=True
-                ):
-                    ready.send_nowait(Ahead(Ticket(arrival.name, arrival.atomic, now), opened))
+                now, generation = trio.current_time(), self._gate.generation
+                files = await open_spool_files(paths, self._limiter)
+                for arrival, opened in zip(names, files, strict=True):
+                    ticket = Ticket(arrival.name, arrival.atomic, now)
+                    ready.send_nowait(Ahead(ticket, opened, generation))
                 self._ahead += len(names)
                 if self._ahead <= AHEAD_LOW:
-                    self._room.set()
+                    self._few_left.set()
 
     async def run_alone(
         self,
@@ -154,14 +156,14 @@ class Forwarder:
             return None
         self._ahead -= 1
         if self._ahead == AHEAD_LOW:
-            self._room.set()
+            self._few_left.set()
         return file
 
     async def _forward_ahead(self, file: Ahead) -> Settled | None:
         """Forward a file that was read ahead; return None if it gives way to others."""
-        ticket, (identity, opened) = file
+        ticket, (identity, opened), generation = file
         if isinstance(opened, SpoolFile):
-            if self._gate.trouble is None:
+            if self._gate.trouble is None and self._gate.generation == generation:
                 attempt = self._gate.admit()
                 try:
                     done = await self._send(ticket, identity, opened, attempt)

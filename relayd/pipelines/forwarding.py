@@ -31,7 +31,7 @@ from relayd.outputs.upstream.uploads import (
     UploadPatience,
     Upstream,
 )
-from relayd.pipelines.forward import AHEAD_ROOM, Ahead, Forwarder
+from relayd.pipelines.forward import AHEAD_MOST, Ahead, Forwarder
 from relayd.pipelines.gather import BATCH, run_gather
 from relayd.pipelines.line import Change, Line, run_spool_cleanup
 from relayd.pipelines.outcomes import ForwardedOutcomes
@@ -129,7 +129,7 @@ class _ForwardStages:
         arrivals: trio.MemoryReceiveChannel[Arrival],
         done: trio.MemorySendChannel[Settled],
     ) -> None:
-        ready_in, ready = trio.open_memory_channel[Ahead](AHEAD_ROOM)
+        ready_in, ready = trio.open_memory_channel[Ahead](AHEAD_MOST)
         nursery.start_soon(self._forwarder.run_ahead, arrivals, ready_in, name="read ahead")
         with ready, done:
             for lane in range(self._lanes):

@@ -9,6 +9,7 @@ import base64
 import re
 import ssl
 from collections import deque
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -29,11 +30,11 @@ ANSWER_SIZE: Final = 64 * 1024
 _MAX_INCOMPLETE: Final = 100 * 1024
 _PIECE: Final = 64 * 1024
 
-#: A whole head, with nothing in it that may be read in two ways: one line for each field, a colon
-#: right after its name, visible ASCII and spaces. Groups: status, fields.
-_USUAL: Final = re.compile(
-    rb"HTTP/1\.1 ([2-9][0-9]{2}) [ -~]*\r\n((?:[A-Za-z0-9-]+: [!-~][ -~]*\r\n)*)\r\n"
-)
+#: The lines of a usual head, with nothing in them that may be read in two ways: a colon right after
+#: the name of a field, visible ASCII and spaces.
+_STATUS: Final = re.compile(rb"HTTP/1\.1 ([2-9][0-9]{2}) [ -~]*")
+_FIELD: Final = re.compile(rb"([A-Za-z0-9-]+): ([!-~][ -~]*)")
+_END: Final = b"\r\n\r\n"
 _NO_BODY: Final = frozenset({204, 304})
 
 
@@ -225,30 +226,30 @@ def usual_reply(data: bytes) -> Reply | None:
     Args:
         data: what arrived first.
     """
-    match = _USUAL.match(data)
-    if match is None:
+    lines, end, body = data.partition(_END)
+    first, *rest = lines.split(b"\r\n")
+    begin, fields = _STATUS.fullmatch(first), _read_fields(rest)
+    if not end or begin is None or fields is None or b"transfer-encoding" in fields:
         return None
-    status, retry_after, length = int(match[1]), "", -1
-    for field in match[2].split(b"\r\n")[:-1]:
-        name, _, value = field.partition(b": ")
-        name = name.lower()
-        if name == b"content-length":
-            if length >= 0 or not value.isdigit() or len(value) > 9:
-                return None
-            length = int(value)
-        elif name == b"retry-after":
-            if retry_after:
-                return None
-            retry_after = value.decode("ascii")
-        elif name == b"transfer-encoding" or (
-            name == b"connection" and value.lower() != b"keep-alive"
-        ):
+    if fields.get(b"connection", b"keep-alive").lower() != b"keep-alive":
+        return None
+    status = int(begin[1])
+    bodiless = status in _NO_BODY
+    length = fields.get(b"content-length", b"0" if bodiless else b"")
+    if not length.isdigit() or len(length) > 9 or int(length) != len(body) or (bodiless and body):
+        return None
+    return Reply(status, fields.get(b"retry-after", b"").decode("ascii"), reusable=True)
+
+
+def _read_fields(lines: Iterable[bytes]) -> dict[bytes, bytes] | None:
+    """Return the fields by lower-case name; None if one is repeated or not a usual one."""
+    fields: dict[bytes, bytes] = {}
+    for line in lines:
+        field = _FIELD.fullmatch(line)
+        if field is None or (name := field[1].lower()) in fields:
             return None
-    if status in _NO_BODY:
-        length = 0 if length <= 0 else -1
-    if length < 0 or match.end() + length != len(data):
-        return None
-    return Reply(status, retry_after, reusable=True)
+        fields[name] = field[2]
+    return fields
 
 
 class _Unusual:

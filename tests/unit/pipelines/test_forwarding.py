@@ -22,7 +22,7 @@ from relayd.pipelines import forward
 from relayd.pipelines import parcels as pairs
 from relayd.pipelines.forwarding import REPORT_LANES
 from relayd.runlog.filename import queue_id
-from relayd.spool.reading import Opened
+from relayd.spool.reading import Opened, open_spool_files
 from tests.support.forwarding import (
     DEFAULT_PASSWORD,
     HASTY,
@@ -171,7 +171,7 @@ async def test_few_run_logs_are_read_before_their_turn(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While uploads hang, a bounded number of files is in memory; then all of them are sent."""
-    real, read = forward.open_spool_files, [0]
+    real, read = open_spool_files, [0]
 
     async def counted(paths: Sequence[str], limiter: trio.CapacityLimiter) -> list[Opened]:
         read[0] += len(paths)
@@ -192,7 +192,7 @@ async def test_few_run_logs_are_read_before_their_turn(
         async with relay.running():
             await peer.until(lambda: len(peer.requests) == REPORT_LANES)
             await relay.until(lambda: read[0] > REPORT_LANES)
-            assert read[0] <= REPORT_LANES + forward.AHEAD_ROOM
+            assert read[0] <= REPORT_LANES + forward.AHEAD_MOST
             assert len(peer.requests) == REPORT_LANES
             holding.go.set()
             await relay.empty()
