@@ -337,6 +337,33 @@ async def test_connection_is_not_used_after_its_time() -> None:
         await peer.until(lambda: peer.open == 1)
 
 
+async def test_idle_connections_are_closed() -> None:
+    """Without a further upload too, and they are replaced by the next one."""
+    async with open_clients(idle_timeout=0.05) as (clients, peer), trio.open_nursery() as nursery:
+        nursery.start_soon(clients.run)
+        for connections in (1, 2):
+            assert await put(clients, peer) == (201, "", True)
+            await peer.until(lambda: peer.open == 0)
+            assert peer.connections == connections
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.fault("U13")
+async def test_another_pin_applies_from_the_next_upload_on() -> None:
+    """Connections to a peer whose pin has changed are closed, and not used again."""
+    async with open_clients() as (clients, peer):
+        await put(clients, peer)
+        clients.update({"upstream": (make_key_and_cert("upstream", serial=7).cert_der,)})
+        await peer.until(lambda: peer.open == 0)
+        with pytest.raises(PeerError) as caught:
+            await put(clients, peer)
+        assert not caught.value.reached
+        assert len(peer.requests) == 1
+        clients.update({})
+        with pytest.raises(PeerError, match="no certificate is pinned"):
+            await put(clients, peer)
+
+
 async def test_silence_ends_an_upload() -> None:
     """A peer that does not answer, or takes no more bytes, is given up after the silence."""
     limits = UploadLimits(total=30.0, silence=0.2, drain=5.0)
