@@ -1,7 +1,7 @@
 """Parts of libraries that the daemon never uses, and therefore does not load.
 
 Each library in the table imports these modules although relayd needs nothing from them. Inside
-`lean`, it is imported without them. Together they would add 9.3 MB to a relay that has loaded all of
+`lean`, it is imported without them. Together they add 9.3 MB to a relay that has loaded all of
 these libraries. An idle relay, without httpcore2, has 59.0 MB and must not exceed 60.
 """
 
