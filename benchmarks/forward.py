@@ -1,8 +1,10 @@
-"""Measure how fast relayd forwards run logs to an upstream with a round-trip time of 50 ms.
+"""Measure what forwarding a run log costs relayd, and how fast it is, near and far.
 
 A relay process with 5,000 run logs in its spool is compared with the simplest sender: one upload
-after the other over one persistent connection, then unlink. Both talk to the same server process,
-through a proxy that delays all bytes by half the round-trip time in each direction.
+after the other over one persistent connection with `http.client`, then unlink. Both send to the
+same nginx, which stores the files; for a distance, through a proxy that delays all bytes by half
+the round-trip time in each direction. Compared are the CPU time of the sender alone (user and
+system, all threads) per run log, and the rates.
 """
 
 import argparse
@@ -16,13 +18,13 @@ import sys
 import tempfile
 import time
 from base64 import b64encode
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Final
+from typing import Final, NamedTuple
 
 import trio
 from cryptography import x509
@@ -31,32 +33,50 @@ from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
-from benchmarks.measure import say
+from benchmarks.measure import cpu_seconds, say
 from relayd.commands.demo.processes.ports import free_port
 
 #: Size in bytes of a signed run log with 72 reports.
 SIZE: Final = 19_500
 PASSWORD: Final = "benchmark"
-#: Files for the simple sender: its rate does not depend on their number.
-FEW: Final = 100
+#: The simple sender sends so many files, or as many as it can in about this time in seconds: its
+#: rate does not depend on their number.
+FEW: Final = 2000
+SIMPLE_S: Final = 5.0
 PATIENCE_S: Final = 600.0
 
 
+class Figures(NamedTuple):
+    """What one sender did.
+
+    Attributes:
+        rate: run logs per second.
+        cpu: CPU seconds per run log.
+    """
+
+    rate: float
+    cpu: float
+
+
 def main() -> None:
-    """Measure and print the rates of both contenders and their ratio."""
+    """Measure and print the figures of both contenders and their ratios."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.forward", description=__doc__)
     parser.add_argument(
         "--run-logs", type=int, default=5000, help="run logs per round (default: 5000)"
     )
     parser.add_argument(
-        "--away", type=float, default=50.0, help="round-trip time in milliseconds (default: 50)"
+        "--away",
+        type=float,
+        default=0.0,
+        help="round-trip time in milliseconds; 0: no proxy in between (default: 0)",
     )
-    parser.add_argument("--rounds", type=int, default=3, help="number of rounds (default: 3)")
-    parser.add_argument("--serve", nargs=3, metavar=("PORT", "CERT", "KEY"), help=argparse.SUPPRESS)
+    parser.add_argument("--rounds", type=int, default=5, help="number of rounds (default: 5)")
+    parser.add_argument("--delay", nargs=2, type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.serve:
-        port, cert, key = arguments.serve
-        trio.run(_serve, int(port), cert, key, arguments.away / 2000)
+    if arguments.delay:
+        port, inner = arguments.delay
+        delay = partial(_delay, inner, arguments.away / 2000)
+        trio.run(partial(trio.serve_tcp, delay, port, host="127.0.0.1"))
         return
     with tempfile.TemporaryDirectory(prefix="relayd-bench-") as scratch:
         _measure(Path(scratch), arguments.run_logs, arguments.away, arguments.rounds)
@@ -64,19 +84,80 @@ def main() -> None:
 
 def _measure(root: Path, run_logs: int, away: float, rounds: int) -> None:
     cert, key = _identity(root)
-    port = free_port()
-    with _process("-m", "benchmarks.forward", "--away", str(away), "--serve", port, cert, key):
-        _wait_for(port)
-        ratios = []
+    with _upstream(root, cert, key, away) as port:
+        pairs = []
         for number in range(rounds):
-            simple = _send_simply(root, cert, port)
-            relay = _forward(root, cert, port, run_logs)
-            ratios.append(relay / simple)
-            say(f"round {number + 1} of {rounds}: {relay:.0f}/s, one at a time {simple:.1f}/s")
-    shown = ", ".join(f"{ratio:.1f}" for ratio in ratios)
-    print(f"{run_logs} run logs of {SIZE} bytes, round-trip time {away:g} ms:")
-    print(f"relayd forwards {median(ratios):.1f} times as many per second as one at a time")
-    print(f"(which sends {simple:.1f}/s; ratios of the rounds: {shown})")
+            senders = [
+                partial(_send_simply, root, cert, port, away),
+                partial(_forward, root, cert, port, run_logs),
+            ]
+            simple, relay = _alternate(senders, number)
+            pairs.append((simple, relay))
+            say(f"round {number + 1} of {rounds}: relayd {_text(relay)}, simple {_text(simple)}")
+    print(f"{run_logs} run logs of {SIZE} bytes, round-trip time {away:g} ms, medians:")
+    print(f"relayd {_text(_medians([relay for _, relay in pairs]))}")
+    print(f"one at a time {_text(_medians([simple for simple, _ in pairs]))}")
+    for name, ratios in (
+        ("CPU", [relay.cpu / simple.cpu for simple, relay in pairs]),
+        ("rate", [relay.rate / simple.rate for simple, relay in pairs]),
+    ):
+        shown = ", ".join(f"{ratio:.2f}" for ratio in ratios)
+        print(f"ratio of {name} {median(ratios):.2f} (rounds: {shown})")
+
+
+def _alternate(senders: Sequence[Callable[[], Figures]], number: int) -> list[Figures]:
+    """Run the senders in an order that changes from round to round."""
+    order = senders if number % 2 == 0 else senders[::-1]
+    figures = [send() for send in order]
+    return figures if number % 2 == 0 else figures[::-1]
+
+
+def _medians(figures: Sequence[Figures]) -> Figures:
+    return Figures(median(f.rate for f in figures), median(f.cpu for f in figures))
+
+
+def _text(figures: Figures) -> str:
+    return f"{figures.rate:.0f}/s, {figures.cpu * 1000:.3f} ms CPU per run log"
+
+
+_NGINX: Final = """\
+daemon off;
+user root;
+worker_processes 1;
+pid {root}/nginx.pid;
+error_log stderr error;
+events {{ worker_connections 1024; }}
+http {{
+  access_log off;
+  client_body_temp_path {root}/body;
+  server {{
+    listen 127.0.0.1:{port} ssl;
+    ssl_protocols TLSv1.3;
+    ssl_certificate {cert};
+    ssl_certificate_key {key};
+    client_max_body_size 10m;
+    location /reports/ {{ root {root}/stored; dav_methods PUT; create_full_put_path on; }}
+  }}
+}}
+"""
+
+
+@contextmanager
+def _upstream(root: Path, cert: Path, key: Path, away: float) -> Iterator[int]:
+    """Run nginx, with a proxy before it if it is far away, and yield the port to send to."""
+    port = free_port()
+    conf = root / "nginx.conf"
+    conf.write_text(_NGINX.format(root=root, port=port, cert=cert, key=key))
+    (root / "stored").mkdir()
+    with ExitStack() as stack:
+        stack.enter_context(_process("nginx", "-c", conf, "-p", root))
+        _wait_for(port)
+        if away:
+            inner, port = port, free_port()
+            delay = ("--away", away, "--delay", port, inner)
+            stack.enter_context(_process(sys.executable, "-m", "benchmarks.forward", *delay))
+            _wait_for(port)
+        yield port
 
 
 def _identity(root: Path) -> tuple[Path, Path]:
@@ -103,7 +184,11 @@ def _identity(root: Path) -> tuple[Path, Path]:
 @contextmanager
 def _process(*arguments: object) -> Iterator[subprocess.Popen[bytes]]:
     process = subprocess.Popen(
-        [sys.executable, *map(str, arguments)], stderr=subprocess.DEVNULL, start_new_session=True
+        [*map(str, arguments)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
     )
     try:
         yield process
@@ -135,30 +220,31 @@ def _fill(directory: Path, count: int) -> None:
         path.write_bytes(os.urandom(SIZE))
 
 
-def _send_simply(root: Path, cert: Path, port: int) -> float:
-    """Return the uploads per second of the simple sender."""
-    _fill(root / "simple", FEW)
+def _send_simply(root: Path, cert: Path, port: int, away: float) -> Figures:
+    """Send with the simple sender."""
+    count = min(FEW, int(SIMPLE_S * 1000 / away)) if away else FEW
+    _fill(root / "simple", count)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.load_verify_locations(cert)
     connection = http.client.HTTPSConnection("127.0.0.1", port, context=context)
     connection.connect()
     headers = {"Authorization": "Basic " + b64encode(f"rudder:{PASSWORD}".encode()).decode()}
-    begin = time.perf_counter()
+    begin, used = time.perf_counter(), time.process_time()
     for path in sorted((root / "simple").iterdir()):
         connection.request("PUT", f"/reports/{path.name}", path.read_bytes(), headers)
         answer = connection.getresponse()
         answer.read()
-        if answer.status != 201:
+        if answer.status not in {201, 204}:
             raise RuntimeError(f"the upstream answered {answer.status}")
         path.unlink()
-    passed = time.perf_counter() - begin
+    passed, used = time.perf_counter() - begin, time.process_time() - used
     connection.close()
-    return FEW / passed
+    return Figures(count / passed, used / count)
 
 
-def _forward(root: Path, cert: Path, port: int, count: int) -> float:
-    """Return the uploads per second of relayd, from the first rename to the last unlink."""
+def _forward(root: Path, cert: Path, port: int, count: int) -> Figures:
+    """Send with relayd; measured from the first rename to the last unlink."""
     waiting, spool = root / "waiting", root / "reports"
     _fill(waiting, count)
     api = free_port()
@@ -178,51 +264,18 @@ def _forward(root: Path, cert: Path, port: int, count: int) -> float:
         """
     )
     (conf / "main.conf").chmod(0o640)
-    with _process("-m", "relayd", "run", "-c", conf):
+    with _process(sys.executable, "-m", "relayd", "run", "-c", conf) as process:
         _wait_for(api)
         time.sleep(1)
-        begin = time.perf_counter()
+        begin, used = time.perf_counter(), cpu_seconds(process.pid)
         for path in waiting.iterdir():
             path.rename(spool / "incoming" / path.name)
         while any((spool / "incoming").iterdir()):
             if time.perf_counter() - begin > PATIENCE_S:
                 raise RuntimeError("relayd did not forward all run logs")
-            time.sleep(0.05)
-        return count / (time.perf_counter() - begin)
-
-
-async def _serve(port: int, cert: str, key: str, one_way_s: float) -> None:
-    """Run the upstream and, on `port`, the delaying proxy in front of it."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(cert, key)
-    tcp = await trio.open_tcp_listeners(0, host="127.0.0.1")
-    listeners = [trio.SSLListener(listener, context, https_compatible=True) for listener in tcp]
-    inner = tcp[0].socket.getsockname()[1]
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(trio.serve_listeners, _take_uploads, listeners)
-        await trio.serve_tcp(partial(_delay, inner, one_way_s), port, host="127.0.0.1")
-
-
-async def _take_uploads(stream: trio.SSLStream[trio.SocketStream]) -> None:
-    """Accept uploads; of each request, only the length of the body is read."""
-    data = b""
-    try:
-        while True:
-            while (end := data.find(b"\r\n\r\n")) < 0:
-                if not (more := await stream.receive_some(65_536)):
-                    return
-                data += more
-            head = data[:end].lower()
-            left = int(head.partition(b"content-length:")[2].split(b"\r\n", 1)[0])
-            left -= len(data) - end - 4
-            while left > 0:
-                if not (more := await stream.receive_some(65_536)):
-                    return
-                left -= len(more)
-            data = b""
-            await stream.send_all(b"HTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n")
-    except trio.BrokenResourceError:
-        return
+            time.sleep(0.02)
+        passed, used = time.perf_counter() - begin, cpu_seconds(process.pid) - used
+        return Figures(count / passed, used / count)
 
 
 async def _delay(port: int, one_way_s: float, client: trio.SocketStream) -> None:

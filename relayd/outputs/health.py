@@ -54,6 +54,8 @@ class Health:
         self._troubles: dict[str, Trouble] = {}
         self._failures: Counter[str] = Counter()
         self.attempts = 0
+        #: Whether another success would change nothing.
+        self._well = False
 
     @property
     def trouble(self) -> Trouble | None:
@@ -72,6 +74,9 @@ class Health:
             trouble: why it failed; None when it succeeded.
         """
         self.attempts += 1
+        if trouble is None and self._well:
+            return
+        self._well = False
         former = self._troubles.pop(files, None)
         if trouble is None:
             former = self._troubles.pop(CONNECTION, None) or former
@@ -86,6 +91,7 @@ class Health:
         elif former is not None and former.detail not in reported:
             self._log.info("output available again", output=self._output, files=files)
         self._gauge.set(not self._troubles)
+        self._well = not self._troubles and not self._failures
 
     def _log_trouble(self, files: str, trouble: Trouble, *, again: bool) -> None:
         self._failures[files] += 1

@@ -1,13 +1,13 @@
 """Files to the upstream: the pipeline of a relay; a root server may send inventories with it.
 
-    for each watched directory:
-    watcher ─▶ parcels ─▶ forward (lanes) ─▶ gather ─▶ dispose
+    watcher ─▶ read ahead ─▶ forward (lanes) ─▶ gather ─▶ dispose    run logs
+    watcher ─▶ parcels ─▶ forward (lanes) ─▶ gather ─▶ dispose       inventories, twice
 
-Memory at worst, for each directory: the names in front of `parcels`, and for each lane one parcel
-and one piece of a file.
+Memory at worst, for each directory: the names in front of the second stage, the run logs that were
+read ahead (2 MiB), and for each lane one small file or one piece of a large one.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import ExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -31,11 +31,11 @@ from relayd.outputs.upstream.uploads import (
     UploadPatience,
     Upstream,
 )
-from relayd.pipelines.forward import Forwarder
+from relayd.pipelines.forward import AHEAD_MOST, Ahead, Forwarder
 from relayd.pipelines.gather import BATCH, run_gather
 from relayd.pipelines.line import Change, Line, run_spool_cleanup
 from relayd.pipelines.outcomes import ForwardedOutcomes
-from relayd.pipelines.parcels import Pairing, Parcel, alone, run_parcels
+from relayd.pipelines.parcels import Pairing, Parcel, run_parcels
 from relayd.pipelines.ticket import Settled
 from relayd.spool.layout import Spool, hold, inventory_spool, run_log_spool
 from relayd.spool.lock import DirectoryLock
@@ -48,6 +48,9 @@ from relayd.telemetry.metrics import Metrics
 #: with a 32nd of the distance.
 REPORT_LANES: Final = 32
 INVENTORY_LANES: Final = 8
+
+#: How often to look for further files to remove while some wait for it.
+GATHER_NAP_S: Final = 0.02
 
 #: The locks of the watched directories, by their paths.
 Locks = Mapping[Path, DirectoryLock]
@@ -92,11 +95,9 @@ class _ForwardStages:
     def __init__(self, line: Line, route: Route, upstream: Upstream, gate: Gate) -> None:
         self.gate = gate
         self.line = line
-        self._lanes = INVENTORY_LANES
-        self._make: Callable[[Arrival], Awaitable[Parcel]]
+        self._single = route is REPORTS
+        self._lanes = REPORT_LANES if self._single else INVENTORY_LANES
         self._make = Pairing(line.path, line.pending).parcel
-        if route is REPORTS:
-            self._lanes, self._make = REPORT_LANES, alone
         self._forwarder = Forwarder(
             line.path,
             route,
@@ -113,15 +114,40 @@ class _ForwardStages:
         settled: trio.MemorySendChannel[list[Settled]],
     ) -> None:
         """Forward what arrives; end with the source. Owns both channel ends."""
-        parcels_in, parcels = trio.open_memory_channel[Parcel](0)
         done_in, done = trio.open_memory_channel[Settled](BATCH)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(run_parcels, arrivals, parcels_in, self._make, name="parcels")
-            with parcels, done_in:
-                for lane in range(self._lanes):
-                    ends = parcels.clone(), done_in.clone()
-                    nursery.start_soon(self._forwarder.run, *ends, name=f"forward {lane}")
-            nursery.start_soon(run_gather, done, settled, name="gather")
+            if self._single:
+                self._start_single(nursery, arrivals, done_in)
+            else:
+                self._start_parcels(nursery, arrivals, done_in)
+            gather = partial(run_gather, nap_s=GATHER_NAP_S)
+            nursery.start_soon(gather, done, settled, name="gather")
+
+    def _start_single(
+        self,
+        nursery: trio.Nursery,
+        arrivals: trio.MemoryReceiveChannel[Arrival],
+        done: trio.MemorySendChannel[Settled],
+    ) -> None:
+        ready_in, ready = trio.open_memory_channel[Ahead](AHEAD_MOST)
+        nursery.start_soon(self._forwarder.run_ahead, arrivals, ready_in, name="read ahead")
+        with ready, done:
+            for lane in range(self._lanes):
+                ends = ready.clone(), done.clone()
+                nursery.start_soon(self._forwarder.run_alone, *ends, name=f"forward {lane}")
+
+    def _start_parcels(
+        self,
+        nursery: trio.Nursery,
+        arrivals: trio.MemoryReceiveChannel[Arrival],
+        done: trio.MemorySendChannel[Settled],
+    ) -> None:
+        parcels_in, parcels = trio.open_memory_channel[Parcel](0)
+        nursery.start_soon(run_parcels, arrivals, parcels_in, self._make, name="parcels")
+        with parcels, done:
+            for lane in range(self._lanes):
+                ends = parcels.clone(), done.clone()
+                nursery.start_soon(self._forwarder.run, *ends, name=f"forward {lane}")
 
 
 class ForwardingPipeline:

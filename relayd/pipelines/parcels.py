@@ -1,4 +1,4 @@
-"""The parcels stage: files that must be sent together.
+"""The parcels stage of inventories: files that must be sent together.
 
 An inventory and its signature are of no use to a server without each other.
 """

@@ -4,6 +4,7 @@ The functions block and are meant for one thread call for a whole batch; `Dispos
 call and remembers what could not be removed.
 """
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -21,7 +22,7 @@ from relayd.spool.failed.quarantine import (
     requeue,
 )
 from relayd.spool.failed.reasons import ReasonRecord
-from relayd.spool.identity import Identity, identity, identity_at
+from relayd.spool.identity import Identity, identity
 from relayd.system.shortage import words_of
 from relayd.system.threads import in_thread
 
@@ -41,7 +42,7 @@ Removal = Literal["removed", "changed", "gone"]
 T = TypeVar("T")
 
 
-def remove(directory: Path, name: str, known: Identity) -> Removal:
+def remove(directory: str | Path, name: str, known: Identity) -> Removal:
     """Remove a file whose rows are committed, or that the upstream has.
 
     The kernel cannot unlink a file on the condition that it is a certain one, so a newer file that
@@ -59,11 +60,11 @@ def remove(directory: Path, name: str, known: Identity) -> Removal:
     Raises:
         OSError: the file cannot be removed now (EACCES, EROFS, EIO, …); it still exists.
     """
-    path = directory / name
+    path = f"{directory}/{name}"
     try:
-        if identity_at(path) != known:
+        if identity(os.lstat(path)) != known:
             return "changed"
-        path.unlink()
+        os.unlink(path)  # noqa: PTH108  a path object for each file costs more than this call
     except FileNotFoundError:
         return "gone"
     return "removed"
@@ -93,8 +94,9 @@ class Disposal:
             For each file what was found, or `Retry` when it could not be removed. Such a file is
             remembered as committed.
         """
+        directory = str(self._incoming)
         results = await self._in_thread(
-            [partial(remove, self._incoming, name, known) for name, known in files]
+            [partial(remove, directory, name, known) for name, known in files]
         )
         for (name, known), result in zip(files, results, strict=True):
             if isinstance(result, Retry):

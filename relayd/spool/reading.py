@@ -2,7 +2,7 @@
 
 import errno
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
 import trio
@@ -28,7 +28,11 @@ class SpoolFile:
     """
 
     def __init__(
-        self, descriptor: int, found: Identity, whole: bytes | None, limiter: trio.CapacityLimiter
+        self,
+        descriptor: int | None,
+        found: Identity,
+        whole: bytes | None,
+        limiter: trio.CapacityLimiter,
     ) -> None:
         self.identity = found
         self.size = found.size
@@ -42,11 +46,13 @@ class SpoolFile:
         Raises:
             OSError: (on iteration) a piece cannot be read, or the file became shorter.
         """
+        assert self._descriptor is not None
         return _Pieces(self._descriptor, self.size, self._limiter)
 
     def close(self) -> None:
         """Close it."""
-        os.close(self._descriptor)
+        if self._descriptor is not None:
+            os.close(self._descriptor)
 
 
 class _Pieces:
@@ -74,9 +80,11 @@ class _Pieces:
         return data
 
 
-async def open_spool_file(
-    path: str, limiter: trio.CapacityLimiter
-) -> tuple[Identity | None, SpoolFile | Refused | Retry | Gone]:
+#: The identity of a file, None if it is unknown; and the file, or why it cannot be read.
+Opened = tuple[Identity | None, SpoolFile | Refused | Retry | Gone]
+
+
+async def open_spool_file(path: str, limiter: trio.CapacityLimiter) -> Opened:
     """Open a file, and read it if it is small.
 
     Args:
@@ -90,9 +98,16 @@ async def open_spool_file(
     return await in_thread(_open, path, limiter, limiter=limiter)
 
 
-def _open(
-    path: str, limiter: trio.CapacityLimiter
-) -> tuple[Identity | None, SpoolFile | Refused | Retry | Gone]:
+async def open_spool_files(paths: Sequence[str], limiter: trio.CapacityLimiter) -> list[Opened]:
+    """Open several files in one thread call, each as `open_spool_file` does."""
+    return await in_thread(_open_all, paths, limiter, limiter=limiter)
+
+
+def _open_all(paths: Sequence[str], limiter: trio.CapacityLimiter) -> list[Opened]:
+    return [_open(path, limiter) for path in paths]
+
+
+def _open(path: str, limiter: trio.CapacityLimiter) -> Opened:
     descriptor = open_file(path)
     if not isinstance(descriptor, int):
         return identity_or_none(path), descriptor
@@ -106,11 +121,11 @@ def _open(
         whole = os.read(descriptor, found.size) if found.size <= SMALL else None
         if whole is not None and len(whole) < found.size:
             return found, Retry("it became shorter while it was read")
-        opened = SpoolFile(descriptor, found, whole, limiter)
+        opened = SpoolFile(descriptor if whole is None else None, found, whole, limiter)
     except OSError as error:
         return identity_or_none(path), try_later("cannot be read", error)
     else:
         return found, opened
     finally:
-        if opened is None:
+        if opened is None or opened.whole is not None:
             os.close(descriptor)

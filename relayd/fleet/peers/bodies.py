@@ -4,8 +4,6 @@ from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterat
 from contextlib import contextmanager
 from typing import Final
 
-import httpcore2
-
 from relayd.errors import PeerError, PeerStep
 from relayd.fleet.peers.tls import PeerStream, reason_of
 
@@ -42,9 +40,9 @@ class Content:
 class Chunks:
     """Iterates over the body of an answer, turning errors of the library into `PeerError`."""
 
-    def __init__(self, body: AsyncIterator[bytes], stream: object) -> None:
+    def __init__(self, body: AsyncIterator[bytes], stream: PeerStream | None) -> None:
         self._body = body
-        self._stream = stream if isinstance(stream, PeerStream) else None
+        self._stream = stream
 
     def __aiter__(self) -> "Chunks":
         return self
@@ -92,9 +90,11 @@ class Lines:
 @contextmanager
 def explained(content: object = None) -> Iterator[None]:
     """Turn errors of the library into `PeerError`, but not those that a body to send has raised."""
+    from relayd.fleet.peers.library import FAILURES
+
     try:
         yield
-    except (httpcore2.NetworkError, httpcore2.TimeoutException, httpcore2.ProtocolError) as error:
+    except FAILURES as error:
         raise PeerError(
             f"no valid answer: {reason_of(error)}", "transient", PeerStep.ANSWER
         ) from None

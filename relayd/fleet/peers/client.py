@@ -2,9 +2,12 @@
 
 Redirects and settings of the environment are ignored, and no byte of HTTP is written before the
 peer has proved its identity (`relayd.fleet.peers.tls`), with or without a proxy in between.
+
+Requests of any kind and size are left to a library (`relayd.fleet.peers.library`), which is loaded
+with the first of them. Uploads of small files, most of a relay's work, do without it
+(`relayd.fleet.peers.uploads`).
 """
 
-import base64
 import re
 import ssl
 from collections.abc import (
@@ -17,23 +20,33 @@ from collections.abc import (
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 from urllib.parse import SplitResult, urlsplit
 
-import httpcore2
 import trio
 
-from relayd import __version__
 from relayd.config.secret import Secret
 from relayd.errors import PeerError, PeerStep
 from relayd.fleet.peers.bodies import MAX_LINE, Chunks, Content, Lines, explained
 from relayd.fleet.peers.proxy import ProxyRoute
-from relayd.fleet.peers.tls import Authentication, Network, PeerStream, make_context
+from relayd.fleet.peers.tls import Authentication, Network, make_context
+from relayd.fleet.peers.uploads import (
+    USER_AGENT,
+    Origin,
+    Reply,
+    UploadLimits,
+    Uploads,
+    basic,
+)
 from relayd.system.wake import Wake
 
-__all__ = ["CONNECT_TIMEOUT_S", "MAX_LINE", "Answer", "Clients", "PeerError"]
+if TYPE_CHECKING:
+    from httpcore2 import Response
 
-USER_AGENT: Final = f"rudder-relayd/{__version__}"
+    from relayd.fleet.peers.library import Pool
+
+__all__ = ["CONNECT_TIMEOUT_S", "MAX_LINE", "USER_AGENT", "Answer", "Clients", "PeerError"]
+
 #: For establishing a connection, and again for the TLS handshake.
 CONNECT_TIMEOUT_S: Final = 5.0
 #: A peer that neither sends nor takes a byte for this long is considered gone, unless the caller
@@ -56,7 +69,7 @@ class Answer:
         headers: values by name in lower case; repeated headers are joined by commas.
     """
 
-    def __init__(self, response: httpcore2.Response, body: Chunks) -> None:
+    def __init__(self, response: "Response", body: Chunks) -> None:
         self.status = response.status
         self.headers: dict[str, str] = {}
         for name, value in response.headers:
@@ -154,15 +167,17 @@ class Clients:
             PeerError: there is no answer, or not from this peer.
         """
         body = content if content is None or isinstance(content, bytes) else Content(content)
+        from relayd.fleet.peers.library import make_request, stream_of
+
         with explained():
-            request = _make_request(method, url, headers, body, auth)
-        request.extensions = {"timeout": self._timeouts(stall_timeout)}
+            fields = _fields(method, url, headers, body, auth)
+            request = make_request(method, url, fields, body, self._timeouts(stall_timeout))
         client = self._client(peer)
         with client.in_use():
             with explained(body):
-                response = await client.pool.handle_async_request(request)
-            stream = response.extensions.get("network_stream")
-            if isinstance(stream, PeerStream):
+                response = await client.pool().send(request)
+            stream = stream_of(response)
+            if stream is not None:
                 stream.begin_body()
             # A generator of the library, whose cleanup must not wait for the garbage collector.
             rest = cast("Any", aiter(cast("AsyncIterable[bytes]", response.stream)))
@@ -172,6 +187,40 @@ class Clients:
             finally:
                 with trio.move_on_after(CLOSE_TIMEOUT_S, shield=True):
                     await response.aclose()
+
+    def origin(self, url: str) -> Origin:
+        """Return what uploads need to know of a server's root URL.
+
+        Raises:
+            PeerError: it is none.
+        """
+        parts = _split(url)
+        return Origin(str(parts.hostname), parts.port or 443, _host(parts))
+
+    async def upload(
+        self, peer: str, origin: Origin, request: bytes, limits: UploadLimits
+    ) -> Reply:
+        """Send a whole small request that may be sent twice, and return the answer to it.
+
+        The request is sent again, at once, if the peer closed the reused connection before it
+        sent any byte of an answer.
+
+        Args:
+            peer: name of the peer, whose pins must match.
+            origin: the server.
+            request: head and body, see `relayd.fleet.peers.uploads.head`.
+            limits: of time.
+
+        Raises:
+            PeerError: there is no answer, or not from this peer.
+            trio.TooSlowError: none came in time.
+        """
+        client = self._client(peer)
+        client.begin_use()
+        try:
+            return await client.uploads.put(origin, request, limits)
+        finally:
+            client.end_use()
 
     def _timeouts(self, stall_timeout: float) -> dict[str, float]:
         """Return the timeouts of single steps, as the library expects them."""
@@ -214,13 +263,9 @@ class Clients:
             pins = self._pins.get(peer, ())
             context = make_context(self._mode, pins, self._ca_path)
             network = Network(pins if self._mode == "cert_pinning" else None, self._route)
-            pool = httpcore2.AsyncConnectionPool(
-                ssl_context=context,
-                network_backend=network,
-                max_connections=MAX_CONNECTIONS,
-                keepalive_expiry=self._idle_timeout,
+            client = self._clients[peer] = _Client(
+                network, context, self._unused.set, self._idle_timeout, self._connect_timeout
             )
-            client = self._clients[peer] = _Client(pool, network, context, self._unused.set)
         return client
 
 
@@ -229,31 +274,48 @@ class _Client:
 
     def __init__(
         self,
-        pool: httpcore2.AsyncConnectionPool,
         network: Network,
         context: ssl.SSLContext,
         unused: Callable[[], None],
+        idle_timeout: float,
+        connect_timeout: float,
     ) -> None:
-        self.pool = pool
         self.network = network
         self.context = context
+        self.uploads = Uploads(network, context, idle_timeout, connect_timeout)
+        self._pool: Pool | None = None
+        self._idle_timeout = idle_timeout
         self._unused = unused
         self._users = 0
         self._last_use = 0.0
         self._retired = False
 
+    def pool(self) -> "Pool":
+        """Return the library's connections, for all that is no small upload."""
+        if self._pool is None:
+            from relayd.fleet.peers.library import Pool
+
+            self._pool = Pool(self.network, self.context, MAX_CONNECTIONS, self._idle_timeout)
+        return self._pool
+
     @contextmanager
     def in_use(self) -> Iterator[None]:
-        self._users += 1
+        self.begin_use()
         try:
             yield
         finally:
-            self._users -= 1
-            self._last_use = trio.current_time()
-            if not self._users:
-                self._unused()
-                if self._retired:
-                    self.network.close_now()
+            self.end_use()
+
+    def begin_use(self) -> None:
+        self._users += 1
+
+    def end_use(self) -> None:
+        self._users -= 1
+        self._last_use = trio.current_time()
+        if not self._users:
+            self._unused()
+            if self._retired:
+                self.network.close_now()
 
     def retire(self) -> None:
         self._retired = True
@@ -265,17 +327,16 @@ class _Client:
             self.network.close_now()
 
 
-def _make_request(
+def _fields(
     method: str,
     url: str,
     headers: Mapping[str, str],
     content: bytes | Content | None,
     auth: tuple[str, Secret] | None,
-) -> httpcore2.Request:
-    host = re.sub("%[^]]*", "", _split(url).netloc)  # a zone means nothing to the peer: RFC 6874
-    fields = {"Host": host, "User-Agent": USER_AGENT, "Accept": "*/*", **headers}
+) -> dict[str, str]:
+    fields = {"Host": _host(_split(url)), "User-Agent": USER_AGENT, "Accept": "*/*", **headers}
     if auth is not None:
-        fields["Authorization"] = _basic(*auth)
+        fields["Authorization"] = basic(*auth)
     framed = {name.lower() for name in fields} & {"content-length", "transfer-encoding"}
     if isinstance(content, bytes):
         fields["Content-Length"] = str(len(content))
@@ -283,12 +344,11 @@ def _make_request(
         fields["Transfer-Encoding"] = "chunked"
     elif content is None and method in {"POST", "PUT"}:
         fields["Content-Length"] = "0"
-    return httpcore2.Request(
-        method,
-        url,
-        headers=list(fields.items()),
-        content=content,
-    )
+    return fields
+
+
+def _host(parts: SplitResult) -> str:
+    return re.sub("%[^]]*", "", parts.netloc)  # a zone means nothing to the peer: RFC 6874
 
 
 def _split(url: str) -> SplitResult:
@@ -301,7 +361,3 @@ def _split(url: str) -> SplitResult:
         detail = "URLs of policy servers must begin with https://"
         raise PeerError(detail, "operator", PeerStep.CONNECT)
     return parts
-
-
-def _basic(user: str, password: Secret) -> str:
-    return "Basic " + base64.b64encode(f"{user}:{password.reveal()}".encode()).decode("ascii")

@@ -6,12 +6,13 @@ certificate that is configured for it. Names, authorities and dates play no part
 
 import codecs
 import hmac
+import os
+import select
 import ssl
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
-import httpcore2
 import trio
 
 from relayd.errors import PeerError, PeerStep
@@ -125,7 +126,117 @@ _FRAMING: Final = 256 * 1024
 _FRAMING_PER_BYTE: Final = 16
 
 
-class PeerStream(httpcore2.AsyncNetworkStream):
+#: Bytes read from a socket at once.
+_RECEIVE: Final = 64 * 1024
+#: The same for the usual answer to an upload: larger buffers take longer to make than to fill.
+_ANSWER: Final = 4096
+
+
+class WriteBrokenError(Exception):
+    """The connection broke while a request was written; an answer may have come before."""
+
+
+class _Tls(trio.abc.Stream):
+    """TLS over a connection, for one task at a time.
+
+    `trio.SSLStream` does the same for any transport and for two tasks at once, at twice the cost;
+    and it does not show whether bytes beyond an answer were received.
+    """
+
+    def __init__(self, plain: trio.SocketStream, context: ssl.SSLContext, name: str | None) -> None:
+        self._plain = plain
+        self._socket = plain.socket
+        self._incoming = ssl.MemoryBIO()
+        self._outgoing = ssl.MemoryBIO()
+        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=name)
+
+    async def do_handshake(self) -> bytes | None:
+        """Make the handshake and return the certificate of the peer, DER.
+
+        Raises:
+            trio.BrokenResourceError: it failed, for the reason in `__cause__`.
+        """
+        while True:
+            done = True
+            try:
+                self._tls.do_handshake()
+            except ssl.SSLWantReadError:
+                done = False
+            except (ssl.SSLError, ssl.CertificateError) as error:
+                raise trio.BrokenResourceError from error
+            await self._flush()
+            if done:
+                return self._tls.getpeercert(binary_form=True)
+            await self._fill()
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        """Send; a checkpoint only if the socket does not take all of it at once."""
+        try:
+            self._tls.write(data)
+        except ssl.SSLError as error:
+            raise trio.BrokenResourceError from error
+        await self._flush()
+
+    async def wait_send_all_might_not_block(self) -> None:
+        """Wait as the base class specifies."""
+        await self._plain.wait_send_all_might_not_block()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        """Receive; an end without a close_notify, which HTTP does not need, is an end."""
+        size = max_bytes or _RECEIVE
+        if not self.has_more():
+            await self._fill(size)
+        while True:
+            try:
+                return self._tls.read(size)
+            except ssl.SSLWantReadError:
+                pass
+            except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
+                return b""
+            except ssl.SSLError as error:
+                raise trio.BrokenResourceError from error
+            await self._flush()  # what TLS itself answers
+            await self._fill(size)
+
+    def has_more(self) -> bool:
+        """Return whether bytes were received that `receive_some` did not return yet."""
+        return self._incoming.pending > 0 or self._tls.pending() > 0
+
+    async def _flush(self) -> None:
+        if not self._outgoing.pending:
+            return
+        data = self._outgoing.read()
+        try:
+            sent = os.write(self._socket.fileno(), data)
+        except BlockingIOError:
+            sent = 0
+        except OSError as error:
+            raise trio.BrokenResourceError from error
+        if sent < len(data):
+            await self._plain.send_all(memoryview(data)[sent:])
+
+    async def _fill(self, size: int = _RECEIVE) -> None:
+        while True:
+            try:
+                await trio.lowlevel.wait_readable(self._socket)
+                data = os.read(self._socket.fileno(), size)
+            except BlockingIOError:
+                continue
+            except OSError as error:
+                raise trio.BrokenResourceError from error
+            if data:
+                self._incoming.write(data)
+            else:
+                self._incoming.write_eof()
+            return
+
+    async def aclose(self) -> None:
+        """Close without a close_notify."""
+        self._socket.close()
+        await trio.lowlevel.cancel_shielded_checkpoint()
+
+
+class PeerStream:
     """A connection: first plain, then TLS once the peer's identity is verified."""
 
     def __init__(self, socket: trio.SocketStream, owner: "Network") -> None:
@@ -134,6 +245,7 @@ class PeerStream(httpcore2.AsyncNetworkStream):
         self._owner = owner
         self._held = b""
         self._allowance = 0
+        self._poll: select.poll | None = None
         owner.streams.add(self)
 
     def begin_body(self) -> None:
@@ -145,7 +257,15 @@ class PeerStream(httpcore2.AsyncNetworkStream):
         self._allowance += _FRAMING_PER_BYTE * size
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109
-        """Read as the base class specifies; an answer that never gets on is given up."""
+        """Read at most so many bytes, b"" at the end; an answer that never gets on is given up.
+
+        Args:
+            max_bytes: at most so many.
+            timeout: seconds to wait.
+
+        Raises:
+            PeerError: nothing can be read, or nothing came in time.
+        """
         if self._allowance <= 0:
             detail = "its answer has too many interim answers or too much framing"
             raise PeerError(detail, "transient", PeerStep.ANSWER)
@@ -164,7 +284,12 @@ class PeerStream(httpcore2.AsyncNetworkStream):
         return data
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109
-        """Write as the base class specifies; a head is sent together with the start of its body."""
+        """Write; a head is sent together with the start of its body.
+
+        Raises:
+            PeerError: the peer did not take it in time.
+            WriteBrokenError: the connection broke.
+        """
         if not buffer:
             return
         self._allowance = MAX_ANSWER_HEAD
@@ -178,8 +303,49 @@ class PeerStream(httpcore2.AsyncNetworkStream):
         except trio.TooSlowError:
             raise PeerError("it stopped accepting data", "transient", PeerStep.ANSWER) from None
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            # The library's own type: it then checks whether an answer came before the end.
-            raise httpcore2.WriteError(reason_of(error)) from None
+            raise WriteBrokenError(reason_of(error)) from None
+
+    async def send_request(self, request: bytes) -> None:
+        """Write a whole request; the caller sets a deadline.
+
+        Raises:
+            WriteBrokenError: the connection broke.
+        """
+        self._allowance = MAX_ANSWER_HEAD
+        try:
+            await self._stream.send_all(request)
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            raise WriteBrokenError(reason_of(error)) from None
+
+    async def read_answer(self) -> bytes:
+        """Read the first bytes of an answer; the caller sets a deadline.
+
+        Raises:
+            PeerError: the connection broke.
+        """
+        try:
+            data = bytes(await self._stream.receive_some(_ANSWER))
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            raise PeerError(
+                f"the connection broke: {reason_of(error)}", "transient", PeerStep.ANSWER
+            ) from None
+        self._allowance -= len(data)
+        return data
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it was not closed here."""
+        return self._socket.socket.fileno() >= 0
+
+    def is_quiet(self) -> bool:
+        """Return whether the peer has sent nothing but answers that were read, and no end."""
+        stream = self._stream
+        if isinstance(stream, _Tls) and stream.has_more():
+            return False
+        if self._poll is None:
+            self._poll = select.poll()
+            self._poll.register(self._socket.socket.fileno(), select.POLLIN)
+        return self.is_open and not self._poll.poll(0)
 
     async def _send(self, data: bytes) -> None:
         data, self._held = self._held + data, b""
@@ -198,12 +364,10 @@ class PeerStream(httpcore2.AsyncNetworkStream):
         """
         name = None if server_hostname is None else server_name(server_hostname)
         try:
-            tls = trio.SSLStream(
-                self._socket, ssl_context, server_hostname=name, https_compatible=True
-            )
+            tls = _Tls(self._socket, ssl_context, name)
             with trio.fail_after(_seconds(timeout)):
-                await tls.do_handshake()
-            self._owner.check(tls.getpeercert(binary_form=True))
+                shown = await tls.do_handshake()
+            self._owner.check(shown)
         except trio.TooSlowError:
             self.close_now()
             raise PeerError("the TLS handshake timed out", "transient", PeerStep.TLS) from None
@@ -229,13 +393,6 @@ class PeerStream(httpcore2.AsyncNetworkStream):
         self._owner.streams.discard(self)
         self._socket.socket.close()
 
-    def get_extra_info(self, info: str) -> Any:
-        """Return the one thing that connection pools ask for: whether the peer closed it."""
-        if info != "is_readable":
-            return None
-        socket = self._socket.socket
-        return socket.fileno() < 0 or socket.is_readable()
-
 
 def _kept_alive(stream: trio.SocketStream) -> trio.SocketStream:
     for level, option, value in _TCP_OPTIONS:
@@ -243,7 +400,7 @@ def _kept_alive(stream: trio.SocketStream) -> trio.SocketStream:
     return stream
 
 
-class Network(httpcore2.AsyncNetworkBackend):
+class Network:
     """Makes the connections of one client.
 
     Attributes:
@@ -265,12 +422,12 @@ class Network(httpcore2.AsyncNetworkBackend):
         host: str,
         port: int,
         timeout: float | None = None,  # noqa: ASYNC109
-        local_address: str | None = None,
-        socket_options: Iterable[Any] | None = None,
     ) -> PeerStream:
-        """Connect as the base class specifies, trying IPv4 and IPv6 addresses in parallel."""
-        assert local_address is None
-        assert not socket_options
+        """Connect, trying IPv4 and IPv6 addresses in parallel.
+
+        Raises:
+            PeerError: there is no connection within `timeout` seconds.
+        """
         proxy = self._route.proxy_for(host)
         if proxy is None:
             return PeerStream(await _connect(host, port, timeout, "no connection"), self)

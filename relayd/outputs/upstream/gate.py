@@ -48,6 +48,7 @@ class Gate:
 
     Attributes:
         trouble: why it is closed; None while it is open.
+        generation: changes each time the gate opens, closes or stays closed after another attempt.
 
     Args:
         report: gets the trouble each time the gate closes or the upstream refuses file after file,
@@ -68,7 +69,7 @@ class Gate:
         self._report = report
         self._delays = delays
         self._jitter = jitter or random.Random()  # noqa: S311  spreads load, keeps no secret
-        self._generation = 0
+        self.generation = 0
         self._in_a_row = 0
         self._refusals = 0
         self._failures = 0
@@ -82,6 +83,11 @@ class Gate:
         """Return whether this many files that failed before wait here already."""
         return self._waiting["retried"] >= limit
 
+    def admit(self) -> Attempt:
+        """Return an attempt at once; only while the gate is open. It must be given to `leave`."""
+        assert self.trouble is None
+        return Attempt(self.generation)
+
     async def enter(self, *, retried: bool = False) -> Attempt | None:
         """Wait until an upload may be tried; return None when relayd stops.
 
@@ -94,11 +100,11 @@ class Gate:
         while not self._stopping or self.trouble is None:
             if self.trouble is None:
                 await trio.lowlevel.checkpoint()
-                return Attempt(self._generation)
+                return Attempt(self.generation)
             behind = retried and self._waiting["new"] > 0
             if not self._probing and not behind and trio.current_time() >= self._until:
                 self._probing = True
-                return Attempt(self._generation)
+                return Attempt(self.generation)
             self._waiting[kind] += 1
             try:
                 with trio.move_on_at(inf if self._probing or behind else self._until):
@@ -114,10 +120,11 @@ class Gate:
         try:
             yield attempt
         finally:
-            self._leave(attempt)
+            self.leave(attempt)
 
-    def _leave(self, attempt: Attempt) -> None:
-        current = attempt.generation == self._generation
+    def leave(self, attempt: Attempt) -> None:
+        """Note how an attempt ended; for callers of `admit`."""
+        current = attempt.generation == self.generation
         if current and self.trouble is not None:
             self._probing = False
             self._wake_waiting()
@@ -170,7 +177,7 @@ class Gate:
 
     def _begin_generation(self) -> None:
         """Stop counting uploads that are under way now: they say nothing about what comes."""
-        self._generation += 1
+        self.generation += 1
         self._probing = False
         self._wake_waiting()
 

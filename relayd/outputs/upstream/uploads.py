@@ -15,6 +15,7 @@ from relayd.config.main_conf import Settings
 from relayd.config.secret import Secret
 from relayd.errors import PeerError
 from relayd.fleet.peers.client import Answer
+from relayd.fleet.peers.uploads import ANSWER_SIZE, Origin, UploadLimits, basic, head
 from relayd.fleet.peers.urls import base_url
 from relayd.fleet.pins import UPSTREAM_PEER, PinnedClients
 from relayd.outputs.health import Trouble
@@ -23,8 +24,6 @@ from relayd.outputs.health import Trouble
 SLOWEST_BYTES_PER_S: Final = 16 * 1024
 #: The longest wait that the upstream can ask for, seconds.
 LONGEST_WAIT_S: Final = 600.0
-#: An answer's body is read to its end so that the connection can be used again; not beyond this.
-ANSWER_SIZE: Final = 64 * 1024
 
 #: Answers that mean that the file was stored. Redirects are not followed, so none of them does.
 DONE: Final = frozenset({200, 201, 204})
@@ -103,10 +102,13 @@ class Upstream:
         self._peers = peers
         self._base = base_url(settings.output.upstream.host, settings.general.https_port)
         self._settings = settings.output.upstream
+        self._origin: Origin | None = None
+        self._heads: dict[Route, tuple[bytes, bytes]] = {}
 
     def reconfigure(self, settings: Settings) -> None:
         """Take over what needs no restart: user and passwords."""
         self._settings = settings.output.upstream
+        self._heads.clear()
 
     async def probe(self) -> Trouble | None:
         """Check whether the right upstream can be reached; send no request."""
@@ -131,25 +133,51 @@ class Upstream:
         Raises:
             OSError: the file cannot be read to its end; the upstream stores nothing.
         """
-        await self._peers.attempted.wait()
+        if not self._peers.attempted.is_set():
+            await self._peers.attempted.wait()
         # A name can contain any byte but "/". Whatever is legal in a path segment stays readable.
-        url = f"{self._base}/{route.path}/{quote_from_bytes(os.fsencode(name), safe='@:+')}"
+        path = f"/{route.path}/{quote_from_bytes(os.fsencode(name), safe='@:+')}"
+        patience = self._patience
+        total = patience.upload + content.size / SLOWEST_BYTES_PER_S
         try:
-            with trio.fail_after(self._patience.upload + content.size / SLOWEST_BYTES_PER_S):
-                async with self._peers.clients.request(
-                    UPSTREAM_PEER,
-                    "PUT",
-                    url,
-                    headers={} if content.whole is not None else _length(content),
-                    content=content.pieces() if content.whole is None else content.whole,
-                    auth=(self._settings.user, self._password(route)),
-                    stall_timeout=self._patience.silence,
-                ) as answer:
-                    return await self._judge(answer)
+            if content.whole is not None:
+                limits = UploadLimits(total, patience.silence, patience.drain)
+                return await self._put_small(route, path, content.whole, limits)
+            with trio.fail_after(total):
+                return await self._put_large(route, path, content)
         except PeerError as error:
             return _unanswered(error)
         except trio.TooSlowError:
             return Trouble("the upstream did not answer in time", "transient")
+
+    async def _put_small(
+        self, route: Route, path: str, body: bytes, limits: UploadLimits
+    ) -> Trouble | None:
+        clients = self._peers.clients
+        origin = self._origin
+        if origin is None:
+            self._origin = origin = clients.origin(self._base)
+        before, after = self._heads.get(route) or self._make_head(route, origin)
+        request = b"PUT %b%b%d%b%b" % (path.encode("ascii"), before, len(body), after, body)
+        reply = await clients.upload(UPSTREAM_PEER, origin, request, limits)
+        return None if reply.status in DONE else judge(reply.status, reply.retry_after)
+
+    def _make_head(self, route: Route, origin: Origin) -> tuple[bytes, bytes]:
+        authorization = basic(self._settings.user, self._password(route))
+        self._heads[route] = made = head(origin, authorization)
+        return made
+
+    async def _put_large(self, route: Route, path: str, content: Content) -> Trouble | None:
+        async with self._peers.clients.request(
+            UPSTREAM_PEER,
+            "PUT",
+            f"{self._base}{path}",
+            headers={"Content-Length": str(content.size)},
+            content=content.pieces(),
+            auth=(self._settings.user, self._password(route)),
+            stall_timeout=self._patience.silence,
+        ) as answer:
+            return await self._judge(answer)
 
     async def _judge(self, answer: Answer) -> Trouble | None:
         if answer.status not in DONE:
@@ -167,10 +195,6 @@ class Upstream:
         if route.credential == "default_password":
             return self._settings.default_password
         return self._settings.password or Secret("")
-
-
-def _length(content: Content) -> dict[str, str]:
-    return {"Content-Length": str(content.size)}
 
 
 def judge(status: int, retry_after: str = "") -> Trouble:

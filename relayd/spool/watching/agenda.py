@@ -42,6 +42,8 @@ class Agenda:
         self._everything = True
         self._unfinished: float | None = None
         self._last = float("-inf")
+        #: When files were last queued. Measuring in between does not put off the next time.
+        self._last_queued = float("-inf")
         #: Seconds until the directory is measured again.
         self._measure_s = MEASURE_S
 
@@ -80,21 +82,23 @@ class Agenda:
                 accepted.
             polling: whether there are no events.
         """
-        order = self._choose(now - self._last, ready=ready, polling=polling)
+        order = self._choose(now, ready=ready, polling=polling)
         if order is None:
             return None
         self._last = now
         if not order.measure:
+            self._last_queued = now
             self._everything = False
             self._unfinished = None
         return order
 
-    def _choose(self, passed: float, *, ready: bool, polling: bool) -> ListingOrder | None:
+    def _choose(self, now: float, *, ready: bool, polling: bool) -> ListingOrder | None:
+        passed = now - self._last
         if self._everything:
             return ListingOrder(0.0) if passed >= URGENT_GAP_S else None
         if passed < GAP_S or not ready:
             return None
-        order = self._choose_ordinary(passed, polling=polling)
+        order = self._choose_ordinary(now - self._last_queued, polling=polling)
         if order is None and passed >= self._measure_s:
             return ListingOrder(0.0, measure=True)
         return order

@@ -147,6 +147,8 @@ class _Watcher:
         #: The next listing is taken once at most this many names of the last one are left to send.
         self._low = spool.listing_size // 4
         self._turns = Turns(pending.holds)
+        #: The minimum age of the files of the last listing.
+        self._listed_age = 0.0
         #: The oldest date of each node that has run logs which the last listing left out.
         self._unlisted: dict[str, float] = {}
         #: Files beyond those in `pending.known`, when last counted (negative if some of these have
@@ -251,8 +253,9 @@ class _Watcher:
         self._pending.wake.set()
 
     def _replace_backlog(self, listing: Listing, order: ListingOrder, sent: set[str]) -> None:
-        # Unsent names of the previous listing are in this one as well. Names sent since it began
-        # are in flight or have left the directory by now.
+        # Unsent names of the previous listing are in this one as well, which has no higher minimum
+        # age. Names sent since it began are in flight or have left the directory by now.
+        self._listed_age = order.min_age
         pending = self._pending
         found: list[tuple[str, Run | None]] = []
         for name, run, mtime in zip(listing.names, listing.runs, listing.mtimes, strict=True):
@@ -271,11 +274,14 @@ class _Watcher:
             self._agenda.unfinished(0.0)
         # There must be capacity for names that fail, or else they would be retried in a hot loop.
         enough = min(self._spool.listing_size, self._pending.remembered) // 4
-        return self._agenda.take(
+        order = self._agenda.take(
             trio.current_time(),
             ready=self._turns.listed <= self._low and self._pending.capacity >= enough,
             polling=self._watch.mode == "poll",
         )
+        if order is not None and self._turns.listed:
+            return order._replace(min_age=min(order.min_age, self._listed_age))
+        return order
 
     async def _list(self, order: ListingOrder) -> Listing:
         await self._watch.follow()

@@ -201,7 +201,7 @@ async def test_file_that_cannot_be_removed_is_counted_once(
     file = desk.file(Stored(42))
     identity = identity_at(desk.incoming / NAME)
     with monkeypatch.context() as patch, capture_logs() as logs:
-        patch.setattr(Path, "unlink", _refuse)
+        patch.setattr(os, "unlink", _refuse)
         await desk.disposer.dispose([file])
         assert desk.disposal.committed.holds(NAME, identity)
         assert desk.waits()

@@ -8,7 +8,7 @@ import os
 import random
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from urllib.parse import unquote_to_bytes
@@ -19,8 +19,11 @@ from structlog.testing import capture_logs
 
 from relayd.errors import PeerError
 from relayd.outputs import health
+from relayd.pipelines import forward
 from relayd.pipelines import parcels as pairs
+from relayd.pipelines.forwarding import REPORT_LANES
 from relayd.runlog.filename import queue_id
+from relayd.spool.reading import Opened, open_spool_files
 from tests.support.forwarding import (
     DEFAULT_PASSWORD,
     HASTY,
@@ -163,6 +166,55 @@ async def test_several_uploads_run_at_once_over_few_connections(tmp_path: Path) 
             await relay.empty()
         assert len(peer.uploads) == 200
         assert peer.connections <= 40
+
+
+async def test_few_run_logs_are_read_before_their_turn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While uploads hang, a bounded number of files is in memory; then all of them are sent."""
+    real, read = open_spool_files, [0]
+
+    async def counted(paths: Sequence[str], limiter: trio.CapacityLimiter) -> list[Opened]:
+        read[0] += len(paths)
+        return await real(paths, limiter)
+
+    class Holding(Behaviour):
+        go = trio.Event()
+
+        async def serve(self, peer: Peer, exchange: Exchange) -> None:
+            await self.go.wait()
+            await super().serve(peer, exchange)
+
+    monkeypatch.setattr(forward, "open_spool_files", counted)
+    async with open_relay(tmp_path) as (relay, peer):
+        peer.behaviour = holding = Holding()
+        for number in range(300):
+            relay.arrive(relay.reports, f"{number:03}.log", b"%d" % number)
+        async with relay.running():
+            await peer.until(lambda: len(peer.requests) == REPORT_LANES)
+            await relay.until(lambda: read[0] > REPORT_LANES)
+            assert read[0] <= REPORT_LANES + forward.AHEAD_MOST
+            assert len(peer.requests) == REPORT_LANES
+            holding.go.set()
+            await relay.empty()
+        assert sorted(body for _, body in peer.uploads) == sorted(b"%d" % n for n in range(300))
+
+
+async def test_a_file_that_waited_is_sent_as_it_is_when_its_turn_comes(tmp_path: Path) -> None:
+    """What was read before the upstream went away is not sent when a newer file has the name."""
+    async with open_relay(tmp_path, HASTY) as (relay, peer):
+        peer.behaviour = Cut("accept")
+        async with relay.running():
+            for number in range(100):
+                relay.arrive(relay.reports, f"{number:03}.log", b"old")
+            await peer.until(lambda: peer.connections >= 2 * REPORT_LANES)
+            for number in range(100):
+                relay.arrive(relay.reports, f"{number:03}.log", b"new")
+            peer.behaviour = Behaviour()
+            await relay.empty()
+        assert dict(peer.uploads) == {f"/reports/{number:03}.log": b"new" for number in range(100)}
+        # One file may have been under way, to find out whether the upstream is back.
+        assert [body for _, body in peer.uploads].count(b"old") <= 1
 
 
 @pytest.mark.fault("U14")
@@ -539,18 +591,18 @@ async def test_a_file_that_was_sent_but_cannot_be_removed_is_not_sent_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While the spool cannot be changed, a file that the upstream has is not uploaded again."""
-    real = Path.unlink
+    real = os.unlink
     broken, attempts = [True], [0]
 
-    def unlink(path: Path, missing_ok: bool = False) -> None:
-        if broken[0] and path.name == LOG:
+    def unlink(path: str) -> None:
+        if broken[0] and path.endswith(LOG):
             attempts[0] += 1
-            raise PermissionError(13, "Permission denied", str(path))
-        real(path, missing_ok)
+            raise PermissionError(13, "Permission denied", path)
+        real(path)
 
     async with open_relay(tmp_path, HASTY) as (relay, peer):
         async with relay.running():
-            monkeypatch.setattr(Path, "unlink", unlink)
+            monkeypatch.setattr(os, "unlink", unlink)
             relay.arrive(relay.reports, LOG, b"content")
             await peer.until(lambda: len(peer.uploads) == 1)
             await relay.until(lambda: attempts[0] >= 4)

@@ -7,8 +7,9 @@ import pytest
 
 from relayd.system.lean import UNUSED
 
-#: Everything that a relay imports.
-DAEMON = "import relayd.api.app, relayd.api.server.server, relayd.fleet.peers.client"
+#: Everything that a relay imports, and what it imports for the first large file or remote run.
+RELAY = "import relayd.api.app, relayd.api.server.server, relayd.service.tree"
+DAEMON = f"{RELAY}, relayd.fleet.peers.library"
 
 
 def modules_after(*statements: str) -> set[str]:
@@ -24,6 +25,12 @@ def test_a_daemon_does_not_load_what_it_never_uses() -> None:
     for unused in (unused for library in UNUSED.values() for unused in library):
         for name in unused.modules:
             assert not [each for each in loaded if each == name or each.startswith(f"{name}.")]
+
+
+def test_a_relay_of_run_logs_does_not_load_the_client_library() -> None:
+    """Uploads of small files need no HTTP client; only requests of other kinds load it."""
+    assert not {"httpcore2", "relayd.fleet.peers.library"} & modules_after(RELAY)
+    assert "httpcore2" in modules_after(DAEMON)
 
 
 def test_what_was_left_out_can_be_imported_later() -> None:

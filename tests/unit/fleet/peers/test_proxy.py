@@ -16,6 +16,7 @@ from relayd.config.secret import Secret
 from relayd.errors import PeerError, PeerStep
 from relayd.fleet.peers.client import Clients
 from relayd.fleet.peers.proxy import ProxyRoute
+from relayd.fleet.peers.uploads import UploadLimits, head
 from tests.support.connect_proxy import open_connect_proxy
 from tests.support.signing import make_key_and_cert
 from tests.support.tls_server import open_peer
@@ -53,9 +54,14 @@ async def test_requests_pass_through_the_proxy_inside_of_tls(host: str) -> None:
         assert await put(clients_through(route), url) == 201
         clients = clients_through(route)
         await clients.probe("upstream", url)
+        origin = clients.origin(url)
+        request = b"PUT /small%b7%bcontent" % head(origin, "none")
+        limits = UploadLimits(total=20.0, silence=20.0, drain=1.0)
+        assert (await clients.upload("upstream", origin, request, limits)).status == 201
         await clients.aclose()
-        assert proxy.targets == [f"{host}:8443"] * 2
-        assert peer.uploads == [("/reports/x", b"content")]
+        assert proxy.targets == [f"{host}:8443"] * 3
+        assert peer.uploads == [("/reports/x", b"content"), ("/small", b"content")]
+        assert [request.headers["host"] for request in peer.requests] == [f"{host}:8443"] * 2
         assert b"content" not in proxy.seen
 
 

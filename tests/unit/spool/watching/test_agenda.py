@@ -50,6 +50,17 @@ def test_measuring_does_not_replace_a_listing() -> None:
     assert agenda.take(MEASURE_S + 1, ready=True, polling=False) == EVERYTHING
 
 
+def test_measuring_does_not_put_off_a_periodic_listing() -> None:
+    """However often the directory is measured, files are queued after the frequency."""
+    agenda = started()
+    agenda.note_unknown(1, cost=0.1)
+    measured = ListingOrder(0.0, measure=True)
+    assert agenda.take(6.0, ready=True, polling=False) == measured
+    assert agenda.take(10.0, ready=True, polling=False) == ListingOrder(CATCHUP_AGE_S)
+    assert agenda.take(16.0, ready=True, polling=False) == measured
+    assert agenda.take(20.0, ready=True, polling=False) == ListingOrder(CATCHUP_AGE_S)
+
+
 @pytest.mark.parametrize("periodic", [True, False])
 def test_unfinished_listing_is_continued_with_its_age(*, periodic: bool) -> None:
     """A full listing is followed by another one as soon as its names are sent."""

@@ -233,6 +233,21 @@ async def test_more_live_names_than_are_kept_are_left_to_a_listing(
         assert set(await watcher.finish(len(names))) == names
 
 
+async def test_what_one_listing_found_is_not_lost_by_another(
+    spool: Path, fast_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A periodic listing, which passes over young files, keeps those of an earlier listing."""
+    monkeypatch.setattr("relayd.spool.watching.watcher.LIVE_NAMES", 20)
+    monkeypatch.setattr("relayd.spool.watching.agenda.CATCHUP_AGE_S", 1e9)
+    names = {f"{number}.log" for number in range(100)}
+    async with open_watcher(spool, frequency=2.0, settled=True) as watcher:
+        for name in sorted(names):
+            upload(spool / name)
+        await trio.sleep(10)  # of a fast clock: several listings, while the channel is full
+        taken = [(await watcher.take()).name for _ in range(100)]
+        assert set(taken) == names
+
+
 async def test_files_beyond_the_retry_table_are_found_by_a_listing(
     spool: Path, fast_clock: MockClock
 ) -> None:
