@@ -71,13 +71,13 @@ async def test_progress_is_not_cut(tmp_path: Path, nodes: str, script: str) -> N
 async def test_text_that_was_cut_says_so(tmp_path: Path, *, asynchronous: bool) -> None:
     """The last line of an answer in text names the nodes whose command was terminated."""
     command = agent(tmp_path / "rudder", "printf 'one\\ntw'; sleep 1000")
-    async with open_lab(command, NODES, timeout=0.1) as lab:
+    async with open_lab(command, NODES, timeout=0.5) as lab:
         answer = await lab.post("nodes", nodes="n1,n2", keep_output=True, asynchronous=asynchronous)
         empty = await lab.post("nodes", nodes="n1,n2")
     assert answer.body.decode().splitlines() == [
         "one",
         "tw",
-        f"{NOTE}2 nodes (n1, n2): terminated: no output for 0.2 s",
+        f"{NOTE}2 nodes (n1, n2): terminated: no output for 1 s",
     ]
     assert empty.body == b""
 

@@ -62,7 +62,7 @@ def load(error: OSError) -> str:
         def refuse(*_: object, **__: object) -> None:
             raise error
 
-        patch.setattr(Path, "open", refuse)
+        patch.setattr(os, "open", refuse)
         patch.setattr(Path, "stat", refuse)
         said += map(str, load_logging(Path("/nowhere")).warnings)
         with pytest.raises(StartError) as caught:

@@ -31,6 +31,8 @@ StopMode = Literal["fast", "immediate"]
 
 _HOST: Final = "127.0.0.1"
 _SUPERUSER: Final = "postgres"
+#: What a server that starts or recovers answers to clients.
+_TO_CLIENTS: Final = re.compile("the database system is (starting up|not yet|in recovery|shutting)")
 _START_DEADLINE: Final = 60.0
 _STOP_DEADLINE: Final = 20.0
 _PORT_ATTEMPTS: Final = 5
@@ -374,5 +376,9 @@ def _accepts(path: Path) -> bool:
 def _cause(text: str) -> str:
     """Return the first error, which is the cause of those that follow, or the last line."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    causes = [line for line in lines if re.search("FATAL|PANIC|ERROR|error:", line)]
+    causes = [
+        line
+        for line in lines
+        if re.search("FATAL|PANIC|ERROR|error:", line) and not _TO_CLIENTS.search(line)
+    ]
     return causes[0] if causes else (lines or ["no output"])[-1]

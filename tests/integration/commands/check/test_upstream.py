@@ -25,6 +25,7 @@ from tests.support.tls_server import (
     Answer,
     Behaviour,
     Cut,
+    Exchange,
     Peer,
     Silent,
     open_peer,
@@ -68,6 +69,15 @@ def below(
         server_certificate_file = "{pin}"
     """
     site.write_conf()
+
+
+class OnTime(Answer):
+    """Answers with the time of the answer, however long the request took to come."""
+
+    async def serve(self, peer: Peer, exchange: Exchange) -> None:
+        """Answer."""
+        now = format_datetime(datetime.now(UTC), usegmt=True)
+        await Answer(self.status, [*self.headers, ("Date", now)], self.body).serve(peer, exchange)
 
 
 @asynccontextmanager
@@ -178,8 +188,7 @@ async def test_an_answer_that_prevents_uploads_is_reported(
     site: Site, status: int, line: str
 ) -> None:
     """An answer that uploads would fail with is a finding for both paths."""
-    now = format_datetime(datetime.now(UTC), usegmt=True)
-    async with upstream(site, Answer(status, [("Location", "/"), ("Date", now)])) as peer:
+    async with upstream(site, OnTime(status, [("Location", "/")])) as peer:
         urls = (f"{peer.url}/inventories/", f"{peer.url}/reports/")
         assert await findings(site) == [line.format(url=url) for url in urls]
 
@@ -187,8 +196,7 @@ async def test_an_answer_that_prevents_uploads_is_reported(
 @pytest.mark.parametrize("status", [400, 405, 409, 412, 501])
 async def test_a_refusal_of_the_request_itself_is_expected(site: Site, status: int) -> None:
     """A server that accepts the password and then refuses the request gives no finding."""
-    now = format_datetime(datetime.now(UTC), usegmt=True)
-    async with upstream(site, Answer(status, [("Date", now)])) as peer:
+    async with upstream(site, OnTime(status)) as peer:
         assert await findings(site) == []
         assert {request.method for request in peer.requests} == {"PUT"}
         headers = [request.headers for request in peer.requests]
@@ -344,8 +352,7 @@ async def test_the_end_of_the_pin_is_reported(site: Site, days: int, word: str) 
     end = datetime.now(UTC) + timedelta(days=days)
     node = make_key_and_cert("upstream", not_after=end)
     async with open_peer(node) as peer:
-        now = format_datetime(datetime.now(UTC), usegmt=True)
-        peer.behaviour = Answer(409, [("Date", now)])
+        peer.behaviour = OnTime(409)
         below(site, peer.port, node=node)
         (line,) = await findings(site)
     assert line == (

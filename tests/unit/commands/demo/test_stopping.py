@@ -71,9 +71,10 @@ async def test_a_closed_terminal_ends_everything() -> None:
 
 def test_an_ignored_hangup_stays_ignored() -> None:
     """A demo started by nohup is not ended by the end of its session."""
-    assert signal.SIGHUP in ending_signals()
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     try:
+        assert signal.SIGHUP in ending_signals()
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
         assert ending_signals() == [signal.SIGINT, signal.SIGTERM]
     finally:
         signal.signal(signal.SIGHUP, before)

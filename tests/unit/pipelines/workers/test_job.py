@@ -132,7 +132,9 @@ def test_shortage_of_descriptors_does_not_count_as_an_attempt(setup: Setup, path
     path.write_bytes(SIGNED)
     with no_more_descriptors():
         examined = examine_one(setup, JOB)
-    assert examined.result == Retry("cannot be opened: Too many open files", attempted=False)
+    limit = "RLIMIT_NOFILE, LimitNOFILE="
+    detail = f"cannot be opened: Too many open files ({limit})"
+    assert examined.result == Retry(detail, attempted=False)
     assert examined.identity == identity_at(path)
 
 
