@@ -8,6 +8,8 @@ import msgspec
 from relayd.config.main_conf import Settings
 from relayd.errors import Refused, Retry
 from relayd.runlog.model import RunLog
+from relayd.spool.committed import WalPoint
+from relayd.system.wake import Wake
 
 
 class Done(msgspec.Struct, frozen=True, kw_only=True):
@@ -15,9 +17,11 @@ class Done(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         again: it was counted before; only the file was left to remove.
+        point: where it was committed, if committed files are kept for a while.
     """
 
     again: bool = False
+    point: WalPoint | None = None
 
 
 class Stored(Done, frozen=True):
@@ -40,6 +44,24 @@ class Forwarded(Done, frozen=True):
     """A file that the upstream has."""
 
 
+class HeldFiles(msgspec.Struct, frozen=True):
+    """Committed files that are kept for a while, as the status shows them.
+
+    Attributes:
+        files: how many there are.
+        bytes: their size.
+        replayed: how many were processed again since the start.
+        missing: of how many of these the rows were missing, and were stored again.
+        released_early: how many were removed before their time, for want of space.
+    """
+
+    files: int
+    bytes: int
+    replayed: int
+    missing: int
+    released_early: int
+
+
 #: The verdict on a run log that is newer than one of its node that has to wait.
 BEHIND: Final = Retry("waits for an older run of its node", attempted=False)
 
@@ -55,9 +77,19 @@ class RunLogStore(Protocol):
 
     Attributes:
         name: the output as in `processing.reporting.output`, log lines and the status.
+        moved: set when the store is found at another history than before.
     """
 
     name: str
+    moved: Wake
+
+    async def locate(self) -> WalPoint:
+        """Return where the store is now.
+
+        Raises:
+            DatabaseError: it could not be asked, or run logs could not be written now.
+        """
+        ...
 
     async def write(self, batch: Sequence[RunLog]) -> Sequence[Written]:
         """Store a batch; return what became of each run log, in order.

@@ -21,15 +21,16 @@ from relayd.outputs.health import Health
 from relayd.outputs.results import Probe, RunLogStore
 from relayd.pipelines.examine import Accepted, ExamineStage
 from relayd.pipelines.gather import run_gather
+from relayd.pipelines.holding import Holding, make_kept
 from relayd.pipelines.line import Change, Line, run_spool_cleanup
-from relayd.pipelines.outcomes import StoredOutcomes
+from relayd.pipelines.outcomes import Repeats, StoredOutcomes
 from relayd.pipelines.second_chance import SecondChance
 from relayd.pipelines.ticket import Settled
 from relayd.pipelines.workers.job import Setup
 from relayd.pipelines.workers.pool import Examiner, open_examiner
 from relayd.pipelines.write import Writer
 from relayd.spool.disposal import ReasonRecord
-from relayd.spool.layout import INCOMING, hold, run_log_spool
+from relayd.spool.layout import INCOMING, ensure_directories, hold, run_log_spool
 from relayd.spool.lock import DirectoryLock
 from relayd.spool.watching.watcher import Arrival
 from relayd.system.clock import WallClock
@@ -106,17 +107,20 @@ class ReportingPipeline:
         self._store = store
         self._nodes_changed = Wake()
         self._waiting_for_nodes = trio.Event()
+        kept = make_kept(settings, self._spool)
+        repeats = Repeats() if kept is None else Repeats(kept.offered)
         self._line = Line(
             self._spool,
             INCOMING,
             own,
-            StoredOutcomes(metrics),
+            StoredOutcomes(metrics, repeats),
             metrics,
             self._clock,
             settle_s=own.settle_time,
             trust_token=trust.token,
             delays=delays,
             lock=lock,
+            keep=kept.put_all if kept is not None and settings.output.database.hold else None,
         )
         holds = self._line.pending.holds
         committed = self._line.disposal.committed.holds
@@ -124,6 +128,9 @@ class ReportingPipeline:
         health = Health(store.name, metrics.output_up[store.name])
         self._writer = Writer(store, health, delays, holds, self._line.rescan)
         self._second_chance = SecondChance(store, self._writer, self._line)
+        self._holding: Holding | None = None
+        if kept is not None:
+            self._holding = Holding(store, kept, repeats, self._line.pending, metrics)
         self._stages = ReportingStages(examine, examiner.lanes, self._writer, metrics)
         self.probes: Mapping[str, Probe] = {store.name: self._writer.check}
 
@@ -136,6 +143,8 @@ class ReportingPipeline:
             nursery.start_soon(self._run_stopper, stop, name="stopper")
             nursery.start_soon(self._writer.probe, name="probe")
             nursery.start_soon(self._second_chance.run, name="second chance")
+            if self._holding is not None:
+                nursery.start_soon(self._holding.run, name="hold")
             if await self._wait_for_nodes(stop):
                 await self._line.run(self._stages, stop)
             nursery.cancel_scope.cancel("pipeline ended")
@@ -210,6 +219,8 @@ async def open_reporting(
     """
     own = settings.processing.reporting
     spool = run_log_spool(own.directory)
+    if settings.output.database.hold:
+        ensure_directories(spool.held)
     setup = Setup(str(spool.directory / INCOMING), own.max_size, frozenset(own.skip_event_types))
     with hold(spool) as locks:
         async with open_examiner(setup, settings.general.core_threads) as examiner:

@@ -55,7 +55,8 @@ async def open_pipelines(
             from relayd.outputs.postgres.database import open_database
             from relayd.pipelines.reporting import open_reporting
 
-            store = await stack.enter_async_context(open_database(settings))
+            database = open_database(settings, metrics.lock_wait_seconds.inc)
+            store = await stack.enter_async_context(database)
             reporting = open_reporting(settings, trust, metrics, store, delays)
             pipelines.append(await stack.enter_async_context(reporting))
         if "upstream" in outputs:

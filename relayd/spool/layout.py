@@ -2,8 +2,8 @@
 
 reports/                        inventories/
 ├── incoming/   run logs        ├── incoming/                  of nodes not accepted yet
-└── failed/     refused ones    ├── accepted-nodes-updates/    of accepted nodes
-└── failed/
+├── failed/     refused ones    ├── accepted-nodes-updates/    of accepted nodes
+└── held/       committed ones  └── failed/
 """
 
 import os
@@ -20,6 +20,7 @@ from relayd.spool.lock import DirectoryLock
 INCOMING: Final = "incoming"
 UPDATES: Final = "accepted-nodes-updates"
 FAILED: Final = "failed"
+HELD: Final = "held"
 
 #: Extensions of files that are processed, without dot. Cleanup removes any other file once old.
 RUN_LOGS: Final = frozenset({"gz", "zip", "log"})
@@ -57,6 +58,11 @@ class Spool(msgspec.Struct, frozen=True):
     def failed(self) -> Path:
         """The directory of refused files."""
         return self.directory / FAILED
+
+    @property
+    def held(self) -> Path:
+        """The directory of committed files that are kept for a while, if they are."""
+        return self.directory / HELD
 
 
 def run_log_spool(directory: Path) -> Spool:

@@ -120,7 +120,7 @@ def transaction_limits(parameters: Mapping[str, Any], patience: Patience) -> str
         "lock_timeout": patience.lock,
         "idle_in_transaction_session_timeout": 2 * patience.statement,
     }
-    return "".join(
+    return sql.WARN + "".join(
         sql.LIMIT % (name, ms(seconds)) for name, seconds in limits.items() if name not in chosen
     )
 

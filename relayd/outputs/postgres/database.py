@@ -6,7 +6,7 @@ the bridge (trio-asyncio) once. The calling task must run inside `open_asyncio`.
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
@@ -17,6 +17,7 @@ import trio_asyncio
 from relayd.config.main_conf import Settings, database_parameters
 from relayd.errors import DatabaseError, Reason, Refused, Retry
 from relayd.outputs.postgres import statements as sql
+from relayd.outputs.postgres.committing import commit
 from relayd.outputs.postgres.connection import (
     Connection,
     HostOrder,
@@ -27,11 +28,14 @@ from relayd.outputs.postgres.connection import (
     transaction_limits,
 )
 from relayd.outputs.postgres.faults import FAULTS, explain
+from relayd.outputs.postgres.history import History
 from relayd.outputs.postgres.known_good import known_good
-from relayd.outputs.postgres.storing import store
+from relayd.outputs.postgres.storing import Facts, store
 from relayd.outputs.postgres.tables import TOKEN_PREFIX, Tables, check_tables, read_tables
 from relayd.outputs.results import BEHIND, Stored, Written
 from relayd.runlog.model import RunLog
+from relayd.spool.committed import WalPoint
+from relayd.system.wake import Wake
 from relayd.telemetry.logs import get_logger
 
 log = get_logger("database")
@@ -48,11 +52,23 @@ CLOSE_TIMEOUT_S: Final = 2.0
 
 
 @asynccontextmanager
-async def open_database(settings: Settings) -> AsyncIterator["Database"]:
-    """Open the database of a configuration, and close its connections at the end."""
-    connections = settings.output.database.max_pool_size
+async def open_database(
+    settings: Settings, note_wait: Callable[[float], None]
+) -> AsyncIterator["Database"]:
+    """Open the database of a configuration, and close its connections at the end.
+
+    Args:
+        settings: the configuration.
+        note_wait: gets the seconds for which each transaction waited for other writers.
+    """
+    own = settings.output.database
     async with open_asyncio():
-        database = Database(database_parameters(settings), connections=connections)
+        database = Database(
+            database_parameters(settings),
+            connections=own.max_pool_size,
+            locates=own.hold > 0,
+            note_wait=note_wait,
+        )
         try:
             yield database
         finally:
@@ -97,8 +113,11 @@ class _Attempt(msgspec.Struct):
 class Database:
     """One connection that writes, and short ones for probes.
 
-    One connection writes: a reader that follows "id > last seen" then never misses a row, because
-    ids are committed in the order in which they were drawn.
+    One connection writes, and one of all relayd at a time: a reader that follows "id > last seen"
+    then never misses a row, because ids are committed in the order in which they were drawn.
+
+    Attributes:
+        moved: set when the database is found at another history than before.
     """
 
     name: str = "database"
@@ -109,6 +128,8 @@ class Database:
         patience: Patience = _PATIENCE,
         *,
         connections: int = 2,
+        locates: bool = False,
+        note_wait: Callable[[float], None] = lambda _seconds: None,
     ) -> None:
         """Initialize; nothing is opened yet.
 
@@ -116,7 +137,13 @@ class Database:
             parameters: libpq's options, the password among them.
             patience: how long to wait for the server.
             connections: how many may be open at once. With one, `probe` waits until it is free.
+            locates: whether what is stored says where in its history the database was.
+            note_wait: gets the seconds for which each transaction waited for other writers.
         """
+        self.moved = Wake()
+        self._history = History()
+        self._locates = locates
+        self._note_wait = note_wait
         self._patience = patience
         self.set_parameters(parameters)
         self._alone = connections < 2
@@ -168,6 +195,15 @@ class Database:
         """
         await trio_asyncio.aio_as_trio(self._probe)(read=True)
         return self._token()
+
+    async def locate(self) -> WalPoint:
+        """Return where in its history the database is now.
+
+        Raises:
+            DatabaseError: it could not be asked, or run logs could not be written now.
+        """
+        result: WalPoint = await trio_asyncio.aio_as_trio(self._locate)()
+        return result
 
     async def aclose(self) -> None:
         """Close the writing connection, at once if the server does not answer."""
@@ -281,6 +317,7 @@ class Database:
         size = sum(len(run_log.copy) for run_log in run_logs)
         patience = self._patience
         allowed = patience.statement + patience.per_mib * size / 2**20
+        commits = False
         try:
             async with asyncio.timeout(allowed), self._writing:
                 connection = await self._connected()
@@ -290,11 +327,19 @@ class Database:
                         "SELECT set_config('statement_timeout', $1, true)", ms(allowed)
                     )
                 assert self._tables is not None  # read when the connection was made
-                stored = await store(connection, self._tables, run_logs)
-                await connection.execute(sql.UNDO if trial else sql.COMMIT)
-                return stored
+                stored, facts = await store(connection, self._tables, run_logs, where=self._locates)
+                self._note_wait(facts.waited_s)
+                if trial:
+                    await connection.execute(sql.UNDO)
+                    return stored
+                commits = facts.synchronous
+                await commit(connection, synchronous=facts.synchronous)
+                return self._located(stored, facts)
         except FAULTS as error:
             fault = explain(error)
+            if commits and isinstance(error, TimeoutError):
+                detail = "the commit was not confirmed in time: is a synchronous standby missing?"
+                fault = DatabaseError(detail, "transient")
             if fault.kind in ("permanent", "table"):
                 await self._roll_back()
             else:
@@ -305,6 +350,37 @@ class Database:
             # finds out on a new connection.
             self._drop()
             raise
+
+    def _located(self, stored: list[Stored], facts: Facts) -> list[Stored]:
+        """Note where it was stored, before the file is disposed of."""
+        if not self._locates:
+            return stored
+        point = self._note_point(facts.server, facts.position)
+        return [msgspec.structs.replace(one, point=point) for one in stored]
+
+    def _note_point(self, server: int, position: int) -> WalPoint:
+        before = self._history.at
+        point = self._history.note(server, position)
+        if before is None or before.history != point.history:
+            self.moved.set()
+        return point
+
+    async def _locate(self) -> WalPoint:
+        try:
+            async with asyncio.timeout(self._patience.statement), self._writing:
+                connection = await self._connected()
+                assert self._tables is not None  # read when the connection was made
+                statement = sql.WHERE if self._tables.where else sql.WHERE_BY_START
+                await connection.execute(self._open_transaction)
+                row = await connection.fetchrow(statement)
+                await connection.execute(sql.ROLLBACK)
+        except FAULTS as error:
+            self._drop()
+            raise _not_of_a_run_log(explain(error)) from error
+        except BaseException:
+            self._drop()
+            raise
+        return self._note_point(row["server"], row["position"])
 
     async def _roll_back(self) -> None:
         """Roll back after data were refused: only the transaction failed, not the connection."""
