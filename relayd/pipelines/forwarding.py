@@ -208,6 +208,10 @@ class ForwardingPipeline:
             attempts += 1
             await trio.sleep(self._delays.upstream_unreachable.after(attempts))
 
+    def held(self) -> None:
+        """Return None: what the upstream has accepted is not kept."""
+        return
+
     def reconfigure(self, settings: Settings) -> None:
         """Take over what needs no restart: user and passwords for the upstream."""
         self._upstream.reconfigure(settings)

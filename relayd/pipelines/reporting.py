@@ -18,7 +18,7 @@ from relayd.config.main_conf import Settings
 from relayd.errors import Reason
 from relayd.fleet.current_nodes import CurrentNodes
 from relayd.outputs.health import Health
-from relayd.outputs.results import Probe, RunLogStore
+from relayd.outputs.results import HeldFiles, Probe, RunLogStore
 from relayd.pipelines.examine import Accepted, ExamineStage
 from relayd.pipelines.gather import run_gather
 from relayd.pipelines.holding import Holding, make_kept
@@ -148,6 +148,10 @@ class ReportingPipeline:
             if await self._wait_for_nodes(stop):
                 await self._line.run(self._stages, stop)
             nursery.cancel_scope.cancel("pipeline ended")
+
+    def held(self) -> HeldFiles | None:
+        """Return the numbers of committed files that are kept; None if none are."""
+        return None if self._holding is None else self._holding.numbers()
 
     async def _wait_for_nodes(self, stop: trio.Event) -> bool:
         """Wait for a nodes list: without one strangers cannot be recognized, so files wait."""

@@ -90,8 +90,7 @@ class Kept:
     Attributes:
         files: how many there are.
         size: their bytes.
-        offered: names of those that were moved back; removed from it by whoever sees their
-            outcome.
+        offered: names of those that were moved back; each is removed from it with its outcome.
         at: where the database is now; None before it was asked.
         rules: how long and how much is kept.
 
@@ -171,16 +170,15 @@ class Kept:
             try:
                 if identity_at(source) != known:
                     return "changed"
-                kept = self._move_here(source, point)
+                kept, moved = self._move_here(source, point)
             except FileNotFoundError:
                 if os.path.lexists(source):
                     raise
                 return "gone"
-            target = kept.path / name
-            if identity_at(target) == known:
+            if moved == known:
                 return "removed"
             # A newer file has taken the name meanwhile, which nobody has read.
-            self._return(kept, target)
+            self._return(kept, kept.path / name, moved.size)
             return "changed"
 
     def put_all(
@@ -200,8 +198,7 @@ class Kept:
         self.shrink()
         return results
 
-    def _move_here(self, source: Path, point: WalPoint) -> _Slice:
-        size = source.lstat().st_size
+    def _move_here(self, source: Path, point: WalPoint) -> tuple[_Slice, Identity]:
         kept = self._open_slice(point)
         try:
             rename_noreplace(source, kept.path / source.name)
@@ -214,12 +211,12 @@ class Kept:
             self._forget(kept)  # somebody has removed the directory
             kept = self._new_slice(point)
             rename_noreplace(source, kept.path / source.name)
-        self._add(kept, 1, size)
-        return kept
+        moved = identity_at(kept.path / source.name)
+        self._add(kept, 1, moved.size)
+        return kept, moved
 
-    def _return(self, kept: _Slice, target: Path) -> None:
+    def _return(self, kept: _Slice, target: Path, size: int) -> None:
         """Move an unread file back, or to where it is offered again once its name is free."""
-        size = target.lstat().st_size
         try:
             rename_noreplace(target, self._incoming / target.name)
         except FileExistsError:

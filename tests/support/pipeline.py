@@ -16,8 +16,10 @@ from relayd.pipelines.ticket import Behind, Failed, Finished, Settled, Ticket, V
 from relayd.pipelines.workers.job import Examined, Job
 from relayd.runlog.model import NodeCertificate, RunLog
 from relayd.runlog.signature.certificates import Validity
+from relayd.spool.committed import WalPoint
 from relayd.spool.identity import Identity
 from relayd.spool.watching.watcher import Arrival
+from relayd.system.wake import Wake
 from relayd.telemetry.metrics import Stage
 from tests.support.rows import make_rows
 
@@ -113,6 +115,8 @@ class FakeDatabase:
         times: when it was asked to write.
         parameters: connection parameters, one for each reconfiguration.
         token: of its tables.
+        point: where it is in its history; an error if it cannot be asked.
+        locations: how often it was asked.
     """
 
     def __init__(self) -> None:
@@ -125,6 +129,17 @@ class FakeDatabase:
         self.times: list[float] = []
         self.parameters: list[dict[str, object]] = []
         self.token = "tables:1"
+        self.moved = Wake()
+        self.locations = 0
+        self.point: WalPoint | DatabaseError = WalPoint("1", 1)
+
+    async def locate(self) -> WalPoint:
+        """As `Database.locate`."""
+        self.locations += 1
+        await trio.lowlevel.checkpoint()
+        if isinstance(self.point, DatabaseError):
+            raise self.point
+        return self.point
 
     async def write(self, batch: Sequence[RunLog]) -> list[Written]:
         """As `Database.write`."""

@@ -9,6 +9,7 @@ import trio
 
 from relayd.api.status import StatusReader, without_credentials
 from relayd.errors import ConfigError, DatabaseError
+from relayd.outputs.results import HeldFiles
 from tests.support.http import BASE, api, open_server
 
 
@@ -113,3 +114,19 @@ async def test_details_carry_no_credentials() -> None:
 def test_credentials_are_masked_everywhere(text: str, shown: str) -> None:
     """URLs and key-value pairs lose their secret, and the rest stays."""
     assert without_credentials(text) == shown
+
+
+async def test_held_files_are_shown() -> None:
+    """The numbers of committed files that are kept stand with the check of the database."""
+
+    async def ask_database() -> None:
+        await trio.lowlevel.checkpoint()
+
+    report = await StatusReader(fine, ask_database, lambda: HeldFiles(5, 700, 4, 3, 2))()
+    assert msgspec.to_builtins(report) == {
+        "configuration": {"status": "success"},
+        "database": {
+            "status": "success",
+            "held": {"files": 5, "bytes": 700, "replayed": 4, "missing": 3, "released_early": 2},
+        },
+    }
