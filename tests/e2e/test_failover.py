@@ -29,6 +29,7 @@ def make(root: Path, pair: Pair, hold: str) -> Site:
     return make_site(root, pair.rudder, fleet([NODE]), {"output.database": own})
 
 
+@pytest.mark.fault("D22")
 @pytest.mark.parametrize("hold", ["0", "1min"])
 async def test_commits_that_a_failover_takes_back(tmp_path: Path, pair: Pair, hold: str) -> None:
     """What the new primary never got is stored again, once; without a hold it is lost."""

@@ -15,19 +15,23 @@ from tests.support.postgres import QUICK, rows
 
 
 class Standby(Server):
-    """A server on a copy of another one's data, which follows that one."""
+    """A server on a copy of another one's data, which follows that one.
+
+    Attributes:
+        name: by which the primary knows it.
+    """
 
     def __init__(self, directory: Path, primary: Server, name: str = "standby") -> None:
         super().__init__(directory, extra=QUICK)
         self._primary = primary
-        self._name = name
+        self.name = name
 
     def create(self) -> None:
         """Copy the primary and start."""
         self._directory.mkdir(parents=True, exist_ok=True)
         self._home = home = self._make_home()
         source = f"host={self._primary._need_home()} port={self._primary.superuser.port}"
-        conninfo = f"{source} user=postgres application_name={self._name}"
+        conninfo = f"{source} user=postgres application_name={self.name}"
         subprocess.run(
             [
                 self._programs / "pg_basebackup",
@@ -52,9 +56,10 @@ class Pair:
         standby: the other one.
     """
 
-    def __init__(self, primary: Postgres, standby: Server) -> None:
+    def __init__(self, primary: Postgres, standby: Standby) -> None:
         self.primary = primary.server
         self.standby = standby
+        self._source = ""
 
     @property
     def url(self) -> str:
@@ -80,10 +85,27 @@ class Pair:
 
     async def cut(self) -> None:
         """End the replication: from now on the standby gets nothing."""
-        await self.query(self.standby, "ALTER SYSTEM SET primary_conninfo = ''")
+        ((self._source,),) = await self.query(self.standby, "SHOW primary_conninfo")
+        await self._follow("", receivers=0)
+
+    async def join(self) -> None:
+        """Let the standby follow again."""
+        await self._follow(self._source, receivers=1)
+
+    async def _follow(self, source: str, receivers: int) -> None:
+        quoted = source.replace("'", "''")
+        await self.query(self.standby, f"ALTER SYSTEM SET primary_conninfo = '{quoted}'")
         await self.query(self.standby, "SELECT pg_reload_conf()")
         sql = "SELECT count(*) FROM pg_stat_wal_receiver"
-        await eventually(lambda: rows(self.standby, sql) == [("0",)])
+        await eventually(lambda: rows(self.standby, sql) == [(str(receivers),)])
+
+    async def wait_for_standbys(self) -> None:
+        """Make the replication synchronous."""
+        name = self.standby.name
+        await self.query(self.primary, f"ALTER SYSTEM SET synchronous_standby_names = '{name}'")
+        await self.query(self.primary, "SELECT pg_reload_conf()")
+        sql = "SELECT current_setting('synchronous_standby_names') <> ''"
+        await eventually(lambda: rows(self.primary, sql) == [("t",)])
 
     async def fail_over(self) -> None:
         """Kill the primary and promote the standby."""
