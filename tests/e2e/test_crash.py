@@ -64,7 +64,9 @@ async def test_killed_at_random_under_load(site: Site, database: Database) -> No
 @pytest.mark.torture
 @pytest.mark.fault("L6")
 async def test_killed_at_random_500_times(site: Site, database: Database) -> None:
-    """The same after 500 kills."""
+    """The same after 500 kills, with files that are held for two seconds."""
+    site.extra["output.database"] = 'hold = "2s"'
+    site.write_conf()
     await campaign(site, database, 500)
 
 

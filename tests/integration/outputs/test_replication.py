@@ -78,7 +78,7 @@ async def test_an_interrupted_wait_is_not_a_commit(pair: Pair) -> None:
     assert await pair.query(pair.standby, "SELECT count(*) FROM ruddersysevents") == [("4",)]
 
 
-@pytest.mark.parametrize("how", ["deadline", "cancelled"])
+@pytest.mark.parametrize("how", ["deadline", pytest.param("cancelled", marks=pytest.mark.torture)])
 async def test_a_commit_is_never_cancelled(pair: Pair, how: str) -> None:
     """A commit that takes too long is left to itself: the server goes on waiting."""
     writer = Database(pair.rudder.keywords(), SHORT)
