@@ -250,6 +250,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     shared_files: SharedFilesSettings = SharedFilesSettings()
     shared_folder: SharedFolderSettings = SharedFolderSettings()
 
+    @property
+    def keeps_run_logs(self) -> bool:
+        """Whether committed run logs are kept for a while."""
+        return self.processing.reporting.output == "database" and self.output.database.hold > 0
+
     def node_id(self) -> str:
         """Return the node id of this server, from `general.node_id` or `general.node_id_file`.
 

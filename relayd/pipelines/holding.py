@@ -37,7 +37,7 @@ IDLE_S: Final = 10.0
 def make_kept(settings: Settings, spool: Spool) -> Kept | None:
     """Return the store of kept files; None if none are kept, or left from before."""
     own = settings.output.database
-    if not own.hold and not spool.held.is_dir():
+    if not spool.keeps and not spool.held.is_dir():
         return None
     rules = KeepRules(own.hold, own.hold_max_files, own.hold_max_size)
     return Kept(spool.held, spool.directory / INCOMING, rules)

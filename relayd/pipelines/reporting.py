@@ -30,7 +30,7 @@ from relayd.pipelines.workers.job import Setup
 from relayd.pipelines.workers.pool import Examiner, open_examiner
 from relayd.pipelines.write import Writer
 from relayd.spool.disposal import ReasonRecord
-from relayd.spool.layout import INCOMING, ensure_directories, hold, run_log_spool
+from relayd.spool.layout import INCOMING, hold, run_log_spool
 from relayd.spool.lock import DirectoryLock
 from relayd.spool.watching.watcher import Arrival
 from relayd.system.clock import WallClock
@@ -100,7 +100,7 @@ class ReportingPipeline:
         lock: DirectoryLock | None = None,
     ) -> None:
         self._own = own = settings.processing.reporting
-        self._spool = run_log_spool(own.directory)
+        self._spool = run_log_spool(own.directory, keeps=settings.keeps_run_logs)
         self._clock = WallClock(own.cleanup.retention)
         self._trust = trust
         self._metrics = metrics
@@ -120,7 +120,7 @@ class ReportingPipeline:
             trust_token=trust.token,
             delays=delays,
             lock=lock,
-            keep=kept.put_all if kept is not None and settings.output.database.hold else None,
+            keep=kept.put_all if kept is not None and self._spool.keeps else None,
         )
         holds = self._line.pending.holds
         committed = self._line.disposal.committed.holds
@@ -222,9 +222,7 @@ async def open_reporting(
         StartError: the spool cannot be used, or another relayd uses it.
     """
     own = settings.processing.reporting
-    spool = run_log_spool(own.directory)
-    if settings.output.database.hold:
-        ensure_directories(spool.held)
+    spool = run_log_spool(own.directory, keeps=settings.keeps_run_logs)
     setup = Setup(str(spool.directory / INCOMING), own.max_size, frozenset(own.skip_event_types))
     with hold(spool) as locks:
         async with open_examiner(setup, settings.general.core_threads) as examiner:

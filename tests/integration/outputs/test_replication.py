@@ -13,8 +13,10 @@ import trio_asyncio
 from relayd.commands.demo.postgres.opening import Postgres
 from relayd.commands.demo.postgres.server import ConnectionInfo
 from relayd.errors import DatabaseError
+from relayd.outputs.postgres.connecting.surroundings import Surroundings
 from relayd.outputs.postgres.connection import Patience
 from relayd.outputs.postgres.database import Database
+from relayd.outputs.postgres.survey import survey
 from relayd.outputs.results import Stored
 from relayd.spool.committed import WalPoint
 from tests.support import postgres
@@ -75,6 +77,8 @@ async def test_an_interrupted_wait_is_not_a_commit(pair: Pair) -> None:
             await pair.join()
         assert outcomes == [Stored(0, duplicate=True)]
         await pair.caught_up()
+        found = await survey(pair.rudder.keywords(), Patience(), Surroundings.of_process())
+        assert (found.standbys, found.synchronous) == (1, True)
     assert await pair.query(pair.standby, "SELECT count(*) FROM ruddersysevents") == [("4",)]
 
 
