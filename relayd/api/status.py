@@ -8,7 +8,7 @@ import msgspec
 import trio
 
 from relayd.errors import RelaydError
-from relayd.outputs.results import HeldFiles
+from relayd.outputs.results import HeldFiles, ServerFacts, StoreFacts
 from relayd.system.threads import in_thread
 
 #: Seconds for each check: a status request must report a hanging database, not hang itself.
@@ -34,9 +34,11 @@ class DatabaseCheck(StatusCheck, frozen=True, omit_defaults=True):
     """The outcome of the check of the database.
 
     Attributes:
+        server: the server that was reached last; absent before the first.
         held: numbers of the committed files that are kept for a while; absent if none are.
     """
 
+    server: ServerFacts | msgspec.UnsetType = msgspec.UNSET
     held: HeldFiles | msgspec.UnsetType = msgspec.UNSET
 
 
@@ -62,18 +64,18 @@ class StatusReader:
         configuration: reads and validates the configuration, in a thread; raises `RelaydError`.
         database: whether run logs are written, or could be now; raises `RelaydError`. None if that
             output is off.
-        held: returns the numbers of committed files that are kept; None if none are.
+        facts: returns what else there is to show of the database.
     """
 
     def __init__(
         self,
         configuration: Callable[[], object],
         database: Callable[[], Awaitable[object]] | None = None,
-        held: Callable[[], HeldFiles | None] = lambda: None,
+        facts: Callable[[], StoreFacts] = StoreFacts,
     ) -> None:
         self._configuration = configuration
         self._database = database
-        self._held = held
+        self._facts = facts
         # A hanging file system blocks these threads, and must not block more.
         self._threads = trio.CapacityLimiter(2)
 
@@ -87,8 +89,8 @@ class StatusReader:
         database = checks.get("database")
         if database is None:
             return StatusReport(configuration=checks["configuration"])
-        held = self._held() or msgspec.UNSET
-        shown = DatabaseCheck(database.status, database.details, held)
+        facts = self._facts()
+        shown = DatabaseCheck(database.status, database.details, facts.server, facts.held)
         return StatusReport(database=shown, configuration=checks["configuration"])
 
     async def _read_configuration(self) -> None:

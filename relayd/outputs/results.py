@@ -1,7 +1,7 @@
 """What became of a file at its output; separate, so that not every user loads that output."""
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Final, Protocol
+from typing import Final, Literal, Protocol
 
 import msgspec
 
@@ -62,6 +62,32 @@ class HeldFiles(msgspec.Struct, frozen=True):
     released_early: int
 
 
+class ServerFacts(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The server that has the store, as the status shows it.
+
+    Attributes:
+        address: as host:port, or the path of its socket.
+        role: "primary", or "standby" while it only replays what another one writes.
+        timeline: number that grows with each failover; absent if it is unknown.
+    """
+
+    address: str
+    role: Literal["primary", "standby"]
+    timeline: int | msgspec.UnsetType = msgspec.UNSET
+
+
+class StoreFacts(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """What the status shows of a store.
+
+    Attributes:
+        server: the server that was reached last; absent before the first.
+        held: numbers of the committed files that are kept for a while; absent if none are.
+    """
+
+    server: ServerFacts | msgspec.UnsetType = msgspec.UNSET
+    held: HeldFiles | msgspec.UnsetType = msgspec.UNSET
+
+
 #: The verdict on a run log that is newer than one of its node that has to wait.
 BEHIND: Final = Retry("waits for an older run of its node", attempted=False)
 
@@ -78,10 +104,12 @@ class RunLogStore(Protocol):
     Attributes:
         name: the output as in `processing.reporting.output`, log lines and the status.
         moved: set when the store is found at another history than before.
+        server: the server that was reached last; None before the first.
     """
 
     name: str
     moved: Wake
+    server: ServerFacts | None
 
     async def locate(self) -> WalPoint:
         """Return where the store is now.

@@ -12,13 +12,14 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Final
 
+import msgspec
 import trio
 
 from relayd.config.main_conf import Settings
 from relayd.errors import Reason
 from relayd.fleet.current_nodes import CurrentNodes
 from relayd.outputs.health import Health
-from relayd.outputs.results import HeldFiles, Probe, RunLogStore
+from relayd.outputs.results import Probe, RunLogStore, StoreFacts
 from relayd.pipelines.examine import Accepted, ExamineStage
 from relayd.pipelines.gather import run_gather
 from relayd.pipelines.holding import Holding, make_kept
@@ -149,9 +150,10 @@ class ReportingPipeline:
                 await self._line.run(self._stages, stop)
             nursery.cancel_scope.cancel("pipeline ended")
 
-    def held(self) -> HeldFiles | None:
-        """Return the numbers of committed files that are kept; None if none are."""
-        return None if self._holding is None else self._holding.numbers()
+    def facts(self) -> StoreFacts:
+        """Return what the status shows of the store besides the check."""
+        held = msgspec.UNSET if self._holding is None else self._holding.numbers()
+        return StoreFacts(server=self._store.server or msgspec.UNSET, held=held)
 
     async def _wait_for_nodes(self, stop: trio.Event) -> bool:
         """Wait for a nodes list: without one strangers cannot be recognized, so files wait."""

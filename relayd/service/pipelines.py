@@ -9,7 +9,7 @@ import trio
 from relayd.config.main_conf import Settings
 from relayd.fleet.current_nodes import CurrentNodes
 from relayd.fleet.pins import PinnedClients
-from relayd.outputs.results import HeldFiles, Probe
+from relayd.outputs.results import Probe, StoreFacts
 from relayd.pipelines.line import Change
 from relayd.system.delays import Delays
 from relayd.telemetry.metrics import Metrics
@@ -26,8 +26,8 @@ class Pipeline(Protocol):
     name: str
     probes: Mapping[str, Probe]
 
-    def held(self) -> HeldFiles | None:
-        """Return the numbers of the files that it keeps after their commit; None without any."""
+    def facts(self) -> StoreFacts:
+        """Return what the status shows of its output besides the check."""
 
     async def run(self, stop: trio.Event) -> None:
         """Process files until `stop` is set and all that was taken up is disposed of."""

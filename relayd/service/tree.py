@@ -53,7 +53,6 @@ from relayd.errors import (
 from relayd.fleet.current_nodes import CurrentNodes
 from relayd.fleet.peers.urls import base_url
 from relayd.fleet.pins import PinnedClients
-from relayd.outputs.results import HeldFiles
 from relayd.pipelines.line import Change
 from relayd.remote_run.runs import RemoteRuns, make_runs
 from relayd.service.pipelines import Pipeline, open_pipelines
@@ -370,11 +369,8 @@ class Service:
         probes = {
             name: probe for pipeline in self._pipelines for name, probe in pipeline.probes.items()
         }
-        return StatusReader(self._read_configuration, probes.get("database"), self._held)
-
-    def _held(self) -> HeldFiles | None:
-        found = (pipeline.held() for pipeline in self._pipelines)
-        return next((numbers for numbers in found if numbers is not None), None)
+        facts = [pipeline.facts for pipeline in self._pipelines if "database" in pipeline.probes]
+        return StatusReader(self._read_configuration, probes.get("database"), *facts[:1])
 
     def _read_configuration(self) -> None:
         """Raise an error if the configuration on disk is not valid, or the nodes are not loaded."""

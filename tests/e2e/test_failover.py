@@ -121,12 +121,11 @@ async def test_killed_throughout_a_failover(tmp_path: Path, pair: Pair) -> None:
     await work()
     await work(failing=True)
     await work()
+    query = partial(rows, pair.standby)
     async with open_daemon(site) as daemon:
-        await daemon.saw("processing again")
-        await daemon.stop(signal.SIGKILL)
-    async with open_daemon(site) as daemon:
-        await eventually(lambda: len(list(site.held.glob("*/*"))) == len(runs))
+        await eventually(lambda: len(stored_rows(query)) == len(runs))
         await daemon.settled()
+        await eventually(lambda: len(list(site.held.glob("*/*"))) == len(runs))
         assert await daemon.stop() == 0
-    check_stored(partial(rows, pair.standby), runs)
+    check_stored(query, runs)
     assert site.refused() == {}

@@ -10,7 +10,7 @@ from relayd.config.main_conf import Settings, database_parameters
 from relayd.errors import DatabaseError, Gone, Refused, Retry
 from relayd.fleet.certificates import CertificateStore
 from relayd.fleet.nodes import Node, Nodes
-from relayd.outputs.results import Done, Stored, Written
+from relayd.outputs.results import Done, ServerFacts, Stored, Written
 from relayd.pipelines.gather import BATCH
 from relayd.pipelines.ticket import Behind, Failed, Finished, Settled, Ticket, Vanished, unfinished
 from relayd.pipelines.workers.job import Examined, Job
@@ -131,6 +131,7 @@ class FakeDatabase:
         self.token = "tables:1"
         self.moved = Wake()
         self.locations = 0
+        self.server: ServerFacts | None = None
         self.point: WalPoint | DatabaseError = WalPoint("1", 1)
 
     async def locate(self) -> WalPoint:

@@ -64,6 +64,10 @@ class HostOrder:
         first = self._first % count
         return [*range(first, count), *range(first)]
 
+    def pass_over(self) -> None:
+        """Begin next time after the host that answered last, which does not serve."""
+        self._first += 1
+
     def begin_with(self, index: int) -> None:
         """Begin with this one next time."""
         self._first = index

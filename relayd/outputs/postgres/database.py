@@ -32,9 +32,10 @@ from relayd.outputs.postgres.history import History
 from relayd.outputs.postgres.known_good import known_good
 from relayd.outputs.postgres.storing import Facts, store
 from relayd.outputs.postgres.tables import TOKEN_PREFIX, Tables, check_tables, read_tables
-from relayd.outputs.results import BEHIND, Stored, Written
+from relayd.outputs.results import BEHIND, ServerFacts, Stored, Written
 from relayd.runlog.model import RunLog
 from relayd.spool.committed import WalPoint
+from relayd.system.addresses import bracketed
 from relayd.system.wake import Wake
 from relayd.telemetry.logs import get_logger
 
@@ -49,6 +50,7 @@ _PATIENCE: Final = Patience()
 
 
 CLOSE_TIMEOUT_S: Final = 2.0
+_READ_ONLY: Final = "25006"
 
 
 @asynccontextmanager
@@ -118,6 +120,7 @@ class Database:
 
     Attributes:
         moved: set when the database is found at another history than before.
+        server: the server that was reached last; None before the first.
     """
 
     name: str = "database"
@@ -141,6 +144,7 @@ class Database:
             note_wait: gets the seconds for which each transaction waited for other writers.
         """
         self.moved = Wake()
+        self.server: ServerFacts | None = None
         self._history = History()
         self._locates = locates
         self._note_wait = note_wait
@@ -409,16 +413,22 @@ class Database:
                 raise
         except FAULTS as error:
             fault = explain(error)
+            if fault.sqlstate == _READ_ONLY:
+                self._order.pass_over()  # another host may be the primary
             raise _not_of_a_run_log(fault) from error
         return connection
 
     async def _look(self, connection: Connection, *, read: bool) -> None:
-        """Check the tables, or read what they are like."""
+        """Check the tables, or read what they are like; note which server has them."""
         await connection.execute(self._open_transaction)
+        self.server = server = await _describe(connection)
         if read:
             self._tables = await read_tables(connection)
         else:
             await check_tables(connection)
+        if self._tables is not None and self._tables.where:
+            timeline = int(await connection.fetchval(sql.TIMELINE), 16)
+            self.server = msgspec.structs.replace(server, timeline=timeline)
         await connection.execute(sql.ROLLBACK)
 
     async def _probe(self, *, read: bool = False) -> None:
@@ -454,6 +464,13 @@ class Database:
             await writer.close(timeout=1.0)
         except FAULTS:
             writer.terminate()
+
+
+async def _describe(connection: Connection) -> ServerFacts:
+    """Return which server this is; behind a pooler, the one that is really used."""
+    row = await connection.fetchrow(sql.ROLE)
+    address = f"{bracketed(row['host'])}:{row['port']}" if row["host"] else peer(connection)
+    return ServerFacts(address, "standby" if row["standby"] else "primary")
 
 
 def _not_of_a_run_log(fault: DatabaseError) -> DatabaseError:

@@ -88,6 +88,14 @@ WHERE_BY_START: Final = f"SELECT {_SERVER_BY_START} AS server, 0::bigint AS posi
 POINT: Final = f"SELECT -3, {_SERVER} UNION ALL SELECT -4, {_POSITION} UNION ALL"
 POINT_BY_START: Final = f"SELECT -3, {_SERVER_BY_START} UNION ALL SELECT -4, 0 UNION ALL"
 
+#: The address of the server, and whether it only replays what another one writes.
+ROLE: Final = """
+SELECT host(inet_server_addr()) AS host, inet_server_port() AS port, pg_is_in_recovery() AS standby
+"""
+
+#: Its timeline; only a primary has it.
+TIMELINE: Final = "SELECT left(pg_walfile_name(pg_current_wal_lsn()), 8)"
+
 #: Makes the commit of a transaction that has inserted nothing wait for standbys, as one that has
 #: does: they may lack the rows that it found.
 WAIT_FOR_STANDBYS: Final = "SELECT pg_logical_emit_message(true, 'relayd', '')"

@@ -39,7 +39,8 @@ SELECT current_setting('server_version_num')::int AS version,
        current_user::text AS account,
        current_setting('search_path') AS search_path,
        (SELECT count(*)::int FROM pg_stat_replication
-         WHERE coalesce(application_name, '') !~ '^(pg_basebackup|pg_receivewal|barman)') AS standbys,
+         WHERE coalesce(application_name, '') !~ '^(pg_basebackup|pg_receivewal|barman)'
+       ) AS standbys,
        current_setting('synchronous_standby_names') <> '' AS synchronous,
        extract(epoch FROM clock_timestamp())::float8 AS now
 FROM pg_database AS d, pg_roles AS r

@@ -17,7 +17,7 @@ from relayd.outputs.postgres.connecting.surroundings import Surroundings
 from relayd.outputs.postgres.connection import Patience
 from relayd.outputs.postgres.database import Database
 from relayd.outputs.postgres.survey import survey
-from relayd.outputs.results import Stored
+from relayd.outputs.results import ServerFacts, Stored
 from relayd.spool.committed import WalPoint
 from tests.support import postgres
 from tests.support.daemon import eventually
@@ -113,6 +113,22 @@ async def _expect_fault(writer: Database, text: str) -> None:
     with pytest.raises(DatabaseError, match=text) as fault:
         await writer.write([make_rows()])
     assert fault.value.kind == "transient"
+
+
+async def test_a_standby_is_passed_over(pair: Pair) -> None:
+    """Of several hosts, one that turns out to be a standby is left for the next; both are named."""
+    one, two = pair.standby.rudder, pair.primary.rudder
+    several = {"host": f"{one.host},{two.host}", "port": f"{one.port},{two.port}"}
+    writer = Database({**one.keywords(), "dbname": one.database, **several})
+    async with open_databases(writer):
+        with pytest.raises(DatabaseError, match="read-only"):
+            await writer.definition()
+        assert writer.server == ServerFacts(f"{one.host}:{one.port}", "standby")
+        await writer.definition()
+        assert writer.server == ServerFacts(f"{two.host}:{two.port}", "primary", 1)
+        await pair.fail_over()
+        await writer.definition()
+        assert writer.server == ServerFacts(f"{one.host}:{one.port}", "primary", 2)
 
 
 class HoldCommit(Fault):
