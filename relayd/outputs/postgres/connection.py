@@ -16,6 +16,7 @@ import msgspec
 
 from relayd.outputs.postgres import statements as sql
 from relayd.outputs.postgres.connecting.dialer import Address, Dialer
+from relayd.outputs.postgres.connecting.liveness import Place
 from relayd.outputs.postgres.connecting.surroundings import Surroundings
 from relayd.outputs.postgres.connecting.target import Host, Target, chosen_settings, resolve
 from relayd.outputs.postgres.faults import FAULTS, ConnectError, Kind, Step, explain_connecting
@@ -138,6 +139,18 @@ def peer(connection: Connection) -> str:
     """Return the address of the server, as `host:port` or the path of its socket."""
     address = connection._addr
     return address if isinstance(address, str) else f"{address[0]}:{address[1]}"
+
+
+def place(connection: Connection) -> Place:
+    """Return the address of the server, as the socket gives it."""
+    found: Place = connection._transport.get_extra_info("peername")
+    return found
+
+
+def has_several(parameters: Mapping[str, Any]) -> bool:
+    """Return whether there is another host to go to."""
+    hosts = parameters.get("host") or parameters.get("hostaddr") or os.environ.get("PGHOST", "")
+    return "," in str(hosts)
 
 
 def _kinds(target: Target) -> tuple[str, ...]:

@@ -5,9 +5,8 @@ the bridge (trio-asyncio) once. The calling task must run inside `open_asyncio`.
 """
 
 import asyncio
-import hashlib
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from typing import Any, Final
 
 import msgspec
@@ -18,19 +17,22 @@ from relayd.config.main_conf import Settings, database_parameters
 from relayd.errors import DatabaseError, Reason, Refused, Retry
 from relayd.outputs.postgres import statements as sql
 from relayd.outputs.postgres.committing import commit
+from relayd.outputs.postgres.connecting.liveness import unless_silent
 from relayd.outputs.postgres.connection import (
     Connection,
     HostOrder,
     Patience,
     connect,
+    has_several,
     ms,
     peer,
+    place,
     transaction_limits,
 )
 from relayd.outputs.postgres.faults import FAULTS, explain
 from relayd.outputs.postgres.history import History
 from relayd.outputs.postgres.known_good import known_good
-from relayd.outputs.postgres.storing import Facts, store
+from relayd.outputs.postgres.storing import Facts, lock_keys, rounds, store
 from relayd.outputs.postgres.tables import TOKEN_PREFIX, Tables, check_tables, read_tables
 from relayd.outputs.results import BEHIND, ServerFacts, Stored, Written
 from relayd.runlog.model import RunLog
@@ -215,7 +217,7 @@ class Database:
 
     async def _write(self, batch: Sequence[RunLog]) -> list[Written]:
         attempt = _Attempt(batch, self._token())
-        for part in _rounds(batch):
+        for part in rounds(batch):
             await self._write_part(attempt, part)
         return [attempt.outcomes[index] for index in range(len(batch))]
 
@@ -323,21 +325,26 @@ class Database:
         allowed = patience.statement + patience.per_mib * size / 2**20
         commits = False
         try:
-            async with asyncio.timeout(allowed), self._writing:
+            async with asyncio.timeout(allowed) as deadline, self._writing:
                 connection = await self._connected()
-                await connection.execute(self._open_transaction + sql.LOCK % _lock_keys(run_logs))
-                if allowed > 1.5 * patience.statement:
+                async with self._unless_silent(connection, deadline):
                     await connection.execute(
-                        "SELECT set_config('statement_timeout', $1, true)", ms(allowed)
+                        self._open_transaction + sql.LOCK % lock_keys(run_logs)
                     )
-                assert self._tables is not None  # read when the connection was made
-                stored, facts = await store(connection, self._tables, run_logs, where=self._locates)
-                self._note_wait(facts.waited_s)
-                if trial:
-                    await connection.execute(sql.UNDO)
-                    return stored
-                commits = facts.synchronous
-                await commit(connection, synchronous=facts.synchronous)
+                    if allowed > 1.5 * patience.statement:
+                        await connection.execute(
+                            "SELECT set_config('statement_timeout', $1, true)", ms(allowed)
+                        )
+                    assert self._tables is not None  # read when the connection was made
+                    stored, facts = await store(
+                        connection, self._tables, run_logs, where=self._locates
+                    )
+                    self._note_wait(facts.waited_s)
+                    if trial:
+                        await connection.execute(sql.UNDO)
+                        return stored
+                    commits = facts.synchronous
+                    await commit(connection, synchronous=facts.synchronous)
                 return self._located(stored, facts)
         except FAULTS as error:
             fault = explain(error)
@@ -355,6 +362,15 @@ class Database:
             self._drop()
             raise
 
+    def _unless_silent(
+        self, connection: Connection, deadline: asyncio.Timeout
+    ) -> AbstractAsyncContextManager[None]:
+        """Give a silent server up early where there is another one to go to."""
+        if not has_several(self._parameters):
+            return nullcontext()
+        quiet = self._patience.connect
+        return unless_silent(place(connection), deadline, quiet, self._order.pass_over)
+
     def _located(self, stored: list[Stored], facts: Facts) -> list[Stored]:
         """Note where it was stored, before the file is disposed of."""
         if not self._locates:
@@ -371,13 +387,14 @@ class Database:
 
     async def _locate(self) -> WalPoint:
         try:
-            async with asyncio.timeout(self._patience.statement), self._writing:
+            async with asyncio.timeout(self._patience.statement) as deadline, self._writing:
                 connection = await self._connected()
                 assert self._tables is not None  # read when the connection was made
                 statement = sql.WHERE if self._tables.where else sql.WHERE_BY_START
-                await connection.execute(self._open_transaction)
-                row = await connection.fetchrow(statement)
-                await connection.execute(sql.ROLLBACK)
+                async with self._unless_silent(connection, deadline):
+                    await connection.execute(self._open_transaction)
+                    row = await connection.fetchrow(statement)
+                    await connection.execute(sql.ROLLBACK)
         except FAULTS as error:
             self._drop()
             raise _not_of_a_run_log(explain(error)) from error
@@ -478,32 +495,3 @@ def _not_of_a_run_log(fault: DatabaseError) -> DatabaseError:
     if fault.kind in ("permanent", "table"):
         return DatabaseError(str(fault), "operator", fault.sqlstate)
     return fault
-
-
-def _rounds(batch: Sequence[RunLog]) -> Iterable[list[int]]:
-    """Split a batch so that one run (node and START) is in a transaction at most once.
-
-    Two versions of one run in a single transaction would not see each other in the duplicate
-    check.
-    """
-    rounds: list[list[int]] = []
-    seen: dict[tuple[str, str], int] = {}
-    for index, run_log in enumerate(batch):
-        run = (run_log.node_id, run_log.start)
-        number = seen.get(run, 0)
-        seen[run] = number + 1
-        if number == len(rounds):
-            rounds.append([])
-        rounds[number].append(index)
-    return rounds
-
-
-def _lock_keys(run_logs: Sequence[RunLog]) -> str:
-    """Return the advisory locks of runs, sorted, for the statement that takes them."""
-    return ",".join(map(str, sorted({_lock_key(run_log) for run_log in run_logs})))
-
-
-def _lock_key(run_log: RunLog) -> int:
-    """Return the advisory lock of a run: the same number in every relayd that writes here."""
-    digest = hashlib.blake2b(f"{run_log.node_id}\0{run_log.start}".encode(), digest_size=8)
-    return int.from_bytes(digest.digest(), "big", signed=True)

@@ -1,6 +1,7 @@
 """Run logs of one transaction: which of them are stored already, and the rows of the others."""
 
-from collections.abc import AsyncIterator, Iterator, Sequence
+import hashlib
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from itertools import accumulate, islice
 from typing import Final
 
@@ -34,6 +35,35 @@ class Facts(msgspec.Struct, frozen=True):
     synchronous: bool
     server: int = 0
     position: int = 0
+
+
+def rounds(batch: Sequence[RunLog]) -> Iterable[list[int]]:
+    """Split a batch so that one run (node and START) is in a transaction at most once.
+
+    Two versions of one run in a single transaction would not see each other in the duplicate
+    check.
+    """
+    rounds: list[list[int]] = []
+    seen: dict[tuple[str, str], int] = {}
+    for index, run_log in enumerate(batch):
+        run = (run_log.node_id, run_log.start)
+        number = seen.get(run, 0)
+        seen[run] = number + 1
+        if number == len(rounds):
+            rounds.append([])
+        rounds[number].append(index)
+    return rounds
+
+
+def lock_keys(run_logs: Sequence[RunLog]) -> str:
+    """Return the advisory locks of runs, sorted, for the statement that takes them."""
+    return ",".join(map(str, sorted({_lock_key(run_log) for run_log in run_logs})))
+
+
+def _lock_key(run_log: RunLog) -> int:
+    """Return the advisory lock of a run: the same number in every relayd that writes here."""
+    digest = hashlib.blake2b(f"{run_log.node_id}\0{run_log.start}".encode(), digest_size=8)
+    return int.from_bytes(digest.digest(), "big", signed=True)
 
 
 async def store(

@@ -118,8 +118,7 @@ async def _expect_fault(writer: Database, text: str) -> None:
 async def test_a_standby_is_passed_over(pair: Pair) -> None:
     """Of several hosts, one that turns out to be a standby is left for the next; both are named."""
     one, two = pair.standby.rudder, pair.primary.rudder
-    several = {"host": f"{one.host},{two.host}", "port": f"{one.port},{two.port}"}
-    writer = Database({**one.keywords(), "dbname": one.database, **several})
+    writer = Database(several(one, two))
     async with open_databases(writer):
         with pytest.raises(DatabaseError, match="read-only"):
             await writer.definition()
@@ -129,6 +128,43 @@ async def test_a_standby_is_passed_over(pair: Pair) -> None:
         await pair.fail_over()
         await writer.definition()
         assert writer.server == ServerFacts(f"{one.host}:{one.port}", "primary", 2)
+
+
+async def test_a_frozen_primary_is_given_up_for_another(pair: Pair) -> None:
+    """A server that answers nobody is left, however long statements may take; a busy one is not."""
+    patience = Patience(connect=0.5, statement=1000.0, lock=1000.0)
+    writer = Database(several(pair.primary.rudder, pair.standby.rudder), patience)
+    async with open_databases(writer):
+        await pair.query(pair.primary, "ALTER SYSTEM SET synchronous_standby_names = ''")
+        await pair.query(pair.primary, "SELECT pg_reload_conf()")
+        await writer.write([make_rows("warm")])
+        outcomes: list[object] = []
+        async with trio.open_nursery() as nursery:
+            lock = "BEGIN; LOCK TABLE ruddersysevents; SELECT pg_sleep(2); COMMIT"
+            nursery.start_soon(pair.query, pair.primary, lock)
+            sql = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
+            await eventually(lambda: rows(pair.primary, sql) == [("1",)])
+            await _write(writer, outcomes)
+        assert outcomes == [Stored(4)]
+        await pair.promote()
+        pair.primary.suspend()
+        with pytest.raises(DatabaseError, match="in time"):
+            await writer.write([make_rows("b")])
+        assert await writer.write([make_rows("b")]) == [Stored(4)]
+        assert writer.server == ServerFacts(_place(pair.standby.rudder), "primary", 2)
+
+
+def several(*servers: ConnectionInfo) -> dict[str, object]:
+    """Return libpq's options for several hosts."""
+    hosts = ",".join(server.host for server in servers)
+    ports = ",".join(str(server.port) for server in servers)
+    first = servers[0]
+    options = {"user": first.user, "password": first.password, "dbname": first.database}
+    return {**options, "host": hosts, "port": ports}
+
+
+def _place(server: ConnectionInfo) -> str:
+    return f"{server.host}:{server.port}"
 
 
 class HoldCommit(Fault):
