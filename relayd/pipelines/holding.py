@@ -80,10 +80,16 @@ class Holding:
 
     async def run(self) -> None:
         """Look after the files until cancelled, or until none is left of a hold that is off."""
-        await self._attempt(self._kept.find)
-        while self._kept.files or self._kept.offered or not self._off:
+        found = False
+        pause, before = OFFER_S, (0, 0)
+        while not (found and self._off and not self._kept.files and not self._kept.offered):
+            found = found or await self._attempt(self._kept.find)
             await self._look()
-            with trio.move_on_after(self._pause if self._before is None else OFFER_S):
+            left = self._kept.files, len(self._kept.offered)
+            # Files that are offered may have to wait for the database, or for an operator.
+            pause = OFFER_S if left != before else min(2 * pause, self._pause)
+            before = left
+            with trio.move_on_after(self._pause if self._before is None else pause):
                 await self._store.moved.wait()
 
     async def _look(self) -> None:
@@ -114,8 +120,8 @@ class Holding:
         if free > OFFERED // 2:
             kept.offer(free, everything=self._off)
 
-    async def _attempt(self, action: Callable[[], object]) -> None:
-        """Do something with the files, which is repeated soon if it fails."""
+    async def _attempt(self, action: Callable[[], object]) -> bool:
+        """Do something with the files; return whether it worked, else it is repeated soon."""
         try:
             await in_thread(action)
         except OSError as error:
@@ -124,6 +130,8 @@ class Holding:
                 file=str(error.filename),
                 detail=error.strerror,
             )
+            return False
+        return True
 
     def _note_begin(self, files: int) -> None:
         if self._before is None:

@@ -142,6 +142,19 @@ async def test_what_is_left_of_a_hold_that_is_off_is_offered(tmp_path: Path) -> 
     assert list(desk.held.iterdir()) == []
 
 
+async def test_a_directory_that_cannot_be_read_is_read_later(tmp_path: Path) -> None:
+    """What an earlier process has kept is found once its directory can be used."""
+    Desk(tmp_path).put("a.log")
+    desk = Desk(tmp_path, KeepRules(0.4))
+    desk.database.point = transient()
+    away = desk.held.rename(tmp_path / "away")
+    with capture_logs() as logs:
+        async with running(desk):
+            await eventually(lambda: any("cannot be used" in one["event"] for one in logs))
+            away.rename(desk.held)
+            await eventually(lambda: desk.kept.files == 1)
+
+
 async def test_early_releases_are_logged_at_most_once_a_minute(tmp_path: Path) -> None:
     """Beyond the bound files are removed, counted, and summed up in one warning."""
     desk = Desk(tmp_path, KeepRules(0.4, max_files=2))
