@@ -8,6 +8,7 @@ import msgspec
 import trio
 
 from relayd.errors import RelaydError
+from relayd.outputs.results import HeldFiles, ServerFacts, StoreFacts
 from relayd.system.threads import in_thread
 
 #: Seconds for each check: a status request must report a hanging database, not hang itself.
@@ -29,6 +30,18 @@ class StatusCheck(msgspec.Struct, frozen=True, omit_defaults=True):
     details: str | msgspec.UnsetType = msgspec.UNSET
 
 
+class DatabaseCheck(StatusCheck, frozen=True, omit_defaults=True):
+    """The outcome of the check of the database.
+
+    Attributes:
+        server: the server that was reached last; absent before the first.
+        held: numbers of the committed files that are kept for a while; absent if none are.
+    """
+
+    server: ServerFacts | msgspec.UnsetType = msgspec.UNSET
+    held: HeldFiles | msgspec.UnsetType = msgspec.UNSET
+
+
 class StatusReport(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """The outcome of all checks, as the API shows it.
 
@@ -37,7 +50,7 @@ class StatusReport(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True
         configuration: whether the configuration on disk is valid.
     """
 
-    database: StatusCheck | msgspec.UnsetType = msgspec.UNSET
+    database: DatabaseCheck | msgspec.UnsetType = msgspec.UNSET
     configuration: StatusCheck
 
 
@@ -51,15 +64,18 @@ class StatusReader:
         configuration: reads and validates the configuration, in a thread; raises `RelaydError`.
         database: whether run logs are written, or could be now; raises `RelaydError`. None if that
             output is off.
+        facts: returns what else there is to show of the database.
     """
 
     def __init__(
         self,
         configuration: Callable[[], object],
         database: Callable[[], Awaitable[object]] | None = None,
+        facts: Callable[[], StoreFacts] = StoreFacts,
     ) -> None:
         self._configuration = configuration
         self._database = database
+        self._facts = facts
         # A hanging file system blocks these threads, and must not block more.
         self._threads = trio.CapacityLimiter(2)
 
@@ -70,7 +86,12 @@ class StatusReader:
             nursery.start_soon(_check, checks, "configuration", self._read_configuration)
             if self._database is not None:
                 nursery.start_soon(_check, checks, "database", self._database)
-        return StatusReport(**checks)
+        database = checks.get("database")
+        if database is None:
+            return StatusReport(configuration=checks["configuration"])
+        facts = self._facts()
+        shown = DatabaseCheck(database.status, database.details, facts.server, facts.held)
+        return StatusReport(database=shown, configuration=checks["configuration"])
 
     async def _read_configuration(self) -> None:
         await in_thread(self._configuration, abandon_on_cancel=True, limiter=self._threads)

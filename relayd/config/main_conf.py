@@ -167,13 +167,23 @@ def _database_url(value: object) -> str:
 
 
 class DatabaseSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """Table `output.database`; `url` never holds a password."""
+    """Table `output.database`; `url` never holds a password.
+
+    Attributes:
+        hold: seconds for which committed run logs are kept, because a failover could take their
+            commits back; 0: not at all.
+        hold_max_files: maximum number of files that are kept; 0: no limit.
+        hold_max_size: maximum bytes of these files; 0: no limit.
+    """
 
     url: Annotated[str, Leaf(EXPECTED_URL, _database_url, confidential=True)] = (
         "postgres://rudder@127.0.0.1/rudder"
     )
     password: v.OptionalPassword = None
     max_pool_size: v.Several = 10
+    hold: v.Duration = 0.0
+    hold_max_files: v.Count = 1_000_000
+    hold_max_size: v.Size = _MAX_FAILED
 
 
 class UpstreamSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -251,6 +261,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     remote_run: RemoteRunSettings = RemoteRunSettings()
     shared_files: SharedFilesSettings = SharedFilesSettings()
     shared_folder: SharedFolderSettings = SharedFolderSettings()
+
+    @property
+    def keeps_run_logs(self) -> bool:
+        """Whether committed run logs are kept for a while."""
+        return self.processing.reporting.output == "database" and self.output.database.hold > 0
 
     def node_id(self) -> str:
         """Return the node id of this server, from `general.node_id` or `general.node_id_file`.

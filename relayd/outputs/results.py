@@ -1,13 +1,15 @@
 """What became of a file at its output; separate, so that not every user loads that output."""
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Final, Protocol
+from typing import Final, Literal, Protocol
 
 import msgspec
 
 from relayd.config.main_conf import Settings
 from relayd.errors import Refused, Retry
 from relayd.runlog.model import RunLog
+from relayd.spool.committed import WalPoint
+from relayd.system.wake import Wake
 
 
 class Done(msgspec.Struct, frozen=True, kw_only=True):
@@ -15,9 +17,11 @@ class Done(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         again: it was counted before; only the file was left to remove.
+        point: where it was committed, if committed files are kept for a while.
     """
 
     again: bool = False
+    point: WalPoint | None = None
 
 
 class Stored(Done, frozen=True):
@@ -40,6 +44,50 @@ class Forwarded(Done, frozen=True):
     """A file that the upstream has."""
 
 
+class HeldFiles(msgspec.Struct, frozen=True):
+    """Committed files that are kept for a while, as the status shows them.
+
+    Attributes:
+        files: how many there are.
+        bytes: their size.
+        replayed: how many were processed again since the start.
+        missing: of how many of these the rows were missing, and were stored again.
+        released_early: how many were removed before their time, for want of space.
+    """
+
+    files: int
+    bytes: int
+    replayed: int
+    missing: int
+    released_early: int
+
+
+class ServerFacts(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The server that has the store, as the status shows it.
+
+    Attributes:
+        address: as host:port, or the path of its socket.
+        role: "primary", or "standby" while it only replays what another one writes.
+        timeline: number that grows with each failover; absent if it is unknown.
+    """
+
+    address: str
+    role: Literal["primary", "standby"]
+    timeline: int | msgspec.UnsetType = msgspec.UNSET
+
+
+class StoreFacts(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """What the status shows of a store.
+
+    Attributes:
+        server: the server that was reached last; absent before the first.
+        held: numbers of the committed files that are kept for a while; absent if none are.
+    """
+
+    server: ServerFacts | msgspec.UnsetType = msgspec.UNSET
+    held: HeldFiles | msgspec.UnsetType = msgspec.UNSET
+
+
 #: The verdict on a run log that is newer than one of its node that has to wait.
 BEHIND: Final = Retry("waits for an older run of its node", attempted=False)
 
@@ -55,9 +103,21 @@ class RunLogStore(Protocol):
 
     Attributes:
         name: the output as in `processing.reporting.output`, log lines and the status.
+        moved: set when the store is found at another history than before.
+        server: the server that was reached last; None before the first.
     """
 
     name: str
+    moved: Wake
+    server: ServerFacts | None
+
+    async def locate(self) -> WalPoint:
+        """Return where the store is now.
+
+        Raises:
+            DatabaseError: it could not be asked, or run logs could not be written now.
+        """
+        ...
 
     async def write(self, batch: Sequence[RunLog]) -> Sequence[Written]:
         """Store a batch; return what became of each run log, in order.

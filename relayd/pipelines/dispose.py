@@ -129,7 +129,9 @@ class DisposeStage:
         self._put_back(Postponed(file.ticket, file.identity, retry, file.stage, wait=file.wait))
 
     async def _remove(self, files: Sequence[Finished]) -> None:
-        results = await self._disposal.remove([(f.ticket.name, f.identity) for f in files])
+        results = await self._disposal.remove(
+            [(f.ticket.name, f.identity) for f in files], [f.done.point for f in files]
+        )
         now = trio.current_time()
         for file, result in zip(files, results, strict=True):
             ticket = file.ticket

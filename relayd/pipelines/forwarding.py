@@ -20,7 +20,7 @@ import trio
 from relayd.config.main_conf import InventorySettings, ReportingSettings, Settings
 from relayd.fleet.pins import PinnedClients
 from relayd.outputs.health import CONNECTION, Health, watch
-from relayd.outputs.results import Probe  # noqa: TC001  an annotation of a variable needs it
+from relayd.outputs.results import Probe, StoreFacts
 from relayd.outputs.upstream.gate import Gate
 from relayd.outputs.upstream.uploads import (
     INVENTORY_UPDATES,
@@ -234,6 +234,10 @@ class ForwardingPipeline:
             attempts += 1
             await trio.sleep(self._delays.upstream_unreachable.after(attempts))
         await watch(self._health, lambda: self._metrics.reads, self._upstream.probe)
+
+    def facts(self) -> StoreFacts:
+        """Return nothing: what the upstream has accepted is not kept."""
+        return StoreFacts()
 
     def reconfigure(self, settings: Settings) -> None:
         """Take over what needs no restart: user and passwords for the upstream."""

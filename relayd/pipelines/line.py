@@ -19,7 +19,7 @@ from relayd.pipelines.dispose import DisposalRules, DisposeStage
 from relayd.pipelines.outcomes import Outcomes
 from relayd.pipelines.ticket import Settled
 from relayd.spool.cleanup import CleanupPlan, run_cleanup
-from relayd.spool.disposal import Disposal
+from relayd.spool.disposal import Disposal, Keep
 from relayd.spool.layout import Spool
 from relayd.spool.lock import DirectoryLock
 from relayd.spool.pending import Pending
@@ -75,6 +75,7 @@ class Line:
         delays: between attempts with one file.
         lock: keeps other processes out of the directory.
         one_by_one: whether run logs of one node are processed one after the other.
+        keep: keeps committed files for a while, see `relayd.spool.disposal.Disposal`.
     """
 
     def __init__(
@@ -91,10 +92,11 @@ class Line:
         delays: Delays = DELAYS,
         lock: DirectoryLock | None = None,
         one_by_one: bool = False,
+        keep: Keep | None = None,
     ) -> None:
         self.path = path = spool.directory / place
         self.pending = Pending(delays.file, one_by_one=one_by_one)
-        self.disposal = Disposal(path, spool.failed)
+        self.disposal = Disposal(path, spool.failed, keep)
         self.taking = trio.Event()
         self._rescan = Wake()
         self._metrics = metrics

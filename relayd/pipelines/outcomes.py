@@ -33,16 +33,40 @@ class Outcomes(Protocol):
         """Count a file that stays in the spool, and why."""
 
 
-class StoredOutcomes:
-    """Outcomes of run logs that go to the database."""
+class Repeats:
+    """Files that were committed before, and are processed again.
 
-    def __init__(self, metrics: Metrics) -> None:
+    Attributes:
+        offered: their names; each is removed with its outcome.
+        replayed: how many had an outcome.
+        missing: of how many the rows were missing, and were stored again.
+    """
+
+    def __init__(self, offered: set[str] | None = None) -> None:
+        self.offered = set[str]() if offered is None else offered
+        self.replayed = 0
+        self.missing = 0
+
+
+class StoredOutcomes:
+    """Outcomes of run logs that go to the database.
+
+    Args:
+        metrics: counts them.
+        repeats: those that were counted when they were committed first.
+    """
+
+    def __init__(self, metrics: Metrics, repeats: Repeats | None = None) -> None:
         self._metrics = metrics
+        self._repeats = repeats or Repeats()
 
     def finished(self, file: Finished, now: float) -> None:
         """Implement `Outcomes`."""
         stored, metrics = file.done, self._metrics
         assert isinstance(stored, Stored)
+        if file.ticket.name in self._repeats.offered:
+            self._count_again(file, stored)
+            return
         metrics.reports.labels("ok").inc()
         metrics.reports_rows.inc(stored.rows)
         metrics.reports_broken.inc(stored.broken)
@@ -56,6 +80,22 @@ class StoredOutcomes:
             log.warning(
                 "a shorter version of this run is in the database; its rows are kept",
                 missing=stored.missing,
+                **file.ticket.describe(),
+            )
+
+    def _count_again(self, file: Finished, stored: Stored) -> None:
+        """Count a run log that was counted when it was committed first."""
+        metrics, repeats = self._metrics, self._repeats
+        repeats.offered.discard(file.ticket.name)
+        repeats.replayed += 1
+        metrics.held_replayed.inc()
+        metrics.reports_rows.inc(stored.rows)
+        if stored.rows:
+            repeats.missing += 1
+            metrics.held_missing.inc()
+            log.warning(
+                "the database had lost a committed run log; stored again",
+                rows=stored.rows,
                 **file.ticket.describe(),
             )
 

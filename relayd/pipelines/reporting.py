@@ -12,17 +12,19 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Final
 
+import msgspec
 import trio
 
 from relayd.config.main_conf import Settings
 from relayd.errors import Reason
 from relayd.fleet.current_nodes import CurrentNodes
 from relayd.outputs.health import Health
-from relayd.outputs.results import Probe, RunLogStore
+from relayd.outputs.results import Probe, RunLogStore, StoreFacts
 from relayd.pipelines.examine import Accepted, ExamineStage
 from relayd.pipelines.gather import run_gather
+from relayd.pipelines.holding import Holding, make_kept
 from relayd.pipelines.line import Change, Line, run_spool_cleanup
-from relayd.pipelines.outcomes import StoredOutcomes
+from relayd.pipelines.outcomes import Repeats, StoredOutcomes
 from relayd.pipelines.second_chance import SecondChance
 from relayd.pipelines.ticket import Settled
 from relayd.pipelines.workers.job import Setup
@@ -99,24 +101,27 @@ class ReportingPipeline:
         lock: DirectoryLock | None = None,
     ) -> None:
         self._own = own = settings.processing.reporting
-        self._spool = run_log_spool(own.directory)
+        self._spool = run_log_spool(own.directory, keeps=settings.keeps_run_logs)
         self._clock = WallClock(own.cleanup.retention)
         self._trust = trust
         self._metrics = metrics
         self._store = store
         self._nodes_changed = Wake()
         self._waiting_for_nodes = trio.Event()
+        kept = make_kept(settings, self._spool)
+        repeats = Repeats() if kept is None else Repeats(kept.offered)
         self._line = Line(
             self._spool,
             INCOMING,
             own,
-            StoredOutcomes(metrics),
+            StoredOutcomes(metrics, repeats),
             metrics,
             self._clock,
             settle_s=own.settle_time,
             trust_token=trust.token,
             delays=delays,
             lock=lock,
+            keep=kept.put_all if kept is not None and self._spool.keeps else None,
         )
         holds = self._line.pending.holds
         committed = self._line.disposal.committed.holds
@@ -124,6 +129,9 @@ class ReportingPipeline:
         health = Health(store.name, metrics.output_up[store.name])
         self._writer = Writer(store, health, delays, holds, self._line.rescan)
         self._second_chance = SecondChance(store, self._writer, self._line)
+        self._holding: Holding | None = None
+        if kept is not None:
+            self._holding = Holding(store, kept, repeats, self._line.pending, metrics)
         self._stages = ReportingStages(examine, examiner.lanes, self._writer, metrics)
         self.probes: Mapping[str, Probe] = {store.name: self._writer.check}
 
@@ -136,9 +144,16 @@ class ReportingPipeline:
             nursery.start_soon(self._run_stopper, stop, name="stopper")
             nursery.start_soon(self._run_probe, name="probe")
             nursery.start_soon(self._second_chance.run, name="second chance")
+            if self._holding is not None:
+                nursery.start_soon(self._holding.run, name="hold")
             if await self._wait_for_nodes(stop):
                 await self._line.run(self._stages, stop)
             nursery.cancel_scope.cancel("pipeline ended")
+
+    def facts(self) -> StoreFacts:
+        """Return what the status shows of the store besides the check."""
+        held = msgspec.UNSET if self._holding is None else self._holding.numbers()
+        return StoreFacts(server=self._store.server or msgspec.UNSET, held=held)
 
     async def _wait_for_nodes(self, stop: trio.Event) -> bool:
         """Wait for a nodes list: without one strangers cannot be recognized, so files wait."""
@@ -213,7 +228,7 @@ async def open_reporting(
         StartError: the spool cannot be used, or another relayd uses it.
     """
     own = settings.processing.reporting
-    spool = run_log_spool(own.directory)
+    spool = run_log_spool(own.directory, keeps=settings.keeps_run_logs)
     setup = Setup(str(spool.directory / INCOMING), own.max_size, frozenset(own.skip_event_types))
     with hold(spool) as locks:
         async with open_examiner(setup, settings.general.core_threads) as examiner:

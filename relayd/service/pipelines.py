@@ -9,7 +9,7 @@ import trio
 from relayd.config.main_conf import Settings
 from relayd.fleet.current_nodes import CurrentNodes
 from relayd.fleet.pins import PinnedClients
-from relayd.outputs.results import Probe
+from relayd.outputs.results import Probe, StoreFacts
 from relayd.pipelines.line import Change
 from relayd.system.delays import Delays
 from relayd.telemetry.metrics import Metrics
@@ -25,6 +25,9 @@ class Pipeline(Protocol):
 
     name: str
     probes: Mapping[str, Probe]
+
+    def facts(self) -> StoreFacts:
+        """Return what the status shows of its output besides the check."""
 
     async def run(self, stop: trio.Event) -> None:
         """Process files until `stop` is set and all that was taken up is disposed of."""
@@ -55,7 +58,8 @@ async def open_pipelines(
             from relayd.outputs.postgres.database import open_database
             from relayd.pipelines.reporting import open_reporting
 
-            store = await stack.enter_async_context(open_database(settings))
+            database = open_database(settings, metrics.lock_wait_seconds.inc)
+            store = await stack.enter_async_context(database)
             reporting = open_reporting(settings, trust, metrics, store, delays)
             pipelines.append(await stack.enter_async_context(reporting))
         if "upstream" in outputs:

@@ -391,7 +391,8 @@ class Service:
         probes = {
             name: probe for pipeline in self._pipelines for name, probe in pipeline.probes.items()
         }
-        return StatusReader(self._read_configuration, probes.get("database"))
+        facts = [pipeline.facts for pipeline in self._pipelines if "database" in pipeline.probes]
+        return StatusReader(self._read_configuration, probes.get("database"), *facts[:1])
 
     def _read_configuration(self) -> None:
         """Raise an error if the configuration on disk is not valid, or the nodes are not loaded."""

@@ -3,6 +3,8 @@
 from collections import OrderedDict
 from typing import Final
 
+import msgspec
+
 from relayd.runlog.filename import queue_id
 from relayd.spool.identity import Identity
 from relayd.telemetry.logs import get_logger
@@ -11,6 +13,18 @@ log = get_logger("disposal")
 
 #: About 400 bytes each. Beyond that, the oldest are forgotten; the database rejects duplicates.
 _REMEMBERED: Final = 10_000
+
+
+class WalPoint(msgspec.Struct, frozen=True):
+    """A point in the history of a database, at which files were committed.
+
+    Attributes:
+        history: differs once the server is another one, was restarted, or had its state set back.
+        position: grows with what is written in the same history.
+    """
+
+    history: str
+    position: int
 
 
 class Committed:

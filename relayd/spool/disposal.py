@@ -13,7 +13,7 @@ from typing import Literal, TypeVar
 import trio
 
 from relayd.errors import Retry
-from relayd.spool.committed import Committed
+from relayd.spool.committed import Committed, WalPoint
 from relayd.spool.failed.quarantine import (
     Moved,
     RefusedFile,
@@ -40,6 +40,9 @@ __all__ = [
 
 Removal = Literal["removed", "changed", "gone"]
 T = TypeVar("T")
+#: Moves committed files to where they are kept for a while: name, identity, and where each was
+#: committed. Returns for each what was found, or why it cannot be moved now.
+Keep = Callable[[Sequence[tuple[str, Identity, WalPoint | None]]], list[Removal | OSError]]
 
 
 def remove(directory: str | Path, name: str, known: Identity) -> Removal:
@@ -76,28 +79,46 @@ class Disposal:
     A thread call that has begun runs to its end, also when it is cancelled, so no file is left
     half moved.
 
+    Args:
+        incoming: the watched directory.
+        failed: where refused files go.
+        keep: keeps committed files; None if they are removed at once.
+
     Attributes:
         committed: files that are done but could not be removed. The pipeline asks `holds` before
             it processes a file and, if so, only calls `remove` again.
     """
 
-    def __init__(self, incoming: Path, failed: Path) -> None:
+    def __init__(self, incoming: Path, failed: Path, keep: Keep | None = None) -> None:
         self.committed = Committed()
+        self._keep = keep
         self._incoming = incoming
         self._failed = failed
         self._limiter = trio.CapacityLimiter(1)
 
-    async def remove(self, files: Sequence[tuple[str, Identity]]) -> list[Removal | Retry]:
-        """Remove committed files, see the function `remove`.
+    async def remove(
+        self, files: Sequence[tuple[str, Identity]], points: Sequence[WalPoint | None] = ()
+    ) -> list[Removal | Retry]:
+        """Remove committed files, see the function `remove`, or keep them for a while.
+
+        Args:
+            files: name, and identity of what was read.
+            points: where each was committed; needed only if they are kept.
 
         Returns:
             For each file what was found, or `Retry` when it could not be removed. Such a file is
             remembered as committed.
         """
-        directory = str(self._incoming)
-        results = await self._in_thread(
-            [partial(remove, directory, name, known) for name, known in files]
-        )
+        if self._keep is not None:
+            keep = partial(
+                self._keep, [(*file, at) for file, at in zip(files, points, strict=True)]
+            )
+            moved = await in_thread(keep, limiter=self._limiter)
+            results = [_later(r) if isinstance(r, OSError) else r for r in moved]
+        else:
+            results = await self._in_thread(
+                [partial(remove, str(self._incoming), name, known) for name, known in files]
+            )
         for (name, known), result in zip(files, results, strict=True):
             if isinstance(result, Retry):
                 self.committed.remember(name, known, result.detail)

@@ -2,8 +2,8 @@
 
 reports/                        inventories/
 ├── incoming/   run logs        ├── incoming/                  of nodes not accepted yet
-└── failed/     refused ones    ├── accepted-nodes-updates/    of accepted nodes
-└── failed/
+├── failed/     refused ones    ├── accepted-nodes-updates/    of accepted nodes
+└── held/       committed ones  └── failed/
 """
 
 import os
@@ -21,6 +21,7 @@ from relayd.system.shortage import words_of
 INCOMING: Final = "incoming"
 UPDATES: Final = "accepted-nodes-updates"
 FAILED: Final = "failed"
+HELD: Final = "held"
 
 #: Extensions of files that are processed, without dot. Cleanup removes any other file once old.
 RUN_LOGS: Final = frozenset({"gz", "zip", "log"})
@@ -41,6 +42,7 @@ class Spool(msgspec.Struct, frozen=True):
         extensions: of the files that are processed, without dot.
         hidden: whether files whose name begins with a dot are processed too.
         ordered: whether files are run logs, which are processed in the order of each node's runs.
+        keeps: whether committed files are kept for a while.
     """
 
     directory: Path
@@ -48,6 +50,7 @@ class Spool(msgspec.Struct, frozen=True):
     extensions: frozenset[str]
     hidden: bool = False
     ordered: bool = False
+    keeps: bool = False
 
     @property
     def watched(self) -> tuple[Path, ...]:
@@ -59,10 +62,20 @@ class Spool(msgspec.Struct, frozen=True):
         """The directory of refused files."""
         return self.directory / FAILED
 
+    @property
+    def held(self) -> Path:
+        """The directory of committed files that are kept for a while, if they are."""
+        return self.directory / HELD
 
-def run_log_spool(directory: Path) -> Spool:
+    @property
+    def in_use(self) -> tuple[Path, ...]:
+        """All directories that have files of it."""
+        return (*self.watched, self.failed, *((self.held,) if self.keeps else ()))
+
+
+def run_log_spool(directory: Path, *, keeps: bool = False) -> Spool:
     """Return the spool of run logs below `processing.reporting.directory`."""
-    return Spool(directory, (INCOMING,), RUN_LOGS, ordered=True)
+    return Spool(directory, (INCOMING,), RUN_LOGS, ordered=True, keeps=keeps)
 
 
 def inventory_spool(directory: Path) -> Spool:
@@ -82,7 +95,7 @@ def hold(spool: Spool) -> Iterator[Mapping[Path, DirectoryLock]]:
     Raises:
         StartError: a directory cannot be used, or another relayd uses one.
     """
-    ensure_directories(*spool.watched, spool.failed)
+    ensure_directories(*spool.in_use)
     with ExitStack() as stack:
         yield {path: stack.enter_context(DirectoryLock(path)) for path in spool.watched}
 

@@ -80,6 +80,12 @@ class Metrics:
         reports_rows: rows inserted.
         reports_broken: malformed reports in run logs that were accepted.
         duplicates: run logs that were already in the database.
+        lock_wait_seconds: seconds for which transactions waited for other writers.
+        held_files: committed files that are kept for a while.
+        held_bytes: their bytes.
+        held_replayed: kept files that were processed again after a change of the database.
+        held_missing: those of them that the database had lost.
+        held_released_early: kept files that were removed before their time, for want of space.
         spool_files: files waiting in the spool.
         spool_oldest_seconds: age of the oldest of them in seconds.
         shared_files: uploads to the shared files by `outcome`.
@@ -121,6 +127,7 @@ class Metrics:
         threads = Gauge("process_threads", "Threads of the process", registry=self._registry)
         threads.set_function(_count_threads)
         self._make_outcomes()
+        self._make_held()
         self._make_nodes()
         self._make_spool()
         self._make_shared_files()
@@ -194,6 +201,9 @@ class Metrics:
             "reports_broken", "Malformed reports in accepted run logs, which are not stored"
         )
         self.duplicates = self._counter("duplicates", "Run logs already in the database")
+        self.lock_wait_seconds = self._counter(
+            "database_lock_wait_seconds", "Seconds for which transactions waited for other writers"
+        )
         self.processing_seconds = self._histogram(
             "reports_processing_duration_seconds",
             "Seconds from taking up a run log to the end of its output",
@@ -201,6 +211,19 @@ class Metrics:
         )
         self.report_bytes = self._histogram(
             "reports_size_bytes", "Size of a run log as uploaded, in bytes", _SIZES
+        )
+
+    def _make_held(self) -> None:
+        self.held_files = self._gauge("held_files", "Committed files that are kept for a while")
+        self.held_bytes = self._gauge("held_bytes", "Bytes of these files")
+        self.held_replayed = self._counter(
+            "held_replayed", "Held files processed again after a change of the database"
+        )
+        self.held_missing = self._counter(
+            "held_missing", "Held files that the database had lost, and that were stored again"
+        )
+        self.held_released_early = self._counter(
+            "held_released_early", "Held files removed before their time, for want of space"
         )
 
     def _make_nodes(self) -> None:

@@ -63,6 +63,11 @@ class Site:
         return self.root / "reports" / "failed"
 
     @property
+    def held(self) -> Path:
+        """Where committed ones are kept, if they are."""
+        return self.root / "reports" / "held"
+
+    @property
     def nodes_list(self) -> Path:
         """The nodes list file."""
         return self.root / "nodeslist.json"

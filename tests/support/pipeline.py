@@ -10,14 +10,16 @@ from relayd.config.main_conf import Settings, database_parameters
 from relayd.errors import DatabaseError, Gone, Refused, Retry
 from relayd.fleet.certificates import CertificateStore
 from relayd.fleet.nodes import Node, Nodes
-from relayd.outputs.results import Done, Stored, Written
+from relayd.outputs.results import Done, ServerFacts, Stored, Written
 from relayd.pipelines.gather import BATCH
 from relayd.pipelines.ticket import Behind, Failed, Finished, Settled, Ticket, Vanished, unfinished
 from relayd.pipelines.workers.job import Examined, Job
 from relayd.runlog.model import NodeCertificate, RunLog
 from relayd.runlog.signature.certificates import Validity
+from relayd.spool.committed import WalPoint
 from relayd.spool.identity import Identity
 from relayd.spool.watching.watcher import Arrival
+from relayd.system.wake import Wake
 from relayd.telemetry.metrics import Stage
 from tests.support.rows import make_rows
 
@@ -114,6 +116,8 @@ class FakeDatabase:
         idle_looks: when it was looked at while idle.
         parameters: connection parameters, one for each reconfiguration.
         token: of its tables.
+        point: where it is in its history; an error if it cannot be asked.
+        locations: how often it was asked.
     """
 
     def __init__(self) -> None:
@@ -127,6 +131,18 @@ class FakeDatabase:
         self.idle_looks: list[float] = []
         self.parameters: list[dict[str, object]] = []
         self.token = "tables:1"
+        self.moved = Wake()
+        self.locations = 0
+        self.server: ServerFacts | None = None
+        self.point: WalPoint | DatabaseError = WalPoint("1", 1)
+
+    async def locate(self) -> WalPoint:
+        """As `Database.locate`."""
+        self.locations += 1
+        await trio.lowlevel.checkpoint()
+        if isinstance(self.point, DatabaseError):
+            raise self.point
+        return self.point
 
     async def write(self, batch: Sequence[RunLog]) -> list[Written]:
         """As `Database.write`."""

@@ -128,7 +128,8 @@ class Site:
         """The spools whose output is enabled."""
         processing, spools = self.settings.processing, []
         if processing.reporting.output != "disabled":
-            spools.append(run_log_spool(processing.reporting.directory))
+            own = processing.reporting
+            spools.append(run_log_spool(own.directory, keeps=self.settings.keeps_run_logs))
         if processing.inventory.output != "disabled":
             spools.append(inventory_spool(processing.inventory.directory))
         return spools

@@ -15,6 +15,7 @@ import msgspec
 
 from relayd.outputs.postgres import statements as sql
 from relayd.outputs.postgres.connecting.dialer import Address, Dialer
+from relayd.outputs.postgres.connecting.liveness import Place
 from relayd.outputs.postgres.connecting.surroundings import Surroundings
 from relayd.outputs.postgres.connecting.target import Host, Target, chosen_settings, resolve
 from relayd.outputs.postgres.faults import FAULTS, ConnectError, Kind, Step, explain_connecting
@@ -62,6 +63,10 @@ class HostOrder:
         """Return the order of so many hosts."""
         first = self._first % count
         return [*range(first, count), *range(first)]
+
+    def pass_over(self) -> None:
+        """Begin next time after the host that answered last, which does not serve."""
+        self._first += 1
 
     def begin_with(self, index: int) -> None:
         """Begin with this one next time."""
@@ -119,7 +124,7 @@ def transaction_limits(parameters: Mapping[str, Any], patience: Patience) -> str
         "lock_timeout": patience.lock,
         "idle_in_transaction_session_timeout": 2 * patience.statement,
     }
-    return "".join(
+    return sql.WARN + "".join(
         sql.LIMIT % (name, ms(seconds)) for name, seconds in limits.items() if name not in chosen
     )
 
@@ -133,6 +138,18 @@ def peer(connection: Connection) -> str:
     """Return the address of the server, as `host:port` or the path of its socket."""
     address = connection._addr
     return address if isinstance(address, str) else f"{address[0]}:{address[1]}"
+
+
+def place(connection: Connection) -> Place:
+    """Return the address of the server, as the socket gives it."""
+    found: Place = connection._transport.get_extra_info("peername")
+    return found
+
+
+def has_several(parameters: Mapping[str, Any]) -> bool:
+    """Return whether there is another host to go to."""
+    hosts = parameters.get("host") or parameters.get("hostaddr") or os.environ.get("PGHOST", "")
+    return "," in str(hosts)
 
 
 def _kinds(target: Target) -> tuple[str, ...]:

@@ -5,9 +5,8 @@ the bridge (trio-asyncio) once. The calling task must run inside `open_asyncio`.
 """
 
 import asyncio
-import hashlib
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
 from typing import Any, Final
 
 import msgspec
@@ -17,21 +16,29 @@ import trio_asyncio
 from relayd.config.main_conf import Settings, database_parameters
 from relayd.errors import DatabaseError, Reason, Refused, Retry
 from relayd.outputs.postgres import statements as sql
+from relayd.outputs.postgres.committing import commit
+from relayd.outputs.postgres.connecting.liveness import unless_silent
 from relayd.outputs.postgres.connection import (
     Connection,
     HostOrder,
     Patience,
     connect,
+    has_several,
     ms,
     peer,
+    place,
     transaction_limits,
 )
 from relayd.outputs.postgres.faults import FAULTS, explain
+from relayd.outputs.postgres.history import History
 from relayd.outputs.postgres.known_good import known_good
-from relayd.outputs.postgres.storing import store
+from relayd.outputs.postgres.storing import Facts, lock_keys, rounds, store
 from relayd.outputs.postgres.tables import TOKEN_PREFIX, Tables, check_tables, read_tables
-from relayd.outputs.results import BEHIND, Stored, Written
+from relayd.outputs.results import BEHIND, ServerFacts, Stored, Written
 from relayd.runlog.model import RunLog
+from relayd.spool.committed import WalPoint
+from relayd.system.addresses import bracketed
+from relayd.system.wake import Wake
 from relayd.telemetry.logs import get_logger
 
 log = get_logger("database")
@@ -45,14 +52,27 @@ _PATIENCE: Final = Patience()
 
 
 CLOSE_TIMEOUT_S: Final = 2.0
+_READ_ONLY: Final = "25006"
 
 
 @asynccontextmanager
-async def open_database(settings: Settings) -> AsyncIterator["Database"]:
-    """Open the database of a configuration, and close its connections at the end."""
-    connections = settings.output.database.max_pool_size
+async def open_database(
+    settings: Settings, note_wait: Callable[[float], None]
+) -> AsyncIterator["Database"]:
+    """Open the database of a configuration, and close its connections at the end.
+
+    Args:
+        settings: the configuration.
+        note_wait: gets the seconds for which each transaction waited for other writers.
+    """
+    own = settings.output.database
     async with open_asyncio():
-        database = Database(database_parameters(settings), connections=connections)
+        database = Database(
+            database_parameters(settings),
+            connections=own.max_pool_size,
+            locates=own.hold > 0,
+            note_wait=note_wait,
+        )
         try:
             yield database
         finally:
@@ -97,8 +117,12 @@ class _Attempt(msgspec.Struct):
 class Database:
     """One connection that writes, and short ones for probes.
 
-    One connection writes: a reader that follows "id > last seen" then never misses a row, because
-    ids are committed in the order in which they were drawn.
+    One connection writes, and one of all relayd at a time: a reader that follows "id > last seen"
+    then never misses a row, because ids are committed in the order in which they were drawn.
+
+    Attributes:
+        moved: set when the database is found at another history than before.
+        server: the server that was reached last; None before the first.
     """
 
     name: str = "database"
@@ -109,6 +133,8 @@ class Database:
         patience: Patience = _PATIENCE,
         *,
         connections: int = 2,
+        locates: bool = False,
+        note_wait: Callable[[float], None] = lambda _seconds: None,
     ) -> None:
         """Initialize; nothing is opened yet.
 
@@ -116,7 +142,14 @@ class Database:
             parameters: libpq's options, the password among them.
             patience: how long to wait for the server.
             connections: how many may be open at once. With one, `probe` waits until it is free.
+            locates: whether what is stored says where in its history the database was.
+            note_wait: gets the seconds for which each transaction waited for other writers.
         """
+        self.moved = Wake()
+        self.server: ServerFacts | None = None
+        self._history = History()
+        self._locates = locates
+        self._note_wait = note_wait
         self._patience = patience
         self.set_parameters(parameters)
         self._alone = connections < 2
@@ -177,13 +210,22 @@ class Database:
         await trio_asyncio.aio_as_trio(self._probe)(read=True)
         return self._token()
 
+    async def locate(self) -> WalPoint:
+        """Return where in its history the database is now.
+
+        Raises:
+            DatabaseError: it could not be asked, or run logs could not be written now.
+        """
+        result: WalPoint = await trio_asyncio.aio_as_trio(self._locate)()
+        return result
+
     async def aclose(self) -> None:
         """Close the writing connection, at once if the server does not answer."""
         await trio_asyncio.aio_as_trio(self._close)()
 
     async def _write(self, batch: Sequence[RunLog]) -> list[Written]:
         attempt = _Attempt(batch, self._token())
-        for part in _rounds(batch):
+        for part in rounds(batch):
             await self._write_part(attempt, part)
         return [attempt.outcomes[index] for index in range(len(batch))]
 
@@ -289,20 +331,34 @@ class Database:
         size = sum(len(run_log.copy) for run_log in run_logs)
         patience = self._patience
         allowed = patience.statement + patience.per_mib * size / 2**20
+        commits = False
         try:
-            async with asyncio.timeout(allowed), self._writing:
+            async with asyncio.timeout(allowed) as deadline, self._writing:
                 connection = await self._connected()
-                await connection.execute(self._open_transaction + sql.LOCK % _lock_keys(run_logs))
-                if allowed > 1.5 * patience.statement:
+                async with self._unless_silent(connection, deadline):
                     await connection.execute(
-                        "SELECT set_config('statement_timeout', $1, true)", ms(allowed)
+                        self._open_transaction + sql.LOCK % lock_keys(run_logs)
                     )
-                assert self._tables is not None  # read when the connection was made
-                stored = await store(connection, self._tables, run_logs)
-                await connection.execute(sql.UNDO if trial else sql.COMMIT)
-                return stored
+                    if allowed > 1.5 * patience.statement:
+                        await connection.execute(
+                            "SELECT set_config('statement_timeout', $1, true)", ms(allowed)
+                        )
+                    assert self._tables is not None  # read when the connection was made
+                    stored, facts = await store(
+                        connection, self._tables, run_logs, where=self._locates
+                    )
+                    self._note_wait(facts.waited_s)
+                    if trial:
+                        await connection.execute(sql.UNDO)
+                        return stored
+                    commits = facts.synchronous
+                    await commit(connection, synchronous=facts.synchronous)
+                return self._located(stored, facts)
         except FAULTS as error:
             fault = explain(error)
+            if commits and isinstance(error, TimeoutError):
+                detail = "the commit was not confirmed in time: is a synchronous standby missing?"
+                fault = DatabaseError(detail, "transient")
             if fault.kind in ("permanent", "table"):
                 await self._roll_back()
             else:
@@ -313,6 +369,47 @@ class Database:
             # finds out on a new connection.
             self._drop()
             raise
+
+    def _unless_silent(
+        self, connection: Connection, deadline: asyncio.Timeout
+    ) -> AbstractAsyncContextManager[None]:
+        """Give a silent server up early where there is another one to go to."""
+        if not has_several(self._parameters):
+            return nullcontext()
+        quiet = self._patience.connect
+        return unless_silent(place(connection), deadline, quiet, self._order.pass_over)
+
+    def _located(self, stored: list[Stored], facts: Facts) -> list[Stored]:
+        """Note where it was stored, before the file is disposed of."""
+        if not self._locates:
+            return stored
+        point = self._note_point(facts.server, facts.position)
+        return [msgspec.structs.replace(one, point=point) for one in stored]
+
+    def _note_point(self, server: int, position: int) -> WalPoint:
+        before = self._history.at
+        point = self._history.note(server, position)
+        if before is None or before.history != point.history:
+            self.moved.set()
+        return point
+
+    async def _locate(self) -> WalPoint:
+        try:
+            async with asyncio.timeout(self._patience.statement) as deadline, self._writing:
+                connection = await self._connected()
+                assert self._tables is not None  # read when the connection was made
+                statement = sql.WHERE if self._tables.where else sql.WHERE_BY_START
+                async with self._unless_silent(connection, deadline):
+                    await connection.execute(self._open_transaction)
+                    row = await connection.fetchrow(statement)
+                    await connection.execute(sql.ROLLBACK)
+        except FAULTS as error:
+            self._drop()
+            raise _not_of_a_run_log(explain(error)) from error
+        except BaseException:
+            self._drop()
+            raise
+        return self._note_point(row["server"], row["position"])
 
     async def _roll_back(self) -> None:
         """Roll back after data were refused: only the transaction failed, not the connection."""
@@ -341,16 +438,22 @@ class Database:
                 raise
         except FAULTS as error:
             fault = explain(error)
+            if fault.sqlstate == _READ_ONLY:
+                self._order.pass_over()  # another host may be the primary
             raise _not_of_a_run_log(fault) from error
         return connection
 
     async def _look(self, connection: Connection, *, read: bool) -> None:
-        """Check the tables, or read what they are like."""
+        """Check the tables, or read what they are like; note which server has them."""
         await connection.execute(self._open_transaction)
+        self.server = server = await _describe(connection)
         if read:
             self._tables = await read_tables(connection)
         else:
             await check_tables(connection)
+        if self._tables is not None and self._tables.where:
+            timeline = int(await connection.fetchval(sql.TIMELINE), 16)
+            self.server = msgspec.structs.replace(server, timeline=timeline)
         await connection.execute(sql.ROLLBACK)
 
     async def _probe(self, *, read: bool = False) -> None:
@@ -398,37 +501,15 @@ class Database:
             writer.terminate()
 
 
+async def _describe(connection: Connection) -> ServerFacts:
+    """Return which server this is; behind a pooler, the one that is really used."""
+    row = await connection.fetchrow(sql.ROLE)
+    address = f"{bracketed(row['host'])}:{row['port']}" if row["host"] else peer(connection)
+    return ServerFacts(address, "standby" if row["standby"] else "primary")
+
+
 def _not_of_a_run_log(fault: DatabaseError) -> DatabaseError:
     """Return a fault that no run log can have caused."""
     if fault.kind in ("permanent", "table"):
         return DatabaseError(str(fault), "operator", fault.sqlstate)
     return fault
-
-
-def _rounds(batch: Sequence[RunLog]) -> Iterable[list[int]]:
-    """Split a batch so that one run (node and START) is in a transaction at most once.
-
-    Two versions of one run in a single transaction would not see each other in the duplicate
-    check.
-    """
-    rounds: list[list[int]] = []
-    seen: dict[tuple[str, str], int] = {}
-    for index, run_log in enumerate(batch):
-        run = (run_log.node_id, run_log.start)
-        number = seen.get(run, 0)
-        seen[run] = number + 1
-        if number == len(rounds):
-            rounds.append([])
-        rounds[number].append(index)
-    return rounds
-
-
-def _lock_keys(run_logs: Sequence[RunLog]) -> str:
-    """Return the advisory locks of runs, sorted, for the statement that takes them."""
-    return ",".join(map(str, sorted({_lock_key(run_log) for run_log in run_logs})))
-
-
-def _lock_key(run_log: RunLog) -> int:
-    """Return the advisory lock of a run: the same number in every relayd that writes here."""
-    digest = hashlib.blake2b(f"{run_log.node_id}\0{run_log.start}".encode(), digest_size=8)
-    return int.from_bytes(digest.digest(), "big", signed=True)

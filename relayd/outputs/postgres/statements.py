@@ -11,13 +11,23 @@ from relayd.runlog.model import COLUMNS
 #: Opens a transaction; %s takes the statements that bound it.
 OPEN: Final = "BEGIN;%s"
 
+#: Lets the server say that the wait of a COMMIT for its standbys was interrupted.
+WARN: Final = "SET LOCAL client_min_messages = warning;"
+
 #: Bounds a transaction: a setting and its value.
 LIMIT: Final = "SET LOCAL %s = %s;"
 
 #: Takes the locks of a transaction; %s takes only relayd's own numbers.
 #: Writers of the same run wait here until the first of them has committed. The keys are sorted, so
 #: that two writers with several runs in common cannot deadlock.
-LOCK: Final = "SELECT count(pg_advisory_xact_lock(key)) FROM unnest('{%s}'::bigint[]) AS key"
+#: The last lock is the same for all relayd: who has it draws ids and commits before the next one
+#: draws any, so ids become visible in their order, and a reader that follows "id > last seen" never
+#: misses a row. (Its first number is "rely" in ASCII.) When it was taken is kept for `FACTS`.
+LOCK: Final = """
+SELECT count(pg_advisory_xact_lock(key)) FROM unnest('{%s}'::bigint[]) AS key;
+SELECT pg_advisory_xact_lock(1919249529, 1);
+SELECT set_config('relayd.locked', clock_timestamp()::text, true)
+"""
 
 COMMIT: Final = "COMMIT;"
 
@@ -50,10 +60,52 @@ _MATCHES: Final = """
          w.eventtype, w.msg, w.policy)
 """
 
+#: Numbers below 0 are about the transaction: the microseconds for which it waited for locks, and
+#: whether its commit will wait for standbys. %s takes `POINT` or nothing.
+FACTS: Final = """
+SELECT -1 AS number, (1e6 * extract(epoch FROM
+           nullif(current_setting('relayd.locked', true), '')::timestamptz
+           - transaction_timestamp()))::bigint AS value
+UNION ALL
+SELECT -2, (current_setting('synchronous_standby_names') <> '')::int
+UNION ALL
+%s"""
+
+_SERVER: Final = """
+hashtextextended(concat_ws(' ', pg_postmaster_start_time(),
+    (SELECT system_identifier FROM pg_control_system()),
+    left(pg_walfile_name(pg_current_wal_lsn()), 8)), 0)
+"""
+_POSITION: Final = "(pg_current_wal_lsn() - '0/0'::pg_lsn)::bigint"
+_SERVER_BY_START: Final = "hashtextextended(pg_postmaster_start_time()::text, 0)"
+
+#: Where the server is: a number that differs once the server, its start or its timeline does, and
+#: the position in its WAL; only its start where the account may not ask for more.
+WHERE: Final = f"SELECT {_SERVER} AS server, {_POSITION} AS position"
+WHERE_BY_START: Final = f"SELECT {_SERVER_BY_START} AS server, 0::bigint AS position"
+
+#: The same as numbers -3 and -4, the position before the first row.
+POINT: Final = f"SELECT -3, {_SERVER} UNION ALL SELECT -4, {_POSITION} UNION ALL"
+POINT_BY_START: Final = f"SELECT -3, {_SERVER_BY_START} UNION ALL SELECT -4, 0 UNION ALL"
+
+#: The address of the server, and whether it only replays what another one writes.
+ROLE: Final = """
+SELECT host(inet_server_addr()) AS host, inet_server_port() AS port, pg_is_in_recovery() AS standby
+"""
+
+#: Its timeline; only a primary has it.
+TIMELINE: Final = "SELECT left(pg_walfile_name(pg_current_wal_lsn()), 8)"
+
+#: Makes the commit of a transaction that has inserted nothing wait for standbys, as one that has
+#: does: they may lack the rows that it found.
+WAIT_FOR_STANDBYS: Final = "SELECT pg_logical_emit_message(true, 'relayd', '')"
+
 #: Number 0 has an id drawn from the sequence, below all that rows get from now on. The others are
 #: reports that are already stored, and how many rows their runs have. LATERAL with a LIMIT makes
-#: the planner use one index probe for each report, even on a table that was never analyzed.
+#: the planner use one index probe for each report, even on a table that was never analyzed. %s
+#: takes `FACTS`.
 STORED: Final = f"""
+%s
 SELECT 0 AS number, nextval('serial') AS value
 UNION ALL
 SELECT w.number::int,
@@ -169,7 +221,14 @@ SELECT (SELECT hashtextextended(string_agg(part, ' ' ORDER BY part), 0) FROM par
                   AND (SELECT array_agg(a.attname::text ORDER BY a.attname::text)
                          FROM pg_attribute AS a
                         WHERE a.attrelid = x.indrelid
-                          AND a.attnum = ANY ((x.indkey::int2[])[0:1])) = '{date,nodeid}') AS key
+                          AND a.attnum = ANY ((x.indkey::int2[])[0:1])) = '{date,nodeid}') AS key,
+       coalesce((SELECT bool_and(has_function_privilege(to_regprocedure(name), 'EXECUTE'))
+                   FROM unnest('{pg_control_system(),pg_current_wal_lsn(),
+                                 pg_walfile_name(pg_lsn)}'::text[]) AS name), false) AS where_,
+       coalesce(has_function_privilege(coalesce(
+           to_regprocedure('pg_logical_emit_message(boolean,text,text)'),
+           to_regprocedure('pg_logical_emit_message(boolean,text,text,boolean)')), 'EXECUTE'),
+           false) AS message
 """
 
 #: Fails with the name of the column when the tables are not as expected.

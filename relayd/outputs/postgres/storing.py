@@ -1,10 +1,12 @@
 """Run logs of one transaction: which of them are stored already, and the rows of the others."""
 
-from collections.abc import AsyncIterator, Iterator, Sequence
+import hashlib
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from itertools import accumulate, islice
 from typing import Final
 
 import asyncpg
+import msgspec
 
 from relayd.outputs.postgres import statements as sql
 from relayd.outputs.postgres.connection import Connection
@@ -19,9 +21,67 @@ COPY_CHUNK_BYTES: Final = 512 * 1024
 INSERT_ROWS: Final = 1_000
 
 
-async def store(connection: Connection, tables: Tables, run_logs: Sequence[RunLog]) -> list[Stored]:
-    """Store run logs of different runs inside the open transaction."""
-    before, there = await _already_stored(connection, run_logs)
+class Facts(msgspec.Struct, frozen=True):
+    """What the server reports of a transaction.
+
+    Attributes:
+        waited_s: seconds for which it waited for locks.
+        synchronous: whether its commit waits for standbys.
+        server: number of the server, its start and its timeline; 0 if it was not asked for.
+        position: bytes of its WAL.
+    """
+
+    waited_s: float
+    synchronous: bool
+    server: int = 0
+    position: int = 0
+
+
+def rounds(batch: Sequence[RunLog]) -> Iterable[list[int]]:
+    """Split a batch so that one run (node and START) is in a transaction at most once.
+
+    Two versions of one run in a single transaction would not see each other in the duplicate
+    check.
+    """
+    rounds: list[list[int]] = []
+    seen: dict[tuple[str, str], int] = {}
+    for index, run_log in enumerate(batch):
+        run = (run_log.node_id, run_log.start)
+        number = seen.get(run, 0)
+        seen[run] = number + 1
+        if number == len(rounds):
+            rounds.append([])
+        rounds[number].append(index)
+    return rounds
+
+
+def lock_keys(run_logs: Sequence[RunLog]) -> str:
+    """Return the advisory locks of runs, sorted, for the statement that takes them."""
+    return ",".join(map(str, sorted({_lock_key(run_log) for run_log in run_logs})))
+
+
+def _lock_key(run_log: RunLog) -> int:
+    """Return the advisory lock of a run: the same number in every relayd that writes here."""
+    digest = hashlib.blake2b(f"{run_log.node_id}\0{run_log.start}".encode(), digest_size=8)
+    return int.from_bytes(digest.digest(), "big", signed=True)
+
+
+async def store(
+    connection: Connection,
+    tables: Tables,
+    run_logs: Sequence[RunLog],
+    *,
+    where: bool = False,
+) -> tuple[list[Stored], Facts]:
+    """Store run logs of different runs inside the open transaction.
+
+    Args:
+        connection: in a transaction.
+        tables: what they are like.
+        run_logs: of different runs.
+        where: whether to ask where the server is in its history.
+    """
+    facts, before, there = await _already_stored(connection, tables, run_logs, where=where)
     fresh = [
         run_log for index, run_log in enumerate(run_logs) if run_log.rows and index not in there
     ]
@@ -30,13 +90,17 @@ async def store(connection: Connection, tables: Tables, run_logs: Sequence[RunLo
         await insert(connection, fresh)
         await _insert_executions(connection, tables, fresh, before)
         if not tables.copy:
-            await _check_visible(connection, fresh)
-    return [_stored(run_log, there.get(index)) for index, run_log in enumerate(run_logs)]
+            await _check_visible(connection, tables, fresh)
+    elif facts.synchronous and tables.message:
+        await connection.execute(sql.WAIT_FOR_STANDBYS)
+    return [_stored(run_log, there.get(index)) for index, run_log in enumerate(run_logs)], facts
 
 
-async def _check_visible(connection: Connection, run_logs: Sequence[RunLog]) -> None:
+async def _check_visible(
+    connection: Connection, tables: Tables, run_logs: Sequence[RunLog]
+) -> None:
     """Raise an error if a policy hides what was inserted: duplicates could not be recognized."""
-    _, seen = await _already_stored(connection, run_logs)
+    _, _, seen = await _already_stored(connection, tables, run_logs)
     if len(seen) < len(run_logs):
         raise asyncpg.InsufficientPrivilegeError(
             "row-level security hides the rows that relayd inserts; add a policy FOR SELECT"
@@ -50,8 +114,8 @@ def _stored(run_log: RunLog, rows_there: int | None) -> Stored:
 
 
 async def _already_stored(
-    connection: Connection, run_logs: Sequence[RunLog]
-) -> tuple[int, dict[int, int]]:
+    connection: Connection, tables: Tables, run_logs: Sequence[RunLog], *, where: bool = False
+) -> tuple[Facts, int, dict[int, int]]:
     """Return an id before those of new rows, and the rows of run logs stored before, by index.
 
     The first report decides. Where it is of a type that is not inserted, the first one that is
@@ -67,10 +131,13 @@ async def _already_stored(
         if run_log.rows != run_log.reports:
             owners.append(index)
             probes.append(read_columns(run_log.copy[: run_log.copy.index(b"\n")]))
-    rows = await connection.fetch(sql.STORED, *_columns(probes))
+    point = (sql.POINT if tables.where else sql.POINT_BY_START) if where else ""
+    rows = await connection.fetch(sql.STORED % (sql.FACTS % point), *_columns(probes))
     values = {row["number"]: row["value"] for row in rows}
+    waited, synchronous = values.pop(-1) or 0, bool(values.pop(-2))
+    facts = Facts(waited / 1e6, synchronous, values.pop(-3, 0), values.pop(-4, 0))
     before = values.pop(0)
-    return before, {owners[number - 1]: value for number, value in values.items()}
+    return facts, before, {owners[number - 1]: value for number, value in values.items()}
 
 
 def _columns(rows: Sequence[tuple[str, ...]]) -> list[list[str]]:

@@ -38,6 +38,10 @@ SELECT current_setting('server_version_num')::int AS version,
        r.rolsuper AS superuser,
        current_user::text AS account,
        current_setting('search_path') AS search_path,
+       (SELECT count(*)::int FROM pg_stat_replication
+         WHERE coalesce(application_name, '') !~ '^(pg_basebackup|pg_receivewal|barman)'
+       ) AS standbys,
+       current_setting('synchronous_standby_names') <> '' AS synchronous,
        extract(epoch FROM clock_timestamp())::float8 AS now
 FROM pg_database AS d, pg_roles AS r
 WHERE d.datname = current_database() AND r.rolname = current_user
@@ -163,6 +167,8 @@ class Survey(msgspec.Struct, frozen=True, kw_only=True):
         superuser: whether the account may do everything.
         account: the role that the session has.
         now: the server's clock, unix time in seconds.
+        standbys: servers that replicate from it.
+        synchronous: whether commits wait for some of them.
         search_path: the schemas in which the session looks for tables.
         columns: by table and name, of the tables that the account can see.
         elsewhere: schema of each table or sequence that is in none of these schemas, by its name.
@@ -182,6 +188,8 @@ class Survey(msgspec.Struct, frozen=True, kw_only=True):
     superuser: bool
     account: str
     now: float
+    standbys: int = 0
+    synchronous: bool = False
     search_path: str = "public"
     columns: dict[str, dict[str, Column]]
     elsewhere: dict[str, str] = msgspec.field(default_factory=dict)

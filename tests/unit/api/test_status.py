@@ -9,6 +9,7 @@ import trio
 
 from relayd.api.status import StatusReader, without_credentials
 from relayd.errors import ConfigError, DatabaseError
+from relayd.outputs.results import HeldFiles, ServerFacts, StoreFacts
 from tests.support.http import BASE, api, open_server
 
 
@@ -113,3 +114,24 @@ async def test_details_carry_no_credentials() -> None:
 def test_credentials_are_masked_everywhere(text: str, shown: str) -> None:
     """URLs and key-value pairs lose their secret, and the rest stays."""
     assert without_credentials(text) == shown
+
+
+async def test_facts_of_the_database_are_shown() -> None:
+    """The server and the numbers of held files stand with the check of the database."""
+
+    async def ask_database() -> None:
+        await trio.lowlevel.checkpoint()
+
+    def facts() -> StoreFacts:
+        server = ServerFacts("db1:5432", "primary", 3)
+        return StoreFacts(server=server, held=HeldFiles(5, 700, 4, 3, 2))
+
+    report = await StatusReader(fine, ask_database, facts)()
+    assert msgspec.to_builtins(report) == {
+        "configuration": {"status": "success"},
+        "database": {
+            "status": "success",
+            "server": {"address": "db1:5432", "role": "primary", "timeline": 3},
+            "held": {"files": 5, "bytes": 700, "replayed": 4, "missing": 3, "released_early": 2},
+        },
+    }

@@ -4,7 +4,7 @@ import pytest
 import trio
 import trio.testing
 
-from relayd.api.status import StatusCheck, StatusReport
+from relayd.api.status import DatabaseCheck, StatusCheck, StatusReport
 from relayd.errors import NodesError
 from relayd.telemetry.metrics import Metrics
 from tests.support.http import BASE, api, healthy, open_server
@@ -35,7 +35,7 @@ async def test_info_has_the_version() -> None:
         ),
         (
             StatusReport(
-                configuration=StatusCheck("success"), database=StatusCheck("error", "refused")
+                configuration=StatusCheck("success"), database=DatabaseCheck("error", "refused")
             ),
             (
                 b'"database":{"status":"error","details":"refused"},'
@@ -45,7 +45,7 @@ async def test_info_has_the_version() -> None:
         (
             StatusReport(
                 configuration=StatusCheck("error", "main.conf: bad"),
-                database=StatusCheck("success"),
+                database=DatabaseCheck("success"),
             ),
             (
                 b'"database":{"status":"success"},'

@@ -450,9 +450,9 @@ async def test_disposal_takes_one_batch_at_a_time(
     go_on = trio.Event()
     real = desk.disposal.remove
 
-    async def slow(files: Any) -> Any:
+    async def slow(*files: Any) -> Any:
         await go_on.wait()
-        return await real(files)
+        return await real(*files)
 
     monkeypatch.setattr(desk.disposal, "remove", slow)
     send, receive = trio.open_memory_channel[list[Settled]](0)

@@ -108,7 +108,8 @@ async def check(site: Site) -> list[Finding]:
     if isinstance(found, DatabaseError):
         return [judge_failure(found, url)]
     site.clocks[f"the database {_place(url)}"] = seconds_ahead(found.now, begun)
-    return list(judge(found, _place(url)))
+    place = _place(url)
+    return [*judge(found, place), *judge_hold(found, place, site.settings.output.database.hold)]
 
 
 async def _survey(site: Site) -> Survey | DatabaseError:
@@ -152,6 +153,17 @@ def judge(found: Survey, where: str) -> Iterator[Finding]:
     # An error that was found already is most likely the cause.
     if found.refusal is not None and all(f.level is not Level.ERROR for f in findings):
         yield _judge_refusal(found.refusal, where)
+
+
+def judge_hold(found: Survey, where: str, hold: float) -> Iterator[Finding]:
+    """Yield a finding if a failover would lose committed run logs."""
+    if found.standbys and not found.synchronous and not hold:
+        what = (
+            f"it has {found.standbys} asynchronous standby servers: one that takes over lacks the"
+            " last commits"
+        )
+        fix = 'set output.database.hold to longer than a failover takes, such as "10min"'
+        yield warning("database.hold", where, what, fix)
 
 
 def _judge_server(found: Survey, where: str) -> Iterator[Finding]:

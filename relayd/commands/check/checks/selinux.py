@@ -41,14 +41,14 @@ def judge(output: str) -> list[Finding]:
 def _paths(site: Site) -> list[Path]:
     settings = site.settings
     spools = (
-        run_log_spool(settings.processing.reporting.directory),
+        run_log_spool(settings.processing.reporting.directory, keeps=settings.keeps_run_logs),
         inventory_spool(settings.processing.inventory.directory),
     )
     return [
         site.directory,
         settings.general.nodes_list_file,
         settings.general.nodes_certs_file,
-        *(path for spool in spools for path in (spool.directory, *spool.watched, spool.failed)),
+        *(path for spool in spools for path in (spool.directory, *spool.in_use)),
         settings.shared_files.path,
         settings.shared_folder.path,
     ]

@@ -47,11 +47,13 @@ def _check(site: Site) -> list[Finding]:
     found = judge_places(site)
     spools = site.spools
     for spool in spools:
-        for path in (*spool.watched, spool.failed):
+        for path in spool.in_use:
             found += check_directory(site, path, "spool.permissions", write=True)
             found += _mode(site, path)
         for path in spool.watched:
             found += _move(path, spool.failed) + _waiting(site, path)
+            if spool.keeps:
+                found += _keep(path, spool.held)
     return found + _disks(spools)
 
 
@@ -62,6 +64,15 @@ def _move(watched: Path, failed: Path) -> list[Finding]:
     what = f"{failed} is on another mount, so refused files are copied instead of renamed"
     fix = f"put both on one mount; they are on {source.point} and {target.point}"
     return [warning("spool.other_mount", watched, what, fix)]
+
+
+def _keep(watched: Path, held: Path) -> list[Finding]:
+    source, target = mount_of(existing(watched)), mount_of(existing(held))
+    if source is None or target is None or source.number == target.number:
+        return []
+    what = f"{held} is on another mount, so committed files cannot be moved there, and stay"
+    fix = f"put both on one mount; they are on {source.point} and {target.point}"
+    return [error("spool.other_mount", watched, what, fix)]
 
 
 def _mode(site: Site, path: Path) -> list[Finding]:
@@ -97,7 +108,7 @@ def _disks(spools: list[Spool]) -> list[Finding]:
     """Check each file system once, for space and for inotify."""
     found: list[Finding] = []
     seen: set[int] = set()
-    for path in (path for spool in spools for path in (*spool.watched, spool.failed)):
+    for path in (path for spool in spools for path in spool.in_use):
         place = existing(path)
         try:
             device, status = place.stat().st_dev, os.statvfs(place)

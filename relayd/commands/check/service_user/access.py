@@ -41,7 +41,8 @@ def questions(directory: Path, settings: Settings) -> Questions:
     paths |= {general.nodes_list_file: (), general.nodes_certs_file: (), general.node_id_file: ()}
     if general.listen.path:
         paths[Path(general.listen.path).parent] = ()
-    paths |= _of_spool(run_log_spool(processing.reporting.directory))
+    run_logs = run_log_spool(processing.reporting.directory, keeps=settings.keeps_run_logs)
+    paths |= _of_spool(run_logs)
     paths |= _of_spool(inventory_spool(processing.inventory.directory))
     paths |= {settings.shared_files.path: (), settings.shared_folder.path: ()}
     command = Path(settings.remote_run.command)
@@ -55,7 +56,7 @@ def questions(directory: Path, settings: Settings) -> Questions:
 
 def _of_spool(spool: Spool) -> Questions:
     counted = tuple(sorted(f".{extension}" for extension in spool.extensions))
-    return {spool.failed: (), **dict.fromkeys(spool.watched, counted)}
+    return {**dict.fromkeys(spool.in_use, ()), **dict.fromkeys(spool.watched, counted)}
 
 
 async def ask(

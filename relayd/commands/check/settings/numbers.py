@@ -43,6 +43,7 @@ class Sensible(NamedTuple):
 _LATE: Final = "files whose event was lost wait as long"
 _OFTEN: Final = "the directory is read all the time"
 _FULL: Final = "nothing bounds the size of failed"
+_SOON: Final = "run logs are removed before a failover could need them"
 _UNBOUNDED: Final = "nothing bounds what one node shares"
 _MEMORY: Final = "files of this size need several times as much memory"
 
@@ -87,6 +88,17 @@ RANGES: Final = (
         seconds=True,
     ),
     Sensible("output.database.max_pool_size", 1, 1000, "", "the database allows fewer connections"),
+    Sensible(
+        "output.database.hold",
+        10.0,
+        _DAY,
+        "a failover takes longer",
+        "run logs are kept as long after their commit",
+        seconds=True,
+        off=0,
+    ),
+    Sensible("hold_max_files", 1000, 10**8, _SOON, "the spool runs out of inodes", off=0),
+    Sensible("hold_max_size", _MIB, 2**44, _SOON, "nothing bounds the size of held", off=0),
     Sensible(
         "run.timeout",
         10.0,

@@ -30,12 +30,8 @@ def _within(path: Path, directory: Path) -> bool:
     return _real(path).is_relative_to(_real(directory))
 
 
-def _parts(spool: Spool) -> tuple[Path, ...]:
-    return *spool.watched, spool.failed
-
-
 def _judge_spool(spool: Spool) -> Iterator[Finding]:
-    for one, other in combinations(_parts(spool), 2):
+    for one, other in combinations(spool.in_use, 2):
         if _real(one) == _real(other):
             what = f"is the same directory as {other}"
             yield error("spool.overlap", one, what, "make each a directory of its own")
@@ -45,8 +41,8 @@ def _judge_spools(one: Spool, other: Spool) -> list[Finding]:
     """Report spools with a directory in common, or one inside a directory of the other."""
     if not any(
         _within(inner, outer) or _within(outer, inner)
-        for inner in _parts(one)
-        for outer in _parts(other)
+        for inner in one.in_use
+        for outer in other.in_use
     ):
         return []
     what = "run logs and inventories arrive in the same directory, and are taken for each other"
@@ -58,7 +54,7 @@ def _judge_shared(site: Site) -> Iterator[Finding]:
     """Report what nodes could read or replace because it lies below a shared directory."""
     folder, files = site.settings.shared_folder.path, site.settings.shared_files.path
     private = {site.directory: "the directory of main.conf"}
-    private |= {path: "a directory of the spool" for spool in site.spools for path in _parts(spool)}
+    private |= {path: "a directory of the spool" for spool in site.spools for path in spool.in_use}
     readable = [*private.items(), (files, "shared_files.path")]
     if folder.is_dir() and is_foreign(folder):
         what, readable = "every node may read what is in it, and it belongs to the system", []

@@ -6,7 +6,7 @@ import ssl
 import pytest
 from msgspec.structs import replace
 
-from relayd.commands.check.checks.database import COLUMNS, judge, judge_failure
+from relayd.commands.check.checks.database import COLUMNS, judge, judge_failure, judge_hold
 from relayd.errors import DatabaseError
 from relayd.outputs.postgres.faults import ConnectError, Step, explain, explain_connecting
 from relayd.outputs.postgres.survey import Column, Index, Survey
@@ -109,3 +109,18 @@ def test_a_failed_connection_has_the_fix_for_its_cause(
     assert finding.code == "database.unreachable"
     assert finding.what.startswith(what)
     assert finding.fix.startswith(fix)
+
+
+@pytest.mark.parametrize(
+    ("found", "hold", "lines"),
+    [
+        (SOUND, 0.0, 0),
+        (replace(SOUND, standbys=2), 0.0, 1),
+        (replace(SOUND, standbys=2), 60.0, 0),
+        (replace(SOUND, standbys=2, synchronous=True), 0.0, 0),
+    ],
+)
+def test_asynchronous_standbys_need_a_hold(found: Survey, hold: float, lines: int) -> None:
+    """Where a failover would lose commits, a hold is advised."""
+    findings = list(judge_hold(found, "db", hold))
+    assert [finding.code for finding in findings] == ["database.hold"] * lines
