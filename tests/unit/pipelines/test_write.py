@@ -369,7 +369,7 @@ async def test_the_status_is_newer_than_the_gauge(
     async with trio.open_nursery() as nursery:
         nursery.start_soon(writing.writer.watch, lambda: writing.metrics.reads)
         writing.database.probes = [transient(), transient()]
-        await trio.lowlevel.checkpoint()
+        await wait_all_tasks_blocked()
         writing.metrics.render()
         await trio.sleep(LOOK_S + 1)
         assert writing.up == 0
