@@ -1,6 +1,8 @@
 """relayd's own HTTPS server: in this process in front of any application, or in a whole relayd."""
 
 import json
+import ssl
+from base64 import b64encode
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
@@ -21,6 +23,8 @@ from relayd.config.main_conf import (
 from relayd.fleet.current_nodes import CurrentNodes
 from relayd.telemetry.metrics import Metrics
 from tests.support.curl import NODE, POLICY_SERVER
+from tests.support.http import Client
+from tests.support.signing import SigningNode
 
 if TYPE_CHECKING:
     from tests.support.webserver import Web
@@ -88,7 +92,12 @@ def settings_of(web: "Web", **more: Any) -> Settings:
 
 @asynccontextmanager
 async def open_door(
-    web: "Web", api: Any = None, *, grace: float = 0.1, **settings: Any
+    web: "Web",
+    api: Any = None,
+    *,
+    grace: float = 0.1,
+    watchdog: float = _WATCHDOG_S,
+    **settings: Any,
 ) -> AsyncIterator[Door]:
     """Run a front door in this process until the block ends.
 
@@ -96,6 +105,7 @@ async def open_door(
         web: what it serves.
         api: the application in place of relayd's API.
         grace: seconds that requests may take at the end.
+        watchdog: seconds after which the test is stuck.
         settings: of the table `server`.
     """
     conf = settings_of(web, **settings)
@@ -104,8 +114,36 @@ async def open_door(
     await trust.load()
     door = Door(conf, trust, metrics, api)
     stop = trio.Event()
-    with trio.fail_after(_WATCHDOG_S):
+    with trio.fail_after(watchdog):
         async with trio.open_nursery() as nursery:
             await nursery.start(door.run, stop, grace)
             yield door
             stop.set()
+
+
+def client_context(web: "Web", node: SigningNode | None = None) -> ssl.SSLContext:
+    """Return the context of a client, with the certificate of a node."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    if node is not None:
+        context.load_cert_chain(*node.write(web.own))
+    return context
+
+
+@asynccontextmanager
+async def open_client(
+    web: "Web", node: SigningNode | None = None, source: str = NODE
+) -> AsyncIterator[Client]:
+    """Yield a new connection to the front door."""
+    plain = await trio.open_tcp_stream(web.host, web.port, local_address=source)
+    stream = trio.SSLStream(plain, client_context(web, node), https_compatible=True)
+    try:
+        yield Client(stream)
+    finally:
+        await trio.aclose_forcefully(plain)
+
+
+def basic(user: str) -> str:
+    """Return the header line with a user and a password."""
+    return f"Authorization: Basic {b64encode(user.encode()).decode()}\r\n"

@@ -31,9 +31,13 @@ STATEMENT: Final = re.compile(
 ADVICE: Final = "commands/check"
 #: Not part of the daemon.
 SIMULATION: Final = "commands/demo"
-#: May skip the verification of a server's certificate, in one line each: for `dangerous_none`, and
-#: for a database whose sslmode demands none.
-UNVERIFIED: Final = ("fleet/peers/tls.py", "outputs/postgres/connecting/tls.py")
+#: May skip the verification of a server's certificate, in one line each: for `dangerous_none`, for
+#: a database whose sslmode demands none, and to find out which program has relayd's own port.
+UNVERIFIED: Final = (
+    "fleet/peers/tls.py",
+    "outputs/postgres/connecting/tls.py",
+    "commands/check/checks/server.py",
+)
 #: Packages that use paths from requests, or names chosen by others.
 UNTRUSTED: Final = ("spool", "shared", "pipelines/workers", "api")
 #: Read a file of the package, or files that only the configuration names.

@@ -126,7 +126,7 @@ def _matches(stored: str, password: bytes) -> bool:
 
 
 def _context() -> Any:
-    # 2 MB, of which a relay whose nodes show certificates needs nothing.
+    # 1.5 MB, of which a relay whose nodes show certificates needs nothing.
     from passlib.context import CryptContext
 
     return CryptContext(_SCHEMES)

@@ -86,9 +86,12 @@ class Door:
         """
         assert self._app is not None
         self._app.trusted = await self._build()
+        await self._look()
+
+    async def _look(self) -> None:
         for networks in (self._networks, self._policy_servers):
             await networks.look(now=True)
-        for accounts in self._accounts.values():
+        for accounts in set(self._accounts.values()):
             await accounts.look(now=True)
 
     async def _build(self) -> Trusted:
@@ -126,6 +129,7 @@ class Door:
         uploads = Uploads(
             self._trust, self._metrics, settings.min_free_space, refuse_early=settings.refuse_early
         )
+        await self._look()
         static = make_static_app(settings.share_directory, self._node_id)
         await static.startup()
         return DoorApp(

@@ -169,18 +169,27 @@ class Uploads:
             name: its name there, which is no path and does not begin with a dot.
             client: whose uploads are counted together.
         """
+        outcome = (
+            DoorOutcome.CUT
+        )  # unless it comes to an end: its connection may be cut at any time
+        try:
+            outcome, answer = await self._take(scope, receive, target, name, client)
+        finally:
+            self._metrics.uploads.labels(outcome.value).inc()
+            if outcome is DoorOutcome.CUT:
+                log.info("upload cut off", file=printable(name, _SHOWN))
+        return answer
+
+    async def _take(
+        self, scope: HTTPScope, receive: Receive, target: Target, name: str, client: str
+    ) -> tuple[DoorOutcome, Answer]:
         refusal = self._refusal(scope, target, name)
         if refusal is not None:
-            return self._count(DoorOutcome.REFUSED, refusal)
+            return DoorOutcome.REFUSED, refusal
         async with self._limiter.admit(client) as admitted:
             if not admitted:
-                return self._count(DoorOutcome.BUSY, _later("too many uploads"))
-            outcome, answer = await self._receive(scope, receive, target, name)
-        return self._count(outcome, answer)
-
-    def _count(self, outcome: DoorOutcome, answer: Answer) -> Answer:
-        self._metrics.uploads.labels(outcome.value).inc()
-        return answer
+                return DoorOutcome.BUSY, _later("too many uploads")
+            return await self._receive(scope, receive, target, name)
 
     def _refusal(self, scope: HTTPScope, target: Target, name: str) -> Answer | None:
         """Return the answer to a request that is refused for its head."""
@@ -222,7 +231,6 @@ class Uploads:
             body = Paced(_Body(receive, target.max_size), PATIENCE_S, SLOWEST)
             new = await self._write(body, target.directory, name)
         except _CutError:
-            log.info("upload cut off", file=shown)
             return DoorOutcome.CUT, Answer(400, "cut off")
         except TooSlowError:
             log.warning("upload too slow", file=shown)

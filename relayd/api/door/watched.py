@@ -41,6 +41,7 @@ class WatchedFile(Generic[T]):
         self.path = path
         self._parse = parse
         self._looked_at: float | None = None
+        self._looking = trio.Lock()
         self._trouble: str | None = None
         self.content = parse("")
         self.version: Version | None = None
@@ -51,19 +52,30 @@ class WatchedFile(Generic[T]):
         Args:
             now: look in any case.
         """
-        at = trio.current_time()
-        if not now and self._looked_at is not None and at - self._looked_at < LOOK_S:
+        if not now and self._is_fresh():
             return
-        first, self._looked_at = self._looked_at is None, at
+        async with self._looking:
+            if now or self._is_old():
+                await self._look()
+
+    def _is_fresh(self) -> bool:
+        """Return whether the content is that of a moment ago, or is being read again."""
+        return not self._is_old() or (self._looked_at is not None and self._looking.locked())
+
+    def _is_old(self) -> bool:
+        return self._looked_at is None or trio.current_time() - self._looked_at >= LOOK_S
+
+    async def _look(self) -> None:
         try:
             await in_thread(self._read)
         except FileNotFoundError:
             self.content, self.version = self._parse(""), None
-            self._note("does not exist", first=first)
+            self._note("does not exist")
         except OSError as error:
-            self._note(error.strerror or str(error), first=first)
+            self._note(error.strerror or str(error))
         else:
             self._trouble = None
+        self._looked_at = trio.current_time()
 
     def _read(self) -> None:
         found = self.path.stat()
@@ -74,8 +86,8 @@ class WatchedFile(Generic[T]):
             text = file.read(_MAX_BYTES).decode("utf-8", "surrogateescape")
         self.content, self.version = self._parse(text), version
 
-    def _note(self, trouble: str, *, first: bool) -> None:
+    def _note(self, trouble: str) -> None:
         if trouble != self._trouble:
-            effect = "nobody is admitted by it" if first or self.version is None else "no change"
+            effect = "nobody is admitted by it" if self.version is None else "nothing was changed"
             log.error("file cannot be read", file=str(self.path), detail=trouble, effect=effect)
         self._trouble = trouble

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final, cast
 
 import h11
@@ -344,13 +345,26 @@ class Tasks:
     ) -> Callable[[ASGIReceiveEvent], Awaitable[None]]:
         """Start a request; the result accepts the client's input."""
         put, get = trio.open_memory_channel[ASGIReceiveEvent](config.max_app_queue_size)
-        self._nursery.start_soon(_run_app, app, scope, get, self.receiving(get.receive), send)
+        receive = self.receiving(partial(_receive, get))
+        self._nursery.start_soon(_run_app, app, scope, get, receive, send)
 
         async def put_while_wanted(event: ASGIReceiveEvent) -> None:
-            with suppress(trio.BrokenResourceError):  # the app has ended
+            # It is the app that reports the end of its own answer: it must not wait for itself,
+            # whatever it has left unread.
+            if event["type"] == "http.disconnect":
+                put.close()
+                return
+            with suppress(trio.BrokenResourceError, trio.ClosedResourceError):  # the app has ended
                 await put.send(event)
 
         return put_while_wanted
+
+
+async def _receive(channel: trio.MemoryReceiveChannel[ASGIReceiveEvent]) -> ASGIReceiveEvent:
+    try:
+        return await channel.receive()
+    except trio.EndOfChannel:
+        return {"type": "http.disconnect"}
 
 
 async def _run_app(
