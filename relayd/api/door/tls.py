@@ -8,6 +8,7 @@ certificate rules out the second kind. Dates do not matter, as everywhere in rel
 import hashlib
 import ssl
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -43,10 +44,12 @@ class Trusted:
     Attributes:
         context: for their handshake.
         nodes: node ids by the SHA-256 of their certificates.
+        identity: a digest of this server's certificate and key.
     """
 
     context: ssl.SSLContext
     nodes: Mapping[bytes, str]
+    identity: bytes
 
 
 def digest_of(certificate: bytes) -> bytes:
@@ -89,32 +92,51 @@ def _why(error: OSError | ValueError) -> str:
     return "not PEM, or the key has a passphrase" if isinstance(error, ssl.SSLError) else reason
 
 
-def build_trusted(files: KeyFiles, certificates: Path, nodes: Nodes) -> Trusted:
+def build_trusted(
+    files: KeyFiles, certificates: Path, nodes: Nodes, previous: Trusted | None = None
+) -> Trusted:
     """Return the context that trusts the nodes that report to this server. Blocks.
 
     Args:
         files: identity of this server.
         certificates: PEM certificates of nodes; a missing file counts as empty.
         nodes: the nodes list.
+        previous: is returned again if nothing has changed, because OpenSSL needs a time for the
+            certificates that grows with the square of their number.
 
     Raises:
         StartError: as of `build_context`, or the certificates cannot be read.
     """
     context = build_context(files)
-    known: dict[bytes, str] = {}
     try:
-        with certificates.open("rb") as file:
-            # One at a time: OpenSSL does not release the interpreter lock while it adds them.
-            for node_id, der in in_small_steps(_of_neighbours(pem_blocks(file), nodes)):
+        identity = _identity(files)
+        known = {digest_of(der): node_id for node_id, der in _certificates(certificates, nodes)}
+        if previous is not None and (previous.identity, previous.nodes) == (identity, known):
+            return previous
+        # One at a time: OpenSSL does not release the interpreter lock while it adds them.
+        for _, der in _certificates(certificates, nodes):
+            with suppress(ssl.SSLError):  # its node cannot connect with it, all others can
                 context.load_verify_locations(cadata=der)
-                known[digest_of(der)] = node_id
-    except FileNotFoundError:
-        pass
     except (OSError, ValueError) as error:
-        raise StartError(
-            f"cannot read {certificates}", file=certificates, reason=str(error)
-        ) from error
-    return Trusted(context, known)
+        problem = f"cannot read {certificates}"
+        raise StartError(problem, file=certificates, reason=str(error)) from error
+    return Trusted(context, known, identity)
+
+
+def _identity(files: KeyFiles) -> bytes:
+    """Return a digest of certificate and key, which were readable a moment ago."""
+    content = b"".join(path.read_bytes() for path in (files.certificate, files.key))
+    return hashlib.sha256(content).digest()
+
+
+def _certificates(path: Path, nodes: Nodes) -> Iterator[tuple[str, bytes]]:
+    """Yield node and certificate, DER, of the nodes that report to this server."""
+    try:
+        file = path.open("rb")
+    except FileNotFoundError:
+        return
+    with file:
+        yield from in_small_steps(_of_neighbours(pem_blocks(file), nodes))
 
 
 def _of_neighbours(

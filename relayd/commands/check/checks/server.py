@@ -24,7 +24,7 @@ from relayd.system.threads import in_thread
 _CREDENTIALS: Final = Path("/run/credentials")
 _UNPRIVILEGED: Final = Path("/proc/sys/net/ipv4/ip_unprivileged_port_start")
 _ANSWER_S: Final = 2.0
-_PORT_FIX: Final = "install the drop-in front-door.conf (docs/service.md), or use another port"
+_PORT_FIX: Final = "install the drop-in front-door.conf, or use another port"
 
 
 async def check(site: Site) -> list[Finding]:
@@ -92,9 +92,9 @@ def _check_networks(site: Site, fixed: tuple[Network, ...], path: Path, what: st
         read = ()
     if fixed or read:
         return []
-    key = "server.networks" if what.startswith("nodes") else "server.policy_servers"
+    key = "networks" if what.startswith("nodes") else "policy_servers"
     text = f"it has no network, so no {what}"
-    return [warning("server.networks", path, text, f"set {key} in main.conf")]
+    return [warning("server.networks", path, text, f"set {key} of table server in main.conf")]
 
 
 def _check_directories(site: Site) -> list[Finding]:

@@ -26,17 +26,16 @@ async def served(web: Web, source: str = POLICY_SERVER) -> bool:
 
 
 @pytest.mark.fault("A1", "A2")
-@pytest.mark.parametrize("sent", [b"", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"])
-async def test_idle_connections_are_bounded(web: Web, sent: bytes) -> None:
-    """500 connections without a handshake keep out nobody, and end."""
+async def test_idle_connections_are_bounded(web: Web) -> None:
+    """500 connections without a handshake, or with half of one, keep out nobody, and end."""
     async with open_door(web, max_connections=64, max_connections_per_address=32):
         before = descriptors()
         async with AsyncExitStack() as stack:
-            for _ in range(500):
+            for number in range(500):
                 stream = await trio.open_tcp_stream(web.host, web.port, local_address=NODE)
                 stack.push_async_callback(trio.aclose_forcefully, stream)
-                if sent:
-                    await stream.send_all(sent)
+                if number % 2:
+                    await stream.send_all(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03")
             await eventually(lambda: descriptors() <= before + 500 + 40)
             assert await served(web)
             assert await served(web, NODE)

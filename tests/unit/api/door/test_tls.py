@@ -24,9 +24,9 @@ async def test_node_is_known_by_its_whole_certificate(web: Web) -> None:
     """A node's own certificate opens its policies, expired or not; no other one of it does."""
     expired = make_key_and_cert("node1", not_after=datetime(2024, 1, 1, tzinfo=UTC))
     (web.own / "nodes.pem").write_bytes(web.nodes["node0"].cert_pem + expired.cert_pem)
-    for node in ("node0", "node1"):
-        (web.own / "share" / node).mkdir()
-        (web.own / "share" / node / "policy").write_text(f"of {node}")
+    for name in ("node0", "node1"):
+        (web.own / "share" / name).mkdir()
+        (web.own / "share" / name / "policy").write_text(f"of {name}")
     other_key = make_key_and_cert("node0", key=rsa_key("thief"))
     same_key = make_key_and_cert("node0", key=web.nodes["node0"].key)
     assert same_key.cert_der != web.nodes["node0"].cert_der
@@ -163,3 +163,6 @@ def test_only_neighbours_are_trusted(tmp_path: Path) -> None:
     assert trusted.nodes == {digest_of(near.cert_der): "near"}
     assert trusted.context.cert_store_stats()["x509"] == 1
     assert build_trusted(KeyFiles(cert, key), tmp_path / "none", nodes).nodes == {}
+    assert build_trusted(KeyFiles(cert, key), file, nodes, trusted) is trusted
+    key.write_bytes(front.key_pem + b"\n")
+    assert build_trusted(KeyFiles(cert, key), file, nodes, trusted) is not trusted

@@ -49,9 +49,9 @@ async def test_a_sound_front_door(web: Web) -> None:
     assert await findings(web, listen=()) == []
 
 
-def empty(name: str) -> Callable[[Web], None]:
+def empty(name: str) -> Callable[[Web], object]:
     """Return a fault: a file without content."""
-    return lambda web: (web.own / name).write_text("") and None
+    return lambda web: (web.own / name).write_text("")
 
 
 @pytest.mark.parametrize(
