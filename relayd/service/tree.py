@@ -214,7 +214,8 @@ class Service:
             root.start_soon(self.trust.run, self._nodes_loaded, name="trust")
             await self._first_load()
             if self.settings.server.listen:
-                urls += await root.start(self._run_door, name="door")
+                door_urls = await root.start(self._run_door, name="door")
+                urls += [url.replace("http:", "https:", 1) for url in door_urls]
             drained = trio.Event()
             root.start_soon(self._run_pipelines, drained, name="pipelines")
             self.started = True

@@ -5,6 +5,7 @@ Here a path is split first and then decoded, once.
 """
 
 import re
+from pathlib import Path
 from typing import Final, NamedTuple
 
 #: Bytes of one name and of a whole path, the limits of Linux (limits.h).
@@ -84,6 +85,22 @@ def _name(raw: bytes) -> str:
     if any(char in "/\\\x7f" or char < " " for char in name):
         raise PathError("separator or control character in a name")
     return name
+
+
+def directory_of(root: Path, raw: bytes) -> Path:
+    """Return a directory in `root`.
+
+    Args:
+        root: a directory.
+        raw: a single name, percent-encoded.
+
+    Raises:
+        PathError: it is not one that leads from `root` to an entry of it.
+    """
+    (name, *more) = decoded_names(raw)
+    if more or name in _HERE:
+        raise PathError("not a single name")
+    return root / name
 
 
 def check_ids(raw: bytes) -> SharedFileId:

@@ -22,7 +22,7 @@ from relayd.api.server.server import Clients, make_serving, serve_clients
 from relayd.config.main_conf import Listen, Settings
 from relayd.errors import StartError
 from relayd.fleet.current_nodes import CurrentNodes
-from relayd.spool.layout import inventory_spool, run_log_spool
+from relayd.spool.layout import ensure_directories, inventory_spool, run_log_spool
 from relayd.system.threads import in_thread
 from relayd.system.wake import Wake
 from relayd.telemetry.logs import get_logger
@@ -84,7 +84,8 @@ class Door:
         Raises:
             StartError: a file cannot be used; nothing was changed.
         """
-        assert self._app is not None
+        if self._app is None:
+            return  # it reads all files when it starts
         self._app.trusted = await self._build()
         await self._look()
 
@@ -115,11 +116,13 @@ class Door:
         """Serve on all addresses; `started` gives the URLs. Ends as `run_server` does.
 
         Raises:
-            StartError: a file cannot be used, or an address cannot be bound.
+            StartError: a file or directory cannot be used, or an address cannot be bound.
         """
         self._app = await self._make_app()
+        directories = [target.directory for target in self._targets.values()]
+        await in_thread(ensure_directories, *directories)
         async with _open_all(self._settings.listen) as listeners:
-            await in_thread(remove_leftovers, [one.directory for one in self._targets.values()])
+            await in_thread(remove_leftovers, directories)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._run_renewals, name="door renewals")
                 await self._serve(self._app, listeners, stop, grace, task_status)

@@ -226,7 +226,7 @@ class Uploads:
         shown = printable(name, _SHOWN)
         try:
             if not await self._in_thread(self._has_space, target.directory, _length(scope) or 0):
-                log.error("upload refused, the disk is nearly full", file=shown)
+                log.warning("upload refused, the disk is nearly full", file=shown)
                 return DoorOutcome.NO_SPACE, _later("no space left")
             body = Paced(_Body(receive, target.max_size), PATIENCE_S, SLOWEST)
             new = await self._write(body, target.directory, name)

@@ -16,6 +16,7 @@ def shared(web: Web) -> Web:
         path.write_text(f"content of {name}")
     (web.own / "share" / "common" / "link").symlink_to("../node1/secret")
     (web.own / "share" / "node0" / "out").symlink_to("/etc/hostname")
+    (web.own / "share" / "node0" / "other").symlink_to("../node1/secret")
     return web
 
 
@@ -39,6 +40,8 @@ async def test_agents_read_their_files(shared: Web) -> None:
                 ("/policies/node0/none", 404),
                 ("/policies/node0/rules", 404),
                 ("/policies/node0/out", 404),
+                ("/policies/node0/other", 404),
+                ("/common/link", 404),
             ):
                 assert (await node.ask("GET", path)).status == status, path
         async with open_client(shared, source=POLICY_SERVER) as other:

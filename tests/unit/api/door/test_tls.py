@@ -10,16 +10,17 @@ import pytest
 import trio
 
 from relayd.api.door.tls import KeyFiles, build_context, build_trusted, digest_of
+from relayd.config.main_conf import Listen
 from relayd.errors import StartError
 from relayd.fleet.nodes import Node, Nodes
-from tests.support.front_door import open_client, open_door
+from tests.support.front_door import client_context, open_client, open_door
 from tests.support.signing import SigningNode, make_key_and_cert, rsa_key
 from tests.support.webserver import Web
 
 UUID = b"GET /uuid HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
-@pytest.mark.fault("D.2.3", "T-6")
+@pytest.mark.fault("D.2.3")
 async def test_node_is_known_by_its_whole_certificate(web: Web) -> None:
     """A node's own certificate opens its policies, expired or not; no other one of it does."""
     expired = make_key_and_cert("node1", not_after=datetime(2024, 1, 1, tzinfo=UTC))
@@ -95,7 +96,6 @@ async def test_a_failed_renewal_changes_nothing(web: Web) -> None:
         assert await ask(web, "/uuid", web.nodes["node0"]) == 200
 
 
-@pytest.mark.fault("T-5")
 async def test_only_tls_1_3_without_sessions(web: Web) -> None:
     """TLS 1.2 is refused, no ticket is sent, and HTTP/1.1 is what is spoken."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -166,3 +166,21 @@ def test_only_neighbours_are_trusted(tmp_path: Path) -> None:
     assert build_trusted(KeyFiles(cert, key), file, nodes, trusted) is trusted
     key.write_bytes(front.key_pem + b"\n")
     assert build_trusted(KeyFiles(cert, key), file, nodes, trusted) is not trusted
+
+
+async def test_all_addresses_of_both_families(web: Web) -> None:
+    """`0.0.0.0` and `[::]` with one port do not exclude each other."""
+    listen = tuple(Listen.parse(f"{host}:{web.port}") for host in wildcards())
+    async with open_door(web, listen=listen):
+        assert await ask(web, "/uuid", None) == 200
+        if len(listen) > 1:
+            stream = await trio.open_tcp_stream("::1", web.port)
+            tls = trio.SSLStream(stream, client_context(web), https_compatible=True)
+            await tls.send_all(UUID)
+            assert (await tls.receive_some()).startswith(b"HTTP/1.1 200")
+            await tls.aclose()
+
+
+def wildcards() -> list[str]:
+    """Return the wildcard addresses of the families that this machine has."""
+    return ["0.0.0.0", "[::]"] if Path("/proc/net/if_inet6").exists() else ["0.0.0.0"]
