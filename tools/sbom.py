@@ -32,6 +32,7 @@ REASONS: Final = {
     "h11": "HTTP/1.1 under Hypercorn, with relayd's own limits",
     "httpcore2": "HTTP connections to other policy servers, reused and pinned",
     "hypercorn": "the HTTP server",
+    "libpass": "passwords of uploads, in the forms of htpasswd",
     "msgspec": "typed TOML and JSON, with errors that name the key",
     "prometheus-client": "metrics",
     "quart": "routes, requests and answers of the HTTP API",
@@ -46,6 +47,7 @@ REASONS: Final = {
 REVIEWED: Final = {
     "itsdangerous": "BSD-3-Clause",
     "jinja2": "BSD-3-Clause",
+    "libpass": "BSD-3-Clause",
 }
 #: SPDX identifiers of trove classifiers. Not "BSD License", which may be one of several.
 _CLASSIFIERS: Final = {

@@ -67,9 +67,9 @@ class App(QuartTrio):
         )
 
 
-def make_app(services: Services) -> App:
-    """Return the app with all routes that `services` can serve."""
-    app = App(__name__, static_folder=None)
+def make_bare_app(name: str) -> App:
+    """Return an application without any route."""
+    app = App(name, static_folder=None)
     app.config.update(
         MAX_CONTENT_LENGTH=MAX_BODY,
         BODY_LIMITS={},
@@ -80,6 +80,15 @@ def make_app(services: Services) -> App:
     app.url_map.converters["rest"] = Rest
     app.url_map.merge_slashes = False  # no redirects to a normalized path
     app.url_map.strict_slashes = False  # one slash at the end makes no difference
+    app.register_error_handler(404, _not_found)
+    app.register_error_handler(405, _not_found)
+    app.register_error_handler(HTTPException, _http_error)
+    return app
+
+
+def make_app(services: Services) -> App:
+    """Return the app with all routes that `services` can serve."""
+    app = make_bare_app(__name__)
     app.register_blueprint(system_blueprint(services), url_prefix=f"{BASE}/system")
     app.register_blueprint(metrics_blueprint(services.metrics))
     app.register_blueprint(openapi_blueprint(), url_prefix=BASE)
@@ -92,9 +101,6 @@ def make_app(services: Services) -> App:
         app.register_blueprint(
             remote_run_blueprint(services.remote_runs), url_prefix=f"{BASE}/remote-run"
         )
-    app.register_error_handler(404, _not_found)
-    app.register_error_handler(405, _not_found)
-    app.register_error_handler(HTTPException, _http_error)
     return app
 
 

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Self
+from urllib.parse import unquote
 
 import trio
 from quart import Blueprint, Response, request
@@ -51,35 +52,47 @@ def shared_folder_blueprint(folder: SharedFolder) -> Blueprint:
 
     @routes.route(f"{_PREFIX}<rest:_path>", methods=["GET", "HEAD"], endpoint="getSharedFolder")
     async def answer(_path: str) -> Response:
-        try:
-            wanted = _wanted_hash(last_value("hash_type"), last_value("hash"))
-        except ValueError as error:
-            return answers.failure("getSharedFolder", str(error), 400)
-        try:
-            parts = split_path(rest_of_path(_PREFIX))
-            file = await in_thread(OpenFile.beneath, folder.path, parts, limiter=folder.reading)
-        except PathError as error:
-            log.info("path refused", path=printable(_path, _SHOWN), reason=str(error))
-            return answers.not_found()
-        except FileNotFoundError as error:
-            unreadable = isinstance(error.__cause__, PermissionError)
-            write = log.warning if unreadable else log.debug
-            write("no such file", path=printable(_path, _SHOWN), reason=error.strerror)
-            return answers.not_found()
-        except OSError as error:
-            return _read_error(_path, error)
-        try:
-            return await _answer(folder, file, wanted)
-        except OSError as error:
-            return _read_error(_path, error)
+        return await answer_file(folder, rest_of_path(_PREFIX), "getSharedFolder")
 
     return routes
 
 
-def _read_error(path: str, error: OSError) -> Response:
+async def answer_file(folder: SharedFolder, raw: bytes, action: str) -> Response:
+    """Return the answer to a request for a file.
+
+    Args:
+        folder: where the file is.
+        raw: its path there, percent-encoded.
+        action: name of the request in errors.
+    """
+    try:
+        wanted = _wanted_hash(last_value("hash_type"), last_value("hash"))
+    except ValueError as error:
+        return answers.failure(action, str(error), 400)
+    shown = printable(unquote(raw.decode("latin-1")), _SHOWN)
+    try:
+        parts = split_path(raw)
+        file = await in_thread(OpenFile.beneath, folder.path, parts, limiter=folder.reading)
+    except PathError as error:
+        log.info("path refused", path=shown, reason=str(error))
+        return answers.not_found()
+    except FileNotFoundError as error:
+        unreadable = isinstance(error.__cause__, PermissionError)
+        write = log.warning if unreadable else log.debug
+        write("no such file", path=shown, reason=error.strerror)
+        return answers.not_found()
+    except OSError as error:
+        return _read_error(shown, action, error)
+    try:
+        return await _answer(folder, file, wanted)
+    except OSError as error:
+        return _read_error(shown, action, error)
+
+
+def _read_error(path: str, action: str, error: OSError) -> Response:
     """Return the answer for a file that exists but cannot be read."""
-    log.error("file cannot be read", path=printable(path, _SHOWN), detail=str(error))
-    return answers.failure("getSharedFolder", "the file cannot be read", 500)
+    log.error("file cannot be read", path=path, detail=str(error))
+    return answers.failure(action, "the file cannot be read", 500)
 
 
 async def _answer(folder: SharedFolder, file: OpenFile, wanted: tuple[str, str] | None) -> Response:

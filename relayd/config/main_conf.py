@@ -252,6 +252,41 @@ class SharedFolderSettings(msgspec.Struct, frozen=True, kw_only=True):
     path: v.FilePath = Path("/var/rudder/configuration-repository/shared-files/")
 
 
+class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Table `server`: the HTTPS server for agents and relays, in place of a web server.
+
+    Attributes:
+        listen: addresses; without any, there is no such server.
+        certificate_file: certificate of this server, PEM, which its agents and relays pin.
+        passwords_file: accounts for uploads, as htpasswd writes them.
+        initial_passwords_file: the same for inventories of new nodes.
+        networks: of the nodes.
+        networks_file: further ones, as lines `Require ip`.
+        policy_servers: networks from which agents may be started.
+        policy_servers_file: further ones, as lines `Require ip`.
+        share_directory: policies by node id, and files for all nodes in `common`.
+        min_free_space: bytes of the disk below which no upload is taken.
+        max_connections: clients at once.
+        max_connections_per_address: the same for one address.
+        refuse_early: whether run logs are refused before they are stored if their name suffices.
+    """
+
+    listen: v.ListenAddresses = ()
+    certificate_file: v.FilePath = Path("/opt/rudder/etc/ssl/agent.cert")
+    key_file: v.FilePath = Path("/var/rudder/cfengine-community/ppkeys/localhost.priv")
+    passwords_file: v.FilePath = Path("/opt/rudder/etc/htpasswd-webdav")
+    initial_passwords_file: v.FilePath = Path("/opt/rudder/etc/htpasswd-webdav-initial")
+    networks: v.Networks = ()
+    networks_file: v.FilePath = Path("/opt/rudder/etc/rudder-networks-24.conf")
+    policy_servers: v.Networks = ()
+    policy_servers_file: v.FilePath = Path("/opt/rudder/etc/rudder-networks-policy-server-24.conf")
+    share_directory: v.FilePath = Path("/var/rudder/share/")
+    min_free_space: v.Size = 256 * 1024 * 1024
+    max_connections: v.Several = 1024
+    max_connections_per_address: v.Several = 128
+    refuse_early: v.Flag = False
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """All of `main.conf`."""
 
@@ -261,6 +296,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     remote_run: RemoteRunSettings = RemoteRunSettings()
     shared_files: SharedFilesSettings = SharedFilesSettings()
     shared_folder: SharedFolderSettings = SharedFolderSettings()
+    server: ServerSettings = ServerSettings()
 
     @property
     def keeps_run_logs(self) -> bool:

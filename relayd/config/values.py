@@ -1,5 +1,6 @@
 """Types of the values of configuration keys."""
 
+import ipaddress
 import math
 import re
 from collections.abc import Callable, Collection
@@ -244,6 +245,24 @@ def _doubt_frequency(value: Any) -> str | None:
 
 _LARGE: Final = 2**63 - 1
 
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+def _addresses(value: Any) -> tuple[Listen, ...]:
+    if not isinstance(value, list):
+        raise ValueError(value)  # noqa: TRY004
+    found = tuple(Listen.parse(_text(item)) for item in value)
+    if any(listen.path for listen in found):
+        raise UnexpectedError("addresses of this machine, not a Unix socket")
+    return found
+
+
+def _networks(value: Any) -> tuple[Network, ...]:
+    if not isinstance(value, list):
+        raise ValueError(value)  # noqa: TRY004
+    return tuple(ipaddress.ip_network(_text(item)) for item in value)
+
+
 Text = Annotated[str, Leaf("a string", _text)]
 Name = Annotated[str, Leaf("a string that is not empty", _name)]
 OptionalName = Annotated[str | None, Leaf("a string that is not empty", _name)]
@@ -279,4 +298,11 @@ ListenAddress = Annotated[
         '"host:port", "[IPv6 address]:port" or "unix:/path"',
         _listen,
     ),
+]
+ListenAddresses = Annotated[
+    tuple[Listen, ...], Leaf('an array of "host:port" and "[IPv6 address]:port"', _addresses)
+]
+Networks = Annotated[
+    tuple[Network, ...],
+    Leaf('an array of networks such as "192.0.2.0/24" and addresses', _networks),
 ]

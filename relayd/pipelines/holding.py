@@ -18,6 +18,7 @@ from relayd.pipelines.outcomes import Repeats
 from relayd.spool.kept import KeepRules, Kept
 from relayd.spool.layout import INCOMING, Spool
 from relayd.spool.pending import Pending
+from relayd.system.shortage import words_of
 from relayd.system.threads import in_thread
 from relayd.telemetry.logs import get_logger
 from relayd.telemetry.metrics import Metrics
@@ -128,7 +129,7 @@ class Holding:
             log.warning(
                 "held files cannot be used for now",
                 file=str(error.filename),
-                detail=error.strerror,
+                detail=words_of(error),
             )
             return False
         return True

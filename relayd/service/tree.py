@@ -5,6 +5,7 @@
         ├── signals          SIGHUP → reload, SIGTERM and SIGINT → graceful stop
         ├── reloads          what SIGHUP asked for, one after the other
         ├── HTTP API         until the pipelines have drained
+    ├── front door       the same for agents and relays, if `server.listen` is set
         ├── remote runs      a task for each run, its commands and calls below it
         ├── first nodes      nodes list and certificates, for the first time
         ├── trust            nodes list and certificates, retried until they load
@@ -28,12 +29,12 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 import trio
 
 from relayd import __version__
-from relayd.api.app import Services, make_app
+from relayd.api.app import App, Services, make_app
 from relayd.api.server.server import run_server
 from relayd.api.shared_files import SharedFiles
 from relayd.api.shared_folder import SharedFolder
@@ -70,6 +71,9 @@ from relayd.system.threads import in_thread, observe_shortage
 from relayd.system.wake import Wake
 from relayd.telemetry.logs import configure, dropped, get_logger, open_logging
 from relayd.telemetry.metrics import Metrics
+
+if TYPE_CHECKING:
+    from relayd.api.door.door import Door
 
 log = get_logger("main")
 
@@ -175,12 +179,15 @@ class Service:
         shared = settings.shared_files
         self.shared_store = Store(shared.path)
         self.shared_usage = Usage(Quota(shared.max_files, shared.max_size))
+        self.door: Door | None = None
+        self._api: App | None = None
         self._delays = delays
         self._pipelines: Sequence[Pipeline] = ()
         self.started = False
         self.stopping = trio.Event()
         self._http_stop = trio.Event()
         self._http_ended = trio.Event()
+        self._door_ended = trio.Event()
         self._reload_wanted = Wake()
         self._reload_lock = trio.Lock()
         self._reading = trio.CapacityLimiter(1)
@@ -207,8 +214,11 @@ class Service:
             urls = await root.start(self._run_http, name="http")
             root.start_soon(self._run_canary, name="canary")
             root.start_soon(self._run_expiry, name="expiry")
-            root.start_soon(self.trust.run, self._nodes_changed, name="trust")
+            root.start_soon(self.trust.run, self._nodes_loaded, name="trust")
             await self._first_load(root)
+            if self.settings.server.listen:
+                door_urls = await root.start(self._run_door, name="door")
+                urls += [url.replace("http:", "https:", 1) for url in door_urls]
             drained = trio.Event()
             root.start_soon(self._run_pipelines, drained, name="pipelines")
             self.started = True
@@ -226,18 +236,28 @@ class Service:
                 log.warning("stopped with files in flight; they stay in the spool")
             self._http_stop.set()
             await self._http_ended.wait()
+            if self.door is not None:
+                await self._door_ended.wait()
             root.cancel_scope.cancel()
         log.info("stopped")
 
     async def _run_http(self, *, task_status: trio.TaskStatus[list[str]]) -> None:
+        self._api = make_app(self._services())
         await run_server(
-            make_app(self._services()),
+            self._api,
             self.settings.general.listen,
             stop=self._http_stop,
             grace=HTTP_GRACE_S,
             task_status=task_status,
         )
         self._http_ended.set()
+
+    async def _run_door(self, *, task_status: trio.TaskStatus[list[str]]) -> None:
+        from relayd.api.door.door import Door
+
+        self.door = Door(self.settings, self.trust, self.metrics, cast("Any", self._api))
+        await self.door.run(self._http_stop, HTTP_GRACE_S, task_status=task_status)
+        self._door_ended.set()
 
     def _services(self) -> Services:
         """Return what the HTTP API offers."""
@@ -303,12 +323,18 @@ class Service:
         except NodesError:
             pass
         else:
-            self._nodes_changed()
+            self._nodes_loaded()
         tried.set()
 
     async def _cancel_at_stop(self, scope: trio.CancelScope) -> None:
         await self.stopping.wait()
         scope.cancel()
+
+    def _nodes_loaded(self) -> None:
+        """Take note of nodes that were loaded by themselves, not by a reload."""
+        self._nodes_changed()
+        if self.door is not None:
+            self.door.wake()
 
     def _nodes_changed(self) -> None:
         self.peers.take_nodes(self.trust.nodes)
@@ -337,12 +363,16 @@ class Service:
         times = await self._read_in_thread(_times)
         settings, logging, warnings = await self._read_in_thread(load_files)
         pins = await self.peers.read_upstream()
+        if self.door is not None:
+            await self.door.check()
         await self.trust.load()
         self.peers.take_upstream(pins)
         configure(logging)
         self.note_files(times)
         self._report_warnings(warnings)
         self._apply(settings)
+        if self.door is not None:
+            await self.door.renew()
         self._nodes_changed()
 
     def note_files(self, times: Mapping[File, float]) -> None:

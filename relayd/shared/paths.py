@@ -5,6 +5,7 @@ Here a path is split first and then decoded, once.
 """
 
 import re
+from pathlib import Path
 from typing import Final, NamedTuple
 
 #: Bytes of one name and of a whole path, the limits of Linux (limits.h).
@@ -52,13 +53,18 @@ def split_path(raw: bytes) -> tuple[str, ...]:
         PathError: the path is not like that; or it ends in an empty name or `.`, which only the
             path of a directory may.
     """
-    names = _names(raw)
+    names = decoded_names(raw)
     if names[-1] in _HERE:
         raise PathError("the path of a directory")
     return tuple(name for name in names if name not in _HERE)
 
 
-def _names(raw: bytes) -> list[str]:
+def decoded_names(raw: bytes) -> list[str]:
+    """Return the names of a path, decoded; some may be empty or `.`.
+
+    Raises:
+        PathError: one of them can be no name, see `split_path`.
+    """
     if len(raw) > MAX_PATH:
         raise PathError("too long")
     return [_name(part) for part in raw.split(b"/")]
@@ -81,6 +87,22 @@ def _name(raw: bytes) -> str:
     return name
 
 
+def directory_of(root: Path, raw: bytes) -> Path:
+    """Return a directory in `root`.
+
+    Args:
+        root: a directory.
+        raw: a single name, percent-encoded.
+
+    Raises:
+        PathError: it is not one that leads from `root` to an entry of it.
+    """
+    (name, *more) = decoded_names(raw)
+    if more or name in _HERE:
+        raise PathError("not a single name")
+    return root / name
+
+
 def check_ids(raw: bytes) -> SharedFileId:
     """Parse the path of a shared file.
 
@@ -91,7 +113,7 @@ def check_ids(raw: bytes) -> SharedFileId:
         PathError: these are not three ids of letters, digits, `-`, `_` and `.`; or one of them is
             `.` or `..`; or the file and its metadata would not both have a valid name.
     """
-    ids = _names(raw.removesuffix(b"/"))
+    ids = decoded_names(raw.removesuffix(b"/"))
     if len(ids) != 3 or not all(_ID.fullmatch(part) and part != "." for part in ids):
         raise PathError("not three ids")
     found = SharedFileId(*ids)

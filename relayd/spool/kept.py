@@ -22,6 +22,7 @@ from relayd.spool.committed import WalPoint
 from relayd.spool.disposal import Removal
 from relayd.spool.identity import Identity, identity_at
 from relayd.system.libc import rename_noreplace
+from relayd.system.shortage import words_of
 from relayd.telemetry.logs import get_logger
 
 log = get_logger("disposal")
@@ -353,7 +354,7 @@ class Kept:
                 removed += 1
         except OSError as error:
             log.warning(
-                "held file cannot be removed", file=str(error.filename), detail=error.strerror
+                "held file cannot be removed", file=str(error.filename), detail=words_of(error)
             )
         self._remove_empty(kept)
         return removed

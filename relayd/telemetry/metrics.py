@@ -62,6 +62,19 @@ class UploadOutcome(StrEnum):
     SLOW = "slow"
 
 
+class DoorOutcome(StrEnum):
+    """The outcomes of an upload to the front door."""
+
+    STORED = "stored"
+    UNAUTHORIZED = "unauthorized"
+    REFUSED = "refused"
+    BUSY = "busy"
+    NO_SPACE = "no_space"
+    SLOW = "slow"
+    CUT = "cut"
+    ERROR = "error"
+
+
 class Metrics:
     """All metrics of one service, in its own registry.
 
@@ -89,6 +102,7 @@ class Metrics:
         spool_files: files waiting in the spool.
         spool_oldest_seconds: age of the oldest of them in seconds.
         shared_files: uploads to the shared files by `outcome`.
+        uploads: uploads to the front door by `outcome`.
         in_flight: files taken up and not yet disposed of.
         unremovable: processed files that cannot be removed from the spool.
         failed_removed: refused files removed from `failed` by `cause`, one of `REMOVALS`.
@@ -269,6 +283,9 @@ class Metrics:
         )
         for outcome in UploadOutcome:
             self.shared_files.labels(outcome.value)
+        self.uploads = self._counter("uploads", "Uploads to the front door, by outcome", "outcome")
+        for door_outcome in DoorOutcome:
+            self.uploads.labels(door_outcome.value)
 
     def _make_health(self) -> None:
         self.database_up = self._gauge("database_up", "1 while the database accepts run logs")

@@ -88,6 +88,7 @@ def _run(commands: list[str], directory: Path) -> list[str]:
 async def test_examples_print_what_the_page_says(site: Site) -> None:
     """Each command of the page, in its order, prints what stands below it there."""
     text = PAGE.read_text().replace(ADDRESS, f"127.0.0.1:{site.port}")
+    text = text.replace("127.0.0.1:5432", f"127.0.0.1:{site.database.port}")
     commands, printed = zip(*_examples(text), strict=True)
     async with open_daemon(site):
         found = await trio.to_thread.run_sync(_run, list(commands), site.root)

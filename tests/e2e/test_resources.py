@@ -313,7 +313,7 @@ async def test_thousands_of_operations_leave_nothing_behind(
         own = before[0].descriptors
         await eventually(lambda: usage(daemon.process.pid).descriptors <= own)
         after = [usage(daemon.process.pid), usage(worker)]
-        assert await daemon.metric("rudder_relayd_retried_total", stage="examine") >= count / 2
+        assert await daemon.metric("rudder_relayd_retried_total", stage="examine") >= count / 10
         assert await daemon.stop() == 0
     for old, new in zip(before, after, strict=True):
         assert new.descriptors <= old.descriptors, (before, after)

@@ -14,6 +14,7 @@ SERVICE: Final = "rudder-relayd.service"
 SOCKET: Final = "rudder-relayd-helper.socket"
 HELPER: Final = "rudder-relayd-helper@.service"
 DROP_IN: Final = f"{SERVICE}.d/sudo.conf"
+FRONT_DOOR: Final = f"{SERVICE}.d/front-door.conf"
 
 
 @pytest.fixture
@@ -27,10 +28,10 @@ def units(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def add_drop_in(units: Path) -> None:
-    """Installs what sudo needs."""
-    (units / DROP_IN).parent.mkdir()
-    shutil.copy(UNITS / DROP_IN, units / DROP_IN)
+def add_drop_in(units: Path, name: str = DROP_IN) -> None:
+    """Installs a drop-in, by default what sudo needs."""
+    (units / name).parent.mkdir()
+    shutil.copy(UNITS / name, units / name)
 
 
 def exposure(units: Path, unit: str) -> float:
@@ -49,9 +50,10 @@ def weaknesses(units: Path, unit: str) -> set[str]:
     return {row["json_field"] for row in json.loads(done.stdout) if not row["set"]}
 
 
-def test_units_are_valid(units: Path) -> None:
-    """Every line of the units is one that systemd understands, the drop-in included."""
-    add_drop_in(units)
+@pytest.mark.parametrize("drop_in", [DROP_IN, FRONT_DOOR])
+def test_units_are_valid(units: Path, drop_in: str) -> None:
+    """Every line of the units is one that systemd understands, the drop-ins included."""
+    add_drop_in(units, drop_in)
     command = ["systemd-analyze", "verify", "--recursive-errors=no", "--man=no"]
     names = [f"./{name}" for name in (SERVICE, SOCKET, HELPER)]
     done = subprocess.run(
@@ -95,6 +97,19 @@ def test_drop_in_lets_sudo_work(units: Path) -> None:
     }
     assert not left & {"ProtectSystem", "ProtectHome", "PrivateTmp", "ProtectControlGroups"}
     assert exposure(units, SERVICE) < 7
+
+
+def test_front_door_needs_one_capability(units: Path) -> None:
+    """With the drop-in for low ports the service may bind them, and loses its user namespace."""
+    before = weaknesses(units, SERVICE)
+    add_drop_in(units, FRONT_DOOR)
+    added = weaknesses(units, SERVICE) - before
+    assert added == {
+        "PrivateUsers",
+        "AmbientCapabilities",
+        "CapabilityBoundingSet_CAP_NET_BIND_SERVICE_BROADCAST_RAW)",
+    }
+    assert exposure(units, SERVICE) <= 2.0
 
 
 @pytest.mark.fault("D.6.5", "D.4.3")

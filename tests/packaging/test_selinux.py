@@ -41,8 +41,12 @@ def test_daemon_writes_to_its_own_files_only(policy: Policy) -> None:
 
 @pytest.mark.fault("D.6.4")
 def test_daemon_has_no_privileges(policy: Policy) -> None:
-    """No capability, no change of a label, no other identity."""
-    for kind in ("capability", "capability2", "cap_userns"):
+    """No capability but that for low ports, no change of a label, no other identity."""
+    assert policy.allowed("relayd_t", "capability", "net_bind_service") == {
+        "relayd_t": "relayd_front_door"
+    }
+    assert policy.allowed("relayd_t", "capability") == {"relayd_t": "relayd_front_door"}
+    for kind in ("capability2", "cap_userns"):
         assert policy.allowed("relayd_t", kind) == {}
     assert policy.allowed("relayd_t", "process", "setexec") == {}
     assert policy.allowed("relayd_t", "file", "relabelto") == {}
@@ -50,8 +54,12 @@ def test_daemon_has_no_privileges(policy: Policy) -> None:
 
 @pytest.mark.fault("D.6.4")
 def test_daemon_network_is_its_port_the_database_and_https(policy: Policy) -> None:
-    """The daemon listens on its own port, and connects to PostgreSQL, HTTPS and name servers."""
-    assert set(policy.allowed("relayd_t", "tcp_socket", "name_bind")) == {"relayd_port_t"}
+    """The daemon listens on its own port, and connects to PostgreSQL, HTTPS and name servers.
+
+    The ports of web servers need a boolean.
+    """
+    bound = policy.allowed("relayd_t", "tcp_socket", "name_bind")
+    assert bound == {"relayd_port_t": "", "http_port_t": "relayd_front_door"}
     ports = {"dns_port_t", "http_port_t", "postgresql_port_t"}
     assert set(policy.allowed("relayd_t", "tcp_socket", "name_connect")) == ports
     for kind in ("packet_socket", "rawip_socket"):
@@ -66,8 +74,9 @@ def test_daemon_reads_no_secrets_of_others(policy: Policy, secret: str) -> None:
 
 @pytest.mark.fault("D.6.4")
 def test_remote_run_needs_its_boolean(policy: Policy) -> None:
-    """Both booleans are off as shipped, and without them nothing is started as another domain."""
+    """All booleans are off as shipped, and without them nothing is started as another domain."""
     assert policy.booleans("relayd_") == {
+        "relayd_front_door": False,
         "relayd_remote_run_helper": False,
         "relayd_remote_run_sudo": False,
     }

@@ -16,13 +16,15 @@ import trio
 import trio.abc
 
 from tests.support.curl import NODE, POLICY_SERVER, USER, Requests
-from tests.support.daemon import PATIENCE_S
+from tests.support.daemon import PATIENCE_S, Site, merge
+from tests.support.front_door import open_door, server_table, write_door
 from tests.support.ports import free_port
 from tests.support.project import CONF
 from tests.support.signing import SigningNode, make_key_and_cert
 
-#: "rudder" is an Apache that publishes what Rudder's own configuration does.
-Kind = Literal["apache", "nginx", "rudder"]
+#: "rudder" is an Apache that publishes what Rudder's own configuration does, "door" is relayd's own
+#: server.
+Kind = Literal["apache", "nginx", "rudder", "door"]
 
 _APACHE: Final = CONF / "apache" / "rudder-relayd.conf"
 PASSWORD: Final = "known:p@ss"
@@ -35,6 +37,7 @@ _PROGRAMS: Final[dict[Kind, tuple[str, ...]]] = {
     "apache": ("apache2", "httpd"),
     "nginx": ("nginx",),
     "rudder": ("apache2", "httpd"),
+    "door": ("curl",),
 }
 #: Modules that distributions load, besides those that the shipped file asks for.
 _MODULES: Final = ("mpm_event", "deflate", "filter", "mime", "socache_shmcb")
@@ -73,6 +76,7 @@ class Web(Requests):
         port: its HTTPS port there.
         password: of USER, for everything but inventories of new nodes.
         initial_password: for these.
+        relayd: whether a whole relayd is this server, which the test starts.
     """
 
     kind: Kind
@@ -84,6 +88,7 @@ class Web(Requests):
     port: int = field(default_factory=free_port)
     password: str = PASSWORD
     initial_password: str = INITIAL_PASSWORD
+    relayd: bool = False
 
     @property
     def own(self) -> Path:
@@ -113,8 +118,13 @@ class Web(Requests):
         return ""
 
 
-def write_web(web: Web) -> Web:
-    """Write everything that a web server reads at its start, and makes its spool; return it."""
+def write_web(web: Web, site: Site | None = None) -> Web:
+    """Write everything that a web server reads at its start, and makes its spool; return it.
+
+    Args:
+        web: the web server.
+        site: of the relayd behind it, which may be the server itself.
+    """
     web.own.mkdir()
     for directory in _SPOOL:
         (web.root / directory).mkdir(parents=True, exist_ok=True)
@@ -126,6 +136,11 @@ def write_web(web: Web) -> Web:
     for name, password in (("known", web.password), ("initial", web.initial_password)):
         (web.own / name).write_text(f"{USER}:{_hash(password)}\n")
     _WRITERS[web.kind](web)
+    if web.kind == "door" and site is not None:
+        web.relayd = True
+        site.extra["server"] = merge(server_table(web), site.extra.get("server", ""))
+        site.extra.setdefault("processing.inventory", f'directory = "{web.root}/inventories"')
+        site.write_conf()
     return web
 
 
@@ -290,7 +305,12 @@ def _write_rudder(web: Web) -> None:
     file.write_text(file.read_text().replace(f'Include "{_APACHE}"', host))
 
 
-_WRITERS: Final = {"apache": _write_apache, "nginx": _write_nginx, "rudder": _write_rudder}
+_WRITERS: Final = {
+    "apache": _write_apache,
+    "nginx": _write_nginx,
+    "rudder": _write_rudder,
+    "door": write_door,
+}
 
 
 def command(web: Web, *options: str) -> list[str]:
@@ -302,8 +322,22 @@ def command(web: Web, *options: str) -> list[str]:
 
 
 @asynccontextmanager
-async def open_web(web: Web) -> AsyncIterator[trio.Process]:
-    """Run the web server until the block ends; yields when it accepts connections."""
+async def open_web(web: Web) -> AsyncIterator[None]:
+    """Run the web server until the block ends, unless it is relayd, which the test starts."""
+    if web.relayd:
+        yield
+        return
+    async with open_alone(web):
+        yield
+
+
+@asynccontextmanager
+async def open_alone(web: Web) -> AsyncIterator[None]:
+    """Run the web server until the block ends, without relayd; yields when it accepts clients."""
+    if web.kind == "door":
+        async with open_door(web):
+            yield
+        return
     options = () if web.kind == "nginx" else ("-DFOREGROUND",)
     with (web.own / "stderr").open("wb") as output:
         process = await trio.lowlevel.open_process(
@@ -315,7 +349,7 @@ async def open_web(web: Web) -> AsyncIterator[trio.Process]:
         )
     try:
         await _wait_listening(web, process)
-        yield process
+        yield
     finally:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)

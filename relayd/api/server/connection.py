@@ -7,9 +7,11 @@ crash it.
 """
 
 import math
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final, cast
 
 import h11
@@ -30,7 +32,6 @@ from hypercorn.typing import (
     TaskGroup,
 )
 from hypercorn.utils import parse_socket_addr
-from quart import Quart
 
 from relayd.api.answers import BrokenOffError
 from relayd.api.server.access import Send, begin_access, log_refused
@@ -45,11 +46,16 @@ log = get_logger("api")
 MAX_RECEIVE: Final = 64 * 1024
 
 
+Receive = Callable[[], Awaitable[ASGIReceiveEvent]]
+#: An ASGI application, such as Quart's.
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
 @dataclass(frozen=True, slots=True)
 class Serving:
     """The objects that all connections of a server share."""
 
-    app: Quart
+    app: App
     config: Config
     context: WorkerContext
     limits: Limits
@@ -60,23 +66,36 @@ class Slots:
 
     Clients that open connections and send nothing, or send a head byte by byte, therefore cannot
     keep others out.
+
+    Args:
+        size: connections at once.
+        each: the same for one client; None without such a bound.
     """
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, each: int | None = None) -> None:
         self._size = size
+        self._each = each
         self._open: set[Connection] = set()
         self._waiting: dict[Connection, None] = {}  # the longest wait first
+        self._clients: Counter[str] = Counter()
 
     def take(self, connection: "Connection") -> bool:
         """Add a connection; return False if all others have requests in progress."""
+        client = connection.client
+        full = self._each is not None and self._clients[client] >= self._each
+        if full and not self._evict(client):
+            return False
         if len(self._open) >= self._size and not self._evict():
             return False
         self._open.add(connection)
+        self._clients[client] += 1
         self.waits(connection)
         return True
 
-    def _evict(self) -> bool:
-        victim = next(iter(self._waiting), None)
+    def _evict(self, client: str | None = None) -> bool:
+        """Cut the connection that has waited longest, of one client or of any."""
+        candidates = (one for one in self._waiting if client in (None, one.client))
+        victim = next(candidates, None)
         if victim is None:
             return False
         victim.cut()
@@ -104,24 +123,44 @@ class Slots:
 
     def free(self, connection: "Connection") -> None:
         """Remove a closed connection."""
+        if connection in self._open:
+            self._clients[connection.client] -= 1
+            self._clients += Counter()  # drops clients without a connection
         self._open.discard(connection)
         self._waiting.pop(connection, None)
 
 
 class Connection:
-    """A client's connection, from accept to close."""
+    """A client's connection, from accept to close.
 
-    def __init__(self, serving: Serving, slots: Slots, stream: trio.SocketStream) -> None:
+    Args:
+        serving: shared by all connections.
+        slots: where this one has its place.
+        stream: to the client.
+        sock: below that stream.
+        client: whose connections are counted together.
+    """
+
+    def __init__(
+        self,
+        serving: Serving,
+        slots: Slots,
+        stream: trio.abc.HalfCloseableStream,
+        sock: trio.socket.SocketType,
+        client: str = "",
+    ) -> None:
+        self.client = client
         self._serving = serving
         self._slots = slots
         self._stream = stream
+        self._socket = sock
         self._scope = trio.CancelScope()
         self._send_lock = trio.Lock()
         self._write_s = serving.limits.write_s
         self._writing = trio.CancelScope()
         self._ending = False
-        self._tasks: _Tasks
-        self._protocol: _Protocol
+        self._tasks: Tasks
+        self._protocol: Protocol
 
     def cut(self) -> None:
         """End the connection now, including its request."""
@@ -142,22 +181,30 @@ class Connection:
         try:
             with self._scope:
                 async with trio.open_nursery() as nursery:
-                    self._tasks = _Tasks(nursery)
+                    self._tasks = self._make_tasks(nursery)
                     await self._serve()
         except* Exception:
             log.exception("connection failed")
 
+    def _make_tasks(self, nursery: trio.Nursery) -> "Tasks":
+        return Tasks(nursery)
+
     async def _serve(self) -> None:
-        sock = self._stream.socket
+        sock = self._socket
         try:
             peer = parse_socket_addr(sock.family, sock.getpeername())
         except OSError:
             return  # the client has disconnected already
         local = parse_socket_addr(sock.family, sock.getsockname())
-        self._protocol = _Protocol(self._serving, self._tasks, peer, local, self._send)
+        self._protocol = self._make_protocol(peer, local)
         self._wait_for_head()
         await self._read()
         await self._protocol.handle(Closed())
+
+    def _make_protocol(
+        self, peer: tuple[str, int] | None, local: tuple[str, int] | None
+    ) -> "Protocol":
+        return Protocol(self._serving, self._tasks, peer, local, self._send)
 
     async def _read(self) -> None:
         data: bytes | bytearray = b"-"
@@ -211,24 +258,27 @@ class Connection:
         await self._protocol.handle(Closed())
 
 
-class _Protocol(H11Protocol):
+class Protocol(H11Protocol):
     """Hypercorn's HTTP/1 state machine over a strict parser, without upgrades to anything else."""
 
     def __init__(
         self,
         serving: Serving,
-        tasks: "_Tasks",
+        tasks: "Tasks",
         peer: tuple[str, int] | None,
         local: tuple[str, int] | None,
         send: Callable[[Event], Awaitable[None]],
+        *,
+        state: ConnectionState | None = None,
+        tls: bool = False,
     ) -> None:
         super().__init__(
             cast("AppWrapper", serving.app),
             serving.config,
             serving.context,
             cast("TaskGroup", tasks),
-            ConnectionState({}),
-            ssl=False,  # the web server in front speaks TLS
+            state or ConnectionState({}),
+            ssl=tls,
             client=peer,
             server=local,
             send=send,
@@ -280,37 +330,58 @@ def _method(sent: bytes) -> str:
     return method if method.isupper() else "UNKNOWN"
 
 
-class _Tasks:
+class Tasks:
     """The tasks of one connection, with the interface that Hypercorn's protocol code expects."""
 
     def __init__(self, nursery: trio.Nursery) -> None:
         self._nursery = nursery
+
+    def receiving(self, receive: Receive) -> Receive:
+        """Return the `receive` of a request, whose first call asks for its body."""
+        return receive
 
     async def spawn_app(
         self, app: AppWrapper, config: Config, scope: Scope, send: Send
     ) -> Callable[[ASGIReceiveEvent], Awaitable[None]]:
         """Start a request; the result accepts the client's input."""
         put, get = trio.open_memory_channel[ASGIReceiveEvent](config.max_app_queue_size)
-        self._nursery.start_soon(_run_app, app, scope, get, send)
+        receive = self.receiving(partial(_receive, get))
+        self._nursery.start_soon(_run_app, app, scope, get, receive, send)
 
         async def put_while_wanted(event: ASGIReceiveEvent) -> None:
-            with suppress(trio.BrokenResourceError):  # the app has ended
+            # It is the app that reports the end of its own answer: it must not wait for itself,
+            # whatever it has left unread.
+            if event["type"] == "http.disconnect":
+                put.close()
+                return
+            with suppress(trio.BrokenResourceError, trio.ClosedResourceError):  # the app has ended
                 await put.send(event)
 
         return put_while_wanted
 
 
+async def _receive(channel: trio.MemoryReceiveChannel[ASGIReceiveEvent]) -> ASGIReceiveEvent:
+    try:
+        return await channel.receive()
+    except trio.EndOfChannel:
+        return {"type": "http.disconnect"}
+
+
 async def _run_app(
-    app: AppWrapper, scope: Scope, receive: trio.MemoryReceiveChannel[ASGIReceiveEvent], send: Send
+    app: AppWrapper,
+    scope: Scope,
+    channel: trio.MemoryReceiveChannel[ASGIReceiveEvent],
+    receive: Receive,
+    send: Send,
 ) -> None:
     """Run one request; an exception in the framework itself is answered with 500."""
-    quart = cast("Quart", app)
+    application = cast("App", app)
     access = begin_access(scope)
 
     to_client = send if access is None else access.noting(send)
     try:
-        with receive:
-            await quart(scope, receive.receive, to_client)
+        with channel:
+            await application(scope, receive, to_client)
     except* BrokenOffError as error:
         log.debug("answer broken off", detail=str(error.exceptions[0]))
     except* Exception:

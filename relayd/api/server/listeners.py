@@ -33,17 +33,23 @@ _NOT_HERE: Final = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 
 
 @asynccontextmanager
-async def open_listeners(listen: Listen) -> AsyncIterator[list[trio.SocketListener]]:
+async def open_listeners(
+    listen: Listen, *, both: bool = True
+) -> AsyncIterator[list[trio.SocketListener]]:
     """Bind every address of `listen`; close the sockets on exit.
 
     The host may be a name: every address of it that exists on this machine is bound. A Unix socket
     gets mode 0660 before anyone can connect; one left by a killed process is replaced, and relayd's
     own is removed on exit.
 
+    Args:
+        listen: the address.
+        both: whether `[::]` means all addresses of IPv4 as well.
+
     Raises:
         StartError: the address cannot be bound; the text gives the address and the cause.
     """
-    listeners = [_bind_unix(listen.path)] if listen.path else await _bind_addresses(listen)
+    listeners = [_bind_unix(listen.path)] if listen.path else await _bind_addresses(listen, both)
     identity = _identity(listen.path)
     try:
         yield listeners
@@ -111,9 +117,9 @@ def _remove_own(path: str, identity: tuple[int, int] | None) -> None:
         Path(path).unlink()
 
 
-async def _bind_addresses(listen: Listen) -> list[trio.SocketListener]:
+async def _bind_addresses(listen: Listen, both: bool) -> list[trio.SocketListener]:
     try:
-        hosts = await _resolve(listen)
+        hosts = await _resolve(listen, both)
     except OSError as error:
         raise _cannot_listen(listen, error) from None
     listeners: list[trio.SocketListener] = []
@@ -128,14 +134,14 @@ async def _bind_addresses(listen: Listen) -> list[trio.SocketListener]:
     return listeners
 
 
-async def _resolve(listen: Listen) -> list[str | None]:
+async def _resolve(listen: Listen, both: bool) -> list[str | None]:
     """Return the addresses of the host, each once; None stands for all interfaces."""
     found = await trio.socket.getaddrinfo(
         listen.host, listen.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     )
     addresses = list(dict.fromkeys(str(address[0]) for *_, address in found))
     # Trio makes a socket for "::" IPv6 only; without a host it binds the IPv4 wildcard as well.
-    return [None] if addresses == ["::"] else [*addresses]
+    return [None] if both and addresses == ["::"] else [*addresses]
 
 
 async def _bind_address(

@@ -18,11 +18,12 @@ class Rest(BaseConverter):
     part_isolating = False
 
 
-def rest_of_path(prefix: str) -> bytes:
-    """Return what follows a prefix, relative to `BASE`, in the path of the current request.
+def rest_of_path(prefix: str, base: str = BASE) -> bytes:
+    """Return what follows a prefix, relative to a base, in the path of the current request.
 
     Args:
         prefix: such as `/shared-folder/`.
+        base: the base.
 
     Returns:
         Percent-encoded, as it was sent.
@@ -31,7 +32,7 @@ def rest_of_path(prefix: str) -> bytes:
         NotFound: base or prefix are written differently, percent-encoded for example.
     """
     raw = request.scope["raw_path"]
-    start = f"{BASE}{prefix}".encode()
+    start = f"{base}{prefix}".encode()
     if not raw.startswith(start):
         raise NotFound
     return raw.removeprefix(start)

@@ -5,11 +5,12 @@ connections, deadlines, the stop) is relayd's own; `relayd.api.server.connection
 Both use private names of the libraries, so their versions are checked at start.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
-from typing import Final
+from typing import Final, cast
 
 import trio
 from hypercorn.config import Config
@@ -17,7 +18,7 @@ from hypercorn.trio.worker_context import WorkerContext
 from quart import Quart
 
 from relayd.api.server.access import log_refused
-from relayd.api.server.connection import Connection, Serving, Slots
+from relayd.api.server.connection import App, Connection, Serving, Slots
 from relayd.api.server.limits import Limits
 from relayd.api.server.listeners import PatientListener, open_listeners, url_of
 from relayd.config.main_conf import Listen
@@ -82,35 +83,74 @@ async def _serve(
     limits: Limits,
     task_status: trio.TaskStatus[list[str]],
 ) -> None:
-    serving = Serving(app, _hypercorn_config(), WorkerContext(max_requests=None), limits)
-    slots = Slots(limits.connections)
-    handler = partial(_serve_client, serving, slots)
-    async with trio.open_nursery() as clients:
+    serving, slots = make_serving(cast("App", app), limits), Slots(limits.connections)
+    clients = Clients(
+        serving,
+        slots,
+        lambda stream: Connection(serving, slots, stream, stream.socket),
+        _BUSY,
+    )
+    await serve_clients(clients, listeners, stop, grace, task_status)
+
+
+@dataclass(frozen=True, slots=True)
+class Clients:
+    """How the clients of one server are served.
+
+    Attributes:
+        serving: shared by their connections.
+        slots: bound their number.
+        connect: makes the connection of an accepted client.
+        busy: what a client without a slot gets before its connection is closed.
+    """
+
+    serving: Serving
+    slots: Slots
+    connect: Callable[[trio.SocketStream], Connection]
+    busy: bytes = b""
+
+
+def make_serving(app: App, limits: Limits) -> Serving:
+    """Return what the connections of a server share."""
+    return Serving(app, _hypercorn_config(), WorkerContext(max_requests=None), limits)
+
+
+async def serve_clients(
+    clients: Clients,
+    listeners: list[trio.SocketListener],
+    stop: trio.Event,
+    grace: float,
+    task_status: trio.TaskStatus[list[str]],
+) -> None:
+    """Accept clients and serve them until `stop` is set; see `run_server`."""
+    handler = partial(_serve_client, clients)
+    async with trio.open_nursery() as handling:
         async with trio.open_nursery() as accepting:
             patient = [PatientListener(listener) for listener in listeners]
-            serve = partial(trio.serve_listeners, handler, patient, handler_nursery=clients)
+            serve = partial(trio.serve_listeners, handler, patient, handler_nursery=handling)
             await accepting.start(serve)
             task_status.started([url_of(listener) for listener in listeners])
             try:
                 await stop.wait()
             finally:
-                slots.hurry()
+                clients.slots.hurry()
             accepting.cancel_scope.cancel()
-        await serving.context.terminated.set()
-        slots.cut_waiting()
-        clients.cancel_scope.deadline = trio.current_time() + grace
+        await clients.serving.context.terminated.set()
+        clients.slots.cut_waiting()
+        handling.cancel_scope.deadline = trio.current_time() + grace
 
 
-async def _serve_client(serving: Serving, slots: Slots, stream: trio.SocketStream) -> None:
+async def _serve_client(clients: Clients, stream: trio.SocketStream) -> None:
     """Serve one accepted client; Trio closes the stream afterwards."""
+    serving, slots = clients.serving, clients.slots
     if serving.context.terminated.is_set():
         return
-    connection = Connection(serving, slots, stream)
+    connection = clients.connect(stream)
     if not slots.take(connection):
         log.warning("too many requests at once; refused with 503", limit=serving.limits.connections)
         log_refused(503, None)
         with trio.move_on_after(serving.limits.stop_write_s), suppress(trio.BrokenResourceError):
-            await stream.send_all(_BUSY)
+            await stream.send_all(clients.busy)
         return
     try:
         await connection.run()

@@ -18,6 +18,7 @@ from relayd.commands.check.checks import (
     openssl,
     remote_run,
     selinux,
+    server,
     spool,
     upstream,
 )
@@ -38,6 +39,7 @@ CHECKS: Final = (
     Check(daemon.NAME, daemon.check, NETWORK_S + 2.0),
     Check("spool", spool.check, FILES_S),
     Check("webserver", webserver.check, FILES_S),
+    Check("server", server.check, FILES_S),
     Check("nodes", nodes.check, FILES_S),
     Check("certificates", certificates.check, FILES_S),
     Check("database", database.check, NETWORK_S),

@@ -1,4 +1,4 @@
-"""Sites with a web server in front, once with each of the two."""
+"""Sites with a web server in front: each of the two, and relayd's own."""
 
 from pathlib import Path
 from typing import cast
@@ -9,7 +9,7 @@ from tests.support.daemon import Site
 from tests.support.webserver import Kind, Web, find_program, write_web
 
 
-@pytest.fixture(params=["apache", "nginx"])
+@pytest.fixture(params=["apache", "nginx", "door"])
 def kind(request: pytest.FixtureRequest) -> Kind:
     """Return the web server in use; a test without it is skipped."""
     name = cast("Kind", request.param)
@@ -26,4 +26,4 @@ def site_directory(place: Path) -> Path:
 @pytest.fixture
 def web(kind: Kind, site: Site) -> Web:
     """Return a web server in front of it, not started."""
-    return write_web(Web(kind, site.root, site.port, site.nodes))
+    return write_web(Web(kind, site.root, site.port, site.nodes), site)

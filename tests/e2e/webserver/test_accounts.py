@@ -47,6 +47,7 @@ def make_directories(root: Path) -> list[Path]:
     return [Path(f"{root}{name}") for name, _ in lines]
 
 
+@pytest.mark.parametrize("kind", ["apache", "nginx"], indirect=True)
 async def test_two_accounts_share_the_spool(kind: Kind, place: Path, database: Database) -> None:
     """With the shipped directories, relayd takes what the web server wrote; others see nothing."""
     wrapper, home = other_account(), {"HOME": str(place)}

@@ -1,8 +1,8 @@
 """What the callers of the original send, with their own options, and what they get, byte by byte.
 
 The callers are the agents' scripts around curl, the web application, and relays of the original.
-Each request goes through three web servers: both shipped configurations, and one that publishes
-what Rudder's own configuration does.
+Each request goes through four web servers: both shipped configurations, one that publishes what
+Rudder's own configuration does, and relayd's own.
 """
 
 import gzip
@@ -29,7 +29,7 @@ RELOADED = b'{"result":"success","action":"reloadConfiguration"}'
 
 pytestmark = [
     pytest.mark.fault("F1", "F7"),
-    pytest.mark.parametrize("kind", ["apache", "nginx", "rudder"], indirect=True),
+    pytest.mark.parametrize("kind", ["apache", "nginx", "rudder", "door"], indirect=True),
 ]
 
 

@@ -56,7 +56,8 @@ def webs(kind: Kind, tree: Tree) -> dict[str, Web]:
                 port=member.https_port,
                 password=member.password,
                 initial_password=member.default_password,
-            )
+            ),
+            member,
         )
         for member in tree.members
     }
@@ -138,7 +139,7 @@ async def test_remote_run_reaches_every_server(tree: Tree, webs: dict[str, Web])
 
 
 @pytest.mark.fault("F7")
-@pytest.mark.parametrize("kind", ["apache", "nginx", "rudder"], indirect=True)
+@pytest.mark.parametrize("kind", ["apache", "nginx", "rudder", "door"], indirect=True)
 async def test_shared_files_go_up(tree: Tree, webs: dict[str, Web]) -> None:
     """A file for a node of another branch is kept at the top; its hash is asked for on that way."""
     content = os.urandom(200_000)

@@ -1,10 +1,12 @@
 """Paths and ids in requests: which of them are valid."""
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relayd.shared.paths import PathError, check_ids, split_path
+from relayd.shared.paths import PathError, check_ids, directory_of, split_path
 
 
 @pytest.mark.parametrize(
@@ -144,3 +146,11 @@ def test_ids_are_refused(raw: bytes) -> None:
     """An id that leads elsewhere, collides with other metadata, or has other characters is bad."""
     with pytest.raises(PathError):
         check_ids(raw)
+
+
+@pytest.mark.parametrize("raw", [b"", b".", b"..", b"a/b", b"%2e%2e", b"a%2fb", b"a%00", b"/"])
+def test_directory_that_is_not_an_entry_of_its_root(raw: bytes) -> None:
+    """Only a single name leads to a directory in a root."""
+    with pytest.raises(PathError):
+        directory_of(Path("/root"), raw)
+    assert directory_of(Path("/root"), b"%61b") == Path("/root/ab")

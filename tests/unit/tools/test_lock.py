@@ -33,7 +33,7 @@ tester==4.0 \\
     # via -r build/in.txt
 """
 
-MOST_DIRECT = 14
+MOST_DIRECT = 15
 
 
 def test_lock_packages_are_read_with_versions_hashes_and_parents() -> None:
@@ -88,7 +88,7 @@ def test_lock_names_are_normalised() -> None:
 
 
 def test_relayd_has_few_direct_dependencies_all_locked() -> None:
-    """At most 14 packages are direct dependencies, and all dependencies are locked."""
+    """At most 15 packages are direct dependencies, and all dependencies are locked."""
     direct = direct_dependencies((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
     assert len(direct) <= MOST_DIRECT
     assert set(direct) <= runtime_lock().keys()

@@ -48,6 +48,11 @@ def questions(directory: Path, settings: Settings) -> Questions:
     command = Path(settings.remote_run.command)
     paths |= {settings.output.upstream.server_certificate_file: (), command: ()}
     paths |= dict.fromkeys(DatabaseUrl.parse(settings.output.database.url).files, ())
+    server = settings.server
+    if server.listen:
+        paths |= {server.certificate_file: (), server.key_file: ()}
+        paths |= {server.passwords_file: (), server.initial_passwords_file: ()}
+        paths |= {server.networks_file: (), server.policy_servers_file: ()}
     for path in (general.ca_path, settings.remote_run.helper):
         if path is not None:
             paths[path] = ()

@@ -87,6 +87,22 @@ RANGES: Final = (
         "a truncated run log is examined again and again meanwhile",
         seconds=True,
     ),
+    Sensible(
+        "min_free_space",
+        _MIB,
+        2**40,
+        "uploads are refused only once the disk is full",
+        "uploads are refused although there is space",
+        off=0,
+    ),
+    Sensible(".max_connections", 32, 20_000, "agents wait for each other", "descriptors run out"),
+    Sensible(
+        "max_connections_per_address",
+        4,
+        20_000,
+        "a relay below uploads slowly",
+        "one client may use all connections",
+    ),
     Sensible("output.database.max_pool_size", 1, 1000, "", "the database allows fewer connections"),
     Sensible(
         "output.database.hold",

@@ -123,6 +123,13 @@ def makes_runtime_directory(path: Path) -> bool:
     )
 
 
+def may_bind_low_ports() -> bool:
+    """Return whether the daemon's unit gives it the capability for ports below 1024."""
+    unit = _installed_unit()
+    values = _values(_files(f"{unit}.service"), "AmbientCapabilities") if unit else ()
+    return any("CAP_NET_BIND_SERVICE" in value.split() for value in values)
+
+
 def _option(words: Sequence[str], name: str) -> str | None:
     for position, word in enumerate(words):
         if word == name and position + 1 < len(words):

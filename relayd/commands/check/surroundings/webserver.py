@@ -13,6 +13,8 @@ from relayd.system.threads import in_thread
 
 async def check(site: Site) -> list[Finding]:
     """Check with the permissions of each running web server; one that may upload is enough."""
+    if site.settings.server.listen:
+        return []  # relayd takes uploads itself
     accounts = [site.web] if site.web else await in_thread(web_servers, abandon_on_cancel=True)
     first: list[Finding] = []
     for account in accounts:
