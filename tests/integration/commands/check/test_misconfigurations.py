@@ -782,7 +782,7 @@ def test_a_sound_site_has_no_findings(site: Site, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(openssl, "is_old", lambda _text: False)
     done = check(site)
     assert about_site(done.findings) == []
-    assert done.lines[-1] == f"14 checks for user {service_user()}: 1 warning"
+    assert done.lines[-1] == f"15 checks for user {service_user()}: 1 warning"
     assert (done.code, done.stderr) == (0, "")
 
 

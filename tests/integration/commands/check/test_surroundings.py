@@ -224,7 +224,7 @@ check("daemon")
             "skipped: files and directories: only root and daemon can check the permissions of"
             " daemon. Fix: run this check as root, or give another user with --user"
         ),
-        "14 checks for user daemon: 1 warning, 1 skipped",
+        "15 checks for user daemon: 1 warning, 1 skipped",
         "exit 0",
     ]
 
@@ -322,7 +322,7 @@ def test_the_document_has_a_stable_shape() -> None:
     assert (document["sound"], done.code) == (False, 1)
     checks = document["checks"]
     assert list(checks) == [
-        *("configuration", "files", "listen", "daemon", "spool", "webserver", "nodes"),
+        *("configuration", "files", "listen", "daemon", "spool", "webserver", "server", "nodes"),
         "certificates",
         *("database", "upstream", "remote_run", "selinux", "openssl", "clock"),
     ]
@@ -383,7 +383,7 @@ def test_a_terminal_gets_a_table_and_the_progress() -> None:
     assert "problem and fix" in shown
     assert "start PostgreSQL there, or correct output.database.url" in shown
     assert "\x1b[1;31merror" in shown
-    assert "14 checks for user" in shown
+    assert "15 checks for user" in shown
 
 
 def read_all(descriptor: int) -> bytes:
