@@ -23,8 +23,8 @@ from relayd.config.secret import Secret
 from relayd.config.toml import Leaf, build_all, joined, leaves, read_lines
 from relayd.config.values import Listen
 from relayd.errors import ConfigWarning, RelaydError, StartError, TransientStartError, start_error
+from relayd.system.files import open_regular
 from relayd.system.printable import printable
-from relayd.system.regular import open_regular
 from relayd.system.shortage import words_of
 
 __all__ = [

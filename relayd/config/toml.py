@@ -11,8 +11,8 @@ import msgspec
 
 from relayd.config.syntax import syntax_error
 from relayd.errors import ConfigError, ConfigWarning, RelaydError, SettingError
+from relayd.system.files import open_regular
 from relayd.system.printable import printable
-from relayd.system.regular import open_regular
 
 T = TypeVar("T", bound=msgspec.Struct)
 S = TypeVar("S", bound=msgspec.Struct)

@@ -16,7 +16,7 @@ from relayd.fleet.peers.client import CONNECT_TIMEOUT_S, Clients
 from relayd.fleet.peers.proxy import ProxyRoute
 from relayd.runlog.signature.certificates import read_validity
 from relayd.system.delays import DELAYS, Steps
-from relayd.system.regular import open_regular
+from relayd.system.files import open_regular
 from relayd.system.shortage import words_of
 from relayd.system.threads import in_thread
 from relayd.telemetry.logs import get_logger

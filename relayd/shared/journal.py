@@ -18,6 +18,7 @@ from typing import Final
 from relayd.shared.beneath import DIRECTORY_MODE
 from relayd.shared.paths import METADATA_SUFFIX
 from relayd.spool.layout import TEMPORARY
+from relayd.system.files import exists_at
 
 #: What records hold: a pair to be put in place, or the ids of pairs that are being removed.
 _PUT: Final = f"{TEMPORARY}put."
@@ -148,7 +149,7 @@ def _resume_put(pair: int, place: int) -> None:
 def _resume_drop(record: int, place: int) -> None:
     """Remove contents without metadata; the rest expires again."""
     for file in _read_ids(record):
-        if not _exists(file + METADATA_SUFFIX, place):
+        if not exists_at(file + METADATA_SUFFIX, place):
             _unlink(file, place)
 
 
@@ -175,7 +176,7 @@ def _read_ids(record: int) -> list[str]:
 def _put(pair: int, place: int, file: str) -> None:
     metadata = file + METADATA_SUFFIX
     had = False
-    if _exists(file, pair):
+    if exists_at(file, pair):
         had = _move(metadata, place, pair, _PREVIOUS)
         try:
             os.rename(file, file, src_dir_fd=pair, dst_dir_fd=place)
@@ -194,14 +195,6 @@ def _put(pair: int, place: int, file: str) -> None:
 def _move(name: str, directory: int, to: int, new: str | None = None) -> bool:
     try:
         os.rename(name, new or name, src_dir_fd=directory, dst_dir_fd=to)
-    except FileNotFoundError:
-        return False
-    return True
-
-
-def _exists(name: str, directory: int) -> bool:
-    try:
-        os.stat(name, dir_fd=directory, follow_symlinks=False)
     except FileNotFoundError:
         return False
     return True

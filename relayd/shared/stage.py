@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from relayd.shared.beneath import DIRECTORY_MODE, make_directories
+from relayd.system.files import write_all
 
 FILE_MODE: Final = 0o640
 
@@ -61,7 +62,7 @@ class Stage:
     def write(self, data: bytes) -> None:
         """Append to the content; raise OSError."""
         self._hash.update(data)
-        _write_all(self._content, data)
+        write_all(self._content, data)
         self.size += len(data)
 
     def digest(self) -> bytes:
@@ -73,7 +74,7 @@ class Stage:
         os.fsync(self._content)
         descriptor = os.open(name, _CREATE, FILE_MODE, dir_fd=self.directory)
         try:
-            _write_all(descriptor, data)
+            write_all(descriptor, data)
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
@@ -90,9 +91,3 @@ class Stage:
             os.close(self.parent)
             self.parent = -1
         self._release(self.name)
-
-
-def _write_all(descriptor: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(descriptor, view) :]

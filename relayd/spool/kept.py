@@ -363,11 +363,10 @@ class Kept:
         try:
             kept.path.rmdir()
         except FileNotFoundError:
-            self._forget(kept)
+            pass
         except OSError:
             return
-        else:
-            self._forget(kept)
+        self._forget(kept)
 
     def _forget(self, kept: _Slice) -> None:
         self._count(-kept.files, -kept.size)

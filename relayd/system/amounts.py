@@ -3,11 +3,12 @@
 from typing import Final
 
 _UNITS: Final = ((86_400, "d"), (3600, "h"), (60, "min"))
+_YEAR: Final = 365.25 * 86_400.0
 _SIZES: Final = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 
 
 def age(seconds: float) -> str:
-    """Return a time as `2 d 3 h`, `3 h`, `5 min` or `8 s`: rounded down, at most two units."""
+    """Return an age as `2 d 3 h`, `3 h`, `5 min` or `8 s`: rounded down, at most two units."""
     whole = max(0, int(seconds))
     for place, (length, unit) in enumerate(_UNITS):
         if whole >= length:
@@ -17,6 +18,17 @@ def age(seconds: float) -> str:
             # From ten units on, the smaller ones change nothing.
             return f"{text} {rest} {smaller[0][1]}" if rest and whole < 10 * length else text
     return f"{whole} s"
+
+
+def span(seconds: float) -> str:
+    """Return a time in one unit, rounded: `5 ms`, `1.5 s`, `40 s`, `25 min`, `3 h` or `2 days`."""
+    for unit, size in (("years", _YEAR), ("days", 86_400.0), ("h", 3_600.0), ("min", 60.0)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    for unit, size in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
+        if seconds >= size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds * 1e9:.3g} ns" if seconds else "0 s"
 
 
 def size(octets: int) -> str:

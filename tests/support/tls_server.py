@@ -17,8 +17,10 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from socket import SO_LINGER, SOL_SOCKET
+from typing import Final
 
 import h11
+import pytest
 import trio
 
 from tests.support.signing import SigningNode
@@ -229,6 +231,22 @@ class Raw(Behaviour):
         for part in self.parts:
             await exchange.stream.send_all(part)
         raise trio.BrokenResourceError
+
+
+OK: Final = b"HTTP/1.1 200 OK\r\n"
+CHUNKED: Final = OK + b"Transfer-Encoding: chunked\r\n\r\n"
+#: Answers for `Endless` that never get on: how they begin, and what is then repeated.
+NEVER_GETS_ON: Final = [
+    pytest.param(b"", b"HTTP/1.1 100 Continue\r\n\r\n" * 100, id="100"),
+    pytest.param(b"", b"HTTP/1.1 103 x\r\nLink: </a>\r\n\r\n" * 100, id="103"),
+    pytest.param(OK, b"A: b\r\n" * 100, id="headers"),
+    pytest.param(OK + b"A: ", b"b" * 1000, id="header"),
+    pytest.param(CHUNKED + b"1;", b"x" * 1000, id="chunk extension"),
+    pytest.param(CHUNKED, b"1;" + b"x" * 1000 + b"\r\nA\r\n", id="chunk extensions"),
+    pytest.param(CHUNKED + b"0\r\n", b"A: b\r\n" * 100, id="trailers"),
+    pytest.param(b"\r\n" * 100, b"\r\n" * 100, id="empty lines"),
+    pytest.param(b"", b"\x00" * 1000, id="junk"),
+]
 
 
 class Endless(Behaviour):

@@ -1,15 +1,12 @@
 """Answers of the front door itself, without a framework."""
 
 from dataclasses import dataclass
-from typing import Final
 
 from hypercorn.typing import HTTPScope
 
 from relayd.api.server.access import Send
 
 Headers = tuple[tuple[bytes, bytes], ...]
-
-FORBIDDEN_TEXT: Final = "forbidden"
 
 
 @dataclass(frozen=True, slots=True)

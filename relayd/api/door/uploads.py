@@ -25,6 +25,7 @@ from relayd.fleet.current_nodes import CurrentNodes
 from relayd.runlog.filename import parse_name
 from relayd.shared.receiving import Paced, TooSlowError
 from relayd.spool.layout import TEMPORARY
+from relayd.system.files import exists_at, write_all
 from relayd.system.printable import printable
 from relayd.system.threads import in_thread
 from relayd.telemetry.logs import get_logger
@@ -97,14 +98,12 @@ class Draft:
 
     def write(self, data: bytes | bytearray) -> None:
         """Append to it."""
-        view = memoryview(data)
-        while view:
-            view = view[os.write(self._file, view) :]
+        write_all(self._file, data)
 
     def commit(self, name: str) -> bool:
         """Give it its name, once it is on disk; return whether nothing had that name before."""
         os.fsync(self._file)
-        new = not _exists(name, self._directory)
+        new = not exists_at(name, self._directory)
         os.rename(self._name, name, src_dir_fd=self._directory, dst_dir_fd=self._directory)
         self._name = ""
         os.fsync(self._directory)
@@ -119,14 +118,6 @@ class Draft:
         finally:
             os.close(self._file)
             os.close(self._directory)
-
-
-def _exists(name: str, directory: int) -> bool:
-    try:
-        os.stat(name, dir_fd=directory, follow_symlinks=False)
-    except FileNotFoundError:
-        return False
-    return True
 
 
 def remove_leftovers(directories: Iterable[Path]) -> None:
@@ -169,9 +160,8 @@ class Uploads:
             name: its name there, which is no path and does not begin with a dot.
             client: whose uploads are counted together.
         """
-        outcome = (
-            DoorOutcome.CUT
-        )  # unless it comes to an end: its connection may be cut at any time
+        # Unless it comes to an end: its connection may be cut at any time.
+        outcome = DoorOutcome.CUT
         try:
             outcome, answer = await self._take(scope, receive, target, name, client)
         finally:

@@ -6,7 +6,7 @@ from typing import Final, Generic, TypeVar
 
 import trio
 
-from relayd.system.regular import open_regular
+from relayd.system.files import open_regular
 from relayd.system.shortage import words_of
 from relayd.system.threads import in_thread
 from relayd.telemetry.logs import get_logger

@@ -125,7 +125,8 @@ class Slots:
         """Remove a closed connection."""
         if connection in self._open:
             self._clients[connection.client] -= 1
-            self._clients += Counter()  # drops clients without a connection
+            if not self._clients[connection.client]:
+                del self._clients[connection.client]
         self._open.discard(connection)
         self._waiting.pop(connection, None)
 

@@ -34,6 +34,8 @@ _FILE_WIDTH: Final = 160
 #: Candidates that are named when a part of a node's name is ambiguous.
 _CANDIDATES: Final = 5
 
+_NOTHING: Final = "No such file was refused."
+
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
@@ -75,6 +77,7 @@ _CHOICE: Final = (
     ),
 )
 _json_option = click.option("--json", "machine", is_flag=True, help="Print lines of JSON.")
+_all_option = click.option("--all", "everything", is_flag=True, help="All refused files.")
 _trial_option = click.option(
     "--dry-run", "trial", is_flag=True, help="Only say what would be done."
 )
@@ -105,8 +108,7 @@ def list_(directory: Path, *, machine: bool, **chosen: Any) -> int:
     _settings, refusals = _chosen(directory, **chosen)
     groups = grouped(refusals)
     if machine:
-        for group in groups:
-            click.echo(show.group_as_json(group))
+        _print(map(show.group_as_json, groups))
     elif not groups:
         click.echo("No refused files.")
     else:
@@ -127,10 +129,9 @@ def show_(directory: Path, names: tuple[str, ...], *, machine: bool, **chosen: A
     files = tuple(name for name in names if name not in ADVICE)
     _settings, refusals = _chosen(directory, files, **chosen)
     if machine:
-        for refusal in refusals:
-            click.echo(show.refusal_as_json(refusal))
+        _print(map(show.refusal_as_json, refusals))
     elif not refusals:
-        click.echo("No such file was refused.")
+        click.echo(_NOTHING)
     else:
         with _console() as console:
             show.show_refusals(console, refusals)
@@ -139,7 +140,7 @@ def show_(directory: Path, names: tuple[str, ...], *, machine: bool, **chosen: A
 
 @command.command("replay")
 @_choosing
-@click.option("--all", "everything", is_flag=True, help="All refused files.")
+@_all_option
 @_trial_option
 @_json_option
 @_names_argument
@@ -166,7 +167,7 @@ def replay_(
 
 @command.command("drop")
 @_choosing
-@click.option("--all", "everything", is_flag=True, help="All refused files.")
+@_all_option
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @_trial_option
 @_json_option
@@ -185,7 +186,7 @@ def drop_(
     _require_choice(names, everything=everything, **chosen)
     _settings, refusals = _chosen(directory, names, **chosen)
     if not refusals:
-        click.echo("No such file was refused.", err=machine)
+        click.echo(_NOTHING, err=machine)
         return 0
     if trial:
         click.echo(f"{show.total(refusals)} would be removed.")
@@ -275,10 +276,13 @@ def _judge(directory: Path, settings: Settings) -> Judge | None:
 
 def _report(results: Sequence[Done], *, machine: bool, trial: bool = False) -> None:
     if machine:
-        for result in results:
-            click.echo(show.done_as_json(result))
-        return
-    for line in show.summary(results, trial=trial) or ["No such file was refused."]:
+        _print(map(show.done_as_json, results))
+    else:
+        _print(show.summary(results, trial=trial) or [_NOTHING])
+
+
+def _print(lines: Iterable[str]) -> None:
+    for line in lines:
         click.echo(line)
 
 

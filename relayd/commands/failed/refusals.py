@@ -1,7 +1,6 @@
 """The refused files of an installation, and the choice of some of them."""
 
 import os
-import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
@@ -13,14 +12,12 @@ import msgspec
 from relayd.errors import Reason, StartError
 from relayd.runlog.filename import parse_name
 from relayd.runlog.model import RunLogName
+from relayd.spool.failed.quarantine import name_of_upload
 from relayd.spool.failed.reasons import SUFFIX, ReasonRecord, read_reason, reason_path
 from relayd.spool.layout import Spool
 
 #: What stands for the reason of a file that has none next to it.
 UNEXPLAINED: Final = "unexplained"
-
-#: What is added to the name of a file if `failed` has another one of that name.
-_COPY: Final = re.compile(r"\.~[0-9]+~\Z")
 
 
 class Refusal(msgspec.Struct, frozen=True):
@@ -109,7 +106,7 @@ def _read(spool: Spool) -> Iterator[Refusal]:
 def _refusal(path: Path, spool: Spool, status: os.stat_result) -> Refusal:
     record = _record(path)
     if record is None:
-        name = _COPY.sub("", path.name)
+        name = name_of_upload(path.name)
         parsed = parse_name(name)
         node_id = parsed.node_id if isinstance(parsed, RunLogName) else ""
         return Refusal(path, spool, name, UNEXPLAINED, "", node_id, status.st_mtime, status.st_size)

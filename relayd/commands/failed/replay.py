@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterable, Iterator
-from typing import Final, Literal
+from typing import Literal
 
 import msgspec
 
@@ -66,7 +66,8 @@ def _is_judged(refusal: Refusal) -> bool:
 
 
 def _move_back(refusal: Refusal) -> Done:
-    target = refusal.spool.directory / _place(refusal) / refusal.name
+    # An inventory of an accepted node does as well among those of new nodes.
+    target = refusal.spool.directory / INCOMING / refusal.name
     try:
         if refusal.reason == Reason.EXPIRED:
             os.utime(refusal.path, follow_symlinks=False)  # its time begins again
@@ -78,12 +79,6 @@ def _move_back(refusal: Refusal) -> Done:
     except OSError as error:
         return Done(refusal, "error", detail=f"cannot be moved: {error.strerror}")
     return Done(refusal, "back")
-
-
-def _place(refusal: Refusal) -> str:
-    """Return the directory for a file. An inventory does as well in that of new nodes."""
-    places: Final = refusal.spool.places
-    return INCOMING if INCOMING in places else places[0]
 
 
 def drop(refusals: Iterable[Refusal]) -> Iterator[Done]:

@@ -273,15 +273,11 @@ class PeerStream:
             with trio.fail_after(_seconds(timeout)):
                 if self._held:
                     await self._send(b"")
-                data = bytes(await self._stream.receive_some(max_bytes))
+                return await self.read_answer(max_bytes)
         except trio.TooSlowError:
             raise PeerError("it did not answer in time", "transient", PeerStep.ANSWER) from None
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            raise PeerError(
-                f"the connection broke: {reason_of(error)}", "transient", PeerStep.ANSWER
-            ) from None
-        self._allowance -= len(data)
-        return data
+            raise _broken(error) from None
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109
         """Write; a head is sent together with the start of its body.
@@ -317,18 +313,16 @@ class PeerStream:
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             raise WriteBrokenError(reason_of(error)) from None
 
-    async def read_answer(self) -> bytes:
-        """Read the first bytes of an answer; the caller sets a deadline.
+    async def read_answer(self, max_bytes: int = _ANSWER) -> bytes:
+        """Read some bytes of an answer; the caller sets a deadline.
 
         Raises:
             PeerError: the connection broke.
         """
         try:
-            data = bytes(await self._stream.receive_some(_ANSWER))
+            data = bytes(await self._stream.receive_some(max_bytes))
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            raise PeerError(
-                f"the connection broke: {reason_of(error)}", "transient", PeerStep.ANSWER
-            ) from None
+            raise _broken(error) from None
         self._allowance -= len(data)
         return data
 
@@ -500,6 +494,11 @@ def _explain_handshake(error: BaseException) -> PeerError:
             return PeerError(text, kind, PeerStep.TLS)
         cause = cause.__cause__ or cause.__context__
     return PeerError(f"the TLS handshake broke: {reason_of(error)}", "transient", PeerStep.TLS)
+
+
+def _broken(error: Exception) -> PeerError:
+    detail = f"the connection broke: {reason_of(error)}"
+    return PeerError(detail, "transient", PeerStep.ANSWER)
 
 
 def reason_of(error: BaseException) -> str:

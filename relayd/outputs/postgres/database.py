@@ -314,16 +314,31 @@ class Database:
 
     async def _fetch_accepted(self, node_id: str) -> None:
         """Find a report of another node, which was accepted before this relayd was started."""
+        row = await self._ask(lambda _tables: sql.REPORT_OF_ANOTHER, node_id)
+        self._accepted = None if row is None else tuple(row)
+
+    async def _ask(self, statement: Callable[[Tables], str], *values: object) -> Any:
+        """Return the first row of a statement, None without any, over the writing connection.
+
+        Args:
+            statement: returns it, for tables that are like this.
+            values: its parameters.
+        """
         try:
-            async with asyncio.timeout(self._patience.statement), self._writing:
+            async with asyncio.timeout(self._patience.statement) as deadline, self._writing:
                 connection = await self._connected()
-                await connection.execute(self._open_transaction)
-                row = await connection.fetchrow(sql.REPORT_OF_ANOTHER, node_id)
-                await connection.execute(sql.ROLLBACK)
+                assert self._tables is not None  # read when the connection was made
+                async with self._unless_silent(connection, deadline):
+                    await connection.execute(self._open_transaction)
+                    row = await connection.fetchrow(statement(self._tables), *values)
+                    await connection.execute(sql.ROLLBACK)
         except FAULTS as error:
             self._drop()
             raise _not_of_a_run_log(explain(error)) from error
-        self._accepted = None if row is None else tuple(row)
+        except BaseException:
+            self._drop()
+            raise
+        return row
 
     async def _transaction(
         self, run_logs: Sequence[RunLog], *, trial: bool = False
@@ -394,21 +409,7 @@ class Database:
         return point
 
     async def _locate(self) -> WalPoint:
-        try:
-            async with asyncio.timeout(self._patience.statement) as deadline, self._writing:
-                connection = await self._connected()
-                assert self._tables is not None  # read when the connection was made
-                statement = sql.WHERE if self._tables.where else sql.WHERE_BY_START
-                async with self._unless_silent(connection, deadline):
-                    await connection.execute(self._open_transaction)
-                    row = await connection.fetchrow(statement)
-                    await connection.execute(sql.ROLLBACK)
-        except FAULTS as error:
-            self._drop()
-            raise _not_of_a_run_log(explain(error)) from error
-        except BaseException:
-            self._drop()
-            raise
+        row = await self._ask(lambda tables: sql.WHERE if tables.where else sql.WHERE_BY_START)
         return self._note_point(row["server"], row["position"])
 
     async def _roll_back(self) -> None:

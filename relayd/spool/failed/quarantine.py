@@ -6,6 +6,7 @@ filesystems, at worst in both places.
 
 import errno
 import os
+import re
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -38,6 +39,9 @@ from relayd.system.shortage import words_of
 from relayd.telemetry.logs import get_logger
 
 log = get_logger("disposal")
+
+#: What `_free_path` adds to a name.
+_COPY: Final = re.compile(r"\.~[0-9]+~\Z")
 
 #: Makes choosing and taking a free name in `failed` a single step, even if pipelines share it.
 _NAMING: Final = threading.Lock()
@@ -240,6 +244,15 @@ def _free_path(directory: Path, name: str) -> Path:
         number += 1
         path = directory / fit_name(name, f".~{number}~")
     return path
+
+
+def name_of_upload(name: str) -> str:
+    """Return the name under which a file was received, from its name in `failed`.
+
+    It is another one only if the file is not the first of its name there and the name is not too
+    long; the reason next to a file has it in any case.
+    """
+    return _COPY.sub("", name)
 
 
 def _is_same(target: Path, known: Identity | None) -> bool:

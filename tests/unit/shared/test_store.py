@@ -173,7 +173,7 @@ def test_no_space_leaves_the_old_pair(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     targets: dict[str, tuple[object, str]] = {
-        "write": (stage_module, "_write_all"),
+        "write": (stage_module, "write_all"),
         "metadata": (stage_module.Stage, "add"),
         "link": (os, "link"),
         "exchange": (module, "rename_exchange"),

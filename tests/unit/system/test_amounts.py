@@ -39,3 +39,24 @@ def test_age(seconds: float, text: str) -> None:
 def test_size(octets: int, text: str) -> None:
     """Two digits or more."""
     assert amounts.size(int(octets)) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.0, "0 s"),
+        (5e-9, "5 ns"),
+        (0.00025, "250 us"),
+        (0.005, "5 ms"),
+        (0.25, "250 ms"),
+        (1.5, "1.5 s"),
+        (119.0, "119 s"),
+        (150.0, "2 min"),
+        (7_200.0, "2 h"),
+        (172_800.0, "2 days"),
+        (9_000 * 365.25 * 86_400.0, "9000 years"),
+    ],
+)
+def test_a_span_is_never_shown_as_nothing(seconds: float, text: str) -> None:
+    """Each duration is shown in a unit in which it has digits."""
+    assert amounts.span(seconds) == text

@@ -5,17 +5,17 @@ import os
 import socket
 import ssl
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from relayd.api.door.accounts import read_entries
 from relayd.api.door.networks import read_networks
 from relayd.api.door.tls import KeyFiles, build_context
 from relayd.commands.check.model import Finding, Site, error, warning
-from relayd.commands.check.service_user.permissions import check_directory, check_file
+from relayd.commands.check.service_user.foreign import elsewhere, is_foreign
+from relayd.commands.check.service_user.permissions import check_directory, check_file, quoted
 from relayd.commands.check.settings.places import judge_openness
 from relayd.commands.check.surroundings.units import may_bind_low_ports
 from relayd.config.main_conf import Listen, ServerSettings
-from relayd.config.values import Network
 from relayd.errors import StartError
 from relayd.spool.layout import inventory_spool, run_log_spool
 from relayd.system.threads import in_thread
@@ -41,9 +41,9 @@ def _check(site: Site) -> list[Finding]:
     found += _check_accounts(
         site, server.initial_passwords_file, "inventories of new nodes are refused"
     )
-    found += _check_networks(site, server.networks, server.networks_file, "nodes may upload")
+    found += _check_networks(site, "networks", server.networks_file, "nodes may upload")
     found += _check_networks(
-        site, server.policy_servers, server.policy_servers_file, "server may start agents"
+        site, "policy_servers", server.policy_servers_file, "server may start agents"
     )
     found += _check_directories(site)
     for listen in server.listen:
@@ -79,10 +79,14 @@ def _check_accounts(site: Site, path: Path, effect: str) -> list[Finding]:
     if entries:
         return []
     what = f"it has no account, so {effect}"
-    return [warning("server.accounts", path, what, f"htpasswd -c {path} rudder")]
+    fix = elsewhere(site, path) if is_foreign(path) else f"htpasswd -c {quoted(path)} rudder"
+    return [warning("server.accounts", path, what, fix)]
 
 
-def _check_networks(site: Site, fixed: tuple[Network, ...], path: Path, what: str) -> list[Finding]:
+def _check_networks(
+    site: Site, key: Literal["networks", "policy_servers"], path: Path, what: str
+) -> list[Finding]:
+    fixed = getattr(site.settings.server, key)
     found = check_file(site, path, "server.permissions")
     if found:
         return [] if fixed else found
@@ -92,7 +96,6 @@ def _check_networks(site: Site, fixed: tuple[Network, ...], path: Path, what: st
         read = ()
     if fixed or read:
         return []
-    key = "networks" if what.startswith("nodes") else "policy_servers"
     text = f"it has no network, so no {what}"
     return [warning("server.networks", path, text, f"set {key} of table server in main.conf")]
 
@@ -104,7 +107,9 @@ def _check_directories(site: Site) -> list[Finding]:
         inventory_spool(processing.inventory.directory),
     )
     found: list[Finding] = []
-    for path in (path for spool in spools for path in spool.watched):
+    # Those that relayd itself takes files from have a check of their own.
+    checked = {path for spool in site.spools for path in spool.watched}
+    for path in (path for spool in spools for path in spool.watched if path not in checked):
         found += check_directory(site, path, "server.permissions", write=True)
     return found
 

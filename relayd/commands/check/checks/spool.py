@@ -6,14 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from relayd.commands.check.model import Finding, Site, error, warning
+from relayd.commands.check.model import Finding, Level, Site, error, warning
 from relayd.commands.check.service_user.mounts import REMOTE, existing, mount_of
 from relayd.commands.check.service_user.permissions import check_directory
 from relayd.commands.check.service_user.probe import MOST
 from relayd.commands.check.settings.places import close_fix, judge_places, open_to_all
-from relayd.commands.check.surroundings.daemon import span
 from relayd.commands.check.surroundings.units import find_service
 from relayd.spool.layout import Spool
+from relayd.system.amounts import span
 from relayd.system.threads import in_thread
 
 #: Free bytes: below the first, relayd is about to fail; below the second and below the share of
@@ -51,28 +51,24 @@ def _check(site: Site) -> list[Finding]:
             found += check_directory(site, path, "spool.permissions", write=True)
             found += _mode(site, path)
         for path in spool.watched:
-            found += _move(path, spool.failed) + _waiting(site, path)
+            found += _move(path, spool.failed, _REFUSING, Level.WARNING) + _waiting(site, path)
             if spool.keeps:
-                found += _keep(path, spool.held)
+                found += _move(path, spool.held, _KEEPING, Level.ERROR)
     return found + _disks(spools)
 
 
-def _move(watched: Path, failed: Path) -> list[Finding]:
-    source, target = mount_of(existing(watched)), mount_of(existing(failed))
-    if source is None or target is None or source.number == target.number:
-        return []
-    what = f"{failed} is on another mount, so refused files are copied instead of renamed"
-    fix = f"put both on one mount; they are on {source.point} and {target.point}"
-    return [warning("spool.other_mount", watched, what, fix)]
+#: What another mount means for refused files, and for committed ones.
+_REFUSING: Final = "refused files are copied instead of renamed"
+_KEEPING: Final = "committed files cannot be moved there, and stay"
 
 
-def _keep(watched: Path, held: Path) -> list[Finding]:
-    source, target = mount_of(existing(watched)), mount_of(existing(held))
+def _move(watched: Path, other: Path, effect: str, level: Level) -> list[Finding]:
+    source, target = mount_of(existing(watched)), mount_of(existing(other))
     if source is None or target is None or source.number == target.number:
         return []
-    what = f"{held} is on another mount, so committed files cannot be moved there, and stay"
+    what = f"{other} is on another mount, so {effect}"
     fix = f"put both on one mount; they are on {source.point} and {target.point}"
-    return [error("spool.other_mount", watched, what, fix)]
+    return [Finding(level, "spool.other_mount", str(watched), what, fix)]
 
 
 def _mode(site: Site, path: Path) -> list[Finding]:

@@ -12,6 +12,7 @@ from typing import Final
 
 from relayd.commands.check.model import Site
 from relayd.config.database_url import DatabaseUrl
+from relayd.config.main_conf import URL_KEY
 from relayd.config.toml import leaves
 from relayd.config.values import Listen
 
@@ -38,7 +39,6 @@ _SYSTEM: Final = (
     *("/usr/sbin", "/usr/share"),
 )
 _LISTEN: Final = "general.listen"
-_URL: Final = "output.database.url"
 #: Directories of users lie directly in these.
 _OF_USERS: Final = (Path("/home"), Path("/run/user"))
 
@@ -94,7 +94,10 @@ def choose_another(site: Site, path: Path) -> str:
     keys = _keys_of(site, path)
     if not keys:
         return "use another configuration directory (-c)"
-    ways = {_URL: f"name another file in {_URL}", _LISTEN: f"name another directory in {_LISTEN}"}
+    ways = {
+        URL_KEY: f"name another file in {URL_KEY}",
+        _LISTEN: f"name another directory in {_LISTEN}",
+    }
     return " and ".join(ways.get(key, f"set {key} to another path") for key in keys)
 
 
@@ -113,4 +116,4 @@ def _paths(site: Site) -> Iterator[tuple[str, Path]]:
             yield _LISTEN, Path(value.path).parent
     yield "remote_run.command", Path(site.settings.remote_run.command)
     for path in DatabaseUrl.parse(site.settings.output.database.url).files:
-        yield _URL, path
+        yield URL_KEY, path

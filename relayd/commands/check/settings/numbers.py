@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from relayd.commands.check.model import Finding, Site, error, warning
-from relayd.commands.check.surroundings.daemon import span
 from relayd.config.main_conf import Settings
 from relayd.config.toml import leaves
+from relayd.system.amounts import span
 
 #: Memory of a worker process, bytes.
 WORKER_BYTES: Final = 45 * 2**20

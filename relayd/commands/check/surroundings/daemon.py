@@ -11,6 +11,7 @@ from relayd.commands.check.surroundings.api import NoAnswer, body_of, document, 
 from relayd.commands.check.surroundings.units import find_service
 from relayd.config.in_force import MODIFIED, RESTART_KEYS, files_of, modified
 from relayd.fleet.peers.urls import API
+from relayd.system.amounts import span
 from relayd.system.threads import in_thread
 
 #: Name of this check.
@@ -20,8 +21,6 @@ NAME: Final = "daemon"
 PATIENCE_S: Final = 60.0
 #: Seconds after which a changed file should have been read: who changes it also reloads.
 SETTLED_S: Final = 60.0
-
-_YEAR: Final = 365.25 * 86_400.0
 
 #: A metric that Rudder's own daemon does not have.
 _OURS: Final = b"rudder_relayd_event_loop_lag_seconds"
@@ -112,17 +111,6 @@ def _waiting(site: Site) -> tuple[int, float]:
     return count, time.time() - oldest
 
 
-def span(seconds: float) -> str:
-    """Return a time span as people say it: `5 ms`, `1.5 s`, `40 s`, `25 min`, `3 h` or `2 days`."""
-    for unit, size in (("years", _YEAR), ("days", 86_400.0), ("h", 3_600.0), ("min", 60.0)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.0f} {unit}"
-    for unit, size in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
-        if seconds >= size:
-            return f"{seconds / size:.3g} {unit}"
-    return f"{seconds * 1e9:.3g} ns" if seconds else "0 s"
-
-
 def _judge_original(site: Site, version: str) -> Finding:
     what = f"Rudder's own rudder-relayd {version} runs, not relayd"
     fix = "switch as the administrator's guide says; until then relayd must not be started"
@@ -172,13 +160,15 @@ def judge_status(site: Site, results: Mapping[str, Sequence[Finding] | None]) ->
         site: the installation, with the complaints of the daemon.
         results: the findings of all checks.
     """
-    service = find_service(site.spools) if site.complaints else None
+    if not site.complaints:
+        return []
+    service = find_service(site.spools)
     found: list[Finding] = []
     # The daemon says so of every server; here the check of the nodes list decides how bad it is.
     no_list = not site.examines and not site.settings.general.nodes_list_file.exists()
     for name, details in site.complaints.items():
         others = (finding for check in _SAME.get(name, ()) for finding in results[check] or ())
-        if service is None or any(finding.level is Level.ERROR for finding in others):
+        if any(finding.level is Level.ERROR for finding in others):
             continue
         what = f"the running relayd reports about its {name}: {details}"
         fix = f"{service.act('reload')}; if it still reports that, {service.log}"

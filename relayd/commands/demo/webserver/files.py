@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import unquote_to_bytes
 
+from relayd.system.files import write_all
+
 #: Prefix of the names of incomplete files, as in Apache's mod_dav_fs.
 TEMPORARY: Final = b".davfs.tmp"
 
@@ -43,9 +45,7 @@ class Scratch:
 
     def append(self, data: bytes) -> None:
         """Write all of `data`."""
-        rest = memoryview(data)
-        while rest:
-            rest = rest[os.write(self._file, rest) :]
+        write_all(self._file, data)
 
     def commit(self, name: bytes) -> bool:
         """Rename the file to its final name; return whether it replaced another file."""

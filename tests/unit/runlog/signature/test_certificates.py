@@ -22,6 +22,13 @@ from tests.support.signing import PrivateKey, make_key_and_cert, rsa_key
 PSS = bytes.fromhex("06092a864886f70d01010a")
 NODE = "e3a1b2c4-0d5e-4f60-8a7b-9c8d7e6f5a4b"
 
+STRONG = [
+    pytest.param(lambda: rsa_key(NODE), id="RSA-2048"),
+    pytest.param(lambda: ec.generate_private_key(ec.SECP256R1()), id="P-256"),
+    pytest.param(lambda: ec.generate_private_key(ec.SECP521R1()), id="P-521"),
+    pytest.param(ed25519.Ed25519PrivateKey.generate, id="Ed25519"),
+]
+
 
 def spki(key: PrivateKey | dsa.DSAPrivateKey) -> bytes:
     return key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
@@ -105,15 +112,7 @@ def test_weak_and_unusual_keys_are_refused(make: Callable[[], PrivateKey], detai
 
 
 @pytest.mark.fault("C23")
-@pytest.mark.parametrize(
-    "make",
-    [
-        pytest.param(lambda: rsa_key(NODE), id="RSA-2048"),
-        pytest.param(lambda: ec.generate_private_key(ec.SECP256R1()), id="P-256"),
-        pytest.param(lambda: ec.generate_private_key(ec.SECP521R1()), id="P-521"),
-        pytest.param(ed25519.Ed25519PrivateKey.generate, id="Ed25519"),
-    ],
-)
+@pytest.mark.parametrize("make", STRONG)
 def test_strong_keys_are_accepted(make: Callable[[], PrivateKey]) -> None:
     """RSA from 2048 bits, the NIST curves and Ed25519 are usable."""
     key = make()
@@ -139,15 +138,7 @@ def test_other_kinds_of_key_are_refused() -> None:
 
 
 @pytest.mark.fault("C23")
-@pytest.mark.parametrize(
-    "make",
-    [
-        pytest.param(lambda: rsa_key(NODE), id="RSA-2048"),
-        pytest.param(lambda: ec.generate_private_key(ec.SECP256R1()), id="P-256"),
-        pytest.param(lambda: ec.generate_private_key(ec.SECP521R1()), id="P-521"),
-        pytest.param(ed25519.Ed25519PrivateKey.generate, id="Ed25519"),
-    ],
-)
+@pytest.mark.parametrize("make", STRONG)
 def test_damaged_keys_are_refused_as_by_the_library(make: Callable[[], PrivateKey]) -> None:
     """What the library refuses is refused when it is read, or for a point when it is loaded."""
     whole = spki(make())

@@ -76,6 +76,14 @@ async def test_a_fault_of_a_file(web: Web, breaks: Callable[[Web], object], code
     assert await codes(web) == [code]
 
 
+@pytest.mark.fault("F37")
+async def test_no_fix_writes_into_a_file_of_the_system(web: Web) -> None:
+    """Where a wrong path names a file of others, the fix is another path."""
+    (found,) = await findings(web, passwords_file=Path("/etc/hostname"))
+    assert (found.code, "htpasswd" in found.fix) == ("server.accounts", False)
+    assert "set server.passwords_file to another path" in found.fix
+
+
 async def test_networks_of_main_conf_suffice(web: Web) -> None:
     """Without the files of Rudder, networks in main.conf do."""
     for name in ("networks", "policy-servers"):

@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 
 from relayd.commands.check.surroundings import processes, units
-from relayd.commands.check.surroundings.daemon import span
 from relayd.commands.check.surroundings.units import Service, find_service
 from relayd.spool.layout import run_log_spool
 
@@ -93,24 +92,3 @@ def test_a_running_relayd_is_reloaded_where_it_runs(
     else:
         assert service.act("reload") == f"kill -HUP {PID}"
         assert service.act("restart").startswith(f"end process {PID}, ")
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (0.0, "0 s"),
-        (5e-9, "5 ns"),
-        (0.00025, "250 us"),
-        (0.005, "5 ms"),
-        (0.25, "250 ms"),
-        (1.5, "1.5 s"),
-        (119.0, "119 s"),
-        (150.0, "2 min"),
-        (7_200.0, "2 h"),
-        (172_800.0, "2 days"),
-        (9_000 * 365.25 * 86_400.0, "9000 years"),
-    ],
-)
-def test_a_span_is_never_shown_as_nothing(seconds: float, text: str) -> None:
-    """Each duration is shown in a unit in which it has digits."""
-    assert span(seconds) == text

@@ -1,4 +1,4 @@
-"""Opening a file that must be a regular one: reading a FIFO would wait for another program."""
+"""Files and their descriptors, where the standard library does only half of it."""
 
 import errno
 import os
@@ -9,6 +9,8 @@ from pathlib import Path
 
 def open_regular(path: Path) -> BufferedReader:
     """Open a file for reading; symbolic links are followed.
+
+    A FIFO would make the reader wait for another program.
 
     Raises:
         OSError: it cannot be opened, or is a FIFO, a device or a socket (EINVAL) or a directory.
@@ -28,3 +30,19 @@ def _require_regular(fd: int, path: Path) -> None:
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     if not stat.S_ISREG(mode):
         raise OSError(errno.EINVAL, "not a regular file", str(path))
+
+
+def write_all(fd: int, data: bytes | bytearray) -> None:
+    """Write all of the data, which write(2) may do in parts; raise OSError."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(fd, rest) :]
+
+
+def exists_at(name: str, directory: int) -> bool:
+    """Return whether a directory, given by its descriptor, has an entry of this name."""
+    try:
+        os.stat(name, dir_fd=directory, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
