@@ -42,6 +42,7 @@ COMPONENTS: Final = (
     "api",
     "cleanup",
     "config",
+    "control",
     "database",
     "disposal",
     "examine",

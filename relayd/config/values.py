@@ -147,6 +147,10 @@ def _absolute_socket(value: Any) -> Path:
     return Path(_socket_path(_text(value)))
 
 
+def _optional_socket(value: Any) -> Path | None:
+    return _absolute_socket(value) if value != "" else None
+
+
 def _secret(value: Any) -> Secret:
     return Secret(_text(value))
 
@@ -273,6 +277,12 @@ CommandPath = Annotated[str, Leaf("a path", _command)]
 OptionalSocketPath = Annotated[
     Path | None,
     Leaf(f"the absolute path of a socket, at most {_MAX_SOCKET_PATH} bytes", _absolute_socket),
+]
+ControlSocketPath = Annotated[
+    Path | None,
+    Leaf(
+        f'the absolute path of a socket, at most {_MAX_SOCKET_PATH} bytes, or ""', _optional_socket
+    ),
 ]
 Flag = Annotated[bool, Leaf("true or false", _boolean)]
 Port = Annotated[int, Leaf("an integer from 1 to 65535", integer(1, 65535))]

@@ -5,7 +5,8 @@
         ├── signals          SIGHUP → reload, SIGTERM and SIGINT → graceful stop
         ├── reloads          what SIGHUP asked for, one after the other
         ├── HTTP API         until the pipelines have drained
-    ├── front door       the same for agents and relays, if `server.listen` is set
+        ├── front door       the same for agents and relays, if `server.listen` is set
+        ├── control          the control socket, for the commands of operators, as long as the API
         ├── remote runs      a task for each run, its commands and calls below it
         ├── first nodes      nodes list and certificates, for the first time
         ├── trust            nodes list and certificates, retried until they load
@@ -44,6 +45,7 @@ from relayd.config.in_force import File, modified
 from relayd.config.logging_conf import LOGGING_FILE
 from relayd.config.main_conf import MAIN_FILE, Settings, changed_keys
 from relayd.config.proxy import environment_warnings
+from relayd.control.server import run_control
 from relayd.errors import (
     ConfigError,
     ConfigWarning,
@@ -188,6 +190,7 @@ class Service:
         self._http_stop = trio.Event()
         self._http_ended = trio.Event()
         self._door_ended = trio.Event()
+        self._control_ended = trio.Event()
         self._reload_wanted = Wake()
         self._reload_lock = trio.Lock()
         self._reading = trio.CapacityLimiter(1)
@@ -212,6 +215,7 @@ class Service:
             if self.remote_runs is not None:
                 root.start_soon(self.remote_runs.run, name="remote runs")
             urls = await root.start(self._run_http, name="http")
+            root.start_soon(self._run_control, name="control")
             root.start_soon(self._run_canary, name="canary")
             root.start_soon(self._run_expiry, name="expiry")
             root.start_soon(self.trust.run, self._nodes_loaded, name="trust")
@@ -238,6 +242,7 @@ class Service:
             await self._http_ended.wait()
             if self.door is not None:
                 await self._door_ended.wait()
+            await self._control_ended.wait()
             root.cancel_scope.cancel()
         log.info("stopped")
 
@@ -258,6 +263,17 @@ class Service:
         self.door = Door(self.settings, self.trust, self.metrics, cast("Any", self._api))
         await self.door.run(self._http_stop, HTTP_GRACE_S, task_status=task_status)
         self._door_ended.set()
+
+    async def _run_control(self) -> None:
+        path = self.settings.general.control_socket
+        if path is not None:
+            await run_control(path, self._control_app, self._http_stop, HTTP_GRACE_S)
+        self._control_ended.set()
+
+    def _control_app(self) -> Any:
+        from relayd.service.control import Controls, control_app
+
+        return control_app(Controls(self._status_reader(), self.reload))
 
     def _services(self) -> Services:
         """Return what the HTTP API offers."""

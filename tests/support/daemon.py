@@ -58,6 +58,12 @@ class Site:
         return self.root / "reports" / "incoming"
 
     @property
+    def control(self) -> Path | None:
+        """Its control socket; None if its path would be too long for one."""
+        path = self.root / "control.sock"
+        return path if len(str(path)) <= 107 else None
+
+    @property
     def failed(self) -> Path:
         """Where refused ones go."""
         return self.root / "reports" / "failed"
@@ -112,6 +118,7 @@ class Site:
                 nodes_list_file = "{self.nodes_list}"
                 nodes_certs_file = "{self.certificates}"
                 listen = "127.0.0.1:{self.port}"
+                control_socket = "{self.control or ""}"
                 core_threads = 2
             """,
             "processing.reporting": f"""

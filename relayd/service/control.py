@@ -1,0 +1,56 @@
+"""What the control socket offers, from the parts of a running service."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+import trio
+from quart import Blueprint
+
+from relayd.api.app import App
+from relayd.api.coalesce import Coalesced
+from relayd.api.status import StatusReport
+from relayd.api.system import RELOAD_TIMEOUT_S
+from relayd.control.app import make_control_app
+from relayd.control.audit import audit
+from relayd.control.requests import answering
+from relayd.errors import RelaydError
+
+
+@dataclass(frozen=True, slots=True)
+class Controls:
+    """The parts of the service that operators ask and change.
+
+    Attributes:
+        checks: checks the current state, as the API does.
+        reload: reads logging, nodes and certificates again.
+    """
+
+    checks: Callable[[], Awaitable[StatusReport]]
+    reload: Callable[[], Awaitable[None]]
+
+
+def control_app(controls: Controls) -> App:
+    """Return the application of the control socket."""
+    return make_control_app([_service_blueprint(controls)])
+
+
+def _service_blueprint(controls: Controls) -> Blueprint:
+    routes = Blueprint("service", __name__)
+    reload = Coalesced(controls.reload)
+
+    @routes.get("/checks", endpoint="getChecks")
+    @answering("getChecks")
+    async def check() -> StatusReport:
+        return await controls.checks()
+
+    @routes.post("/reload", endpoint="reload")
+    @answering("reload")
+    async def reload_now() -> None:
+        try:
+            with trio.fail_after(RELOAD_TIMEOUT_S):
+                await reload()
+        except trio.TooSlowError:
+            raise RelaydError(f"timeout: not done within {RELOAD_TIMEOUT_S:g} s") from None
+        await audit("reload", 1)
+
+    return routes

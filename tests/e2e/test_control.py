@@ -1,0 +1,83 @@
+"""The control socket of a running relayd: who may use it, and what it leaves in the log."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from relayd.control.app import read_document
+from relayd.control.client import Control, ControlError, NotRunningError
+from tests.support.daemon import Site, open_daemon
+
+#: A user and a group that no machine has.
+STRANGER, MEMBERS = 61_234, 61_235
+
+ASK = """
+import os, sys
+from pathlib import Path
+from relayd.control.app import read_document
+from relayd.control.client import Control
+path, user, *groups = sys.argv[1:]
+os.setgroups([int(group) for group in groups])
+os.setgid(int(user))
+os.setuid(int(user))
+print(Control(Path(path)).get("/checks")["configuration"]["status"])
+"""
+
+
+def _ask_as(path: Path, user: int, *groups: int) -> subprocess.CompletedProcess[str]:
+    """Ask for the checks in a process that has become another user."""
+    command = [sys.executable, "-c", ASK, str(path), *map(str, (user, *groups))]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.site(nodes=[], database=False)
+async def test_root_service_user_and_group_may_and_others_may_not(site: Site, place: Path) -> None:
+    """The kernel says who calls: the rights of the file are not all that keeps others out."""
+    path = place / "control.sock"
+    site.extra["general"] = f'control_socket = "{path}"'
+    site.write_conf()
+    async with open_daemon(site) as daemon:
+        assert path.stat().st_mode & 0o777 == 0o660
+        assert Control(path).get("/checks")["configuration"] == {"status": "success"}
+        os.chown(path, -1, MEMBERS)
+        assert _ask_as(path, STRANGER, MEMBERS).stdout == "success\n"
+        assert "NotPermittedError" in _ask_as(path, STRANGER).stderr
+        path.chmod(0o666)  # an operator's mistake; the answer of the kernel still decides
+        assert "NotPermittedError" in _ask_as(path, STRANGER, MEMBERS + 1).stderr
+        await daemon.saw(f"caller turned away uid={STRANGER}")
+
+
+@pytest.mark.site(nodes=[], database=False)
+async def test_changes_are_audited_and_errors_are_answers(site: Site) -> None:
+    """A reload leaves one line with who, what and how many; a failed one answers with the cause."""
+    assert site.control is not None
+    control = Control(site.control)
+    async with open_daemon(site) as daemon:
+        control.post("/reload")
+        line = await daemon.saw("operation")
+        assert "action=reload" in line
+        assert f"uid={os.getuid()}" in line
+        (site.conf / "main.conf").write_text("[general]\nhttps_port = 0\n")
+        with pytest.raises(ControlError, match="https_port"):
+            control.post("/reload")
+        assert await daemon.stop() == 0
+        await daemon.ended.wait()
+        assert len(daemon.lines_of(" operation ")) == 1
+    with pytest.raises(NotRunningError):
+        control.get("/checks")
+    assert not site.control.exists()
+
+
+@pytest.mark.site(nodes=[], database=False)
+async def test_nothing_of_it_is_reachable_over_tcp(site: Site) -> None:
+    """Paths of the control socket do not exist on the address of the API."""
+    assert site.control is not None
+    async with open_daemon(site) as daemon:
+        document = json.loads(read_document())
+        for path in document["paths"]:
+            status, _body = await daemon.get(path)
+            assert status == 404, path

@@ -1,0 +1,129 @@
+"""The client of the control socket against a real one, and against what is none."""
+
+import socket
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import trio
+from quart import Blueprint, Response
+
+from relayd.control.app import make_control_app
+from relayd.control.audit import caller_name
+from relayd.control.client import Control, ControlError, NotPermittedError, NotRunningError
+from relayd.control.requests import answering, read_body, read_query
+from relayd.control.server import run_control
+from relayd.errors import RelaydError
+from tests.support.daemon import eventually
+
+
+class _Choice(msgspec.Struct, forbid_unknown_fields=True):
+    nodes: tuple[str, ...] = ()
+    older: float = 0.0
+    trial: bool = False
+
+
+def _blueprint() -> Blueprint:
+    routes = Blueprint("sample", __name__)
+
+    @routes.get("/echo", endpoint="getEcho")
+    @answering("getEcho")
+    async def echo() -> object:
+        return read_query(_Choice)
+
+    @routes.post("/echo", endpoint="echo")
+    @answering("echo")
+    async def echo_body() -> object:
+        return [await read_body(_Choice), await caller_name()]
+
+    @routes.post("/fail", endpoint="fail")
+    @answering("fail")
+    async def fail() -> object:
+        raise RelaydError("not now")
+
+    @routes.post("/lines", endpoint="lines")
+    async def lines() -> Response:
+        return Response(b'{"line": 1}\n{"line": 2}\n', content_type="application/x-ndjson")
+
+    return routes
+
+
+@asynccontextmanager
+async def _listening(path: Path) -> AsyncIterator[Control]:
+    stop = trio.Event()
+    async with trio.open_nursery() as nursery:
+        make = partial(make_control_app, [_blueprint()])
+        nursery.start_soon(run_control, path, make, stop, 1.0)
+        await eventually(path.exists)
+        yield Control(path)
+        stop.set()
+
+
+async def _in_thread(call: Any, *args: Any, **named: Any) -> Any:
+    return await trio.to_thread.run_sync(partial(call, *args, **named))
+
+
+async def test_parameters_arrive_typed_and_errors_come_back(place: Path) -> None:
+    """What is asked for arrives as typed values; what is wrong with it is one line."""
+    async with _listening(place / "control.sock") as control:
+        query = {"nodes": ["a", "ü&b"], "older": 1.5, "trial": True}
+        assert await _in_thread(control.get, "/echo", **query) == query
+        assert await _in_thread(control.get, "/echo", nodes=(), older=None) == {
+            "nodes": [],
+            "older": 0.0,
+            "trial": False,
+        }
+        (choice, name) = await _in_thread(control.post, "/echo", {"nodes": ["x"]})
+        assert choice["nodes"] == ["x"]
+        assert name
+        assert [one["line"] for one in await _in_thread(_all_lines, control)] == [1, 2]
+        for call, target, body, said in (
+            (control.post, "/echo", {"nodes": 5}, r"body: Expected `array`, got `int`.*nodes"),
+            (control.post, "/echo", {"nods": []}, r"body: .*unknown field `nods`"),
+            (control.post, "/fail", {}, "not now"),
+            (control.post, "/nothing", {}, r"not understood \(status 404\)"),
+        ):
+            with pytest.raises(ControlError, match=said):
+                await _in_thread(call, target, body)
+        with pytest.raises(ControlError, match=r"query: .*older"):
+            await _in_thread(control.get, "/echo", older="long")
+
+
+def _all_lines(control: Control) -> list[Any]:
+    return list(control.lines("/lines", {}))
+
+
+@pytest.mark.parametrize("state", ["missing", "stale", "off", "no answer", "no HTTP", "closed"])
+def test_what_is_no_relayd_has_an_error_of_its_own(place: Path, state: str) -> None:
+    """Nobody there is told apart from somebody who does not answer as relayd would."""
+    path = place / "control.sock"
+    with socket.socket(socket.AF_UNIX) as listener:
+        if state not in {"missing", "off"}:
+            listener.bind(str(path))
+        if state == "stale":
+            listener.close()
+        control = Control(None if state == "off" else path, patience=0.05)
+        if state in {"no HTTP", "closed"}:
+            listener.listen()
+            control = Control(path)
+            answer = b"garbage\r\n\r\n" if state == "no HTTP" else b""
+            threading.Thread(target=_answer_once, args=(listener, answer)).start()
+        elif state == "no answer":
+            listener.listen()
+        expected = NotRunningError if state in {"missing", "stale", "off"} else ControlError
+        with pytest.raises(expected) as caught:
+            control.get("/echo")
+        assert "\n" not in str(caught.value)
+        assert not isinstance(caught.value, NotPermittedError)
+
+
+def _answer_once(listener: socket.socket, answer: bytes) -> None:
+    connection, _ = listener.accept()
+    with connection:
+        connection.recv(65_536)
+        connection.sendall(answer)
