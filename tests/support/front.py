@@ -9,11 +9,11 @@ from pathlib import Path
 
 import trio
 
-from relayd.commands.demo.webserver.server import WebServer, rudder_uploads, run_web_server
 from relayd.config.main_conf import Listen
 from tests.support.http import Client
 from tests.support.ports import free_port
 from tests.support.signing import SigningNode, make_key_and_cert
+from tests.support.web_front.server import WebServer, rudder_uploads, run_web_server
 
 PASSWORD = "c0rrect horse"
 DEFAULT_PASSWORD = "rudder"

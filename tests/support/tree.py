@@ -20,11 +20,11 @@ from typing import Final
 import trio
 
 from relayd.commands.demo.postgres.server import ConnectionInfo
-from relayd.commands.demo.webserver.server import WebServer, rudder_uploads, run_web_server
 from relayd.config.main_conf import Listen
 from tests.support.daemon import Daemon, Site, merge, open_daemon, replace
 from tests.support.ports import free_port
 from tests.support.signing import SigningNode, make_key_and_cert
+from tests.support.web_front.server import WebServer, rudder_uploads, run_web_server
 
 ROOT, RELAY, SUB = "root", "relay", "sub"
 PARENTS: Final = {ROOT: ROOT, RELAY: ROOT, SUB: RELAY, "node0": ROOT, "node1": RELAY, "node2": SUB}

@@ -7,8 +7,8 @@ from typing import Final, Literal
 import h11
 import trio
 
-from relayd.commands.demo.webserver.requests import Exchange, LostError
 from relayd.config.main_conf import Listen
+from tests.support.web_front.requests import Exchange, LostError
 
 #: Headers of a single connection (RFC 9110, 7.6.1), and Expect, which was answered already.
 _HOP: Final = frozenset(

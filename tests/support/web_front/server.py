@@ -1,6 +1,6 @@
 """The web server in front of one relayd: stores uploads and forwards requests to its API.
 
-It replaces the Apache of a Rudder server, as far as a fleet on one machine needs it:
+It stands for the Apache of a Rudder server, and takes uploads whatever state relayd is in:
 
 * `PUT /reports/NAME`, `/inventories/NAME` and `/inventory-updates/NAME`, with basic authentication,
   become files in the spool;
@@ -25,13 +25,13 @@ import trio
 
 from relayd.api.app import BASE
 from relayd.api.server.listeners import open_listeners
-from relayd.commands.demo.webserver.files import Scratch, read_name, status_of
-from relayd.commands.demo.webserver.proxy import forward
-from relayd.commands.demo.webserver.requests import Exchange
 from relayd.config.main_conf import Listen
 from relayd.fleet.peers.urls import PUBLIC_API
 from relayd.spool.layout import INCOMING, UPDATES
 from relayd.system.threads import in_thread
+from tests.support.web_front.files import Scratch, read_name, status_of
+from tests.support.web_front.proxy import forward
+from tests.support.web_front.requests import Exchange
 
 USER: Final = "rudder"
 MAX_BODY: Final = 1024 * 1024 * 1024
