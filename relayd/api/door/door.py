@@ -49,7 +49,9 @@ class Door:
         self._settings = settings.server
         self._certificates = settings.general.nodes_certs_file
         self._trust = trust
-        self._files = KeyFiles(self._settings.certificate_file, self._settings.key_file)
+        self._files = KeyFiles(
+            self._settings.certificate_file, self._settings.key_file, self._settings.http2
+        )
         self._networks = AllowedNetworks(self._settings.networks, self._settings.networks_file)
         self._policy_servers = AllowedNetworks(
             self._settings.policy_servers, self._settings.policy_servers_file

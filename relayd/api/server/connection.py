@@ -7,9 +7,10 @@ crash it.
 """
 
 import math
+import typing
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final, cast
@@ -161,7 +162,7 @@ class Connection:
         self._writing = trio.CancelScope()
         self._ending = False
         self._tasks: Tasks
-        self._protocol: Protocol
+        self._protocol: StateMachine
 
     def cut(self) -> None:
         """End the connection now, including its request."""
@@ -199,12 +200,13 @@ class Connection:
         local = parse_socket_addr(sock.family, sock.getsockname())
         self._protocol = self._make_protocol(peer, local)
         self._wait_for_head()
+        await self._protocol.initiate()
         await self._read()
         await self._protocol.handle(Closed())
 
     def _make_protocol(
         self, peer: tuple[str, int] | None, local: tuple[str, int] | None
-    ) -> "Protocol":
+    ) -> "StateMachine":
         return Protocol(self._serving, self._tasks, peer, local, self._send)
 
     async def _read(self) -> None:
@@ -257,6 +259,16 @@ class Connection:
                 with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
                     await self._stream.send_eof()
         await self._protocol.handle(Closed())
+
+
+class StateMachine(typing.Protocol):
+    """What a connection needs of a version of HTTP."""
+
+    async def initiate(self) -> None:
+        """Send what the server says first."""
+
+    async def handle(self, event: Event) -> None:
+        """Handle received data, or the end of the connection."""
 
 
 class Protocol(H11Protocol):
@@ -347,7 +359,7 @@ class Tasks:
         """Start a request; the result accepts the client's input."""
         put, get = trio.open_memory_channel[ASGIReceiveEvent](config.max_app_queue_size)
         receive = self.receiving(partial(_receive, get))
-        self._nursery.start_soon(_run_app, app, scope, get, receive, send)
+        self._nursery.start_soon(run_app, app, scope, get, receive, send)
 
         async def put_while_wanted(event: ASGIReceiveEvent) -> None:
             # It is the app that reports the end of its own answer: it must not wait for itself,
@@ -368,14 +380,22 @@ async def _receive(channel: trio.MemoryReceiveChannel[ASGIReceiveEvent]) -> ASGI
         return {"type": "http.disconnect"}
 
 
-async def _run_app(
+async def run_app(
     app: AppWrapper,
     scope: Scope,
-    channel: trio.MemoryReceiveChannel[ASGIReceiveEvent],
+    channel: AbstractContextManager[object],
     receive: Receive,
     send: Send,
 ) -> None:
-    """Run one request; an exception in the framework itself is answered with 500."""
+    """Run one request; an exception in the framework itself is answered with 500.
+
+    Args:
+        app: the application.
+        scope: of the request.
+        channel: is left when the application has ended, before `send` learns of it.
+        receive: gives the client's input.
+        send: takes the parts of the answer, and None at the end.
+    """
     application = cast("App", app)
     access = begin_access(scope)
 
