@@ -2,13 +2,14 @@
 
 import random
 import signal
+import socket
 
 import h11
 import pytest
 import trio
 
 from tests.support.curl import USER
-from tests.support.daemon import Site, open_daemon
+from tests.support.daemon import Site, eventually, open_daemon
 from tests.support.front_door import basic, open_client
 from tests.support.http import Client
 from tests.support.ledger import SEED
@@ -122,17 +123,70 @@ async def test_reload_changes_certificate_nodes_and_passwords(web: Web, site: Si
     assert sorted(site.waiting()) == ["x", "y"]
 
 
+def passing(sock: socket.socket) -> tuple[str, ...]:
+    """Return a command that passes a socket to another one as systemd does: sd_listen_fds(3)."""
+    number = sock.fileno()
+    script = f'export LISTEN_PID=$$ LISTEN_FDS=1; exec "$@" 3<&{number} {number}<&-'
+    return ("bash", "-c", script, "bash")
+
+
 @pytest.mark.site(database=False, extra={"processing.reporting": 'output = "disabled"'})
-@pytest.mark.parametrize("fault", ["certificate", "port"])
+async def test_a_restart_with_passed_sockets_refuses_nobody(web: Web, site: Site) -> None:
+    """While relayd restarts, uploads wait in a socket of the service manager: all are stored."""
+    restarts, uploads = 3, 0
+    listener = socket.create_server((web.host, web.port), backlog=1024)
+    command, number = passing(listener), listener.fileno()
+
+    async def upload(version: str) -> None:
+        nonlocal uploads
+        while True:
+            name, uploads = uploads, uploads + 1
+            reply = await web.curl(
+                f"/reports/{name}", version, "-X", "PUT", "-d", "x", user=f"{USER}:{PASSWORD}"
+            )
+            assert (reply.status, reply.exit_code) == (201, 0)
+
+    with listener:
+        async with trio.open_nursery() as nursery:
+            for version in ("--http1.1", "--http2") * 2:
+                nursery.start_soon(upload, version)
+            for _ in range(restarts):
+                async with open_daemon(site, wrapper=command, pass_fds=(number,)) as daemon:
+                    enough = uploads + 10
+                    await eventually(lambda: uploads >= enough)  # noqa: B023 - ends before the next
+                    assert await daemon.stop() == 0
+            nursery.cancel_scope.cancel()
+
+
+@pytest.mark.site(database=False, extra={"processing.reporting": 'output = "disabled"'})
+async def test_first_connection_starts_relayd(web: Web, site: Site) -> None:
+    """The program of systemd passes its socket when somebody connects, who is then served."""
+    command = ("systemd-socket-activate", "-l", f"{web.host}:{web.port}", "--fdname=door")
+    async with open_daemon(site, wrapper=command, ready=None) as daemon:
+        await daemon.saw("Listening on")
+        file = web.own / "file"
+        file.write_bytes(b"content")
+        reply = await web.curl("/reports/x", "--upload-file", str(file), user=f"{USER}:{PASSWORD}")
+        assert reply.status == 201
+        environment = f"/proc/{daemon.process.pid}/environ"
+        assert b"LISTEN_FDS=1" in await trio.Path(environment).read_bytes()  # of its start
+        assert await daemon.stop() == 0
+
+
+@pytest.mark.site(database=False, extra={"processing.reporting": 'output = "disabled"'})
+@pytest.mark.parametrize("fault", ["certificate", "port", "socket"])
 async def test_start_fails_with_the_cause(web: Web, site: Site, fault: str) -> None:
-    """Without its certificate or its port relayd does not start, and says why."""
+    """Without its certificate, port or socket relayd does not start, and says why."""
     occupied = await trio.open_tcp_listeners(web.port, host=web.host) if fault == "port" else []
     if fault == "certificate":
         (web.own / "front.cert").unlink()
-    async with open_daemon(site, ready=None) as daemon:
+    other = socket.create_server((web.host, 0))
+    wrapper = passing(other) if fault == "socket" else ()
+    async with open_daemon(site, ready=None, wrapper=wrapper, pass_fds=(other.fileno(),)) as daemon:
         await daemon.ended.wait()
-        assert await daemon.process.wait() == 75
-    words = "cannot listen" if occupied else "cannot read"
-    assert daemon.lines_of(words)
+        assert await daemon.process.wait() == (3 if fault == "socket" else 75)
+    other.close()
+    words = {"certificate": "cannot read", "port": "cannot listen", "socket": "passes no socket"}
+    assert daemon.lines_of(words[fault])
     for listener in occupied:
         await listener.aclose()

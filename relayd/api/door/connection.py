@@ -52,7 +52,7 @@ class DoorConnection(Connection):
         super().__init__(serving, slots, self._tls, stream.socket, client)
 
     async def _serve(self) -> None:
-        self._scope.deadline = trio.current_time() + HANDSHAKE_S
+        self._scope.deadline = min(trio.current_time() + HANDSHAKE_S, self._latest)
         try:
             certificate = await self._tls.do_handshake()
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:

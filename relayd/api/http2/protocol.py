@@ -164,7 +164,8 @@ class Http2Protocol:
     async def _begin(self, event: h2.events.RequestReceived) -> None:
         number = event.stream_id
         self._requests += 1
-        if self._serving.context.terminated.is_set() or self._running >= _RUNNING:
+        late = self._serving.context.terminated.is_set() and self._requests > 1
+        if late or self._running >= _RUNNING:
             self._frames.pay(RESET)
             self._reset(number, ErrorCodes.REFUSED_STREAM)
             return

@@ -108,10 +108,17 @@ class Slots:
         if connection in self._open:
             self._waiting[connection] = None
 
-    def cut_waiting(self) -> None:
-        """End all connections without a request in progress."""
+    def end_waiting(self, fresh_s: float) -> None:
+        """End all connections without a request in progress.
+
+        Args:
+            fresh_s: seconds that those have left which have had none so far.
+        """
         for connection in self._waiting:
-            connection.cut()
+            if connection.fresh:
+                connection.limit(fresh_s)
+            else:
+                connection.cut()
 
     def hurry(self) -> None:
         """Shorten the deadline of all writes, which must not delay the stop of the server."""
@@ -141,6 +148,9 @@ class Connection:
         stream: to the client.
         sock: below that stream.
         client: whose connections are counted together.
+
+    Attributes:
+        fresh: whether it has had no request so far.
     """
 
     def __init__(
@@ -152,6 +162,8 @@ class Connection:
         client: str = "",
     ) -> None:
         self.client = client
+        self.fresh = True
+        self._latest = math.inf
         self._serving = serving
         self._slots = slots
         self._stream = stream
@@ -167,6 +179,11 @@ class Connection:
     def cut(self) -> None:
         """End the connection now, including its request."""
         self._scope.cancel()
+
+    def limit(self, seconds: float) -> None:
+        """End the connection unless it has a request within this time."""
+        self._latest = trio.current_time() + seconds
+        self._scope.deadline = min(self._scope.deadline, self._latest)
 
     def hurry(self) -> None:
         """Apply the deadline of a stop to all further writes and to the current one."""
@@ -228,12 +245,14 @@ class Connection:
         elif isinstance(event, Updated) and event.idle:
             self._wait_for_head()
         elif isinstance(event, Updated):
+            self.fresh = False
             self._slots.works(self)
             self._scope.deadline = math.inf
 
     def _wait_for_head(self) -> None:
         self._slots.waits(self)
-        self._scope.deadline = trio.current_time() + self._serving.limits.head_s
+        due = trio.current_time() + self._serving.limits.head_s
+        self._scope.deadline = min(due, self._latest)
 
     async def _write(self, data: bytes) -> None:
         async with self._send_lock:
