@@ -147,7 +147,7 @@ ATTACK_MB: Final = 64
 async def test_a_thousand_connections_without_a_request(web: Web, site: Site) -> None:
     """Idle connections, junk and unfinished heads of both versions take little memory each.
 
-    Beyond the limits the oldest ones make room, so agents are served all the time.
+    Beyond the limits the oldest ones make way, so agents are served all the time.
     """
     async with open_daemon(site) as daemon, AsyncExitStack() as stack:
         for _ in range(2):
@@ -158,14 +158,14 @@ async def test_a_thousand_connections_without_a_request(web: Web, site: Site) ->
             plain = await trio.open_tcp_stream(web.host, web.port, local_address=source)
             stack.push_async_callback(trio.aclose_forcefully, plain)
             with suppress(trio.BrokenResourceError):
-                if number % 4 == 3:
-                    version = "h2" if number % 8 == 3 else "http/1.1"
+                if number % 8 == 7:
+                    version = "h2" if number % 16 == 7 else "http/1.1"
                     context = client_context(web)
                     context.set_alpn_protocols([version])
                     tls = trio.SSLStream(plain, context, https_compatible=True)
                     await tls.send_all(HALF_HEADS[version])
                 else:
-                    await plain.send_all(BEGINNINGS[number % 4])
+                    await plain.send_all(BEGINNINGS[number % 3])
 
         for number in range(100):
             async with trio.open_nursery() as nursery:

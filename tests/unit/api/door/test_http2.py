@@ -1,6 +1,8 @@
 """HTTP/2 at the front door: the same rules and bounds, and the attacks that only HTTP/2 has."""
 
+import math
 import os
+import random
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -8,6 +10,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import trio
 from hpack import Decoder, Encoder
+from structlog.testing import capture_logs
 
 from relayd.api.door import uploads as door_uploads
 from relayd.api.fair_limiter import Bounds
@@ -36,6 +39,7 @@ from tests.support.http2 import (
     known,
     open_http2,
 )
+from tests.support.ledger import SEED
 from tests.support.webserver import PASSWORD, Web
 
 KNOWN = known(PASSWORD)
@@ -134,7 +138,7 @@ async def test_curl_as_agents_call_it_chooses_it(web: Web) -> None:
     async with open_door(web):
         for user, status in ((f"{USER}:wrong", 401), (f"{USER}:{PASSWORD}", 201)):
             reply = await web.curl("/reports/x", *upload, user=user)
-            assert (reply.status, reply.body[-1]) == (status, "2")
+            assert (reply.status, reply.body[-1], reply.exit_code) == (status, "2", 0)
     assert (web.incoming / "x").read_bytes() == file.read_bytes()
 
 
@@ -354,6 +358,55 @@ def next_of(parts: Iterator[bytes], count: int) -> Iterator[bytes]:
     for _ in range(count):
         if part := next(parts, b""):
             yield part
+
+
+def mutated(chance: random.Random) -> bytes:
+    """Return frames of any type, for streams that exist and others, some of them cut."""
+    parts = []
+    for _ in range(chance.randrange(1, 30)):
+        kind = chance.choice([*range(11), DATA, HEADERS, HEADERS, 200])
+        size = chance.choice([0, 1, 4, 5, 6, 8, 9, 16, 100, 300])
+        payload = chance.choice(
+            [
+                chance.randbytes(size),
+                bytes(size),
+                BLOCK,
+                BLOCK + chance.randbytes(3),
+                bytes((0, 0, 0, 1)),
+            ]
+        )
+        number = chance.choice([0, 1, 1, 1, 2, 3, 5, 7, 2**31 - 1])
+        flags = chance.choice([0, END_STREAM, END_HEADERS, 5, 8, 0x20, 0x25, chance.randrange(256)])
+        parts.append(frame(kind, payload, number, flags))
+    data = b"".join(parts)
+    return data if chance.random() < 0.9 else data[: -chance.randrange(1, 10)]
+
+
+async def send_mutated(web: Web, count: int) -> None:
+    """Send such frames on many connections; nothing may fail inside of the server."""
+    chance = random.Random(SEED)
+    with capture_logs() as logs:
+        async with open_door(web, watchdog=math.inf):
+            for _ in range(count):
+                async with open_http2(web) as client:
+                    await client.begin("PUT", "/reports/x", [KNOWN])
+                    await client.write(mutated(chance) + frame(GOAWAY, bytes(8)))
+                    await client.goodbye()
+            await served(web)
+    assert [entry for entry in logs if entry["log_level"] in ("error", "critical")] == []
+
+
+@pytest.mark.fault("A5")
+async def test_any_frames_are_survived(web: Web, quick: None) -> None:
+    """Frames in any order and with any content end their connection at most."""
+    await send_mutated(web, 25)
+
+
+@pytest.mark.torture
+@pytest.mark.fault("A5")
+async def test_any_frames_are_survived_3000_times(web: Web, quick: None) -> None:
+    """The same on 3,000 connections."""
+    await send_mutated(web, 3000)
 
 
 @pytest.mark.fault("A1")
