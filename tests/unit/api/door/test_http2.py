@@ -56,11 +56,19 @@ async def served(web: Web) -> None:
 
 
 @pytest.fixture
+def brief(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let goodbyes have little time."""
+    monkeypatch.setattr(
+        "relayd.api.door.door.Limits", lambda connections: Limits(connections, linger_s=0.1)
+    )
+
+
+@pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let heads, writes and goodbyes have little time."""
     monkeypatch.setattr(
         "relayd.api.door.door.Limits",
-        lambda connections: Limits(connections, head_s=0.3, write_s=0.3, linger_s=0.1),
+        lambda connections: Limits(connections, head_s=1.0, write_s=1.0, linger_s=0.1),
     )
 
 
@@ -239,7 +247,7 @@ def encoded(more: list[tuple[bytes, bytes]]) -> bytes:
 @pytest.mark.fault("A4")
 @pytest.mark.parametrize("more", BAD_HEADS.values(), ids=BAD_HEADS)
 async def test_ambiguous_requests_are_refused(
-    web: Web, quick: None, more: list[tuple[bytes, bytes]]
+    web: Web, brief: None, more: list[tuple[bytes, bytes]]
 ) -> None:
     """What could be read differently is refused: nothing is stored."""
     async with open_door(web), open_http2(web) as client:
@@ -332,7 +340,7 @@ FLOODS: dict[str, Flood] = {
 
 @pytest.mark.fault("A1", "A5")
 @pytest.mark.parametrize("flood", FLOODS.values(), ids=FLOODS)
-async def test_floods_end_the_connection(web: Web, quick: None, flood: Flood) -> None:
+async def test_floods_end_the_connection(web: Web, brief: None, flood: Flood) -> None:
     """Frames that cost only the server something end the connection with GOAWAY, and no other."""
     async with open_door(web), open_http2(web) as other, open_http2(web) as client:
         parts, sent = flood(), 0
@@ -391,20 +399,21 @@ async def send_mutated(web: Web, count: int) -> None:
                 async with open_http2(web) as client:
                     await client.begin("PUT", "/reports/x", [KNOWN])
                     await client.write(mutated(chance) + frame(GOAWAY, bytes(8)))
-                    await client.goodbye()
+                    with trio.move_on_after(0.3):  # some wait for more
+                        await client.goodbye()
             await served(web)
     assert [entry for entry in logs if entry["log_level"] in ("error", "critical")] == []
 
 
 @pytest.mark.fault("A5")
-async def test_any_frames_are_survived(web: Web, quick: None) -> None:
+async def test_any_frames_are_survived(web: Web, brief: None) -> None:
     """Frames in any order and with any content end their connection at most."""
     await send_mutated(web, 25)
 
 
 @pytest.mark.torture
 @pytest.mark.fault("A5")
-async def test_any_frames_are_survived_3000_times(web: Web, quick: None) -> None:
+async def test_any_frames_are_survived_3000_times(web: Web, brief: None) -> None:
     """The same on 3,000 connections."""
     await send_mutated(web, 3000)
 
@@ -430,7 +439,7 @@ async def test_stalled_clients_end(web: Web, quick: None, stall: str) -> None:
         await served(web)
 
 
-async def test_a_stop_completes_requests(web: Web, quick: None) -> None:
+async def test_a_stop_completes_requests(web: Web, brief: None) -> None:
     """Requests in progress are answered within the grace, new ones refused, then comes GOAWAY."""
 
     async def upload(*, task_status: trio.TaskStatus[None]) -> None:
@@ -450,7 +459,7 @@ async def test_a_stop_completes_requests(web: Web, quick: None) -> None:
 
 
 async def test_many_requests_end_the_connection(
-    web: Web, quick: None, monkeypatch: pytest.MonkeyPatch
+    web: Web, brief: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A connection ends after many requests, each of which is answered."""
     monkeypatch.setattr("relayd.api.http2.protocol._REQUESTS", 5)
