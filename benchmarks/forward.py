@@ -83,7 +83,7 @@ def main() -> None:
 
 
 def _measure(root: Path, run_logs: int, away: float, rounds: int) -> None:
-    cert, key = _identity(root)
+    cert, key = make_identity(root)
     with _upstream(root, cert, key, away) as port:
         pairs = []
         for number in range(rounds):
@@ -160,7 +160,7 @@ def _upstream(root: Path, cert: Path, key: Path, away: float) -> Iterator[int]:
         yield port
 
 
-def _identity(root: Path) -> tuple[Path, Path]:
+def make_identity(root: Path) -> tuple[Path, Path]:
     """Write a certificate like an agent's and its key, and return their paths."""
     key = generate_private_key(65537, 4096)
     name = x509.Name([x509.NameAttribute(NameOID.USER_ID, "root")])
