@@ -12,18 +12,20 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Final, Literal, get_args
 
-from prometheus_client import (
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    Histogram,
-    ProcessCollector,
-    disable_created_metrics,
-)
-from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
-
 from relayd.config.in_force import MODIFIED, RESTART_KEYS, File
 from relayd.errors import Reason
+from relayd.system.lean import lean
+
+with lean("prometheus_client"):
+    from prometheus_client import (
+        CollectorRegistry,
+        Counter,
+        Gauge,
+        Histogram,
+        ProcessCollector,
+        disable_created_metrics,
+    )
+    from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 
 #: `Content-Type` of the result of `Metrics.render`.
 CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
