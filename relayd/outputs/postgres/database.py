@@ -18,7 +18,6 @@ from relayd.outputs.postgres.session import Session
 from relayd.outputs.results import ServerFacts, Written
 from relayd.runlog.model import RunLog
 from relayd.spool.committed import WalPoint
-from relayd.system.wake import Wake
 from relayd.telemetry.logs import get_logger
 
 log = get_logger("database")
@@ -71,6 +70,9 @@ class Database:
 
     One connection writes, and one of all relayd at a time: a reader that follows "id > last seen"
     then never misses a row, because ids are committed in the order in which they were drawn.
+
+    Attributes:
+        moved: set when the database is found at another history than before.
     """
 
     name: str = "database"
@@ -97,11 +99,7 @@ class Database:
             parameters, patience, connections=connections, locates=locates, note_wait=note_wait
         )
         self._batches = Batches(self._session)
-
-    @property
-    def moved(self) -> Wake:
-        """Set when the database is found at another history than before."""
-        return self._session.moved
+        self.moved = self._session.moved
 
     @property
     def server(self) -> ServerFacts | None:
