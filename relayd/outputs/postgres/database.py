@@ -4,7 +4,7 @@ asyncpg runs on asyncio; all that touches it stays in this package, and every pu
 the bridge (trio-asyncio) once. The calling task must run inside `open_asyncio`.
 """
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
@@ -14,7 +14,7 @@ import trio_asyncio
 from relayd.config.main_conf import Settings, database_parameters
 from relayd.outputs.postgres.batches import Batches
 from relayd.outputs.postgres.connection import Patience
-from relayd.outputs.postgres.session import Session
+from relayd.outputs.postgres.session import Notes, Session
 from relayd.outputs.results import ServerFacts, Written
 from relayd.runlog.model import RunLog
 from relayd.spool.committed import WalPoint
@@ -25,17 +25,16 @@ log = get_logger("database")
 CLOSE_TIMEOUT_S: Final = 2.0
 
 _PATIENCE: Final = Patience()
+_NOTES: Final = Notes()
 
 
 @asynccontextmanager
-async def open_database(
-    settings: Settings, note_wait: Callable[[float], None]
-) -> AsyncIterator["Database"]:
+async def open_database(settings: Settings, notes: Notes) -> AsyncIterator["Database"]:
     """Open the database of a configuration, and close its connections at the end.
 
     Args:
         settings: the configuration.
-        note_wait: gets the seconds for which each transaction waited for other writers.
+        notes: where it notes what it measures.
     """
     own = settings.output.database
     async with open_asyncio():
@@ -43,7 +42,7 @@ async def open_database(
             database_parameters(settings),
             connections=own.max_pool_size,
             locates=own.hold > 0,
-            note_wait=note_wait,
+            notes=notes,
         )
         try:
             yield database
@@ -84,7 +83,7 @@ class Database:
         *,
         connections: int = 2,
         locates: bool = False,
-        note_wait: Callable[[float], None] = lambda _seconds: None,
+        notes: Notes = _NOTES,
     ) -> None:
         """Initialize; nothing is opened yet.
 
@@ -93,10 +92,10 @@ class Database:
             patience: how long to wait for the server.
             connections: how many may be open at once. With one, `probe` waits until it is free.
             locates: whether what is stored says where in its history the database was.
-            note_wait: gets the seconds for which each transaction waited for other writers.
+            notes: where it notes what it measures.
         """
         self._session = Session(
-            parameters, patience, connections=connections, locates=locates, note_wait=note_wait
+            parameters, patience, connections=connections, locates=locates, notes=notes
         )
         self._batches = Batches(self._session)
         self.moved = self._session.moved

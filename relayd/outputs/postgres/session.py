@@ -4,10 +4,13 @@ Runs on asyncio, as asyncpg does; callers cross from Trio.
 """
 
 import asyncio
+import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from typing import Any, Final
 
+import asyncpg
 import msgspec
 
 from relayd.errors import DatabaseError
@@ -42,7 +45,33 @@ PROBE_TIMEOUT_S: Final = 2.0
 #: Of these for finding a server, so that the reason is known when the time is over.
 PROBE_SEARCH_S: Final = 1.5
 
+#: Seconds between two looks at how far partitions reach, on a connection that stays open.
+PARTITIONS_S: Final = 600.0
+
 _READ_ONLY: Final = "25006"
+
+
+def _ignore(_value: object) -> None:
+    """Note nothing."""
+
+
+class Notes(msgspec.Struct, frozen=True):
+    """Where a session notes what it measures.
+
+    Attributes:
+        waited: gets the seconds for which each transaction waited for other writers.
+        committed: gets the seconds that each commit took.
+        connected: gets the server, with each connection that writes.
+        found: gets the server, each time that it is looked at.
+        partitions_end: gets the unix time in seconds until when there are partitions, NaN if that
+            is unknown or there are none.
+    """
+
+    waited: Callable[[float], None] = _ignore
+    committed: Callable[[float], None] = _ignore
+    connected: Callable[[ServerFacts], None] = _ignore
+    found: Callable[[ServerFacts], None] = _ignore
+    partitions_end: Callable[[float], None] = _ignore
 
 
 class Session:
@@ -61,7 +90,7 @@ class Session:
         *,
         connections: int,
         locates: bool,
-        note_wait: Callable[[float], None],
+        notes: Notes,
     ) -> None:
         """Initialize; nothing is opened yet. The arguments are those of `Database`."""
         self.moved = Wake()
@@ -69,11 +98,12 @@ class Session:
         self.tables: Tables | None = None
         self._history = History()
         self._locates = locates
-        self._note_wait = note_wait
+        self._notes = notes
         self._patience = patience
         self.set_parameters(parameters)
         self._alone = connections < 2
         self._writing = asyncio.Lock()
+        self._partitions_due = 0.0
         self._writer: Connection | None = None
 
     def set_parameters(self, parameters: Mapping[str, Any]) -> None:
@@ -131,6 +161,7 @@ class Session:
             async with asyncio.timeout(allowed) as deadline, self._writing:
                 connection = await self._connected()
                 async with self._unless_silent(connection, deadline):
+                    await self._note_partitions(connection)
                     await connection.execute(
                         self._open_transaction + sql.LOCK % lock_keys(run_logs)
                     )
@@ -142,12 +173,12 @@ class Session:
                     stored, facts = await store(
                         connection, self.tables, run_logs, where=self._locates
                     )
-                    self._note_wait(facts.waited_s)
+                    self._notes.waited(facts.waited_s)
                     if trial:
                         await connection.execute(sql.UNDO)
                         return stored
                     commits = facts.synchronous
-                    await commit(connection, synchronous=facts.synchronous)
+                    await self._commit(connection, facts)
                 return self._located(stored, facts)
         except FAULTS as error:
             fault = explain(error)
@@ -164,6 +195,13 @@ class Session:
             # finds out on a new connection.
             self._drop()
             raise
+
+    async def _commit(self, connection: Connection, facts: Facts) -> None:
+        begun = time.perf_counter()
+        try:
+            await commit(connection, synchronous=facts.synchronous)
+        finally:
+            self._notes.committed(time.perf_counter() - begun)
 
     def _unless_silent(
         self, connection: Connection, deadline: asyncio.Timeout
@@ -205,8 +243,11 @@ class Session:
     async def _connected(self) -> Connection:
         if self._writer is None or self._writer.is_closed():
             self._writer = None
+            self._partitions_due = 0.0
             self._writer = await self._open(self._patience)
             log.info("connected", server=peer(self._writer))
+            assert self.server is not None  # found with the connection
+            self._notes.connected(self.server)
         return self._writer
 
     async def _open(self, patience: Patience, *, read: bool = True) -> Connection:
@@ -236,7 +277,23 @@ class Session:
         if self.tables is not None and self.tables.where:
             timeline = int(await connection.fetchval(sql.TIMELINE), 16)
             self.server = msgspec.structs.replace(server, timeline=timeline)
+        self._notes.found(self.server)
         await connection.execute(sql.ROLLBACK)
+        await self._note_partitions(connection)
+
+    async def _note_partitions(self, connection: Connection) -> None:
+        """Note how far partitions reach, which others make while a connection stays open.
+
+        Outside of a transaction: bounds that cannot be read as dates must not abort one.
+        """
+        if self.tables is None or time.monotonic() < self._partitions_due:
+            return
+        self._partitions_due = time.monotonic() + PARTITIONS_S
+        end = None
+        if self.tables.partitioned:
+            with suppress(asyncpg.PostgresError):
+                end = await connection.fetchval(sql.PARTITIONS_END)
+        self._notes.partitions_end(math.nan if end is None else end)
 
     async def probe(self, *, read: bool = False) -> None:
         """Check whether run logs could be written now, see `Database.probe`.

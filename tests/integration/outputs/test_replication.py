@@ -16,7 +16,8 @@ from relayd.errors import DatabaseError
 from relayd.outputs.postgres.connecting.surroundings import Surroundings
 from relayd.outputs.postgres.connection import Patience
 from relayd.outputs.postgres.database import Database
-from relayd.outputs.postgres.survey import survey
+from relayd.outputs.postgres.session import Notes
+from relayd.outputs.postgres.survey.questions import survey
 from relayd.outputs.results import ServerFacts, Stored
 from relayd.spool.committed import WalPoint
 from tests.support import postgres
@@ -187,7 +188,7 @@ async def test_ids_become_visible_in_their_order(database: postgres.Database) ->
     waited: list[float] = []
     async with open_proxy(database.rudder.host, database.rudder.port) as proxy:
         one = Database(replace(database.rudder, port=proxy.port).keywords())
-        two = Database(database.rudder.keywords(), note_wait=waited.append)
+        two = Database(database.rudder.keywords(), notes=Notes(waited=waited.append))
         async with open_databases(one, two):
             await two.write([make_rows("before")])
             proxy.fault = hold = HoldCommit()
