@@ -195,9 +195,12 @@ async def test_ids_become_visible_in_their_order(database: postgres.Database) ->
     Nor is it starved: it comes before what the other one writes after that.
     """
     waited: list[float] = []
+    commits: list[float] = []
+    servers: list[ServerFacts] = []
+    notes = Notes(waited=waited.append, committed=commits.append, connected=servers.append)
     async with open_proxy(database.rudder.host, database.rudder.port) as proxy:
         one = Database(replace(database.rudder, port=proxy.port).keywords())
-        two = Database(database.rudder.keywords(), notes=Notes(waited=waited.append))
+        two = Database(database.rudder.keywords(), notes=notes)
         async with open_databases(one, two):
             await two.write([make_rows("before")])
             proxy.fault = hold = HoldCommit()
@@ -218,6 +221,9 @@ async def test_ids_become_visible_in_their_order(database: postgres.Database) ->
     )
     assert found == [("before",), ("a",), ("b",), ("c",)]
     assert waited[0] < waited[1]
+    assert len(commits) == 2
+    assert min(commits) > 0
+    assert servers == [ServerFacts(_place(database.rudder), "primary", 1)]
 
 
 class Reader:
