@@ -26,6 +26,7 @@ VARIANTS: Final[dict[str, dict[str, str]]] = {
     "default settings": {},
     "full_page_writes = off": {"full_page_writes": "off"},
     "wal_compression = pglz": {"wal_compression": "pglz"},
+    "wal_compression = lz4": {"wal_compression": "lz4"},
 }
 _START: Final = datetime(2026, 3, 1, 6, 0, tzinfo=UTC)
 _SIZES: Final = """
@@ -46,40 +47,51 @@ class Sizes(NamedTuple):
 def main(words: Sequence[str] | None = None) -> None:
     """Run the benchmark; progress goes to standard error."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks capacity", description=__doc__)
-    parser.add_argument("--nodes", type=int, default=2000, help="nodes (default: 2000)")
-    parser.add_argument("--runs", type=int, default=3, help="runs of each node (default: 3)")
+    parser.add_argument("--nodes", type=int, default=500, help="nodes (default: 500)")
+    parser.add_argument("--runs", type=int, default=20, help="runs of each node (default: 20)")
     arguments = parser.parse_args(words)
     configure(LoggingSettings(general=LoggingGeneral(level="off")))
     figures: list[Figure] = []
     for name, settings in VARIANTS.items():
         say(name)
-        before, after = _measure(settings, arguments.nodes, arguments.runs)
+        begin, end, checkpoint, last = _measure(settings, arguments.nodes, arguments.runs)
         count = arguments.nodes * arguments.runs
-        parts = [(last - first) / count / 1e3 for first, last in zip(before, after, strict=True)]
+        rows, indexes, executions, wal = (
+            (after - before) / count / 1e3 for before, after in zip(begin, end, strict=True)
+        )
+        after_checkpoint = (last.wal - checkpoint.wal) / arguments.nodes / 1e3
         figures.append(
             Figure(
                 name,
-                f"{parts[3]:.1f} kB of WAL",
-                f"rows {parts[0]:.1f} kB, indexes {parts[1]:.1f} kB, execution {parts[2]:.2f} kB",
-                f"{sum(parts[:3]):.1f} kB of disk",
+                f"{rows + indexes + executions:.1f} kB of disk",
+                f"rows {rows:.1f} kB, indexes {indexes:.1f} kB, execution {executions:.2f} kB",
+                f"WAL {wal:.1f} kB, {after_checkpoint:.1f} kB after a checkpoint",
             )
         )
     show(f"per run log of {REPORTS} reports, {arguments.nodes} nodes", figures)
 
 
-def _measure(settings: Mapping[str, str], nodes: int, runs: int) -> tuple[Sizes, Sizes]:
-    """Store some runs of each node after its first one, which fills the indexes."""
+def _measure(
+    settings: Mapping[str, str], nodes: int, runs: int
+) -> tuple[Sizes, Sizes, Sizes, Sizes]:
+    """Store some runs of each node, and one more after a checkpoint.
+
+    By then each node has pages of its own in the indexes, and a checkpoint makes each of them be
+    written to the WAL as a whole once more.
+    """
     with tempfile.TemporaryDirectory(prefix="relayd-bench-") as scratch:
         Path(scratch).chmod(0o755)
         server = Server(Path(scratch), extra={**settings, "autovacuum": "off"})
         try:
             server.create()
             keywords = server.rudder.keywords()
-            trio.run(_insert, keywords, nodes, range(1))
+            begin = _sizes(server)
+            trio.run(_insert, keywords, nodes, range(runs))
+            end = _sizes(server)
             server.psql("CHECKPOINT")
-            before = _sizes(server)
-            trio.run(_insert, keywords, nodes, range(1, runs + 1))
-            return before, _sizes(server)
+            checkpoint = _sizes(server)
+            trio.run(_insert, keywords, nodes, range(runs, runs + 1))
+            return begin, end, checkpoint, _sizes(server)
         finally:
             server.close()
 
