@@ -64,7 +64,7 @@ SET client_min_messages = warning;
   ) PARTITION BY RANGE (executiontimestamp);
   ALTER TABLE ruddersysevents DROP CONSTRAINT IF EXISTS before_partitions;
   SELECT definition FROM definitions \gexec
-  SELECT format('ALTER TABLE ruddersysevents OWNER TO %I', relowner::regrole::text)
+  SELECT format('ALTER TABLE ruddersysevents OWNER TO %s', relowner::regrole)
     FROM pg_class WHERE oid = 'ruddersysevents_before'::regclass \gexec
   SELECT format('GRANT %s ON ruddersysevents TO %s', a.privilege_type,
                 CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE a.grantee::regrole::text END)
@@ -78,7 +78,7 @@ SET client_min_messages = warning;
     FOR VALUES FROM ('1970-01-01') TO (:'boundary');
   -- For clocks that are wrong, and for the day on which nobody has made a partition.
   CREATE TABLE ruddersysevents_default PARTITION OF ruddersysevents DEFAULT;
-  SELECT format('ALTER TABLE ruddersysevents_default OWNER TO %I', relowner::regrole::text)
+  SELECT format('ALTER TABLE ruddersysevents_default OWNER TO %s', relowner::regrole)
     FROM pg_class WHERE oid = 'ruddersysevents_before'::regclass \gexec
   COMMIT;
   \set maintain true
