@@ -19,6 +19,8 @@ from typing import Final
 
 REPOSITORY: Final = Path(__file__).resolve().parent.parent
 
+#: The end of a marker that holds on no Linux; one with `or` is kept.
+_ELSEWHERE: Final = re.compile(r"^(?!.* or ).*sys_platform == '(?!linux')")
 _PIN: Final = re.compile(r"(?P<name>[\w.-]+)==(?P<version>\S+)(?: ; (?P<marker>.+?))? \\")
 _HASH: Final = re.compile(r"--hash=sha256:(?P<hex>[0-9a-f]{64})(?: \\)?")
 _NEEDED_BY: Final = re.compile(r"#(?: +via)? +(?:-r )?(?P<name>[\w./-]+)(?: \(.+\))?")
@@ -135,9 +137,12 @@ def runtime_lock(root: Path = REPOSITORY, *extras: str) -> dict[str, Locked]:
 
 
 def part(names: Iterable[str], root: Path = REPOSITORY) -> dict[str, Locked]:
-    """Read the lock and return these packages and their dependencies."""
+    """Read the lock and return these packages and their dependencies on Linux."""
     lock = read_lock((root / "requirements.lock").read_text(encoding="utf-8"))
-    return closure(lock, map(normalise, names))
+    needed = closure(lock, map(normalise, names))
+    return {
+        name: package for name, package in needed.items() if not _ELSEWHERE.search(package.marker)
+    }
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -31,6 +31,7 @@ REASONS: Final = {
     "cryptography": "signatures, certificates, hashes",
     "h11": "HTTP/1.1 under Hypercorn, with relayd's own limits",
     "httpcore2": "HTTP connections to other policy servers, reused and pinned",
+    "httpx2": "HTTP requests to other policy servers",
     "hypercorn": "the HTTP server",
     "libpass": "passwords of uploads, in the forms of htpasswd",
     "msgspec": "typed TOML and JSON, with errors that name the key",

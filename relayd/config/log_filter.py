@@ -55,7 +55,17 @@ COMPONENTS: Final = (
 )
 #: Libraries that log, by the first part of their loggers' names; a directive may name one.
 LIBRARIES: Final = frozenset(
-    {"asyncio", "asyncpg", "h11", "httpcore2", "hypercorn", "quart", "quart_trio", "trio_asyncio"}
+    {
+        "asyncio",
+        "asyncpg",
+        "h11",
+        "httpcore2",
+        "httpx2",
+        "hypercorn",
+        "quart",
+        "quart_trio",
+        "trio_asyncio",
+    }
 )
 #: In place of a node or a queue id: any.
 ANY: Final = "\0"

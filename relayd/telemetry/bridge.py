@@ -24,6 +24,7 @@ _COMPONENTS: Final = {
     "asyncpg": "database",
     "h11": "api",
     "httpcore2": "upstream",
+    "httpx2": "upstream",
     "hypercorn": "api",
     "quart": "api",
     "quart_trio": "api",

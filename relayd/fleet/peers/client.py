@@ -41,7 +41,7 @@ from relayd.fleet.peers.uploads import (
 from relayd.system.wake import Wake
 
 if TYPE_CHECKING:
-    from httpcore2 import Response
+    from httpx2 import Response
 
     from relayd.fleet.peers.library import Pool
 
@@ -70,9 +70,9 @@ class Answer:
     """
 
     def __init__(self, response: "Response", body: Chunks) -> None:
-        self.status = response.status
+        self.status = response.status_code
         self.headers: dict[str, str] = {}
-        for name, value in response.headers:
+        for name, value in response.headers.raw:
             key, text = name.decode("latin-1").lower(), value.decode("latin-1")
             self.headers[key] = f"{self.headers[key]}, {text}" if key in self.headers else text
         self._body = body
@@ -170,7 +170,7 @@ class Clients:
         from relayd.fleet.peers.library import make_request, stream_of
 
         with explained():
-            fields = _fields(method, url, headers, body, auth)
+            fields = _fields(url, headers, auth)
             request = make_request(method, url, fields, body, self._timeouts(stall_timeout))
         client = self._client(peer)
         with client.in_use():
@@ -328,22 +328,11 @@ class _Client:
 
 
 def _fields(
-    method: str,
-    url: str,
-    headers: Mapping[str, str],
-    content: bytes | Content | None,
-    auth: tuple[str, Secret] | None,
+    url: str, headers: Mapping[str, str], auth: tuple[str, Secret] | None
 ) -> dict[str, str]:
     fields = {"Host": _host(_split(url)), "User-Agent": USER_AGENT, "Accept": "*/*", **headers}
     if auth is not None:
         fields["Authorization"] = basic(*auth)
-    framed = {name.lower() for name in fields} & {"content-length", "transfer-encoding"}
-    if isinstance(content, bytes):
-        fields["Content-Length"] = str(len(content))
-    elif content is not None and not framed:
-        fields["Transfer-Encoding"] = "chunked"
-    elif content is None and method in {"POST", "PUT"}:
-        fields["Content-Length"] = "0"
     return fields
 
 

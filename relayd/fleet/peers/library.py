@@ -4,23 +4,25 @@ It makes its connections as `relayd.fleet.peers.tls` does, and knows nothing of 
 """
 
 import ssl
-from collections.abc import AsyncIterable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+from typing import Any, Final, cast
+from urllib.parse import urlsplit
 
 from relayd.fleet.peers.tls import Network, PeerStream, WriteBrokenError
 from relayd.system.lean import lean
 
 with lean("httpcore2"):
     import httpcore2
+    import httpx2
 
-if TYPE_CHECKING:
-    from httpcore2 import Response
-
-#: What it raises for what a peer does.
+#: What they raise for what a peer does, or for a URL.
 FAILURES: Final = (
     httpcore2.NetworkError,
     httpcore2.TimeoutException,
     httpcore2.ProtocolError,
+    httpx2.HTTPError,
+    httpx2.InvalidURL,
 )
 
 
@@ -74,6 +76,46 @@ class _Backend(httpcore2.AsyncNetworkBackend):
         return _Stream(await self._network.connect_tcp(host, port, timeout))
 
 
+class _Body(httpx2.AsyncByteStream):
+    """The body of an answer, as the pool yields it."""
+
+    def __init__(self, body: Any) -> None:
+        self._body = body
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return cast("AsyncIterator[bytes]", aiter(self._body))
+
+    async def aclose(self) -> None:
+        await self._body.aclose()
+
+
+class _Transport(httpx2.AsyncBaseTransport):
+    """Connections of a `Network`, which the transport of the library cannot be given."""
+
+    def __init__(self, pool: httpcore2.AsyncConnectionPool) -> None:
+        self._pool = pool
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        url = request.url
+        response = await self._pool.handle_async_request(
+            httpcore2.Request(
+                request.method,
+                httpcore2.URL(
+                    scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path
+                ),
+                headers=request.headers.raw,
+                content=cast("AsyncIterable[bytes]", request.stream),
+                extensions=request.extensions,
+            )
+        )
+        return httpx2.Response(
+            response.status,
+            headers=response.headers,
+            stream=_Body(response.stream),
+            extensions=response.extensions,
+        )
+
+
 class Pool:
     """The library's connections to one peer.
 
@@ -91,16 +133,21 @@ class Pool:
         max_connections: int,
         idle_timeout: float,
     ) -> None:
-        self._pool = httpcore2.AsyncConnectionPool(
+        pool = httpcore2.AsyncConnectionPool(
             ssl_context=context,
             network_backend=_Backend(network),
             max_connections=max_connections,
             keepalive_expiry=idle_timeout,
         )
+        # No cookie of a peer is kept or sent.
+        refusing = CookieJar(DefaultCookiePolicy(allowed_domains=()))
+        self._client = httpx2.AsyncClient(
+            transport=_Transport(pool), trust_env=False, follow_redirects=False, cookies=refusing
+        )
 
-    async def send(self, request: "httpcore2.Request") -> "Response":
+    async def send(self, request: "httpx2.Request") -> "httpx2.Response":
         """Send a request and return the answer as soon as its head has arrived."""
-        return await self._pool.handle_async_request(request)
+        return await self._client.send(request, stream=True, auth=None)
 
 
 def make_request(
@@ -109,14 +156,26 @@ def make_request(
     headers: Mapping[str, str],
     content: bytes | AsyncIterable[bytes] | None,
     timeouts: Mapping[str, float],
-) -> "httpcore2.Request":
+) -> "httpx2.Request":
     """Return a request; `timeouts` are those of single steps, as the library expects them."""
-    request = httpcore2.Request(method, url, headers=list(headers.items()), content=content)
-    request.extensions = {"timeout": dict(timeouts)}
-    return request
+    # Not by the client's own `build_request`, which adds headers such as Accept-Encoding.
+    return httpx2.Request(
+        method,
+        url,
+        headers=list(headers.items()),
+        content=content,
+        # As it is written: the library would leave out segments of dots.
+        extensions={"timeout": dict(timeouts), "target": _target(url)},
+    )
 
 
-def stream_of(response: "Response") -> PeerStream | None:
+def _target(url: str) -> bytes:
+    parts = urlsplit(url)
+    query = f"?{parts.query}" if parts.query else ""
+    return f"{parts.path or '/'}{query}".encode("ascii")
+
+
+def stream_of(response: "httpx2.Response") -> PeerStream | None:
     """Return the connection of an answer."""
     stream = response.extensions.get("network_stream")
     return stream.peer if isinstance(stream, _Stream) else None

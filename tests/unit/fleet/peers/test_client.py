@@ -237,6 +237,25 @@ async def test_redirects_are_answers_like_others(status: int) -> None:
         assert (len(peer.requests), other.connections) == (1, 0)
 
 
+async def test_a_path_is_sent_as_it_is_written() -> None:
+    """Dots, doubled slashes, percent-encodings of any case and parameters are not normalised."""
+    target = "//a/../b/./c//d%2f%2F|{e};f?g=%20+h"
+    async with open_peer(NODE) as peer:
+        await ask(clients_for(NODE.cert_der), f"{peer.url}{target}")
+        assert [request.target for request in peer.requests] == [target]
+
+
+async def test_the_library_adds_no_headers_and_keeps_no_cookies() -> None:
+    """No encoding is asked for that only the library could undo, and no cookie is sent back."""
+    async with open_peer(NODE) as peer:
+        peer.behaviour = Answer(200, [("Set-Cookie", "session=1; Path=/")])
+        clients = clients_for(NODE.cert_der)
+        for _ in range(2):
+            assert await ask(clients, f"{peer.url}/x") == 200
+        for request in peer.requests:
+            assert request.headers.keys() == {"host", "user-agent", "accept"}
+
+
 def validating(path: Path, pem: bytes) -> Clients:
     """Return clients that trust these authorities."""
     path.write_bytes(pem)
