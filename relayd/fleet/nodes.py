@@ -14,6 +14,7 @@ import msgspec
 from relayd.errors import NodesError
 from relayd.fleet.certificates import CertificateStore
 from relayd.runlog.model import NodeCertificate
+from relayd.runlog.signature.certificates import Validity
 from relayd.system.printable import printable
 
 #: Longest chain of policy servers that is followed (the same bound as in `rudder-relayd`).
@@ -98,6 +99,22 @@ class Nodes:
     def certificates(self, node_id: str) -> tuple[NodeCertificate, ...]:
         """Return the certificates of a node, in the order of the file; none if unknown."""
         return self._certificates.get(node_id)
+
+    def validity(self, node_id: str) -> tuple[Validity, ...]:
+        """Return the validity of each certificate of a node, in the same order."""
+        return self._certificates.validity(node_id)
+
+    def route(self, node_id: str) -> list[str]:
+        """Return the policy servers from below this one down to a node, and the node itself.
+
+        Raises:
+            NodesError: there is no route, see `next_hop`.
+        """
+        route = [node_id]
+        hop = self.next_hop(node_id)
+        while route[0] != hop:
+            route.insert(0, self._nodes[route[0]].policy_server)
+        return route
 
     @property
     def peers(self) -> Mapping[str, tuple[bytes, ...]]:

@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -52,9 +52,14 @@ class FailedIndex:
         octets = sum(one.size for one in known)
         return FailedState(files=len(known), bytes=octets, reasons=dict(reasons.most_common()))
 
-    def of_node(self, node_id: str) -> int:
-        """Return how many files of a node the latest look has found."""
-        return self._nodes[node_id]
+    @property
+    def nodes(self) -> Mapping[str, int]:
+        """How many files of each node the latest look has found."""
+        return self._nodes
+
+    def files_of(self, node_id: str) -> list[Path]:
+        """Return the files of a node that the latest look has found."""
+        return [Path(path) for path, known in self._known.items() if known.node_id == node_id]
 
     def _of(self, directory: Path) -> Iterable[tuple[str, _Known]]:
         try:

@@ -1,0 +1,118 @@
+"""The nodes of a running relayd, or of the spool of a stopped one, as an operator asks for them."""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
+from datetime import datetime
+from pathlib import Path
+
+import msgspec
+
+from relayd.config.main_conf import Settings
+from relayd.fleet.nodes import Nodes
+from relayd.overview.failed import FailedIndex
+from relayd.overview.nodes import NodesChoice, NodesPage, Sources, all_nodes, find_node, list_nodes
+from relayd.overview.one_node import NAMED, FileFacts, NodeDetail, node_detail
+from relayd.overview.server import role_of, spools_of
+from relayd.runlog.filename import run_of
+from relayd.spool.failed.reasons import read_reason, reason_path
+from relayd.spool.layout import Spool
+from relayd.spool.operations.entries import Entry, read_entries
+from relayd.telemetry.nodes.records import NodeRecord
+
+
+class Known(msgspec.Struct, frozen=True):
+    """What is known of the nodes, at one moment.
+
+    Attributes:
+        nodes: the nodes list.
+        records: of the nodes that were heard of, by node id.
+        last_hour: run logs of all nodes in the last hour.
+        since: Unix time since which the records go back.
+    """
+
+    nodes: Nodes
+    records: Mapping[str, NodeRecord]
+    last_hour: int
+    since: float
+
+
+class FleetView:
+    """Answers what an operator asks about nodes; blocks, so it is called in a thread.
+
+    Args:
+        settings: of this relayd.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._spools: Mapping[str, Spool] = spools_of(settings)
+        self._failed = FailedIndex(self._spools.values())
+
+    def list(self, known: Known, choice: NodesChoice) -> NodesPage:
+        """Return the nodes that are meant.
+
+        Raises:
+            RelaydError: no relay has the name that was given.
+        """
+        return list_nodes(self._sources(known, list(self._entries())), choice)
+
+    def one(
+        self, known: Known, part: str, database: Callable[[str], float | None] | None = None
+    ) -> NodeDetail:
+        """Return all about the node whose id or name, or a part of either, is given.
+
+        Args:
+            known: what is known of the nodes.
+            part: of an id or name.
+            database: returns the start of the last run of a node in the database, Unix time.
+
+        Raises:
+            RelaydError: no node fits, or several do.
+        """
+        node_id = find_node(part, all_nodes(known.nodes)).id
+        entries = list(self._entries())
+        mine = [entry for entry in entries if entry.node_id == node_id and not entry.layer]
+        return node_detail(
+            self._sources(known, entries),
+            node_id,
+            role_of(self._settings, known.nodes.my_id),
+            tuple(FileFacts(name=entry.name, at=entry.dated) for entry in mine[:NAMED]),
+            tuple(self._refused(node_id))[-NAMED:],
+            None if database is None else database(node_id),
+        )
+
+    def _entries(self) -> Iterator[Entry]:
+        for spool in self._spools.values():
+            yield from read_entries(spool)
+
+    def _sources(self, known: Known, entries: Iterable[Entry]) -> Sources:
+        self._failed.look()
+        waiting = Counter(entry.node_id for entry in entries if not entry.layer)
+        return Sources(
+            nodes=known.nodes,
+            record=known.records.get,
+            last_hour=known.last_hour,
+            since=known.since,
+            waiting=waiting,
+            failed=self._failed.nodes,
+            now=time.time(),
+        )
+
+    def _refused(self, node_id: str) -> list[FileFacts]:
+        found = [_refusal(path) for path in self._failed.files_of(node_id)]
+        return sorted(found, key=lambda facts: facts.at)
+
+
+def _refusal(path: Path) -> FileFacts:
+    with suppress(OSError, ValueError):
+        record = read_reason(reason_path(path))
+        if record is not None:
+            at = datetime.fromisoformat(record.time).timestamp()
+            reason = record.reason.value
+            return FileFacts(name=path.name, at=at, reason=reason, detail=record.detail)
+    return FileFacts(name=path.name, at=0.0, reason="unexplained")
+
+
+__all__ = ["FleetView", "Known", "run_of"]

@@ -1,0 +1,241 @@
+"""The nodes as an operator sees them: who has not reported, who is refused, through which relay."""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Final, Literal
+
+import msgspec
+
+from relayd.errors import NodesError, RelaydError
+from relayd.fleet.nodes import Node, Nodes
+from relayd.system.printable import printable
+from relayd.telemetry.nodes.records import NodeRecord
+
+#: A node floods if it sends this part of all run logs of an hour, and at least so many.
+FLOOD_PART: Final = 0.1
+FLOOD_LEAST: Final = 100
+#: Candidates that are named when a part of a name fits several nodes.
+CANDIDATES: Final = 10
+
+#: Why a node is listed.
+Trouble = Literal["silent", "failing", "flooding", "waiting"]
+
+
+class NodeRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One node. Points in time are Unix times; None stands for a value that is not known.
+
+    Attributes:
+        node_id: its id.
+        hostname: as in the nodes list.
+        relay: host name of the relay below this server through which it reports, "" for none.
+        last_arrival: when its last run log arrived here.
+        last_run: start of the newest run that was processed, by the clock of the node.
+        outcome: "stored", "forwarded", "refused" or "postponed": what became of the last one.
+        reason: why it was refused.
+        outcome_at: when that was.
+        failures: files that were refused or postponed since one went well.
+        waiting: run logs in the spool.
+        failed: refused files that are kept.
+        last_hour: run logs of the last hour.
+        lag_s: seconds from the start of the last run to the end of its output.
+        troubles: what is unusual about it.
+    """
+
+    node_id: str
+    hostname: str = ""
+    relay: str = ""
+    last_arrival: float | None = None
+    last_run: float | None = None
+    outcome: str | None = None
+    reason: str | None = None
+    outcome_at: float | None = None
+    failures: int = 0
+    waiting: int = 0
+    failed: int = 0
+    last_hour: int = 0
+    lag_s: float | None = None
+    troubles: tuple[Trouble, ...] = ()
+
+
+class NodesChoice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which nodes are meant; one has to meet all conditions.
+
+    Attributes:
+        silent: seconds without a run log; None for any.
+        failing: whether only those whose last run log was refused or waits for another attempt.
+        relay: a part of the name or id of the relay through which they report; None for any.
+        limit: maximum number of nodes.
+    """
+
+    silent: float | None = None
+    failing: bool = False
+    relay: str | None = None
+    limit: int = 1000
+
+
+class NodesPage(msgspec.Struct, frozen=True, kw_only=True):
+    """The nodes that are meant.
+
+    Attributes:
+        rows: the first of them, those that were silent for longest first.
+        total: how many there are.
+        known: nodes in the nodes list.
+        observed_s: seconds for which arrivals are known: silence cannot be longer.
+    """
+
+    rows: tuple[NodeRow, ...]
+    total: int
+    known: int
+    observed_s: float
+
+
+class Sources(msgspec.Struct, frozen=True):
+    """Where the rows come from.
+
+    Attributes:
+        nodes: the nodes list.
+        record: returns what is known of a node.
+        last_hour: run logs of all nodes in the last hour.
+        since: Unix time since which records go back.
+        waiting: files in the spool, by node.
+        failed: refused files, by node.
+        now: Unix time.
+    """
+
+    nodes: Nodes
+    record: Callable[[str], NodeRecord | None]
+    last_hour: int
+    since: float
+    waiting: Mapping[str, int]
+    failed: Mapping[str, int]
+    now: float
+
+
+def list_nodes(sources: Sources, choice: NodesChoice) -> NodesPage:
+    """Return the nodes that are meant.
+
+    Raises:
+        RelaydError: no relay has the name that was given.
+    """
+    ids = [one for one in sources.nodes.ids() if one != sources.nodes.my_id]
+    relays = _relays(sources.nodes, choice.relay)
+    rows = [
+        row
+        for row in _rows(sources, ids, choice)
+        if (relays is None or relay_of(sources.nodes, row.node_id) in relays)
+    ]
+    rows.sort(key=lambda row: row.last_arrival or -math.inf)
+    return NodesPage(
+        rows=tuple(rows[: choice.limit]),
+        total=len(rows),
+        known=len(ids),
+        observed_s=max(0.0, sources.now - sources.since),
+    )
+
+
+def _rows(sources: Sources, ids: Iterable[str], choice: NodesChoice) -> Iterator[NodeRow]:
+    empty = NodeRecord(node_id="")
+    for node_id in ids:
+        record = sources.record(node_id) or empty
+        if choice.silent is not None and not _silent(record, sources.now - choice.silent):
+            continue
+        if choice.failing and not (record.failures or sources.failed.get(node_id)):
+            continue
+        yield node_row(sources, node_id, record, choice.silent)
+
+
+def _silent(record: NodeRecord, limit: float) -> bool:
+    return record.arrived is None or record.arrived < limit
+
+
+def node_row(
+    sources: Sources, node_id: str, record: NodeRecord, silent_s: float | None = None
+) -> NodeRow:
+    """Return one node.
+
+    Args:
+        sources: of the facts.
+        node_id: the node.
+        record: what is known of it.
+        silent_s: seconds without a run log that are unusual; None if none are.
+    """
+    node = sources.nodes.get(node_id)
+    waiting, failed = sources.waiting.get(node_id, 0), sources.failed.get(node_id, 0)
+    troubles: dict[Trouble, bool] = {
+        "silent": silent_s is not None and _silent(record, sources.now - silent_s),
+        "failing": bool(record.failures or failed),
+        "flooding": record.last_hour >= max(FLOOD_LEAST, FLOOD_PART * sources.last_hour),
+        "waiting": bool(waiting),
+    }
+    return NodeRow(
+        node_id=node_id,
+        hostname=node.hostname if node is not None else "",
+        relay=_relay_name(sources.nodes, node_id),
+        last_arrival=record.arrived,
+        last_run=record.run,
+        outcome=record.outcome,
+        reason=record.reason.value if record.reason is not None else None,
+        outcome_at=record.outcome_at,
+        failures=record.failures,
+        waiting=waiting,
+        failed=failed,
+        last_hour=record.last_hour,
+        lag_s=record.lag_s,
+        troubles=tuple(trouble for trouble, applies in troubles.items() if applies),
+    )
+
+
+def _relay_name(nodes: Nodes, node_id: str) -> str:
+    relay = relay_of(nodes, node_id)
+    return "" if relay is None else name_of(nodes, relay)
+
+
+def name_of(nodes: Nodes, node_id: str) -> str:
+    """Return the host name of a node, or its id without one."""
+    node = nodes.get(node_id)
+    return node_id if node is None or not node.hostname else node.hostname
+
+
+def _relays(nodes: Nodes, part: str | None) -> frozenset[str] | None:
+    """Return the relays that are meant, None for any."""
+    if part is None:
+        return None
+    servers = {node.policy_server for node in map(nodes.get, nodes.ids()) if node is not None}
+    relays = [node for node in map(nodes.get, servers - {nodes.my_id}) if node is not None]
+    return frozenset({find_node(part, relays).id})
+
+
+def find_node(part: str, nodes: Iterable[Node]) -> Node:
+    """Return the node whose id or host name is given, or a part of either that no other has.
+
+    Raises:
+        RelaydError: no node fits, or several do; the text names the candidates.
+    """
+    fitting = [node for node in nodes if part in node.id or part in node.hostname]
+    exact = [node for node in fitting if part in {node.id, node.hostname}]
+    found = exact or fitting
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise RelaydError(f"{printable(part)}: no node has this in its id or host name")
+    names = sorted(printable(node.hostname or node.id) for node in found)
+    more = ", …" if len(names) > CANDIDATES else ""
+    some = ", ".join(names[:CANDIDATES])
+    raise RelaydError(f"{printable(part)}: {len(found)} nodes fit: {some}{more}")
+
+
+def all_nodes(nodes: Nodes) -> Iterator[Node]:
+    """Yield the nodes of the list."""
+    for node_id in nodes.ids():
+        node = nodes.get(node_id)
+        if node is not None:
+            yield node
+
+
+def relay_of(nodes: Nodes, node_id: str) -> str | None:
+    """Return the relay below this server through which a node reports; None for a neighbour."""
+    try:
+        hop = nodes.next_hop(node_id)
+    except NodesError:
+        return None
+    return None if hop == node_id else hop
