@@ -44,14 +44,17 @@ EXIT_TRANSIENT: Final = os.EX_TEMPFAIL
 EXIT_INTERRUPTED: Final = 130
 
 #: Commands in modules of their own, which are imported only when called: name → module, line in
-#: the list of commands.
+#: the list of commands. A module with several names that of its command after a colon.
 _LAZY: Final = {
+    "pause": ("relayd.commands.pause.command", "Stop taking files; uploads go on."),
+    "resume": ("relayd.commands.pause.command:resume", "Take files again after a pause."),
     "check": ("relayd.commands.check.command", "Find faults in an installation."),
     "demo": ("relayd.commands.demo.command", "Show relayd at work on a simulated fleet."),
     "failed": (
         "relayd.commands.failed.command",
         "List refused files, move them back, or remove them.",
     ),
+    "status": ("relayd.commands.status.command", "Say whether relayd is well, and what waits."),
     "inspect": ("relayd.commands.inspect.command", "Show what relayd would do with run-log files."),
 }
 _SETTINGS: Final = {"help_option_names": ["-h", "--help"]}
@@ -114,7 +117,8 @@ class LazyGroup(Program, click.Group):
         """Return a command, and import its module if necessary."""
         if cmd_name not in _LAZY:
             return super().get_command(ctx, cmd_name)
-        command = importlib.import_module(_LAZY[cmd_name][0]).command
+        module, _, attribute = _LAZY[cmd_name][0].partition(":")
+        command = getattr(importlib.import_module(module), attribute or "command")
         assert isinstance(command, click.Command)
         return command
 

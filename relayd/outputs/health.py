@@ -1,5 +1,6 @@
 """Whether an output accepts files: one gauge, and one log line each time that changes."""
 
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Final, Literal
@@ -40,7 +41,10 @@ class Health:
     """The health of one output, as its attempts report it.
 
     Attributes:
+        output: its name.
         attempts: how many attempts and probes have ended.
+        since: Unix time since which it accepts files, or does not; None before the first attempt.
+        last_done: Unix time at which it last accepted a file; None before the first.
 
     Args:
         output: name of the output, which is also the component of its log lines.
@@ -48,12 +52,14 @@ class Health:
     """
 
     def __init__(self, output: str, gauge: Gauge) -> None:
-        self._output = output
+        self.output = output
         self._gauge = gauge
         self._log = get_logger(output)
         self._troubles: dict[str, Trouble] = {}
         self._failures: Counter[str] = Counter()
         self.attempts = 0
+        self.since: float | None = None
+        self.last_done: float | None = None
         #: Whether another success would change nothing.
         self._well = False
 
@@ -74,9 +80,12 @@ class Health:
             trouble: why it failed; None when it succeeded.
         """
         self.attempts += 1
+        if trouble is None and files != CONNECTION:
+            self.last_done = time.time()
         if trouble is None and self._well:
             return
         self._well = False
+        was_bad = bool(self._troubles)
         former = self._troubles.pop(files, None)
         if trouble is None:
             former = self._troubles.pop(CONNECTION, None) or former
@@ -89,7 +98,9 @@ class Health:
                 reported.add(former.detail)
             self._log_trouble(files, trouble, again=trouble.detail in reported)
         elif former is not None and former.detail not in reported:
-            self._log.info("output available again", output=self._output, files=files)
+            self._log.info("output available again", output=self.output, files=files)
+        if self.since is None or was_bad != bool(self._troubles):
+            self.since = time.time()
         self._gauge.set(not self._troubles)
         self._well = not self._troubles and not self._failures
 
@@ -103,7 +114,7 @@ class Health:
         )
         log(
             event,
-            output=self._output,
+            output=self.output,
             files=files,
             attempt=self._failures[files],
             kind=trouble.kind,

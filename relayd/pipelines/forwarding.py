@@ -31,6 +31,7 @@ from relayd.outputs.upstream.uploads import (
     UploadPatience,
     Upstream,
 )
+from relayd.overview.model import Kind
 from relayd.pipelines.forward import AHEAD_MOST, Ahead, Forwarder
 from relayd.pipelines.gather import BATCH, run_gather
 from relayd.pipelines.line import Change, Line, run_spool_cleanup
@@ -39,6 +40,7 @@ from relayd.pipelines.parcels import Pairing, Parcel, run_parcels
 from relayd.pipelines.ticket import Settled
 from relayd.spool.layout import Spool, hold, inventory_spool, run_log_spool
 from relayd.spool.lock import DirectoryLock
+from relayd.spool.watching.valve import Valve
 from relayd.spool.watching.watcher import Arrival
 from relayd.system.clock import WallClock
 from relayd.system.delays import DELAYS, Delays
@@ -55,6 +57,7 @@ GATHER_NAP_S: Final = 0.02
 #: The locks of the watched directories, by their paths.
 Locks = Mapping[Path, DirectoryLock]
 _NO_LOCKS: Final[Locks] = MappingProxyType({})
+_NO_VALVES: Final[Mapping[Kind, Valve]] = MappingProxyType({})
 
 
 class _Source(msgspec.Struct, frozen=True):
@@ -156,6 +159,7 @@ class ForwardingPipeline:
     Attributes:
         name: of its task.
         probes: checks of its output for the status, which shows none for the upstream.
+        health: of the upstream.
     """
 
     name: str = "forwarding"
@@ -168,11 +172,13 @@ class ForwardingPipeline:
         delays: Delays = DELAYS,
         patience: UploadPatience = PATIENCE,
         locks: Locks = _NO_LOCKS,
+        valves: Mapping[Kind, Valve] = _NO_VALVES,
     ) -> None:
         self._upstream = Upstream(settings, peers, patience)
-        self._health = Health("upstream", metrics.output_up["upstream"])
+        self.health = Health("upstream", metrics.output_up["upstream"])
         self._metrics = metrics
         self._delays = delays
+        self._valves = valves
         self._sources = _sources(settings)
         self._stages = [
             self._make_stages(source, place, route, locks)
@@ -196,8 +202,9 @@ class ForwardingPipeline:
             delays=self._delays,
             lock=locks.get(source.spool.directory / place),
             one_by_one=route is REPORTS,
+            valve=self._valves.get("reporting" if route is REPORTS else "inventories"),
         )
-        gate = Gate(partial(self._health.note, route.name), self._delays)
+        gate = Gate(partial(self.health.note, route.name), self._delays)
         return _ForwardStages(line, route, self._upstream, gate)
 
     async def run(self, stop: trio.Event) -> None:
@@ -228,12 +235,12 @@ class ForwardingPipeline:
         attempts = 0
         while True:
             trouble = await self._upstream.probe()
-            self._health.note(CONNECTION, trouble)
+            self.health.note(CONNECTION, trouble)
             if trouble is None:
                 break
             attempts += 1
             await trio.sleep(self._delays.upstream_unreachable.after(attempts))
-        await watch(self._health, lambda: self._metrics.reads, self._upstream.probe)
+        await watch(self.health, lambda: self._metrics.reads, self._upstream.probe)
 
     def facts(self) -> StoreFacts:
         """Return nothing: what the upstream has accepted is not kept."""
@@ -263,6 +270,7 @@ async def open_forwarding(
     metrics: Metrics,
     delays: Delays = DELAYS,
     patience: UploadPatience = PATIENCE,
+    valves: Mapping[Kind, Valve] = _NO_VALVES,
 ) -> AsyncIterator[ForwardingPipeline]:
     """Open what forwarding needs, and close it.
 
@@ -273,4 +281,4 @@ async def open_forwarding(
         locks: dict[Path, DirectoryLock] = {}
         for source in _sources(settings):
             locks |= stack.enter_context(hold(source.spool))
-        yield ForwardingPipeline(settings, peers, metrics, delays, patience, locks)
+        yield ForwardingPipeline(settings, peers, metrics, delays, patience, locks, valves)

@@ -23,6 +23,7 @@ from relayd.spool.disposal import Disposal, Keep
 from relayd.spool.layout import Spool
 from relayd.spool.lock import DirectoryLock
 from relayd.spool.pending import Pending
+from relayd.spool.watching.valve import Valve
 from relayd.spool.watching.watcher import Arrival, WatchedDirectory, run_watcher
 from relayd.system.clock import WallClock
 from relayd.system.delays import DELAYS, Delays
@@ -76,6 +77,7 @@ class Line:
         lock: keeps other processes out of the directory.
         one_by_one: whether run logs of one node are processed one after the other.
         keep: keeps committed files for a while, see `relayd.spool.disposal.Disposal`.
+        valve: closed while no files are taken.
     """
 
     def __init__(
@@ -93,6 +95,7 @@ class Line:
         lock: DirectoryLock | None = None,
         one_by_one: bool = False,
         keep: Keep | None = None,
+        valve: Valve | None = None,
     ) -> None:
         self.path = path = spool.directory / place
         self.pending = Pending(delays.file, one_by_one=one_by_one)
@@ -108,6 +111,7 @@ class Line:
             lock=lock,
             hidden=spool.hidden,
             ordered=spool.ordered,
+            valve=valve or Valve(),
         )
         self._disposer = DisposeStage(
             self.disposal,

@@ -33,6 +33,7 @@ from relayd.pipelines.write import Writer
 from relayd.spool.disposal import ReasonRecord
 from relayd.spool.layout import INCOMING, hold, run_log_spool
 from relayd.spool.lock import DirectoryLock
+from relayd.spool.watching.valve import Valve
 from relayd.spool.watching.watcher import Arrival
 from relayd.system.clock import WallClock
 from relayd.system.delays import DELAYS, Delays
@@ -86,6 +87,7 @@ class ReportingPipeline:
     Attributes:
         name: of its task.
         probes: checks of its output, by the name that the status shows.
+        health: of its output.
     """
 
     name: str = "reporting"
@@ -99,6 +101,7 @@ class ReportingPipeline:
         store: RunLogStore,
         delays: Delays = DELAYS,
         lock: DirectoryLock | None = None,
+        valve: Valve | None = None,
     ) -> None:
         self._own = own = settings.processing.reporting
         self._spool = run_log_spool(own.directory, keeps=settings.keeps_run_logs)
@@ -122,12 +125,13 @@ class ReportingPipeline:
             delays=delays,
             lock=lock,
             keep=kept.put_all if kept is not None and self._spool.keeps else None,
+            valve=valve,
         )
         holds = self._line.pending.holds
         committed = self._line.disposal.committed.holds
         examine = ExamineStage(examiner, lambda: trust.nodes, committed, holds)
-        health = Health(store.name, metrics.output_up[store.name])
-        self._writer = Writer(store, health, delays, holds, self._line.rescan)
+        self.health = Health(store.name, metrics.output_up[store.name])
+        self._writer = Writer(store, self.health, delays, holds, self._line.rescan)
         self._second_chance = SecondChance(store, self._writer, self._line)
         self._holding: Holding | None = None
         if kept is not None:
@@ -221,6 +225,7 @@ async def open_reporting(
     metrics: Metrics,
     store: RunLogStore,
     delays: Delays = DELAYS,
+    valve: Valve | None = None,
 ) -> AsyncIterator[ReportingPipeline]:
     """Open what the pipeline needs, and close it; the store stays the caller's.
 
@@ -232,6 +237,5 @@ async def open_reporting(
     setup = Setup(str(spool.directory / INCOMING), own.max_size, frozenset(own.skip_event_types))
     with hold(spool) as locks:
         async with open_examiner(setup, settings.general.core_threads) as examiner:
-            yield ReportingPipeline(
-                settings, trust, metrics, examiner, store, delays, locks[spool.directory / INCOMING]
-            )
+            lock = locks[spool.directory / INCOMING]
+            yield ReportingPipeline(settings, trust, metrics, examiner, store, delays, lock, valve)

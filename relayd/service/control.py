@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Any
 
 import trio
 from quart import Blueprint
@@ -12,8 +13,11 @@ from relayd.api.status import StatusReport
 from relayd.api.system import RELOAD_TIMEOUT_S
 from relayd.control.app import make_control_app
 from relayd.control.audit import audit
+from relayd.control.pause import pause_blueprint
 from relayd.control.requests import answering
 from relayd.errors import RelaydError
+from relayd.overview.model import Overview, as_document
+from relayd.pipelines.pausing import Pausing
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,20 +27,29 @@ class Controls:
     Attributes:
         checks: checks the current state, as the API does.
         reload: reads logging, nodes and certificates again.
+        pausing: stops the taking of files.
+        overview: says whether all is well.
     """
 
     checks: Callable[[], Awaitable[StatusReport]]
     reload: Callable[[], Awaitable[None]]
+    pausing: Pausing
+    overview: Callable[[], Awaitable[Overview]]
 
 
 def control_app(controls: Controls) -> App:
     """Return the application of the control socket."""
-    return make_control_app([_service_blueprint(controls)])
+    return make_control_app([_service_blueprint(controls), pause_blueprint(controls.pausing)])
 
 
 def _service_blueprint(controls: Controls) -> Blueprint:
     routes = Blueprint("service", __name__)
     reload = Coalesced(controls.reload)
+
+    @routes.get("/status", endpoint="getStatus")
+    @answering("getStatus")
+    async def status() -> dict[str, Any]:
+        return as_document(await controls.overview())
 
     @routes.get("/checks", endpoint="getChecks")
     @answering("getChecks")

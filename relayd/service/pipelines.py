@@ -9,8 +9,11 @@ import trio
 from relayd.config.main_conf import Settings
 from relayd.fleet.current_nodes import CurrentNodes
 from relayd.fleet.pins import PinnedClients
+from relayd.outputs.health import Health
 from relayd.outputs.results import Probe, StoreFacts
+from relayd.overview.model import Kind
 from relayd.pipelines.line import Change
+from relayd.spool.watching.valve import Valve
 from relayd.system.delays import Delays
 from relayd.telemetry.metrics import Metrics
 
@@ -21,9 +24,11 @@ class Pipeline(Protocol):
     Attributes:
         name: of its task.
         probes: checks of its output, by the name that the status shows.
+        health: of its output.
     """
 
     name: str
+    health: Health
     probes: Mapping[str, Probe]
 
     def facts(self) -> StoreFacts:
@@ -44,7 +49,12 @@ class Pipeline(Protocol):
 
 @asynccontextmanager
 async def open_pipelines(
-    settings: Settings, trust: CurrentNodes, peers: PinnedClients, metrics: Metrics, delays: Delays
+    settings: Settings,
+    trust: CurrentNodes,
+    peers: PinnedClients,
+    metrics: Metrics,
+    delays: Delays,
+    valves: Mapping[Kind, Valve],
 ) -> AsyncIterator[list[Pipeline]]:
     """Open the pipelines that are configured; what the others need is not even imported.
 
@@ -60,11 +70,12 @@ async def open_pipelines(
 
             database = open_database(settings, metrics.lock_wait_seconds.inc)
             store = await stack.enter_async_context(database)
-            reporting = open_reporting(settings, trust, metrics, store, delays)
+            valve = valves["reporting"]
+            reporting = open_reporting(settings, trust, metrics, store, delays, valve)
             pipelines.append(await stack.enter_async_context(reporting))
         if "upstream" in outputs:
             from relayd.pipelines.forwarding import open_forwarding
 
-            forwarding = open_forwarding(settings, peers, metrics, delays)
+            forwarding = open_forwarding(settings, peers, metrics, delays, valves=valves)
             pipelines.append(await stack.enter_async_context(forwarding))
         yield pipelines

@@ -16,6 +16,7 @@
         ├── status           informs the service manager when the number of waiting files changes
         ├── watchdog         informs the service manager that the event loop runs
         ├── expiry           removal of expired shared files
+        ├── pauses           those that end by themselves
         └── canary           how late the event loop runs
 
 An exception in any of these is a bug: it cancels the others and ends the process with exit code
@@ -58,6 +59,7 @@ from relayd.fleet.current_nodes import CurrentNodes
 from relayd.fleet.peers.urls import base_url
 from relayd.fleet.pins import PinnedClients
 from relayd.pipelines.line import Change
+from relayd.pipelines.pausing import PauseFile, Pausing
 from relayd.remote_run.runs import RemoteRuns, make_runs
 from relayd.service.pipelines import Pipeline, open_pipelines
 from relayd.service.signals import early_signals
@@ -76,6 +78,7 @@ from relayd.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
     from relayd.api.door.door import Door
+    from relayd.overview.collect import Collector
 
 log = get_logger("main")
 
@@ -179,6 +182,8 @@ class Service:
                 settings, self.clients, lambda: self.trust.nodes, self.metrics, self.trust.known
             )
         shared = settings.shared_files
+        state = settings.general.state_directory
+        self.pausing = Pausing(None if state is None else PauseFile(state), self.metrics)
         self.shared_store = Store(shared.path)
         self.shared_usage = Usage(Quota(shared.max_files, shared.max_size))
         self.door: Door | None = None
@@ -186,6 +191,7 @@ class Service:
         self._delays = delays
         self._pipelines: Sequence[Pipeline] = ()
         self.started = False
+        self._started_at = time.time()
         self.stopping = trio.Event()
         self._http_stop = trio.Event()
         self._http_ended = trio.Event()
@@ -203,9 +209,11 @@ class Service:
         self.metrics.peer_authentication_disabled.set(
             general.peer_authentication == "dangerous_none"
         )
+        await self.pausing.load()
+        valves = self.pausing.valves
         async with (
             open_pipelines(
-                self.settings, self.trust, self.peers, self.metrics, self._delays
+                self.settings, self.trust, self.peers, self.metrics, self._delays, valves
             ) as self._pipelines,
             trio.open_nursery() as root,
         ):
@@ -217,6 +225,7 @@ class Service:
             urls = await root.start(self._run_http, name="http")
             root.start_soon(self._run_control, name="control")
             root.start_soon(self._run_canary, name="canary")
+            root.start_soon(self.pausing.run, name="pauses")
             root.start_soon(self._run_expiry, name="expiry")
             root.start_soon(self.trust.run, self._nodes_loaded, name="trust")
             await self._first_load(root)
@@ -273,7 +282,9 @@ class Service:
     def _control_app(self) -> Any:
         from relayd.service.control import Controls, control_app
 
-        return control_app(Controls(self._status_reader(), self.reload))
+        return control_app(
+            Controls(self._status_reader(), self.reload, self.pausing, self._collector())
+        )
 
     def _services(self) -> Services:
         """Return what the HTTP API offers."""
@@ -301,6 +312,20 @@ class Service:
             return None
         upstream, port = self.settings.output.upstream, self.settings.general.https_port
         return UpstreamFiles(self.clients, base_url(upstream.host, port))
+
+    def _collector(self) -> "Collector":
+        """Return what says whether all is well."""
+        from relayd.overview.collect import Collector
+        from relayd.overview.measures import MeasuredByMetrics
+
+        return Collector(
+            self.settings,
+            self.trust,
+            lambda: self._pipelines,
+            lambda: self.pausing.pause,
+            MeasuredByMetrics(self.metrics),
+            self._started_at,
+        )
 
     async def _run_expiry(self) -> None:
         frequency = self.settings.shared_files.cleanup.frequency

@@ -31,6 +31,13 @@ def span(seconds: float) -> str:
     return f"{seconds * 1e9:.3g} ns" if seconds else "0 s"
 
 
+def precise(seconds: float) -> str:
+    """Return a time of which fractions of a second matter: `0.8 s`, `12 s`, then as `age`."""
+    if seconds < 9.95:
+        return f"{max(0.0, seconds):.1f} s"
+    return f"{seconds:.0f} s" if seconds < 59.5 else age(seconds)
+
+
 def size(octets: int) -> str:
     """Return bytes as `612 kB`, `1.2 MB` or `14 bytes`; 1 kB is 1000 bytes."""
     for length, unit in _SIZES:

@@ -31,6 +31,8 @@ _LEVELS: Final = {
     "error": ("ERROR", 3),
     "exception": ("ERROR", 3),
 }
+#: Keys of an event that are not shown as fields.
+_OUTSIDE: Final = frozenset({"event", "component", "exc_info"})
 #: Keys of the JSON form that no field may use.
 RESERVED: Final = ("time", "level", "component", "event", "traceback")
 
@@ -50,9 +52,7 @@ def text_renderer(*, journal: bool) -> Render:
         head = f"<{priority}>" if journal else f"{_now()} "
         component = event.pop("component")
         tail = event.pop("exc_info", None)
-        text = f"{head}{name:<5} {component}: {printable(event.pop('event'), _MAX_EVENT)}"
-        fields = (f" {printable(key, MAX_VALUE)}={_quoted(value)}" for key, value in _shown(event))
-        lines = [text + "".join(fields)]
+        lines = [f"{head}{name:<5} {component}: {shown_text(event)}"]
         indent = f"<{priority}>    " if journal else "    "
         lines.extend(indent + printable(line, _MAX_EVENT) for line in _traceback(tail))
         return ("\n".join(lines) + "\n").encode()
@@ -83,6 +83,13 @@ def json_renderer(*, journal: bool) -> Render:
         return (f"<{priority}>{line}\n" if journal else f"{line}\n").encode()
 
     return render
+
+
+def shown_text(event: Mapping[str, Any]) -> str:
+    """Return the event and its fields, as `event key=value …`, in one printable line."""
+    fields = {key: value for key, value in event.items() if key not in _OUTSIDE}
+    shown = (f" {printable(key, MAX_VALUE)}={_quoted(value)}" for key, value in _shown(fields))
+    return printable(event["event"], _MAX_EVENT) + "".join(shown)
 
 
 def _now() -> str:

@@ -25,12 +25,13 @@ from relayd.system.streams import is_journal
 from relayd.telemetry.bridge import bridged, library_floor
 from relayd.telemetry.limit import BURST, Key, RateLimit
 from relayd.telemetry.lines import RESERVED, Render, json_renderer, text_renderer
+from relayd.telemetry.recent import Recent
 from relayd.telemetry.writer import LogWriter
 
 with lean("structlog"):
     import structlog
 
-__all__ = ["Limit", "Logger", "configure", "dropped", "get_logger", "open_logging"]
+__all__ = ["Limit", "Logger", "configure", "dropped", "get_logger", "open_logging", "recent"]
 
 _FORMAT_VARIABLE: Final = "RELAYD_LOG_FORMAT"
 _NAMES: Final = {
@@ -192,6 +193,7 @@ class _State:
         self.fd = 1
         self.writer: LogWriter | None = None
         self.dropped = 0
+        self.recent = Recent()
 
 
 _state = _State()
@@ -260,6 +262,7 @@ def open_logging() -> Iterator[None]:
     """
     _occupy_standard_streams()
     _state.limit = RateLimit()
+    _state.recent = Recent()
     writer = LogWriter(_state.fd, _dropped_line, _summaries, _state.limit.next_due)
     writer.start()
     _state.writer = writer
@@ -276,6 +279,18 @@ def open_logging() -> Iterator[None]:
 def dropped() -> int:
     """Return how many log lines could not be written since the start."""
     return _state.dropped + (_state.writer.dropped if _state.writer is not None else 0)
+
+
+def recent() -> Recent:
+    """Return the last warnings and errors since the start."""
+    return _state.recent
+
+
+def _note(
+    _output: _Output, method: str, event: MutableMapping[str, Any]
+) -> MutableMapping[str, Any]:
+    _state.recent.note(method, event)
+    return event
 
 
 def _limit(
@@ -299,7 +314,7 @@ def _render(_output: _Output, method: str, event: MutableMapping[str, Any]) -> b
 
 
 #: Shared by all loggers and changed in place only: that is how `capture_logs` reaches them.
-_processors: Final[list[Any]] = [_limit, _render]
+_processors: Final[list[Any]] = [_note, _limit, _render]
 structlog.configure(processors=_processors)
 
 

@@ -31,6 +31,8 @@ CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
 #: Stages that can postpone a file. These and the following are closed sets, hence bounded labels.
 Stage = Literal["examine", "database", "forward"]
 WATCH_MODES: Final = ("inotify", "poll")
+#: What an operator can stop, as in `relayd.overview.model.Kind`.
+PAUSABLE: Final = ("reporting", "inventories")
 #: Why refused files are removed eventually: too old, or too many bytes in total.
 REMOVALS: Final = ("age", "size")
 #: How a remote run ends; `relayd.remote_run.audit` explains each of them.
@@ -105,6 +107,7 @@ class Metrics:
         uploads: uploads to the front door by `outcome`.
         in_flight: files taken up and not yet disposed of.
         unremovable: processed files that cannot be removed from the spool.
+        paused: 1 while an operator has stopped the taking of a kind of files.
         failed_removed: refused files removed from `failed` by `cause`, one of `REMOVALS`.
         queue: fill of the channel in front of `stage`.
         watch_overflows: inotify queue overflows.
@@ -166,9 +169,10 @@ class Metrics:
         """
         self._spools.append(count)
         self.spool_files.set_function(lambda: self.waiting)
-        self.spool_oldest_seconds.set_function(self._oldest_age)
+        self.spool_oldest_seconds.set_function(self.oldest_age)
 
-    def _oldest_age(self) -> float:
+    def oldest_age(self) -> float:
+        """Return for how many seconds the oldest file waits in the spool."""
         since = [oldest for _, oldest in (one() for one in self._spools) if oldest is not None]
         return max(0.0, time.time() - min(since)) if since else 0.0
 
@@ -269,6 +273,9 @@ class Metrics:
         )
         for cause in REMOVALS:
             self.failed_removed.labels(cause)
+        self.paused = self._gauge("paused", "1 while an operator has stopped the taking", "kind")
+        for kind in PAUSABLE:
+            self.paused.labels(kind).set(0)
         self.queue = self._gauge("queue", "Fill of the channel in front of a stage", "stage")
         self.watch_overflows = self._counter("watch_overflows", "Overflows of the inotify queue")
         self.watch_mode = self._gauge(

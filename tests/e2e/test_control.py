@@ -10,7 +10,9 @@ import pytest
 
 from relayd.control.app import read_document
 from relayd.control.client import Control, ControlError, NotRunningError
-from tests.support.daemon import Site, open_daemon
+from tests.support.daemon import Site, eventually, open_daemon
+from tests.support.postgres import Database
+from tests.support.stored import stored_executions
 
 #: A user and a group that no machine has.
 STRANGER, MEMBERS = 61_234, 61_235
@@ -81,3 +83,40 @@ async def test_nothing_of_it_is_reachable_over_tcp(site: Site) -> None:
         for path in document["paths"]:
             status, _body = await daemon.get(path)
             assert status == 404, path
+
+
+def _relayd(site: Site, *words: str) -> tuple[int, str]:
+    """Run a command of relayd; return exit code and what it prints."""
+    command = [sys.executable, "-m", "relayd", *words, "-c", str(site.conf)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.stderr == ""
+    return done.returncode, done.stdout
+
+
+@pytest.mark.site(nodes=["node1"])
+async def test_pause_holds_files_back_over_a_restart(site: Site, database: Database) -> None:
+    """A pause is made without relayd, holds with it, and ends on request; nothing is lost."""
+    (site.root / "state").mkdir()
+    site.extra["general"] = f'state_directory = "{site.root / "state"}"'
+    site.write_conf()
+    code, text = _relayd(site, "status")
+    assert (code, "relayd does not run here." in text) == (3, True)
+    assert _relayd(site, "pause", "reporting")[1].startswith("Paused run logs. ")
+    async with open_daemon(site) as daemon:
+        names = [site.send("node1", number) for number in range(3)]
+        await eventually(lambda: _waiting_files(site) == 3)
+        code, text = _relayd(site, "status")
+        assert (code, ": 3 run logs wait." in text) == (0, True), text
+        assert site.waiting() == names
+        assert stored_executions(database.query) == {}
+        assert _relayd(site, "resume")[1] == "Taking run logs again.\n"
+        await daemon.settled()
+        assert stored_executions(database.query) == {("node1", number): 1 for number in range(3)}
+        document = json.loads(_relayd(site, "status", "--json")[1])
+        assert (document["state"], document["pause"]) == ("keeping_up", None)
+        assert document["started"].endswith("+00:00")
+
+
+def _waiting_files(site: Site) -> int:
+    files: int = Control(site.control).get("/status")["backlog"]["files"]
+    return files

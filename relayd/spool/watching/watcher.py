@@ -25,6 +25,7 @@ from relayd.spool.watching.directory_watch import DirectoryWatch
 from relayd.spool.watching.inotify import IN_MOVED_TO
 from relayd.spool.watching.listing import Listing, is_ours, oldest
 from relayd.spool.watching.turns import Run, Turns
+from relayd.spool.watching.valve import Valve
 from relayd.system.shortage import words_of
 from relayd.system.threads import in_thread
 from relayd.system.wake import Wake
@@ -70,6 +71,7 @@ class WatchedDirectory(msgspec.Struct, frozen=True):
         lock: keeps other processes out of the directory.
         hidden: whether names with a leading dot are processed.
         ordered: whether the files are run logs, to be sent in the order of each node's runs.
+        valve: closed while no files are taken.
     """
 
     path: Path
@@ -80,6 +82,7 @@ class WatchedDirectory(msgspec.Struct, frozen=True):
     lock: DirectoryLock | None = None
     hidden: bool = False
     ordered: bool = False
+    valve: Valve = msgspec.field(default_factory=Valve)
 
 
 async def run_watcher(
@@ -315,6 +318,7 @@ class _Watcher:
         """Send all live names, then a batch of the others, and so on."""
         pending, turns = self._pending, self._turns
         while True:
+            await self._spool.valve.wait_open()
             while pending.returned:
                 name = pending.returned.pop()
                 turns.add(name, run_of(name), atomic=False)
@@ -333,7 +337,7 @@ class _Watcher:
         # Names that arrive meanwhile wait for the next call, or they would starve the backlog.
         busy = False
         for _ in range(self._turns.fresh):
-            if (found := self._turns.pop_fresh()) is None:
+            if self._spool.valve.closed or (found := self._turns.pop_fresh()) is None:
                 break
             await self._send_one(*found)
             busy = True
@@ -341,7 +345,7 @@ class _Watcher:
 
     async def _feed_batch(self) -> bool:
         for number in range(self._batch):
-            found = self._next_name()
+            found = None if self._spool.valve.closed else self._next_name()
             if found is None:
                 return number > 0
             await self._send_one(*found)

@@ -1,0 +1,1 @@
+"""The commands `relayd pause` and `relayd resume`."""

@@ -1,0 +1,147 @@
+"""The commands `relayd pause` and `relayd resume`: stop the taking of files, and go on."""
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import click
+import msgspec
+
+from relayd.commands.cli import Program, directory_option
+from relayd.config.durations import parse_duration
+from relayd.config.main_conf import Settings, load_settings
+from relayd.control.callers import myself
+from relayd.control.client import Control, ControlError, NotPermittedError, NotRunningError
+from relayd.errors import StartError
+from relayd.overview.model import Kind, as_document
+from relayd.overview.sentence import moment
+from relayd.overview.server import running_process
+from relayd.pipelines.pausing import (
+    KINDS,
+    Paused,
+    PauseError,
+    PauseFile,
+    as_pause,
+    begin_pause,
+    end_pause,
+)
+from relayd.system.printable import printable
+
+_NAMES: Final = {"reporting": "run logs", "inventories": "inventories"}
+_SETTINGS: Final = {"help_option_names": ["-h", "--help"]}
+_kind_argument = click.argument(
+    "kind", metavar="[reporting|inventories]", type=click.Choice(list(KINDS)), required=False
+)
+_json_option = click.option("--json", "machine", is_flag=True, help="Print a JSON document.")
+
+
+def _duration(
+    _context: click.Context, _parameter: click.Parameter, value: str | None
+) -> float | None:
+    if value is None:
+        return None
+    try:
+        seconds = parse_duration(value)
+    except ValueError as error:
+        raise click.BadParameter(f"{printable(value)}: {error}") from error
+    if seconds <= 0:
+        raise click.BadParameter(f"{printable(value)}: expected more than 0")
+    return seconds
+
+
+@click.command("pause", cls=Program, context_settings=_SETTINGS)
+@directory_option
+@_kind_argument
+@click.option(
+    "--for",
+    "seconds",
+    metavar="DURATION",
+    callback=_duration,
+    help='End the pause after "30min", "2h" …',
+)
+@_json_option
+def command(directory: Path, kind: Kind | None, seconds: float | None, *, machine: bool) -> int:
+    """Stop taking files; uploads go on, and nothing is lost.
+
+    Files stay in the spool until "relayd resume". A pause survives a restart of relayd. It can be
+    made while relayd does not run as well.
+    """
+    kinds = KINDS if kind is None else (kind,)
+    settings, _warnings = load_settings(directory)
+    order = {"kinds": kinds, "for": seconds}
+
+    def offline() -> dict[str, Any] | None:
+        now, by = time.time(), myself().name()
+        return _shown(begin_pause(_file(settings), kinds, by, seconds, now))
+
+    answer = _ask(settings, lambda control: control.post("/pause", order), offline)
+    if machine:
+        click.echo(msgspec.json.encode(answer).decode())
+        return 0
+    now = time.time()
+    until = f" until {moment(now + seconds, now)}" if seconds is not None else ""
+    back = "relayd resume" if kind is None else f"relayd resume {kind}"
+    click.echo(f"Paused {_named(kinds)}{until}. Uploads go on; take files again with: {back}")
+    return 0
+
+
+@click.command("resume", cls=Program, context_settings=_SETTINGS)
+@directory_option
+@_kind_argument
+@_json_option
+def resume(directory: Path, kind: Kind | None, *, machine: bool) -> int:
+    """Take files again after "relayd pause"."""
+    kinds = KINDS if kind is None else (kind,)
+    settings, _warnings = load_settings(directory)
+
+    def offline() -> dict[str, object]:
+        paused, ended = end_pause(_file(settings), kinds, time.time())
+        return {"resumed": ended, "pause": _shown(paused)}
+
+    answer = _ask(settings, lambda control: control.post("/resume", {"kinds": kinds}), offline)
+    resumed = answer["resumed"]
+    if machine:
+        click.echo(msgspec.json.encode(answer).decode())
+    elif resumed:
+        click.echo(f"Taking {_named(resumed)} again.")
+    else:
+        click.echo("Nothing was paused.")
+    return 0
+
+
+def _shown(paused: Mapping[Kind, Paused]) -> dict[str, Any] | None:
+    pause = as_pause(paused)
+    return None if pause is None else as_document(pause)
+
+
+def _named(kinds: Any) -> str:
+    return " and ".join(_NAMES[kind] for kind in kinds)
+
+
+def _file(settings: Settings) -> PauseFile:
+    if settings.general.state_directory is None:
+        raise StartError("general.state_directory is empty: a pause would not be kept")
+    return PauseFile(settings.general.state_directory)
+
+
+def _ask(settings: Settings, online: Callable[[Control], Any], offline: Callable[[], Any]) -> Any:
+    """Ask relayd, or do it here if none runs.
+
+    Raises:
+        StartError: neither is possible.
+    """
+    try:
+        return online(Control(settings.general.control_socket))
+    except NotRunningError as error:
+        process = running_process(settings)
+        if process is not None:
+            raise StartError(
+                f"relayd runs as process {process}, but cannot be asked: {error}"
+            ) from None
+    except (NotPermittedError, ControlError) as error:
+        raise StartError(str(error)) from None
+    try:
+        return offline()
+    except PauseError as error:
+        raise StartError(str(error)) from None

@@ -1,0 +1,1 @@
+"""The command `relayd status`: one screen that answers "is it well?"."""

@@ -1,0 +1,81 @@
+"""The command `relayd status`."""
+
+import sys
+import time
+from pathlib import Path
+from typing import Final
+
+import click
+import msgspec
+
+from relayd.commands.cli import Program, directory_option
+from relayd.commands.status.offline import offline_overview
+from relayd.commands.status.screen import status_lines
+from relayd.config.main_conf import Settings, load_settings
+from relayd.control.client import Control, ControlError, NotPermittedError, NotRunningError
+from relayd.overview.model import Overview, as_document, from_document
+
+EXIT_WELL: Final = 0
+EXIT_UNWELL: Final = 1
+EXIT_NOT_RUNNING: Final = 3
+#: Seconds between two looks, and for an answer.
+_EVERY_S: Final = 2.0
+_PATIENCE_S: Final = 5.0
+_CLEAR: Final = "\x1b[H\x1b[J"
+
+
+@click.command("status", cls=Program, context_settings={"help_option_names": ["-h", "--help"]})
+@directory_option
+@click.option("--watch", is_flag=True, help="Show it again every two seconds, until interrupted.")
+@click.option("--json", "machine", is_flag=True, help="Print a JSON document.")
+def command(directory: Path, *, watch: bool, machine: bool) -> int:
+    """Say whether relayd is well, what waits, what was refused, and what to do.
+
+    The exit code is 0 while relayd keeps up, is paused, or has a backlog that shrinks; 1 while
+    somebody should look; 3 if it does not run.
+    """
+    settings, _warnings = load_settings(directory)
+    if not watch:
+        return _show(settings, machine=machine)
+    try:
+        while True:
+            if sys.stdout.isatty() and not machine:
+                click.echo(_CLEAR, nl=False)
+            _show(settings, machine=machine)
+            time.sleep(_EVERY_S)
+    except KeyboardInterrupt:
+        return 0
+
+
+def _show(settings: Settings, *, machine: bool) -> int:
+    overview = ask(settings)
+    if machine:
+        click.echo(msgspec.json.encode(as_document(overview)).decode())
+    else:
+        for line in status_lines(overview):
+            click.echo(line)
+    return exit_code(overview)
+
+
+def ask(settings: Settings) -> Overview:
+    """Return the overview; what the spool itself shows if relayd cannot be asked."""
+    control = Control(settings.general.control_socket, patience=_PATIENCE_S)
+    try:
+        return from_document(control.get("/status"))
+    except (msgspec.ValidationError, ValueError):
+        return offline_overview(settings, "it is another version, with another answer")
+    except (NotRunningError, NotPermittedError, ControlError) as error:
+        return offline_overview(settings, str(error))
+
+
+def exit_code(overview: Overview) -> int:
+    """Return the exit code for a state."""
+    match overview.state:
+        case "keeping_up" | "paused":
+            return EXIT_WELL
+        case "behind":
+            return EXIT_UNWELL if overview.backlog.grows else EXIT_WELL
+        case "not_running":
+            return EXIT_NOT_RUNNING
+        case _:
+            return EXIT_UNWELL

@@ -1,0 +1,94 @@
+"""The overview of a relayd that cannot be asked: what its configuration and spools show."""
+
+import os
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from relayd import __version__
+from relayd.config.main_conf import Settings
+from relayd.errors import NodesError, RelaydError
+from relayd.fleet.loading import load_list
+from relayd.overview.failed import FailedIndex
+from relayd.overview.model import Backlog, NodesState, Overview
+from relayd.overview.server import role_of, running_process, spools_of
+from relayd.spool.layout import Spool
+from relayd.spool.watching.listing import is_ours
+from relayd.system.amounts import age, counted
+
+
+def offline_overview(settings: Settings, why: str) -> Overview:
+    """Return the overview without a relayd that answers; blocks while it looks at the spools.
+
+    Args:
+        settings: of this machine.
+        why: relayd cannot be asked.
+    """
+    spools = spools_of(settings)
+    files, oldest, place = _waiting(spools.values())
+    now, node_id = time.time(), _node_id(settings)
+    oldest_s = max(0.0, now - oldest) if oldest is not None else None
+    process = running_process(settings)
+    sentence = (
+        "relayd does not run here."
+        if process is None
+        else f"relayd runs as process {process}, but cannot be asked: {why}."
+    )
+    if files and oldest_s is not None:
+        verb = "waits" if files == 1 else "wait"
+        sentence += f" {counted(files, 'file')} {verb} in {place}, the oldest for {age(oldest_s)}."
+    return Overview(
+        at=now,
+        state="not_running" if process is None else "unknown",
+        pid=process,
+        sentence=sentence,
+        advice="relayd check",
+        version=__version__,
+        role=role_of(settings, node_id),
+        node_id=node_id,
+        kinds=tuple(spools),
+        backlog=Backlog(files=files, oldest_s=oldest_s),
+        nodes=_nodes(settings),
+        failed=FailedIndex(spools.values()).look(),
+    )
+
+
+def _waiting(spools: Iterable[Spool]) -> tuple[int, float | None, str]:
+    """Return the number of waiting files, the modification time of the oldest, and where it is."""
+    files, oldest, place = 0, None, ""
+    for spool in spools:
+        for directory in spool.watched:
+            for at in _times(spool, directory):
+                files += 1
+                if oldest is None or at < oldest:
+                    oldest, place = at, str(directory)
+    return files, oldest, place
+
+
+def _times(spool: Spool, directory: Path) -> Iterator[float]:
+    try:
+        with os.scandir(directory) as entries:
+            for entry in entries:
+                if is_ours(entry.name, spool.extensions, hidden=spool.hidden):
+                    try:
+                        yield entry.stat(follow_symlinks=False).st_mtime
+                    except OSError:
+                        continue  # taken away meanwhile
+    except OSError:
+        return
+
+
+def _node_id(settings: Settings) -> str:
+    try:
+        return settings.node_id()
+    except RelaydError:
+        return "?"
+
+
+def _nodes(settings: Settings) -> NodesState:
+    try:
+        nodes = load_list(settings.general.nodes_list_file)
+    except NodesError as error:
+        return NodesState(trouble=str(error))
+    own = _node_id(settings)
+    return NodesState(known=sum(node != own for node in nodes))

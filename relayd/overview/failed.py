@@ -1,0 +1,89 @@
+"""How many refused files there are for each reason, without reading all of them each time."""
+
+import os
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from relayd.overview.model import FailedState
+from relayd.spool.failed.reasons import SUFFIX, read_reason, reason_path
+from relayd.spool.layout import Spool
+
+#: What stands for the reason of a file that has none next to it.
+UNEXPLAINED: Final = "unexplained"
+
+
+class _Known(msgspec.Struct, frozen=True, gc=False):
+    reason: str
+    node_id: str
+    size: int
+
+
+class FailedIndex:
+    """Refused files by reason and node; a look reads the reasons of new files only.
+
+    Args:
+        spools: whose directories `failed` are looked at.
+    """
+
+    def __init__(self, spools: Iterable[Spool]) -> None:
+        self._directories = [spool.failed for spool in spools]
+        self._known: dict[str, _Known] = {}
+        self._times: dict[Path, int] = {}
+        self._nodes: Counter[str] = Counter()
+
+    def look(self) -> FailedState:
+        """Return how many files there are now; blocks.
+
+        A directory that cannot be read counts as empty, as does one that does not exist.
+        """
+        times = {path: _changed_at(path) for path in self._directories}
+        if times != self._times:
+            self._known = {
+                path: known for one in self._directories for path, known in self._of(one)
+            }
+            self._nodes = Counter(known.node_id for known in self._known.values())
+            self._times = times
+        known = self._known.values()
+        reasons = Counter(one.reason for one in known)
+        octets = sum(one.size for one in known)
+        return FailedState(files=len(known), bytes=octets, reasons=dict(reasons.most_common()))
+
+    def of_node(self, node_id: str) -> int:
+        """Return how many files of a node the latest look has found."""
+        return self._nodes[node_id]
+
+    def _of(self, directory: Path) -> Iterable[tuple[str, _Known]]:
+        try:
+            with os.scandir(directory) as entries:
+                for entry in entries:
+                    if entry.name.startswith(".") or entry.name.endswith(SUFFIX):
+                        continue
+                    known = self._known.get(entry.path)
+                    try:
+                        yield entry.path, known or _read(entry)
+                    except OSError:
+                        continue
+        except OSError:
+            return
+
+
+def _read(entry: os.DirEntry[str]) -> _Known:
+    size = entry.stat(follow_symlinks=False).st_size
+    try:
+        record = read_reason(reason_path(Path(entry.path)))
+    except OSError:
+        record = None
+    if record is None:
+        return _Known(UNEXPLAINED, "", size)
+    return _Known(record.reason.value, record.node, size)
+
+
+def _changed_at(directory: Path) -> int:
+    try:
+        return directory.stat().st_mtime_ns
+    except OSError:
+        return 0

@@ -1,0 +1,248 @@
+"""What operators have paused: kept in a file, so that a pause survives a restart.
+
+The file is written as well by `relayd pause` while no relayd runs. It is replaced as a whole, and
+one that cannot be read pauses nothing.
+"""
+
+import math
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import trio
+
+from relayd.errors import RelaydError
+from relayd.overview.model import Kind, Pause
+from relayd.spool.watching.valve import Valve
+from relayd.system.shortage import words_of
+from relayd.system.threads import in_thread
+from relayd.system.wake import Wake
+from relayd.telemetry.logs import get_logger
+from relayd.telemetry.metrics import Metrics
+
+log = get_logger("main")
+
+FILE: Final = "paused.json"
+KINDS: Final[tuple[Kind, ...]] = ("reporting", "inventories")
+#: The file is far smaller.
+_LARGEST: Final = 65_536
+#: The wall clock may be set meanwhile: how often the end of a pause is compared with it.
+_LOOK_S: Final = 60.0
+
+
+class PauseError(RelaydError):
+    """A pause cannot be kept."""
+
+
+class Paused(msgspec.Struct, frozen=True, kw_only=True):
+    """The pause of one kind of files.
+
+    Attributes:
+        by: the user.
+        since: Unix time.
+        until: Unix time at which it ends by itself; None if it does not.
+    """
+
+    by: str
+    since: float
+    until: float | None = None
+
+
+class _File(msgspec.Struct, frozen=True, kw_only=True):
+    version: int = 1
+    paused: dict[Kind, Paused] = {}
+
+
+class PauseFile:
+    """The file with the pauses.
+
+    Args:
+        directory: of the state of relayd.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._path = directory / FILE
+
+    def read(self, now: float) -> dict[Kind, Paused]:
+        """Return the pauses that have not ended; blocks.
+
+        Raises:
+            PauseError: the file is there, but cannot be read or is not one of these.
+        """
+        try:
+            with open(self._path, "rb") as file:  # noqa: PTH123 - a bounded part of it
+                found = msgspec.json.decode(file.read(_LARGEST), type=_File)
+        except FileNotFoundError:
+            return {}
+        except OSError as error:
+            raise PauseError(f"{self._path} cannot be read: {words_of(error)}") from error
+        except msgspec.DecodeError as error:
+            raise PauseError(f"{self._path} is not a file of pauses: {error}") from error
+        return {
+            kind: entry
+            for kind, entry in found.paused.items()
+            if entry.until is None or entry.until > now
+        }
+
+    def write(self, paused: Mapping[Kind, Paused]) -> None:
+        """Replace the file; blocks.
+
+        Raises:
+            PauseError: it cannot be written.
+        """
+        temporary = self._path.with_name(f".{FILE}.{os.getpid()}")
+        try:
+            with open(temporary, "wb") as file:  # noqa: PTH123 - to be synced
+                file.write(msgspec.json.encode(_File(paused=dict(paused))))
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.rename(self._path)
+        except OSError as error:
+            with suppress(OSError):
+                temporary.unlink()
+            raise PauseError(f"{self._path} cannot be written: {words_of(error)}") from error
+
+
+def begin_pause(
+    file: PauseFile, kinds: Iterable[Kind], by: str, seconds: float | None, now: float
+) -> dict[Kind, Paused]:
+    """Add pauses to a file and return all of them; a pause that exists is replaced. Blocks.
+
+    Args:
+        file: with the pauses.
+        kinds: what to pause.
+        by: the user.
+        seconds: after which it ends by itself; None if it does not.
+        now: Unix time.
+
+    Raises:
+        PauseError: the file cannot be read or written; nothing has changed.
+    """
+    until = None if seconds is None else now + seconds
+    paused = file.read(now) | {kind: Paused(by=by, since=now, until=until) for kind in kinds}
+    file.write(paused)
+    return paused
+
+
+def end_pause(
+    file: PauseFile, kinds: Iterable[Kind], now: float
+) -> tuple[dict[Kind, Paused], list[Kind]]:
+    """Remove pauses from a file; return what is left, and what was removed. Blocks.
+
+    Raises:
+        PauseError: the file cannot be read or written; nothing has changed.
+    """
+    paused = file.read(now)
+    ended = [kind for kind in kinds if kind in paused]
+    for kind in ended:
+        del paused[kind]
+    file.write(paused)
+    return paused, ended
+
+
+def as_pause(paused: Mapping[Kind, Paused]) -> Pause | None:
+    """Return what to show of some pauses, None without any."""
+    if not paused:
+        return None
+    first = min(paused.values(), key=lambda entry: entry.since)
+    ends = [entry.until for entry in paused.values()]
+    until = None if None in ends else max(end for end in ends if end is not None)
+    return Pause(kinds=tuple(paused), by=first.by, since=first.since, until=until)
+
+
+class Pausing:
+    """The pauses of a running relayd, and the valves of its pipelines.
+
+    Attributes:
+        valves: of each kind of files.
+
+    Args:
+        file: keeps them; None if this relayd has no directory for its state.
+        metrics: shows them.
+        now: returns Unix time.
+    """
+
+    def __init__(
+        self, file: PauseFile | None, metrics: Metrics, now: Callable[[], float] = time.time
+    ) -> None:
+        self.valves = {kind: Valve() for kind in KINDS}
+        self._file = file
+        self._metrics = metrics
+        self._now = now
+        self._paused: dict[Kind, Paused] = {}
+        self._changed = Wake()
+        self._lock = trio.Lock()
+
+    @property
+    def pause(self) -> Pause | None:
+        """What is paused now."""
+        return as_pause(self._paused)
+
+    async def load(self) -> None:
+        """Take over the pauses from before the start."""
+        if self._file is None:
+            return
+        try:
+            self._apply(await in_thread(self._file.read, self._now()))
+        except PauseError as error:
+            log.warning("pauses are not known; nothing is paused", detail=str(error))
+
+    async def begin(self, kinds: Iterable[Kind], by: str, seconds: float | None) -> None:
+        """Pause; see `begin_pause`.
+
+        Raises:
+            PauseError: it could not be kept; nothing has changed.
+        """
+        async with self._lock:
+            work = partial(begin_pause, self._kept(), kinds, by, seconds, self._now())
+            self._apply(await in_thread(work))
+
+    async def end(self, kinds: Iterable[Kind]) -> list[Kind]:
+        """End pauses, and return which; see `end_pause`.
+
+        Raises:
+            PauseError: it could not be kept; nothing has changed.
+        """
+        async with self._lock:
+            paused, ended = await in_thread(partial(end_pause, self._kept(), kinds, self._now()))
+            self._apply(paused)
+            return ended
+
+    def _kept(self) -> PauseFile:
+        if self._file is None:
+            raise PauseError("general.state_directory is empty: a pause would not be kept")
+        return self._file
+
+    def _apply(self, paused: Mapping[Kind, Paused]) -> None:
+        self._paused = dict(paused)
+        for kind, valve in self.valves.items():
+            valve.set(closed=kind in paused)
+            self._metrics.paused.labels(kind).set(kind in paused)
+        self._changed.set()
+
+    async def run(self) -> None:
+        """End pauses when their time has come; run forever."""
+        while True:
+            ends = [entry.until for entry in self._paused.values() if entry.until is not None]
+            wait = min(ends, default=math.inf) - self._now()
+            with trio.move_on_after(min(max(0.0, wait), _LOOK_S if ends else math.inf)):
+                await self._changed.wait()
+                continue
+            self._end_due()
+
+    def _end_due(self) -> None:
+        now = self._now()
+        left = {
+            kind: entry
+            for kind, entry in self._paused.items()
+            if entry.until is None or entry.until > now
+        }
+        if left != self._paused:
+            ended = ",".join(kind for kind in self._paused if kind not in left)
+            log.info("pause ended by itself", kinds=ended)
+            self._apply(left)

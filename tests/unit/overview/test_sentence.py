@@ -1,0 +1,114 @@
+"""The state in one sentence."""
+
+from datetime import datetime
+from typing import Any
+
+import pytest
+
+from relayd.overview.model import (
+    Backlog,
+    Flow,
+    Lag,
+    NodesState,
+    OutputState,
+    Overview,
+    Pause,
+)
+from relayd.overview.sentence import judge
+
+NOW = datetime(2026, 11, 28, 9, 45, 0).timestamp()  # noqa: DTZ001 - sentences have local times
+DOWN = OutputState(
+    name="database",
+    server="db1:5432",
+    up=False,
+    since=NOW - 297,
+    trouble="db1:5432: Connection refused",
+)
+
+
+def overview(**parts: Any) -> Overview:
+    """Return the overview of a root server that has nothing to do."""
+    base: dict[str, Any] = {
+        "at": NOW,
+        "version": "1.0",
+        "role": "root",
+        "node_id": "root",
+        "kinds": ("reporting",),
+        "flow": Flow(arrived=171.0, usual=171.0, last_arrival=NOW - 1),
+        "lag": Lag(here=0.8, here_p99=1.9),
+    }
+    return Overview(**base | parts)
+
+
+@pytest.mark.parametrize(
+    ("parts", "state", "sentence"),
+    [
+        ({}, "keeping_up", "Keeping up: run logs are stored 0.8 s after they arrive."),
+        (
+            {"role": "relay", "lag": Lag()},
+            "keeping_up",
+            "Keeping up: no run log has been forwarded yet.",
+        ),
+        ({"kinds": ("inventories",)}, "keeping_up", "Keeping up: none waits."),
+        (
+            {"backlog": Backlog(files=12_431, oldest_s=360.0, drained_per_s=1720, drained_in_s=7)},
+            "behind",
+            "Behind: 12,431 run logs wait, the oldest for 6 min; at 1,720/s done in 7.0 s.",
+        ),
+        (
+            {"backlog": Backlog(files=5_000, oldest_s=75.0, drained_per_s=-3.0)},
+            "behind",
+            "Behind: 5,000 run logs wait, the oldest for 1 min, and there are more and more.",
+        ),
+        ({"backlog": Backlog(files=100, oldest_s=2.0)}, "keeping_up", None),
+        (
+            {"outputs": (DOWN,), "backlog": Backlog(files=12_431, oldest_s=297.0)},
+            "waiting",
+            (
+                "Waiting for the database since 09:40:03 (db1:5432: Connection refused): "
+                "12,431 run logs wait, none is lost."
+            ),
+        ),
+        (
+            {"nodes": NodesState(trouble="nodes list x does not exist"), "outputs": (DOWN,)},
+            "waiting",
+            "Waiting for the nodes list (nodes list x does not exist): none waits.",
+        ),
+        (
+            {"flow": Flow(usual=171.0, last_arrival=NOW - 660)},
+            "silent",
+            (
+                "No run log has arrived for 11 min (usually 171 a minute): "
+                "look at the web server in front."
+            ),
+        ),
+        # One node reports every five minutes: half an hour is not silence.
+        ({"flow": Flow(usual=0.2, last_arrival=NOW - 1800)}, "keeping_up", None),
+        ({"flow": Flow(usual=None, last_arrival=NOW - 9999)}, "keeping_up", None),
+        (
+            {
+                "pause": Pause(kinds=("reporting",), by="root", since=NOW - 900, until=NOW + 900),
+                "backlog": Backlog(files=4_120, oldest_s=900.0),
+                "outputs": (DOWN,),
+            },
+            "paused",
+            "Paused by root since 09:30:00, until 10:00:00: 4,120 run logs wait.",
+        ),
+        (
+            {
+                "kinds": ("reporting", "inventories"),
+                "pause": Pause(kinds=("inventories",), by="ann", since=NOW - 86_400),
+                "backlog": Backlog(files=1, oldest_s=900.0),
+            },
+            "paused",
+            "Processing of inventories paused by ann since 2026-11-27 09:45: 1 file waits.",
+        ),
+    ],
+)
+def test_state_has_its_sentence(parts: dict[str, Any], state: str, sentence: str | None) -> None:
+    """The first of what needs somebody decides, and says since when and how much waits."""
+    verdict = judge(overview(**parts))
+    assert verdict.state == state
+    if sentence is not None:
+        assert verdict.sentence == sentence
+    assert bool(verdict.advice) == (state != "keeping_up")

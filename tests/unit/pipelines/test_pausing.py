@@ -1,0 +1,78 @@
+"""Pauses: kept over a restart, ended in time, and without effect if their file is broken."""
+
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+
+from relayd.pipelines.pausing import FILE, PauseError, PauseFile, Pausing
+from relayd.telemetry.metrics import Metrics
+from tests.support.metrics import value
+
+
+class _Wall:
+    """A wall clock that follows Trio's."""
+
+    def __init__(self) -> None:
+        self.set_by = 1_000_000.0
+
+    def __call__(self) -> float:
+        return self.set_by + trio.current_time()
+
+
+async def test_pause_survives_a_restart_and_ends_by_itself(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    """What is paused is closed, also after a restart, until its time has come."""
+    del autojump_clock
+    wall, metrics = _Wall(), Metrics()
+    await Pausing(PauseFile(tmp_path), Metrics(), wall).begin(["reporting"], "root", 600.0)
+    pausing = Pausing(PauseFile(tmp_path), metrics, wall)
+    await pausing.load()
+    assert pausing.pause is not None
+    assert (pausing.pause.by, pausing.pause.kinds) == ("root", ("reporting",))
+    assert pausing.valves["reporting"].closed
+    assert not pausing.valves["inventories"].closed
+    assert value(metrics.render(), "rudder_relayd_paused", kind="reporting") == 1.0
+    began = trio.current_time()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(pausing.run)
+        await pausing.valves["reporting"].wait_open()
+        assert trio.current_time() - began == pytest.approx(600.0)
+        assert _kinds(pausing) == ()
+        # A pause without an end, and one that is ended by hand.
+        await pausing.begin(["reporting", "inventories"], "ann", None)
+        assert await pausing.end(["inventories"]) == ["inventories"]
+        assert await pausing.end(["inventories"]) == []
+        await trio.sleep(86_400.0)
+        assert pausing.valves["reporting"].closed
+        nursery.cancel_scope.cancel()
+    later = Pausing(PauseFile(tmp_path), Metrics(), wall)
+    await later.load()
+    assert _kinds(later) == ("reporting",)
+
+
+def _kinds(pausing: Pausing) -> tuple[str, ...]:
+    return () if pausing.pause is None else pausing.pause.kinds
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b'{"paused": {"x": 1}}', b"\xff" * 70_000])
+async def test_broken_file_pauses_nothing(tmp_path: Path, content: bytes) -> None:
+    """A file that is none does not stop relayd, and a new pause is not made on top of it."""
+    (tmp_path / FILE).write_bytes(content)
+    pausing = Pausing(PauseFile(tmp_path), Metrics())
+    await pausing.load()
+    assert pausing.pause is None
+    with pytest.raises(PauseError, match=FILE):
+        await pausing.begin(["reporting"], "root", None)
+    assert not pausing.valves["reporting"].closed
+
+
+async def test_without_a_place_to_keep_it_there_is_no_pause(tmp_path: Path) -> None:
+    """A pause that a restart would end without a word is not made."""
+    for file in (None, PauseFile(tmp_path / "missing")):
+        pausing = Pausing(file, Metrics())
+        with pytest.raises(PauseError):
+            await pausing.begin(["reporting"], "root", None)
+        assert pausing.pause is None
