@@ -46,6 +46,8 @@ EXIT_INTERRUPTED: Final = 130
 #: Commands in modules of their own, which are imported only when called: name → module, line in
 #: the list of commands. A module with several names that of its command after a colon.
 _LAZY: Final = {
+    "nodes": ("relayd.commands.nodes.command", "List nodes: silent, refused, flooding."),
+    "node": ("relayd.commands.nodes.command:node", "Show all about one node."),
     "pause": ("relayd.commands.pause.command", "Stop taking files; uploads go on."),
     "resume": ("relayd.commands.pause.command:resume", "Take files again after a pause."),
     "check": ("relayd.commands.check.command", "Find faults in an installation."),
@@ -55,6 +57,7 @@ _LAZY: Final = {
         "List refused files, move them back, or remove them.",
     ),
     "status": ("relayd.commands.status.command", "Say whether relayd is well, and what waits."),
+    "top": ("relayd.commands.top.command", "Watch relayd live, by node and by reason."),
     "inspect": ("relayd.commands.inspect.command", "Show what relayd would do with run-log files."),
 }
 _SETTINGS: Final = {"help_option_names": ["-h", "--help"]}

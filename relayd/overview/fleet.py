@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -15,9 +15,7 @@ from relayd.overview.failed import FailedIndex
 from relayd.overview.nodes import NodesChoice, NodesPage, Sources, all_nodes, find_node, list_nodes
 from relayd.overview.one_node import NAMED, FileFacts, NodeDetail, node_detail
 from relayd.overview.server import role_of, spools_of
-from relayd.runlog.filename import run_of
 from relayd.spool.failed.reasons import read_reason, reason_path
-from relayd.spool.layout import Spool
 from relayd.spool.operations.entries import Entry, read_entries
 from relayd.telemetry.nodes.records import NodeRecord
 
@@ -43,20 +41,22 @@ class FleetView:
 
     Args:
         settings: of this relayd.
+        gently: whether to let the event loop of this process run meanwhile.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, gently: bool = False) -> None:
+        self._gently = gently
         self._settings = settings
-        self._spools: Mapping[str, Spool] = spools_of(settings)
+        self._spools = spools_of(settings)
         self._failed = FailedIndex(self._spools.values())
 
-    def list(self, known: Known, choice: NodesChoice) -> NodesPage:
+    def some(self, known: Known, choice: NodesChoice) -> NodesPage:
         """Return the nodes that are meant.
 
         Raises:
             RelaydError: no relay has the name that was given.
         """
-        return list_nodes(self._sources(known, list(self._entries())), choice)
+        return list_nodes(self._sources(known, self._entries()), choice)
 
     def one(
         self, known: Known, part: str, database: Callable[[str], float | None] | None = None
@@ -72,7 +72,7 @@ class FleetView:
             RelaydError: no node fits, or several do.
         """
         node_id = find_node(part, all_nodes(known.nodes)).id
-        entries = list(self._entries())
+        entries = self._entries()
         mine = [entry for entry in entries if entry.node_id == node_id and not entry.layer]
         return node_detail(
             self._sources(known, entries),
@@ -83,9 +83,8 @@ class FleetView:
             None if database is None else database(node_id),
         )
 
-    def _entries(self) -> Iterator[Entry]:
-        for spool in self._spools.values():
-            yield from read_entries(spool)
+    def _entries(self) -> list[Entry]:
+        return read_entries(self._spools.values(), gently=self._gently)
 
     def _sources(self, known: Known, entries: Iterable[Entry]) -> Sources:
         self._failed.look()
@@ -113,6 +112,3 @@ def _refusal(path: Path) -> FileFacts:
             reason = record.reason.value
             return FileFacts(name=path.name, at=at, reason=reason, detail=record.detail)
     return FileFacts(name=path.name, at=0.0, reason="unexplained")
-
-
-__all__ = ["FleetView", "Known", "run_of"]

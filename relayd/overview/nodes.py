@@ -17,6 +17,8 @@ FLOOD_LEAST: Final = 100
 #: Candidates that are named when a part of a name fits several nodes.
 CANDIDATES: Final = 10
 
+#: What nodes are sorted by.
+Sort = Literal["silence", "waiting", "rate", "failed"]
 #: Why a node is listed.
 Trouble = Literal["silent", "failing", "flooding", "waiting"]
 
@@ -64,12 +66,15 @@ class NodesChoice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         silent: seconds without a run log; None for any.
         failing: whether only those whose last run log was refused or waits for another attempt.
         relay: a part of the name or id of the relay through which they report; None for any.
+        sort: by what: the longest silence, the most waiting files, run logs an hour, or refused
+            files first.
         limit: maximum number of nodes.
     """
 
     silent: float | None = None
     failing: bool = False
     relay: str | None = None
+    sort: Sort = "silence"
     limit: int = 1000
 
 
@@ -124,13 +129,21 @@ def list_nodes(sources: Sources, choice: NodesChoice) -> NodesPage:
         for row in _rows(sources, ids, choice)
         if (relays is None or relay_of(sources.nodes, row.node_id) in relays)
     ]
-    rows.sort(key=lambda row: row.last_arrival or -math.inf)
+    rows.sort(key=_SORTED[choice.sort])
     return NodesPage(
         rows=tuple(rows[: choice.limit]),
         total=len(rows),
         known=len(ids),
         observed_s=max(0.0, sources.now - sources.since),
     )
+
+
+_SORTED: Final[dict[Sort, Callable[[NodeRow], float]]] = {
+    "silence": lambda row: row.last_arrival or -math.inf,
+    "waiting": lambda row: -row.waiting,
+    "rate": lambda row: -row.last_hour,
+    "failed": lambda row: -row.failed,
+}
 
 
 def _rows(sources: Sources, ids: Iterable[str], choice: NodesChoice) -> Iterator[NodeRow]:

@@ -16,7 +16,7 @@ from typing import Final
 import msgspec
 import trio
 
-from relayd.errors import RelaydError
+from relayd.errors import StartError
 from relayd.overview.model import Kind, Pause
 from relayd.spool.watching.valve import Valve
 from relayd.system.shortage import words_of
@@ -35,7 +35,7 @@ _LARGEST: Final = 65_536
 _LOOK_S: Final = 60.0
 
 
-class PauseError(RelaydError):
+class PauseError(StartError):
     """A pause cannot be kept."""
 
 

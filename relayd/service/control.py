@@ -16,7 +16,8 @@ from relayd.control.audit import audit
 from relayd.control.pause import pause_blueprint
 from relayd.control.requests import answering
 from relayd.errors import RelaydError
-from relayd.overview.model import Overview, as_document
+from relayd.overview.documents import as_document
+from relayd.overview.model import Overview
 from relayd.pipelines.pausing import Pausing
 
 

@@ -1,26 +1,25 @@
 """The commands `relayd pause` and `relayd resume`: stop the taking of files, and go on."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
 import click
 import msgspec
 
+from relayd.commands.asking import ask
 from relayd.commands.cli import Program, directory_option
 from relayd.config.durations import parse_duration
 from relayd.config.main_conf import Settings, load_settings
 from relayd.control.callers import myself
-from relayd.control.client import Control, ControlError, NotPermittedError, NotRunningError
 from relayd.errors import StartError
-from relayd.overview.model import Kind, as_document
+from relayd.overview.documents import as_document
+from relayd.overview.model import Kind
 from relayd.overview.sentence import moment
-from relayd.overview.server import running_process
 from relayd.pipelines.pausing import (
     KINDS,
     Paused,
-    PauseError,
     PauseFile,
     as_pause,
     begin_pause,
@@ -75,7 +74,7 @@ def command(directory: Path, kind: Kind | None, seconds: float | None, *, machin
         now, by = time.time(), myself().name()
         return _shown(begin_pause(_file(settings), kinds, by, seconds, now))
 
-    answer = _ask(settings, lambda control: control.post("/pause", order), offline)
+    answer = ask(settings, lambda control: control.post("/pause", order), offline)
     if machine:
         click.echo(msgspec.json.encode(answer).decode())
         return 0
@@ -99,7 +98,7 @@ def resume(directory: Path, kind: Kind | None, *, machine: bool) -> int:
         paused, ended = end_pause(_file(settings), kinds, time.time())
         return {"resumed": ended, "pause": _shown(paused)}
 
-    answer = _ask(settings, lambda control: control.post("/resume", {"kinds": kinds}), offline)
+    answer = ask(settings, lambda control: control.post("/resume", {"kinds": kinds}), offline)
     resumed = answer["resumed"]
     if machine:
         click.echo(msgspec.json.encode(answer).decode())
@@ -123,25 +122,3 @@ def _file(settings: Settings) -> PauseFile:
     if settings.general.state_directory is None:
         raise StartError("general.state_directory is empty: a pause would not be kept")
     return PauseFile(settings.general.state_directory)
-
-
-def _ask(settings: Settings, online: Callable[[Control], Any], offline: Callable[[], Any]) -> Any:
-    """Ask relayd, or do it here if none runs.
-
-    Raises:
-        StartError: neither is possible.
-    """
-    try:
-        return online(Control(settings.general.control_socket))
-    except NotRunningError as error:
-        process = running_process(settings)
-        if process is not None:
-            raise StartError(
-                f"relayd runs as process {process}, but cannot be asked: {error}"
-            ) from None
-    except (NotPermittedError, ControlError) as error:
-        raise StartError(str(error)) from None
-    try:
-        return offline()
-    except PauseError as error:
-        raise StartError(str(error)) from None

@@ -13,7 +13,8 @@ from relayd.commands.status.offline import offline_overview
 from relayd.commands.status.screen import status_lines
 from relayd.config.main_conf import Settings, load_settings
 from relayd.control.client import Control, ControlError, NotPermittedError, NotRunningError
-from relayd.overview.model import Overview, as_document, from_document
+from relayd.overview.documents import as_document, from_document
+from relayd.overview.model import Overview
 
 EXIT_WELL: Final = 0
 EXIT_UNWELL: Final = 1
@@ -61,8 +62,8 @@ def ask(settings: Settings) -> Overview:
     """Return the overview; what the spool itself shows if relayd cannot be asked."""
     control = Control(settings.general.control_socket, patience=_PATIENCE_S)
     try:
-        return from_document(control.get("/status"))
-    except (msgspec.ValidationError, ValueError):
+        return from_document(control.get("/status"), Overview)
+    except ValueError:
         return offline_overview(settings, "it is another version, with another answer")
     except (NotRunningError, NotPermittedError, ControlError) as error:
         return offline_overview(settings, str(error))

@@ -1,0 +1,136 @@
+"""The commands `relayd nodes` and `relayd node`."""
+
+import time
+from functools import partial
+from pathlib import Path
+
+import click
+import msgspec
+
+from relayd.commands.asking import ask
+from relayd.commands.cli import Program, directory_option
+from relayd.commands.console import plain_console
+from relayd.commands.nodes.offline import offline_known
+from relayd.commands.nodes.screen import node_lines, nodes_summary, show_nodes
+from relayd.config.durations import parse_duration
+from relayd.config.main_conf import Settings, load_settings
+from relayd.control.client import Control
+from relayd.errors import RelaydError, StartError
+from relayd.overview.documents import as_document, from_document
+from relayd.overview.fleet import FleetView
+from relayd.overview.nodes import NodesChoice, NodesPage, Sort
+from relayd.overview.one_node import NodeDetail
+from relayd.system.printable import printable
+
+_SETTINGS = {"help_option_names": ["-h", "--help"]}
+_json_option = click.option("--json", "machine", is_flag=True, help="Print a JSON document.")
+
+
+def _seconds(
+    _context: click.Context, _parameter: click.Parameter, value: str | None
+) -> float | None:
+    if value is None:
+        return None
+    try:
+        return parse_duration(value)
+    except ValueError as error:
+        raise click.BadParameter(f"{printable(value)}: {error}") from error
+
+
+@click.command("nodes", cls=Program, context_settings=_SETTINGS)
+@directory_option
+@click.option(
+    "--silent",
+    metavar="DURATION",
+    callback=_seconds,
+    help='Only nodes without a run log for "15min", "2h" …',
+)
+@click.option(
+    "--failing",
+    is_flag=True,
+    help="Only nodes of which the last run log was refused, or of which refused files are kept.",
+)
+@click.option("--relay", metavar="RELAY", help="Only nodes that report through this relay.")
+@click.option(
+    "--sort",
+    type=click.Choice(["silence", "waiting", "rate", "failed"]),
+    default="silence",
+    show_default=True,
+    help="Show first: the longest silent, most waiting files, most run logs, most refused files.",
+)
+@click.option(
+    "--limit",
+    type=click.IntRange(1),
+    default=1000,
+    show_default=True,
+    help="Show so many at most.",
+)
+@_json_option
+def command(
+    directory: Path,
+    silent: float | None,
+    relay: str | None,
+    sort: Sort,
+    limit: int,
+    *,
+    failing: bool,
+    machine: bool,
+) -> int:
+    """Say which nodes have not reported, are refused, or flood."""
+    settings, _warnings = load_settings(directory)
+    choice = NodesChoice(silent=silent, failing=failing, relay=relay, sort=sort, limit=limit)
+    page = ask(settings, partial(nodes_page, choice=choice), partial(_page_here, settings, choice))
+    if machine:
+        click.echo(msgspec.json.encode(as_document(page)).decode())
+        return 0
+    if page.rows:
+        with plain_console() as console:
+            show_nodes(console, page, time.time())
+    click.echo(nodes_summary(page, choice))
+    return 0
+
+
+def nodes_page(control: Control, choice: NodesChoice) -> NodesPage:
+    """Return the nodes that are meant, as the running relayd knows them."""
+    return from_document(control.get("/nodes", **msgspec.structs.asdict(choice)), NodesPage)
+
+
+def _page_here(settings: Settings, choice: NodesChoice) -> NodesPage:
+    try:
+        return FleetView(settings).some(offline_known(settings), choice)
+    except StartError:
+        raise
+    except RelaydError as error:
+        raise StartError(str(error)) from None
+
+
+@click.command("node", cls=Program, context_settings=_SETTINGS)
+@directory_option
+@click.argument("part", metavar="NODE")
+@_json_option
+def node(directory: Path, part: str, *, machine: bool) -> int:
+    """Show all about one node: its way, certificate, last run log, waiting and failed files.
+
+    NODE is its id, its host name, or a part of either that no other node has.
+    """
+    settings, _warnings = load_settings(directory)
+    detail = ask(settings, partial(_detail, part=part), partial(_detail_here, settings, part))
+    if machine:
+        click.echo(msgspec.json.encode(as_document(detail)).decode())
+        return 0
+    for line in node_lines(detail):
+        click.echo(line)
+    return 0
+
+
+def _detail(control: Control, part: str) -> NodeDetail:
+    return from_document(control.get(f"/nodes/{part}"), NodeDetail)
+
+
+def _detail_here(settings: Settings, part: str) -> NodeDetail:
+    try:
+        return FleetView(settings).one(offline_known(settings, certificates=True), part)
+    except StartError:
+        raise
+    except RelaydError as error:
+        raise StartError(str(error)) from None

@@ -1,0 +1,35 @@
+"""What is known of the nodes while no relayd runs."""
+
+from relayd.config.main_conf import Settings
+from relayd.errors import NodesError, StartError
+from relayd.fleet.loading import load_list, load_nodes
+from relayd.fleet.nodes import Nodes
+from relayd.overview.fleet import Known
+from relayd.telemetry.nodes.file import read_records
+from relayd.telemetry.nodes.records import NodeRecords
+
+
+def offline_known(settings: Settings, *, certificates: bool = False) -> Known:
+    """Return what the nodes list and the last records say; blocks.
+
+    Args:
+        settings: of this machine.
+        certificates: whether to read those too, which takes a second or two for a large fleet.
+    """
+    nodes = _nodes(settings, certificates=certificates)
+    records = NodeRecords()
+    if settings.general.state_directory is not None:
+        records = read_records(settings.general.state_directory)
+    records.follow(nodes.ids())
+    found = {record.node_id: record for record in records}
+    return Known(nodes, found, records.last_hour(), records.since)
+
+
+def _nodes(settings: Settings, *, certificates: bool) -> Nodes:
+    my_id, general = settings.node_id(), settings.general
+    try:
+        if not certificates:
+            return Nodes(my_id, load_list(general.nodes_list_file))
+        return load_nodes(general.nodes_list_file, general.nodes_certs_file, my_id).nodes
+    except NodesError as error:
+        raise StartError(str(error)) from error

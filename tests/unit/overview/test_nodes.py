@@ -1,0 +1,116 @@
+"""The nodes as an operator sees them."""
+
+import pytest
+
+from relayd.errors import Reason, RelaydError
+from relayd.fleet.nodes import Node, Nodes
+from relayd.overview.nodes import (
+    NodesChoice,
+    NodesPage,
+    Sources,
+    all_nodes,
+    find_node,
+    list_nodes,
+    relay_of,
+)
+from relayd.telemetry.nodes.records import NodeRecord
+
+NOW = 1_000_000.0
+FLEET = Nodes(
+    "root",
+    {
+        node.id: node
+        for node in (
+            Node("root", "root.test", "root"),
+            Node("r1", "relay-paris.test", "root"),
+            Node("r2", "relay-lyon.test", "r1"),
+            Node("a", "web-1.test", "root"),
+            Node("b", "web-12.test", "r1"),
+            Node("c", "web-2.test", "r2"),
+            Node("d", "db-1.test", "gone"),
+        )
+    },
+)
+RECORDS = {
+    "a": NodeRecord(node_id="a", arrived=NOW - 60, last_hour=990),
+    "b": NodeRecord(
+        node_id="b",
+        arrived=NOW - 3600,
+        outcome="refused",
+        reason=Reason.SIGNATURE,
+        failures=2,
+        last_hour=10,
+    ),
+    "r1": NodeRecord(node_id="r1", arrived=NOW - 30),
+}
+
+
+def _list(**choice: object) -> NodesPage:
+    sources = Sources(
+        nodes=FLEET,
+        record=RECORDS.get,
+        last_hour=1000,
+        since=NOW - 7200,
+        waiting={"c": 5},
+        failed={"b": 2, "d": 1},
+        now=NOW,
+    )
+    return list_nodes(sources, NodesChoice(**choice))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("choice", "expected"),
+    [
+        ({}, ["c", "d", "r2", "b", "a", "r1"]),
+        ({"silent": 900.0}, ["c", "d", "r2", "b"]),
+        ({"silent": 900.0, "failing": True}, ["d", "b"]),
+        ({"relay": "paris"}, ["c", "r2", "b"]),
+        ({"relay": "r1", "sort": "waiting"}, ["c", "r2", "b"]),
+        ({"sort": "rate", "limit": 2}, ["a", "b"]),
+    ],
+)
+def test_choice_and_order(choice: dict[str, object], expected: list[str]) -> None:
+    """Each condition leaves out nodes; those that were never heard of are silent for longest."""
+    ids = [row.node_id for row in _list(**choice).rows]
+    assert sorted(ids) == sorted(expected)
+    if "sort" in choice or not choice:
+        assert ids[-2:] == expected[-2:]
+
+
+def test_row_says_what_is_unusual() -> None:
+    """A row names the relay below this server, and what is wrong with the node."""
+    rows = {row.node_id: row for row in _list(silent=900.0).rows}
+    assert rows["b"].troubles == ("silent", "failing")
+    assert (rows["b"].reason, rows["b"].relay) == ("signature", "relay-paris.test")
+    assert rows["c"].troubles == ("silent", "waiting")
+    page = _list()
+    assert {row.node_id: row.troubles for row in page.rows}["a"] == ("flooding",)
+    assert (page.total, page.known, page.observed_s) == (6, 6, 7200.0)
+
+
+@pytest.mark.parametrize(
+    ("part", "found"),
+    [("a", "a"), ("web-1.test", "a"), ("web-12", "b"), ("db", "d"), ("relay-lyon", "r2")],
+)
+def test_unique_part_is_enough(part: str, found: str) -> None:
+    """An id or host name counts before a part of others."""
+    assert find_node(part, all_nodes(FLEET)).id == found
+
+
+@pytest.mark.parametrize(
+    ("part", "said"),
+    [
+        ("web-1", r"web-1: 2 nodes fit: web-1\.test, web-12\.test"),
+        ("nobody", "nobody: no node has this"),
+        ("x\x1b[2J", r"x\\x1b\[2J: no node"),
+    ],
+)
+def test_ambiguous_part_names_the_candidates(part: str, said: str) -> None:
+    """What fits several nodes, or none, is an error in one printable line."""
+    with pytest.raises(RelaydError, match=said):
+        find_node(part, all_nodes(FLEET))
+
+
+def test_relay_of_a_node() -> None:
+    """The relay is the first hop; a neighbour and a node without a way have none."""
+    assert [relay_of(FLEET, node) for node in "abcd"] == [None, "r1", "r1", None]
