@@ -10,7 +10,6 @@ import msgspec
 from relayd.commands.asking import ask
 from relayd.commands.cli import Program, directory_option
 from relayd.commands.console import plain_console
-from relayd.commands.nodes.offline import offline_known
 from relayd.commands.nodes.screen import node_lines, nodes_summary, show_nodes
 from relayd.config.durations import parse_duration
 from relayd.config.main_conf import Settings, load_settings
@@ -96,6 +95,8 @@ def nodes_page(control: Control, choice: NodesChoice) -> NodesPage:
 
 
 def _page_here(settings: Settings, choice: NodesChoice) -> NodesPage:
+    from relayd.commands.nodes.offline import offline_known
+
     try:
         return FleetView(settings).some(offline_known(settings), choice)
     except StartError:
@@ -128,6 +129,8 @@ def _detail(control: Control, part: str) -> NodeDetail:
 
 
 def _detail_here(settings: Settings, part: str) -> NodeDetail:
+    from relayd.commands.nodes.offline import offline_known
+
     try:
         return FleetView(settings).one(offline_known(settings, certificates=True), part)
     except StartError:

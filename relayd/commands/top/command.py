@@ -85,19 +85,23 @@ class Feed:
         """Ask, forever."""
         while True:
             self._wanted.clear()
-            view = self.view
-            try:
-                self.overview = from_document(self._control.get("/status"), Overview)
-                page = view.load(self._control, self.overview)
-                if view is self.view:
-                    self.page = page
-                self.trouble = ""
-            except (NotRunningError, NotPermittedError, ControlError) as error:
-                self.trouble = str(error)
-            except ValueError:
-                self.trouble = "relayd is another version, with other answers"
-            self.news += 1
+            self.ask()
             self._wanted.wait(EVERY_S)
+
+    def ask(self) -> None:
+        """Ask once."""
+        view = self.view
+        try:
+            self.overview = from_document(self._control.get("/status"), Overview)
+            page = view.load(self._control, self.overview)
+            if view is self.view:
+                self.page = page
+            self.trouble = ""
+        except (NotRunningError, NotPermittedError, ControlError) as error:
+            self.trouble = str(error)
+        except ValueError:
+            self.trouble = "relayd is another version, with other answers"
+        self.news += 1
 
 
 class _Open(msgspec.Struct):
