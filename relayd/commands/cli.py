@@ -56,6 +56,7 @@ _LAZY: Final = {
     ),
     "status": ("relayd.commands.status.command", "Say whether relayd is well, and what waits."),
     "inspect": ("relayd.commands.inspect.command", "Show what relayd would do with run-log files."),
+    "queue": ("relayd.commands.queue.command", "List, hold, release, retry or drop waiting files."),
 }
 _SETTINGS: Final = {"help_option_names": ["-h", "--help"]}
 
