@@ -59,6 +59,7 @@ _LAZY: Final = {
     "status": ("relayd.commands.status.command", "Say whether relayd is well, and what waits."),
     "top": ("relayd.commands.top.command", "Watch relayd live, by node and by reason."),
     "inspect": ("relayd.commands.inspect.command", "Show what relayd would do with run-log files."),
+    "queue": ("relayd.commands.queue.command", "List, hold, release, retry or drop waiting files."),
 }
 _SETTINGS: Final = {"help_option_names": ["-h", "--help"]}
 

@@ -169,6 +169,20 @@ class Nodes:
             f"no route to node {quoted(node_id)}: more than {MAX_LEVELS} policy servers"
         )
 
+    def relay_of(self, node_id: str) -> str:
+        """Return the id of the relay through which a node's files come; "" if none, or unknown."""
+        node = self._nodes.get(node_id)
+        if node is None or node.policy_server == self.my_id:
+            return ""
+        try:
+            return self.next_hop(node_id)
+        except NodesError:
+            return ""
+
+    def hostnames(self) -> dict[str, str]:
+        """Return the host names of all nodes, by id."""
+        return {node_id: node.hostname for node_id, node in self._nodes.items()}
+
     def trust_token(self, node_id: str) -> str:
         """Return a digest of everything that decides whether a node's signature is trusted.
 

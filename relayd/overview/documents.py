@@ -36,9 +36,12 @@ def from_document(document: object, kind: type[T]) -> T:
     """Return the value of a document.
 
     Raises:
-        ValueError: it is not one of this kind.
+        msgspec.ValidationError: it is not one of this kind.
     """
-    return msgspec.convert(_read(document), kind)
+    try:
+        return msgspec.convert(_read(document), kind)
+    except ValueError as error:  # of a point in time as well
+        raise msgspec.ValidationError(str(error)) from None
 
 
 def _shown(value: Any) -> Any:

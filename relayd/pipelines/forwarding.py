@@ -7,7 +7,7 @@ Memory at worst, for each directory: the names in front of the second stage, the
 read ahead (2 MiB), and for each lane one small file or one piece of a large one.
 """
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -158,6 +158,7 @@ class ForwardingPipeline:
 
     Attributes:
         name: of its task.
+        lines: its watched directories.
         probes: checks of its output for the status, which shows none for the upstream.
         health: of the upstream.
     """
@@ -185,6 +186,7 @@ class ForwardingPipeline:
             for source in self._sources
             for place, route in zip(source.spool.places, source.routes, strict=True)
         ]
+        self.lines: Sequence[Line] = tuple(stages.line for stages in self._stages)
         self.probes: Mapping[str, Probe] = {}
 
     def _make_stages(
@@ -249,14 +251,14 @@ class ForwardingPipeline:
     def reconfigure(self, settings: Settings) -> None:
         """Take over what needs no restart: user and passwords for the upstream."""
         self._upstream.reconfigure(settings)
-        self._retry()
+        self.retry()
 
     def wake(self, changed: Change) -> None:
         """Retry now if the pins changed: the upstream may be the expected one."""
         if changed == "pins":
-            self._retry()
+            self.retry()
 
-    def _retry(self) -> None:
+    def retry(self) -> None:
         """Try the upstream now, also with files that it turned down."""
         for stages in self._stages:
             stages.gate.wake()

@@ -15,6 +15,7 @@ from typing import Final, Literal, Protocol
 import trio
 
 from relayd.config.main_conf import InventorySettings, ReportingSettings
+from relayd.pipelines.aside import Aside
 from relayd.pipelines.dispose import DisposalRules, DisposeStage
 from relayd.pipelines.outcomes import Outcomes
 from relayd.pipelines.ticket import Settled
@@ -62,6 +63,8 @@ class Line:
         path: the directory.
         pending: its files in flight and those that wait for another attempt.
         disposal: touches its files.
+        aside: sets files of nodes on hold aside.
+        spool: the spool that it belongs to.
         taking: set once files are taken from it.
 
     Args:
@@ -100,6 +103,8 @@ class Line:
         self.path = path = spool.directory / place
         self.pending = Pending(delays.file, one_by_one=one_by_one)
         self.disposal = Disposal(path, spool.failed, keep)
+        self.aside = Aside(spool, place, self.pending)
+        self.spool = spool
         self.taking = trio.Event()
         self._rescan = Wake()
         self._metrics = metrics
@@ -112,6 +117,7 @@ class Line:
             hidden=spool.hidden,
             ordered=spool.ordered,
             valve=valve or Valve(),
+            divert=self.aside.take,
         )
         self._disposer = DisposeStage(
             self.disposal,
@@ -128,10 +134,14 @@ class Line:
         """Process files until `stop` is set and all that was taken up is disposed of."""
         arrivals_in, arrivals = trio.open_memory_channel[Arrival](ARRIVALS)
         settled_in, settled = trio.open_memory_channel[list[Settled]](0)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._watch, arrivals_in, stop, name="watch")
-            nursery.start_soon(stages, arrivals, settled_in, name="stages")
-            nursery.start_soon(self._disposer.run, settled, name="dispose")
+        await self.aside.load()
+        async with trio.open_nursery() as around:
+            around.start_soon(self.aside.run, name="set aside")
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._watch, arrivals_in, stop, name="watch")
+                nursery.start_soon(stages, arrivals, settled_in, name="stages")
+                nursery.start_soon(self._disposer.run, settled, name="dispose")
+            around.cancel_scope.cancel("line ended")
 
     async def _watch(self, arrivals: trio.MemorySendChannel[Arrival], stop: trio.Event) -> None:
         watcher = partial(run_watcher, rescan=self._rescan, stop=stop)

@@ -8,7 +8,7 @@ the disposal one batch, each at most `relayd.pipelines.workers.job.RESULT_BYTES`
 rows.
 """
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -86,6 +86,7 @@ class ReportingPipeline:
 
     Attributes:
         name: of its task.
+        lines: its watched directory.
         probes: checks of its output, by the name that the status shows.
         health: of its output.
     """
@@ -132,6 +133,7 @@ class ReportingPipeline:
         examine = ExamineStage(examiner, lambda: trust.nodes, committed, holds)
         self.health = Health(store.name, metrics.output_up[store.name])
         self._writer = Writer(store, self.health, delays, holds, self._line.rescan)
+        self.lines: Sequence[Line] = (self._line,)
         self._second_chance = SecondChance(store, self._writer, self._line)
         self._holding: Holding | None = None
         if kept is not None:
@@ -181,6 +183,11 @@ class ReportingPipeline:
         if settings.processing.reporting.output == self._store.name:
             self._store.reconfigure(settings)
             self._writer.wake()
+
+    def retry(self) -> None:
+        """Try the store now, and all files that wait for another attempt."""
+        self._writer.wake()
+        self._line.rescan()
 
     def wake(self, changed: Change) -> None:
         """Retry now if the nodes changed: refused and waiting files may pass."""

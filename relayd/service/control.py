@@ -14,11 +14,13 @@ from relayd.api.system import RELOAD_TIMEOUT_S
 from relayd.control.app import make_control_app
 from relayd.control.audit import audit
 from relayd.control.pause import pause_blueprint
+from relayd.control.queue import queue_blueprint
 from relayd.control.requests import answering
 from relayd.errors import RelaydError
 from relayd.overview.documents import as_document
 from relayd.overview.model import Overview
 from relayd.pipelines.pausing import Pausing
+from relayd.pipelines.steering import Steering
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,17 +32,25 @@ class Controls:
         reload: reads logging, nodes and certificates again.
         pausing: stops the taking of files.
         overview: says whether all is well.
+        steering: changes the queue.
     """
 
     checks: Callable[[], Awaitable[StatusReport]]
     reload: Callable[[], Awaitable[None]]
     pausing: Pausing
     overview: Callable[[], Awaitable[Overview]]
+    steering: Steering
 
 
 def control_app(controls: Controls) -> App:
     """Return the application of the control socket."""
-    return make_control_app([_service_blueprint(controls), pause_blueprint(controls.pausing)])
+    return make_control_app(
+        [
+            _service_blueprint(controls),
+            pause_blueprint(controls.pausing),
+            queue_blueprint(controls.steering),
+        ]
+    )
 
 
 def _service_blueprint(controls: Controls) -> Blueprint:

@@ -1,6 +1,6 @@
 """Which pipelines run: one for each output that the configuration names."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Protocol
 
@@ -12,7 +12,7 @@ from relayd.fleet.pins import PinnedClients
 from relayd.outputs.health import Health
 from relayd.outputs.results import Probe, StoreFacts
 from relayd.overview.model import Kind
-from relayd.pipelines.line import Change
+from relayd.pipelines.line import Change, Line
 from relayd.spool.watching.valve import Valve
 from relayd.system.delays import Delays
 from relayd.telemetry.metrics import Metrics
@@ -23,11 +23,13 @@ class Pipeline(Protocol):
 
     Attributes:
         name: of its task.
+        lines: its watched directories.
         probes: checks of its output, by the name that the status shows.
         health: of its output.
     """
 
     name: str
+    lines: Sequence[Line]
     health: Health
     probes: Mapping[str, Probe]
 
@@ -42,6 +44,9 @@ class Pipeline(Protocol):
 
     def reconfigure(self, settings: Settings) -> None:
         """Take over from a reloaded configuration what needs no restart, and retry with it."""
+
+    def retry(self) -> None:
+        """Try the output now, and all files that wait for another attempt."""
 
     def wake(self, changed: Change) -> None:
         """Retry now what this change may have fixed."""

@@ -79,6 +79,7 @@ from relayd.telemetry.metrics import Metrics
 if TYPE_CHECKING:
     from relayd.api.door.door import Door
     from relayd.overview.collect import Collector
+    from relayd.pipelines.steering import Steering
 
 log = get_logger("main")
 
@@ -283,8 +284,27 @@ class Service:
         from relayd.service.control import Controls, control_app
 
         return control_app(
-            Controls(self._status_reader(), self.reload, self.pausing, self._collector())
+            Controls(
+                self._status_reader(),
+                self.reload,
+                self.pausing,
+                self._collector(),
+                self._steering(),
+            )
         )
+
+    def _steering(self) -> "Steering":
+        from relayd.pipelines.steering import Steering
+        from relayd.spool.layout import spools_of
+
+        lines = [line for pipeline in self._pipelines for line in pipeline.lines]
+        return Steering(
+            spools_of(self.settings), lines, lambda: self.trust.nodes, self._retry_pipelines
+        )
+
+    def _retry_pipelines(self) -> None:
+        for pipeline in self._pipelines:
+            pipeline.retry()
 
     def _services(self) -> Services:
         """Return what the HTTP API offers."""

@@ -16,6 +16,7 @@ from typing import Final
 
 import msgspec
 
+from relayd.config.main_conf import Settings
 from relayd.errors import StartError, start_error
 from relayd.spool.lock import DirectoryLock
 from relayd.system.shortage import words_of
@@ -89,6 +90,15 @@ def run_log_spool(directory: Path, *, keeps: bool = False) -> Spool:
 def inventory_spool(directory: Path) -> Spool:
     """Return the spool of inventories below `processing.inventory.directory`."""
     return Spool(directory, (INCOMING, UPDATES), INVENTORIES, hidden=True)
+
+
+def spools_of(settings: Settings) -> tuple[Spool, Spool]:
+    """Return the spools of an installation, whether they are in use or not."""
+    processing = settings.processing
+    return (
+        run_log_spool(processing.reporting.directory),
+        inventory_spool(processing.inventory.directory),
+    )
 
 
 @contextmanager

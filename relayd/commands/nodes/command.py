@@ -1,6 +1,8 @@
 """The commands `relayd nodes` and `relayd node`."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -78,7 +80,12 @@ def command(
     """Say which nodes have not reported, are refused, or flood."""
     settings, _warnings = load_settings(directory)
     choice = NodesChoice(silent=silent, failing=failing, relay=relay, sort=sort, limit=limit)
-    page = ask(settings, partial(nodes_page, choice=choice), partial(_page_here, settings, choice))
+    page = ask(
+        settings,
+        NodesPage,
+        partial(nodes_page, choice=choice),
+        partial(_page_here, settings, choice),
+    )
     if machine:
         click.echo(msgspec.json.encode(as_document(page)).decode())
         return 0
@@ -97,8 +104,15 @@ def nodes_page(control: Control, choice: NodesChoice) -> NodesPage:
 def _page_here(settings: Settings, choice: NodesChoice) -> NodesPage:
     from relayd.commands.nodes.offline import offline_known
 
-    try:
+    with _as_mistakes():
         return FleetView(settings).some(offline_known(settings), choice)
+
+
+@contextmanager
+def _as_mistakes() -> Iterator[None]:
+    """Make the errors of a choice errors of the command."""
+    try:
+        yield
     except StartError:
         raise
     except RelaydError as error:
@@ -115,7 +129,9 @@ def node(directory: Path, part: str, *, machine: bool) -> int:
     NODE is its id, its host name, or a part of either that no other node has.
     """
     settings, _warnings = load_settings(directory)
-    detail = ask(settings, partial(_detail, part=part), partial(_detail_here, settings, part))
+    detail = ask(
+        settings, NodeDetail, partial(_detail, part=part), partial(_detail_here, settings, part)
+    )
     if machine:
         click.echo(msgspec.json.encode(as_document(detail)).decode())
         return 0
@@ -131,9 +147,5 @@ def _detail(control: Control, part: str) -> NodeDetail:
 def _detail_here(settings: Settings, part: str) -> NodeDetail:
     from relayd.commands.nodes.offline import offline_known
 
-    try:
+    with _as_mistakes():
         return FleetView(settings).one(offline_known(settings, certificates=True), part)
-    except StartError:
-        raise
-    except RelaydError as error:
-        raise StartError(str(error)) from None

@@ -70,11 +70,11 @@ def command(directory: Path, kind: Kind | None, seconds: float | None, *, machin
     settings, _warnings = load_settings(directory)
     order = {"kinds": kinds, "for": seconds}
 
-    def offline() -> dict[str, Any] | None:
+    def offline() -> dict[str, Any]:
         now, by = time.time(), myself().name()
-        return _shown(begin_pause(_file(settings), kinds, by, seconds, now))
+        return _document(begin_pause(_file(settings), kinds, by, seconds, now))
 
-    answer = ask(settings, lambda control: control.post("/pause", order), offline)
+    answer = ask(settings, dict[str, Any], lambda control: control.post("/pause", order), offline)
     if machine:
         click.echo(msgspec.json.encode(answer).decode())
         return 0
@@ -94,11 +94,13 @@ def resume(directory: Path, kind: Kind | None, *, machine: bool) -> int:
     kinds = KINDS if kind is None else (kind,)
     settings, _warnings = load_settings(directory)
 
-    def offline() -> dict[str, object]:
+    def offline() -> dict[str, Any]:
         paused, ended = end_pause(_file(settings), kinds, time.time())
         return {"resumed": ended, "pause": _shown(paused)}
 
-    answer = ask(settings, lambda control: control.post("/resume", {"kinds": kinds}), offline)
+    answer = ask(
+        settings, dict[str, Any], lambda control: control.post("/resume", {"kinds": kinds}), offline
+    )
     resumed = answer["resumed"]
     if machine:
         click.echo(msgspec.json.encode(answer).decode())
@@ -107,6 +109,12 @@ def resume(directory: Path, kind: Kind | None, *, machine: bool) -> int:
     else:
         click.echo("Nothing was paused.")
     return 0
+
+
+def _document(paused: Mapping[Kind, Paused]) -> dict[str, Any]:
+    pause = as_pause(paused)
+    assert pause is not None
+    return as_document(pause)
 
 
 def _shown(paused: Mapping[Kind, Paused]) -> dict[str, Any] | None:

@@ -4,6 +4,7 @@ A crash leaves every file where it was or where it belongs. Nothing is ever repl
 """
 
 import os
+import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from itertools import groupby, islice
@@ -22,12 +23,16 @@ BATCH: Final = 256
 #: Files of one name that may be set aside.
 _LAYERS: Final = 1000
 
-#: "held": set aside; "released": brought back; "dropped": removed; "busy": relayd works on it;
+#: Held while files of nodes on hold are set aside, and while that is changed for a node.
+MOVING: Final = threading.Lock()
+
+#: "held": set aside; "released": brought back; "dropped": removed; "retried": tried
+#: now; "busy": relayd works on it;
 #: "taken": another file of its name waits; "gone": somebody else was faster; "error": the system
 #: does not allow it.
-Outcome = Literal["held", "released", "dropped", "busy", "taken", "gone", "error"]
+Outcome = Literal["held", "released", "dropped", "retried", "busy", "taken", "gone", "error"]
 #: Outcomes after which nothing is left to do.
-SUCCESS: Final = frozenset({"held", "released", "dropped", "gone"})
+SUCCESS: Final = frozenset({"held", "released", "dropped", "retried", "gone"})
 
 
 class Done(msgspec.Struct, frozen=True, gc=False):

@@ -86,7 +86,7 @@ def _find_node(part: str, hostnames: Mapping[str, str]) -> str:
 def choose(
     entries: Iterable[Entry], choice: Choice, node_ids: frozenset[str] | None, now: float
 ) -> list[Entry]:
-    """Return the files that are meant, the oldest first.
+    """Return the files that are meant, in no order.
 
     Args:
         entries: all files.
@@ -99,7 +99,9 @@ def choose(
     latest = now - choice.older if choice.older else float("inf")
     earliest = now - choice.newer if choice.newer else float("-inf")
     held = None if choice.state is None else choice.state == "held"
-    found = [
+    if choice.is_all and held is None:
+        return list(entries)
+    return [
         entry
         for entry in entries
         if earliest <= entry.dated <= latest
@@ -108,8 +110,6 @@ def choose(
         and (not names or _is_named(entry, names))
         and (not patterns or any(pattern.match(entry.name) for pattern in patterns))
     ]
-    found.sort(key=lambda entry: entry.rank)
-    return found
 
 
 def _is_named(entry: Entry, names: frozenset[str]) -> bool:

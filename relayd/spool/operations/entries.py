@@ -59,9 +59,12 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
     @property
     def path(self) -> Path:
         """Where it lies."""
-        if self.layer:
-            return self.spool.on_hold / self.layer / self.name
-        return self.incoming / self.name
+        return self.parent / self.name
+
+    @property
+    def parent(self) -> Path:
+        """The directory in which it lies."""
+        return self.spool.on_hold / self.layer if self.layer else self.incoming
 
     @property
     def shown(self) -> str:
@@ -93,12 +96,15 @@ def node_of(name: str, *, ordered: bool) -> str:
     return "" if found is None else found[1]
 
 
-def read_entries(spools: Iterable[Spool], *, by_arrival: bool = False) -> list[Entry]:
+def read_entries(
+    spools: Iterable[Spool], *, by_arrival: bool = False, gently: bool = False
+) -> list[Entry]:
     """Return all files that wait or were set aside, in no order.
 
     Args:
         spools: where to look; directories that do not exist count as empty.
         by_arrival: whether each file is dated by its arrival, which takes a system call for each.
+        gently: whether to let an event loop in this process run meanwhile.
 
     Raises:
         StartError: a directory cannot be read.
@@ -107,7 +113,8 @@ def read_entries(spools: Iterable[Spool], *, by_arrival: bool = False) -> list[E
     for spool in spools:
         for path, place, layer in _directories(spool):
             try:
-                entries += _read(spool, path, place, layer, by_arrival=by_arrival)
+                found = _read(spool, path, place, layer, by_arrival=by_arrival)
+                entries += _pausing(found) if gently else found
             except FileNotFoundError:
                 continue
             except OSError as error:
@@ -144,11 +151,16 @@ def _directories(spool: Spool) -> Iterator[tuple[Path, str, str]]:
         yield spool.on_hold / layer, place, layer
 
 
+def _pausing(entries: Iterator[Entry]) -> Iterator[Entry]:
+    for number, entry in enumerate(entries):
+        if number % _PAUSE_EVERY == 0:
+            time.sleep(_PAUSE_S)
+        yield entry
+
+
 def _read(spool: Spool, path: Path, place: str, layer: str, *, by_arrival: bool) -> Iterator[Entry]:
     with os.scandir(path) as files:
-        for number, file in enumerate(files):
-            if number % _PAUSE_EVERY == 0:
-                time.sleep(_PAUSE_S)
+        for file in files:
             name = file.name
             if layer:
                 if name.startswith(TEMPORARY):

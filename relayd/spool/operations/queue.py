@@ -1,14 +1,14 @@
 """The operations on all spools of an installation, in the daemon or without one."""
 
-import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from itertools import groupby
 from pathlib import Path
 from typing import Final, Protocol
 
 from relayd.spool.layout import Spool
 from relayd.spool.operations.act import (
+    MOVING,
     Claims,
     Done,
     NoClaims,
@@ -17,7 +17,7 @@ from relayd.spool.operations.act import (
     release,
 )
 from relayd.spool.operations.choose import Choice, choose, find_nodes
-from relayd.spool.operations.entries import Entry, read_entries
+from relayd.spool.operations.entries import Entry, read_entries, shown
 from relayd.spool.operations.rules import Rule, change_rules, read_rules
 from relayd.spool.operations.shape import ROWS, Names, Shape, measure
 from relayd.spool.operations.views import (
@@ -42,6 +42,9 @@ class Running(Claims, Protocol):
     def attempts(self, directory: Path) -> Mapping[str, Attempt]:
         """Return those files of a watched directory that are in flight or were tried before."""
 
+    def hurry(self, directory: Path, names: Collection[str]) -> Collection[str]:
+        """Try those of the files now that wait for another attempt, and return them."""
+
     def note_rules(self, spool: Spool, nodes: Collection[str]) -> None:
         """Set files of these nodes aside as they arrive, and no others."""
 
@@ -52,6 +55,10 @@ class Stopped(NoClaims):
     def attempts(self, directory: Path) -> Mapping[str, Attempt]:
         """Return nothing: no file is in flight."""
         return {}
+
+    def hurry(self, directory: Path, names: Collection[str]) -> Collection[str]:
+        """Return nothing: no file waits for another attempt."""
+        return ()
 
     def note_rules(self, spool: Spool, nodes: Collection[str]) -> None:
         """Do nothing: the file says it all."""
@@ -65,7 +72,6 @@ class Queue:
         hostnames: of the nodes list, by id.
         relay: returns the id of the relay through which a node's files come, "" if none.
         running: the relayd that works on the files; None if there is none.
-        moving: held while files are set aside as they arrive, and while rules change.
     """
 
     def __init__(
@@ -74,18 +80,16 @@ class Queue:
         hostnames: Mapping[str, str],
         relay: Callable[[str], str],
         running: Running | None = None,
-        moving: AbstractContextManager[object] | None = None,
     ) -> None:
-        self._spools = [spool for spool in spools if spool.directory.is_dir()]
+        self._spools = [spool for spool in spools if any(path.is_dir() for path in spool.watched)]
         self._hostnames = hostnames
         self._names = Names(lambda node_id: hostnames.get(node_id, ""), relay)
         self._running = running or Stopped()
         self._is_running = running is not None
-        self._moving = moving or threading.Lock()
 
     def shape(self, choice: Choice, rows: int = ROWS) -> Shape:
         """Count files by node and age; raise StartError."""
-        return measure(self._choose(choice), self._names, time.time(), rows)
+        return measure(self._choose(choice, ordered=False), self._names, time.time(), rows)
 
     def files(self, choice: Choice, limit: int = 0, *, details: bool = False) -> Waiting:
         """Return the chosen files, the oldest first.
@@ -125,7 +129,7 @@ class Queue:
         nodes = self._node_ids(choice) if choice.is_by_node else frozenset()
         if nodes and not trial:
             for spool in self._spools:
-                with self._moving:
+                with MOVING:
                     rules = change_rules(spool, add=nodes, by=by)
                     self._running.note_rules(spool, rules)
         entries = [entry for entry in self._choose(choice) if not entry.layer]
@@ -143,7 +147,7 @@ class Queue:
         Raises:
             StartError: a directory cannot be read, a node is not found, the rules cannot be kept.
         """
-        with self._moving:
+        with MOVING:
             rules = self._rules()
             nodes = self._released_nodes(choice, rules)
             held = [entry for entry in self._choose(choice) if entry.layer]
@@ -166,13 +170,14 @@ class Queue:
             results = drop(entries, self._running)
         return report("drop", results, (), trial=trial)
 
-    def waiting_by_place(self, choice: Choice) -> dict[Path, list[str]]:
-        """Return the names of the chosen files that wait, by watched directory."""
-        found: dict[Path, list[str]] = {}
-        for entry in self._choose(choice):
-            if not entry.layer:
-                found.setdefault(entry.incoming, []).append(entry.name)
-        return found
+    def retry(self, choice: Choice) -> Report:
+        """Try the chosen files now that wait for another attempt; raise StartError."""
+        results: list[Done] = []
+        for directory, some in groupby(self._choose(choice), key=lambda entry: entry.incoming):
+            entries = {entry.name: entry for entry in some if not entry.layer}
+            due = self._running.hurry(directory, entries.keys())
+            results += [Done(entries[name], "retried") for name in due]
+        return report("retry", results, (), trial=False)
 
     def _end_rules(self, nodes: frozenset[str]) -> None:
         if nodes:
@@ -185,13 +190,22 @@ class Queue:
             return rules
         return self._node_ids(choice) & rules if choice.is_by_node else frozenset()
 
-    def _choose(self, choice: Choice) -> list[Entry]:
-        entries = read_entries(self._spools, by_arrival=choice.by_arrival)
+    def _choose(self, choice: Choice, *, ordered: bool = True) -> list[Entry]:
+        entries = self._read(by_arrival=choice.by_arrival)
         nodes = self._find_nodes(choice, entries) if choice.nodes else None
-        return choose(entries, choice, nodes, time.time())
+        found = choose(entries, choice, nodes, time.time())
+        if ordered:
+            found.sort(key=lambda entry: entry.rank)
+        return found
+
+    def _read(self, *, by_arrival: bool = False) -> list[Entry]:
+        return read_entries(self._spools, by_arrival=by_arrival, gently=self._is_running)
 
     def _node_ids(self, choice: Choice) -> frozenset[str]:
-        return self._find_nodes(choice, read_entries(self._spools))
+        known = {*self._hostnames, *self._hostnames.values()}
+        # The files are only looked through for a node that the nodes list does not have.
+        listed = all(part in known for part in choice.nodes)
+        return self._find_nodes(choice, () if listed else self._read())
 
     def _find_nodes(self, choice: Choice, entries: Iterable[Entry]) -> frozenset[str]:
         ids = {entry.node_id for entry in entries} | self._rules()
@@ -207,7 +221,7 @@ class Queue:
         if not rules:
             return []
         files = dict.fromkeys(rules, 0)
-        for entry in read_entries(self._spools):
+        for entry in self._read():
             if entry.layer and entry.node_id in files:
                 files[entry.node_id] += 1
         return [
@@ -221,9 +235,14 @@ class Queue:
         known = {
             path: self._running.attempts(path) for spool in self._spools for path in spool.watched
         }
+        parents: dict[tuple[Path, str, str], tuple[str, Mapping[str, Attempt]]] = {}
         for entry in entries:
-            attempt = None if entry.layer else known[entry.incoming].get(entry.name)
-            seen = view(entry, self._names.hostname(entry.node_id), attempt, now)
+            place = entry.spool.directory, entry.place, entry.layer
+            if (at := parents.get(place)) is None:
+                attempts = {} if entry.layer else known[entry.incoming]
+                parents[place] = at = shown(str(entry.parent)), attempts
+            hostname = self._hostnames.get(entry.node_id, "")
+            seen = view(entry, at[0], hostname, at[1].get(entry.name), now)
             yield detailed(entry, seen) if details else seen
 
     def _call(self, node_id: str) -> str:

@@ -91,7 +91,8 @@ def change_rules(
 
 
 def _write(spool: Spool, document: _Document) -> None:
-    make_beside(spool.on_hold, spool.watched[0])
+    like = next(path for path in spool.watched if path.is_dir())
+    make_beside(spool.on_hold, like)
     temporary = temporary_path(spool.on_hold)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     fd = os.open(temporary, flags, 0o640)
@@ -101,7 +102,7 @@ def _write(spool: Spool, document: _Document) -> None:
             os.fsync(fd)
         finally:
             os.close(fd)
-        give_to_owner_of(temporary, spool.watched[0])
+        give_to_owner_of(temporary, like)
         temporary.rename(rules_path(spool))
     except BaseException:
         temporary.unlink(missing_ok=True)

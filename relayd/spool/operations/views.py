@@ -162,18 +162,20 @@ def report(
     return Report(action, trial, dict(counts), len(nodes - {""}), sorted(on_hold), stayed)
 
 
-def view(entry: Entry, hostname: str, attempt: Attempt | None, now: float) -> FileView:
+def view(entry: Entry, parent: str, hostname: str, attempt: Attempt | None, now: float) -> FileView:
     """Return what is shown of a file.
 
     Args:
         entry: the file.
+        parent: the directory in which it lies.
         hostname: of its node.
         attempt: what a running relayd knows of it.
         now: Unix time.
     """
+    name = entry.shown
     return FileView(
-        file=shown(str(entry.path)),
-        name=entry.shown,
+        file=f"{parent}/{name}",
+        name=name,
         node=shown(entry.node_id),
         hostname=hostname,
         state=_state(entry, attempt),

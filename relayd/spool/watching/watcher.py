@@ -10,6 +10,7 @@ limits of the tables here, are found by a listing. Memory does not grow with the
 """
 
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
@@ -72,6 +73,7 @@ class WatchedDirectory(msgspec.Struct, frozen=True):
         hidden: whether names with a leading dot are processed.
         ordered: whether the files are run logs, to be sent in the order of each node's runs.
         valve: closed while no files are taken.
+        divert: takes over a claimed file that is not to be sent, and returns whether it has.
     """
 
     path: Path
@@ -83,6 +85,7 @@ class WatchedDirectory(msgspec.Struct, frozen=True):
     hidden: bool = False
     ordered: bool = False
     valve: Valve = msgspec.field(default_factory=Valve)
+    divert: Callable[[str], bool] | None = None
 
 
 async def run_watcher(
@@ -368,6 +371,8 @@ class _Watcher:
             return
         if self._sent_meanwhile is not None:
             self._sent_meanwhile.add(name)
+        if self._spool.divert is not None and self._spool.divert(name):
+            return
         sent = False
         try:
             await self._send.send(Arrival(name, atomic))
