@@ -25,11 +25,12 @@ from relayd.spool.layout import Spool
 from relayd.spool.lock import DirectoryLock
 from relayd.spool.pending import Pending
 from relayd.spool.watching.valve import Valve
-from relayd.spool.watching.watcher import Arrival, WatchedDirectory, run_watcher
+from relayd.spool.watching.watcher import Arrival, WatchedDirectory, ignore, run_watcher
 from relayd.system.clock import WallClock
 from relayd.system.delays import DELAYS, Delays
 from relayd.system.wake import Wake
 from relayd.telemetry.metrics import Metrics
+from relayd.telemetry.nodes.records import NodeRecords
 
 #: Names waiting between the watcher and the stages: two full batches, some 30 KB.
 ARRIVALS: Final = 256
@@ -81,6 +82,7 @@ class Line:
         one_by_one: whether run logs of one node are processed one after the other.
         keep: keeps committed files for a while, see `relayd.spool.disposal.Disposal`.
         valve: closed while no files are taken.
+        records: gets the arrivals, of run logs.
     """
 
     def __init__(
@@ -99,6 +101,7 @@ class Line:
         one_by_one: bool = False,
         keep: Keep | None = None,
         valve: Valve | None = None,
+        records: NodeRecords | None = None,
     ) -> None:
         self.path = path = spool.directory / place
         self.pending = Pending(delays.file, one_by_one=one_by_one)
@@ -107,6 +110,7 @@ class Line:
         self.spool = spool
         self.taking = trio.Event()
         self._rescan = Wake()
+        self._arrived = ignore if records is None else records.note_arrival
         self._metrics = metrics
         self._watched = WatchedDirectory(
             path,
@@ -144,7 +148,7 @@ class Line:
             around.cancel_scope.cancel("line ended")
 
     async def _watch(self, arrivals: trio.MemorySendChannel[Arrival], stop: trio.Event) -> None:
-        watcher = partial(run_watcher, rescan=self._rescan, stop=stop)
+        watcher = partial(run_watcher, rescan=self._rescan, stop=stop, arrived=self._arrived)
         async with trio.open_nursery() as nursery:
             await nursery.start(watcher, self._watched, self.pending, arrivals, self._metrics)
             self.taking.set()

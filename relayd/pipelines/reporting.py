@@ -40,6 +40,7 @@ from relayd.system.delays import DELAYS, Delays
 from relayd.system.wake import Wake
 from relayd.telemetry.logs import get_logger
 from relayd.telemetry.metrics import Metrics
+from relayd.telemetry.nodes.records import NodeRecords
 
 log = get_logger("main")
 
@@ -103,6 +104,7 @@ class ReportingPipeline:
         delays: Delays = DELAYS,
         lock: DirectoryLock | None = None,
         valve: Valve | None = None,
+        records: NodeRecords | None = None,
     ) -> None:
         self._own = own = settings.processing.reporting
         self._spool = run_log_spool(own.directory, keeps=settings.keeps_run_logs)
@@ -118,7 +120,7 @@ class ReportingPipeline:
             self._spool,
             INCOMING,
             own,
-            StoredOutcomes(metrics, repeats),
+            StoredOutcomes(metrics, repeats, records),
             metrics,
             self._clock,
             settle_s=own.settle_time,
@@ -127,6 +129,7 @@ class ReportingPipeline:
             lock=lock,
             keep=kept.put_all if kept is not None and self._spool.keeps else None,
             valve=valve,
+            records=records,
         )
         holds = self._line.pending.holds
         committed = self._line.disposal.committed.holds
@@ -233,6 +236,7 @@ async def open_reporting(
     store: RunLogStore,
     delays: Delays = DELAYS,
     valve: Valve | None = None,
+    records: NodeRecords | None = None,
 ) -> AsyncIterator[ReportingPipeline]:
     """Open what the pipeline needs, and close it; the store stays the caller's.
 
@@ -245,4 +249,6 @@ async def open_reporting(
     with hold(spool) as locks:
         async with open_examiner(setup, settings.general.core_threads) as examiner:
             lock = locks[spool.directory / INCOMING]
-            yield ReportingPipeline(settings, trust, metrics, examiner, store, delays, lock, valve)
+            yield ReportingPipeline(
+                settings, trust, metrics, examiner, store, delays, lock, valve, records
+            )

@@ -16,6 +16,7 @@ from relayd.pipelines.line import Change, Line
 from relayd.spool.watching.valve import Valve
 from relayd.system.delays import Delays
 from relayd.telemetry.metrics import Metrics
+from relayd.telemetry.nodes.records import NodeRecords
 
 
 class Pipeline(Protocol):
@@ -60,6 +61,7 @@ async def open_pipelines(
     metrics: Metrics,
     delays: Delays,
     valves: Mapping[Kind, Valve],
+    records: NodeRecords,
 ) -> AsyncIterator[list[Pipeline]]:
     """Open the pipelines that are configured; what the others need is not even imported.
 
@@ -76,11 +78,13 @@ async def open_pipelines(
             database = open_database(settings, metrics.lock_wait_seconds.inc)
             store = await stack.enter_async_context(database)
             valve = valves["reporting"]
-            reporting = open_reporting(settings, trust, metrics, store, delays, valve)
+            reporting = open_reporting(settings, trust, metrics, store, delays, valve, records)
             pipelines.append(await stack.enter_async_context(reporting))
         if "upstream" in outputs:
             from relayd.pipelines.forwarding import open_forwarding
 
-            forwarding = open_forwarding(settings, peers, metrics, delays, valves=valves)
+            forwarding = open_forwarding(
+                settings, peers, metrics, delays, valves=valves, records=records
+            )
             pipelines.append(await stack.enter_async_context(forwarding))
         yield pipelines

@@ -17,6 +17,7 @@
         ├── watchdog         informs the service manager that the event loop runs
         ├── expiry           removal of expired shared files
         ├── pauses           those that end by themselves
+        ├── sampling         rates of the last day
         └── canary           how late the event loop runs
 
 An exception in any of these is a bug: it cancels the others and ends the process with exit code
@@ -75,6 +76,8 @@ from relayd.system.threads import in_thread, observe_shortage
 from relayd.system.wake import Wake
 from relayd.telemetry.logs import configure, dropped, get_logger, open_logging
 from relayd.telemetry.metrics import Metrics
+from relayd.telemetry.nodes.records import NodeRecords
+from relayd.telemetry.rates import PERIOD_S, Rates
 
 if TYPE_CHECKING:
     from relayd.api.door.door import Door
@@ -157,6 +160,8 @@ class Service:
 
     Attributes:
         reported: warnings about the configuration that were logged already.
+        records: what is known of each node.
+        rates: the recent past of run logs.
     """
 
     def __init__(
@@ -167,6 +172,11 @@ class Service:
         self.notifier = notifier
         self.reported: frozenset[ConfigWarning] = frozenset()
         self.metrics = Metrics()
+        self.records = NodeRecords(self.metrics.totals)
+        lag = partial(self.metrics.lag.quantile, "here")
+        self.rates = Rates(self.records.totals, lambda: self.metrics.waiting, lag)
+        self.metrics.drain_rate.set_function(self.rates.drain_rate)
+        self.metrics.drain_seconds.set_function(self.rates.drain_s)
         self.trust = CurrentNodes(
             settings.general.nodes_list_file,
             settings.general.nodes_certs_file,
@@ -211,10 +221,15 @@ class Service:
             general.peer_authentication == "dangerous_none"
         )
         await self.pausing.load()
-        valves = self.pausing.valves
         async with (
             open_pipelines(
-                self.settings, self.trust, self.peers, self.metrics, self._delays, valves
+                self.settings,
+                self.trust,
+                self.peers,
+                self.metrics,
+                self._delays,
+                self.pausing.valves,
+                self.records,
             ) as self._pipelines,
             trio.open_nursery() as root,
         ):
@@ -227,6 +242,7 @@ class Service:
             root.start_soon(self._run_control, name="control")
             root.start_soon(self._run_canary, name="canary")
             root.start_soon(self.pausing.run, name="pauses")
+            root.start_soon(self._run_sampling, name="sampling")
             root.start_soon(self._run_expiry, name="expiry")
             root.start_soon(self.trust.run, self._nodes_loaded, name="trust")
             await self._first_load(root)
@@ -398,6 +414,7 @@ class Service:
             self.door.wake()
 
     def _nodes_changed(self) -> None:
+        self.records.follow(self.trust.nodes.ids())
         self.peers.take_nodes(self.trust.nodes)
         self._wake_pipelines("nodes")
 
@@ -492,6 +509,12 @@ class Service:
             raise NodesError(self.trust.trouble)
         if not self.trust.ready.is_set():
             raise NodesError("the nodes list is still being read")
+
+    async def _run_sampling(self) -> None:
+        while True:
+            await trio.sleep(PERIOD_S)
+            self.rates.sample()
+            self.metrics.lag.sample()
 
     async def _run_canary(self) -> None:
         counted = 0
