@@ -25,8 +25,9 @@ from relayd.overview.model import (
     Pause,
     Warned,
 )
+from relayd.overview.nodes import reporting_nodes
 from relayd.overview.sentence import judged
-from relayd.overview.server import kinds_of, role_of, spools_of
+from relayd.overview.server import kinds_of, role_of, spools_in_use
 from relayd.system.addresses import bracketed
 from relayd.system.threads import in_thread
 from relayd.telemetry.logs import recent
@@ -60,8 +61,12 @@ class Measures(Protocol):
     def lag(self) -> Lag:
         """Return how long run logs take."""
 
-    def silent(self, seconds: float) -> int:
-        """Return the number of known nodes without a run log for this long."""
+    @property
+    def since(self) -> float:
+        """Unix time since which arrivals are known."""
+
+    def silent(self, seconds: float, known: int) -> int:
+        """Return how many of the known nodes have sent no run log for this long."""
 
 
 class Collector:
@@ -91,7 +96,7 @@ class Collector:
         self._pause = pause
         self._measures = measures
         self._started = started
-        self._failed = FailedIndex(spools_of(settings).values())
+        self._failed = FailedIndex(spools_in_use(settings).values())
         self._lock = trio.Lock()
         self._last: Overview | None = None
 
@@ -148,13 +153,13 @@ class Collector:
 
     def _nodes(self, now: float) -> NodesState:
         nodes = self._trust.nodes
-        known = nodes.sub_nodes - (nodes.get(nodes.my_id) is not None)
+        known = len(reporting_nodes(nodes))
         reports = "reporting" in kinds_of(self._settings)
         return NodesState(
             known=known,
-            silent=self._measures.silent(SILENT_AFTER_S) if reports and known else None,
+            silent=self._measures.silent(SILENT_AFTER_S, known) if reports and known else None,
             silent_after_s=SILENT_AFTER_S,
-            observed_s=now - self._started,
+            observed_s=now - self._measures.since,
             trouble=self._trust.trouble,
         )
 

@@ -14,7 +14,7 @@ from relayd.fleet.nodes import Nodes
 from relayd.overview.failed import FailedIndex
 from relayd.overview.nodes import NodesChoice, NodesPage, Sources, all_nodes, find_node, list_nodes
 from relayd.overview.one_node import NAMED, FileFacts, NodeDetail, node_detail
-from relayd.overview.server import role_of, spools_of
+from relayd.overview.server import role_of, spools_in_use
 from relayd.spool.failed.reasons import read_reason, reason_path
 from relayd.spool.operations.entries import Entry, read_entries
 from relayd.telemetry.nodes.records import NodeRecord
@@ -47,7 +47,7 @@ class FleetView:
     def __init__(self, settings: Settings, *, gently: bool = False) -> None:
         self._gently = gently
         self._settings = settings
-        self._spools = spools_of(settings)
+        self._spools = spools_in_use(settings)
         self._failed = FailedIndex(self._spools.values())
 
     def some(self, known: Known, choice: NodesChoice) -> NodesPage:

@@ -49,19 +49,16 @@ class Backlog(_Part, frozen=True, kw_only=True):
     Attributes:
         files: how many.
         oldest_s: for how long the oldest waits.
-        drained_per_s: how many fewer there are each second; negative while there are more.
-        drained_in_s: when there are none at this rate.
+        drained_per_s: how many leave the spool each second.
+        drained_in_s: when there are none at this rate, if no further ones arrive.
+        grows: whether there are more and more.
     """
 
     files: int = 0
     oldest_s: float | None = None
     drained_per_s: float | None = None
     drained_in_s: float | None = None
-
-    @property
-    def grows(self) -> bool:
-        """Whether there are more and more."""
-        return self.drained_per_s is not None and self.drained_per_s < 0
+    grows: bool = False
 
 
 class Lag(_Part, frozen=True, kw_only=True):

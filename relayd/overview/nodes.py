@@ -19,6 +19,7 @@ CANDIDATES: Final = 10
 
 #: What nodes are sorted by.
 Sort = Literal["silence", "waiting", "rate", "failed"]
+_ROOT: Final = "root"
 #: Why a node is listed.
 Trouble = Literal["silent", "failing", "flooding", "waiting"]
 
@@ -122,7 +123,7 @@ def list_nodes(sources: Sources, choice: NodesChoice) -> NodesPage:
     Raises:
         RelaydError: no relay has the name that was given.
     """
-    ids = [one for one in sources.nodes.ids() if one != sources.nodes.my_id]
+    ids = reporting_nodes(sources.nodes)
     relays = _relays(sources.nodes, choice.relay)
     rows = [
         row
@@ -237,6 +238,14 @@ def find_node(part: str, nodes: Iterable[Node]) -> Node:
     raise RelaydError(f"{printable(part)}: {len(found)} nodes fit: {some}{more}")
 
 
+def reporting_nodes(nodes: Nodes) -> list[str]:
+    """Return the ids of the nodes whose run logs come here.
+
+    A relay has its own run logs sent to its policy server; the root server is its own.
+    """
+    return [one for one in nodes.ids() if one != nodes.my_id or one == _ROOT]
+
+
 def all_nodes(nodes: Nodes) -> Iterator[Node]:
     """Yield the nodes of the list."""
     for node_id in nodes.ids():
@@ -247,6 +256,8 @@ def all_nodes(nodes: Nodes) -> Iterator[Node]:
 
 def relay_of(nodes: Nodes, node_id: str) -> str | None:
     """Return the relay below this server through which a node reports; None for a neighbour."""
+    if node_id == nodes.my_id:
+        return None
     try:
         hop = nodes.next_hop(node_id)
     except NodesError:

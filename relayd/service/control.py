@@ -13,14 +13,18 @@ from relayd.api.status import StatusReport
 from relayd.api.system import RELOAD_TIMEOUT_S
 from relayd.control.app import make_control_app
 from relayd.control.audit import audit
+from relayd.control.nodes import nodes_blueprint
 from relayd.control.pause import pause_blueprint
 from relayd.control.queue import queue_blueprint
 from relayd.control.requests import answering
 from relayd.errors import RelaydError
+from relayd.fleet.nodes import Nodes
 from relayd.overview.documents import as_document
+from relayd.overview.fleet import FleetView
 from relayd.overview.model import Overview
 from relayd.pipelines.pausing import Pausing
 from relayd.pipelines.steering import Steering
+from relayd.telemetry.nodes.records import NodeRecords
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +37,9 @@ class Controls:
         pausing: stops the taking of files.
         overview: says whether all is well.
         steering: changes the queue.
+        fleet: answers what is asked about nodes.
+        nodes: returns the nodes list in use.
+        records: of the nodes.
     """
 
     checks: Callable[[], Awaitable[StatusReport]]
@@ -40,6 +47,9 @@ class Controls:
     pausing: Pausing
     overview: Callable[[], Awaitable[Overview]]
     steering: Steering
+    fleet: FleetView
+    nodes: Callable[[], Nodes]
+    records: NodeRecords
 
 
 def control_app(controls: Controls) -> App:
@@ -49,6 +59,7 @@ def control_app(controls: Controls) -> App:
             _service_blueprint(controls),
             pause_blueprint(controls.pausing),
             queue_blueprint(controls.steering),
+            nodes_blueprint(controls.fleet, controls.nodes, controls.records),
         ]
     )
 

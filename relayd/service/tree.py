@@ -297,6 +297,7 @@ class Service:
         self._control_ended.set()
 
     def _control_app(self) -> Any:
+        from relayd.overview.fleet import FleetView
         from relayd.service.control import Controls, control_app
 
         return control_app(
@@ -306,6 +307,9 @@ class Service:
                 self.pausing,
                 self._collector(),
                 self._steering(),
+                FleetView(self.settings, gently=True),
+                lambda: self.trust.nodes,
+                self.records,
             )
         )
 
@@ -352,14 +356,14 @@ class Service:
     def _collector(self) -> "Collector":
         """Return what says whether all is well."""
         from relayd.overview.collect import Collector
-        from relayd.overview.measures import MeasuredByMetrics
+        from relayd.overview.measures import Measured
 
         return Collector(
             self.settings,
             self.trust,
             lambda: self._pipelines,
             lambda: self.pausing.pause,
-            MeasuredByMetrics(self.metrics),
+            Measured(self.metrics, self.rates, self.records),
             self._started_at,
         )
 

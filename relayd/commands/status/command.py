@@ -1,5 +1,6 @@
 """The command `relayd status`."""
 
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -10,7 +11,7 @@ import msgspec
 
 from relayd.commands.cli import Program, directory_option
 from relayd.commands.status.offline import offline_overview
-from relayd.commands.status.screen import status_lines
+from relayd.commands.status.screen import WIDTH, status_lines
 from relayd.config.main_conf import Settings, load_settings
 from relayd.control.client import Control, ControlError, NotPermittedError, NotRunningError
 from relayd.overview.documents import as_document, from_document
@@ -53,7 +54,8 @@ def _show(settings: Settings, *, machine: bool) -> int:
     if machine:
         click.echo(msgspec.json.encode(as_document(overview)).decode())
     else:
-        for line in status_lines(overview):
+        columns = max(WIDTH, shutil.get_terminal_size((WIDTH, 24)).columns)
+        for line in status_lines(overview, columns):
             click.echo(line)
     return exit_code(overview)
 

@@ -11,7 +11,7 @@ from relayd.errors import NodesError, RelaydError
 from relayd.fleet.loading import load_list
 from relayd.overview.failed import FailedIndex
 from relayd.overview.model import Backlog, NodesState, Overview
-from relayd.overview.server import role_of, running_process, spools_of
+from relayd.overview.server import role_of, running_process, spools_in_use
 from relayd.spool.layout import Spool
 from relayd.spool.watching.listing import is_ours
 from relayd.system.amounts import age, counted
@@ -24,7 +24,7 @@ def offline_overview(settings: Settings, why: str) -> Overview:
         settings: of this machine.
         why: relayd cannot be asked.
     """
-    spools = spools_of(settings)
+    spools = spools_in_use(settings)
     files, oldest, place = _waiting(spools.values())
     now, node_id = time.time(), _node_id(settings)
     oldest_s = max(0.0, now - oldest) if oldest is not None else None

@@ -1,5 +1,6 @@
 """The screen of `relayd status`, as lines of text. Each line of trouble ends with a command."""
 
+import textwrap
 from collections.abc import Iterator
 from typing import Final
 
@@ -10,15 +11,19 @@ from relayd.system.printable import printable
 
 #: What is not known.
 UNKNOWN: Final = "\N{EN DASH}"
+#: Columns of the narrowest terminal.
+WIDTH: Final = 80
 _LABEL: Final = 13
+#: Characters of the last warning that are shown.
+_WARNING: Final = 100
 _SERVERS: Final = {"root": "root server", "relay": "relay"}
 _ROLES: Final = {"database": "last commit", "upstream": "last upload"}
 
 
-def status_lines(overview: Overview) -> Iterator[str]:
-    """Yield the lines of the screen."""
+def status_lines(overview: Overview, width: int = WIDTH) -> Iterator[str]:
+    """Yield the lines of the screen; only those of rows may be longer than `width`."""
     yield heading(overview)
-    yield f"{overview.sentence}{_hint(overview.advice)}"
+    yield from textwrap.wrap(f"{printable(overview.sentence)}{_hint(overview.advice)}", width)
     yield ""
     if "reporting" in overview.kinds or not overview.kinds:
         yield _row("run logs", _flow(overview))
@@ -64,7 +69,7 @@ def _flow(overview: Overview) -> str:
 
 
 def _rate(per_minute: float) -> str:
-    return f"{per_minute:,.0f}" if per_minute >= 9.95 or not per_minute else f"{per_minute:.1f}"
+    return f"{per_minute:,.0f}" if per_minute >= 9.95 else f"{per_minute:.2g}"
 
 
 def _backlog(overview: Overview) -> str:
@@ -109,7 +114,9 @@ def _nodes(nodes: NodesState) -> str:
     if nodes.silent is None:
         return f"{nodes.known:,} in the nodes list; who has reported is {UNKNOWN}"
     heard = f"{nodes.known - nodes.silent:,} of {nodes.known:,} in the last"
-    after = age(min(nodes.silent_after_s, nodes.observed_s))
+    if nodes.observed_s < nodes.silent_after_s:
+        return f"{heard} {age(nodes.observed_s)}, since when arrivals are known"
+    after = age(nodes.silent_after_s)
     if not nodes.silent:
         return f"{heard} {after}"
     command = f"relayd nodes --silent {nodes.silent_after_s / 60:.0f}min"
@@ -133,5 +140,5 @@ def _warned(overview: Overview) -> str:
     if not warned.count or not warned.last:
         return counted(warned.count, "warning")
     last = warned.last[-1]
-    text = f"{last.component}: {printable(last.text)}"
+    text = printable(f"{last.component}: {last.text}", _WARNING)
     return f"{counted(warned.count, 'warning')}, last {moment(last.at, overview.at)}: {text}"

@@ -164,7 +164,7 @@ class Screen:
         """Return the screen as rich draws it."""
         self._drawn = (feed.news, console.size)
         width, height = console.size
-        lines = self._head(feed)
+        lines = self._head(feed, width)
         top = [Text(line[:width], no_wrap=True) for line in lines]
         title = Text(self._way[-1].view.title, style="bold", no_wrap=True)
         foot = Text(_HELP[:width], style="dim", no_wrap=True)
@@ -174,13 +174,13 @@ class Screen:
         note = Text("" if page is None else page.note, style="dim", no_wrap=True)
         return Group(*top, Text(), title, body, note, foot)
 
-    def _head(self, feed: Feed) -> list[str]:
+    def _head(self, feed: Feed, width: int) -> list[str]:
         if feed.trouble:
             return [f"relayd cannot be asked: {feed.trouble}."]
         if feed.overview is None:
             return ["…"]
-        lines = list(status_lines(feed.overview))
-        return lines if len(self._way) == 1 else lines[:2]
+        lines = list(status_lines(feed.overview, width))
+        return lines if len(self._way) == 1 else lines[: lines.index("")]
 
     def _table(self, page: Page) -> Table:
         here = self._way[-1]

@@ -222,6 +222,15 @@ class NodeRecords:
         self._columns.inventory_at[row] = now
         self.changes += 1
 
+    @property
+    def last_arrival(self) -> float | None:
+        """When the last run log of any node arrived, Unix seconds; None if none is known."""
+        return max(filter(_is_number, self._columns.arrived), default=None)
+
+    def count_heard(self, since: float) -> int:
+        """Return of how many nodes a run log arrived since a time, in a few milliseconds."""
+        return sum(at >= since for at in self._columns.arrived[_UNKNOWN + 1 :])
+
     def silent(self, for_s: float, now: float) -> list[NodeRecord]:
         """Return the nodes of the nodes list without a run log for some time, or ever.
 
@@ -318,6 +327,10 @@ class NodeRecords:
 
 def _known(number: float) -> float | None:
     return None if number != number else number  # NaN differs from itself
+
+
+def _is_number(number: float) -> bool:
+    return number == number
 
 
 def _number(value: float | None) -> float:
