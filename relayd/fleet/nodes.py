@@ -6,7 +6,7 @@ which its owner puts in place of the previous one in a single step.
 
 import hashlib
 import hmac
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from typing import Final
 
 import msgspec
@@ -91,7 +91,7 @@ class Nodes:
         """Return a node, or None if it is not in the list."""
         return self._nodes.get(node_id)
 
-    def ids(self) -> Iterable[str]:
+    def ids(self) -> Collection[str]:
         """Return the ids of all nodes, in the order of the list."""
         return self._nodes.keys()
 

@@ -43,6 +43,7 @@ from relayd.spool.watching.watcher import Arrival
 from relayd.system.clock import WallClock
 from relayd.system.delays import DELAYS, Delays
 from relayd.telemetry.metrics import Metrics
+from relayd.telemetry.nodes.records import NodeRecords
 
 #: Uploads under way at once. Each waits for its answer most of the time: 32 are as good as one
 #: with a 32nd of the distance.
@@ -168,10 +169,12 @@ class ForwardingPipeline:
         delays: Delays = DELAYS,
         patience: UploadPatience = PATIENCE,
         locks: Locks = _NO_LOCKS,
+        records: NodeRecords | None = None,
     ) -> None:
         self._upstream = Upstream(settings, peers, patience)
         self._health = Health("upstream", metrics.output_up["upstream"])
         self._metrics = metrics
+        self._records = records
         self._delays = delays
         self._sources = _sources(settings)
         self._stages = [
@@ -190,12 +193,13 @@ class ForwardingPipeline:
             source.spool,
             place,
             source.own,
-            ForwardedOutcomes(metrics, counter),
+            ForwardedOutcomes(metrics, counter, self._records),
             metrics,
             source.clock,
             delays=self._delays,
             lock=locks.get(source.spool.directory / place),
             one_by_one=route is REPORTS,
+            records=self._records if route is REPORTS else None,
         )
         gate = Gate(partial(self._health.note, route.name), self._delays)
         return _ForwardStages(line, route, self._upstream, gate)
@@ -263,6 +267,7 @@ async def open_forwarding(
     metrics: Metrics,
     delays: Delays = DELAYS,
     patience: UploadPatience = PATIENCE,
+    records: NodeRecords | None = None,
 ) -> AsyncIterator[ForwardingPipeline]:
     """Open what forwarding needs, and close it.
 
@@ -273,4 +278,4 @@ async def open_forwarding(
         locks: dict[Path, DirectoryLock] = {}
         for source in _sources(settings):
             locks |= stack.enter_context(hold(source.spool))
-        yield ForwardingPipeline(settings, peers, metrics, delays, patience, locks)
+        yield ForwardingPipeline(settings, peers, metrics, delays, patience, locks, records)

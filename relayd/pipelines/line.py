@@ -23,11 +23,12 @@ from relayd.spool.disposal import Disposal, Keep
 from relayd.spool.layout import Spool
 from relayd.spool.lock import DirectoryLock
 from relayd.spool.pending import Pending
-from relayd.spool.watching.watcher import Arrival, WatchedDirectory, run_watcher
+from relayd.spool.watching.watcher import Arrival, WatchedDirectory, ignore, run_watcher
 from relayd.system.clock import WallClock
 from relayd.system.delays import DELAYS, Delays
 from relayd.system.wake import Wake
 from relayd.telemetry.metrics import Metrics
+from relayd.telemetry.nodes.records import NodeRecords
 
 #: Names waiting between the watcher and the stages: two full batches, some 30 KB.
 ARRIVALS: Final = 256
@@ -76,6 +77,7 @@ class Line:
         lock: keeps other processes out of the directory.
         one_by_one: whether run logs of one node are processed one after the other.
         keep: keeps committed files for a while, see `relayd.spool.disposal.Disposal`.
+        records: gets the arrivals, of run logs.
     """
 
     def __init__(
@@ -93,12 +95,14 @@ class Line:
         lock: DirectoryLock | None = None,
         one_by_one: bool = False,
         keep: Keep | None = None,
+        records: NodeRecords | None = None,
     ) -> None:
         self.path = path = spool.directory / place
         self.pending = Pending(delays.file, one_by_one=one_by_one)
         self.disposal = Disposal(path, spool.failed, keep)
         self.taking = trio.Event()
         self._rescan = Wake()
+        self._arrived = ignore if records is None else records.note_arrival
         self._metrics = metrics
         self._watched = WatchedDirectory(
             path,
@@ -130,7 +134,7 @@ class Line:
             nursery.start_soon(self._disposer.run, settled, name="dispose")
 
     async def _watch(self, arrivals: trio.MemorySendChannel[Arrival], stop: trio.Event) -> None:
-        watcher = partial(run_watcher, rescan=self._rescan, stop=stop)
+        watcher = partial(run_watcher, rescan=self._rescan, stop=stop, arrived=self._arrived)
         async with trio.open_nursery() as nursery:
             await nursery.start(watcher, self._watched, self.pending, arrivals, self._metrics)
             self.taking.set()

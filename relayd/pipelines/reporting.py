@@ -39,6 +39,7 @@ from relayd.system.delays import DELAYS, Delays
 from relayd.system.wake import Wake
 from relayd.telemetry.logs import get_logger
 from relayd.telemetry.metrics import Metrics
+from relayd.telemetry.nodes.records import NodeRecords
 
 log = get_logger("main")
 
@@ -99,6 +100,7 @@ class ReportingPipeline:
         store: RunLogStore,
         delays: Delays = DELAYS,
         lock: DirectoryLock | None = None,
+        records: NodeRecords | None = None,
     ) -> None:
         self._own = own = settings.processing.reporting
         self._spool = run_log_spool(own.directory, keeps=settings.keeps_run_logs)
@@ -114,7 +116,7 @@ class ReportingPipeline:
             self._spool,
             INCOMING,
             own,
-            StoredOutcomes(metrics, repeats),
+            StoredOutcomes(metrics, repeats, records),
             metrics,
             self._clock,
             settle_s=own.settle_time,
@@ -122,6 +124,7 @@ class ReportingPipeline:
             delays=delays,
             lock=lock,
             keep=kept.put_all if kept is not None and self._spool.keeps else None,
+            records=records,
         )
         holds = self._line.pending.holds
         committed = self._line.disposal.committed.holds
@@ -221,6 +224,7 @@ async def open_reporting(
     metrics: Metrics,
     store: RunLogStore,
     delays: Delays = DELAYS,
+    records: NodeRecords | None = None,
 ) -> AsyncIterator[ReportingPipeline]:
     """Open what the pipeline needs, and close it; the store stays the caller's.
 
@@ -232,6 +236,7 @@ async def open_reporting(
     setup = Setup(str(spool.directory / INCOMING), own.max_size, frozenset(own.skip_event_types))
     with hold(spool) as locks:
         async with open_examiner(setup, settings.general.core_threads) as examiner:
+            lock = locks[spool.directory / INCOMING]
             yield ReportingPipeline(
-                settings, trust, metrics, examiner, store, delays, locks[spool.directory / INCOMING]
+                settings, trust, metrics, examiner, store, delays, lock, records
             )

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from datetime import datetime
 from itertools import compress
 from typing import Final, Literal
 
@@ -14,7 +15,7 @@ from relayd.outputs.results import BEHIND, RunLogStore, Written
 from relayd.pipelines.examine import Accepted
 from relayd.pipelines.gather import BATCH
 from relayd.pipelines.held import Held
-from relayd.pipelines.ticket import Behind, Finished, Settled, unfinished
+from relayd.pipelines.ticket import Behind, Finished, Settled, Summary, unfinished
 from relayd.runlog.filename import run_of
 from relayd.runlog.model import RunLog
 from relayd.spool.holds import Holds
@@ -291,7 +292,18 @@ class Writer:
             return unfinished(file.ticket, file.identity, verdict, "database")
         if broken := file.run_log.broken:
             verdict = msgspec.structs.replace(verdict, broken=broken)
-        return Finished(file.ticket, file.identity, verdict)
+        return Finished(file.ticket, file.identity, verdict, _summary(file.run_log))
+
+
+def _summary(run_log: RunLog) -> Summary:
+    rows = run_log.copy
+    date = rows[rows.rfind(b"\n", 0, -1) + 1 :].partition(b"\t")[0]
+    newest: float | None
+    try:
+        newest = datetime.fromisoformat(date.decode()).timestamp()
+    except (ValueError, OverflowError):
+        newest = None
+    return Summary(run_log.reports, run_log.config_id, newest)
 
 
 def _trouble(error: DatabaseError) -> Trouble:

@@ -13,6 +13,7 @@ from relayd.outputs.results import Probe, StoreFacts
 from relayd.pipelines.line import Change
 from relayd.system.delays import Delays
 from relayd.telemetry.metrics import Metrics
+from relayd.telemetry.nodes.records import NodeRecords
 
 
 class Pipeline(Protocol):
@@ -44,7 +45,12 @@ class Pipeline(Protocol):
 
 @asynccontextmanager
 async def open_pipelines(
-    settings: Settings, trust: CurrentNodes, peers: PinnedClients, metrics: Metrics, delays: Delays
+    settings: Settings,
+    trust: CurrentNodes,
+    peers: PinnedClients,
+    metrics: Metrics,
+    delays: Delays,
+    records: NodeRecords,
 ) -> AsyncIterator[list[Pipeline]]:
     """Open the pipelines that are configured; what the others need is not even imported.
 
@@ -60,11 +66,11 @@ async def open_pipelines(
 
             database = open_database(settings, metrics.lock_wait_seconds.inc)
             store = await stack.enter_async_context(database)
-            reporting = open_reporting(settings, trust, metrics, store, delays)
+            reporting = open_reporting(settings, trust, metrics, store, delays, records)
             pipelines.append(await stack.enter_async_context(reporting))
         if "upstream" in outputs:
             from relayd.pipelines.forwarding import open_forwarding
 
-            forwarding = open_forwarding(settings, peers, metrics, delays)
+            forwarding = open_forwarding(settings, peers, metrics, delays, records=records)
             pipelines.append(await stack.enter_async_context(forwarding))
         yield pipelines

@@ -16,6 +16,7 @@
         ├── status           informs the service manager when the number of waiting files changes
         ├── watchdog         informs the service manager that the event loop runs
         ├── expiry           removal of expired shared files
+        ├── sampling         rates of the last day
         └── canary           how late the event loop runs
 
 An exception in any of these is a bug: it cancels the others and ends the process with exit code
@@ -73,6 +74,8 @@ from relayd.system.threads import in_thread, observe_shortage
 from relayd.system.wake import Wake
 from relayd.telemetry.logs import configure, dropped, get_logger, open_logging
 from relayd.telemetry.metrics import Metrics
+from relayd.telemetry.nodes.records import NodeRecords
+from relayd.telemetry.rates import PERIOD_S, Rates
 
 if TYPE_CHECKING:
     from relayd.api.door.door import Door
@@ -153,6 +156,8 @@ class Service:
 
     Attributes:
         reported: warnings about the configuration that were logged already.
+        records: the record of each node.
+        rates: the recent past of run logs.
     """
 
     def __init__(
@@ -163,6 +168,11 @@ class Service:
         self.notifier = notifier
         self.reported: frozenset[ConfigWarning] = frozenset()
         self.metrics = Metrics()
+        self.records = NodeRecords(self.metrics.totals)
+        lag = partial(self.metrics.lag.quantile, "here")
+        self.rates = Rates(self.records.totals, lambda: self.metrics.waiting, lag)
+        self.metrics.drain_rate.set_function(self.rates.drain_rate)
+        self.metrics.drain_seconds.set_function(self.rates.drain_s)
         self.trust = CurrentNodes(
             settings.general.nodes_list_file,
             settings.general.nodes_certs_file,
@@ -205,7 +215,7 @@ class Service:
         )
         async with (
             open_pipelines(
-                self.settings, self.trust, self.peers, self.metrics, self._delays
+                self.settings, self.trust, self.peers, self.metrics, self._delays, self.records
             ) as self._pipelines,
             trio.open_nursery() as root,
         ):
@@ -217,6 +227,7 @@ class Service:
             urls = await root.start(self._run_http, name="http")
             root.start_soon(self._run_control, name="control")
             root.start_soon(self._run_canary, name="canary")
+            root.start_soon(self._run_sampling, name="sampling")
             root.start_soon(self._run_expiry, name="expiry")
             root.start_soon(self.trust.run, self._nodes_loaded, name="trust")
             await self._first_load(root)
@@ -353,6 +364,7 @@ class Service:
             self.door.wake()
 
     def _nodes_changed(self) -> None:
+        self.records.follow(self.trust.nodes.ids())
         self.peers.take_nodes(self.trust.nodes)
         self._wake_pipelines("nodes")
 
@@ -447,6 +459,12 @@ class Service:
             raise NodesError(self.trust.trouble)
         if not self.trust.ready.is_set():
             raise NodesError("the nodes list is still being read")
+
+    async def _run_sampling(self) -> None:
+        while True:
+            await trio.sleep(PERIOD_S)
+            self.rates.sample()
+            self.metrics.lag.sample()
 
     async def _run_canary(self) -> None:
         counted = 0
