@@ -58,7 +58,7 @@ class StoredOutcomes:
     Args:
         metrics: counts them.
         repeats: those that were counted when they were committed first.
-        records: what is known of each node.
+        records: the record of each node.
     """
 
     def __init__(
@@ -131,7 +131,7 @@ class ForwardedOutcomes:
     Args:
         metrics: counts what files of every kind have in common.
         outcomes: counts this kind of file, by status `forward_ok` and `forward_error`.
-        records: what is known of each node.
+        records: the record of each node.
     """
 
     def __init__(

@@ -160,7 +160,7 @@ class Service:
 
     Attributes:
         reported: warnings about the configuration that were logged already.
-        records: what is known of each node.
+        records: the record of each node.
         rates: the recent past of run logs.
     """
 

@@ -1,1 +1,1 @@
-"""What is known of each node of the fleet while relayd runs, and across restarts."""
+"""The record of each node of the fleet, while relayd runs, and across restarts."""

@@ -66,7 +66,7 @@ class Columns:
         return len(self) - 1
 
     def clear(self, row: int) -> None:
-        """Forget what is known of a row."""
+        """Forget all about a row."""
         for _, code, column in self.items():
             column[row] = _blank(code)
         self.set_config_id(row, None)

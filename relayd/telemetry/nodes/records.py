@@ -1,4 +1,4 @@
-"""What is known of each node: its last run log, what became of it, how many it sends."""
+"""The record of each node: its last run log, what became of it, how many it sends."""
 
 import math
 import time
@@ -30,7 +30,7 @@ _MAX_COUNT: Final = 2**32 - 1
 
 
 class NodeRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """What is known of a node; None where nothing is. Times are Unix seconds.
+    """The record of a node; None where nothing was heard. Times are Unix seconds.
 
     Attributes:
         node_id: the node; "" for all nodes together that are not in the nodes list.
@@ -69,7 +69,7 @@ class NodeRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RunFacts(msgspec.Struct, frozen=True):
-    """What is known of one run log with its outcome; None where nothing is.
+    """Facts about one run log, with its outcome; None where one is missing.
 
     Attributes:
         start: start of the run, Unix seconds.
@@ -187,7 +187,7 @@ class NodeRecords:
             node_id: the node that sent it.
             outcome: what became of it.
             now: Unix seconds.
-            facts: what is known of the run.
+            facts: about the run.
             reason: why it was refused.
         """
         row, columns = self._row(node_id), self._columns
@@ -224,7 +224,7 @@ class NodeRecords:
 
     @property
     def last_arrival(self) -> float | None:
-        """When the last run log of any node arrived, Unix seconds; None if none is known."""
+        """When the last run log of any node arrived, Unix seconds; None before the first."""
         return max(filter(_is_number, self._columns.arrived), default=None)
 
     def count_heard(self, since: float) -> int:
@@ -330,7 +330,7 @@ def _known(number: float) -> float | None:
 
 
 def _is_number(number: float) -> bool:
-    return number == number
+    return number == number  # NaN differs from itself
 
 
 def _number(value: float | None) -> float:
