@@ -105,23 +105,6 @@ def ignore(node_id: str, at: float, *, live: bool = True) -> None:
     """Implement `NoteArrival` for files that are not run logs."""
 
 
-class NoteArrival(Protocol):
-    """Gets the arrival of each file; may be called more often for a file that is not `live`."""
-
-    def __call__(self, node_id: str, at: float, *, live: bool = True) -> None:
-        """Note a file.
-
-        Args:
-            node_id: the node in the name of a run log; "" if there is none.
-            at: when it arrived, Unix seconds.
-            live: whether it arrives now; else it was found by a listing.
-        """
-
-
-def ignore(node_id: str, at: float, *, live: bool = True) -> None:
-    """Implement `NoteArrival` for files that are not run logs."""
-
-
 async def run_watcher(
     spool: WatchedDirectory,
     pending: Pending,
