@@ -83,7 +83,7 @@ def main() -> None:
 
 
 def _measure(root: Path, run_logs: int, away: float, rounds: int) -> None:
-    cert, key = _identity(root)
+    cert, key = make_identity(root)
     with _upstream(root, cert, key, away) as port:
         pairs = []
         for number in range(rounds):
@@ -150,17 +150,17 @@ def _upstream(root: Path, cert: Path, key: Path, away: float) -> Iterator[int]:
     conf.write_text(_NGINX.format(root=root, port=port, cert=cert, key=key))
     (root / "stored").mkdir()
     with ExitStack() as stack:
-        stack.enter_context(_process("nginx", "-c", conf, "-p", root))
-        _wait_for(port)
+        stack.enter_context(run_process("nginx", "-c", conf, "-p", root))
+        wait_for(port)
         if away:
             inner, port = port, free_port()
             delay = ("--away", away, "--delay", port, inner)
-            stack.enter_context(_process(sys.executable, "-m", "benchmarks.forward", *delay))
-            _wait_for(port)
+            stack.enter_context(run_process(sys.executable, "-m", "benchmarks.forward", *delay))
+            wait_for(port)
         yield port
 
 
-def _identity(root: Path) -> tuple[Path, Path]:
+def make_identity(root: Path) -> tuple[Path, Path]:
     """Write a certificate like an agent's and its key, and return their paths."""
     key = generate_private_key(65537, 4096)
     name = x509.Name([x509.NameAttribute(NameOID.USER_ID, "root")])
@@ -182,7 +182,8 @@ def _identity(root: Path) -> tuple[Path, Path]:
 
 
 @contextmanager
-def _process(*arguments: object) -> Iterator[subprocess.Popen[bytes]]:
+def run_process(*arguments: object) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a process until the block ends."""
     process = subprocess.Popen(
         [*map(str, arguments)],
         stdin=subprocess.DEVNULL,
@@ -201,7 +202,12 @@ def _process(*arguments: object) -> Iterator[subprocess.Popen[bytes]]:
             process.wait()
 
 
-def _wait_for(port: int) -> None:
+def wait_for(port: int) -> None:
+    """Return when something listens on a port.
+
+    Raises:
+        RuntimeError: nothing does.
+    """
     until = time.monotonic() + 30
     while time.monotonic() < until:
         try:
@@ -264,8 +270,8 @@ def _forward(root: Path, cert: Path, port: int, count: int) -> Figures:
         """
     )
     (conf / "main.conf").chmod(0o640)
-    with _process(sys.executable, "-m", "relayd", "run", "-c", conf) as process:
-        _wait_for(api)
+    with run_process(sys.executable, "-m", "relayd", "run", "-c", conf) as process:
+        wait_for(api)
         time.sleep(1)
         begin, used = time.perf_counter(), cpu_seconds(process.pid)
         for path in waiting.iterdir():

@@ -35,7 +35,7 @@ _EPOCH: Final = "1767225600"
 _COMMANDS: Final = {"relayd": cli.main, "rudder-relayd": cli.rudder_relayd}
 _PLACEHOLDER: Final = re.compile(r"@(?P<name>[A-Z]+)(?: (?P<of>\S+))?@")
 _TABLE: Final = re.compile(r"\[(?P<name>[\w.]+)\]")
-_KEY: Final = re.compile(r"(?:# )?(?P<name>[a-z_]+) = (?P<value>.+)")
+_KEY: Final = re.compile(r"(?:# )?(?P<name>[a-z0-9_]+) = (?P<value>.+)")
 _SENTENCE: Final = re.compile(r"(?<=[.!?]) (?=[A-Z\[])|  +")
 _NO_DEFAULT: Final = "(no default"
 

@@ -271,6 +271,7 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
         max_connections: clients at once.
         max_connections_per_address: the same for one address.
         refuse_early: whether run logs are refused before they are stored if their name suffices.
+        http2: whether HTTP/2 is offered.
     """
 
     listen: v.ListenAddresses = ()
@@ -287,6 +288,7 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
     max_connections: v.Several = 1024
     max_connections_per_address: v.Several = 128
     refuse_early: v.Flag = False
+    http2: v.Flag = True
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):

@@ -38,6 +38,7 @@ import trio
 
 from relayd import __version__
 from relayd.api.app import App, Services, make_app
+from relayd.api.server.passed import PassedSocket, take_sockets
 from relayd.api.server.server import run_server
 from relayd.api.shared_files import SharedFiles
 from relayd.api.shared_folder import SharedFolder
@@ -119,7 +120,7 @@ def run(directory: Path) -> int:
             log.warning("configuration", detail=warning)
         service: Service | None = None
         try:
-            service = Service(directory, settings, take_notifier())
+            service = Service(directory, settings, take_notifier(), sockets=take_sockets())
             service.reported = frozenset(warnings)
             service.note_files(times)
             trio.run(service.run, strict_exception_groups=True)
@@ -165,7 +166,12 @@ class Service:
     """
 
     def __init__(
-        self, directory: Path, settings: Settings, notifier: Notifier, delays: Delays = DELAYS
+        self,
+        directory: Path,
+        settings: Settings,
+        notifier: Notifier,
+        delays: Delays = DELAYS,
+        sockets: Sequence[PassedSocket] = (),
     ) -> None:
         self.directory = directory
         self.settings = settings
@@ -198,6 +204,9 @@ class Service:
         self.shared_store = Store(shared.path)
         self.shared_usage = Usage(Quota(shared.max_files, shared.max_size))
         self.door: Door | None = None
+        self._sockets = sockets
+        if sockets and not settings.server.listen:
+            raise StartError("the service manager passes sockets, but server.listen is empty")
         self._api: App | None = None
         self._delays = delays
         self._pipelines: Sequence[Pipeline] = ()
@@ -286,7 +295,9 @@ class Service:
     async def _run_door(self, *, task_status: trio.TaskStatus[list[str]]) -> None:
         from relayd.api.door.door import Door
 
-        self.door = Door(self.settings, self.trust, self.metrics, cast("Any", self._api))
+        self.door = Door(
+            self.settings, self.trust, self.metrics, cast("Any", self._api), self._sockets
+        )
         await self.door.run(self._http_stop, HTTP_GRACE_S, task_status=task_status)
         self._door_ended.set()
 

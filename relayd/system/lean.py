@@ -41,7 +41,7 @@ UNUSED: Final = {
     ),
     "quart_trio": (
         Unused(("jinja2",), 1.7),  # HTML templates
-        Unused(("h2", "h2.events", "hypercorn.protocol.h2"), 1.4),  # HTTP/2
+        Unused(("h2", "h2.events", "hypercorn.protocol.h2"), 1.4),  # HTTP/2, which the door loads
         Unused(("quart.testing", "quart_trio.testing", "http.cookiejar"), 0.9),  # a test client
         Unused(("hypercorn.protocol.ws_stream",), 0.5),  # websockets
     ),

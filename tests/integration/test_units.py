@@ -14,6 +14,7 @@ SERVICE: Final = "rudder-relayd.service"
 SOCKET: Final = "rudder-relayd-helper.socket"
 HELPER: Final = "rudder-relayd-helper@.service"
 DROP_IN: Final = f"{SERVICE}.d/sudo.conf"
+LISTENING: Final = "rudder-relayd.socket"
 FRONT_DOOR: Final = f"{SERVICE}.d/front-door.conf"
 
 
@@ -110,6 +111,24 @@ def test_front_door_needs_one_capability(units: Path) -> None:
         "CapabilityBoundingSet_CAP_NET_BIND_SERVICE_BROADCAST_RAW)",
     }
     assert exposure(units, SERVICE) <= 2.0
+
+
+def test_sockets_of_the_front_door_need_no_privilege(units: Path) -> None:
+    """With sockets from systemd the service keeps all of its restrictions."""
+    before = weaknesses(units, SERVICE)
+    shutil.copy(UNITS / "front-door" / LISTENING, units)
+    (units / FRONT_DOOR).parent.mkdir()
+    shutil.copy(UNITS / "front-door" / "socket.conf", units / FRONT_DOOR)
+    command = ["systemd-analyze", "verify", "--recursive-errors=no", "--man=no"]
+    done = subprocess.run(
+        [*command, f"./{LISTENING}", f"./{SERVICE}"],
+        cwd=units,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert weaknesses(units, SERVICE) == before
 
 
 @pytest.mark.fault("D.6.5", "D.4.3")

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -318,6 +318,7 @@ async def open_daemon(
     program: Iterable[str] = ("relayd", "run"),
     python: Iterable[str] = (sys.executable, "-m"),
     ready: str | None = r"started",
+    pass_fds: Sequence[int] = (),
 ) -> AsyncIterator[Daemon]:
     """Run relayd on a site until the block ends; killed there if it still runs.
 
@@ -328,6 +329,7 @@ async def open_daemon(
         program: the Python module to run, and its first arguments.
         python: what runs the module; nothing, if `program` is a command.
         ready: a log line to wait for.
+        pass_fds: descriptors that it inherits under their numbers.
     """
     command = [*wrapper, *python, *program, "-c", str(site.conf)]
     process = await trio.lowlevel.open_process(
@@ -337,6 +339,7 @@ async def open_daemon(
         stderr=subprocess.STDOUT,
         env={**os.environ, "PYTHONUNBUFFERED": "1", **(env or {})},
         start_new_session=True,
+        pass_fds=pass_fds,
     )
     daemon = Daemon(site, process)
     try:

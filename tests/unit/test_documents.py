@@ -35,7 +35,9 @@ _KEY = re.compile(
     r"`((?:general|processing|output|remote_run|shared_files|shared_folder)(?:\.[a-z_*]+)+)`"
 )
 _BLOCK = re.compile(r"^ *```console\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
-_ROW = re.compile(r"^\| `(?P<key>[a-z_.]+)` \| (?P<value>.*?) \| (?P<default>.*?) \|", re.MULTILINE)
+_ROW = re.compile(
+    r"^\| `(?P<key>[a-z0-9_.]+)` \| (?P<value>.*?) \| (?P<default>.*?) \|", re.MULTILINE
+)
 LOGGING = {"general.level", "general.filter", "general.format", "general.file_lines"}
 #: Keys whose default depends on the machine and is described in words.
 IN_WORDS = {"general.core_threads"}

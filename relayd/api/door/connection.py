@@ -2,15 +2,26 @@
 
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import h11
 import trio
 from hypercorn.typing import ASGIReceiveEvent, ConnectionState, H11SendableEvent
 
 from relayd.api.door.tls import TlsStream, Trusted, digest_of
-from relayd.api.server.connection import Connection, Protocol, Receive, Serving, Slots, Tasks
+from relayd.api.server.connection import (
+    Connection,
+    Protocol,
+    Receive,
+    Serving,
+    Slots,
+    StateMachine,
+    Tasks,
+)
 from relayd.telemetry.logs import get_logger
+
+if TYPE_CHECKING:
+    from relayd.api.http2.protocol import Http2Protocol
 
 log = get_logger("api")
 
@@ -36,10 +47,12 @@ class DoorConnection(Connection):
     ) -> None:
         self._tls = TlsStream(stream, trusted.context)
         self._certificate: bytes | None = None
+        self._nursery: trio.Nursery
+        self._http2: Http2Protocol | None = None
         super().__init__(serving, slots, self._tls, stream.socket, client)
 
     async def _serve(self) -> None:
-        self._scope.deadline = trio.current_time() + HANDSHAKE_S
+        self._scope.deadline = min(trio.current_time() + HANDSHAKE_S, self._latest)
         try:
             certificate = await self._tls.do_handshake()
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
@@ -52,15 +65,30 @@ class DoorConnection(Connection):
             await self._tls.aclose()
 
     def _make_tasks(self, nursery: trio.Nursery) -> Tasks:
+        self._nursery = nursery
         return _DoorTasks(nursery, self)
 
     def _make_protocol(
         self, peer: tuple[str, int] | None, local: tuple[str, int] | None
-    ) -> Protocol:
+    ) -> StateMachine:
         state = ConnectionState({CERTIFICATE: self._certificate})
+        if self._tls.speaks_http2():
+            # 2 MB, which a relay without such a client does not need.
+            from relayd.api.http2.protocol import Http2Protocol
+
+            self._http2 = Http2Protocol(
+                self._serving, self._nursery, peer, local, self._send, state
+            )
+            return self._http2
         return _DoorProtocol(
             self._serving, self._tasks, peer, local, self._send, state=state, tls=True
         )
+
+    def hurry(self) -> None:
+        """Apply the deadline of a stop to all further writes and to the current ones."""
+        super().hurry()
+        if self._http2 is not None:
+            self._http2.hurry(self._write_s)
 
     async def ask_for_body(self) -> None:
         """Let the client send its body, if it waits for that."""

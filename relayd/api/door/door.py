@@ -1,7 +1,7 @@
 """The front door as a whole: its parts, its start, and what a reload renews."""
 
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import Final
 
 import trio
@@ -18,6 +18,7 @@ from relayd.api.fair_limiter import FairLimiter
 from relayd.api.server.connection import App, Slots
 from relayd.api.server.limits import Limits
 from relayd.api.server.listeners import open_listeners
+from relayd.api.server.passed import PassedSocket, open_passed
 from relayd.api.server.server import Clients, make_serving, serve_clients
 from relayd.config.main_conf import Listen, Settings
 from relayd.errors import StartError
@@ -34,6 +35,9 @@ log = get_logger("api")
 MAX_RUN_LOG: Final = 64 * 1024 * 1024
 MAX_INVENTORY: Final = 256 * 1024 * 1024
 
+#: At a stop, who has connected already may begin a request for so many seconds: most have sent it.
+_FRESH_S: Final = 2.0
+
 
 class Door:
     """The HTTPS server for agents and relays.
@@ -43,13 +47,23 @@ class Door:
         trust: the current nodes.
         metrics: of this service.
         api: the HTTP API.
+        sockets: from the service manager; without any, relayd opens its own.
     """
 
-    def __init__(self, settings: Settings, trust: CurrentNodes, metrics: Metrics, api: App) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        trust: CurrentNodes,
+        metrics: Metrics,
+        api: App,
+        sockets: Sequence[PassedSocket] = (),
+    ) -> None:
         self._settings = settings.server
         self._certificates = settings.general.nodes_certs_file
         self._trust = trust
-        self._files = KeyFiles(self._settings.certificate_file, self._settings.key_file)
+        self._files = KeyFiles(
+            self._settings.certificate_file, self._settings.key_file, self._settings.http2
+        )
         self._networks = AllowedNetworks(self._settings.networks, self._settings.networks_file)
         self._policy_servers = AllowedNetworks(
             self._settings.policy_servers, self._settings.policy_servers_file
@@ -61,6 +75,7 @@ class Door:
         self._targets = _targets(settings)
         self._metrics = metrics
         self._api = api
+        self._sockets = sockets
         self._node_id = trust.nodes.my_id
         self._changed = Wake()
         self._building = trio.Lock()
@@ -121,12 +136,17 @@ class Door:
         self._app = await self._make_app()
         directories = [target.directory for target in self._targets.values()]
         await in_thread(ensure_directories, *directories)
-        async with _open_all(self._settings.listen) as listeners:
+        async with self._open() as listeners:
             await in_thread(remove_leftovers, directories)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._run_renewals, name="door renewals")
                 await self._serve(self._app, listeners, stop, grace, task_status)
                 nursery.cancel_scope.cancel()
+
+    def _open(self) -> AbstractAsyncContextManager[list[trio.SocketListener]]:
+        if self._sockets:
+            return open_passed(self._sockets, self._settings.listen)
+        return _open_all(self._settings.listen)
 
     async def _make_app(self) -> DoorApp:
         settings = self._settings
@@ -164,7 +184,7 @@ class Door:
             client = client_of(_address(stream))
             return DoorConnection(serving, slots, stream, app.trusted, client)
 
-        clients = Clients(serving, slots, connect)
+        clients = Clients(serving, slots, connect, fresh_s=_FRESH_S)
         await serve_clients(clients, listeners, stop, grace, task_status)
 
     async def _run_renewals(self) -> None:

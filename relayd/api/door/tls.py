@@ -22,19 +22,23 @@ from relayd.runlog.signature.certificates import read_certificate
 
 #: X509_V_FLAG_NO_CHECK_TIME of OpenSSL, which the module `ssl` does not name.
 _NO_CHECK_TIME: Final = 0x200000
+#: Name of HTTP/2 in a handshake (RFC 9113, 3.1).
+HTTP_2: Final = "h2"
 
 
 @dataclass(frozen=True, slots=True)
 class KeyFiles:
-    """The files with the identity of this server.
+    """The files with the identity of this server, and what it offers.
 
     Attributes:
         certificate: PEM, possibly with others above it.
         key: PEM, without a passphrase.
+        http2: whether clients may choose HTTP/2.
     """
 
     certificate: Path
     key: Path
+    http2: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +72,7 @@ def build_context(files: KeyFiles) -> ssl.SSLContext:
     context.verify_mode = ssl.CERT_OPTIONAL
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN | _NO_CHECK_TIME
     context.num_tickets = 0  # a session would outlive the certificate that it began with
-    context.set_alpn_protocols(["http/1.1"])
+    context.set_alpn_protocols([HTTP_2, "http/1.1"] if files.http2 else ["http/1.1"])
     for path in (files.certificate, files.key):
         try:
             path.open("rb").close()
@@ -172,6 +176,10 @@ class TlsStream(trio.abc.HalfCloseableStream):
         certificate = self._tls.getpeercert(binary_form=True)
         assert certificate is None or isinstance(certificate, bytes)
         return certificate
+
+    def speaks_http2(self) -> bool:
+        """Return whether the client has chosen HTTP/2 in its handshake."""
+        return bool(self._tls.selected_alpn_protocol() == HTTP_2)
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
         """Receive as from any stream."""

@@ -7,9 +7,10 @@ crash it.
 """
 
 import math
+import typing
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final, cast
@@ -107,10 +108,17 @@ class Slots:
         if connection in self._open:
             self._waiting[connection] = None
 
-    def cut_waiting(self) -> None:
-        """End all connections without a request in progress."""
+    def end_waiting(self, fresh_s: float) -> None:
+        """End all connections without a request in progress.
+
+        Args:
+            fresh_s: seconds that those have left which have had none so far.
+        """
         for connection in self._waiting:
-            connection.cut()
+            if connection.fresh:
+                connection.limit(fresh_s)
+            else:
+                connection.cut()
 
     def hurry(self) -> None:
         """Shorten the deadline of all writes, which must not delay the stop of the server."""
@@ -140,6 +148,9 @@ class Connection:
         stream: to the client.
         sock: below that stream.
         client: whose connections are counted together.
+
+    Attributes:
+        fresh: whether it has had no request so far.
     """
 
     def __init__(
@@ -151,6 +162,8 @@ class Connection:
         client: str = "",
     ) -> None:
         self.client = client
+        self.fresh = True
+        self._latest = math.inf
         self._serving = serving
         self._slots = slots
         self._stream = stream
@@ -161,11 +174,16 @@ class Connection:
         self._writing = trio.CancelScope()
         self._ending = False
         self._tasks: Tasks
-        self._protocol: Protocol
+        self._protocol: StateMachine
 
     def cut(self) -> None:
         """End the connection now, including its request."""
         self._scope.cancel()
+
+    def limit(self, seconds: float) -> None:
+        """End the connection unless it has a request within this time."""
+        self._latest = trio.current_time() + seconds
+        self._scope.deadline = min(self._scope.deadline, self._latest)
 
     def hurry(self) -> None:
         """Apply the deadline of a stop to all further writes and to the current one."""
@@ -199,12 +217,13 @@ class Connection:
         local = parse_socket_addr(sock.family, sock.getsockname())
         self._protocol = self._make_protocol(peer, local)
         self._wait_for_head()
+        await self._protocol.initiate()
         await self._read()
         await self._protocol.handle(Closed())
 
     def _make_protocol(
         self, peer: tuple[str, int] | None, local: tuple[str, int] | None
-    ) -> "Protocol":
+    ) -> "StateMachine":
         return Protocol(self._serving, self._tasks, peer, local, self._send)
 
     async def _read(self) -> None:
@@ -226,12 +245,14 @@ class Connection:
         elif isinstance(event, Updated) and event.idle:
             self._wait_for_head()
         elif isinstance(event, Updated):
+            self.fresh = False
             self._slots.works(self)
             self._scope.deadline = math.inf
 
     def _wait_for_head(self) -> None:
         self._slots.waits(self)
-        self._scope.deadline = trio.current_time() + self._serving.limits.head_s
+        due = trio.current_time() + self._serving.limits.head_s
+        self._scope.deadline = min(due, self._latest)
 
     async def _write(self, data: bytes) -> None:
         async with self._send_lock:
@@ -257,6 +278,16 @@ class Connection:
                 with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
                     await self._stream.send_eof()
         await self._protocol.handle(Closed())
+
+
+class StateMachine(typing.Protocol):
+    """What a connection needs of a version of HTTP."""
+
+    async def initiate(self) -> None:
+        """Send what the server says first."""
+
+    async def handle(self, event: Event) -> None:
+        """Handle received data, or the end of the connection."""
 
 
 class Protocol(H11Protocol):
@@ -347,7 +378,7 @@ class Tasks:
         """Start a request; the result accepts the client's input."""
         put, get = trio.open_memory_channel[ASGIReceiveEvent](config.max_app_queue_size)
         receive = self.receiving(partial(_receive, get))
-        self._nursery.start_soon(_run_app, app, scope, get, receive, send)
+        self._nursery.start_soon(run_app, app, scope, get, receive, send)
 
         async def put_while_wanted(event: ASGIReceiveEvent) -> None:
             # It is the app that reports the end of its own answer: it must not wait for itself,
@@ -368,14 +399,22 @@ async def _receive(channel: trio.MemoryReceiveChannel[ASGIReceiveEvent]) -> ASGI
         return {"type": "http.disconnect"}
 
 
-async def _run_app(
+async def run_app(
     app: AppWrapper,
     scope: Scope,
-    channel: trio.MemoryReceiveChannel[ASGIReceiveEvent],
+    channel: AbstractContextManager[object],
     receive: Receive,
     send: Send,
 ) -> None:
-    """Run one request; an exception in the framework itself is answered with 500."""
+    """Run one request; an exception in the framework itself is answered with 500.
+
+    Args:
+        app: the application.
+        scope: of the request.
+        channel: is left when the application has ended, before `send` learns of it.
+        receive: gives the client's input.
+        send: takes the parts of the answer, and None at the end.
+    """
     application = cast("App", app)
     access = begin_access(scope)
 

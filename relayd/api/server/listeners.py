@@ -119,7 +119,7 @@ def _remove_own(path: str, identity: tuple[int, int] | None) -> None:
 
 async def _bind_addresses(listen: Listen, both: bool) -> list[trio.SocketListener]:
     try:
-        hosts = await _resolve(listen, both)
+        hosts = await resolve(listen, both=both)
     except OSError as error:
         raise _cannot_listen(listen, error) from None
     listeners: list[trio.SocketListener] = []
@@ -134,8 +134,16 @@ async def _bind_addresses(listen: Listen, both: bool) -> list[trio.SocketListene
     return listeners
 
 
-async def _resolve(listen: Listen, both: bool) -> list[str | None]:
-    """Return the addresses of the host, each once; None stands for all interfaces."""
+async def resolve(listen: Listen, *, both: bool) -> list[str | None]:
+    """Return the addresses of the host, each once; None stands for all interfaces.
+
+    Args:
+        listen: has the host.
+        both: whether `[::]` means all addresses of IPv4 as well.
+
+    Raises:
+        OSError: the host cannot be resolved.
+    """
     found = await trio.socket.getaddrinfo(
         listen.host, listen.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     )

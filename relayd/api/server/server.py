@@ -102,12 +102,14 @@ class Clients:
         slots: bound their number.
         connect: makes the connection of an accepted client.
         busy: what a client without a slot gets before its connection is closed.
+        fresh_s: seconds in which a client without any request yet may begin one at a stop.
     """
 
     serving: Serving
     slots: Slots
     connect: Callable[[trio.SocketStream], Connection]
     busy: bytes = b""
+    fresh_s: float = 0.0
 
 
 def make_serving(app: App, limits: Limits) -> Serving:
@@ -136,16 +138,18 @@ async def serve_clients(
                 clients.slots.hurry()
             accepting.cancel_scope.cancel()
         await clients.serving.context.terminated.set()
-        clients.slots.cut_waiting()
+        clients.slots.end_waiting(clients.fresh_s)
         handling.cancel_scope.deadline = trio.current_time() + grace
 
 
 async def _serve_client(clients: Clients, stream: trio.SocketStream) -> None:
     """Serve one accepted client; Trio closes the stream afterwards."""
     serving, slots = clients.serving, clients.slots
-    if serving.context.terminated.is_set():
+    if serving.context.terminated.is_set() and not clients.fresh_s:
         return
     connection = clients.connect(stream)
+    if serving.context.terminated.is_set():
+        connection.limit(clients.fresh_s)
     if not slots.take(connection):
         log.warning("too many requests at once; refused with 503", limit=serving.limits.connections)
         log_refused(503, None)

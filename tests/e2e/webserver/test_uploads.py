@@ -189,8 +189,10 @@ async def test_wrong_password_is_checked_before_the_method(front: Web) -> None:
 async def test_too_large_an_upload(front: Web) -> None:
     """A run log beyond 64 MiB is refused by its length, before its body is read."""
     async with open_web(front):
-        size = ("-X", "PUT", "-H", f"Content-Length: {64 * 1024**2 + 1}", "-H", "Expect:")
-        reply = await front.curl("/reports/x.log", *size, "-d", "x", user=KNOWN)
+        # In HTTP/2 the wrong length itself would be the fault.
+        put = ("--http1.1", "-X", "PUT", "-H", "Expect:", "-d", "x")
+        size = f"Content-Length: {64 * 1024**2 + 1}"
+        reply = await front.curl("/reports/x.log", *put, "-H", size, user=KNOWN)
     assert reply.status == 413
     assert front.spool() == []
 

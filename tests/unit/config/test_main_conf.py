@@ -88,7 +88,7 @@ def flat(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def uncommented(path: Path) -> str:
     """The text of a shipped file with every `# key = value` uncommented."""
-    return re.sub(r"^# (?=[a-z_]+ = )", "", path.read_text(), flags=re.MULTILINE)
+    return re.sub(r"^# (?=[a-z0-9_]+ = )", "", path.read_text(), flags=re.MULTILINE)
 
 
 def test_root_needs_nothing_but_its_id(tmp_path: Path) -> None:

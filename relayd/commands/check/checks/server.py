@@ -14,7 +14,7 @@ from relayd.commands.check.model import Finding, Site, error, warning
 from relayd.commands.check.service_user.foreign import elsewhere, is_foreign
 from relayd.commands.check.service_user.permissions import check_directory, check_file, quoted
 from relayd.commands.check.settings.places import judge_openness
-from relayd.commands.check.surroundings.units import may_bind_low_ports
+from relayd.commands.check.surroundings.units import may_bind_low_ports, passes_socket
 from relayd.config.main_conf import Listen, ServerSettings
 from relayd.errors import StartError
 from relayd.spool.layout import inventory_spool, run_log_spool
@@ -24,7 +24,7 @@ from relayd.system.threads import in_thread
 _CREDENTIALS: Final = Path("/run/credentials")
 _UNPRIVILEGED: Final = Path("/proc/sys/net/ipv4/ip_unprivileged_port_start")
 _ANSWER_S: Final = 2.0
-_PORT_FIX: Final = "install the drop-in front-door.conf, or use another port"
+_PORT_FIX: Final = "install the drop-in front-door.conf or the sockets, or use another port"
 
 
 async def check(site: Site) -> list[Finding]:
@@ -116,6 +116,8 @@ def _check_directories(site: Site) -> list[Finding]:
 
 def _check_address(site: Site, listen: Listen) -> list[Finding]:
     where = f"server.listen {listen}"
+    if passes_socket(listen.port):
+        return []  # systemd has bound it, and an attempt to connect would start relayd
     try:
         addresses = socket.getaddrinfo(
             listen.host, listen.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE

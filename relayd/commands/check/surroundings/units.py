@@ -130,6 +130,15 @@ def may_bind_low_ports() -> bool:
     return any("CAP_NET_BIND_SERVICE" in value.split() for value in values)
 
 
+def passes_socket(port: int) -> bool:
+    """Return whether a unit has systemd listen on a port in place of the daemon."""
+    return any(
+        value.strip().rpartition(":")[2] == str(port)
+        for unit in _UNITS
+        for value in _values(_files(f"{unit}.socket"), "ListenStream")
+    )
+
+
 def _option(words: Sequence[str], name: str) -> str | None:
     for position, word in enumerate(words):
         if word == name and position + 1 < len(words):

@@ -97,11 +97,11 @@ async def test_a_failed_renewal_changes_nothing(web: Web) -> None:
 
 
 async def test_only_tls_1_3_without_sessions(web: Web) -> None:
-    """TLS 1.2 is refused, no ticket is sent, and HTTP/1.1 is what is spoken."""
+    """TLS 1.2 is refused, no ticket is sent, and HTTP/2 can be switched off."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     context.set_alpn_protocols(["h2", "http/1.1"])
-    async with open_door(web):
+    async with open_door(web, http2=False):
         stream = await trio.open_ssl_over_tcp_stream(
             web.host, web.port, ssl_context=context, https_compatible=True
         )

@@ -112,6 +112,10 @@ async def test_addresses(web: Web, monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     unit.write_text(f"[Service]\n{start}\nAmbientCapabilities=CAP_NET_BIND_SERVICE\n")
     monkeypatch.setattr(units, "DIRECTORIES", (tmp_path,))
     assert await codes(web, listen=low) == []
+    unit.unlink()
+    assert await codes(web, listen=low) == ["server.privileged"]
+    (tmp_path / "rudder-relayd.socket").write_text("[Socket]\nListenStream=127.0.0.1:1\n")
+    assert await codes(web, listen=low) == []
 
 
 def test_settings_have_the_paths_that_are_checked(web: Web) -> None:
