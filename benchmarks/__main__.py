@@ -7,7 +7,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks import door
+from benchmarks import capacity, door, writers
 from benchmarks.corpus import Sample, SampleNode, make_nodes, make_samples
 from benchmarks.daemon import run_daemon
 from benchmarks.measure import say
@@ -21,8 +21,9 @@ from relayd.telemetry.logs import configure
 
 def main() -> None:
     """Run the selected benchmarks; progress goes to standard error."""
-    if sys.argv[1:2] == ["door"]:
-        door.main(sys.argv[2:])
+    others = {"door": door.main, "writers": writers.main, "capacity": capacity.main}
+    if sys.argv[1:2] and sys.argv[1] in others:
+        others[sys.argv[1]](sys.argv[2:])
         return
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--rounds", type=int, default=5, help="number of rounds (default: 5)")

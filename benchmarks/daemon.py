@@ -112,6 +112,11 @@ class Daemon:
             if sample.name == _LAG
         }
 
+    def counter(self, name: str) -> float:
+        """Return a counter without labels."""
+        families = text_string_to_metric_families(self._metrics())
+        return next(s.value for family in families for s in family.samples if s.name == name)
+
     def log(self) -> str:
         """Return the end of its log."""
         return (self._directory / "relayd.log").read_text(errors="replace")[-2000:]

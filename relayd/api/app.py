@@ -1,7 +1,9 @@
 """The HTTP API as a Quart-Trio app: its parts and its answers to errors."""
 
+import inspect
+from collections.abc import Awaitable, Callable
 from types import TracebackType
-from typing import Final
+from typing import Final, ParamSpec, TypeVar, cast
 
 from quart import Response, request
 from quart.wrappers.base import BaseRequestWebsocket
@@ -24,6 +26,9 @@ from relayd.telemetry.logs import get_logger
 __all__ = ["BASE", "Services", "make_app"]
 
 log = get_logger("api")
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 #: Maximum size of a request body in bytes, unless a route has its own.
 MAX_BODY: Final = 1024 * 1024
@@ -52,6 +57,14 @@ class App(QuartTrio):
             path_info=request.path,
             query_args=request.query_string.decode("latin-1"),
         )
+
+    def ensure_async(
+        self, func: Callable[P, T] | Callable[P, Awaitable[T]]
+    ) -> Callable[P, Awaitable[T]]:
+        """Return a coroutine function as it is; Quart's own test of it would load asyncio."""
+        if inspect.iscoroutinefunction(func):
+            return func
+        return self.sync_to_async(cast("Callable[P, T]", func))
 
     def log_exception(
         self,

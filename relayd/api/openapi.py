@@ -1,7 +1,5 @@
 """The description of the API, an OpenAPI 3.1 document: `/openapi.json`, also kept in docs/."""
 
-from importlib.resources import files
-
 from quart import Blueprint, Response
 
 
@@ -18,4 +16,6 @@ def openapi_blueprint() -> Blueprint:
 
 def read_document() -> bytes:
     """Return the document as JSON."""
+    from importlib.resources import files
+
     return files("relayd.api").joinpath("openapi.json").read_bytes()

@@ -25,21 +25,22 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from relayd import __version__
-from relayd.commands.failing import complain
+from relayd.commands.daemon import (
+    DEFAULT_DIRECTORY,
+    EXIT_START,
+    exit_code,
+    fail,
+    is_daemon,
+    run_daemon,
+)
 from relayd.config.files import load_files
-from relayd.errors import ConfigError, RelaydError, StartError, TransientStartError
-from relayd.service.signals import allow_hangup, early_signals
+from relayd.service.signals import allow_hangup
 from relayd.system.utf8 import ensure_utf8
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-DEFAULT_DIRECTORY: Final = Path("/opt/rudder/etc/relayd")
-
 EXIT_CRASH: Final = 1
-EXIT_CONFIG: Final = 2
-EXIT_START: Final = 3
-EXIT_TRANSIENT: Final = os.EX_TEMPFAIL
 #: The exit code that a shell reports for a command ended by SIGINT, for one that cleans up first.
 EXIT_INTERRUPTED: Final = 130
 
@@ -159,7 +160,7 @@ def main(context: click.Context) -> None:
 @directory_option
 def run(directory: Path) -> int:
     """Run the daemon in the foreground until SIGTERM or SIGINT."""
-    return _run(directory)
+    return run_daemon(directory)
 
 
 @main.command()
@@ -174,28 +175,7 @@ def version() -> None:
 @click.version_option(__version__, "-V", "--version", message="rudder-relayd %(version)s")
 def rudder_relayd(directory: Path, *, test: bool) -> int:
     """Run the daemon of a Rudder policy server, or check its configuration."""
-    return _check(directory) if test else _run(directory)
-
-
-class _Started:
-    """The daemon that this process is, once it has been asked to be one.
-
-    Attributes:
-        directory: its configuration.
-    """
-
-    directory: Path | None = None
-
-
-_started = _Started()
-
-
-def _run(directory: Path) -> int:
-    _started.directory = directory
-    early_signals.install()
-    from relayd.service.tree import run as run_service
-
-    return run_service(directory)
+    return _check(directory) if test else run_daemon(directory)
 
 
 def _check(directory: Path) -> int:
@@ -210,43 +190,23 @@ def _check(directory: Path) -> int:
 def _exit_code(call: Callable[[], object], program: str) -> int:
     """Call and return the exit code; report expected errors of a program in one line."""
     try:
-        result = call()
-    except ConfigError as error:
-        return _fail_each(error, EXIT_CONFIG)
-    except StartError as error:
-        transient = isinstance(error, TransientStartError)
-        return _fail_each(error, EXIT_TRANSIENT if transient else EXIT_START)
+        return exit_code(call)
     except click.UsageError as error:
         command = error.ctx.command_path if error.ctx else program
         text = error.format_message()
         end = "" if text.endswith((".", "?", "?)")) else "."
-        return _fail(f"{text}{end} See: {command} --help", EXIT_START)
+        return fail(f"{text}{end} See: {command} --help", EXIT_START)
     except click.ClickException as error:
-        return _fail(error.format_message(), EXIT_START)
+        return fail(error.format_message(), EXIT_START)
     except click.Abort:
         return EXIT_INTERRUPTED
     except OSError as error:
-        if _started.directory is not None or not _is_of_output(error):
+        if is_daemon() or not _is_of_output(error):
             raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it again
-        return _fail(f"cannot write to standard output: {error.strerror}", EXIT_CRASH)
-    return result if isinstance(result, int) else 0
+        return fail(f"cannot write to standard output: {error.strerror}", EXIT_CRASH)
 
 
 def _is_of_output(error: OSError) -> bool:
     """Return whether a tool could not write its results: to a full disk, for example."""
     return error.filename is None and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO)
-
-
-def _fail_each(error: RelaydError, code: int) -> int:
-    """Report what may be the cause, then each error, on one line each."""
-    for warning in error.warnings:
-        complain(str(warning), _started.directory, "warning")
-    for one in error.each():
-        _fail(str(one), code)
-    return code
-
-
-def _fail(text: str, code: int) -> int:
-    complain(text, _started.directory)
-    return code

@@ -4,11 +4,10 @@ A tool writes a line for a person. The daemon's line ends up where its log does,
 format of the log, as far as that is known. In the journal both have their priority.
 """
 
+import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import Final, Literal
-
-import click
 
 from relayd.config.logging_conf import LoggingSettings, load_logging
 from relayd.errors import RelaydError
@@ -32,10 +31,16 @@ def complain(
     # Where nobody can read it, the exit code is still the right one.
     with suppress(OSError):
         if daemon is not None and _logs_json(daemon):
-            click.echo(_document(text, level), err=True, nl=False)
+            _write(_document(text, level).decode())
             return
         priority = _PRIORITIES[level] if is_journal(_STDERR) else ""
-        click.echo(f"{priority}{level}: {printable(text)}", err=True)
+        _write(f"{priority}{level}: {printable(text)}\n")
+
+
+def _write(line: str) -> None:
+    if sys.stderr is not None:
+        sys.stderr.write(line)
+        sys.stderr.flush()
 
 
 def _logs_json(directory: Path) -> bool:

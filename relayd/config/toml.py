@@ -1,6 +1,5 @@
 """Read a TOML file into frozen structs, with errors that name file, key, value and expectation."""
 
-import difflib
 import re
 import tomllib
 from collections.abc import Callable, Iterable, Iterator
@@ -355,6 +354,8 @@ def close_word(word: str, known: Iterable[str], cutoff: float = 0.7) -> str | No
         known: in lower case.
         cutoff: how similar they must be, up to 1. Below 0.7, `postgres` is like `upstream`.
     """
+    import difflib
+
     folded = {one.replace("-", "_"): one for one in known}
     word = word[:100].lower().replace("-", "_")
     close = difflib.get_close_matches(word, folded, n=1, cutoff=cutoff)

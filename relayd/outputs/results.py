@@ -104,12 +104,15 @@ class RunLogStore(Protocol):
     Attributes:
         name: the output as in `processing.reporting.output`, log lines and the status.
         moved: set when the store is found at another history than before.
-        server: the server that was reached last; None before the first.
     """
 
     name: str
     moved: Wake
-    server: ServerFacts | None
+
+    @property
+    def server(self) -> ServerFacts | None:
+        """The server that was reached last; None before the first."""
+        ...
 
     async def locate(self) -> WalPoint:
         """Return where the store is now.

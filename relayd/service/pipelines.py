@@ -73,9 +73,19 @@ async def open_pipelines(
     async with AsyncExitStack() as stack:
         if "database" in outputs:
             from relayd.outputs.postgres.database import open_database
+            from relayd.outputs.postgres.session import Notes
             from relayd.pipelines.reporting import open_reporting
 
-            database = open_database(settings, metrics.lock_wait_seconds.inc)
+            notes = Notes(
+                waited=metrics.lock_wait_seconds.inc,
+                committed=metrics.commit_wait_seconds.inc,
+                connected=lambda _server: metrics.database_connections.inc(),
+                found=lambda server: metrics.note_server(
+                    server.address, server.role, server.timeline or None
+                ),
+                partitions_end=metrics.partitions_end.set,
+            )
+            database = open_database(settings, notes)
             store = await stack.enter_async_context(database)
             valve = valves["reporting"]
             reporting = open_reporting(settings, trust, metrics, store, delays, valve, records)

@@ -24,6 +24,7 @@ An exception in any of these is a bug: it cancels the others and ends the proces
 1. systemd starts it again, and the spool makes that safe.
 """
 
+import gc
 import os
 import signal
 import sys
@@ -152,6 +153,14 @@ def _only_start_errors(error: BaseException, *, starting: bool) -> RelaydError |
     return None if shortage is None else TransientStartError(f"cannot start: {shortage}")
 
 
+def _keep_what_is_loaded() -> None:
+    """Return what only the start needed, and look for garbage from now on, but not in the rest."""
+    gc.collect()
+    gc.freeze()
+    gc.enable()
+    trim_memory()
+
+
 def _log_shortage(work: str) -> None:
     log.warning("cannot start a thread; retrying", work=work, limit=THREAD_LIMIT)
 
@@ -263,7 +272,7 @@ class Service:
             self.started = True
             log.info("started", version=__version__, api=", ".join(urls))
             root.start_soon(self._run_announce, ", ".join(urls), name="announce")
-            trim_memory()  # what only the start needed
+            _keep_what_is_loaded()
             root.start_soon(self.notifier.run_status, name="status")
             root.start_soon(self.notifier.run_watchdog, name="watchdog")
             await self.stopping.wait()

@@ -13,8 +13,11 @@ from collections.abc import Iterable, Sequence
 from itertools import accumulate
 from typing import Final, Literal, get_args
 
-from prometheus_client.metrics_core import CounterMetricFamily, HistogramMetricFamily, Metric
-from prometheus_client.registry import Collector, CollectorRegistry
+from relayd.system.lean import lean
+
+with lean("prometheus_client"):
+    from prometheus_client.metrics_core import CounterMetricFamily, HistogramMetricFamily, Metric
+    from prometheus_client.registry import Collector, CollectorRegistry
 
 Hop = Literal["node", "spool", "output", "here", "total"]
 HOPS: Final[tuple[Hop, ...]] = get_args(Hop)

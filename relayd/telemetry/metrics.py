@@ -12,22 +12,24 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Final, Literal, get_args
 
-from prometheus_client import (
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    Histogram,
-    ProcessCollector,
-    disable_created_metrics,
-)
-from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
-from prometheus_client.metrics_core import CounterMetricFamily, Metric
-from prometheus_client.registry import Collector
-
 from relayd.config.in_force import MODIFIED, RESTART_KEYS, File
 from relayd.errors import Reason
+from relayd.system.lean import lean
 from relayd.telemetry.lag import Lag
 from relayd.telemetry.rates import Totals
+
+with lean("prometheus_client"):
+    from prometheus_client import (
+        CollectorRegistry,
+        Counter,
+        Gauge,
+        Histogram,
+        ProcessCollector,
+        disable_created_metrics,
+    )
+    from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+    from prometheus_client.metrics_core import CounterMetricFamily, Metric
+    from prometheus_client.registry import Collector
 
 #: `Content-Type` of the result of `Metrics.render`.
 CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
@@ -102,6 +104,11 @@ class Metrics:
         reports_broken: malformed reports in run logs that were accepted.
         duplicates: run logs that were already in the database.
         lock_wait_seconds: seconds for which transactions waited for other writers.
+        commit_wait_seconds: seconds that commits took, the wait for standbys included.
+        database_connections: connections made to write to the database.
+        database_server: 1 for the `server` that was reached last, with its `role`.
+        database_timeline: its timeline; NaN if it is unknown.
+        partitions_end: unix time until when there are partitions; NaN without them.
         held_files: committed files that are kept for a while.
         held_bytes: their bytes.
         held_replayed: kept files that were processed again after a change of the database.
@@ -152,6 +159,7 @@ class Metrics:
         threads = Gauge("process_threads", "Threads of the process", registry=self._registry)
         threads.set_function(_count_threads)
         self._make_outcomes()
+        self._make_database()
         self._make_held()
         self._make_nodes()
         self._make_spool()
@@ -193,6 +201,12 @@ class Metrics:
         """Record which version of a file of the configuration is in use."""
         self.file_modified.labels(file).set(modified_at)
 
+    def note_server(self, address: str, role: str, timeline: int | None) -> None:
+        """Record which server of the database was reached last."""
+        self.database_server.clear()
+        self.database_server.labels(address, role).set(1)
+        self.database_timeline.set(math.nan if timeline is None else timeline)
+
     def note_watch(self, directory: str, mode: str) -> None:
         """Record how one directory is watched; the gauge shows every mode that is in use."""
         self._watches[directory] = mode
@@ -227,9 +241,6 @@ class Metrics:
             "reports_broken", "Malformed reports in accepted run logs, which are not stored"
         )
         self.duplicates = self._counter("duplicates", "Run logs already in the database")
-        self.lock_wait_seconds = self._counter(
-            "database_lock_wait_seconds", "Seconds for which transactions waited for other writers"
-        )
         self.processing_seconds = self._histogram(
             "reports_processing_duration_seconds",
             "Seconds from taking up a run log to the end of its output",
@@ -241,6 +252,29 @@ class Metrics:
         self.report_bytes = self._histogram(
             "reports_size_bytes", "Size of a run log as uploaded, in bytes", _SIZES
         )
+
+    def _make_database(self) -> None:
+        self.lock_wait_seconds = self._counter(
+            "database_lock_wait_seconds", "Seconds for which transactions waited for other writers"
+        )
+        self.commit_wait_seconds = self._counter(
+            "database_commit_wait_seconds", "Seconds that commits took, waits for standbys included"
+        )
+        self.database_connections = self._counter(
+            "database_connections", "Connections made to write to the database"
+        )
+        self.database_server = self._gauge(
+            "database_server", "1 for the server of the database reached last", "server", "role"
+        )
+        self.database_timeline = self._gauge(
+            "database_timeline", "Timeline of the server of the database reached last"
+        )
+        self.partitions_end = self._gauge(
+            "database_partitions_end_timestamp_seconds",
+            "Unix time until when the table has partitions",
+        )
+        for gauge in (self.database_timeline, self.partitions_end):
+            gauge.set(math.nan)
 
     def _make_held(self) -> None:
         self.held_files = self._gauge("held_files", "Committed files that are kept for a while")

@@ -58,6 +58,9 @@ async def test_commits_that_a_failover_takes_back(tmp_path: Path, pair: Pair, ho
         check_stored(query, {(NODE, number) for number in range(50)})
         assert await daemon.metric("rudder_relayd_held_missing_total") == 30
         assert await daemon.metric("rudder_relayd_held_files") == 50
+        assert await daemon.metric("rudder_relayd_database_timeline") == 2
+        assert await daemon.metric("rudder_relayd_database_connections_total") >= 2
+        assert await daemon.metric("rudder_relayd_database_commit_wait_seconds_total") > 0
     assert site.refused() == {}
 
 

@@ -33,7 +33,7 @@ TASKS: Final = {
     "feed": "relayd.spool.watching.watcher:_Watcher.feed",
     "examine": "relayd.pipelines.workers.pool:WorkerPool.examine",
     "write": "relayd.pipelines.write:Writer.write",
-    "transaction": "relayd.outputs.postgres.database:Database._transaction",
+    "transaction": "relayd.outputs.postgres.session:Session.transaction",
     "dispose": "relayd.pipelines.dispose:DisposeStage.dispose",
     "remove": "relayd.spool.disposal:Disposal.remove",
     "quarantine": "relayd.spool.disposal:Disposal.quarantine",

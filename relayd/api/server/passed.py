@@ -17,6 +17,7 @@ from relayd.api.server.listeners import resolve
 from relayd.config.main_conf import Listen
 from relayd.errors import StartError
 from relayd.system.addresses import bracketed
+from relayd.system.shortage import words_of
 from relayd.telemetry.logs import get_logger
 
 log = get_logger("api")
@@ -74,7 +75,7 @@ def _take(number: int, name: str) -> PassedSocket:
         os.set_inheritable(number, False)
         taken = socket.socket(fileno=number)
     except OSError as error:
-        raise StartError(f"{what} is not a socket", reason=error.strerror) from error
+        raise StartError(f"{what} is not a socket", reason=words_of(error)) from error
     fault = _fault(taken)
     if fault:
         taken.close()
@@ -121,7 +122,7 @@ async def _check(sockets: Sequence[PassedSocket], addresses: Sequence[Listen]) -
         try:
             hosts = await resolve(listen, both=False)
         except OSError as error:
-            raise StartError(f"cannot listen on {listen}", reason=error.strerror) from error
+            raise StartError(f"cannot listen on {listen}", reason=words_of(error)) from error
         places = {(host, listen.port) for host in hosts if host is not None}
         if not places & passed:
             raise StartError(

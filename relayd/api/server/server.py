@@ -5,11 +5,12 @@ connections, deadlines, the stop) is relayd's own; `relayd.api.server.connection
 Both use private names of the libraries, so their versions are checked at start.
 """
 
+import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import version
+from pathlib import Path
 from typing import Final, cast
 
 import trio
@@ -46,9 +47,20 @@ def check_versions(expected: Mapping[str, str] = VERSIONS) -> None:
         StartError: one is not; the text gives its name, the release found and the expected one.
     """
     for name, wanted in expected.items():
-        found = version(name)
-        if found != wanted:
-            raise StartError(f"{name} {found} is installed, but only {wanted} is supported")
+        if not _has_release(name, wanted):
+            # Loading this, with the parser of mail that it uses, would delay every start.
+            from importlib.metadata import version
+
+            found = version(name)
+            if found != wanted:
+                raise StartError(f"{name} {found} is installed, but only {wanted} is supported")
+
+
+def _has_release(name: str, release: str) -> bool:
+    """Return whether the directory that describes this release is next to a loaded library."""
+    package = name.replace("-", "_")
+    location = Path(sys.modules[package].__file__ or "").parents[1]
+    return Path(f"{location}/{package}-{release}.dist-info/METADATA").is_file()
 
 
 async def run_server(

@@ -6,7 +6,8 @@ from typing import Final
 import click
 from rich.console import Console
 
-from relayd.commands.cli import DEFAULT_DIRECTORY, unpadded
+from relayd.commands.cli import unpadded
+from relayd.commands.daemon import DEFAULT_DIRECTORY
 from relayd.commands.inspect.content import describe
 from relayd.commands.inspect.show import as_json, show
 from relayd.commands.inspect.trust import GivenCertificates, read_given

@@ -1,6 +1,7 @@
 """Errors of a connection and of asyncpg, translated into `DatabaseError`."""
 
 import os
+import re
 import socket
 import ssl
 from enum import StrEnum
@@ -9,7 +10,7 @@ from typing import Final, Literal
 import asyncpg
 
 from relayd.errors import DatabaseError
-from relayd.outputs.postgres.sqlstate import kind_of
+from relayd.outputs.postgres.sqlstate import NO_PARTITION, kind_of
 from relayd.system.shortage import words_of
 
 
@@ -88,6 +89,9 @@ _NO_TRANSACTIONS: Final = "transaction blocks not allowed"
 
 _MAX_TEXT: Final = 200
 
+#: The key of a row without a partition, in whatever language the server speaks.
+_PARTITION_KEY: Final = re.compile(r"\((\w+)\) = \(([^()]{1,40})\)")
+
 
 def explain(error: BaseException) -> DatabaseError:
     """Translate an error. asyncpg hides the first cause in the context when a COPY breaks."""
@@ -108,10 +112,18 @@ def explain(error: BaseException) -> DatabaseError:
         constraint = getattr(cause, "constraint_name", None)
         context = getattr(cause, "context", None) or ""
         kind = kind_of(state, constraint=constraint, context=context)
+        if state == NO_PARTITION and constraint is None:
+            text += _partition_of(cause)
         return DatabaseError(text, kind, state)
     if isinstance(error, TimeoutError):
         return DatabaseError("the database did not answer in time", "transient")
     return DatabaseError(_text(error), "transient")
+
+
+def _partition_of(error: BaseException) -> str:
+    """Return which partition is missing; unlike other DETAILs, this one shows dates only."""
+    found = _PARTITION_KEY.search(getattr(error, "detail", None) or "")
+    return f": {found[1]} = {found[2]}" if found else ""
 
 
 def explain_connecting(error: BaseException, host: str) -> ConnectError:

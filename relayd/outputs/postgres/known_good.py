@@ -23,21 +23,24 @@ _START: Final = {
 }
 
 
-def known_good(accepted: tuple[str, ...] | None, node_id: str) -> Iterator[RunLog]:
-    """Yield run logs of one report that is dated now, the one to be believed first.
+def known_good(
+    accepted: tuple[str, ...] | None, node_id: str, at: datetime | None = None
+) -> Iterator[RunLog]:
+    """Yield run logs of one report, the one to be believed first.
 
     Args:
         accepted: the first report of a run log that was stored, None before there is one.
         node_id: node of the run log in question; its other columns are left out.
+        at: their date, now if None.
     """
     if accepted is not None:
-        yield _run_log(dict(zip(COLUMNS, accepted, strict=True)))
-    yield _run_log({**_START, "nodeid": node_id})
+        yield _run_log(dict(zip(COLUMNS, accepted, strict=True)), at)
+    yield _run_log({**_START, "nodeid": node_id}, at)
 
 
-def _run_log(columns: dict[str, str]) -> RunLog:
-    now = datetime.now(UTC).isoformat(timespec="microseconds")
-    columns |= {"executiondate": now, "executiontimestamp": now}
+def _run_log(columns: dict[str, str], at: datetime | None) -> RunLog:
+    date = (at or datetime.now(UTC)).isoformat(timespec="microseconds")
+    columns |= {"executiondate": date, "executiontimestamp": date}
     first = tuple(columns[name] for name in COLUMNS)
     copy = join([column.encode() for column in first]) + b"\n"
-    return RunLog(columns["nodeid"], now, None, True, 1, 1, copy, first)
+    return RunLog(columns["nodeid"], date, None, True, 1, 1, copy, first)

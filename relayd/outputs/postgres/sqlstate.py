@@ -19,6 +19,9 @@ PERMANENT: Final = frozenset({"21", "44", "54"})
 #: Also what a trigger, a view or a foreign table behind them refuses or cannot do.
 TABLE: Final = frozenset({"22", "23", "42", "0A", "09", "27", "2F", "38", "39", "HV", "P0"})
 
+#: A check constraint is violated or, where no constraint is named, no partition takes the row.
+NO_PARTITION: Final = "23514"
+
 #: The only rules that Rudder's own tables have: some columns are never empty.
 _OWN_RULE: Final = re.compile(
     r"ruddersysevents_(?:nodeid|directiveid|ruleid|reportid|component)_check[0-9]*"
@@ -36,7 +39,7 @@ EXCEPTIONS: Final[dict[str, Kind]] = {
     # relayd's own COPY text is wrong, for one run log.
     "22P04": "permanent",
     # A rule of Rudder's own tables; another one, or no partition, is a matter of the tables.
-    "23514": "permanent",
+    NO_PARTITION: "permanent",
     # A prepared statement of another session: a pooler is in between.
     "42P05": "operator",
     # A standby or a read-only server: the failover will end, but an operator should know.
@@ -63,7 +66,7 @@ def kind_of(sqlstate: str, *, constraint: str | None = "", context: str = "") ->
     """
     kind = _kind_of(sqlstate)
     if kind == "permanent" and sqlstate[:2] in ("22", "23"):
-        if sqlstate == "23514" and not _OWN_RULE.fullmatch(constraint or ""):
+        if sqlstate == NO_PARTITION and not _OWN_RULE.fullmatch(constraint or ""):
             return "table"
         if context.startswith(("PL/", "SQL")):  # in a trigger of others
             return "table"

@@ -214,6 +214,7 @@ WITH RECURSIVE tree(id) AS (
 SELECT (SELECT hashtextextended(string_agg(part, ' ' ORDER BY part), 0) FROM parts) AS definition,
        (SELECT relkind IN ('r', 'p') AND NOT row_security_active(oid)
           FROM pg_class WHERE oid = 'ruddersysevents'::regclass) AS copy,
+       (SELECT relkind = 'p' FROM pg_class WHERE oid = 'ruddersysevents'::regclass) AS partitioned,
        EXISTS (SELECT FROM pg_index AS x
                 WHERE x.indrelid = 'reportsexecution'::regclass AND x.indisunique AND x.indisvalid
                   AND x.indimmediate AND x.indpred IS NULL AND x.indexprs IS NULL
@@ -229,6 +230,32 @@ SELECT (SELECT hashtextextended(string_agg(part, ' ' ORDER BY part), 0) FROM par
            to_regprocedure('pg_logical_emit_message(boolean,text,text)'),
            to_regprocedure('pg_logical_emit_message(boolean,text,text,boolean)')), 'EXECUTE'),
            false) AS message
+"""
+
+#: Until when each day has a partition of its own, for partitions by ranges of executiontimestamp:
+#: the end of those that follow one another from the one of now on; now if there is none. No row for
+#: other partitions. Reads the catalogs only.
+PARTITIONS_END: Final = r"""
+WITH RECURSIVE bounds AS (
+    SELECT regexp_match(pg_get_expr(c.relpartbound, c.oid),
+                        'FROM \((.+)\) TO \((.+)\)$') AS texts
+      FROM pg_partitioned_table AS p
+      JOIN pg_attribute AS a ON a.attrelid = p.partrelid AND a.attnum = (p.partattrs::int2[])[0]
+      JOIN pg_inherits AS i ON i.inhparent = p.partrelid
+      JOIN pg_class AS c ON c.oid = i.inhrelid
+     WHERE p.partrelid = 'ruddersysevents'::regclass AND p.partstrat = 'r' AND p.partnatts = 1
+       AND a.attname = 'executiontimestamp'
+), ranges AS (
+    SELECT CASE texts[1] WHEN 'MINVALUE' THEN '-infinity' ELSE trim($$'$$ FROM texts[1]) END AS low,
+           CASE texts[2] WHEN 'MAXVALUE' THEN 'infinity' ELSE trim($$'$$ FROM texts[2]) END AS high
+      FROM bounds WHERE texts IS NOT NULL
+), following(high) AS (
+    SELECT high FROM ranges WHERE now() >= low::timestamptz AND now() < high::timestamptz
+    UNION
+    SELECT r.high FROM ranges AS r JOIN following AS f ON r.low = f.high
+)
+SELECT extract(epoch FROM coalesce(max(high::timestamptz), now()))::float8 FROM following
+HAVING EXISTS (SELECT FROM bounds)
 """
 
 #: Fails with the name of the column when the tables are not as expected.

@@ -24,6 +24,7 @@ class Tables(msgspec.Struct, frozen=True):
         copy: whether COPY may be used. It may not under row-level security, nor with a view.
         key: whether `reportsexecution` has its key, so that it refuses duplicates itself.
         where: whether it may be asked where the server is in its history, see `sql.WHERE`.
+        partitioned: whether `ruddersysevents` has partitions.
         message: whether a transaction that inserts nothing may be made to wait for standbys.
         token: differs once columns, constraints, indexes, triggers, policies or partitions do.
     """
@@ -31,6 +32,7 @@ class Tables(msgspec.Struct, frozen=True):
     copy: bool
     key: bool
     where: bool
+    partitioned: bool
     message: bool
     token: str
 
@@ -55,7 +57,7 @@ async def read_tables(connection: Connection) -> Tables:
     await check_tables(connection)
     row = await connection.fetchrow(sql.TABLES)
     token = f"{TOKEN_PREFIX}{row['definition'] & (2**64 - 1):016x}"
-    return Tables(row["copy"], row["key"], row["where_"], row["message"], token)
+    return Tables(row["copy"], row["key"], row["where_"], row["partitioned"], row["message"], token)
 
 
 def _judge_rights(row: Mapping[str, bool]) -> None:

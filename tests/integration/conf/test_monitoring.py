@@ -63,7 +63,8 @@ def alerts_text() -> str:
 async def exposed() -> dict[str, list[dict[str, str]]]:
     """Return what relayd exposes: labels of each series, by its name."""
     metrics = Metrics()
-    metrics.queue.labels("examine").set(0)  # the one set of labels that the pipeline makes
+    metrics.queue.labels("examine").set(0)  # labels that the pipeline makes
+    metrics.note_server("db:5432", "standby", 1)
     async with open_server(api(metrics=metrics)) as server:
         page = (await server.ask("GET", "/metrics")).body
     series: dict[str, list[dict[str, str]]] = {}

@@ -22,7 +22,7 @@ from relayd.errors import DatabaseError
 from relayd.outputs.postgres.connecting.surroundings import Surroundings
 from relayd.outputs.postgres.connection import Patience, connect
 from relayd.outputs.postgres.database import Database
-from relayd.outputs.postgres.survey import survey
+from relayd.outputs.postgres.survey.questions import survey
 from relayd.outputs.results import Stored
 from tests.support import postgres
 from tests.support.pgbouncer import PoolMode, open_pgbouncer
@@ -80,8 +80,22 @@ async def test_run_logs_pass_through_pgbouncer(database: postgres.Database, mode
             await two.probe()
             surroundings = Surroundings.of_process()
             found = await survey(parameters, PATIENCE, surroundings)
-    assert found.account == "rudder"
+            options = {"options": "-c work_mem=5MB"}
+            direct = await survey(database.rudder.keywords() | options, PATIENCE, surroundings)
+    assert (found.account, found.pooled, found.lost_settings) == ("rudder", True, ())
+    assert (direct.pooled, direct.lost_settings) == (False, ())
     assert await database.fetch("SELECT count(*) FROM ruddersysevents") == [("60",)]
+
+
+async def test_settings_that_a_pooler_drops_are_known(database: postgres.Database) -> None:
+    """A pooler that ignores the options of a connection gives it a session without them."""
+    ignored = "ignore_startup_parameters = options"
+    with open_pgbouncer(database.rudder, "transaction", ignored) as port:
+        options = "-c work_mem=5MB -c client_min_messages=error"
+        parameters = replace(database.rudder, port=port).keywords() | {"options": options}
+        async with trio_asyncio.open_loop():
+            found = await survey(parameters, PATIENCE, Surroundings.of_process())
+    assert (found.pooled, found.lost_settings) == (True, ("work_mem",))
 
 
 @MODES

@@ -16,7 +16,8 @@ from relayd.errors import DatabaseError
 from relayd.outputs.postgres.connecting.surroundings import Surroundings
 from relayd.outputs.postgres.connection import Patience
 from relayd.outputs.postgres.database import Database
-from relayd.outputs.postgres.survey import survey
+from relayd.outputs.postgres.session import Notes
+from relayd.outputs.postgres.survey.questions import survey
 from relayd.outputs.results import ServerFacts, Stored
 from relayd.spool.committed import WalPoint
 from tests.support import postgres
@@ -182,17 +183,29 @@ class HoldCommit(Fault):
         await link.send(way, data)
 
 
+async def write_in_turn(writer: Database, nodes: list[str]) -> None:
+    """Write one run log after the other."""
+    for node in nodes:
+        await writer.write([make_rows(node)])
+
+
 async def test_ids_become_visible_in_their_order(database: postgres.Database) -> None:
-    """A writer draws no ids before the other one has committed; what it waits is measured."""
+    """A writer draws no ids before the other one has committed; what it waits is measured.
+
+    Nor is it starved: it comes before what the other one writes after that.
+    """
     waited: list[float] = []
+    commits: list[float] = []
+    servers: list[ServerFacts] = []
+    notes = Notes(waited=waited.append, committed=commits.append, connected=servers.append)
     async with open_proxy(database.rudder.host, database.rudder.port) as proxy:
         one = Database(replace(database.rudder, port=proxy.port).keywords())
-        two = Database(database.rudder.keywords(), note_wait=waited.append)
+        two = Database(database.rudder.keywords(), notes=notes)
         async with open_databases(one, two):
             await two.write([make_rows("before")])
             proxy.fault = hold = HoldCommit()
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(one.write, [make_rows("a")])
+                nursery.start_soon(write_in_turn, one, ["a", "c"])
                 await hold.struck.wait()
                 nursery.start_soon(two.write, [make_rows("b")])
                 sql = (
@@ -206,8 +219,11 @@ async def test_ids_become_visible_in_their_order(database: postgres.Database) ->
         "SELECT nodeid FROM (SELECT DISTINCT ON (nodeid) nodeid, id FROM ruddersysevents"
         " ORDER BY nodeid, id) AS first ORDER BY id"
     )
-    assert found == [("before",), ("a",), ("b",)]
+    assert found == [("before",), ("a",), ("b",), ("c",)]
     assert waited[0] < waited[1]
+    assert len(commits) == 2
+    assert min(commits) > 0
+    assert servers == [ServerFacts(_place(database.rudder), "primary", 1)]
 
 
 class Reader:

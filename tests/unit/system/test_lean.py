@@ -8,7 +8,10 @@ import pytest
 from relayd.system.lean import UNUSED
 
 #: Everything that a relay imports, and what it imports for the first large file or remote run.
-RELAY = "import relayd.api.app, relayd.api.server.server, relayd.service.tree"
+RELAY = (
+    "from relayd.system.lean import load_lean; load_lean('msgspec'); load_lean('trio'); "
+    "import relayd.api.app, relayd.api.server.server, relayd.service.tree"
+)
 DAEMON = f"{RELAY}, relayd.fleet.peers.library"
 
 
@@ -31,6 +34,37 @@ def test_a_relay_of_run_logs_does_not_load_the_client_library() -> None:
     """Uploads of small files need no HTTP client; only requests of other kinds load it."""
     assert not {"httpcore2", "relayd.fleet.peers.library"} & modules_after(RELAY)
     assert "httpcore2" in modules_after(DAEMON)
+
+
+def test_a_relay_starts_without_what_only_other_commands_need() -> None:
+    """No parser of options, of mail or of archives, and no second event loop."""
+    late = {"asyncio", "click", "email.parser", "importlib.metadata", "zipfile"}
+    assert not late & modules_after(RELAY, "relayd.api.server.server.check_versions()")
+
+
+def test_an_unforeseen_use_of_what_was_left_out_works() -> None:
+    """A call of a stand-in loads the module and is passed on; in an except clause it matches none.
+
+    During the import a call makes an object of no use, and loads nothing.
+    """
+    program = """
+import sys
+from relayd.system import lean
+lean.UNUSED["quopri"] = (lean.Unused(("binascii", "fractions"), 1.0),)
+sys.modules.pop("binascii", None)
+with lean.lean("quopri"):
+    import fractions
+    made = fractions.Fraction(1, 2)
+assert "fractions" not in sys.modules and not hasattr(made, "numerator")
+assert fractions.Fraction(1, 2).numerator == 1 and "fractions" in sys.modules
+try:
+    raise ValueError
+except fractions.SomeError:
+    raise SystemExit(1)
+except ValueError:
+    pass
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 def test_what_was_left_out_can_be_imported_later() -> None:

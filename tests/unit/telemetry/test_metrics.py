@@ -1,5 +1,6 @@
 """Names, labels and initial values of the metrics."""
 
+import math
 import re
 from pathlib import Path
 
@@ -123,3 +124,18 @@ def test_the_documentation_has_every_metric_and_no_other() -> None:
         if name.startswith("rudder_relayd_")
     }
     assert documented == exposed
+
+
+def test_only_the_last_server_of_the_database_is_shown() -> None:
+    """A failover replaces the server and its timeline; a standby's timeline is unknown."""
+    metrics = Metrics()
+    metrics.note_server("a:5432", "primary", 1)
+    metrics.note_server("b:5432", "standby", None)
+    found = families(metrics)
+    (server,) = found["rudder_relayd_database_server"].samples
+    assert (server.labels, server.value) == ({"server": "b:5432", "role": "standby"}, 1)
+    (timeline,) = found["rudder_relayd_database_timeline"].samples
+    assert math.isnan(timeline.value)
+    metrics.note_server("b:5432", "primary", 2)
+    (timeline,) = families(metrics)["rudder_relayd_database_timeline"].samples
+    assert timeline.value == 2

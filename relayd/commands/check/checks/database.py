@@ -9,13 +9,15 @@ import trio_asyncio
 from relayd.commands.check.checks.clock import seconds_ahead
 from relayd.commands.check.model import Finding, Level, Site, error, warning
 from relayd.commands.check.service_user.permissions import check_file
+from relayd.commands.check.settings.database import judge_losses, judge_partitions
 from relayd.config.database_url import DatabaseUrl
 from relayd.config.main_conf import database_parameters
 from relayd.errors import DatabaseError
 from relayd.outputs.postgres.connecting.surroundings import Surroundings
 from relayd.outputs.postgres.connection import Patience
 from relayd.outputs.postgres.faults import ConnectError, Step
-from relayd.outputs.postgres.survey import SEQUENCE, TABLES, Column, Refusal, Survey, survey
+from relayd.outputs.postgres.survey.model import SEQUENCE, TABLES, Column, Refusal, Survey
+from relayd.outputs.postgres.survey.questions import survey
 
 #: Seconds; less than the deadline of the check, so that the reason is reported.
 PATIENCE: Final = Patience(connect=3.0, search=3.0, statement=1.5)
@@ -109,7 +111,12 @@ async def check(site: Site) -> list[Finding]:
         return [judge_failure(found, url)]
     site.clocks[f"the database {_place(url)}"] = seconds_ahead(found.now, begun)
     place = _place(url)
-    return [*judge(found, place), *judge_hold(found, place, site.settings.output.database.hold)]
+    hold = site.settings.output.database.hold
+    return [
+        *judge(found, place),
+        *judge_losses(found, place, hold),
+        *judge_partitions(found, place),
+    ]
 
 
 async def _survey(site: Site) -> Survey | DatabaseError:
@@ -153,17 +160,6 @@ def judge(found: Survey, where: str) -> Iterator[Finding]:
     # An error that was found already is most likely the cause.
     if found.refusal is not None and all(f.level is not Level.ERROR for f in findings):
         yield _judge_refusal(found.refusal, where)
-
-
-def judge_hold(found: Survey, where: str, hold: float) -> Iterator[Finding]:
-    """Yield a finding if a failover would lose committed run logs."""
-    if found.standbys and not found.synchronous and not hold:
-        what = (
-            f"it has {found.standbys} asynchronous standby servers: one that takes over lacks the"
-            " last commits"
-        )
-        fix = 'set output.database.hold to longer than a failover takes, such as "10min"'
-        yield warning("database.hold", where, what, fix)
 
 
 def _judge_server(found: Survey, where: str) -> Iterator[Finding]:
@@ -275,8 +271,10 @@ def _judge_indexes(found: Survey, where: str) -> Iterator[Finding]:
         if index.table == "ruddersysevents"
     ):
         columns = "ruddersysevents (nodeid, executiontimestamp)"
+        # A partitioned table refuses CONCURRENTLY.
+        how = "CREATE INDEX ON" if found.partitioned else "CREATE INDEX CONCURRENTLY ON"
         what = f"there is no index on {columns}, so the search for duplicates is slow"
-        yield warning("database.index", where, what, f"CREATE INDEX CONCURRENTLY ON {columns}")
+        yield warning("database.index", where, what, f"{how} {columns}")
     if "reportsexecution" in found.columns and not any(
         index.unique and set(index.columns) == {"nodeid", "date"}
         for index in found.indexes

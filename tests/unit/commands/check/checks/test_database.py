@@ -6,10 +6,11 @@ import ssl
 import pytest
 from msgspec.structs import replace
 
-from relayd.commands.check.checks.database import COLUMNS, judge, judge_failure, judge_hold
+from relayd.commands.check.checks.database import COLUMNS, judge, judge_failure
+from relayd.commands.check.settings.database import judge_losses, judge_partitions
 from relayd.errors import DatabaseError
 from relayd.outputs.postgres.faults import ConnectError, Step, explain, explain_connecting
-from relayd.outputs.postgres.survey import Column, Index, Survey
+from relayd.outputs.postgres.survey.model import Column, Index, Survey, Tomorrow
 
 SOUND = Survey(
     version=13_00_04,
@@ -111,16 +112,45 @@ def test_a_failed_connection_has_the_fix_for_its_cause(
     assert finding.fix.startswith(fix)
 
 
+STANDBYS = replace(SOUND, standbys=2)
+NAMED = replace(SOUND, standbys=2, synchronous=True)
+
+
 @pytest.mark.parametrize(
-    ("found", "hold", "lines"),
+    ("found", "hold", "codes"),
     [
-        (SOUND, 0.0, 0),
-        (replace(SOUND, standbys=2), 0.0, 1),
-        (replace(SOUND, standbys=2), 60.0, 0),
-        (replace(SOUND, standbys=2, synchronous=True), 0.0, 0),
+        (SOUND, 0.0, []),
+        (STANDBYS, 0.0, ["hold"]),
+        (STANDBYS, 60.0, []),
+        (NAMED, 0.0, []),
+        (replace(NAMED, standbys=0), 60.0, ["standbys"]),
+        (replace(NAMED, standbys=0, synchronous_commit="local"), 0.0, ["commit"]),
+        (replace(NAMED, synchronous_commit="local"), 60.0, []),
+        (replace(SOUND, synchronous_commit="local"), 0.0, []),
+        (replace(SOUND, synchronous_commit="off"), 0.0, ["commit"]),
+        (replace(SOUND, synchronous_commit="off"), 60.0, []),
+        (replace(SOUND, lost_settings=("work_mem",), pooled=True), 0.0, ["pooler"]),
+        (replace(SOUND, pooled=True), 0.0, []),
     ],
 )
-def test_asynchronous_standbys_need_a_hold(found: Survey, hold: float, lines: int) -> None:
-    """Where a failover would lose commits, a hold is advised."""
-    findings = list(judge_hold(found, "db", hold))
-    assert [finding.code for finding in findings] == ["database.hold"] * lines
+def test_what_may_lose_commits_is_reported(found: Survey, hold: float, codes: list[str]) -> None:
+    """Where a failover or a crash would lose commits, and where settings are lost, is reported."""
+    findings = list(judge_losses(found, "db", hold))
+    assert [finding.code for finding in findings] == [f"database.{code}" for code in codes]
+
+
+@pytest.mark.parametrize(
+    ("tomorrow", "level"), [("ready", None), ("default", "warning"), ("missing", "error")]
+)
+def test_a_missing_partition_is_reported(tomorrow: Tomorrow, level: str | None) -> None:
+    """Tomorrow's run logs need a partition: the default one is a warning, none an error."""
+    findings = list(judge_partitions(replace(SOUND, partitioned=True, tomorrow=tomorrow), "db"))
+    assert [str(finding.level) for finding in findings] == ([level] if level else [])
+
+
+def test_an_index_of_a_partitioned_table_is_made_without_concurrently() -> None:
+    """PostgreSQL refuses CREATE INDEX CONCURRENTLY on a table with partitions."""
+    found = replace(SOUND, indexes=SOUND.indexes[1:])
+    for partitioned in (False, True):
+        (finding,) = judge(replace(found, partitioned=partitioned), "db")
+        assert ("CONCURRENTLY" in finding.fix) is not partitioned

@@ -4,16 +4,16 @@ Unlike the check of the writer, which stops at the first thing that is missing, 
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager, suppress
+import os
+from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, Final
 
-import msgspec
 import trio_asyncio
 
-from relayd.errors import DatabaseError
 from relayd.outputs.postgres import statements as sql
 from relayd.outputs.postgres.connecting.surroundings import Surroundings
+from relayd.outputs.postgres.connecting.target import chosen_settings
 from relayd.outputs.postgres.connection import (
     Connection,
     Patience,
@@ -21,13 +21,8 @@ from relayd.outputs.postgres.connection import (
     transaction_limits,
 )
 from relayd.outputs.postgres.faults import FAULTS, explain
-from relayd.outputs.postgres.known_good import known_good
-from relayd.outputs.postgres.storing import store
-from relayd.outputs.postgres.tables import Tables, read_tables
-from relayd.runlog.model import RunLog
-
-TABLES: Final = ("ruddersysevents", "reportsexecution")
-SEQUENCE: Final = "serial"
+from relayd.outputs.postgres.survey.model import SEQUENCE, TABLES, Column, Index, Numbers, Survey
+from relayd.outputs.postgres.survey.trials import trial, try_run_logs
 
 #: The numbers follow server_version_num: 130004 is 13.4 (PostgreSQL manual, 20.15).
 _SERVER: Final = """
@@ -42,6 +37,7 @@ SELECT current_setting('server_version_num')::int AS version,
          WHERE coalesce(application_name, '') !~ '^(pg_basebackup|pg_receivewal|barman)'
        ) AS standbys,
        current_setting('synchronous_standby_names') <> '' AS synchronous,
+       current_setting('synchronous_commit') AS synchronous_commit,
        extract(epoch FROM clock_timestamp())::float8 AS now
 FROM pg_database AS d, pg_roles AS r
 WHERE d.datname = current_database() AND r.rolname = current_user
@@ -102,102 +98,11 @@ WHERE c.oid = to_regclass($1::text)
 """
 _HIGHEST_ID: Final = "SELECT max(id) FROM ruddersysevents"
 
-
-class Column(msgspec.Struct, frozen=True):
-    """A column.
-
-    Attributes:
-        type: as PostgreSQL writes it.
-        default: as PostgreSQL writes it; "" for none.
-        must_be_given: whether a row without a value for it is refused.
-    """
-
-    type: str
-    default: str = ""
-    must_be_given: bool = False
-
-
-class Index(msgspec.Struct, frozen=True):
-    """An index.
-
-    Attributes:
-        table: what it is on.
-        columns: in their order; expressions are left out.
-        unique: whether it forbids duplicates in the whole table.
-        whole: whether it covers all rows.
-    """
-
-    table: str
-    columns: tuple[str, ...]
-    unique: bool = False
-    whole: bool = True
-
-
-class Numbers(msgspec.Struct, frozen=True):
-    """How far ids are.
-
-    Attributes:
-        last: number that the sequence gave last, None before the first.
-        maximum: last number that the sequence can give.
-        cycle: whether it begins again after that.
-        highest: highest id in the table; None for an empty one, or without an index to ask.
-    """
-
-    last: int | None
-    maximum: int
-    cycle: bool
-    highest: int | None = None
-
-
-class Refusal(msgspec.Struct, frozen=True):
-    """How the tables refused a run log that sound ones accept."""
-
-    detail: str
-    sqlstate: str
-
-
-class Survey(msgspec.Struct, frozen=True, kw_only=True):
-    """What was found.
-
-    Attributes:
-        version: server_version_num, 130004 for 13.4.
-        encoding: of the database, "UTF8" for example.
-        standby: whether it replays what another server writes.
-        read_only: whether a transaction may write nothing.
-        superuser: whether the account may do everything.
-        account: the role that the session has.
-        now: the server's clock, unix time in seconds.
-        standbys: servers that replicate from it.
-        synchronous: whether commits wait for some of them.
-        search_path: the schemas in which the session looks for tables.
-        columns: by table and name, of the tables that the account can see.
-        elsewhere: schema of each table or sequence that is in none of these schemas, by its name.
-        indexes: of the same tables.
-        rights: for example "ruddersysevents INSERT" → whether it is granted; what does not exist
-            is absent.
-        numbers: of rows; None if the account may not know.
-        copy: whether rows can go in by COPY.
-        refusal: how the tables refused a run log on trial; None if they did not, or could not be
-            asked in time.
-    """
-
-    version: int
-    encoding: str
-    standby: bool
-    read_only: bool
-    superuser: bool
-    account: str
-    now: float
-    standbys: int = 0
-    synchronous: bool = False
-    search_path: str = "public"
-    columns: dict[str, dict[str, Column]]
-    elsewhere: dict[str, str] = msgspec.field(default_factory=dict)
-    indexes: tuple[Index, ...]
-    rights: dict[str, bool]
-    numbers: Numbers | None = None
-    copy: bool = True
-    refusal: Refusal | None = None
+#: Settings of the client that have not reached the session; "session" are relayd's own.
+_LOST: Final = """
+SELECT name FROM pg_settings
+WHERE name = ANY($1::text[]) AND source NOT IN ('client', 'session')
+"""
 
 
 async def survey(
@@ -226,15 +131,24 @@ async def _survey(
             try:
                 # One transaction, so that a pooler between keeps the same server.
                 await connection.execute(sql.OPEN % transaction_limits(parameters, patience))
-                return await _ask(connection)
+                return await _ask(connection, _wanted(parameters))
             finally:
                 connection.terminate()
     except FAULTS as error:
         raise explain(error) from error
 
 
-async def _ask(connection: Connection) -> Survey:
+def _wanted(parameters: Mapping[str, Any]) -> list[str]:
+    """Return the names of the settings that the session should have."""
+    options = str(parameters.get("options") or os.environ.get("PGOPTIONS", ""))
+    return sorted(chosen_settings(options))
+
+
+async def _ask(connection: Connection, wanted: list[str]) -> Survey:
     server = await connection.fetchrow(_SERVER)
+    # A pooler gives its clients numbers of its own.
+    pooled = await connection.fetchval("SELECT pg_backend_pid()") != connection.get_server_pid()
+    lost = [name for (name,) in await connection.fetch(_LOST, wanted)] if wanted else []
     columns: dict[str, dict[str, Column]] = {}
     for table, name, *properties in await connection.fetch(_COLUMNS, TABLES):
         columns.setdefault(table, {})[name] = Column(*properties)
@@ -245,27 +159,21 @@ async def _ask(connection: Connection) -> Survey:
     rights = dict(map(tuple, await connection.fetch(_RIGHTS, TABLES, SEQUENCE)))
     elsewhere = dict(map(tuple, await connection.fetch(_ELSEWHERE, (*TABLES, SEQUENCE))))
     numbers = await _numbers(connection, indexes)  # before others are drawn on trial
-    tables, refusal = await _try(connection)
+    tables, refusal, tomorrow = await try_run_logs(connection)
     return Survey(
         **dict(server),
+        pooled=pooled,
+        lost_settings=tuple(lost),
         columns=columns,
         elsewhere=elsewhere,
         indexes=tuple(indexes),
         rights=rights,
         numbers=numbers,
         copy=tables is None or tables.copy,
+        partitioned=tables is not None and tables.partitioned,
         refusal=refusal,
+        tomorrow=tomorrow,
     )
-
-
-@asynccontextmanager
-async def _trial(connection: Connection) -> AsyncIterator[None]:
-    """Undo what the block did, failed or not; the transaction around it goes on."""
-    await connection.execute(sql.BEGIN_TRIAL)
-    try:
-        yield
-    finally:
-        await connection.execute(sql.UNDO_TRIAL)
 
 
 async def _numbers(connection: Connection, indexes: list[Index]) -> Numbers | None:
@@ -275,42 +183,6 @@ async def _numbers(connection: Connection, indexes: list[Index]) -> Numbers | No
     highest = None
     if any(i.table == TABLES[0] and i.whole and i.columns[:1] == ("id",) for i in indexes):
         with suppress(*FAULTS):
-            async with _trial(connection):
+            async with trial(connection):
                 highest = await connection.fetchval(_HIGHEST_ID)
     return Numbers(row["last"], row["maximum"], row["cycle"], highest)
-
-
-async def _try(connection: Connection) -> tuple[Tables | None, Refusal | None]:
-    """Insert a good run log and roll back; what only takes too long is no refusal."""
-    tables, refusal = None, None
-    try:
-        async with _trial(connection):
-            tables = await read_tables(connection)
-        async with _trial(connection):
-            row = await connection.fetchrow(sql.REPORT_OF_ANOTHER, "")
-        for run_log in known_good(None if row is None else tuple(row), "root"):
-            try:
-                await _insert(connection, tables, run_log)
-            except DatabaseError as error:
-                refusal = Refusal(str(error), error.sqlstate)
-            else:
-                return tables, None
-    except FAULTS as error:
-        # What stops the survey here stops the daemon too.
-        fault = explain(error)
-        transient = fault.kind == "transient"
-        return tables, None if transient else Refusal(str(fault), fault.sqlstate)
-    return tables, refusal
-
-
-async def _insert(connection: Connection, tables: Tables, run_log: RunLog) -> None:
-    """Insert a run log and roll back; raises `DatabaseError` if it is refused."""
-    try:
-        async with _trial(connection):
-            await store(connection, tables, [run_log])
-            await connection.execute(sql.CHECK_CONSTRAINTS)
-    except FAULTS as error:
-        fault = explain(error)
-        if fault.kind == "transient":
-            raise
-        raise fault from error

@@ -1,0 +1,1 @@
+"""Properties of a database, for `relayd check`."""
