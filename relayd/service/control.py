@@ -13,6 +13,7 @@ from relayd.api.status import StatusReport
 from relayd.api.system import RELOAD_TIMEOUT_S
 from relayd.control.app import make_control_app
 from relayd.control.audit import audit
+from relayd.control.failed import failed_blueprint
 from relayd.control.pause import pause_blueprint
 from relayd.control.queue import queue_blueprint
 from relayd.control.requests import answering
@@ -48,6 +49,7 @@ def control_app(controls: Controls) -> App:
             _service_blueprint(controls),
             pause_blueprint(controls.pausing),
             queue_blueprint(controls.steering),
+            failed_blueprint(controls.steering.spools),
         ]
     )
 
