@@ -13,16 +13,15 @@ import os
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Final
 
 import trio
 
 from relayd.commands.demo.postgres.server import ConnectionInfo
-from relayd.commands.demo.webserver.server import WebServer, rudder_uploads, run_web_server
 from relayd.config.main_conf import Listen
 from tests.support.daemon import Daemon, Site, merge, open_daemon, replace
+from tests.support.front import Front, open_front
 from tests.support.ports import free_port
 from tests.support.signing import SigningNode, make_key_and_cert
 
@@ -150,16 +149,16 @@ class Member(Site):
             server_certificate_file = "{parent.root / f"{parent.me}.cert"}"
         """
 
-    def front(self) -> WebServer:
+    def front(self) -> Front:
         """Its web server."""
-        return WebServer(
-            listen=Listen(host=self.host, port=self.https_port),
-            api=Listen(host="127.0.0.1", port=self.port),
-            certificate=self.root / f"{self.me}.cert",
-            key=self.root / f"{self.me}.priv",
-            uploads=rudder_uploads(
-                self.root / "reports", self.inventories, self.password, self.default_password
-            ),
+        return Front(
+            self.root,
+            Listen(host=self.host, port=self.https_port),
+            Listen(host="127.0.0.1", port=self.port),
+            self.root / f"{self.me}.cert",
+            self.root / f"{self.me}.priv",
+            self.password,
+            self.default_password,
         )
 
     def hold_agent(self) -> "Hold":
@@ -264,13 +263,10 @@ def make_tree(root: Path, database: ConnectionInfo) -> Tree:
 @asynccontextmanager
 async def open_fronts(tree: Tree) -> AsyncIterator[None]:
     """Run the three web servers until the block ends."""
-    async with trio.open_nursery() as nursery:
+    async with AsyncExitStack() as stack:
         for member in tree.members:
-            await nursery.start(
-                partial(run_web_server, member.front()), name=f"front of {member.me}"
-            )
+            await stack.enter_async_context(open_front(member.front()))
         yield
-        nursery.cancel_scope.cancel()
 
 
 @asynccontextmanager

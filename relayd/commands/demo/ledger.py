@@ -68,7 +68,7 @@ class Ledger:
     replayed: set[str] = field(default_factory=set)
 
     def add(self, upload: SimulatedUpload) -> None:
-        """Record an upload; call this before it is put into the spool."""
+        """Record an upload; call this before it is sent."""
         self.kinds[upload.kind] += 1
         if upload.kind is Kind.GOOD:
             self.good[_key(upload)] = GoodRun(upload.rows, upload.name)
@@ -91,6 +91,7 @@ class FinalState:
         rows: rows of `ruddersysevents` of each run.
         executions: rows of `reportsexecution` of each run.
         waiting: names of files in `incoming`.
+        kept: names of files that their nodes still have.
         refused: reason of each file in `failed`, by name.
     """
 
@@ -98,6 +99,12 @@ class FinalState:
     executions: Mapping[RunKey, int]
     waiting: frozenset[str]
     refused: Mapping[str, str]
+    kept: frozenset[str] = frozenset()
+
+    @property
+    def unprocessed(self) -> frozenset[str]:
+        """Names of all files that need not be anywhere else yet."""
+        return self.waiting | self.kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,19 +131,23 @@ class Entry:
         return self.expected is None or self.expected == self.found
 
 
-def read_final_state(server: Server, spools: Iterable[Path], failed: Iterable[Path]) -> FinalState:
+def read_final_state(
+    server: Server, spools: Iterable[Path], failed: Iterable[Path], kept: frozenset[str]
+) -> FinalState:
     """Read the database and the spools; every relayd must have stopped.
 
     Args:
         server: the database server.
         spools: the `incoming` directories of all relayds.
         failed: the `failed` directories of all relayds.
+        kept: names of files that their nodes still have.
     """
     return FinalState(
         rows=_counts(server.psql(_ROWS)),
         executions=_counts(server.psql(_EXECUTIONS)),
         waiting=frozenset(path.name for spool in spools for path in spool.iterdir()),
         refused={name: reason for spool in failed for name, reason in read_refusals(spool).items()},
+        kept=kept,
     )
 
 
@@ -164,14 +175,14 @@ def balance(ledger: Ledger, state: FinalState, recognized: int | None) -> list[E
         state: the final state.
         recognized: run logs that relayd found in the database already; None when unknown.
     """
-    # What waits although it is stored was sent twice, or not removed yet.
+    # What waits although it is stored was sent twice, or not removed yet, or its answer was lost.
     good = {
         key: run.rows
         for key, run in ledger.good.items()
-        if run.name not in state.waiting or key in state.rows
+        if run.name not in state.unprocessed or key in state.rows
     }
     lost = [key for key, rows in good.items() if state.rows.get(key, 0) < rows]
-    replayed = ledger.replayed - state.waiting
+    replayed = ledger.replayed - state.unprocessed
     surplus = _surplus(dict.fromkeys(good, 1), state.executions)
     entries = [
         Entry("run logs stored", len(good), sum(1 for key in good if key in state.rows)),
@@ -189,6 +200,7 @@ def balance(ledger: Ledger, state: FinalState, recognized: int | None) -> list[E
     entries += _refused(ledger, state)
     entries += [
         Entry("still in the spool", None, len(state.waiting)),
+        Entry("kept by their nodes", None, len(state.kept)),
         Entry("stored twice", 0, _surplus(good, state.rows) + surplus),
         Entry("lost", 0, len(lost), names=tuple(ledger.good[key].name for key in lost)),
     ]
@@ -201,7 +213,7 @@ def _refused(ledger: Ledger, state: FinalState) -> Iterable[Entry]:
         sent = [
             name
             for name, other in ledger.bad.items()
-            if other is kind and name not in state.waiting
+            if other is kind and name not in state.unprocessed
         ]
         other = tuple(name for name in sent if state.refused.get(name) != reason)
         text, short = f"refused: {kind} ({reason})", f"refused: {reason}"

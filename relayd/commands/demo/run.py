@@ -1,7 +1,7 @@
 """The run of a demo: PostgreSQL, keys, configuration, daemons, fleet, display, final balance."""
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -15,11 +15,13 @@ from rich.live import Live
 from relayd.commands.cli import unpadded
 from relayd.commands.demo.display.accounts import Accounts, files_concerned
 from relayd.commands.demo.display.screen import Screen
+from relayd.commands.demo.feed import Feed, count_files
 from relayd.commands.demo.fleet.agents import Fleet, Pattern, make_nodes
+from relayd.commands.demo.fleet.delivery import Delivery
 from relayd.commands.demo.fleet.key_progress import KeyProgress
 from relayd.commands.demo.fleet.keys import cache_directory, obtain_keys
 from relayd.commands.demo.fleet.node import SimulatedNode
-from relayd.commands.demo.fleet.upload import put
+from relayd.commands.demo.fleet.upload import SimulatedUpload
 from relayd.commands.demo.ledger import Entry, FinalState, Ledger, balance, read_final_state
 from relayd.commands.demo.observe import Observer, Snapshot
 from relayd.commands.demo.postgres.opening import open_postgres
@@ -43,10 +45,6 @@ _Error = TypeVar("_Error", bound=Exception)
 _REFRESH_INTERVAL: Final = 1.0
 #: Without a terminal, every second refresh prints a line.
 _REFRESHES_PER_LINE: Final = 2
-_SETTLE_POLL: Final = 0.05
-#: Stop waiting when the spools have not shrunk for this long, in seconds; their files count as
-#: left.
-_SETTLE_DEADLINE: Final = 30.0
 #: Remote runs: seconds until the first one, and between two.
 _REMOTE_RUN_FIRST: Final = 5.0
 _REMOTE_RUN_INTERVAL: Final = 30.0
@@ -158,10 +156,10 @@ def _remove(layout: Layout, code: int | None) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Parts:
-    """The running parts: policy servers, fleet, daemons, database server, remote runs."""
+    """The running parts: policy servers, uploads, daemons, database server, remote runs."""
 
     tree: Tree
-    fleet: Fleet
+    feed: Feed
     daemons: list[Daemon]
     server: Server
     remote_runs: RemoteRunClient | None
@@ -212,32 +210,38 @@ class _Demo:
         self._layout = layout
         layout.create()
         async with open_postgres(layout.postgres) as postgres:
-            tree, fleet = await self._make_fleet()
-            tree.write(postgres.rudder)
+            tree, feed = await self._make_fleet()
+            await trio.to_thread.run_sync(tree.write, postgres.rudder)
             async with open_tree(tree) as daemons:
-                remote_runs = self._prepare_remote_runs(tree, fleet)
+                remote_runs = self._prepare_remote_runs(tree, feed.fleet)
                 last = await self._upload_all(
-                    _Parts(tree, fleet, daemons, postgres.server, remote_runs)
+                    _Parts(tree, feed, daemons, postgres.server, remote_runs)
                 )
-            state = await trio.to_thread.run_sync(self._final_state, postgres.server)
-        entries = balance(self._ledger, state, self._recognized(last))
+            kept = feed.delivery.names
+            state = await trio.to_thread.run_sync(self._final_state, postgres.server, kept)
+        entries = balance(self._ledger, state, self._recognized(last, feed.delivery))
         if remote_runs is not None:
             entries.append(remote_runs.entry())
         return self._print_accounts(tree, entries)
 
-    def _final_state(self, server: Server) -> FinalState:
+    def _final_state(self, server: Server, kept: frozenset[str]) -> FinalState:
         workspaces = self._layout.workspaces
         incoming = [workspace.incoming for workspace in workspaces]
         failed = [workspace.failed for workspace in workspaces]
         try:
-            return read_final_state(server, incoming, failed)
+            return read_final_state(server, incoming, failed, kept)
         except RuntimeError as error:
             raise StartError(f"the database cannot be read: {error}") from error
 
-    def _recognized(self, last: Snapshot | None) -> int | None:
-        """Return the number of recognized replays; None if relayd does not know all of them."""
+    def _recognized(self, last: Snapshot | None, delivery: Delivery) -> int | None:
+        """Return the number of recognized replays; None if relayd does not know all of them.
+
+        Nor is it known if an answer was lost: what is sent again then may be a replay or not.
+        """
         killed = self._story is not None and self._story.happened
-        return last.counters.duplicates if last and last.counters and not killed else None
+        if last is None or last.counters is None or killed or delivery.unanswered:
+            return None
+        return last.counters.duplicates
 
     def _print_accounts(self, tree: Tree, entries: list[Entry]) -> int:
         """Print the balance and return the exit code."""
@@ -265,14 +269,14 @@ class _Demo:
         text = f"Files of these names may be below {self._layout.root}, where everything is kept."
         self._console.print(text, soft_wrap=True, markup=False)
 
-    async def _make_fleet(self) -> tuple[Tree, Fleet]:
+    async def _make_fleet(self) -> tuple[Tree, Feed]:
         options = self._options
         # The listed nodes and one unknown node; then the root server and the relays.
         nodes, count = options.nodes + 1, options.nodes + 2 + options.relays
         with KeyProgress(self._console, count, options.key_bits) as progress:
             keys = await obtain_keys(count, options.key_bits, cache_directory(), progress.show)
 
-        def make() -> tuple[Tree, Fleet]:
+        def make() -> tuple[Tree, Feed]:
             now = datetime.now(UTC)
             machines = make_nodes(keys[:nodes], now)
             servers = [
@@ -280,9 +284,25 @@ class _Demo:
                 for number, key in enumerate(keys[nodes:])
             ]
             tree = Tree(self._layout, servers, machines[:-1])
-            return tree, Fleet(machines, tree.spools, Pattern(options.bad))
+            return tree, self._make_feed(tree, machines)
 
         return await trio.to_thread.run_sync(make)
+
+    def _make_feed(self, tree: Tree, machines: list[SimulatedNode]) -> Feed:
+        options, delivery = self._options, Delivery(tree.destination)
+
+        def is_waiting(upload: SimulatedUpload) -> bool:
+            return delivery.holds(upload.name) or tree.holds(upload)
+
+        return Feed(
+            options.rate,
+            options.once,
+            Fleet(machines, is_waiting, Pattern(options.bad)),
+            delivery,
+            self._ledger,
+            [workspace.incoming for workspace in reversed(self._layout.workspaces)],
+            self.stopping.requested,
+        )
 
     async def _upload_all(self, parts: _Parts) -> Snapshot | None:
         """Let the fleet upload until the end.
@@ -290,7 +310,7 @@ class _Demo:
         Returns:
             The snapshot after the last upload; None if relayd was not given the time for all.
         """
-        title = f"relayd demo: {len(parts.fleet.nodes)} nodes"
+        title = f"relayd demo: {len(parts.feed.fleet.nodes)} nodes"
         self._screen = Screen(title, parts.tree.names(), parts.tree.relays, parts.remote_runs)
         self.stopping.begun = True
         workspaces = self._layout.workspaces
@@ -304,7 +324,7 @@ class _Demo:
             for daemon in parts.daemons:
                 nursery.start_soon(daemon.watch, name="watch")
             nursery.start_soon(_watch_database, parts.server, name="database")
-            nursery.start_soon(self._show, observer, name="screen")
+            nursery.start_soon(self._show, observer, parts.feed.delivery, name="screen")
             begin = trio.current_time()
             with self.stopping.patience:
                 await self._work(parts)
@@ -321,17 +341,17 @@ class _Demo:
             async with trio.open_nursery() as faults:
                 if self._options.story:
                     faults.start_soon(self._run_story, parts, name="story")
-                await self._feed(parts)
+                await parts.feed.run()
                 self._fed.set()
-            await self._settle()
-            await self._replay(parts)
+            await parts.feed.finish()
 
     async def _run_story(self, parts: _Parts) -> None:
         spools = [workspace.incoming for workspace in self._layout.workspaces]
         self._story = Story(
             parts.server,
             parts.daemons[0],
-            partial(_count, spools),
+            partial(count_files, spools),
+            lambda: parts.feed.delivery.kept,
             self._fed,
             self._say,
             self._options.story or PART,
@@ -365,56 +385,19 @@ class _Demo:
             await remote_runs.run()
             pause = _REMOTE_RUN_INTERVAL
 
-    async def _feed(self, parts: _Parts) -> None:
-        """Upload at the requested rate until enough is sent or a stop is requested."""
-        period = 1 / self._options.rate if self._options.rate else 0.0
-        due = trio.current_time()
-        while self._has_more(parts.fleet.owed) and not self.stopping.requested.is_set():
-            with trio.move_on_at(due):
-                await self.stopping.requested.wait()
-                return
-            await trio.to_thread.run_sync(self._upload, parts)
-            # After a delay, catch up on at most one second of uploads.
-            due = max(due + period, trio.current_time() - 1.0)
-
-    async def _replay(self, parts: _Parts) -> None:
-        """Send the replays that had to wait until the originals had left the spool."""
-        while self._options.once and self._has_more(0) and not self.stopping.requested.is_set():
-            await trio.to_thread.run_sync(self._upload, parts)
-        await self._settle()
-
-    def _has_more(self, reserved: int) -> bool:
-        once = self._options.once
-        return once is None or self._ledger.sent + reserved < once
-
-    def _upload(self, parts: _Parts) -> None:
-        upload = parts.fleet.next_upload(datetime.now(UTC))
-        self._ledger.add(upload)
-        put(parts.tree.spools(upload.node_id)[0], upload)
-
-    async def _settle(self) -> None:
-        """Wait until the spools are empty, as long as they keep shrinking."""
-        # Bottom up: a relay removes a file only after it is in the spool of the server above.
-        spools = [workspace.incoming for workspace in reversed(self._layout.workspaces)]
-        least, deadline = None, trio.current_time() + _SETTLE_DEADLINE
-        while left := await trio.to_thread.run_sync(_count, spools):
-            if least is None or left < least:
-                least, deadline = left, trio.current_time() + _SETTLE_DEADLINE
-            if trio.current_time() > deadline:
-                return
-            await trio.sleep(_SETTLE_POLL)
-
-    async def _show(self, observer: Observer) -> None:
+    async def _show(self, observer: Observer, delivery: Delivery) -> None:
         """Draw the state until cancelled."""
         if not self._console.is_terminal:
-            await self._refresh(observer, self._print_line)
+            await self._refresh(observer, delivery, self._print_line)
             return
         # On the alternate screen: what the terminal showed before is not overwritten, and nothing
         # of the display is left at the end.
         with Live(console=self._console, auto_refresh=False, screen=True) as live:
             self._live = live
             try:
-                await self._refresh(observer, lambda _: live.update(self._screen, refresh=True))
+                await self._refresh(
+                    observer, delivery, lambda _: live.update(self._screen, refresh=True)
+                )
             finally:
                 self._live = None
 
@@ -422,10 +405,12 @@ class _Demo:
         if number % _REFRESHES_PER_LINE == 0:
             self._console.print(self._screen.line(), soft_wrap=True, markup=False)
 
-    async def _refresh(self, observer: Observer, draw: Callable[[int], None]) -> None:
+    async def _refresh(
+        self, observer: Observer, delivery: Delivery, draw: Callable[[int], None]
+    ) -> None:
         number = 0
         while True:
-            self._screen.add(await observer.observe(), self._ledger.sent)
+            self._screen.add(await observer.observe(), self._ledger.sent, delivery.kept)
             draw(number)
             number += 1
             await trio.sleep(_REFRESH_INTERVAL)
@@ -437,7 +422,3 @@ async def _watch_database(server: Server) -> None:
         if cause := await trio.to_thread.run_sync(server.crash):
             raise StartError(f"PostgreSQL exited unexpectedly: {cause}")
         await trio.sleep(_REFRESH_INTERVAL)
-
-
-def _count(directories: Sequence[Path]) -> int:
-    return sum(1 for directory in directories for _ in directory.iterdir())

@@ -26,6 +26,7 @@ class Story:
         server: the database server.
         daemon: relayd on the root server.
         waiting: return the number of files in the spools.
+        kept: return the number of uploads that their nodes keep for their next run.
         stop: ends the story; what is away is started again first.
         say: called with each new sentence.
         part: seconds of each part.
@@ -35,6 +36,7 @@ class Story:
     server: Server
     daemon: Daemon
     waiting: Callable[[], int]
+    kept: Callable[[], int]
     stop: trio.Event
     say: Callable[[str], None]
     part: float = PART
@@ -69,17 +71,29 @@ class Story:
         await self._recover("The database is back", waited)
 
     async def _kill(self) -> None:
-        self.say("relayd is killed (SIGKILL) in the middle of its work, and started again.")
+        self.say(
+            "relayd is killed (SIGKILL) in the middle of its work, and started again."
+            " Nodes keep what it does not take."
+        )
         with trio.move_on_after(_BUSY):
             while not await trio.to_thread.run_sync(self.waiting):
                 await trio.lowlevel.checkpoint()
         self.happened.append("relayd was killed once (SIGKILL) while it worked.")
         await self.daemon.kill_and_restart()
+        if kept := self.kept():
+            self.happened[-1] += f" Nodes kept {kept} uploads for their next runs."
         waited = await trio.to_thread.run_sync(self.waiting)
-        await self._recover("relayd is back", waited)
+        more = f" {kept} more are kept by their nodes until their next run." if kept else ""
+        await self._recover("relayd is back", waited, more)
 
-    async def _recover(self, what: str, waited: int) -> None:
-        """Wait until the files that waited have been processed, and say how long it took."""
+    async def _recover(self, what: str, waited: int, more: str = "") -> None:
+        """Wait until the files that waited have been processed, and say how long it took.
+
+        Args:
+            what: what is back.
+            waited: number of these files.
+            more: a further sentence.
+        """
         begin = trio.current_time()
         with trio.move_on_after(_RECOVERY):
             while await trio.to_thread.run_sync(self.waiting) > waited // 10:
@@ -87,7 +101,7 @@ class Story:
                     return
                 await trio.sleep(_POLL)
         seconds = trio.current_time() - begin
-        self.say(f"{what}: {waited} waiting run logs were processed in {seconds:.1f} s.")
+        self.say(f"{what}: {waited} waiting run logs were processed in {seconds:.1f} s.{more}")
         await self._pause()
 
     async def _pause(self) -> None:

@@ -7,22 +7,20 @@ nodes are spread over the relays; without relays they report to the root server.
 import json
 import secrets
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import cycle
 from pathlib import Path
 from typing import Final
 
-import trio
-
+from relayd.commands.demo.fleet.delivery import Destination, make_destination
 from relayd.commands.demo.fleet.node import SimulatedNode
+from relayd.commands.demo.fleet.upload import SimulatedUpload
 from relayd.commands.demo.postgres.server import ConnectionInfo
 from relayd.commands.demo.processes.daemon import Daemon, open_daemon
 from relayd.commands.demo.processes.ports import free_port
 from relayd.commands.demo.processes.workspace import CERTIFICATES, NODES_LIST, Layout, Workspace
-from relayd.commands.demo.webserver.server import UploadDirectory, WebServer, run_web_server
-from relayd.config.main_conf import Listen
 
 ROOT: Final = "root"
 
@@ -33,17 +31,19 @@ class PolicyServer:
 
     Attributes:
         title: its name on the screen.
-        node: its node in the nodes list; its host name is the address of its web server.
+        node: its node in the nodes list; its host name is its address for agents and relays.
         workspace: its directory.
         port: port of its API on 127.0.0.1.
+        https_port: port for agents and relays.
         parent: the policy server above it; None for the root server.
-        password: the password that its web server requires for uploads.
+        password: the password that it requires for uploads.
     """
 
     title: str
     node: SimulatedNode
     workspace: Workspace
     port: int
+    https_port: int
     parent: "PolicyServer | None"
     password: str
 
@@ -52,9 +52,14 @@ class PolicyServer:
         """The policy servers above it, nearest first."""
         return [] if self.parent is None else [self.parent, *self.parent.above]
 
+    @property
+    def listen(self) -> str:
+        """Its address and port for agents and relays."""
+        return f"{self.node.hostname}:{self.https_port}"
+
 
 def address(number: int) -> str:
-    """Return the loopback address of a policy server's web server; number 0 is the root server."""
+    """Return the loopback address of a policy server; number 0 is the root server."""
     return f"127.0.0.{number + 1}"
 
 
@@ -80,15 +85,23 @@ class Tree:
             machines: one for each policy server, the root server first.
             nodes: the managed nodes.
         """
-        self._https_port = free_port(*(machine.hostname for machine in machines))
+        https_port = free_port(*(machine.hostname for machine in machines))
         self._nodes = nodes
         self.servers: list[PolicyServer] = []
         for number, (workspace, node) in enumerate(zip(layout.workspaces, machines, strict=True)):
             title = f"relay {number}" if number else "root server"
             parent = self.servers[_parent(number)] if number else None
             password = secrets.token_urlsafe(12)
-            server = PolicyServer(title, node, workspace, free_port(), parent, password)
+            server = PolicyServer(title, node, workspace, free_port(), https_port, parent, password)
             self.servers.append(server)
+        self._destinations = {
+            server.title: make_destination(
+                f"https://{server.listen}",
+                server.password,
+                server.node.certificate_pem().decode(),
+            )
+            for server in self.servers
+        }
         homes = cycle(self.relays or self.servers)
         self._homes = {node.node_id: next(homes) for node in nodes}
 
@@ -106,10 +119,19 @@ class Tree:
         """Return the policy server of a node; the last one for an unknown node."""
         return self._homes.get(node_id, self.servers[-1])
 
+    def destination(self, node_id: str) -> Destination:
+        """Return where a node uploads its run logs."""
+        return self._destinations[self.home(node_id).title]
+
     def spools(self, node_id: str) -> list[Path]:
         """Return the `incoming` directories on the way of a node's run logs, bottom up."""
         home = self.home(node_id)
         return [server.workspace.incoming for server in (home, *home.above)]
+
+    def holds(self, upload: SimulatedUpload) -> bool:
+        """Return whether an upload is in a spool on its way."""
+        # Bottom up: a relay removes a file only after it is in the spool of the server above.
+        return any((spool / upload.name).exists() for spool in self.spools(upload.node_id))
 
     def names(self) -> dict[str, str]:
         """Return, by node id, the host names of nodes and the titles of policy servers."""
@@ -118,28 +140,27 @@ class Tree:
         }
 
     def write(self, database: ConnectionInfo) -> None:
-        """Write every file that the relayds and their web servers read."""
+        """Write every file that the relayds read."""
         for server in self.servers:
             workspace = server.workspace
             self._write_lists(server)
-            workspace.certificate.write_bytes(server.node.certificate_pem())
-            workspace.key.touch(mode=0o600)
-            workspace.key.write_bytes(server.node.key_pem())
+            workspace.write_access(server.node, server.password)
             general = {
                 "node_id": server.node.node_id,
                 "listen": f"127.0.0.1:{server.port}",
-                "https_port": self._https_port,
+                "https_port": server.https_port,
             }
+            write = partial(workspace.write_configuration, server.title, general, server.listen)
             if server.parent is None:
                 keys = {"url": database.url, "password": database.password}
-                workspace.write_configuration(server.title, general, "database", database=keys)
+                write("database", database=keys)
             else:
                 keys = {
                     "host": server.parent.node.hostname,
                     "password": server.parent.password,
                     "server_certificate_file": str(server.parent.workspace.certificate),
                 }
-                workspace.write_configuration(server.title, general, "upstream", upstream=keys)
+                write("upstream", upstream=keys)
 
     def _write_lists(self, server: PolicyServer) -> None:
         """Write nodes list and certificates as Rudder's server generates them."""
@@ -157,24 +178,10 @@ class Tree:
         pems = [node.certificate_pem() for node, _ in known]
         (directory / CERTIFICATES).write_bytes(b"".join(pems))
 
-    def web_servers(self) -> list[WebServer]:
-        """Return the web servers; none if there are no relays, as nothing would use them."""
-        return [self._web_server(server) for server in self.servers] if self.relays else []
-
-    def _web_server(self, server: PolicyServer) -> WebServer:
-        workspace = server.workspace
-        return WebServer(
-            listen=Listen(host=server.node.hostname, port=self._https_port),
-            api=Listen(host="127.0.0.1", port=server.port),
-            certificate=workspace.certificate,
-            key=workspace.key,
-            uploads={"reports": UploadDirectory(workspace.incoming, server.password)},
-        )
-
 
 @asynccontextmanager
 async def open_tree(tree: Tree) -> AsyncIterator[list[Daemon]]:
-    """Run relayd and a web server for every policy server until the block ends.
+    """Run relayd for every policy server until the block ends.
 
     Yields:
         The daemons, in the order of `Tree.servers`. They are stopped bottom up.
@@ -182,14 +189,10 @@ async def open_tree(tree: Tree) -> AsyncIterator[list[Daemon]]:
     Raises:
         StartError: one of them did not start.
     """
-    async with trio.open_nursery() as nursery:
-        for web in tree.web_servers():
-            await nursery.start(partial(run_web_server, web), name=f"web server {web.listen}")
-        async with AsyncExitStack() as stack:
-            yield [
-                await stack.enter_async_context(
-                    open_daemon(server.workspace.configuration, server.port, server.workspace.log)
-                )
-                for server in tree.servers
-            ]
-        nursery.cancel_scope.cancel("all stopped")
+    async with AsyncExitStack() as stack:
+        yield [await stack.enter_async_context(_open_server(server)) for server in tree.servers]
+
+
+def _open_server(server: PolicyServer) -> AbstractAsyncContextManager[Daemon]:
+    workspace, door = server.workspace, (server.node.hostname, server.https_port)
+    return open_daemon(workspace.configuration, server.port, door, workspace.log)

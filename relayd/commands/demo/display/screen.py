@@ -64,15 +64,22 @@ class Screen:
     _snapshots: deque[Snapshot] = field(default_factory=deque)
     _speeds: deque[float] = field(default_factory=lambda: deque(maxlen=_HISTORY))
     _sent: int = 0
+    _kept: int = 0
     _begin: float | None = None
     _replays: int = 0
     _replays_before: int = 0
 
-    def add(self, snapshot: Snapshot, sent: int) -> None:
-        """Add the current state and the number of files sent so far."""
+    def add(self, snapshot: Snapshot, sent: int, kept: int = 0) -> None:
+        """Add the current state.
+
+        Args:
+            snapshot: the state of relayd and of the database.
+            sent: number of uploads so far.
+            kept: number of those that relayd did not take; their nodes will send them again.
+        """
         if self._begin is None:
             self._begin = snapshot.time
-        self._sent = sent
+        self._sent, self._kept = sent, kept
         self._snapshots.append(snapshot)
         self._count_replays(snapshot)
         while len(self._snapshots) > 2 and snapshot.time - self._snapshots[0].time > _WINDOW:
@@ -91,8 +98,9 @@ class Screen:
         now = self._snapshots[-1]
         logs, reports = self._rates()
         refused = ", ".join(f"{reason} {number}" for reason, number in sorted(now.refused.items()))
+        kept = f" ({self._kept} kept)" if self._kept else ""
         return (
-            f"{self._age(now):4.0f} s  sent {self._sent}"
+            f"{self._age(now):4.0f} s  sent {self._sent}{kept}"
             f"  stored {now.stored.run_logs} ({logs:.1f}/s)"
             f"  reports {now.stored.rows} ({reports:.0f}/s)  queued {now.waiting}{_oldest(now)}"
             f"  replays {self._replays}  refused {sum(now.refused.values())}"
@@ -155,7 +163,7 @@ class Screen:
         indent = " " * (_NOTE if width > _NARROW else _INDENT)
         return [
             _row(Rank.RATE, width, "run logs", f"{logs:.1f}/s", bars),
-            _row(Rank.COUNT, width, "sent", f"{self._sent:,}", "run logs, signed by their nodes"),
+            _row(Rank.COUNT, width, "sent", f"{self._sent:,}", *self._sent_notes()),
             _row(
                 Rank.STATE,
                 width,
@@ -183,6 +191,14 @@ class Screen:
                 "stored once",
             ),
         ]
+
+    def _sent_notes(self) -> Sequence[str]:
+        if self._kept:
+            return (
+                f"{self._kept:,} kept by their nodes until the next run",
+                f"{self._kept:,} kept by nodes",
+            )
+        return ("run logs, signed by their nodes",)
 
     def _tree(self, now: Snapshot, width: int) -> list[str]:
         if len(self.relays) > _RELAY_LINES:

@@ -6,7 +6,6 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
@@ -15,8 +14,8 @@ from relayd.commands.demo.fleet.node import SimulatedNode
 from relayd.commands.demo.fleet.runlogs import make_runlog
 from relayd.commands.demo.fleet.upload import EXPECTED, Kind, SimulatedUpload
 
-#: Returns, for a node id, the spools on the way of its uploads, its own policy server's first.
-SpoolsOf = Callable[[str], Sequence[Path]]
+#: Returns whether an upload is still on its way: with its node, or in a spool.
+IsWaiting = Callable[[SimulatedUpload], bool]
 
 #: The agent uploads its run log a few seconds after the start of the run.
 _DURATION: Final = timedelta(seconds=4)
@@ -58,25 +57,24 @@ class Fleet:
 
     Attributes:
         nodes: the nodes of the nodes list.
-        owed: replays that are due, but whose originals were still in a spool; later uploads make
+        owed: replays that are due, but whose originals were still on their way; later uploads make
             up for them.
     """
 
     def __init__(
-        self, nodes: Sequence[SimulatedNode], spools_of: SpoolsOf, pattern: Pattern
+        self, nodes: Sequence[SimulatedNode], is_waiting: IsWaiting, pattern: Pattern
     ) -> None:
         """Make a fleet of the nodes; the last one is the unknown node.
 
         Args:
             nodes: at least three.
-            spools_of: returns the `incoming` directories on the way of a node's uploads; an
-                upload that is in none of them has been processed.
+            is_waiting: returns whether an upload has not been processed yet; called in a thread.
             pattern: which uploads are bad.
         """
         *self.nodes, self._stranger = nodes
         self._positions = itertools.cycle(range(len(self.nodes)))
         self._kinds = pattern.kinds()
-        self._spools_of = spools_of
+        self._is_waiting = is_waiting
         self._sent: deque[SimulatedUpload] = deque(maxlen=_REPLAYABLE)
         self.owed = 0
 
@@ -109,7 +107,7 @@ class Fleet:
         return upload
 
     def _replay(self) -> SimulatedUpload | None:
-        """Return an earlier good upload again, if one is due and has left the spools."""
+        """Return an earlier good upload again, if one is due and was processed."""
         if not self.owed or self._is_waiting(self._sent[0]):
             return None
         self.owed -= 1
@@ -117,10 +115,6 @@ class Fleet:
         return SimulatedUpload(
             Kind.REPLAYED, earlier.name, earlier.body, earlier.node_id, earlier.start, rows=0
         )
-
-    def _is_waiting(self, upload: SimulatedUpload) -> bool:
-        # Bottom up: a relay removes a file only after it is in the spool of the server above.
-        return any((spool / upload.name).exists() for spool in self._spools_of(upload.node_id))
 
     def _compose(
         self,

@@ -1,10 +1,8 @@
-"""An upload of a node, good or bad, and its way into the spool."""
+"""An upload of a node, good or bad."""
 
-import secrets
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
@@ -37,7 +35,7 @@ EXPECTED: Final = MappingProxyType(
 
 @dataclass(frozen=True, slots=True)
 class SimulatedUpload:
-    """A file on its way into the spool.
+    """A file that a node uploads.
 
     Attributes:
         kind: whether it is good, and if not, what is wrong.
@@ -54,10 +52,3 @@ class SimulatedUpload:
     node_id: str
     start: datetime
     rows: int
-
-
-def put(incoming: Path, upload: SimulatedUpload) -> None:
-    """Write the file as Apache's mod_dav does: under a temporary name, then rename it."""
-    scratch = incoming / f".davfs.tmp{secrets.token_hex(3)}"
-    scratch.write_bytes(upload.body)
-    scratch.rename(incoming / upload.name)

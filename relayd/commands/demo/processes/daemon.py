@@ -29,9 +29,10 @@ class Daemon:
         log: its log file.
     """
 
-    def __init__(self, configuration: Path, port: int, log: Path) -> None:
+    def __init__(self, configuration: Path, port: int, door: tuple[str, int], log: Path) -> None:
         self._configuration = configuration
         self._port = port
+        self._door = door
         self.log = log
         self._stopping = False
         self._restarted = trio.Event()
@@ -89,7 +90,7 @@ class Daemon:
                 raise StartError(f"relayd exited unexpectedly: {self.last_line()}")
 
     async def kill_and_restart(self) -> None:
-        """Kill it (SIGKILL), start it again, and return when it answers.
+        """Kill it (SIGKILL), start it again, and return when it is ready.
 
         Raises:
             StartError: it did not start.
@@ -113,7 +114,7 @@ class Daemon:
         return await self._process.wait()
 
     async def wait_ready(self) -> None:
-        """Return when its API answers.
+        """Return when its API answers and agents can connect.
 
         Raises:
             StartError: it exited, or did not answer within half a minute.
@@ -129,9 +130,11 @@ class Daemon:
     async def _answers(self) -> bool:
         try:
             await self.get(f"{API}/system/info")
+            # It opens this address last, once it knows the nodes.
+            async with await trio.open_tcp_stream(*self._door):
+                return True
         except (OSError, http.client.HTTPException):
             return False
-        return True
 
     def last_line(self) -> str:
         """Return the last line of its log, and the path of the log."""
@@ -142,7 +145,9 @@ class Daemon:
 
 
 @asynccontextmanager
-async def open_daemon(configuration: Path, port: int, log: Path) -> AsyncIterator[Daemon]:
+async def open_daemon(
+    configuration: Path, port: int, door: tuple[str, int], log: Path
+) -> AsyncIterator[Daemon]:
     """Run relayd on a configuration directory until the block ends.
 
     Owns the process: at the end it is stopped, gracefully at first.
@@ -150,15 +155,16 @@ async def open_daemon(configuration: Path, port: int, log: Path) -> AsyncIterato
     Args:
         configuration: the directory.
         port: port of its API, as configured.
+        door: its address and port for agents, as configured.
         log: file for its output.
 
     Yields:
-        The daemon, once its API answers.
+        The daemon, once its API answers and agents can connect.
 
     Raises:
         StartError: it did not start.
     """
-    daemon = Daemon(configuration, port, log)
+    daemon = Daemon(configuration, port, door, log)
     await daemon.launch()
     try:
         await daemon.wait_ready()

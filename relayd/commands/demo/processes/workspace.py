@@ -7,6 +7,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from passlib.hash import apr_md5_crypt
+
+from relayd.commands.demo.fleet.delivery import USER
+from relayd.commands.demo.fleet.node import SimulatedNode
 from relayd.errors import StartError
 from relayd.spool.layout import FAILED, INCOMING
 
@@ -23,6 +27,9 @@ for host in $(echo "$2" | tr , ' '); do
     sleep 0.05
 done
 """
+
+#: Uploads are taken while the disk has this many bytes free.
+_MIN_FREE: Final = 16 * 1024 * 1024
 
 _LOGGING: Final = """\
 # Written by `relayd demo`.
@@ -42,8 +49,7 @@ class Workspace:
         incoming: where uploads arrive.
         failed: where refused uploads are moved, each with its reason.
         log: relayd's log.
-        certificate: PEM file of its web server's certificate.
-        key: PEM file of that certificate's private key.
+        certificate: PEM file of its certificate.
     """
 
     def __init__(self, root: Path) -> None:
@@ -53,11 +59,15 @@ class Workspace:
         self.incoming = self.spool / INCOMING
         self.failed = self.spool / FAILED
         self.log = root / "relayd.log"
-        self.certificate = root / "etc" / "front.cert"
-        self.key = root / "etc" / "front.key"
+        self.certificate = root / "etc" / "server.cert"
+        self._key = root / "etc" / "server.key"
+        self._passwords = root / "etc" / "htpasswd"
+        self._networks = root / "etc" / "networks"
+        self._inventories = root / "inventories"
         self._agent = root / "agent"
         self._shared_files = root / "shared-files"
         self._shared_folder = root / "shared-folder"
+        self._share = root / "share"
 
     def create(self) -> None:
         """Create the directories, not readable for others because they contain passwords.
@@ -75,14 +85,34 @@ class Workspace:
         except OSError as error:
             raise StartError(f"cannot prepare {self.root}: {error.strerror}") from error
 
+    def write_access(self, node: SimulatedNode, password: str) -> None:
+        """Write what relayd reads to serve agents and relays.
+
+        Args:
+            node: whose certificate it shows.
+            password: that they must have.
+        """
+        self.certificate.write_bytes(node.certificate_pem())
+        self._key.touch(mode=0o600)
+        self._key.write_bytes(node.key_pem())
+        self._passwords.touch(mode=0o640)
+        self._passwords.write_text(f"{USER}:{apr_md5_crypt.hash(password)}\n")
+        self._networks.write_text("Require local\n")
+
     def write_configuration(
-        self, name: str, general: Mapping[str, object], output: str, **to: Mapping[str, object]
+        self,
+        name: str,
+        general: Mapping[str, object],
+        listen: str,
+        output: str,
+        **to: Mapping[str, object],
     ) -> None:
         """Write `main.conf`, `logging.conf` and the agents' command.
 
         Args:
             name: name of this policy server in the agents' output.
             general: further keys of the table `general`.
+            listen: address for agents and relays.
             output: `database` or `upstream`.
             to: keys of the tables `output.NAME`, by NAME.
         """
@@ -98,6 +128,8 @@ class Workspace:
                 "settle_time": "2s",
             },
             "processing.reporting.catchup": {"frequency": "2s", "limit": 50},
+            "processing.inventory": {"directory": self._inventories},
+            "server": self._server(listen),
             **{f"output.{table}": keys for table, keys in to.items()},
             "remote_run": {"command": self._agent, "use_sudo": False},
             "shared_files": {"path": self._shared_files},
@@ -111,10 +143,26 @@ class Workspace:
         self._agent.write_text(_AGENT.format(name=name))
         self._agent.chmod(0o750)
 
+    def _server(self, listen: str) -> dict[str, object]:
+        return {
+            "listen": [listen],
+            "certificate_file": self.certificate,
+            "key_file": self._key,
+            "passwords_file": self._passwords,
+            "initial_passwords_file": self._passwords,
+            "networks_file": self._networks,
+            "policy_servers_file": self._networks,
+            "share_directory": self._share,
+            "min_free_space": _MIN_FREE,
+        }
+
     def remove_all_but_log(self) -> None:
         """Remove everything except relayd's log."""
         self._agent.unlink(missing_ok=True)
-        for path in (self.configuration, self.spool, self._shared_files, self._shared_folder):
+        for path in (
+            *(self.configuration, self.spool, self._inventories),
+            *(self._shared_files, self._shared_folder, self._share),
+        ):
             shutil.rmtree(path, ignore_errors=True)
 
 

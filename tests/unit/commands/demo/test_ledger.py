@@ -73,6 +73,15 @@ def test_files_in_the_spool_are_not_lost() -> None:
     assert wrong(FinalState({}, {}, waiting, {}), recognized=0) == []
 
 
+def test_files_that_their_nodes_kept_are_not_lost() -> None:
+    """A file that relayd never took is not expected anywhere; if it did, the answer was lost."""
+    kept = frozenset({GOOD.name, FORGED.name})
+    assert wrong(FinalState({}, {}, frozenset(), {}, kept), recognized=0) == []
+    assert wrong(replace(STATE, kept=kept), recognized=0) == []
+    twice = replace(STATE, rows={RUN: 6}, kept=kept)
+    assert "stored twice" in wrong(twice, recognized=0)
+
+
 def test_what_waits_although_it_is_stored_is_not_stored_twice() -> None:
     """A replay that a hurried end left in the spool does not make its original unknown."""
     assert wrong(replace(STATE, waiting=frozenset({GOOD.name})), recognized=0) == []

@@ -7,18 +7,27 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+import trio
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from hypercorn.typing import Scope
 
+from relayd.api.door.door import Door
+from relayd.api.server.access import Send
+from relayd.api.server.connection import Receive
 from relayd.commands.demo.fleet.agents import make_nodes
+from relayd.commands.demo.fleet.delivery import Delivery
 from relayd.commands.demo.fleet.node import SimulatedNode
+from relayd.commands.demo.fleet.upload import Kind, SimulatedUpload
 from relayd.commands.demo.postgres.server import ConnectionInfo
 from relayd.commands.demo.processes.workspace import CERTIFICATES, NODES_LIST, Layout
 from relayd.commands.demo.tree import ROOT, Tree, address
 from relayd.config.main_conf import load_settings
+from relayd.fleet.current_nodes import CurrentNodes
 from relayd.fleet.loading import load_nodes
 from relayd.runlog.signature.certificates import read_certificate
+from relayd.telemetry.metrics import Metrics
 
 NOW = datetime(2026, 5, 4, 3, 2, 1, tzinfo=UTC)
 DATABASE = ConnectionInfo("127.0.0.1", 15432, "rudder", 'p@ss/"\\:%?#', "rudder")
@@ -118,10 +127,27 @@ def test_lists_match_each_other(tmp_path: Path) -> None:
     assert {entry["policy-server"] for entry in listed.values()} == {ROOT}
 
 
-def test_web_servers_only_with_relays(tmp_path: Path) -> None:
-    """Without relays no web server is needed; with them each policy server has its own."""
-    assert make_tree(tmp_path / "alone", 0).web_servers() == []
-    tree = make_tree(tmp_path / "two", 2)
-    servers = tree.web_servers()
-    assert [server.listen.host for server in servers] == ["127.0.0.1", "127.0.0.2", "127.0.0.3"]
-    assert [server.api.port for server in servers] == [server.port for server in tree.servers]
+async def nothing(_scope: Scope, _receive: Receive, _send: Send) -> None:
+    """Answer no request."""
+
+
+async def test_relayd_serves_agents_with_what_is_written(tmp_path: Path) -> None:
+    """The configuration opens relayd's own server at the node's destination, for its password."""
+    tree = make_tree(tmp_path, 1)
+    upload = SimulatedUpload(Kind.GOOD, "x.log", b"x", NODES[0].node_id, NOW, 0)
+    delivery, stop = Delivery(tree.destination), trio.Event()
+    for relay in tree.relays:
+        settings, _ = load_settings(relay.workspace.configuration)
+        general, metrics = settings.general, Metrics()
+        trust = CurrentNodes(
+            general.nodes_list_file, general.nodes_certs_file, settings.node_id(), metrics
+        )
+        await trust.load()
+        async with trio.open_nursery() as nursery:
+            await nursery.start(Door(settings, trust, metrics, nothing).run, stop, 0.1)
+            delivery.add(upload)
+            await delivery.run_all()
+            stop.set()
+    assert delivery.names == frozenset()
+    assert tree.holds(upload)
+    assert (tree.spools(upload.node_id)[0] / "x.log").read_bytes() == b"x"

@@ -239,16 +239,19 @@ def test_display_goes_on_while_relayd_or_the_database_is_away() -> None:
     """What relayd does not answer is said; its counters go on where they were when it is back."""
     screen = Screen("demo", {}, story="relayd is killed")
     screen.add(snapshot(1.0, 10, 720), sent=20)
-    screen.add(replace(snapshot(2.0, 10, 720), counters=None), sent=30)
+    screen.add(replace(snapshot(2.0, 10, 720), counters=None), sent=30, kept=9)
     assert "database relayd does not answer" in screen.line()
+    assert "sent 30 (9 kept)" in screen.line()
+    assert "9 kept by their nodes until the next run" in text(screen)
     assert "relayd is killed" in text(screen)
     screen.add(snapshot(3.0, 10, 720), sent=30)
     assert "replays 4" in screen.line()
+    assert "kept" not in screen.line() + text(screen)
 
 
 def policy_server(root: Path, title: str, parent: PolicyServer | None) -> PolicyServer:
     """Return a policy server of which only the position in the tree matters."""
-    return PolicyServer(title, NODE, Workspace(root), 3030, parent, "")
+    return PolicyServer(title, NODE, Workspace(root), 3030, 443, parent, "")
 
 
 def test_sparkline_scales_to_its_highest_value() -> None:

@@ -19,7 +19,9 @@ def test_relayd_accepts_the_configuration(tmp_path: Path) -> None:
     workspace.create()
     general = {"node_id": "root", "listen": "127.0.0.1:13030"}
     database = {"url": "postgres://rudder@127.0.0.1:15432/rudder", "password": PASSWORD}
-    workspace.write_configuration("root server", general, "database", database=database)
+    workspace.write_configuration(
+        "root server", general, "127.0.0.1:10443", "database", database=database
+    )
     settings, warnings = load_settings(workspace.configuration)
     assert warnings == []
     assert settings.node_id() == "root"
@@ -37,7 +39,7 @@ def test_the_agents_command_names_each_host(tmp_path: Path) -> None:
     """The command that a remote run starts prints a line for each host."""
     workspace = Workspace(tmp_path)
     workspace.create()
-    workspace.write_configuration("relay 1", {"node_id": "root"}, "disabled")
+    workspace.write_configuration("relay 1", {"node_id": "root"}, "127.0.0.1:10443", "disabled")
     settings, _ = load_settings(workspace.configuration)
     command = [
         str(settings.remote_run.command),
@@ -62,7 +64,7 @@ def test_only_logs_remain(tmp_path: Path) -> None:
     (layout.postgres / "data").mkdir(parents=True)
     logs = [layout.postgres / "server.log"]
     for workspace in layout.workspaces:
-        workspace.write_configuration("x", {}, "disabled")
+        workspace.write_configuration("x", {}, "127.0.0.1:10443", "disabled")
         (workspace.incoming / "x.log").touch()
         logs.append(workspace.log)
     for log in logs:

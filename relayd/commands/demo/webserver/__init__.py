@@ -1,1 +1,0 @@
-"""The small web server in front of each simulated policy server's relayd."""
