@@ -17,8 +17,7 @@ from relayd.errors import StartError
 from relayd.overview.server import running_process
 from relayd.spool.layout import Spool
 from relayd.spool.lock import DirectoryLock
-from relayd.spool.operations.entries import shown
-from relayd.system.printable import printable
+from relayd.system.printable import printable, shown
 
 T = TypeVar("T")
 
@@ -32,6 +31,8 @@ def ask(
     kind: type[T],
     online: Callable[[Control], Any],
     offline: Callable[[], T],
+    *,
+    locked: bool = True,
 ) -> T:
     """Ask relayd, or do it here if none runs.
 
@@ -40,6 +41,7 @@ def ask(
         kind: of the answer.
         online: asks.
         offline: does it.
+        locked: whether it may only be done here while no other process works on the spool.
 
     Raises:
         StartError: neither is possible.
@@ -49,7 +51,7 @@ def ask(
             online(Control(settings.general.control_socket)), kind, from_attributes=True
         )
     except NotRunningError as error:
-        process = _wait_for_others(settings)
+        process = _wait_for_others(settings) if locked else None
         if process is not None:
             raise StartError(
                 f"process {process} works on the spool, but cannot be asked: {error}"

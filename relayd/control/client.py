@@ -4,7 +4,7 @@ import http.client
 import json
 import socket
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote, urlencode
@@ -111,7 +111,9 @@ class Control:
         headers = {} if data is None else {"Content-Type": "application/json"}
         with closing(connection):
             try:
-                connection.request(method, target, data, headers)
+                # A caller who may not use the socket is answered, and cut off, before it has asked.
+                with suppress(BrokenPipeError):
+                    connection.request(method, target, data, headers)
                 answer = connection.getresponse()
             except (FileNotFoundError, ConnectionRefusedError) as error:
                 raise NotRunningError(f"relayd does not listen on {self._path}") from error

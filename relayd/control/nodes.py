@@ -4,6 +4,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
+import msgspec
 import trio
 from quart import Blueprint
 
@@ -19,17 +20,27 @@ from relayd.telemetry.nodes.records import NodeRecords
 _STEP: Final = 200
 
 
+class LimitQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A query of files.
+
+    Attributes:
+        limit: maximum number of files.
+    """
+
+    limit: int = 200
+
+
 def nodes_blueprint(view: FleetView, nodes: Callable[[], Nodes], records: NodeRecords) -> Blueprint:
-    """Return `/nodes` and `/nodes/NODE`.
+    """Return `/nodes`, `/nodes/NODE` and `/refused/REASON`.
 
     Args:
         view: answers in a thread.
         nodes: returns the nodes list in use.
         records: of the nodes.
     """
-    routes = Blueprint("nodes", __name__, url_prefix="/nodes")
+    routes = Blueprint("nodes", __name__)
 
-    @routes.get("", endpoint="getNodes")
+    @routes.get("/nodes", endpoint="getNodes")
     @answering("getNodes")
     async def list_nodes() -> dict[str, Any]:
         choice = read_query(NodesChoice)
@@ -37,12 +48,18 @@ def nodes_blueprint(view: FleetView, nodes: Callable[[], Nodes], records: NodeRe
         page = await in_thread(view.some, known, choice, abandon_on_cancel=True)
         return as_document(page)
 
-    @routes.get("/<rest:part>", endpoint="getNode")
+    @routes.get("/nodes/<rest:part>", endpoint="getNode")
     @answering("getNode")
     async def one_node(part: str) -> dict[str, Any]:
         known = await known_nodes(nodes(), records)
         detail = await in_thread(partial(view.one, known, part), abandon_on_cancel=True)
         return as_document(detail)
+
+    @routes.get("/refused/<rest:reason>", endpoint="getRefused")
+    @answering("getRefused")
+    async def refused(reason: str) -> dict[str, Any]:
+        limit = read_query(LimitQuery).limit
+        return as_document(await in_thread(view.refused, reason, limit, abandon_on_cancel=True))
 
     return routes
 

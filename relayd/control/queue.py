@@ -145,5 +145,6 @@ async def _read(action: str) -> ActRequest:
 
 async def _audit(report: Report, asked: ActRequest) -> None:
     if not asked.trial:
-        choice = msgspec.json.encode(asked.choice).decode()
+        given = {name: one for name, one in msgspec.structs.asdict(asked.choice).items() if one}
+        choice = msgspec.json.encode(given).decode()
         await audit(f"queue {report.action}", report.files, choice=choice, outcomes=report.counts)

@@ -57,6 +57,10 @@ class FailedIndex:
         """How many files of each node the latest look has found."""
         return self._nodes
 
+    def files_with(self, reason: str) -> list[Path]:
+        """Return the files with a reason that the latest look has found."""
+        return [Path(path) for path, known in self._known.items() if known.reason == reason]
+
     def files_of(self, node_id: str) -> list[Path]:
         """Return the files of a node that the latest look has found."""
         return [Path(path) for path, known in self._known.items() if known.node_id == node_id]

@@ -36,6 +36,18 @@ class Known(msgspec.Struct, frozen=True):
     since: float
 
 
+class Refusals(msgspec.Struct, frozen=True, kw_only=True):
+    """Refused files with one reason.
+
+    Attributes:
+        files: the latest of them, the latest first.
+        total: how many there are.
+    """
+
+    files: tuple[FileFacts, ...]
+    total: int
+
+
 class FleetView:
     """Answers what an operator asks about nodes; blocks, so it is called in a thread.
 
@@ -82,6 +94,13 @@ class FleetView:
             tuple(self._refused(node_id))[-NAMED:],
             None if database is None else database(node_id),
         )
+
+    def refused(self, reason: str, limit: int) -> Refusals:
+        """Return the refused files with a reason, the latest first."""
+        self._failed.look()
+        paths = self._failed.files_with(reason)
+        found = sorted(map(_refusal, paths), key=lambda facts: -facts.at)
+        return Refusals(files=tuple(found[:limit]), total=len(found))
 
     def _entries(self) -> list[Entry]:
         return read_entries(self._spools.values(), gently=self._gently)

@@ -13,6 +13,7 @@ from relayd.api.status import StatusReport
 from relayd.api.system import RELOAD_TIMEOUT_S
 from relayd.control.app import make_control_app
 from relayd.control.audit import audit
+from relayd.control.failed import failed_blueprint
 from relayd.control.nodes import nodes_blueprint
 from relayd.control.pause import pause_blueprint
 from relayd.control.queue import queue_blueprint
@@ -60,6 +61,7 @@ def control_app(controls: Controls) -> App:
             pause_blueprint(controls.pausing),
             queue_blueprint(controls.steering),
             nodes_blueprint(controls.fleet, controls.nodes, controls.records),
+            failed_blueprint(controls.steering.spools),
         ]
     )
 

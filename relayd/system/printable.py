@@ -1,5 +1,6 @@
 """Text of unknown origin, made safe for one line of a log or a terminal."""
 
+import os
 from typing import Final
 
 ELLIPSIS: Final = "…"
@@ -34,3 +35,8 @@ def escape(char: str) -> str:
     if code < 0x100:
         return f"\\x{code:02x}"
     return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def shown(name: str) -> str:
+    r"""Return a file name as text that any program can read: a byte that is none becomes `\xff`."""
+    return name if name.isascii() else os.fsencode(name).decode("utf-8", "backslashreplace")

@@ -13,15 +13,15 @@ from tests.support.stored import stored_executions
 NODES = ["node1", "node2"]
 
 
-def queue(site: Site, *words: str) -> tuple[int, str]:
+def queue(site: Site, *words: str, group: str = "queue") -> tuple[int, str]:
     """Run a command; return exit code and what it prints."""
-    command = [sys.executable, "-m", "relayd", "queue", *words, "-c", str(site.conf)]
+    command = [sys.executable, "-m", "relayd", group, *words, "-c", str(site.conf)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return done.returncode, done.stdout + done.stderr
 
 
 @pytest.mark.site(nodes=NODES)
-async def test_a_node_on_hold_is_set_aside_until_it_is_released(
+async def test_operators_hold_release_and_drop_through_the_socket(
     site: Site, database: Database
 ) -> None:
     """Held while relayd does not run, and as files arrive; released in order; each stored once."""
@@ -58,10 +58,15 @@ async def test_a_node_on_hold_is_set_aside_until_it_is_released(
             ("node1", 1): 1,
             ("node2", 1): 1,
         }
-        lines = daemon.lines_of(" operation ")
-        assert "action=queue release" in lines[-1].replace('"', "")
-        assert "count=2" in lines[-1]
+        await daemon.saw(r'operation action="queue release" count=2 user=\S+ .*node1')
         assert queue(site, "retry", "--all")[0] == 0
+        bad = site.name("node2", 2)
+        site.upload(bad, b"no message")
+        await eventually((site.failed / bad).exists)
+        assert "1 file would be refused again" in queue(site, "replay", bad, group="failed")[1]
+        code, text = queue(site, "drop", bad, "--yes", group="failed")
+        assert (code, text) == (0, "1 file removed\n")
+        await daemon.saw(r'operation action="failed drop" count=1')
         site.control.unlink()  # type: ignore[union-attr]
         code, text = queue(site, "drop", "--all", "--yes")
         assert code == 3

@@ -181,12 +181,16 @@ class ReasonView:
 
     def load(self, control: Control, overview: Overview) -> Page:
         """Implement `View`."""
-        files = refused_files(control, self._reason)
+        found = refused_files(control, self._reason, MOST)
         rows = [
             Row(
                 (printable(file.name), f"{age(overview.at - file.at)} ago", printable(file.detail)),
                 file.name,
             )
-            for file in files[:MOST]
+            for file in found.files
         ]
-        return Page(("FILE", "REFUSED", "DETAIL"), rows, f"relayd failed show {self._reason}")
+        return Page(
+            ("FILE", "REFUSED", "DETAIL"),
+            rows,
+            f"{found.total:,} files   relayd failed show {self._reason}",
+        )

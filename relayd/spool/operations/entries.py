@@ -20,6 +20,7 @@ from relayd.errors import StartError
 from relayd.runlog.filename import run_of
 from relayd.spool.layout import TEMPORARY, Spool
 from relayd.spool.watching.listing import is_ours
+from relayd.system.printable import shown
 from relayd.system.shortage import words_of
 
 #: Inventories are named by the node's id, mostly after its host name.
@@ -75,11 +76,6 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
     def rank(self) -> tuple[float, str, str]:
         """What sorts files by age."""
         return self.dated, self.name, self.layer
-
-
-def shown(name: str) -> str:
-    r"""Return a file name as text that any program can read: a byte that is none becomes `\xff`."""
-    return name if name.isascii() else os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def node_of(name: str, *, ordered: bool) -> str:

@@ -17,7 +17,7 @@ from relayd.spool.operations.act import (
     release,
 )
 from relayd.spool.operations.choose import Choice, choose, find_nodes
-from relayd.spool.operations.entries import Entry, read_entries, shown
+from relayd.spool.operations.entries import Entry, read_entries
 from relayd.spool.operations.rules import Rule, change_rules, read_rules
 from relayd.spool.operations.shape import ROWS, Names, Shape, measure
 from relayd.spool.operations.views import (
@@ -31,6 +31,7 @@ from relayd.spool.operations.views import (
     report,
     view,
 )
+from relayd.system.printable import shown
 
 #: Files that are shown in detail at most: each takes a system call.
 DETAILED: Final = 1000

@@ -9,7 +9,8 @@ from typing import Final, Literal
 import msgspec
 
 from relayd.spool.operations.act import SUCCESS, Done, Outcome
-from relayd.spool.operations.entries import Entry, shown
+from relayd.spool.operations.entries import Entry
+from relayd.system.printable import shown
 
 #: Files of an operation that are named because they stayed.
 NAMED: Final = 10

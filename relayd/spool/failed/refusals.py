@@ -73,8 +73,14 @@ class Choice(msgspec.Struct, frozen=True):
         return {refusal.name, refusal.path.name, str(refusal.path)}
 
 
-def read_refusals(spools: Iterable[Spool]) -> list[Refusal]:
-    """Return all refused files, the oldest first; blocks.
+def read_refusals(
+    spools: Iterable[Spool], wanted: Callable[[Path], bool] = lambda _path: True
+) -> list[Refusal]:
+    """Return refused files, the oldest first; blocks.
+
+    Args:
+        spools: that they belong to.
+        wanted: says by its path whether a file is of interest.
 
     Raises:
         StartError: a directory cannot be read.
@@ -82,7 +88,7 @@ def read_refusals(spools: Iterable[Spool]) -> list[Refusal]:
     found: list[Refusal] = []
     for spool in spools:
         try:
-            found += _read(spool)
+            found += _read(spool, wanted)
         except FileNotFoundError:
             continue
         except OSError as error:
@@ -90,17 +96,20 @@ def read_refusals(spools: Iterable[Spool]) -> list[Refusal]:
     return sorted(found, key=lambda refusal: (refusal.at, refusal.name))
 
 
-def _read(spool: Spool) -> Iterator[Refusal]:
+def _read(spool: Spool, wanted: Callable[[Path], bool]) -> Iterator[Refusal]:
     with os.scandir(spool.failed) as entries:
         for entry in entries:
             # A hidden file is one that is being moved.
             if entry.name.startswith(".") or entry.name.endswith(SUFFIX):
                 continue
+            path = Path(entry.path)
+            if not wanted(path):
+                continue
             try:
                 status = entry.stat(follow_symlinks=False)
             except FileNotFoundError:
                 continue  # moved back meanwhile
-            yield _refusal(Path(entry.path), spool, status)
+            yield _refusal(path, spool, status)
 
 
 def _refusal(path: Path, spool: Spool, status: os.stat_result) -> Refusal:
