@@ -14,6 +14,7 @@ from relayd.fleet.current_nodes import CurrentNodes
 from relayd.outputs.health import Health
 from relayd.outputs.results import StoreFacts
 from relayd.overview.failed import FailedIndex
+from relayd.overview.held import count_held
 from relayd.overview.model import (
     Backlog,
     Flow,
@@ -96,7 +97,8 @@ class Collector:
         self._pause = pause
         self._measures = measures
         self._started = started
-        self._failed = FailedIndex(spools_in_use(settings).values())
+        self._spools = list(spools_in_use(settings).values())
+        self._failed = FailedIndex(self._spools)
         self._lock = trio.Lock()
         self._last: Overview | None = None
 
@@ -112,6 +114,7 @@ class Collector:
         nodes = self._trust.nodes
         own = nodes.get(nodes.my_id)
         failed = await in_thread(self._failed.look, abandon_on_cancel=True)
+        held = await in_thread(count_held, self._spools, abandon_on_cancel=True)
         return Overview(
             at=now,
             version=__version__,
@@ -127,6 +130,7 @@ class Collector:
             outputs=tuple(self._output(output) for output in self._outputs()),
             nodes=self._nodes(now),
             failed=failed,
+            held=held,
             pause=self._pause(),
             warned=warned(),
         )

@@ -10,8 +10,10 @@ from relayd.config.main_conf import Settings
 from relayd.errors import NodesError, RelaydError
 from relayd.fleet.loading import load_list
 from relayd.overview.failed import FailedIndex
-from relayd.overview.model import Backlog, NodesState, Overview
+from relayd.overview.held import count_held
+from relayd.overview.model import Backlog, NodesState, Overview, Pause
 from relayd.overview.server import role_of, running_process, spools_in_use
+from relayd.pipelines.pausing import PauseError, PauseFile, as_pause
 from relayd.spool.layout import Spool
 from relayd.spool.watching.listing import is_ours
 from relayd.system.amounts import age, counted
@@ -50,6 +52,8 @@ def offline_overview(settings: Settings, why: str) -> Overview:
         backlog=Backlog(files=files, oldest_s=oldest_s),
         nodes=_nodes(settings),
         failed=FailedIndex(spools.values()).look(),
+        held=count_held(spools.values()),
+        pause=_pause(settings, now),
     )
 
 
@@ -92,3 +96,13 @@ def _nodes(settings: Settings) -> NodesState:
         return NodesState(trouble=str(error))
     own = _node_id(settings)
     return NodesState(known=sum(node != own for node in nodes))
+
+
+def _pause(settings: Settings, now: float) -> Pause | None:
+    """Return what is paused once relayd runs again."""
+    if settings.general.state_directory is None:
+        return None
+    try:
+        return as_pause(PauseFile(settings.general.state_directory).read(now))
+    except PauseError:
+        return None
