@@ -36,7 +36,7 @@ def status_lines(overview: Overview, width: int = WIDTH) -> Iterator[str]:
     yield _row("failed", _failed(overview.failed))
     if overview.held:
         held = f"{counted(overview.held, 'file')} held by an operator"
-        yield _row("held", f"{held}{_hint('relayd queue list --held')}")
+        yield _row("held", f"{held}{_hint('relayd queue list --state held')}")
     if overview.pause is not None and overview.state != "paused":
         yield _row("paused", f"by {overview.pause.by}{_hint('relayd resume')}")
     yield _row("since start", _warned(overview))
