@@ -22,7 +22,7 @@ with lean("prometheus_client"):
 Hop = Literal["node", "spool", "output", "here", "total"]
 HOPS: Final[tuple[Hop, ...]] = get_args(Hop)
 
-#: A longer way is that of a wrong clock: files that wait for so long are given up.
+#: A longer way is that of a wrong clock: files that wait longer are given up.
 ABSURD_S: Final = 7 * 86_400.0
 #: Times of files are those of the kernel's tick, some milliseconds early or late.
 TICK_S: Final = 0.1

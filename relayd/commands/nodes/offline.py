@@ -1,12 +1,15 @@
 """What is known of the nodes while no relayd runs."""
 
+import click
+
 from relayd.config.main_conf import Settings
 from relayd.errors import NodesError, StartError
 from relayd.fleet.loading import load_list, load_nodes
 from relayd.fleet.nodes import Nodes
 from relayd.overview.fleet import Known
-from relayd.telemetry.nodes.file import read_records
+from relayd.system.shortage import words_of
 from relayd.telemetry.nodes.records import NodeRecords
+from relayd.telemetry.nodes.saved import read_saved
 
 
 def offline_known(settings: Settings, *, certificates: bool = False) -> Known:
@@ -17,12 +20,23 @@ def offline_known(settings: Settings, *, certificates: bool = False) -> Known:
         certificates: whether to read those too, which takes a second or two for a large fleet.
     """
     nodes = _nodes(settings, certificates=certificates)
-    records = NodeRecords()
-    if settings.general.state_directory is not None:
-        records = read_records(settings.general.state_directory)
+    records = _records(settings)
     records.follow(nodes.ids())
     found = {record.node_id: record for record in records}
     return Known(nodes, found, records.last_hour(), records.since)
+
+
+def _records(settings: Settings) -> NodeRecords:
+    """Return the records that relayd has saved; empty ones if there are none that can be read."""
+    records = NodeRecords()
+    try:
+        saved = read_saved(settings.general.state_directory)
+        if saved is not None:
+            records.restore(saved)
+    except (OSError, ValueError) as error:
+        detail = words_of(error) if isinstance(error, OSError) else str(error)
+        click.echo(f"warning: history of the nodes cannot be read: {detail}", err=True)
+    return records
 
 
 def _nodes(settings: Settings, *, certificates: bool) -> Nodes:

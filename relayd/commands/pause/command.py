@@ -11,9 +11,8 @@ import msgspec
 from relayd.commands.asking import ask
 from relayd.commands.cli import Program, directory_option
 from relayd.config.durations import parse_duration
-from relayd.config.main_conf import Settings, load_settings
+from relayd.config.main_conf import load_settings
 from relayd.control.callers import myself
-from relayd.errors import StartError
 from relayd.overview.documents import as_document
 from relayd.overview.model import Kind
 from relayd.overview.sentence import moment
@@ -72,7 +71,9 @@ def command(directory: Path, kind: Kind | None, seconds: float | None, *, machin
 
     def offline() -> dict[str, Any]:
         now, by = time.time(), myself().name()
-        return _document(begin_pause(_file(settings), kinds, by, seconds, now))
+        return _document(
+            begin_pause(PauseFile(settings.general.state_directory), kinds, by, seconds, now)
+        )
 
     answer = ask(settings, dict[str, Any], lambda control: control.post("/pause", order), offline)
     if machine:
@@ -95,7 +96,7 @@ def resume(directory: Path, kind: Kind | None, *, machine: bool) -> int:
     settings, _warnings = load_settings(directory)
 
     def offline() -> dict[str, Any]:
-        paused, ended = end_pause(_file(settings), kinds, time.time())
+        paused, ended = end_pause(PauseFile(settings.general.state_directory), kinds, time.time())
         return {"resumed": ended, "pause": _shown(paused)}
 
     answer = ask(
@@ -124,9 +125,3 @@ def _shown(paused: Mapping[Kind, Paused]) -> dict[str, Any] | None:
 
 def _named(kinds: Any) -> str:
     return " and ".join(_NAMES[kind] for kind in kinds)
-
-
-def _file(settings: Settings) -> PauseFile:
-    if settings.general.state_directory is None:
-        raise StartError("general.state_directory is empty: a pause would not be kept")
-    return PauseFile(settings.general.state_directory)

@@ -100,8 +100,6 @@ def _nodes(settings: Settings) -> NodesState:
 
 def _pause(settings: Settings, now: float) -> Pause | None:
     """Return what is paused once relayd runs again."""
-    if settings.general.state_directory is None:
-        return None
     try:
         return as_pause(PauseFile(settings.general.state_directory).read(now))
     except PauseError:

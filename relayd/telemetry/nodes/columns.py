@@ -79,8 +79,9 @@ class Columns:
     def config_id(self, row: int) -> str | None:
         """Return the configuration id of a row, None if it is not known."""
         start = row * ID_BYTES
-        text = bytes(self._ids[start : start + ID_BYTES]).rstrip(b"\0")
-        return text.decode("utf-8", "replace") or None
+        if not self._ids[start]:
+            return None
+        return self._ids[start : start + ID_BYTES].rstrip(b"\0").decode("utf-8", "replace")
 
     def set_config_id(self, row: int, config_id: str | None) -> None:
         """Set the configuration id of a row."""

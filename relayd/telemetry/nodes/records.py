@@ -2,6 +2,7 @@
 
 import math
 import time
+from array import array
 from collections.abc import Callable, Collection, Iterator
 from typing import Final, Literal, get_args
 
@@ -9,6 +10,7 @@ import msgspec
 
 from relayd.errors import Reason
 from relayd.telemetry.nodes.columns import Columns
+from relayd.telemetry.nodes.saved import Saved
 from relayd.telemetry.rates import Totals
 
 #: What became of a file: it is in the database, the upstream has it, it was moved to `failed`, or
@@ -19,6 +21,7 @@ OUTCOMES: Final[tuple[Outcome | None, ...]] = (None, *get_args(Outcome))
 REASONS: Final[tuple[Reason | None, ...]] = (None, *Reason)
 _CODES: Final = {outcome: code for code, outcome in enumerate(OUTCOMES)}
 _REASON_CODES: Final = {reason: code for code, reason in enumerate(REASONS)}
+_REASONS_BY_NAME: Final = {reason or "": code for code, reason in enumerate(REASONS)}
 #: Outcomes after which the output has the file.
 _DONE: Final = frozenset({"stored", "forwarded"})
 _HOUR_S: Final = 3600.0
@@ -151,6 +154,44 @@ class NodeRecords:
         self._rows = {node_id: rows[node_id] for node_id in known if node_id in rows}
         self.changes += 1
 
+    def dump(self) -> Saved:
+        """Return a copy of all records, to be written to a file in another thread."""
+        return Saved(
+            since=self.since,
+            hour_ends=self._hour_ends,
+            reasons=[reason or "" for reason in REASONS],
+            ids="\n".join(self._rows),
+            rows=array("I", self._rows.values()).tobytes(),
+            columns=self._columns.dump(),
+        )
+
+    def restore(self, saved: Saved) -> None:
+        """Continue with records of a file, in place of what was noted until now.
+
+        Raises:
+            ValueError: they contradict themselves; nothing has changed.
+        """
+        columns, rows = Columns.load(saved.columns), array("I")
+        rows.frombytes(saved.rows)
+        ids = saved.ids.split("\n") if saved.ids else []
+        codes = [_REASONS_BY_NAME.get(name, 0) for name in saved.reasons]
+        table = dict(zip(ids, rows, strict=True))
+        if not len(set(rows)) == len(table) == len(rows) < len(columns):
+            raise ValueError("rows that are used twice, or missing")
+        if _UNKNOWN in table.values() or max(rows, default=0) >= len(columns):
+            raise ValueError("rows outside of the table")
+        for column, most in (
+            (columns.reason, len(codes)),
+            (columns.outcome, len(OUTCOMES)),
+            (columns.inventory, len(OUTCOMES)),
+        ):
+            if max(column) >= most:
+                raise ValueError("a code without a meaning")
+        columns.reason = array(columns.reason.typecode, [codes[code] for code in columns.reason])
+        self._rows, self._columns = table, columns
+        self._free = list(set(range(1, len(columns))) - set(rows))
+        self.since, self._hour_ends = saved.since, saved.hour_ends
+
     def note_arrival(self, node_id: str, at: float, *, live: bool = True) -> None:
         """Note a run log in the spool.
 
@@ -265,8 +306,17 @@ class NodeRecords:
             least: a node with fewer run logs does not flood, whatever its share.
         """
         limit = max(share * self.last_hour(), least)
+        weight, columns = self._begin(), self._columns
+
+        def sent(row: int) -> int:
+            return columns.this_hour[row] + round(weight * columns.last_hour[row])
+
         return sorted(
-            (record for record in self if record.last_hour >= limit),
+            (
+                self._record(*found, weight)
+                for found in self._rows.items()
+                if sent(found[1]) >= limit
+            ),
             key=lambda record: record.last_hour,
             reverse=True,
         )
