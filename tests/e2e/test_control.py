@@ -10,6 +10,7 @@ import pytest
 
 from relayd.control.app import read_document
 from relayd.control.client import Control, ControlError, NotRunningError
+from relayd.telemetry.nodes.saved import NAME
 from tests.support.daemon import Site, eventually, open_daemon
 from tests.support.postgres import Database
 from tests.support.stored import stored_executions
@@ -58,7 +59,9 @@ async def test_changes_are_audited_and_errors_are_answers(site: Site) -> None:
     """A reload leaves one line with who, what and how many; a failed one answers with the cause."""
     assert site.control is not None
     control = Control(site.control)
+    (site.root / NAME).write_bytes(b"no records of nodes")
     async with open_daemon(site) as daemon:
+        await daemon.saw("node records cannot be read")  # which costs only this history
         control.post("/reload")
         line = await daemon.saw("operation")
         assert "action=reload" in line

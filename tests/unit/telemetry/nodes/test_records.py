@@ -23,7 +23,7 @@ class Wall:
     now = START
 
     def __call__(self) -> float:
-        """Return the time that was set."""
+        """Return the time."""
         return self.now
 
 
