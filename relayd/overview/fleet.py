@@ -21,7 +21,7 @@ from relayd.telemetry.nodes.records import NodeRecord
 
 
 class Known(msgspec.Struct, frozen=True):
-    """What is known of the nodes, at one moment.
+    """The nodes and their records, at one moment.
 
     Attributes:
         nodes: the nodes list.
@@ -76,7 +76,7 @@ class FleetView:
         """Return all about the node whose id or name, or a part of either, is given.
 
         Args:
-            known: what is known of the nodes.
+            known: the nodes and their records.
             part: of an id or name.
             database: returns the start of the last run of a node in the database, Unix time.
 

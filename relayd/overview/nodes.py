@@ -100,7 +100,7 @@ class Sources(msgspec.Struct, frozen=True):
 
     Attributes:
         nodes: the nodes list.
-        record: returns what is known of a node.
+        record: returns the record of a node.
         last_hour: run logs of all nodes in the last hour.
         since: Unix time since which records go back.
         waiting: files in the spool, by node.
@@ -170,7 +170,7 @@ def node_row(
     Args:
         sources: of the facts.
         node_id: the node.
-        record: what is known of it.
+        record: its record.
         silent_s: seconds without a run log that are unusual; None if none are.
     """
     node = sources.nodes.get(node_id)

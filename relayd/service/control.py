@@ -18,6 +18,8 @@ from relayd.control.nodes import nodes_blueprint
 from relayd.control.pause import pause_blueprint
 from relayd.control.queue import queue_blueprint
 from relayd.control.requests import answering
+from relayd.control.run import run_blueprint
+from relayd.control.tasks import tasks_blueprint
 from relayd.errors import RelaydError
 from relayd.fleet.nodes import Nodes
 from relayd.overview.documents import as_document
@@ -25,6 +27,7 @@ from relayd.overview.fleet import FleetView
 from relayd.overview.model import Overview
 from relayd.pipelines.pausing import Pausing
 from relayd.pipelines.steering import Steering
+from relayd.remote_run.runs import RemoteRuns
 from relayd.telemetry.nodes.records import NodeRecords
 
 
@@ -41,6 +44,7 @@ class Controls:
         fleet: answers what is asked about nodes.
         nodes: returns the nodes list in use.
         records: of the nodes.
+        remote_runs: starts agents; None if that is switched off.
     """
 
     checks: Callable[[], Awaitable[StatusReport]]
@@ -51,6 +55,7 @@ class Controls:
     fleet: FleetView
     nodes: Callable[[], Nodes]
     records: NodeRecords
+    remote_runs: RemoteRuns | None
 
 
 def control_app(controls: Controls) -> App:
@@ -62,6 +67,8 @@ def control_app(controls: Controls) -> App:
             queue_blueprint(controls.steering),
             nodes_blueprint(controls.fleet, controls.nodes, controls.records),
             failed_blueprint(controls.steering.spools),
+            run_blueprint(controls.remote_runs, controls.nodes),
+            tasks_blueprint(),
         ]
     )
 

@@ -340,6 +340,7 @@ class Service:
                 FleetView(self.settings, gently=True),
                 lambda: self.trust.nodes,
                 self.records,
+                self.remote_runs,
             )
         )
 

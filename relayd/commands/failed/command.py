@@ -14,6 +14,7 @@ from rich.progress import track
 
 from relayd.commands.asking import ask
 from relayd.commands.cli import Program, directory_option, unpadded
+from relayd.commands.completion import complete_node
 from relayd.commands.failed import show
 from relayd.commands.failed.replay import Judge, examine
 from relayd.commands.inspect.verdict import configured, judge
@@ -74,6 +75,7 @@ _CHOICE: Final = (
         "nodes",
         multiple=True,
         metavar="NODE",
+        shell_complete=complete_node,
         help="Only files of this node: its id, its host name, or a unique part of either.",
     ),
     click.option(

@@ -1,4 +1,4 @@
-"""What is known of the nodes while no relayd runs."""
+"""The nodes and their records while no relayd runs."""
 
 import click
 

@@ -1,0 +1,51 @@
+"""Finding nodes by what operators call them: an id, a host name, or a part of either."""
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from relayd.errors import RelaydError
+from relayd.system.printable import printable
+
+#: Candidates that are named when a part is ambiguous.
+_CANDIDATES: Final = 5
+#: Characters of a part that an error repeats.
+_SHOWN: Final = 80
+
+
+class NoSuchNodeError(RelaydError):
+    """What an operator wrote fits no node, or several; the text names some of these."""
+
+
+def find_node(part: str, hostnames: Mapping[str, str]) -> str:
+    """Return the id of the only node that is meant.
+
+    A whole id or host name is preferred to a part of others.
+
+    Args:
+        part: an id, a host name, or a part of either.
+        hostnames: node id → host name, which may be empty.
+
+    Raises:
+        NoSuchNodeError: the part fits no node, or several.
+    """
+    if part in hostnames:
+        return part
+    found = [node_id for node_id, name in hostnames.items() if part == name] if part else []
+    if part and not found:
+        found = [node_id for node_id, name in hostnames.items() if part in node_id or part in name]
+    if len(found) == 1:
+        return found[0]
+    shown = printable(part, _SHOWN) or "(empty)"
+    if not found:
+        raise NoSuchNodeError(f"{shown}: no node has this in its id or host name")
+    raise NoSuchNodeError(f"{shown}: {len(found):,} nodes fit: {_candidates(found, hostnames)}")
+
+
+def _candidates(found: Sequence[str], hostnames: Mapping[str, str]) -> str:
+    """Return the first nodes: by host name, unless that does not tell them apart."""
+    first = found[:_CANDIDATES]
+    names = [hostnames[node_id] or node_id for node_id in first]
+    if len(set(names)) < len(names):
+        names = list(first)
+    more = ", …" if len(found) > _CANDIDATES else ""
+    return ", ".join(map(printable, names)) + more
