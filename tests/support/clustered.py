@@ -1,29 +1,22 @@
 """Real relayds on a real cluster that fails over, and a plain writer to compare them with."""
 
-import os
-import shutil
-import subprocess
-import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import pairwise
-from pathlib import Path
 from typing import Final, Literal
 
 import pytest
 import trio
 
-from relayd.commands.demo.cluster import shipped
 from relayd.commands.demo.cluster.cluster import Cluster
 from relayd.commands.demo.cluster.programs import find_programs
-from relayd.commands.demo.postgres.programs import server_account
 from relayd.commands.demo.postgres.server import ConnectionInfo
 from relayd.errors import StartError
 from tests.support.daemon import Site, eventually
-from tests.support.ports import free_port
+from tests.support.pgbouncer import open_shipped_pgbouncer
 from tests.support.stored import Run
 
 Route = Literal["haproxy", "hosts", "session", "transaction"]
@@ -63,44 +56,9 @@ def open_route(cluster: Cluster, route: Route) -> Iterator[tuple[str, Connection
     elif route == "hosts":
         yield cluster.url, rudder
     else:
-        with _open_pgbouncer(rudder, route) as port:
+        with open_shipped_pgbouncer(rudder, route) as port:
             pooled = replace(rudder, port=port)
             yield pooled.url, pooled
-
-
-@contextmanager
-def _open_pgbouncer(server: ConnectionInfo, mode: str) -> Iterator[int]:
-    """Run PgBouncer with the shipped file; yield its port."""
-    program = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
-    if program is None:
-        pytest.skip("pgbouncer is not installed")
-    port, account = free_port(), server_account()
-    with tempfile.TemporaryDirectory(prefix="relayd-pgbouncer-") as name:
-        directory = Path(name)
-        directory.chmod(0o755)
-        users = directory / "users.txt"
-        users.write_text(f'"{server.user}" "{server.password}"\n')
-        replacements = {
-            "port=5000": f"port={server.port}",
-            "listen_port = 6432": f"listen_port = {port}",
-            "unix_socket_dir = /var/run/postgresql": "unix_socket_dir =",
-            "/etc/pgbouncer/userlist.txt": str(users),
-            "pool_mode = transaction": f"pool_mode = {mode}",
-        }
-        configuration = directory / "pgbouncer.ini"
-        configuration.write_text(shipped.fill(shipped.read("pgbouncer.ini"), replacements))
-        with (directory / "log").open("wb") as log:
-            process = subprocess.Popen(
-                [program, configuration],
-                stdin=subprocess.DEVNULL,
-                stderr=log,
-                **account.credentials(),
-            )
-        try:
-            yield port
-        finally:
-            process.kill()
-            process.wait()
 
 
 @dataclass
