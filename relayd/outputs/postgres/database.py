@@ -32,6 +32,7 @@ from relayd.outputs.postgres.connection import (
 from relayd.outputs.postgres.faults import FAULTS, explain
 from relayd.outputs.postgres.history import History
 from relayd.outputs.postgres.known_good import known_good
+from relayd.outputs.postgres.sqlstate import READ_ONLY
 from relayd.outputs.postgres.storing import Facts, lock_keys, rounds, store
 from relayd.outputs.postgres.tables import TOKEN_PREFIX, Tables, check_tables, read_tables
 from relayd.outputs.results import BEHIND, ServerFacts, Stored, Written
@@ -52,7 +53,6 @@ _PATIENCE: Final = Patience()
 
 
 CLOSE_TIMEOUT_S: Final = 2.0
-_READ_ONLY: Final = "25006"
 
 
 @asynccontextmanager
@@ -439,7 +439,7 @@ class Database:
                 raise
         except FAULTS as error:
             fault = explain(error)
-            if fault.sqlstate == _READ_ONLY:
+            if fault.sqlstate == READ_ONLY:
                 self._order.pass_over()  # another host may be the primary
             raise _not_of_a_run_log(fault) from error
         return connection
