@@ -46,6 +46,7 @@ FILES: Final[Mapping[str | Path, str | Path]] = {
     "conf/apache": DOCUMENTS / "examples" / "apache",
     "conf/nginx": DOCUMENTS / "examples" / "nginx",
     "conf/postgresql": DOCUMENTS / "examples" / "postgresql",
+    "conf/ha": DOCUMENTS / "examples" / "ha",
     "conf/sudoers": DOCUMENTS / "examples" / "sudoers",
     "conf/prometheus": DOCUMENTS / "examples" / "prometheus",
     "selinux": DOCUMENTS / "examples" / "selinux",

@@ -27,6 +27,8 @@ FILES: Final = "reports"
 SOME: Final = "some reports"
 #: Disk full, too many connections: no run log of a batch is better off than another.
 FULL: Final = frozenset({"53100", "53300"})
+#: Only a standby answers: while a failover goes on, this ends at any moment.
+FAILS_OVER: Final = frozenset({"25006"})
 #: A batch that fails this often while the server answers is written run log by run log.
 ATTEMPTS_TOGETHER: Final = 3
 #: A batch that the tables refuse as a whole lets another one go first after so many attempts:
@@ -269,7 +271,7 @@ class Writer:
             await self._wake.wait()
 
     def _delay(self, error: DatabaseError, attempt: int) -> float:
-        operator = error.kind == "operator"
+        operator = error.kind == "operator" and error.sqlstate not in FAILS_OVER
         steps = self._delays.database_operator if operator else self._delays.database
         return steps.after(attempt)
 

@@ -191,6 +191,11 @@ def operator(text: str = "no password") -> DatabaseError:
     return DatabaseError(text, "operator", "28P01")
 
 
+def standby() -> DatabaseError:
+    """Return a server that only reads."""
+    return DatabaseError("a standby", "operator", "25006")
+
+
 async def ended(*channels: trio.MemoryReceiveChannel[Any]) -> None:
     """Fails unless nothing comes any more."""
     for channel in channels:

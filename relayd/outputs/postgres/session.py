@@ -30,6 +30,7 @@ from relayd.outputs.postgres.connection import (
 )
 from relayd.outputs.postgres.faults import FAULTS, explain
 from relayd.outputs.postgres.history import History
+from relayd.outputs.postgres.sqlstate import READ_ONLY
 from relayd.outputs.postgres.storing import Facts, lock_keys, store
 from relayd.outputs.postgres.tables import TOKEN_PREFIX, Tables, check_tables, read_tables
 from relayd.outputs.results import ServerFacts, Stored
@@ -47,8 +48,6 @@ PROBE_SEARCH_S: Final = 1.5
 
 #: Seconds between two looks at how far partitions reach, on a connection that stays open.
 PARTITIONS_S: Final = 600.0
-
-_READ_ONLY: Final = "25006"
 
 
 def _ignore(_value: object) -> None:
@@ -261,7 +260,7 @@ class Session:
                 raise
         except FAULTS as error:
             fault = explain(error)
-            if fault.sqlstate == _READ_ONLY:
+            if fault.sqlstate == READ_ONLY:
                 self._order.pass_over()  # another host may be the primary
             raise _not_of_a_run_log(fault) from error
         return connection

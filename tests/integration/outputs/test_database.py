@@ -28,12 +28,12 @@ PATIENCE = Patience()
 
 @asynccontextmanager
 async def open_database(
-    connection: ConnectionInfo, patience: Patience = PATIENCE
+    connection: ConnectionInfo, patience: Patience = PATIENCE, **options: str
 ) -> AsyncIterator[Database]:
     """Yield a writer on this connection's database."""
     async with trio_asyncio.open_loop() as loop:
         loop.set_exception_handler(lambda _loop, _context: None)
-        database = Database(connection.keywords(), patience)
+        database = Database({**connection.keywords(), **options}, patience)
         try:
             yield database
         finally:
@@ -416,12 +416,20 @@ async def _write_eventually(writer: Database, run_log: RunLog) -> Stored:
 
 
 @pytest.mark.fault("D10")
-async def test_a_read_only_server_waits_for_an_operator(database: postgres.Database) -> None:
-    """A read-only server refuses nothing for good: files are kept, an operator is needed."""
+@pytest.mark.parametrize(
+    "wanted", ["any", pytest.param("read-write", marks=pytest.mark.fault("D22"))]
+)
+async def test_a_read_only_server_waits_for_an_operator(
+    database: postgres.Database, wanted: str
+) -> None:
+    """A read-only server refuses nothing for good: files are kept, an operator is needed.
+
+    It is called the same where the URL wants another kind of server, as during a failover.
+    """
     name = database.rudder.database
     await database.fetch(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
-    async with open_database(database.rudder) as writer:
-        with pytest.raises(DatabaseError, match="read-only") as caught:
+    async with open_database(database.rudder, target_session_attrs=wanted) as writer:
+        with pytest.raises(DatabaseError, match=r"read-only|not read-write") as caught:
             await writer.write([make_rows()])
         assert (caught.value.sqlstate, caught.value.kind) == ("25006", "operator")
         await database.fetch(
