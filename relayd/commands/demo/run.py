@@ -31,6 +31,7 @@ from relayd.commands.demo.processes.workspace import Layout
 from relayd.commands.demo.remote_runs import RemoteRunClient
 from relayd.commands.demo.stopping import ABANDONED, Stopping, ending_signals
 from relayd.commands.demo.story import PART, Story
+from relayd.commands.demo.tools import tools_of
 from relayd.commands.demo.tree import ROOT, Tree, address, open_tree
 from relayd.errors import RelaydError, StartError
 
@@ -213,6 +214,7 @@ class _Demo:
             tree, feed = await self._make_fleet()
             await trio.to_thread.run_sync(tree.write, postgres.rudder)
             async with open_tree(tree) as daemons:
+                self._print_tools(tree)
                 remote_runs = self._prepare_remote_runs(tree, feed.fleet)
                 last = await self._upload_all(
                     _Parts(tree, feed, daemons, postgres.server, remote_runs)
@@ -271,8 +273,9 @@ class _Demo:
 
     async def _make_fleet(self) -> tuple[Tree, Feed]:
         options = self._options
-        # The listed nodes and one unknown node; then the root server and the relays.
-        nodes, count = options.nodes + 1, options.nodes + 2 + options.relays
+        # The listed nodes, one that is silent and one that is unknown; then the root server and the
+        # relays.
+        nodes, count = options.nodes + 2, options.nodes + 3 + options.relays
         with KeyProgress(self._console, count, options.key_bits) as progress:
             keys = await obtain_keys(count, options.key_bits, cache_directory(), progress.show)
 
@@ -284,6 +287,7 @@ class _Demo:
                 for number, key in enumerate(keys[nodes:])
             ]
             tree = Tree(self._layout, servers, machines[:-1])
+            del machines[-2]
             return tree, self._make_feed(tree, machines)
 
         return await trio.to_thread.run_sync(make)
@@ -311,7 +315,13 @@ class _Demo:
             The snapshot after the last upload; None if relayd was not given the time for all.
         """
         title = f"relayd demo: {len(parts.feed.fleet.nodes)} nodes"
-        self._screen = Screen(title, parts.tree.names(), parts.tree.relays, parts.remote_runs)
+        self._screen = Screen(
+            title,
+            parts.tree.names(),
+            parts.tree.relays,
+            parts.remote_runs,
+            tools=tuple(tools_of(parts.tree)),
+        )
         self.stopping.begun = True
         workspaces = self._layout.workspaces
         observer = Observer(
@@ -363,11 +373,16 @@ class _Demo:
         if not self._console.is_terminal:
             self._console.print(sentence, soft_wrap=True, markup=False)
 
+    def _print_tools(self, tree: Tree) -> None:
+        """Print how to see this relayd as its operator would."""
+        for line in tools_of(tree):
+            self._console.print(line, soft_wrap=True, markup=False)
+
     def _prepare_remote_runs(self, tree: Tree, fleet: Fleet) -> RemoteRunClient | None:
         """Prepare remote runs if there are relays, and print how to start one by hand."""
         if not tree.relays:
             return None
-        remote_runs = RemoteRunClient(tree.root.port, len(fleet.nodes) + len(tree.servers))
+        remote_runs = RemoteRunClient(tree.root.port, len(fleet.nodes) + 1 + len(tree.servers))
         text = f"To start a remote run yourself: {remote_runs.curl}"
         self._console.print(text, soft_wrap=True, markup=False)
         return remote_runs
