@@ -66,6 +66,7 @@ from relayd.pipelines.line import Change
 from relayd.pipelines.pausing import PauseFile, Pausing
 from relayd.remote_run.runs import RemoteRuns, make_runs
 from relayd.service.pipelines import Pipeline, open_pipelines
+from relayd.service.records import SavedRecords
 from relayd.service.signals import early_signals
 from relayd.service.systemd import Notifier, take_notifier
 from relayd.shared.expiry import run_expiry
@@ -74,13 +75,12 @@ from relayd.shared.upstream import UpstreamFiles
 from relayd.shared.usage import Quota, Usage
 from relayd.system.delays import DELAYS, Delays
 from relayd.system.libc import trim_memory
-from relayd.system.shortage import THREAD_LIMIT, shortage_of, words_of
+from relayd.system.shortage import THREAD_LIMIT, shortage_of
 from relayd.system.threads import in_thread, observe_shortage
 from relayd.system.wake import Wake
 from relayd.telemetry.logs import configure, dropped, get_logger, open_logging
 from relayd.telemetry.metrics import Metrics
 from relayd.telemetry.nodes.records import NodeRecords
-from relayd.telemetry.nodes.saved import NAME, read_saved, write_saved
 from relayd.telemetry.rates import PERIOD_S, Rates
 
 if TYPE_CHECKING:
@@ -98,9 +98,6 @@ HTTP_GRACE_S: Final = 10.0
 #: The nodes of a large fleet take some seconds; files that need none of them do not wait longer.
 FIRST_LOAD_S: Final = 5.0
 CANARY_PERIOD_S: Final = 0.1
-#: Records of the nodes are read and, at the stop, written within this time, or not at all.
-RESTORE_S: Final = 2.0
-SAVE_S: Final = 60.0
 
 T = TypeVar("T")
 
@@ -233,8 +230,7 @@ class Service:
         self._reload_wanted = Wake()
         self._reload_lock = trio.Lock()
         self._reading = trio.CapacityLimiter(1)
-        self._saved_changes = 0
-        self._unsaved = False
+        self._saved = SavedRecords(settings.general.state_directory, self.records)
 
     async def run(self) -> None:
         """Start everything, wait for a stop signal, drain, stop."""
@@ -267,8 +263,8 @@ class Service:
             root.start_soon(self._run_canary, name="canary")
             root.start_soon(self.pausing.run, name="pauses")
             root.start_soon(self._run_sampling, name="sampling")
-            await self._restore_records()
-            root.start_soon(self._run_saving, name="saving")
+            await self._saved.restore()
+            root.start_soon(self._saved.run, name="saving")
             root.start_soon(self._run_expiry, name="expiry")
             root.start_soon(self.trust.run, self._nodes_loaded, name="trust")
             await self._first_load(root)
@@ -295,8 +291,7 @@ class Service:
             if self.door is not None:
                 await self._door_ended.wait()
             await self._control_ended.wait()
-            with trio.move_on_after(RESTORE_S):
-                await self._save_records()
+            await self._saved.save()
             root.cancel_scope.cancel()
         log.info("stopped")
 
@@ -544,41 +539,6 @@ class Service:
             raise NodesError(self.trust.trouble)
         if not self.trust.ready.is_set():
             raise NodesError("the nodes list is still being read")
-
-    async def _restore_records(self) -> None:
-        """Continue with the records of the last process; their loss never delays the start."""
-        directory = self.settings.general.state_directory
-        with trio.move_on_after(RESTORE_S):
-            try:
-                saved = await in_thread(read_saved, directory, abandon_on_cancel=True)
-                if saved is not None:
-                    self.records.restore(saved)
-            except (OSError, ValueError) as error:
-                detail = words_of(error) if isinstance(error, OSError) else str(error)
-                file = str(directory / NAME)
-                log.warning("node records cannot be read; new ones", file=file, detail=detail)
-
-    async def _run_saving(self) -> None:
-        """Save the records when they have changed."""
-        while True:
-            await trio.sleep(SAVE_S)
-            await self._save_records()
-
-    async def _save_records(self) -> None:
-        if self.records.changes == self._saved_changes:
-            return
-        changes = self.records.changes
-        directory = self.settings.general.state_directory
-        try:
-            await in_thread(write_saved, directory, self.records.dump(), abandon_on_cancel=True)
-        except OSError as error:
-            if not self._unsaved:
-                file = str(directory / NAME)
-                log.warning("node records cannot be saved", file=file, detail=words_of(error))
-            self._unsaved = True
-        else:
-            self._unsaved = False
-            self._saved_changes = changes
 
     async def _run_sampling(self) -> None:
         while True:
