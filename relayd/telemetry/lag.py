@@ -44,6 +44,8 @@ _REMEMBERED: Final = 30
 class _Counts:
     """Durations of one hop: how many are in each bucket, and their sum."""
 
+    __slots__ = ("buckets", "sum")
+
     def __init__(self) -> None:
         self.buckets = array("Q", bytes(8 * (len(BOUNDS) + 1)))
         self.sum = 0.0
@@ -69,6 +71,10 @@ class Lag(Collector):
 
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
         self._hops = {hop: _Counts() for hop in HOPS}
+        # Called for each run log: attributes are found faster than keys.
+        self._node, self._spool = self._hops["node"], self._hops["spool"]
+        self._output, self._here = self._hops["output"], self._hops["here"]
+        self._total = self._hops["total"]
         self._absurd = dict.fromkeys(("node", "spool"), 0)
         self._samples: deque[tuple[array[int], ...]] = deque(maxlen=_REMEMBERED)
         self.sample()
@@ -89,12 +95,11 @@ class Lag(Collector):
         Returns:
             Seconds from the start until now; None if it is not known, or implausible.
         """
-        hops = self._hops
-        hops["output"].add(max(0.0, done - taken))
+        self._output.add(done - taken if done > taken else 0.0)
         spool = taken - arrived
         if -TICK_S <= spool <= ABSURD_S:
-            hops["spool"].add(max(0.0, spool))
-            hops["here"].add(max(0.0, done - arrived))
+            self._spool.add(spool if spool > 0.0 else 0.0)
+            self._here.add(done - arrived if done > arrived else 0.0)
         else:
             self._absurd["spool"] += 1
         if start is None:
@@ -102,8 +107,8 @@ class Lag(Collector):
         if not 0 <= arrived - start <= ABSURD_S or done < start:
             self._absurd["node"] += 1
             return None
-        hops["node"].add(arrived - start)
-        hops["total"].add(done - start)
+        self._node.add(arrived - start)
+        self._total.add(done - start)
         return done - start
 
     def sample(self) -> None:
