@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import trio
 from quart import Blueprint, Response
@@ -15,6 +15,9 @@ from relayd.api.status import StatusReport
 from relayd.errors import RelaydError
 from relayd.remote_run.runs import RemoteRuns
 from relayd.telemetry.metrics import CONTENT_TYPE, Metrics
+
+if TYPE_CHECKING:
+    from relayd.api.page.pages import Pages
 
 #: A reload takes seconds with the largest fleet; a hanging one must not block its caller.
 RELOAD_TIMEOUT_S: Final = 60.0
@@ -31,6 +34,7 @@ class Services:
         metrics: of this service.
         version: of relayd, as `1.2.3`.
         remote_runs: starts agents; None if it is switched off.
+        pages: makes the page for administrators, at its first request; None leaves it out.
         shared_folder: what `/shared-folder` needs; None leaves it out.
         shared_files: what `/shared-files` needs; None leaves it out.
     """
@@ -40,6 +44,7 @@ class Services:
     metrics: Metrics
     version: str
     remote_runs: RemoteRuns | None = None
+    pages: "Callable[[], Pages] | None" = None
     shared_folder: SharedFolder | None = None
     shared_files: SharedFiles | None = None
 

@@ -57,6 +57,15 @@ class FailedIndex:
         """How many files of each node the latest look has found."""
         return self._nodes
 
+    @property
+    def paths(self) -> Iterable[str]:
+        """The files that the latest look has found."""
+        return self._known.keys()
+
+    def node_of(self, path: str) -> str:
+        """Return the node of a file, "" without one."""
+        return self._known[path].node_id
+
     def files_with(self, reason: str) -> list[Path]:
         """Return the files with a reason that the latest look has found."""
         return [Path(path) for path, known in self._known.items() if known.reason == reason]

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
@@ -46,6 +47,26 @@ class Refusals(msgspec.Struct, frozen=True, kw_only=True):
 
     files: tuple[FileFacts, ...]
     total: int
+
+
+class FilePlace(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a file is.
+
+    Attributes:
+        name: base name.
+        state: where it is; "unknown" if it is nowhere here: done, or it has never arrived.
+        at: the time of its run, or when it was refused, Unix time; None if unknown.
+        node_id: of its name; "" without one.
+        reason: why it was refused.
+        detail: the fault, one line.
+    """
+
+    name: str
+    state: Literal["waiting", "held", "refused", "unknown"]
+    at: float | None = None
+    node_id: str = ""
+    reason: str = ""
+    detail: str = ""
 
 
 class FleetView:
@@ -101,6 +122,26 @@ class FleetView:
         paths = self._failed.files_with(reason)
         found = sorted(map(_refusal, paths), key=lambda facts: -facts.at)
         return Refusals(files=tuple(found[:limit]), total=len(found))
+
+    def where(self, name: str) -> FilePlace:
+        """Return where a file is, by its base name."""
+        entries = (entry for entry in self._entries() if entry.shown == name)
+        self._failed.look()
+        refused = next((path for path in self._failed.paths if Path(path).name == name), None)
+        for entry in entries:
+            state: Literal["waiting", "held"] = "held" if entry.layer else "waiting"
+            return FilePlace(name=name, state=state, at=entry.dated, node_id=entry.node_id)
+        if refused is None:
+            return FilePlace(name=name, state="unknown")
+        facts = _refusal(Path(refused))
+        return FilePlace(
+            name=name,
+            state="refused",
+            at=facts.at,
+            node_id=self._failed.node_of(refused),
+            reason=facts.reason,
+            detail=facts.detail,
+        )
 
     def _entries(self) -> list[Entry]:
         return read_entries(self._spools.values(), gently=self._gently)

@@ -32,7 +32,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
@@ -85,7 +85,9 @@ from relayd.telemetry.rates import PERIOD_S, Rates
 
 if TYPE_CHECKING:
     from relayd.api.door.door import Door
+    from relayd.api.page.pages import Pages
     from relayd.overview.collect import Collector
+    from relayd.overview.fleet import FleetView
     from relayd.pipelines.steering import Steering
 
 log = get_logger("main")
@@ -223,6 +225,7 @@ class Service:
         self.started = False
         self._started_at = time.time()
         self.stopping = trio.Event()
+        self._root: trio.Nursery | None = None
         self._http_stop = trio.Event()
         self._http_ended = trio.Event()
         self._door_ended = trio.Event()
@@ -253,6 +256,7 @@ class Service:
             ) as self._pipelines,
             trio.open_nursery() as root,
         ):
+            self._root = root
             await root.start(self._run_signals, name="signals")
             root.start_soon(self._run_reloads, name="reloads")
             root.start_soon(self.peers.run, partial(self._wake_pipelines, "pins"), name="peers")
@@ -322,7 +326,6 @@ class Service:
         self._control_ended.set()
 
     def _control_app(self) -> Any:
-        from relayd.overview.fleet import FleetView
         from relayd.service.control import Controls, control_app
 
         return control_app(
@@ -330,9 +333,9 @@ class Service:
                 self._status_reader(),
                 self.reload,
                 self.pausing,
-                self._collector(),
+                self._overview,
                 self._steering(),
-                FleetView(self.settings, gently=True),
+                self._fleet_view,
                 lambda: self.trust.nodes,
                 self.records,
                 self.remote_runs,
@@ -360,6 +363,7 @@ class Service:
             self.metrics,
             __version__,
             self.remote_runs,
+            pages=self._pages,
             shared_folder=SharedFolder(self.settings.shared_folder.path),
             shared_files=SharedFiles(
                 self.shared_store,
@@ -379,7 +383,36 @@ class Service:
         upstream, port = self.settings.output.upstream, self.settings.general.https_port
         return UpstreamFiles(self.clients, base_url(upstream.host, port))
 
-    def _collector(self) -> "Collector":
+    def _pages(self) -> "Pages":
+        """Return what answers the requests of the page for administrators."""
+        from relayd.api.page.hosts import allowed_hosts
+        from relayd.api.page.pages import Pages
+        from relayd.service.page import PageSource
+
+        nodes = self.trust.nodes
+        own = nodes.get(nodes.my_id)
+        names = [own.hostname] if own is not None else []
+        source = PageSource(
+            self._overview,
+            self._fleet_view,
+            lambda: self.trust.nodes,
+            self.records,
+            self.rates,
+            allowed_hosts(self.settings.general.listen, names),
+            self._http_stop,
+        )
+        assert self._root is not None
+        return Pages(source, self._root)
+
+    @cached_property
+    def _fleet_view(self) -> "FleetView":
+        """Return what answers questions about nodes."""
+        from relayd.overview.fleet import FleetView
+
+        return FleetView(self.settings, gently=True)
+
+    @cached_property
+    def _overview(self) -> "Collector":
         """Return what says whether all is well."""
         from relayd.overview.collect import Collector
         from relayd.overview.measures import Measured

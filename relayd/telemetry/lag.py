@@ -98,7 +98,7 @@ class Lag(Collector):
         self._output.add(done - taken if done > taken else 0.0)
         spool = taken - arrived
         if -TICK_S <= spool <= ABSURD_S:
-            self._spool.add(spool if spool > 0.0 else 0.0)
+            self._spool.add(max(0.0, spool))
             self._here.add(done - arrived if done > arrived else 0.0)
         else:
             self._absurd["spool"] += 1

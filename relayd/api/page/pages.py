@@ -1,0 +1,361 @@
+"""The answers of the page: documents, and the stream that keeps the first of them live."""
+
+import time
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Final, Protocol, Self
+
+import msgspec
+import trio
+from quart import Response, request
+from quart.wrappers.response import ResponseBody
+
+from relayd.api.page.hosts import host_of
+from relayd.api.page.html import HEADERS, Html, document, link, tag
+from relayd.api.page.nodes import file_body, node_body, nodes_body, refused_body
+from relayd.api.page.sections import SHOWN, Fleet, RelayRow, sections
+from relayd.config.durations import parse_duration
+from relayd.errors import RelaydError
+from relayd.overview.fleet import FilePlace, Refusals
+from relayd.overview.model import Overview
+from relayd.overview.nodes import NodeRow, NodesChoice, NodesPage
+from relayd.overview.one_node import NodeDetail
+from relayd.telemetry.rates import Rates
+
+#: Followers at once; a page that gets no stream refreshes itself.
+FOLLOWERS: Final = 16
+#: Seconds between two looks for a live page.
+EVERY_S: Final = 3.0
+#: Seconds for which the lists of nodes on the first page are kept: they take a second to make.
+FLEET_S: Final = 30.0
+#: How long a first page waits for them.
+FLEET_WAIT_S: Final = 0.1
+#: Nodes of one list.
+_LISTED: Final = 200
+_ALL: Final = 1_000_000
+#: Sections across the whole width.
+_CLASSES: Final = {"warnings": "card wide"}
+_HTML: Final = "text/html; charset=utf-8"
+
+
+class Source(Protocol):
+    """Where the page gets what it shows.
+
+    Attributes:
+        rates: of the last day.
+        hosts: names under which it may be asked for.
+        stopping: set when relayd stops.
+    """
+
+    rates: Rates
+    hosts: frozenset[str]
+    stopping: trio.Event
+
+    async def overview(self) -> Overview:
+        """Return the overview."""
+
+    async def nodes(self, choice: NodesChoice) -> NodesPage:
+        """Return nodes. Raises `RelaydError` for a choice that fits nothing."""
+
+    async def node(self, part: str) -> NodeDetail:
+        """Return all about a node. Raises `RelaydError` if there is none."""
+
+    async def refused(self, reason: str, limit: int) -> Refusals:
+        """Return refused files."""
+
+    async def file(self, name: str) -> FilePlace:
+        """Return where a file is."""
+
+
+class Pages:
+    """Makes the pages.
+
+    Args:
+        source: of what they show.
+        nursery: for work that goes on after an answer.
+    """
+
+    def __init__(self, source: Source, nursery: trio.Nursery) -> None:
+        self._source = source
+        self._nursery = nursery
+        self._followers = 0
+        self._fleet: Fleet | None = None
+        self._counted_at = -FLEET_S
+        self._counting = False
+        self._counted = trio.Event()
+
+    async def start(self) -> Response:
+        """Return the first page."""
+        if (refusal := self._refusal()) is not None:
+            return refusal
+        overview = await self._source.overview()
+        self._count_fleet()
+        if self._fleet is None:
+            with trio.move_on_after(FLEET_WAIT_S):
+                await self._counted.wait()
+        period = _period()
+        parts = self._sections(overview, period)
+        cards = [
+            tag("section", content, id=name, class_=_CLASSES.get(name, "card"))
+            for name, content in parts.items()
+            if name not in {"state", "figures"}
+        ]
+        body = (
+            link("#main", "To the content", class_="skip"),
+            _header(overview, period),
+            tag(
+                "main",
+                tag("div", parts["state"], id="state", role="status"),
+                tag("div", parts["figures"], id="figures"),
+                _search(),
+                tag("div", *cards, class_="grid"),
+                id="main",
+            ),
+            tag("footer", tag("span", f"As of {_clock(overview.at)}.", id="age")),
+        )
+        return _answer(document(f"relayd on {overview.hostname}", "./", *body, live=True))
+
+    def _refusal(self) -> Response | None:
+        """Return why the request gets nothing, None if it may have an answer."""
+        if host_of(request.headers.get("Host", "")) in self._source.hosts:
+            return None
+        text = "This page is not served under that host name."
+        return Response(text, status=421, content_type="text/plain; charset=utf-8")
+
+    def _sections(self, overview: Overview, period: str) -> Mapping[str, Html]:
+        rates = self._source.rates
+        points = rates.day() if period == "day" else rates.hour()
+        return sections(overview, points, period, self._fleet)
+
+    def _count_fleet(self) -> None:
+        """Begin to count the nodes again if that was long ago."""
+        if self._counting or time.monotonic() - self._counted_at < FLEET_S:
+            return
+        self._counting = True
+        self._nursery.start_soon(self._count, name="page: count nodes")
+
+    async def _count(self) -> None:
+        try:
+            overview = await self._source.overview()
+            page = await self._source.nodes(NodesChoice(limit=_ALL))
+            limit = overview.at - overview.nodes.silent_after_s
+            self._fleet = _fleet_of(page, limit)
+        except RelaydError:
+            self._fleet = Fleet()
+        finally:
+            self._counting = False
+            self._counted_at = time.monotonic()
+            self._counted.set()
+
+    async def events(self) -> Response:
+        """Return the stream of changes of the first page (server-sent events)."""
+        if (refusal := self._refusal()) is not None:
+            return refusal
+        if self._followers >= FOLLOWERS:
+            return Response("too many pages follow", status=503, content_type="text/plain")
+        body = _Stream(self, _period(), self._source.stopping)
+        return Response(body, content_type="text/event-stream", headers={**HEADERS})
+
+    async def changes(self, shown: dict[str, Html], period: str) -> bytes:
+        """Return the events for what differs from `shown`, which is updated.
+
+        Args:
+            shown: sections by their ids.
+            period: of the charts.
+        """
+        overview = await self._source.overview()
+        self._count_fleet()
+        lines = []
+        for name, content in self._sections(overview, period).items():
+            if shown.get(name) != content:
+                shown[name] = content
+                data = msgspec.json.encode({"id": name, "html": str(content)}).decode()
+                lines.append(f"event: section\ndata: {data}\n\n")
+        lines.append(f"event: tick\ndata: {overview.at:.0f}\n\n")
+        return "".join(lines).encode()
+
+    def follow(self, by: int) -> None:
+        """Count a follower, or one less."""
+        self._followers += by
+
+    async def nodes(self) -> Response:
+        """Return the list of nodes."""
+        if (refusal := self._refusal()) is not None:
+            return refusal
+        overview = await self._source.overview()
+        wanted = request.args.get("q", "")
+        try:
+            choice = _choice()
+            page = await self._source.nodes(choice)
+            if wanted:
+                page = _matching(page, wanted)
+            content = nodes_body(page, choice, wanted, overview.at, _LISTED)
+        except (RelaydError, ValueError) as error:
+            content = tag("p", str(error), class_="trouble")
+        return self._sub_page(overview, "Nodes", "", content)
+
+    async def node(self, part: str) -> Response:
+        """Return the page of one node."""
+        if (refusal := self._refusal()) is not None:
+            return refusal
+        overview = await self._source.overview()
+        try:
+            detail = await self._source.node(part)
+        except RelaydError as error:
+            content = tag("p", str(error), class_="trouble")
+            return self._sub_page(overview, "No such node", "../", content, status=404)
+        title = detail.row.hostname or detail.row.node_id
+        return self._sub_page(overview, title, "../", node_body(detail, overview.at))
+
+    async def refused(self, reason: str) -> Response:
+        """Return the refused files with one reason."""
+        if (refusal := self._refusal()) is not None:
+            return refusal
+        overview = await self._source.overview()
+        found = await self._source.refused(reason, _LISTED)
+        content = refused_body(reason, found, overview.at)
+        return self._sub_page(overview, f"Refused: {reason}", "../", content)
+
+    async def file(self, name: str) -> Response:
+        """Return where a file is."""
+        if (refusal := self._refusal()) is not None:
+            return refusal
+        overview = await self._source.overview()
+        found = await self._source.file(name)
+        status = 200 if found.state != "unknown" else 404
+        return self._sub_page(overview, name, "../", file_body(found, overview.at), status=status)
+
+    def _sub_page(
+        self, overview: Overview, title: str, base: str, content: Html, *, status: int = 200
+    ) -> Response:
+        main = tag("main", tag("section", tag("h1", title), content, class_="card"), id="main")
+        home = link(base or "./", f"relayd on {overview.hostname or overview.node_id}")
+        nodes = link(f"{base}nodes", "Nodes")
+        header = tag("header", tag("nav", home, " ", nodes, aria_label="Pages"))
+        footer = tag("footer", f"As of {_clock(overview.at)}.")
+        skip = link("#main", "To the content", class_="skip")
+        return _answer(document(title, base, skip, header, main, footer, live=False), status)
+
+
+class _Stream(ResponseBody):
+    """Sends what has changed every few seconds, until its reader leaves or relayd stops."""
+
+    def __init__(self, pages: Pages, period: str, stopping: trio.Event) -> None:
+        self._pages = pages
+        self._period = period
+        self._stopping = stopping
+        self._shown: dict[str, Html] = {}
+        self._begun = False
+
+    async def __aenter__(self) -> Self:
+        self._pages.follow(1)
+        return self
+
+    async def __aexit__(
+        self,
+        _type: type[BaseException] | None,
+        _value: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> None:
+        self._pages.follow(-1)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if self._begun:
+            with trio.move_on_after(EVERY_S):
+                await self._stopping.wait()
+        if self._stopping.is_set():
+            raise StopAsyncIteration
+        self._begun = True
+        return await self._pages.changes(self._shown, self._period)
+
+
+def _period() -> str:
+    return "day" if request.args.get("period") == "day" else "hour"
+
+
+def _answer(content: bytes, status: int = 200) -> Response:
+    return Response(content, status=status, content_type=_HTML, headers={**HEADERS})
+
+
+def _header(overview: Overview, period: str) -> Html:
+    other = "day" if period == "hour" else "hour"
+    name = overview.hostname or overview.node_id
+    role = "root server" if overview.role == "root" else "relay"
+    return tag(
+        "header",
+        tag("span", f"relayd {overview.version}, {role} {name}"),
+        tag(
+            "nav",
+            f"Charts: last {period}. ",
+            link(f"?period={other}", f"Last {other}"),
+            " ",
+            link("nodes", "All nodes"),
+            aria_label="Pages",
+        ),
+    )
+
+
+def _search() -> Html:
+    return tag(
+        "form",
+        tag(
+            "div",
+            tag("label", "Node, by a part of its name or id", for_="q"),
+            tag("input", type="search", id="q", name="q"),
+        ),
+        tag("button", "Search", type="submit"),
+        action="nodes",
+        method="get",
+        role="search",
+    )
+
+
+def _clock(at: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S %Z", time.localtime(at))
+
+
+def _choice() -> NodesChoice:
+    given: Mapping[str, Any] = request.args
+    silent = given.get("silent")
+    return msgspec.convert(
+        {
+            "silent": parse_duration(silent) if silent else None,
+            "failing": bool(given.get("failing")),
+            "relay": given.get("relay") or None,
+            "sort": given.get("sort") or "silence",
+            "limit": _ALL if given.get("q") else _LISTED,
+        },
+        NodesChoice,
+    )
+
+
+def _matching(page: NodesPage, part: str) -> NodesPage:
+    rows = [row for row in page.rows if part in row.node_id or part in row.hostname]
+    return msgspec.structs.replace(page, rows=tuple(rows[:_LISTED]), total=len(rows))
+
+
+def _fleet_of(page: NodesPage, limit: float) -> Fleet:
+    """Return what the first page shows of all nodes; those silent for longest come first."""
+    relays: dict[str, list[NodeRow]] = {}
+    for row in page.rows:
+        relays.setdefault(row.relay, []).append(row)
+    failing = sorted(page.rows, key=lambda row: -row.failed - row.failures)
+    return Fleet(
+        silent=tuple(row for row in page.rows[:SHOWN] if _is_silent(row, limit)),
+        failing=tuple(row for row in failing[:SHOWN] if row.failed or row.failures),
+        flooding=tuple(row for row in page.rows if "flooding" in row.troubles)[:SHOWN],
+        relays=tuple(_relay_of(name, rows, limit) for name, rows in sorted(relays.items())),
+    )
+
+
+def _is_silent(row: NodeRow, limit: float) -> bool:
+    return row.last_arrival is None or row.last_arrival < limit
+
+
+def _relay_of(name: str, rows: list[NodeRow], limit: float) -> RelayRow:
+    lags = sorted(row.lag_s for row in rows if row.lag_s is not None)
+    silent = sum(_is_silent(row, limit) for row in rows)
+    return RelayRow(name, len(rows), silent, lags[len(lags) // 2] if lags else None)

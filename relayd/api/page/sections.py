@@ -1,0 +1,288 @@
+"""The sections of the first page, each by its id; a live page replaces those that have changed."""
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import msgspec
+
+from relayd.api.page.charts import chart
+from relayd.api.page.html import Html, join, link, path_of, tag
+from relayd.overview.model import OutputState, Overview
+from relayd.overview.nodes import NodeRow
+from relayd.overview.sentence import moment
+from relayd.system.amounts import age, counted, precise, size
+from relayd.system.printable import printable
+from relayd.telemetry.rates import Point
+
+#: What is not known.
+UNKNOWN: Final = "\N{EN DASH}"
+#: State → class of its color, and name.
+_STATES: Final = {
+    "keeping_up": ("", "Well"),
+    "behind": ("warn", "Behind"),
+    "waiting": ("bad", "Waiting"),
+    "silent": ("bad", "Silent"),
+    "paused": ("warn", "Paused"),
+    "not_running": ("bad", "Not running"),
+    "unknown": ("bad", "Unknown"),
+}
+#: Lines of a list on the first page.
+SHOWN: Final = 8
+#: Characters of a line of the log.
+_TEXT: Final = 200
+
+
+class RelayRow(msgspec.Struct, frozen=True):
+    """The nodes that report through one relay.
+
+    Attributes:
+        name: host name of the relay; "" for nodes without one.
+        nodes: how many they are.
+        silent: how many have sent no run log for a while.
+        lag_s: seconds from the start of the run to the end of its output, median; None if unknown.
+    """
+
+    name: str
+    nodes: int
+    silent: int
+    lag_s: float | None
+
+
+class Fleet(msgspec.Struct, frozen=True, kw_only=True):
+    """What the first page shows of the nodes, as it was a short while ago.
+
+    Attributes:
+        silent: those that were silent for longest.
+        failing: those with refused files.
+        flooding: those that send most of all run logs.
+        relays: below this server.
+    """
+
+    silent: tuple[NodeRow, ...] = ()
+    failing: tuple[NodeRow, ...] = ()
+    flooding: tuple[NodeRow, ...] = ()
+    relays: tuple[RelayRow, ...] = ()
+
+
+def sections(
+    overview: Overview, points: Sequence[Point], period: str, fleet: Fleet | None
+) -> Mapping[str, Html]:
+    """Return the sections by their ids, in the order of the page.
+
+    Args:
+        overview: of now.
+        points: of the charts, the oldest first.
+        period: of the charts, "hour" or "day".
+        fleet: None while the nodes are being counted.
+    """
+    return {
+        "state": _state(overview),
+        "figures": _figures(overview, points, period),
+        "outputs": _outputs(overview),
+        "failed": _failed(overview),
+        "nodes": _nodes(overview, fleet),
+        "relays": _relays(fleet),
+        "warnings": _warnings(overview),
+    }
+
+
+def _state(overview: Overview) -> Html:
+    color, name = _STATES[overview.state]
+    advice = join(" ", tag("code", overview.advice)) if overview.advice else ""
+    return tag(
+        "div",
+        tag("p", name, class_="badge"),
+        tag("h1", overview.sentence),
+        tag("p", "Next: ", advice, class_="todo") if overview.advice else "",
+        class_=f"state {color}".strip(),
+    )
+
+
+def _figures(overview: Overview, points: Sequence[Point], period: str) -> Html:
+    flow, backlog, lag = overview.flow, overview.backlog, overview.lag
+    done = "stored" if overview.role == "root" else "forwarded"
+    oldest = "none old"
+    if backlog.oldest_s and backlog.files:
+        oldest = f"oldest {age(backlog.oldest_s)}"
+    drain = f", done in {precise(backlog.drained_in_s)}" if backlog.drained_in_s else ""
+    here = lag.here if lag is not None else None
+    most = lag.here_p99 if lag is not None else None
+    return tag(
+        "div",
+        _figure(
+            "Run logs in",
+            _rate(flow.arrived if flow else None),
+            "a minute",
+            points,
+            "arrived",
+            period,
+        ),
+        _figure(
+            done.capitalize(),
+            _rate(flow.done if flow else None),
+            "a minute",
+            points,
+            "done",
+            period,
+        ),
+        _figure("Waiting", f"{backlog.files:,}", oldest + drain, points, "waiting", period),
+        _figure(
+            "Lag",
+            UNKNOWN if here is None else precise(here),
+            "arrival to done" if most is None else f"99 % within {precise(most)}",
+            points,
+            "lag_median",
+            period,
+        ),
+        class_="figures",
+    )
+
+
+def _rate(value: float | None) -> str:
+    if value is None:
+        return UNKNOWN
+    return f"{value:,.0f}" if value >= 9.95 else f"{value:.2g}"
+
+
+def _figure(
+    title: str, value: str, note: str, points: Sequence[Point], field: str, period: str
+) -> Html:
+    values: list[float] = [getattr(point, field) for point in points]
+    label = f"{title} in the last {period}"
+    return tag(
+        "div",
+        tag("h2", title),
+        tag("p", value, class_="value"),
+        tag("p", note, class_="note"),
+        chart(values, label) if len(values) > 1 else "",
+        class_="figure",
+    )
+
+
+def _card(title: str, *content: object) -> Html:
+    return join(tag("h2", title), *content)
+
+
+def _outputs(overview: Overview) -> Html:
+    rows = [_output(output, overview.at) for output in overview.outputs]
+    extra = []
+    if overview.held:
+        held = join(f"{counted(overview.held, 'file')}  ", tag("code", "relayd queue list"))
+        extra.append(join(tag("dt", "held"), tag("dd", held)))
+    if overview.pause is not None:
+        by = f"by {overview.pause.by} since {moment(overview.pause.since, overview.at)} "
+        command = tag("code", "relayd resume")
+        extra.append(join(tag("dt", "paused"), tag("dd", by, command)))
+    return _card("Output", tag("dl", *rows, *extra))
+
+
+def _output(output: OutputState, now: float) -> Html:
+    since = f" since {moment(output.since, now)}" if output.since is not None else ""
+    if output.up is False:
+        state = join(
+            tag("span", f"not available{since}: {output.trouble or ''} ", class_="trouble"),
+            tag("code", "relayd check"),
+        )
+    elif output.up is None:
+        state = join("not used yet")
+    else:
+        last = f", last file {precise(now - output.last_done)} ago" if output.last_done else ""
+        state = join(f"available{since}{last}")
+    server = ", ".join(part for part in (output.server, output.role) if part)
+    return join(tag("dt", output.name), tag("dd", f"{server}: " if server else "", state))
+
+
+def _failed(overview: Overview) -> Html:
+    failed = overview.failed
+    if not failed.files:
+        return _card("Refused files", tag("p", "None."))
+    rows = [
+        tag(
+            "tr",
+            tag("td", link(path_of("failed", reason), reason)),
+            tag("td", f"{files:,}", class_="n"),
+        )
+        for reason, files in failed.reasons.items()
+    ]
+    head = tag("tr", tag("th", "Reason", scope="col"), tag("th", "Files", scope="col", class_="n"))
+    total = f"{counted(failed.files, 'file')}, {size(failed.bytes)}. "
+    command = tag("code", "relayd failed list")
+    return _card("Refused files", tag("table", head, *rows), tag("p", total, command))
+
+
+def _nodes(overview: Overview, fleet: Fleet | None) -> Html:
+    nodes = overview.nodes
+    if nodes.trouble is not None:
+        return _card("Nodes", tag("p", nodes.trouble, class_="trouble"))
+    heard = f"{nodes.known:,} nodes"
+    if nodes.silent is not None:
+        within = min(nodes.silent_after_s, nodes.observed_s)
+        heard += f", {nodes.known - nodes.silent:,} heard of in the last {age(within)}"
+    lists: list[object] = [tag("p", heard, ".")]
+    if fleet is None:
+        lists.append(tag("p", "They are being counted.", class_="todo"))
+    else:
+        if nodes.observed_s >= nodes.silent_after_s:
+            minutes = f"{nodes.silent_after_s / 60:.0f}min"
+            target = f"nodes?silent={minutes}"
+            lists.append(_some("Silent", fleet.silent, overview.at, target))
+        lists.append(_some("Failing", fleet.failing, overview.at, "nodes?failing=yes"))
+        lists.append(_some("Flooding", fleet.flooding, overview.at, "nodes?sort=rate"))
+    return _card("Nodes", *lists)
+
+
+def _some(title: str, rows: Sequence[NodeRow], now: float, target: str) -> Html:
+    if not rows:
+        return join("")
+    items = [tag("li", node_link(row), f", {_last(row, now)}") for row in rows[:SHOWN]]
+    return join(tag("h2", link(target, title)), tag("ul", *items))
+
+
+def node_link(row: NodeRow, base: str = "") -> Html:
+    """Return a link to the page of a node; `base` is the relative path of the first page."""
+    return link(base + path_of("nodes", row.node_id), row.hostname or row.node_id)
+
+
+def _last(row: NodeRow, now: float) -> str:
+    if row.last_arrival is None:
+        return "no run log yet"
+    return f"last run log {age(now - row.last_arrival)} ago"
+
+
+def _relays(fleet: Fleet | None) -> Html:
+    relays = [] if fleet is None else [relay for relay in fleet.relays if relay.name]
+    if not relays:
+        return _card("Relays", tag("p", "None below this server."))
+    head = tag(
+        "tr",
+        tag("th", "Relay", scope="col"),
+        *(tag("th", name, scope="col", class_="n") for name in ("Nodes", "Silent", "Lag")),
+    )
+    rows = [
+        tag(
+            "tr",
+            tag("td", link(f"nodes?relay={path_of(relay.name)}", relay.name)),
+            tag("td", f"{relay.nodes:,}", class_="n"),
+            tag("td", f"{relay.silent:,}", class_="n"),
+            tag("td", UNKNOWN if relay.lag_s is None else precise(relay.lag_s), class_="n"),
+        )
+        for relay in relays
+    ]
+    return _card("Relays", tag("table", head, *rows))
+
+
+def _warnings(overview: Overview) -> Html:
+    warned = overview.warned
+    if warned is None or not warned.last:
+        return _card("Warnings", tag("p", "None since the start."))
+    rows = [
+        tag(
+            "tr",
+            tag("td", moment(line.at, overview.at), class_="t"),
+            tag("td", printable(f"{line.component}: {line.text}", _TEXT)),
+        )
+        for line in reversed(warned.last)
+    ]
+    head = tag("tr", tag("th", "Time", scope="col"), tag("th", "Last of the log", scope="col"))
+    title = f"{counted(warned.count, 'warning')} since the start"
+    return _card(title, tag("div", tag("table", head, *rows), class_="scroll"))
