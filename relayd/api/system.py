@@ -34,9 +34,9 @@ class Services:
         metrics: of this service.
         version: of relayd, as `1.2.3`.
         remote_runs: starts agents; None if it is switched off.
-        pages: makes the page for administrators, at its first request; None leaves it out.
         shared_folder: what `/shared-folder` needs; None leaves it out.
         shared_files: what `/shared-files` needs; None leaves it out.
+        pages: makes the page for administrators, at its first request; None leaves it out.
     """
 
     status: Callable[[], Awaitable[StatusReport]]
@@ -44,9 +44,9 @@ class Services:
     metrics: Metrics
     version: str
     remote_runs: RemoteRuns | None = None
-    pages: "Callable[[], Pages] | None" = None
     shared_folder: SharedFolder | None = None
     shared_files: SharedFiles | None = None
+    pages: "Callable[[], Pages] | None" = None
 
 
 def system_blueprint(services: Services) -> Blueprint:

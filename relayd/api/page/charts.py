@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from statistics import fmean
 from typing import Final
 
 from relayd.api.page.html import Html, tag, text
@@ -44,21 +45,22 @@ def _thinned(values: Sequence[float]) -> list[float]:
 
 def _mean(values: Sequence[float]) -> float:
     known = [value for value in values if not math.isnan(value)]
-    return sum(known) / len(known) if known else math.nan
+    return fmean(known) if known else math.nan
 
 
 def _runs(points: Sequence[float], top: float) -> list[list[str]]:
     """Return the points of each part without a gap."""
     runs: list[list[str]] = []
-    last = max(1, len(points) - 1)
+    step = _WIDTH * max(1, len(points) - 1) ** -1
+    scale = (_HEIGHT - 1 - _TOP) * top**-1
     for number, value in enumerate(points):
         if math.isnan(value):
             runs.append([])
             continue
         if not runs:
             runs.append([])
-        x = number * _WIDTH / last
-        y = _HEIGHT - 1 - value / top * (_HEIGHT - 1 - _TOP)
+        x = number * step
+        y = _HEIGHT - 1 - value * scale
         runs[-1].append(f"{x:.1f} {y:.1f}")
     return [run for run in runs if run]
 

@@ -158,5 +158,5 @@ def file_body(file: FilePlace, now: float) -> Html:
         "refused": "relayd failed show",
     }
     command = commands.get(file.state)
-    told = tag("p", "In a terminal: ", tag("code", f"{command} {file.name}")) if command else ""
-    return join(tag("p", f"{states[file.state]}{since}."), about, node, told)
+    hint = tag("p", "In a terminal: ", tag("code", f"{command} {file.name}")) if command else ""
+    return join(tag("p", f"{states[file.state]}{since}."), about, node, hint)

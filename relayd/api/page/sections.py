@@ -26,6 +26,7 @@ _STATES: Final = {
     "not_running": ("bad", "Not running"),
     "unknown": ("bad", "Unknown"),
 }
+MINUTE_S: Final = 60.0
 #: Lines of a list on the first page.
 SHOWN: Final = 8
 #: Characters of a line of the log.
@@ -223,7 +224,7 @@ def _nodes(overview: Overview, fleet: Fleet | None) -> Html:
         lists.append(tag("p", "They are being counted.", class_="todo"))
     else:
         if nodes.observed_s >= nodes.silent_after_s:
-            minutes = f"{nodes.silent_after_s / 60:.0f}min"
+            minutes = f"{nodes.silent_after_s / MINUTE_S:.0f}min"
             target = f"nodes?silent={minutes}"
             lists.append(_some("Silent", fleet.silent, overview.at, target))
         lists.append(_some("Failing", fleet.failing, overview.at, "nodes?failing=yes"))
