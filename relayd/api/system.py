@@ -9,6 +9,7 @@ from quart import Blueprint, Response
 
 from relayd.api import answers
 from relayd.api.coalesce import Coalesced
+from relayd.api.remote_run import AskWay
 from relayd.api.shared_files import SharedFiles
 from relayd.api.shared_folder import SharedFolder
 from relayd.api.status import StatusReport
@@ -33,6 +34,7 @@ class Services:
         remote_runs: starts agents; None if it is switched off.
         shared_folder: what `/shared-folder` needs; None leaves it out.
         shared_files: what `/shared-files` needs; None leaves it out.
+        ask_way: answers `/remote-run/status`; None leaves it out.
     """
 
     status: Callable[[], Awaitable[StatusReport]]
@@ -42,6 +44,7 @@ class Services:
     remote_runs: RemoteRuns | None = None
     shared_folder: SharedFolder | None = None
     shared_files: SharedFiles | None = None
+    ask_way: AskWay | None = None
 
 
 def system_blueprint(services: Services) -> Blueprint:

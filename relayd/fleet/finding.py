@@ -16,7 +16,7 @@ class NoSuchNodeError(RelaydError):
     """What an operator wrote fits no node, or several; the text names some of these."""
 
 
-def find_node(part: str, hostnames: Mapping[str, str]) -> str:
+def find_node(part: str, hostnames: Mapping[str, str], option: str = "") -> str:
     """Return the id of the only node that is meant.
 
     A whole id or host name is preferred to a part of others.
@@ -24,6 +24,7 @@ def find_node(part: str, hostnames: Mapping[str, str]) -> str:
     Args:
         part: an id, a host name, or a part of either.
         hostnames: node id → host name, which may be empty.
+        option: that it was written after, which an error repeats; "" for an argument.
 
     Raises:
         NoSuchNodeError: the part fits no node, or several.
@@ -35,7 +36,7 @@ def find_node(part: str, hostnames: Mapping[str, str]) -> str:
         found = [node_id for node_id, name in hostnames.items() if part in node_id or part in name]
     if len(found) == 1:
         return found[0]
-    shown = printable(part, _SHOWN) or "(empty)"
+    shown = f"{option} {printable(part, _SHOWN) or '(empty)'}".lstrip()
     if not found:
         raise NoSuchNodeError(f"{shown}: no node has this in its id or host name")
     raise NoSuchNodeError(f"{shown}: {len(found):,} nodes fit: {_candidates(found, hostnames)}")
@@ -43,7 +44,7 @@ def find_node(part: str, hostnames: Mapping[str, str]) -> str:
 
 def _candidates(found: Sequence[str], hostnames: Mapping[str, str]) -> str:
     """Return the first nodes: by host name, unless that does not tell them apart."""
-    first = found[:_CANDIDATES]
+    first = sorted(found, key=lambda node_id: hostnames[node_id] or node_id)[:_CANDIDATES]
     names = [hostnames[node_id] or node_id for node_id in first]
     if len(set(names)) < len(names):
         names = list(first)

@@ -11,6 +11,7 @@ however large the fleet is, and never has a whole file in memory.
 import binascii
 import re
 from collections.abc import Container, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final, Literal, TextIO
@@ -115,6 +116,36 @@ def load_list(path: Path) -> dict[str, Node]:
         NodesError: it cannot be read, or is broken as a whole.
     """
     return _load_list(path, _Warnings()) or {}
+
+
+def load_certificates_of(node_id: str, nodes: Mapping[str, Node], path: Path) -> CertificateStore:
+    """Read the certificates of one node alone, a fraction of the work of all of them. Blocks.
+
+    Args:
+        node_id: the node.
+        nodes: the nodes list.
+        path: the certificates file; none are found if it does not exist.
+
+    Raises:
+        NodesError: it cannot be read.
+    """
+    store = CertificateStore()
+    marks = [node_id.encode(codec, "replace") for codec in ("utf-8", "latin-1", "utf-16-be")]
+    own = {node_id: nodes[node_id]}
+    try:
+        with path.open("rb", buffering=_READ_SIZE) as file:
+            for _, block in pem_blocks(file):
+                if isinstance(block, bytes) and any(mark in block for mark in marks):
+                    with suppress(ValueError):
+                        _add_certificate(store, block, own, ())
+    except FileNotFoundError:
+        return store
+    except (OSError, ValueError) as error:
+        detail = (
+            str(error) if isinstance(error, ValueError) else f"cannot be read: {words_of(error)}"
+        )
+        raise NodesError(detail, file=path) from error
+    return store
 
 
 def parse_key_hash(text: object) -> KeyHash | None:

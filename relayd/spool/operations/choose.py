@@ -3,16 +3,13 @@
 import fnmatch
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Final, Literal
+from typing import Literal
 
 import msgspec
 
 from relayd.errors import StartError
+from relayd.fleet.finding import NoSuchNodeError, find_node
 from relayd.spool.operations.entries import Entry
-from relayd.system.printable import printable
-
-#: Candidates that are named when a part of a node's name is ambiguous.
-_CANDIDATES: Final = 5
 
 State = Literal["waiting", "held"]
 
@@ -63,24 +60,10 @@ def find_nodes(
         StartError: a part fits no node, or several.
     """
     known = {node_id: "" for node_id in ids if node_id} | dict(hostnames)
-    return frozenset(_find_node(part, known) for part in parts)
-
-
-def _find_node(part: str, hostnames: Mapping[str, str]) -> str:
-    if part in hostnames:
-        return part
-    exact = [node_id for node_id, name in hostnames.items() if part == name]
-    found = exact or [
-        node_id for node_id, name in hostnames.items() if part in node_id or part in name
-    ]
-    if len(found) == 1:
-        return found[0]
-    if not found:
-        raise StartError(f"--node {printable(part)}: no node has this in its id or host name")
-    names = sorted(printable(hostnames[node_id] or node_id) for node_id in found)
-    some = ", ".join(names[:_CANDIDATES])
-    more = ", …" if len(found) > _CANDIDATES else ""
-    raise StartError(f"--node {printable(part)}: {len(found)} nodes fit: {some}{more}")
+    try:
+        return frozenset(find_node(part, known, "--node") for part in parts)
+    except NoSuchNodeError as error:
+        raise StartError(str(error)) from None
 
 
 def choose(

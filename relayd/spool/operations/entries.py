@@ -9,6 +9,7 @@ a spool may have some hundred thousand files.
 import os
 import re
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -116,6 +117,48 @@ def read_entries(
             except OSError as error:
                 raise StartError(f"{path} cannot be read: {words_of(error)}") from error
     return entries
+
+
+def waiting_names(
+    spools: Iterable[Spool], *, gently: bool = False
+) -> Iterator[tuple[Spool, Path, str]]:
+    """Yield spool, directory and base name of each file that waits, in no order.
+
+    Args:
+        spools: where to look; directories that do not exist count as empty.
+        gently: whether to let an event loop in this process run meanwhile.
+
+    Raises:
+        StartError: a directory cannot be read.
+    """
+    for spool in spools:
+        for path in spool.watched:
+            try:
+                with os.scandir(path) as files:
+                    for number, file in enumerate(files):
+                        if gently and number % _PAUSE_EVERY == 0:
+                            time.sleep(_PAUSE_S)
+                        if is_ours(file.name, spool.extensions, hidden=spool.hidden):
+                            yield spool, path, file.name
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                raise StartError(f"{path} cannot be read: {words_of(error)}") from error
+
+
+def count_waiting(spools: Iterable[Spool], *, gently: bool = False) -> Counter[str]:
+    """Return how many files of each node wait, see `waiting_names`."""
+    found = waiting_names(spools, gently=gently)
+    return Counter(node_of(name, ordered=spool.ordered) for spool, _, name in found)
+
+
+def waiting_of(
+    spools: Iterable[Spool], node_id: str, *, gently: bool = False
+) -> Iterator[tuple[Spool, Path, str]]:
+    """Yield the files of a node that wait, see `waiting_names`."""
+    for spool, path, name in waiting_names(spools, gently=gently):
+        if node_id in name and node_of(name, ordered=spool.ordered) == node_id:
+            yield spool, path, name
 
 
 def layers(spool: Spool) -> list[tuple[str, str]]:
