@@ -162,7 +162,7 @@ class Way:
         with trio.move_on_after(patience):
             headers = {HOPS_HEADER: str(passed + 1)}
             async with self._clients.request(relays[0], "GET", url, headers=headers) as answer:
-                return _hops(answer.status, await _read(answer), relays)
+                return read_hops(answer.status, await _read(answer), relays)
         return [HopState(relay=relays[0], trouble=f"no answer within {patience:g} s")]
 
 
@@ -184,7 +184,7 @@ async def _read(answer: Answer) -> bytes:
     return bytes(body[: MAX_ANSWER + 1])
 
 
-def _hops(status: int, body: bytes, relays: Sequence[str]) -> list[HopState]:
+def read_hops(status: int, body: bytes, relays: Sequence[str]) -> list[HopState]:
     """Return what a relay has answered, if it is about these relays; else what is wrong with it."""
     trouble = _STRANGE
     if status == 404:

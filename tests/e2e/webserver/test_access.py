@@ -219,7 +219,12 @@ PRIVATE = (
     *(f"{base}/system/{call}" for base in (API, BASE) for call in ("info", "status", "reload")),
     *(f"{API}/metrics", f"{BASE}/metrics", "/relay-api/system/info", API, f"{API}/", BASE),
     *(f"{API}//system/info", f"/{API}/system/info", f"{API}/./system/info", f"{API}/remote-run"),
-    *(f"{API}/remote-run/other", f"{API}/remote-run/status", "/relay-api/remote-run/all", "/relay-api/shared-folder/x"),
+    *(
+        f"{API}/remote-run/other",
+        f"{API}/remote-run/status",
+        "/relay-api/remote-run/all",
+        "/relay-api/shared-folder/x",
+    ),
     *(f"{API}/shared-files/a/b", f"{API}/shared-files/a/b/c/d", f"{BASE}/remote-run/all"),
     *(f"{BASE}/openapi.json", f"{API}/openapi.json"),
 )
