@@ -112,10 +112,12 @@ def load_nodes(
 def load_list(path: Path) -> dict[str, Node]:
     """Read the nodes list alone, without warnings; none if it does not exist. Blocks.
 
+    For commands: it does not stop for the event loop of a daemon.
+
     Raises:
         NodesError: it cannot be read, or is broken as a whole.
     """
-    return _load_list(path, _Warnings()) or {}
+    return _load_list(path, _Warnings(), gently=False) or {}
 
 
 def load_certificates_of(node_id: str, nodes: Mapping[str, Node], path: Path) -> CertificateStore:
@@ -197,11 +199,11 @@ class _Warnings:
         return [*self._first, NodesWarning("more", f"… and {more} more")] if more else self._first
 
 
-def _load_list(path: Path, warnings: _Warnings) -> dict[str, Node] | None:
+def _load_list(path: Path, warnings: _Warnings, *, gently: bool = True) -> dict[str, Node] | None:
     """Read the nodes list; return None if it does not exist."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            return _read_entries(path, file, warnings)
+            return _read_entries(path, file, warnings, gently=gently)
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -212,11 +214,14 @@ def _load_list(path: Path, warnings: _Warnings) -> dict[str, Node] | None:
         raise NodesError(str(error), file=path) from error
 
 
-def _read_entries(path: Path, file: TextIO, warnings: _Warnings) -> dict[str, Node]:
+def _read_entries(
+    path: Path, file: TextIO, warnings: _Warnings, *, gently: bool
+) -> dict[str, Node]:
     nodes: dict[str, Node] = {}
     names: dict[str, str] = {}
     skipped, first = 0, ""
-    for node_id, value in in_small_steps(members(file)):
+    found = members(file)
+    for node_id, value in in_small_steps(found) if gently else found:
         if node_id in nodes:
             raise ValueError(f"node {quoted(node_id)} is listed twice")
         try:

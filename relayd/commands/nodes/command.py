@@ -11,6 +11,7 @@ import msgspec
 
 from relayd.commands.asking import ask
 from relayd.commands.cli import Program, directory_option
+from relayd.commands.completion import complete_node
 from relayd.commands.console import plain_console
 from relayd.commands.nodes.screen import node_lines, nodes_summary, show_nodes
 from relayd.config.durations import parse_duration
@@ -121,7 +122,7 @@ def _as_mistakes() -> Iterator[None]:
 
 @click.command("node", cls=Program, context_settings=_SETTINGS)
 @directory_option
-@click.argument("part", metavar="NODE")
+@click.argument("part", metavar="NODE", shell_complete=complete_node)
 @click.option(
     "--follow-relays",
     "follow",

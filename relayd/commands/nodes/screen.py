@@ -61,7 +61,7 @@ def nodes_summary(page: NodesPage, choice: NodesChoice) -> str:
         parts.append(f"arrivals are known for {age(page.observed_s)} only")
     if page.total > len(page.rows):
         parts.append(f"the first {len(page.rows):,} are shown, see --limit")
-    return f"{'; '.join(parts)}. relayd node NODE tells more about one."
+    return f"{'; '.join(parts)}. relayd node NODE shows all about one."
 
 
 def node_lines(
@@ -89,7 +89,7 @@ def node_lines(
     if "flooding" in row.troubles:
         name = printable(row.hostname or row.node_id)
         hold = f"relayd queue hold --node {name}"
-        yield _row("floods", f"{row.last_hour:,} run logs in the last hour   {hold}")
+        yield _row("floods", f"{counted(row.last_hour, 'run log')} in the last hour   {hold}")
     if follow:
         yield from _hops(detail, now)
 
@@ -196,7 +196,7 @@ def _content(detail: NodeDetail) -> str:
 
 
 def _usually(detail: NodeDetail) -> str:
-    parts = [f"{detail.row.last_hour:,} run logs an hour"]
+    parts = [f"{counted(detail.row.last_hour, 'run log')} an hour"]
     if detail.row.lag_s is not None:
         parts.append(f"done {precise(detail.row.lag_s)} after the start of the run")
     if detail.ahead_s is not None and detail.ahead_s > 0:

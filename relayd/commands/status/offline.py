@@ -1,5 +1,6 @@
 """The overview of a relayd that cannot be asked: what its configuration and spools show."""
 
+import math
 import os
 import time
 from collections.abc import Iterable, Iterator
@@ -24,7 +25,7 @@ from relayd.spool.watching.listing import is_ours
 from relayd.system.amounts import age, counted
 
 #: Run logs whose arrival is looked at, of those with the oldest runs.
-OLDEST_RUNS: Final = 1000
+OLDEST_RUNS: Final = 100
 
 
 def offline_overview(settings: Settings, why: str) -> Overview:
@@ -85,7 +86,7 @@ def _oldest(spool: Spool, directory: Path) -> tuple[int, float | None]:
     """
     dated: list[tuple[float, str]] = []
     others: list[str] = []
-    number = 0
+    number, latest = 0, math.inf
     with suppress(OSError), os.scandir(directory) as entries:
         for entry in entries:
             if not is_ours(entry.name, spool.extensions, hidden=spool.hidden):
@@ -95,9 +96,12 @@ def _oldest(spool: Spool, directory: Path) -> tuple[int, float | None]:
             if run is None:
                 others.append(entry.name)
                 continue
+            if run[1] >= latest:
+                continue
             dated.append((run[1], entry.name))
             if len(dated) > 2 * OLDEST_RUNS:
                 dated = nsmallest(OLDEST_RUNS, dated)
+                latest = dated[-1][0]
     names = chain(others, (name for _, name in nsmallest(OLDEST_RUNS, dated)))
     return number, min(_arrivals(directory, names), default=None)
 

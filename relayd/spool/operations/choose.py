@@ -2,7 +2,7 @@
 
 import fnmatch
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Literal
 
 import msgspec
@@ -69,7 +69,14 @@ def find_nodes(
 def choose(
     entries: Iterable[Entry], choice: Choice, node_ids: frozenset[str] | None, now: float
 ) -> list[Entry]:
-    """Return the files that are meant, in no order.
+    """Return the files that are meant, in no order; see `chosen`."""
+    return list(chosen(entries, choice, node_ids, now))
+
+
+def chosen(
+    entries: Iterable[Entry], choice: Choice, node_ids: frozenset[str] | None, now: float
+) -> Iterator[Entry]:
+    """Yield the files that are meant, in no order, without keeping them.
 
     Args:
         entries: all files.
@@ -83,8 +90,8 @@ def choose(
     earliest = now - choice.newer if choice.newer else float("-inf")
     held = None if choice.state is None else choice.state == "held"
     if choice.is_all and held is None:
-        return list(entries)
-    return [
+        return iter(entries)
+    return (
         entry
         for entry in entries
         if earliest <= entry.dated <= latest
@@ -92,7 +99,7 @@ def choose(
         and (held is None or bool(entry.layer) is held)
         and (not names or _is_named(entry, names))
         and (not patterns or any(pattern.match(entry.name) for pattern in patterns))
-    ]
+    )
 
 
 def _is_named(entry: Entry, names: frozenset[str]) -> bool:

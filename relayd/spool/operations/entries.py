@@ -96,7 +96,14 @@ def node_of(name: str, *, ordered: bool) -> str:
 def read_entries(
     spools: Iterable[Spool], *, by_arrival: bool = False, gently: bool = False
 ) -> list[Entry]:
-    """Return all files that wait or were set aside, in no order.
+    """Return all files that wait or were set aside, in no order; see `each_entry`."""
+    return list(each_entry(spools, by_arrival=by_arrival, gently=gently))
+
+
+def each_entry(
+    spools: Iterable[Spool], *, by_arrival: bool = False, gently: bool = False
+) -> Iterator[Entry]:
+    """Yield all files that wait or were set aside, in no order, without keeping them.
 
     Args:
         spools: where to look; directories that do not exist count as empty.
@@ -106,17 +113,15 @@ def read_entries(
     Raises:
         StartError: a directory cannot be read.
     """
-    entries: list[Entry] = []
     for spool in spools:
         for path, place, layer in _directories(spool):
             try:
                 found = _read(spool, path, place, layer, by_arrival=by_arrival)
-                entries += _pausing(found) if gently else found
+                yield from _pausing(found) if gently else found
             except FileNotFoundError:
                 continue
             except OSError as error:
                 raise StartError(f"{path} cannot be read: {words_of(error)}") from error
-    return entries
 
 
 def waiting_names(

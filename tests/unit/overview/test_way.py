@@ -58,7 +58,7 @@ def _answer(*hops: dict[str, object]) -> bytes:
     return json.dumps({"data": {"hops": hops}, "result": "success", "action": "x"}).encode()
 
 
-def _told(hops: tuple[HopState, ...] | list[HopState]) -> list[tuple[str, str | None]]:
+def _troubles(hops: tuple[HopState, ...] | list[HopState]) -> list[tuple[str, str | None]]:
     return [(hop.relay, hop.trouble) for hop in hops]
 
 
@@ -157,13 +157,13 @@ async def test_a_relay_answers_about_itself_and_for_those_below(tmp_path: Path) 
 )
 def test_what_is_no_answer_about_these_relays_is_named(status: int, body: bytes, said: str) -> None:
     """Nothing of an answer is used unless all of it is what a relay on this way may say."""
-    assert _told(read_hops(status, body, ["r1", "r2"])) == [("r1", said)]
+    assert _troubles(read_hops(status, body, ["r1", "r2"])) == [("r1", said)]
 
 
 def test_texts_of_relays_are_printable() -> None:
     """A terminal never gets control characters of another server."""
     hops = read_hops(200, _answer({"relay": "r1", "trouble": "gone\x1b[2J\n"}), ["r1"])
-    assert _told(hops) == [("r1", "gone\\x1b[2J\\n")]
+    assert _troubles(hops) == [("r1", "gone\\x1b[2J\\n")]
 
 
 async def test_unreachable_relays_are_named(tmp_path: Path, mock_clock: MockClock) -> None:
@@ -177,12 +177,12 @@ async def test_unreachable_relays_are_named(tmp_path: Path, mock_clock: MockCloc
     async with open_peer(RELAY) as peer, _way(tmp_path, peer.port) as way:
         for behaviour in (Stalled(), Silent()):
             peer.behaviour = behaviour
-            told = _told(await way.below("m 1"))
-            assert told[0][0] == "r1"
-            assert told[0][1] is not None
-            assert told[1] == ("r2", "not asked")
+            troubles = _troubles(await way.below("m 1"))
+            assert troubles[0][0] == "r1"
+            assert troubles[0][1] is not None
+            assert troubles[1] == ("r2", "not asked")
         loop = await way.below("m 1", passed=MAX_LEVELS)
-    assert _told(loop)[0] == ("r1", "passed on by 20 relays already")
+    assert _troubles(loop)[0] == ("r1", "passed on by 20 relays already")
     (tmp_path / "x").mkdir()
     async with _way(tmp_path / "x") as way:
         [refused] = await way.below("r2")
