@@ -16,6 +16,7 @@ from relayd.overview.fleet import FleetView, find, known_node, known_nodes
 from relayd.overview.nodes import NodesChoice
 from relayd.overview.one_node import Asked, HopState
 from relayd.overview.way import Way
+from relayd.system.libc import trim_memory
 from relayd.system.threads import in_thread
 from relayd.telemetry.nodes.records import NodeRecords
 
@@ -115,5 +116,10 @@ def nodes_blueprint(fleet: Fleet) -> Blueprint:
 
 
 def _encoded(value: msgspec.Struct) -> msgspec.Raw:
-    """Return a value as JSON: a thousand rows would keep the event loop for some milliseconds."""
-    return msgspec.Raw(msgspec.json.encode(as_document(value)))
+    """Return a value as JSON: a thousand rows would keep the event loop for some milliseconds.
+
+    What was needed to make it, megabytes for a large fleet, is returned to the system.
+    """
+    encoded = msgspec.Raw(msgspec.json.encode(as_document(value)))
+    trim_memory()
+    return encoded

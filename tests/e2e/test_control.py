@@ -114,7 +114,7 @@ def tree(tmp_path: Path, database: Database) -> Tree:
 
 
 async def test_a_node_is_followed_through_the_relays(tree: Tree) -> None:
-    """Each relay says what it has done for a node; one that is gone is named; nothing is audited."""
+    """Each relay says what it has done for a node, or that it is gone; nothing is audited."""
     follow = ("node", "node2", "--follow-relays")
     async with open_fronts(tree), AsyncExitStack() as stack:
         daemons = {}
