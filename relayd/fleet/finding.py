@@ -1,9 +1,9 @@
 """Finding nodes by what operators call them: an id, a host name, or a part of either."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
-from relayd.errors import RelaydError
+from relayd.errors import RelaydError, StartError
 from relayd.system.printable import printable
 
 #: Candidates that are named when a part is ambiguous.
@@ -40,6 +40,26 @@ def find_node(part: str, hostnames: Mapping[str, str], option: str = "") -> str:
     if not found:
         raise NoSuchNodeError(f"{shown}: no node has this in its id or host name")
     raise NoSuchNodeError(f"{shown}: {len(found):,} nodes fit: {_candidates(found, hostnames)}")
+
+
+def find_nodes(
+    parts: Sequence[str], ids: Iterable[str], hostnames: Mapping[str, str]
+) -> frozenset[str]:
+    """Return the ids of the nodes that are meant by the options `--node`.
+
+    Args:
+        parts: ids, host names, or unique parts of either.
+        ids: of nodes that may be missing in the nodes list.
+        hostnames: of the nodes list, by id.
+
+    Raises:
+        StartError: a part fits no node, or several.
+    """
+    known = {node_id: "" for node_id in ids if node_id} | dict(hostnames)
+    try:
+        return frozenset(find_node(part, known, "--node") for part in parts)
+    except NoSuchNodeError as error:
+        raise StartError(str(error)) from None
 
 
 def _candidates(found: Sequence[str], hostnames: Mapping[str, str]) -> str:

@@ -2,13 +2,11 @@
 
 import fnmatch
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Literal
 
 import msgspec
 
-from relayd.errors import StartError
-from relayd.fleet.finding import NoSuchNodeError, find_node
 from relayd.spool.operations.entries import Entry
 
 State = Literal["waiting", "held"]
@@ -44,26 +42,6 @@ class Choice(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     def is_by_node(self) -> bool:
         """Whether all files of some nodes are meant, those that are still to arrive too."""
         return bool(self.nodes) and not (self.names or self.match or self.older or self.newer)
-
-
-def find_nodes(
-    parts: Sequence[str], ids: Iterable[str], hostnames: Mapping[str, str]
-) -> frozenset[str]:
-    """Return the ids of the nodes that are meant.
-
-    Args:
-        parts: ids, host names, or unique parts of either.
-        ids: of nodes that may be missing in the nodes list.
-        hostnames: of the nodes list, by id.
-
-    Raises:
-        StartError: a part fits no node, or several.
-    """
-    known = {node_id: "" for node_id in ids if node_id} | dict(hostnames)
-    try:
-        return frozenset(find_node(part, known, "--node") for part in parts)
-    except NoSuchNodeError as error:
-        raise StartError(str(error)) from None
 
 
 def choose(

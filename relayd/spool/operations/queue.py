@@ -18,7 +18,7 @@ from relayd.spool.operations.act import (
     hold,
     release,
 )
-from relayd.spool.operations.choose import Choice, choose, chosen, find_nodes
+from relayd.spool.operations.choose import Choice, choose, chosen
 from relayd.spool.operations.entries import Entry, each_entry, read_entries
 from relayd.spool.operations.rules import Rule, change_rules, read_rules
 from relayd.spool.operations.shape import ROWS, Names, Shape, measure
@@ -37,6 +37,11 @@ from relayd.system.printable import shown
 
 #: Files that are shown in detail at most: each takes a system call.
 DETAILED: Final = 1000
+
+
+#: Returns the ids of the nodes that an operator means, of these ids and host names by id; raises
+#: `StartError`.
+FindNodes = Callable[[Sequence[str], Iterable[str], Mapping[str, str]], frozenset[str]]
 
 
 class Running(Claims, Protocol):
@@ -74,6 +79,7 @@ class Queue:
         spools: of the installation; directories that are missing count as empty.
         hostnames: of the nodes list, by id.
         relay: returns the id of the relay through which a node's files come, "" if none.
+        find: finds nodes, see `relayd.fleet.finding.find_nodes`.
         running: the relayd that works on the files; None if there is none.
     """
 
@@ -82,11 +88,13 @@ class Queue:
         spools: Sequence[Spool],
         hostnames: Mapping[str, str],
         relay: Callable[[str], str],
+        find: FindNodes,
         running: Running | None = None,
     ) -> None:
         self._spools = [spool for spool in spools if any(path.is_dir() for path in spool.watched)]
         self._hostnames = hostnames
         self._names = Names(lambda node_id: hostnames.get(node_id, ""), relay)
+        self._find = find
         self._running = running or Stopped()
         self._is_running = running is not None
 
@@ -216,7 +224,7 @@ class Queue:
 
     def _find_nodes(self, choice: Choice, entries: Iterable[Entry]) -> frozenset[str]:
         ids = {entry.node_id for entry in entries} | self._rules()
-        return find_nodes(choice.nodes, ids, self._hostnames)
+        return self._find(choice.nodes, ids, self._hostnames)
 
     def _rules(self) -> frozenset[str]:
         return frozenset(node for spool in self._spools for node in read_rules(spool))
