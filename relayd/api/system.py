@@ -9,6 +9,7 @@ from quart import Blueprint, Response
 
 from relayd.api import answers
 from relayd.api.coalesce import Coalesced
+from relayd.api.remote_run import AskWay
 from relayd.api.shared_files import SharedFiles
 from relayd.api.shared_folder import SharedFolder
 from relayd.api.status import StatusReport
@@ -37,6 +38,7 @@ class Services:
         shared_folder: what `/shared-folder` needs; None leaves it out.
         shared_files: what `/shared-files` needs; None leaves it out.
         pages: makes the page for administrators, at its first request; None leaves it out.
+        ask_way: answers `/remote-run/status`; None leaves it out.
     """
 
     status: Callable[[], Awaitable[StatusReport]]
@@ -47,6 +49,7 @@ class Services:
     shared_folder: SharedFolder | None = None
     shared_files: SharedFiles | None = None
     pages: "Callable[[], Pages] | None" = None
+    ask_way: AskWay | None = None
 
 
 def system_blueprint(services: Services) -> Blueprint:

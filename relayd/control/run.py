@@ -131,7 +131,7 @@ async def _targets(choice: RunChoice, nodes: Nodes) -> tuple[str, ...] | None:
 
 
 def _find(parts: Iterable[str], nodes: Nodes) -> tuple[str, ...]:
-    hostnames = {node_id: _hostname(nodes, node_id) for node_id in nodes.ids()}
+    hostnames = nodes.hostnames()
     return tuple(dict.fromkeys(find_node(part, hostnames) for part in parts))
 
 

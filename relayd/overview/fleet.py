@@ -1,24 +1,31 @@
 """The nodes of a running relayd, or of the spool of a stopped one, as an operator asks for them."""
 
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import datetime
+from heapq import nsmallest
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 
 from relayd.config.main_conf import Settings
+from relayd.fleet.finding import find_node
 from relayd.fleet.nodes import Nodes
 from relayd.overview.failed import FailedIndex
-from relayd.overview.nodes import NodesChoice, NodesPage, Sources, all_nodes, find_node, list_nodes
-from relayd.overview.one_node import NAMED, FileFacts, NodeDetail, node_detail
+from relayd.overview.nodes import NodesChoice, NodesPage, Sources, list_nodes
+from relayd.overview.one_node import NAMED, Asked, FileFacts, NodeDetail, node_detail
 from relayd.overview.server import role_of, spools_in_use
+from relayd.runlog.filename import run_of
 from relayd.spool.failed.reasons import read_reason, reason_path
-from relayd.spool.operations.entries import Entry, read_entries
-from relayd.telemetry.nodes.records import NodeRecord
+from relayd.spool.layout import Spool
+from relayd.spool.operations.entries import count_waiting, each_entry, waiting_of
+from relayd.system.printable import shown
+from relayd.telemetry.nodes.records import NodeRecord, NodeRecords
+
+#: What others say while nobody is asked.
+_NOTHING: Final = Asked()
 
 
 class Known(msgspec.Struct, frozen=True):
@@ -26,13 +33,13 @@ class Known(msgspec.Struct, frozen=True):
 
     Attributes:
         nodes: the nodes list.
-        records: of the nodes that were heard of, by node id.
+        record: returns the record of a node; called in the thread that answers.
         last_hour: run logs of all nodes in the last hour.
         since: Unix time since which the records go back.
     """
 
     nodes: Nodes
-    records: Mapping[str, NodeRecord]
+    record: Callable[[str], NodeRecord | None]
     last_hour: int
     since: float
 
@@ -87,34 +94,46 @@ class FleetView:
         """Return the nodes that are meant.
 
         Raises:
-            RelaydError: no relay has the name that was given.
+            RelaydError: no relay has the name that was given, or a spool cannot be read.
         """
-        return list_nodes(self._sources(known, self._entries()), choice)
+        waiting = count_waiting(self._spools.values(), gently=self._gently)
+        return list_nodes(self._sources(known, waiting), choice)
 
     def one(
-        self, known: Known, part: str, database: Callable[[str], float | None] | None = None
+        self, known: Known, node_id: str, asked: Asked = _NOTHING, *, named: int = NAMED
     ) -> NodeDetail:
-        """Return all about the node whose id or name, or a part of either, is given.
+        """Return all about a node.
 
         Args:
-            known: the nodes and their records.
-            part: of an id or name.
-            database: returns the start of the last run of a node in the database, Unix time.
+            known: the nodes and their records; that of this node is enough.
+            node_id: the node, see `find`.
+            asked: what others say about it.
+            named: files of each kind that are named at most.
 
         Raises:
-            RelaydError: no node fits, or several do.
+            RelaydError: a spool cannot be read.
         """
-        node_id = find_node(part, all_nodes(known.nodes)).id
-        entries = self._entries()
-        mine = [entry for entry in entries if entry.node_id == node_id and not entry.layer]
+        number, first = self._waiting(node_id, named)
         return node_detail(
-            self._sources(known, entries),
+            self._sources(known, {node_id: number}),
             node_id,
             role_of(self._settings, known.nodes.my_id),
-            tuple(FileFacts(name=entry.name, at=entry.dated) for entry in mine[:NAMED]),
-            tuple(self._refused(node_id))[-NAMED:],
-            None if database is None else database(node_id),
+            first,
+            tuple(self._refused(node_id)[-named:]) if named else (),
+            asked,
         )
+
+    def _waiting(self, node_id: str, named: int) -> tuple[int, tuple[FileFacts, ...]]:
+        """Return how many files of a node wait, and the oldest of them."""
+        number = 0
+        dated: list[tuple[float, str]] = []
+        for spool, path, name in waiting_of(self._spools.values(), node_id, gently=self._gently):
+            number += 1
+            dated.append((_date_of(spool, path, name), name))
+            if len(dated) > 2 * named:
+                dated = nsmallest(named, dated)
+        oldest = nsmallest(named, dated)
+        return number, tuple(FileFacts(name=shown(name), at=at) for at, name in oldest)
 
     def refused(self, reason: str, limit: int) -> Refusals:
         """Return the refused files with a reason, the latest first."""
@@ -125,7 +144,11 @@ class FleetView:
 
     def where(self, name: str) -> FilePlace:
         """Return where a file is, by its base name."""
-        entries = (entry for entry in self._entries() if entry.shown == name)
+        entries = (
+            entry
+            for entry in each_entry(self._spools.values(), gently=self._gently)
+            if entry.shown == name
+        )
         self._failed.look()
         refused = next((path for path in self._failed.paths if Path(path).name == name), None)
         for entry in entries:
@@ -143,15 +166,11 @@ class FleetView:
             detail=facts.detail,
         )
 
-    def _entries(self) -> list[Entry]:
-        return read_entries(self._spools.values(), gently=self._gently)
-
-    def _sources(self, known: Known, entries: Iterable[Entry]) -> Sources:
+    def _sources(self, known: Known, waiting: Mapping[str, int]) -> Sources:
         self._failed.look()
-        waiting = Counter(entry.node_id for entry in entries if not entry.layer)
         return Sources(
             nodes=known.nodes,
-            record=known.records.get,
+            record=known.record,
             last_hour=known.last_hour,
             since=known.since,
             waiting=waiting,
@@ -162,6 +181,36 @@ class FleetView:
     def _refused(self, node_id: str) -> list[FileFacts]:
         found = [_refusal(path) for path in self._failed.files_of(node_id)]
         return sorted(found, key=lambda facts: facts.at)
+
+
+def find(nodes: Nodes, part: str) -> str:
+    """Return the id of the node whose id or host name, or a part of either, is given.
+
+    Raises:
+        NoSuchNodeError: no node fits, or several do.
+    """
+    return find_node(part, nodes.hostnames())
+
+
+def known_nodes(nodes: Nodes, records: NodeRecords) -> Known:
+    """Return all nodes and their records, for a thread that has the records for itself."""
+    return Known(nodes, records.get, records.last_hour(), records.since)
+
+
+def known_node(nodes: Nodes, records: NodeRecords, node_id: str) -> Known:
+    """Return the nodes and the record of one of them, for any thread."""
+    return Known(nodes, {node_id: records.get(node_id)}.get, records.last_hour(), records.since)
+
+
+def _date_of(spool: Spool, path: Path, name: str) -> float:
+    """Return the start of a run, or else when its file arrived; 0 if it is gone."""
+    run = run_of(name) if spool.ordered else None
+    if run is not None:
+        return run[1]
+    try:
+        return (path / name).lstat().st_mtime
+    except OSError:
+        return 0.0
 
 
 def _refusal(path: Path) -> FileFacts:

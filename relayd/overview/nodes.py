@@ -1,21 +1,21 @@
 """The nodes as an operator sees them: who has not reported, who is refused, through which relay."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from array import array
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from heapq import nsmallest
 from typing import Final, Literal
 
 import msgspec
 
-from relayd.errors import NodesError, RelaydError
-from relayd.fleet.nodes import Node, Nodes
-from relayd.system.printable import printable
-from relayd.telemetry.nodes.records import NodeRecord
+from relayd.errors import NodesError
+from relayd.fleet.finding import find_node
+from relayd.fleet.nodes import Nodes
+from relayd.telemetry.nodes.records import NodeRecord, Outcome
 
 #: A node floods if it sends this part of all run logs of an hour, and at least so many.
 FLOOD_PART: Final = 0.1
 FLOOD_LEAST: Final = 100
-#: Candidates that are named when a part of a name fits several nodes.
-CANDIDATES: Final = 10
 
 #: What nodes are sorted by.
 Sort = Literal["silence", "waiting", "rate", "failed"]
@@ -49,7 +49,7 @@ class NodeRow(msgspec.Struct, frozen=True, kw_only=True):
     relay: str = ""
     last_arrival: float | None = None
     last_run: float | None = None
-    outcome: str | None = None
+    outcome: Outcome | None = None
     reason: str | None = None
     outcome_at: float | None = None
     failures: int = 0
@@ -121,41 +121,52 @@ def list_nodes(sources: Sources, choice: NodesChoice) -> NodesPage:
     """Return the nodes that are meant.
 
     Raises:
-        RelaydError: no relay has the name that was given.
+        NoSuchNodeError: no relay has the name that was given.
     """
     ids = reporting_nodes(sources.nodes)
-    relays = _relays(sources.nodes, choice.relay)
-    rows = [
-        row
-        for row in _rows(sources, ids, choice)
-        if (relays is None or relay_of(sources.nodes, row.node_id) in relays)
-    ]
-    rows.sort(key=_SORTED[choice.sort])
+    found = array("L", _matching(sources, ids, choice))
+    key = _SORTED[choice.sort]
+    first = nsmallest(choice.limit, found, lambda place: key(sources, ids[place]))
     return NodesPage(
-        rows=tuple(rows[: choice.limit]),
-        total=len(rows),
+        rows=tuple(_row(sources, ids[place], choice) for place in first),
+        total=len(found),
         known=len(ids),
         observed_s=max(0.0, sources.now - sources.since),
     )
 
 
-_SORTED: Final[dict[Sort, Callable[[NodeRow], float]]] = {
-    "silence": lambda row: row.last_arrival or -math.inf,
-    "waiting": lambda row: -row.waiting,
-    "rate": lambda row: -row.last_hour,
-    "failed": lambda row: -row.failed,
+_NO_RECORD: Final = NodeRecord(node_id="")
+
+
+def _record(sources: Sources, node_id: str) -> NodeRecord:
+    return sources.record(node_id) or _NO_RECORD
+
+
+_SORTED: Final[dict[Sort, Callable[[Sources, str], float]]] = {
+    "silence": lambda sources, node_id: _record(sources, node_id).arrived or -math.inf,
+    "waiting": lambda sources, node_id: -sources.waiting.get(node_id, 0),
+    "rate": lambda sources, node_id: -_record(sources, node_id).last_hour,
+    "failed": lambda sources, node_id: -sources.failed.get(node_id, 0),
 }
 
 
-def _rows(sources: Sources, ids: Iterable[str], choice: NodesChoice) -> Iterator[NodeRow]:
-    empty = NodeRecord(node_id="")
-    for node_id in ids:
-        record = sources.record(node_id) or empty
-        if choice.silent is not None and not _silent(record, sources.now - choice.silent):
+def _row(sources: Sources, node_id: str, choice: NodesChoice) -> NodeRow:
+    return node_row(sources, node_id, _record(sources, node_id), choice.silent)
+
+
+def _matching(sources: Sources, ids: Sequence[str], choice: NodesChoice) -> Iterator[int]:
+    """Yield the places of the nodes that are meant; a large fleet has no object for each node."""
+    relays = _relays(sources.nodes, choice.relay)
+    limit = None if choice.silent is None else sources.now - choice.silent
+    for place, node_id in enumerate(ids):
+        if limit is not None and not _silent(_record(sources, node_id), limit):
             continue
-        if choice.failing and not (record.failures or sources.failed.get(node_id)):
+        if choice.failing and not (
+            sources.failed.get(node_id) or _record(sources, node_id).failures
+        ):
             continue
-        yield node_row(sources, node_id, record, choice.silent)
+        if relays is None or relay_of(sources.nodes, node_id) in relays:
+            yield place
 
 
 def _silent(record: NodeRecord, limit: float) -> bool:
@@ -216,26 +227,7 @@ def _relays(nodes: Nodes, part: str | None) -> frozenset[str] | None:
         return None
     servers = {node.policy_server for node in map(nodes.get, nodes.ids()) if node is not None}
     relays = [node for node in map(nodes.get, servers - {nodes.my_id}) if node is not None]
-    return frozenset({find_node(part, relays).id})
-
-
-def find_node(part: str, nodes: Iterable[Node]) -> Node:
-    """Return the node whose id or host name is given, or a part of either that no other has.
-
-    Raises:
-        RelaydError: no node fits, or several do; the text names the candidates.
-    """
-    fitting = [node for node in nodes if part in node.id or part in node.hostname]
-    exact = [node for node in fitting if part in {node.id, node.hostname}]
-    found = exact or fitting
-    if len(found) == 1:
-        return found[0]
-    if not found:
-        raise RelaydError(f"{printable(part)}: no node has this in its id or host name")
-    names = sorted(printable(node.hostname or node.id) for node in found)
-    more = ", …" if len(names) > CANDIDATES else ""
-    some = ", ".join(names[:CANDIDATES])
-    raise RelaydError(f"{printable(part)}: {len(found)} nodes fit: {some}{more}")
+    return frozenset({find_node(part, {node.id: node.hostname for node in relays}, "--relay")})
 
 
 def reporting_nodes(nodes: Nodes) -> list[str]:
@@ -244,14 +236,6 @@ def reporting_nodes(nodes: Nodes) -> list[str]:
     A relay has its own run logs sent to its policy server; the root server is its own.
     """
     return [one for one in nodes.ids() if one != nodes.my_id or one == _ROOT]
-
-
-def all_nodes(nodes: Nodes) -> Iterator[Node]:
-    """Yield the nodes of the list."""
-    for node_id in nodes.ids():
-        node = nodes.get(node_id)
-        if node is not None:
-            yield node
 
 
 def relay_of(nodes: Nodes, node_id: str) -> str | None:

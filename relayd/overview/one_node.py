@@ -1,17 +1,26 @@
 """All about one node at this server: its record, its way, its certificates, its files."""
 
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
+from msgspec import Meta
 
 from relayd.errors import NodesError
 from relayd.fleet.nodes import Nodes
 from relayd.overview.nodes import NodeRow, Sources, name_of, node_row
 from relayd.runlog.signature.keys import describe_key
-from relayd.telemetry.nodes.records import NodeRecord
+from relayd.telemetry.nodes.records import NodeRecord, Outcome
 
 #: Files that are named.
 NAMED: Final = 20
+
+#: Bounds of what other relays say. Until the year 9000, so that any time can be shown.
+_UnixTime = Annotated[float, Meta(ge=0.0, le=2.2e11)]
+_Seconds = Annotated[float, Meta(ge=-1e9, le=1e9)]
+_Number = Annotated[int, Meta(ge=0, le=10**9)]
+_Word = Annotated[str, Meta(max_length=40, pattern=r"^[0-9A-Za-z._+~-]*\Z")]
+_Name = Annotated[str, Meta(max_length=200)]
+_Line = Annotated[str, Meta(max_length=500)]
 
 
 class CertificateFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,6 +53,50 @@ class FileFacts(msgspec.Struct, frozen=True, kw_only=True):
     detail: str = ""
 
 
+class HopState(msgspec.Struct, frozen=True, kw_only=True):
+    """What a relay on the way to a node says of that node; None stands for what it does not know.
+
+    Attributes:
+        relay: its node id.
+        hostname: as in the nodes list of who asks.
+        version: of the relay's relayd.
+        last_arrival: when the last run log of the node arrived there, Unix time.
+        outcome: what became of the one that was processed last, see `NodeRow`.
+        reason: why it was refused.
+        outcome_at: when that was, Unix time.
+        waiting: files of the node in its spool.
+        failed: refused files of the node that it keeps.
+        lag_s: seconds from the start of the last run until the relay had forwarded it.
+        trouble: why it could not be asked; all else is unknown then.
+    """
+
+    relay: _Name
+    hostname: str = ""
+    version: _Word = ""
+    last_arrival: _UnixTime | None = None
+    outcome: Outcome | None = None
+    reason: _Word | None = None
+    outcome_at: _UnixTime | None = None
+    waiting: _Number = 0
+    failed: _Number = 0
+    lag_s: _Seconds | None = None
+    trouble: _Line | None = None
+
+
+class Asked(msgspec.Struct, frozen=True, kw_only=True):
+    """What others say of a node.
+
+    Attributes:
+        database: start of its last run in the database, Unix time.
+        database_trouble: why the database could not be asked.
+        hops: what the relays on the way say, that of the first one first; None if none was asked.
+    """
+
+    database: float | None = None
+    database_trouble: str | None = None
+    hops: tuple[HopState, ...] | None = None
+
+
 class NodeDetail(msgspec.Struct, frozen=True, kw_only=True):
     """All about one node; None stands for a value that is not known.
 
@@ -63,6 +116,8 @@ class NodeDetail(msgspec.Struct, frozen=True, kw_only=True):
         waiting: the first files that wait.
         failed: the last files that were refused.
         database: start of its last run in the database, Unix time; only where run logs are stored.
+        database_trouble: why the database could not be asked.
+        hops: what the relays on the way say of it, see `HopState`; None if they were not asked.
     """
 
     row: NodeRow
@@ -80,6 +135,8 @@ class NodeDetail(msgspec.Struct, frozen=True, kw_only=True):
     waiting: tuple[FileFacts, ...] = ()
     failed: tuple[FileFacts, ...] = ()
     database: float | None = None
+    database_trouble: str | None = None
+    hops: tuple[HopState, ...] | None = None
 
 
 def node_detail(
@@ -88,7 +145,7 @@ def node_detail(
     role: str,
     waiting: tuple[FileFacts, ...],
     failed: tuple[FileFacts, ...],
-    database: float | None = None,
+    asked: Asked,
 ) -> NodeDetail:
     """Return all about a node of the nodes list; see `NodeDetail` for the arguments."""
     nodes = sources.nodes
@@ -110,7 +167,9 @@ def node_detail(
         inventory_at=record.inventory_at,
         waiting=waiting,
         failed=failed,
-        database=database,
+        database=asked.database,
+        database_trouble=asked.database_trouble,
+        hops=asked.hops,
     )
 
 

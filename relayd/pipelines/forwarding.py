@@ -7,7 +7,7 @@ Memory at worst, for each directory: the names in front of the second stage, the
 read ahead (2 MiB), and for each lane one small file or one piece of a large one.
 """
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -162,9 +162,11 @@ class ForwardingPipeline:
         lines: its watched directories.
         probes: checks of its output for the status, which shows none for the upstream.
         health: of the upstream.
+        last_run: None: nothing is stored here.
     """
 
     name: str = "forwarding"
+    last_run: Callable[[str], Awaitable[float | None]] | None = None
 
     def __init__(
         self,

@@ -8,7 +8,7 @@ the disposal one batch, each at most `relayd.pipelines.workers.job.RESULT_BYTES`
 rows.
 """
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -90,6 +90,7 @@ class ReportingPipeline:
         lines: its watched directory.
         probes: checks of its output, by the name that the status shows.
         health: of its output.
+        last_run: see `relayd.outputs.results.RunLogStore`.
     """
 
     name: str = "reporting"
@@ -143,6 +144,7 @@ class ReportingPipeline:
             self._holding = Holding(store, kept, repeats, self._line.pending, metrics)
         self._stages = ReportingStages(examine, examiner.lanes, self._writer, metrics)
         self.probes: Mapping[str, Probe] = {store.name: self._writer.check}
+        self.last_run: Callable[[str], Awaitable[float | None]] | None = store.last_run
 
     async def run(self, stop: trio.Event) -> None:
         """Process run logs once the nodes are known, until `stop` is set and all is drained."""

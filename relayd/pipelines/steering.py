@@ -8,6 +8,7 @@ from typing import Final, TypeVar
 import trio
 
 from relayd.errors import RelaydError
+from relayd.fleet.finding import find_nodes
 from relayd.fleet.nodes import Nodes
 from relayd.pipelines.line import Line
 from relayd.spool.layout import Spool
@@ -106,4 +107,5 @@ class Steering:
         raise RelaydError(f"not all files were done within {OPERATION_S:g} s; try again")
 
     def _work(self, work: Callable[[Queue], T], nodes: Nodes) -> T:
-        return work(Queue(self.spools, nodes.hostnames(), nodes.relay_of, self._lines))
+        queue = Queue(self.spools, nodes.hostnames(), nodes.relay_of, find_nodes, self._lines)
+        return work(queue)

@@ -14,21 +14,18 @@ from relayd.api.system import RELOAD_TIMEOUT_S
 from relayd.control.app import make_control_app
 from relayd.control.audit import audit
 from relayd.control.failed import failed_blueprint
-from relayd.control.nodes import nodes_blueprint
+from relayd.control.nodes import Fleet, nodes_blueprint
 from relayd.control.pause import pause_blueprint
 from relayd.control.queue import queue_blueprint
 from relayd.control.requests import answering
 from relayd.control.run import run_blueprint
 from relayd.control.tasks import tasks_blueprint
 from relayd.errors import RelaydError
-from relayd.fleet.nodes import Nodes
 from relayd.overview.documents import as_document
-from relayd.overview.fleet import FleetView
 from relayd.overview.model import Overview
 from relayd.pipelines.pausing import Pausing
 from relayd.pipelines.steering import Steering
 from relayd.remote_run.runs import RemoteRuns
-from relayd.telemetry.nodes.records import NodeRecords
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +39,6 @@ class Controls:
         overview: says whether all is well.
         steering: changes the queue.
         fleet: answers what is asked about nodes.
-        nodes: returns the nodes list in use.
-        records: of the nodes.
         remote_runs: starts agents; None if that is switched off.
     """
 
@@ -52,9 +47,7 @@ class Controls:
     pausing: Pausing
     overview: Callable[[], Awaitable[Overview]]
     steering: Steering
-    fleet: FleetView
-    nodes: Callable[[], Nodes]
-    records: NodeRecords
+    fleet: Fleet
     remote_runs: RemoteRuns | None
 
 
@@ -65,9 +58,9 @@ def control_app(controls: Controls) -> App:
             _service_blueprint(controls),
             pause_blueprint(controls.pausing),
             queue_blueprint(controls.steering),
-            nodes_blueprint(controls.fleet, controls.nodes, controls.records),
+            nodes_blueprint(controls.fleet),
             failed_blueprint(controls.steering.spools),
-            run_blueprint(controls.remote_runs, controls.nodes),
+            run_blueprint(controls.remote_runs, controls.fleet.nodes),
             tasks_blueprint(),
         ]
     )

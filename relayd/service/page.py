@@ -5,14 +5,12 @@ from functools import partial
 
 import trio
 
-from relayd.control.nodes import known_nodes
-from relayd.fleet.nodes import Nodes
-from relayd.overview.fleet import FilePlace, FleetView, Refusals
+from relayd.control.nodes import Fleet
+from relayd.overview.fleet import FilePlace, Refusals, find, known_node, known_nodes
 from relayd.overview.model import Overview
 from relayd.overview.nodes import NodesChoice, NodesPage
 from relayd.overview.one_node import NodeDetail
 from relayd.system.threads import in_thread
-from relayd.telemetry.nodes.records import NodeRecords
 from relayd.telemetry.rates import Rates
 
 
@@ -26,9 +24,7 @@ class PageSource:
 
     Args:
         overview: says whether all is well.
-        view: answers what is asked about nodes, in a thread.
-        nodes: returns the nodes list in use.
-        records: of the nodes.
+        fleet: answers what is asked about nodes.
         rates: see above.
         hosts: see above.
         stopping: see above.
@@ -37,17 +33,13 @@ class PageSource:
     def __init__(
         self,
         overview: Callable[[], Awaitable[Overview]],
-        view: FleetView,
-        nodes: Callable[[], Nodes],
-        records: NodeRecords,
+        fleet: Fleet,
         rates: Rates,
         hosts: frozenset[str],
         stopping: trio.Event,
     ) -> None:
         self._overview = overview
-        self._view = view
-        self._nodes = nodes
-        self._records = records
+        self._fleet = fleet
         self.rates = rates
         self.hosts = hosts
         self.stopping = stopping
@@ -60,22 +52,26 @@ class PageSource:
 
     async def nodes(self, choice: NodesChoice) -> NodesPage:
         """Return nodes. Raises `RelaydError` for a choice that fits nothing."""
-        known = await known_nodes(self._nodes(), self._records)
-        work = partial(self._view.some, known, choice)
+        fleet = self._fleet
+        known = known_nodes(fleet.nodes(), fleet.records.copy())
+        work = partial(fleet.view.some, known, choice)
         return await in_thread(work, abandon_on_cancel=True, limiter=self._limiter)
 
     async def node(self, part: str) -> NodeDetail:
         """Return all about a node. Raises `RelaydError` if there is none."""
-        known = await known_nodes(self._nodes(), self._records)
-        work = partial(self._view.one, known, part)
+        fleet, nodes = self._fleet, self._fleet.nodes()
+        node_id = await in_thread(find, nodes, part, abandon_on_cancel=True)
+        asked = await fleet.ask(node_id, follow=False)
+        known = known_node(nodes, fleet.records, node_id)
+        work = partial(fleet.view.one, known, node_id, asked)
         return await in_thread(work, abandon_on_cancel=True, limiter=self._limiter)
 
     async def refused(self, reason: str, limit: int) -> Refusals:
         """Return refused files."""
-        work = partial(self._view.refused, reason, limit)
+        work = partial(self._fleet.view.refused, reason, limit)
         return await in_thread(work, abandon_on_cancel=True, limiter=self._limiter)
 
     async def file(self, name: str) -> FilePlace:
         """Return where a file is."""
-        work = partial(self._view.where, name)
+        work = partial(self._fleet.view.where, name)
         return await in_thread(work, abandon_on_cancel=True, limiter=self._limiter)

@@ -1,6 +1,6 @@
 """Which pipelines run: one for each output that the configuration names."""
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Protocol
 
@@ -27,12 +27,15 @@ class Pipeline(Protocol):
         lines: its watched directories.
         probes: checks of its output, by the name that the status shows.
         health: of its output.
+        last_run: returns the start of the last stored run of a node, Unix time, None if there is
+            none; raises `RelaydError`. None where run logs are not stored.
     """
 
     name: str
     lines: Sequence[Line]
     health: Health
     probes: Mapping[str, Probe]
+    last_run: Callable[[str], Awaitable[float | None]] | None
 
     def facts(self) -> StoreFacts:
         """Return what the status shows of its output besides the check."""

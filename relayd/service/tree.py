@@ -60,6 +60,7 @@ from relayd.errors import (
     TransientStartError,
 )
 from relayd.fleet.current_nodes import CurrentNodes
+from relayd.fleet.nodes import Nodes
 from relayd.fleet.peers.urls import base_url
 from relayd.fleet.pins import PinnedClients
 from relayd.pipelines.line import Change
@@ -86,8 +87,8 @@ from relayd.telemetry.rates import PERIOD_S, Rates
 if TYPE_CHECKING:
     from relayd.api.door.door import Door
     from relayd.api.page.pages import Pages
+    from relayd.control.nodes import Fleet
     from relayd.overview.collect import Collector
-    from relayd.overview.fleet import FleetView
     from relayd.pipelines.steering import Steering
 
 log = get_logger("main")
@@ -220,6 +221,7 @@ class Service:
         if sockets and not settings.server.listen:
             raise StartError("the service manager passes sockets, but server.listen is empty")
         self._api: App | None = None
+        self._asked_fleet: Fleet | None = None
         self._delays = delays
         self._pipelines: Sequence[Pipeline] = ()
         self.started = False
@@ -335,12 +337,29 @@ class Service:
                 self.pausing,
                 self._overview,
                 self._steering(),
-                self._fleet_view,
-                lambda: self.trust.nodes,
-                self.records,
+                self._fleet(),
                 self.remote_runs,
             )
         )
+
+    def _fleet(self) -> "Fleet":
+        """Return what answers about nodes, made when somebody asks."""
+        if self._asked_fleet is None:
+            from relayd.control.nodes import Fleet
+            from relayd.overview.fleet import FleetView
+            from relayd.overview.way import Way
+
+            def nodes() -> Nodes:
+                return self.trust.nodes
+
+            view, port = FleetView(self.settings, gently=True), self.settings.general.https_port
+            way = Way(view, nodes, self.records, self.clients, port, self.trust.known)
+            stores = [one.last_run for one in self._pipelines if one.last_run is not None]
+            self._asked_fleet = Fleet(view, nodes, self.records, way, *stores)
+        return self._asked_fleet
+
+    async def _ask_way(self, node_id: str, passed: int) -> dict[str, Any] | None:
+        return await self._fleet().way.answer(node_id, passed)
 
     def _steering(self) -> "Steering":
         from relayd.pipelines.steering import Steering
@@ -374,6 +393,7 @@ class Service:
                 self.settings.shared_files.max_ttl,
                 self._upstream_files(),
             ),
+            ask_way=self._ask_way,
         )
 
     def _upstream_files(self) -> UpstreamFiles | None:
@@ -394,22 +414,13 @@ class Service:
         names = [own.hostname] if own is not None else []
         source = PageSource(
             self._overview,
-            self._fleet_view,
-            lambda: self.trust.nodes,
-            self.records,
+            self._fleet(),
             self.rates,
             allowed_hosts(self.settings.general.listen, names),
             self._http_stop,
         )
         assert self._root is not None
         return Pages(source, self._root)
-
-    @cached_property
-    def _fleet_view(self) -> "FleetView":
-        """Return what answers questions about nodes."""
-        from relayd.overview.fleet import FleetView
-
-        return FleetView(self.settings, gently=True)
 
     @cached_property
     def _overview(self) -> "Collector":

@@ -164,6 +164,11 @@ class FakeDatabase:
         await self.probe()
         return self.token
 
+    async def last_run(self, _node_id: str) -> float | None:
+        """As `Database.last_run`, of a database without any run."""
+        await self.probe()
+        return None
+
     def reconfigure(self, settings: Settings) -> None:
         """As `Database.reconfigure`."""
         self.parameters.append(database_parameters(settings))

@@ -21,6 +21,7 @@ from relayd.commands.inspect.verdict import configured, judge
 from relayd.config.durations import parse_duration
 from relayd.config.main_conf import Settings, load_settings
 from relayd.errors import NodesError
+from relayd.fleet.finding import find_nodes
 from relayd.fleet.loading import load_list
 from relayd.spool.failed.refusals import (
     ADVICE,
@@ -31,7 +32,6 @@ from relayd.spool.failed.refusals import (
 )
 from relayd.spool.failed.returning import SUCCESS, Done, Returned, as_returned, bring_back, drop
 from relayd.spool.layout import spools_of
-from relayd.spool.operations.choose import find_nodes
 from relayd.system.printable import printable, shown
 
 #: Width of the output if it does not go to a terminal.

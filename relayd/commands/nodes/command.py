@@ -11,6 +11,7 @@ import msgspec
 
 from relayd.commands.asking import ask
 from relayd.commands.cli import Program, directory_option
+from relayd.commands.completion import complete_node
 from relayd.commands.console import plain_console
 from relayd.commands.nodes.screen import node_lines, nodes_summary, show_nodes
 from relayd.config.durations import parse_duration
@@ -20,7 +21,7 @@ from relayd.errors import RelaydError, StartError
 from relayd.overview.documents import as_document, from_document
 from relayd.overview.fleet import FleetView
 from relayd.overview.nodes import NodesChoice, NodesPage, Sort
-from relayd.overview.one_node import NodeDetail
+from relayd.overview.one_node import Asked, NodeDetail
 from relayd.system.printable import printable
 
 _SETTINGS = {"help_option_names": ["-h", "--help"]}
@@ -121,31 +122,41 @@ def _as_mistakes() -> Iterator[None]:
 
 @click.command("node", cls=Program, context_settings=_SETTINGS)
 @directory_option
-@click.argument("part", metavar="NODE")
+@click.argument("part", metavar="NODE", shell_complete=complete_node)
+@click.option(
+    "--follow-relays",
+    "follow",
+    is_flag=True,
+    help="Ask the relays on the way too, each about this node; takes some seconds if one is away.",
+)
 @_json_option
-def node(directory: Path, part: str, *, machine: bool) -> int:
+def node(directory: Path, part: str, *, follow: bool, machine: bool) -> int:
     """Show all about one node: its way, certificate, last run log, waiting and failed files.
 
     NODE is its id, its host name, or a part of either that no other node has.
     """
     settings, _warnings = load_settings(directory)
     detail = ask(
-        settings, NodeDetail, partial(_detail, part=part), partial(_detail_here, settings, part)
+        settings,
+        NodeDetail,
+        partial(_detail, part=part, follow=follow),
+        partial(_detail_here, settings, part),
     )
     if machine:
         click.echo(msgspec.json.encode(as_document(detail)).decode())
         return 0
-    for line in node_lines(detail):
+    for line in node_lines(detail, follow=follow):
         click.echo(line)
     return 0
 
 
-def _detail(control: Control, part: str) -> NodeDetail:
-    return from_document(control.get(f"/nodes/{part}"), NodeDetail)
+def _detail(control: Control, part: str, *, follow: bool) -> NodeDetail:
+    return from_document(control.get(f"/nodes/{part}", follow=follow), NodeDetail)
 
 
 def _detail_here(settings: Settings, part: str) -> NodeDetail:
-    from relayd.commands.nodes.offline import offline_known
+    from relayd.commands.nodes.offline import STOPPED, offline_node
 
     with _as_mistakes():
-        return FleetView(settings).one(offline_known(settings, certificates=True), part)
+        known, node_id = offline_node(settings, part)
+        return FleetView(settings).one(known, node_id, Asked(database_trouble=STOPPED))

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from relayd.overview.nodes import NodeRow, NodesChoice, NodesPage
-from relayd.overview.one_node import CertificateFacts, FileFacts, NodeDetail
+from relayd.overview.one_node import CertificateFacts, FileFacts, HopState, NodeDetail
 from relayd.overview.sentence import moment
 from relayd.system.amounts import age, counted, precise
 from relayd.system.printable import printable
@@ -61,11 +61,19 @@ def nodes_summary(page: NodesPage, choice: NodesChoice) -> str:
         parts.append(f"arrivals are known for {age(page.observed_s)} only")
     if page.total > len(page.rows):
         parts.append(f"the first {len(page.rows):,} are shown, see --limit")
-    return f"{'; '.join(parts)}. relayd node NODE tells more about one."
+    return f"{'; '.join(parts)}. relayd node NODE shows all about one."
 
 
-def node_lines(detail: NodeDetail, now: float | None = None) -> Iterator[str]:
-    """Yield the lines about one node."""
+def node_lines(
+    detail: NodeDetail, now: float | None = None, *, follow: bool = False
+) -> Iterator[str]:
+    """Yield the lines about one node.
+
+    Args:
+        detail: all about it.
+        now: Unix time; the present if None.
+        follow: whether the relays on the way were to be asked.
+    """
     now = time.time() if now is None else now
     row = detail.row
     yield f"{printable(row.hostname or row.node_id)}   {printable(row.node_id)}   {_way(detail)}"
@@ -81,7 +89,46 @@ def node_lines(detail: NodeDetail, now: float | None = None) -> Iterator[str]:
     if "flooding" in row.troubles:
         name = printable(row.hostname or row.node_id)
         hold = f"relayd queue hold --node {name}"
-        yield _row("floods", f"{row.last_hour:,} run logs in the last hour   {hold}")
+        yield _row("floods", f"{counted(row.last_hour, 'run log')} in the last hour   {hold}")
+    if follow:
+        yield from _hops(detail, now)
+
+
+def _hops(detail: NodeDetail, now: float) -> Iterator[str]:
+    """Yield a line for each relay on the way; a relay that needs someone ends with a command."""
+    if detail.hops is None:
+        yield _row("relays", f"{UNKNOWN} (only a running relayd can ask them)   relayd check")
+    elif not detail.hops:
+        yield _row("relays", "none on the way")
+    for hop in detail.hops or ():
+        name = printable(hop.hostname or hop.relay)
+        yield _row(name if len(name) < _LABEL else f"{name}   ", _hop(hop, now))
+
+
+def _hop(hop: HopState, now: float) -> str:
+    if hop.trouble is not None:
+        return f"{UNKNOWN} ({printable(hop.trouble)})   there: relayd status"
+    parts = [_hop_outcome(hop, now)]
+    if hop.waiting:
+        parts.append(f"{counted(hop.waiting, 'file')} {'waits' if hop.waiting == 1 else 'wait'}")
+    if hop.failed:
+        parts.append(f"{counted(hop.failed, 'refused file')} kept   there: relayd failed list")
+    elif hop.waiting:
+        parts[-1] += "   there: relayd status"
+    return ", ".join(parts)
+
+
+def _hop_outcome(hop: HopState, now: float) -> str:
+    arrived = hop.last_arrival
+    if hop.outcome is None or hop.outcome_at is None:
+        return "no run log" if arrived is None else f"arrived {moment(arrived, now)}"
+    reason = f" ({hop.reason})" if hop.reason is not None else ""
+    text = f"{_OUTCOMES[hop.outcome]}{reason} {moment(hop.outcome_at, now)}"
+    if arrived is None:
+        return text
+    if arrived > hop.outcome_at:
+        return f"{text}, the next arrived {moment(arrived, now)}"
+    return f"{text}, {precise(hop.outcome_at - arrived)} after it arrived there"
 
 
 def _row(label: str, text: str) -> str:
@@ -127,10 +174,16 @@ def _last_run(detail: NodeDetail, now: float) -> Iterator[str]:
             parts.append(f"{_OUTCOMES[row.outcome]}{reason} {moment(row.outcome_at, now)}")
         yield _row("last run log", ", ".join(parts) + _content(detail))
     if detail.role == "root":
-        known = detail.database is not None
-        at = moment(detail.database, now) if detail.database is not None else UNKNOWN
-        yield _row("in database", f"last run started {at}" if known else UNKNOWN)
+        yield _row("in database", _in_database(detail, now))
     yield _row("usually", _usually(detail))
+
+
+def _in_database(detail: NodeDetail, now: float) -> str:
+    if detail.database is not None:
+        return f"last run started {moment(detail.database, now)}"
+    if detail.database_trouble is not None:
+        return f"{UNKNOWN} ({printable(detail.database_trouble)})   relayd check"
+    return "no run"
 
 
 def _content(detail: NodeDetail) -> str:
@@ -143,7 +196,7 @@ def _content(detail: NodeDetail) -> str:
 
 
 def _usually(detail: NodeDetail) -> str:
-    parts = [f"{detail.row.last_hour:,} run logs an hour"]
+    parts = [f"{counted(detail.row.last_hour, 'run log')} an hour"]
     if detail.row.lag_s is not None:
         parts.append(f"done {precise(detail.row.lag_s)} after the start of the run")
     if detail.ahead_s is not None and detail.ahead_s > 0:

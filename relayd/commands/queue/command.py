@@ -16,6 +16,7 @@ from relayd.config.main_conf import Settings, load_settings
 from relayd.control.callers import myself
 from relayd.control.client import Control
 from relayd.errors import NodesError
+from relayd.fleet.finding import find_nodes
 from relayd.fleet.loading import load_list
 from relayd.fleet.nodes import Nodes
 from relayd.spool.layout import spools_of
@@ -293,7 +294,7 @@ class _Site:
         except NodesError as error:
             click.echo(f"warning: host names are unknown: {error}", err=True)
             nodes = Nodes("")
-        return Queue(self._spools, nodes.hostnames(), nodes.relay_of)
+        return Queue(self._spools, nodes.hostnames(), nodes.relay_of, find_nodes)
 
 
 def _print(lines: Any) -> None:

@@ -306,8 +306,7 @@ class Session:
                     async with self._writing:
                         await self._look_again(read=read)
                 else:
-                    brief = msgspec.structs.replace(self._patience, search=PROBE_SEARCH_S)
-                    (await self._open(brief, read=read)).terminate()
+                    (await self._open(self._brief(), read=read)).terminate()
         except FAULTS as error:
             raise _not_of_a_run_log(explain(error)) from error
 
@@ -321,6 +320,38 @@ class Session:
                     await self._look_again(read=False)
                 return
         await self.probe()
+
+    async def last_run(self, node_id: str) -> float | None:
+        """Return the start of the last stored run of a node, see `Database.last_run`."""
+        try:
+            async with asyncio.timeout(PROBE_TIMEOUT_S):
+                if self._alone:
+                    async with self._writing:
+                        return await self._last_run(await self._connected(), node_id)
+                connection = await self._open(self._brief(), read=False)
+                try:
+                    return await self._last_run(connection, node_id)
+                finally:
+                    connection.terminate()
+        except FAULTS as error:
+            raise _not_of_a_run_log(explain(error)) from error
+
+    async def _last_run(self, connection: Connection, node_id: str) -> float | None:
+        try:
+            await connection.execute(sql.OPEN % transaction_limits(self._parameters, self._brief()))
+            found: float | None = await connection.fetchval(sql.LAST_RUN, node_id)
+            await connection.execute(sql.ROLLBACK)
+        except BaseException:
+            if connection is self._writer:
+                self._drop()
+            raise
+        return found
+
+    def _brief(self) -> Patience:
+        """Return the patience of a probe."""
+        return msgspec.structs.replace(
+            self._patience, search=PROBE_SEARCH_S, statement=PROBE_TIMEOUT_S
+        )
 
     async def _look_again(self, *, read: bool) -> None:
         connection = await self._connected()

@@ -2,17 +2,12 @@
 
 import fnmatch
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Final, Literal
+from collections.abc import Iterable, Iterator
+from typing import Literal
 
 import msgspec
 
-from relayd.errors import StartError
 from relayd.spool.operations.entries import Entry
-from relayd.system.printable import printable
-
-#: Candidates that are named when a part of a node's name is ambiguous.
-_CANDIDATES: Final = 5
 
 State = Literal["waiting", "held"]
 
@@ -49,44 +44,17 @@ class Choice(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
         return bool(self.nodes) and not (self.names or self.match or self.older or self.newer)
 
 
-def find_nodes(
-    parts: Sequence[str], ids: Iterable[str], hostnames: Mapping[str, str]
-) -> frozenset[str]:
-    """Return the ids of the nodes that are meant.
-
-    Args:
-        parts: ids, host names, or unique parts of either.
-        ids: of nodes that may be missing in the nodes list.
-        hostnames: of the nodes list, by id.
-
-    Raises:
-        StartError: a part fits no node, or several.
-    """
-    known = {node_id: "" for node_id in ids if node_id} | dict(hostnames)
-    return frozenset(_find_node(part, known) for part in parts)
-
-
-def _find_node(part: str, hostnames: Mapping[str, str]) -> str:
-    if part in hostnames:
-        return part
-    exact = [node_id for node_id, name in hostnames.items() if part == name]
-    found = exact or [
-        node_id for node_id, name in hostnames.items() if part in node_id or part in name
-    ]
-    if len(found) == 1:
-        return found[0]
-    if not found:
-        raise StartError(f"--node {printable(part)}: no node has this in its id or host name")
-    names = sorted(printable(hostnames[node_id] or node_id) for node_id in found)
-    some = ", ".join(names[:_CANDIDATES])
-    more = ", …" if len(found) > _CANDIDATES else ""
-    raise StartError(f"--node {printable(part)}: {len(found)} nodes fit: {some}{more}")
-
-
 def choose(
     entries: Iterable[Entry], choice: Choice, node_ids: frozenset[str] | None, now: float
 ) -> list[Entry]:
-    """Return the files that are meant, in no order.
+    """Return the files that are meant, in no order; see `chosen`."""
+    return list(chosen(entries, choice, node_ids, now))
+
+
+def chosen(
+    entries: Iterable[Entry], choice: Choice, node_ids: frozenset[str] | None, now: float
+) -> Iterator[Entry]:
+    """Yield the files that are meant, in no order, without keeping them.
 
     Args:
         entries: all files.
@@ -100,8 +68,8 @@ def choose(
     earliest = now - choice.newer if choice.newer else float("-inf")
     held = None if choice.state is None else choice.state == "held"
     if choice.is_all and held is None:
-        return list(entries)
-    return [
+        return iter(entries)
+    return (
         entry
         for entry in entries
         if earliest <= entry.dated <= latest
@@ -109,7 +77,7 @@ def choose(
         and (held is None or bool(entry.layer) is held)
         and (not names or _is_named(entry, names))
         and (not patterns or any(pattern.match(entry.name) for pattern in patterns))
-    ]
+    )
 
 
 def _is_named(entry: Entry, names: frozenset[str]) -> bool:

@@ -9,6 +9,7 @@ a spool may have some hundred thousand files.
 import os
 import re
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -95,7 +96,14 @@ def node_of(name: str, *, ordered: bool) -> str:
 def read_entries(
     spools: Iterable[Spool], *, by_arrival: bool = False, gently: bool = False
 ) -> list[Entry]:
-    """Return all files that wait or were set aside, in no order.
+    """Return all files that wait or were set aside, in no order; see `each_entry`."""
+    return list(each_entry(spools, by_arrival=by_arrival, gently=gently))
+
+
+def each_entry(
+    spools: Iterable[Spool], *, by_arrival: bool = False, gently: bool = False
+) -> Iterator[Entry]:
+    """Yield all files that wait or were set aside, in no order, without keeping them.
 
     Args:
         spools: where to look; directories that do not exist count as empty.
@@ -105,17 +113,57 @@ def read_entries(
     Raises:
         StartError: a directory cannot be read.
     """
-    entries: list[Entry] = []
     for spool in spools:
         for path, place, layer in _directories(spool):
             try:
                 found = _read(spool, path, place, layer, by_arrival=by_arrival)
-                entries += _pausing(found) if gently else found
+                yield from _pausing(found) if gently else found
             except FileNotFoundError:
                 continue
             except OSError as error:
                 raise StartError(f"{path} cannot be read: {words_of(error)}") from error
-    return entries
+
+
+def waiting_names(
+    spools: Iterable[Spool], *, gently: bool = False
+) -> Iterator[tuple[Spool, Path, str]]:
+    """Yield spool, directory and base name of each file that waits, in no order.
+
+    Args:
+        spools: where to look; directories that do not exist count as empty.
+        gently: whether to let an event loop in this process run meanwhile.
+
+    Raises:
+        StartError: a directory cannot be read.
+    """
+    for spool in spools:
+        for path in spool.watched:
+            try:
+                with os.scandir(path) as files:
+                    for number, file in enumerate(files):
+                        if gently and number % _PAUSE_EVERY == 0:
+                            time.sleep(_PAUSE_S)
+                        if is_ours(file.name, spool.extensions, hidden=spool.hidden):
+                            yield spool, path, file.name
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                raise StartError(f"{path} cannot be read: {words_of(error)}") from error
+
+
+def count_waiting(spools: Iterable[Spool], *, gently: bool = False) -> Counter[str]:
+    """Return how many files of each node wait, see `waiting_names`."""
+    found = waiting_names(spools, gently=gently)
+    return Counter(node_of(name, ordered=spool.ordered) for spool, _, name in found)
+
+
+def waiting_of(
+    spools: Iterable[Spool], node_id: str, *, gently: bool = False
+) -> Iterator[tuple[Spool, Path, str]]:
+    """Yield the files of a node that wait, see `waiting_names`."""
+    for spool, path, name in waiting_names(spools, gently=gently):
+        if node_id in name and node_of(name, ordered=spool.ordered) == node_id:
+            yield spool, path, name
 
 
 def layers(spool: Spool) -> list[tuple[str, str]]:

@@ -1,7 +1,9 @@
 """The operations on all spools of an installation, in the daemon or without one."""
 
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from heapq import nsmallest
 from itertools import groupby
 from pathlib import Path
 from typing import Final, Protocol
@@ -16,8 +18,8 @@ from relayd.spool.operations.act import (
     hold,
     release,
 )
-from relayd.spool.operations.choose import Choice, choose, find_nodes
-from relayd.spool.operations.entries import Entry, read_entries
+from relayd.spool.operations.choose import Choice, choose, chosen
+from relayd.spool.operations.entries import Entry, each_entry, read_entries
 from relayd.spool.operations.rules import Rule, change_rules, read_rules
 from relayd.spool.operations.shape import ROWS, Names, Shape, measure
 from relayd.spool.operations.views import (
@@ -35,6 +37,11 @@ from relayd.system.printable import shown
 
 #: Files that are shown in detail at most: each takes a system call.
 DETAILED: Final = 1000
+
+
+#: Returns the ids of the nodes that an operator means, of these ids and host names by id; raises
+#: `StartError`.
+FindNodes = Callable[[Sequence[str], Iterable[str], Mapping[str, str]], frozenset[str]]
 
 
 class Running(Claims, Protocol):
@@ -72,6 +79,7 @@ class Queue:
         spools: of the installation; directories that are missing count as empty.
         hostnames: of the nodes list, by id.
         relay: returns the id of the relay through which a node's files come, "" if none.
+        find: finds nodes, see `relayd.fleet.finding.find_nodes`.
         running: the relayd that works on the files; None if there is none.
     """
 
@@ -80,17 +88,19 @@ class Queue:
         spools: Sequence[Spool],
         hostnames: Mapping[str, str],
         relay: Callable[[str], str],
+        find: FindNodes,
         running: Running | None = None,
     ) -> None:
         self._spools = [spool for spool in spools if any(path.is_dir() for path in spool.watched)]
         self._hostnames = hostnames
         self._names = Names(lambda node_id: hostnames.get(node_id, ""), relay)
+        self._find = find
         self._running = running or Stopped()
         self._is_running = running is not None
 
     def shape(self, choice: Choice, rows: int = ROWS) -> Shape:
         """Count files by node and age; raise StartError."""
-        return measure(self._choose(choice, ordered=False), self._names, time.time(), rows)
+        return measure(self._each(choice), self._names, time.time(), rows)
 
     def files(self, choice: Choice, limit: int = 0, *, details: bool = False) -> Waiting:
         """Return the chosen files, the oldest first.
@@ -103,16 +113,17 @@ class Queue:
         Raises:
             StartError: a directory cannot be read, or a node is not found.
         """
-        entries = self._choose(choice)
-        now, held = time.time(), sum(bool(entry.layer) for entry in entries)
-        most = min(limit or DETAILED, DETAILED) if details else limit or len(entries)
-        oldest = max(0.0, now - entries[0].dated) if entries else None
+        now, counts = time.time(), Counter[bool]()
+        found = _counted(self._each(choice), counts)
+        most = min(limit or DETAILED, DETAILED) if details else limit
+        # Of some hundred thousand files only those that are shown are kept.
+        entries = nsmallest(most, found, key=_rank) if most else sorted(found, key=_rank)
         return Waiting(
-            waiting=len(entries) - held,
-            held=held,
-            oldest_seconds=oldest,
+            waiting=counts[False],
+            held=counts[True],
+            oldest_seconds=max(0.0, now - entries[0].dated) if entries else None,
             nodes_on_hold=self._nodes_on_hold(),
-            files=[*self._views(entries[:most], now, details=details)],
+            files=[*self._views(entries, now, details=details)],
             running=self._is_running,
         )
 
@@ -191,13 +202,16 @@ class Queue:
             return rules
         return self._node_ids(choice) & rules if choice.is_by_node else frozenset()
 
-    def _choose(self, choice: Choice, *, ordered: bool = True) -> list[Entry]:
+    def _choose(self, choice: Choice) -> list[Entry]:
         entries = self._read(by_arrival=choice.by_arrival)
         nodes = self._find_nodes(choice, entries) if choice.nodes else None
-        found = choose(entries, choice, nodes, time.time())
-        if ordered:
-            found.sort(key=lambda entry: entry.rank)
-        return found
+        return sorted(choose(entries, choice, nodes, time.time()), key=_rank)
+
+    def _each(self, choice: Choice) -> Iterator[Entry]:
+        """Yield the chosen files in no order, one after the other."""
+        nodes = self._node_ids(choice) if choice.nodes else None
+        entries = each_entry(self._spools, by_arrival=choice.by_arrival, gently=self._is_running)
+        return chosen(entries, choice, nodes, time.time())
 
     def _read(self, *, by_arrival: bool = False) -> list[Entry]:
         return read_entries(self._spools, by_arrival=by_arrival, gently=self._is_running)
@@ -210,7 +224,7 @@ class Queue:
 
     def _find_nodes(self, choice: Choice, entries: Iterable[Entry]) -> frozenset[str]:
         ids = {entry.node_id for entry in entries} | self._rules()
-        return find_nodes(choice.nodes, ids, self._hostnames)
+        return self._find(choice.nodes, ids, self._hostnames)
 
     def _rules(self) -> frozenset[str]:
         return frozenset(node for spool in self._spools for node in read_rules(spool))
@@ -249,6 +263,17 @@ class Queue:
     def _call(self, node_id: str) -> str:
         """Return what people call a node."""
         return self._hostnames.get(node_id, "") or node_id
+
+
+def _rank(entry: Entry) -> tuple[float, str, str]:
+    return entry.rank
+
+
+def _counted(entries: Iterable[Entry], counts: Counter[bool]) -> Iterator[Entry]:
+    """Pass files on, and count those that wait (False) and those that were set aside (True)."""
+    for entry in entries:
+        counts[bool(entry.layer)] += 1
+        yield entry
 
 
 _RULED: Final = "its node is on hold; release it with --node"

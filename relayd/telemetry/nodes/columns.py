@@ -96,6 +96,14 @@ class Columns:
         self.last_hour = self.this_hour
         self.this_hour = array(TYPES["this_hour"], bytes(self.last_hour.itemsize * len(self)))
 
+    def copy(self) -> "Columns":
+        """Return a table with copies of all arrays."""
+        columns = Columns()
+        for name, _, column in self.items():
+            setattr(columns, name, column[:])
+        columns._ids = self._ids[:]
+        return columns
+
     def dump(self) -> dict[str, bytes]:
         """Return the bytes of all arrays by name."""
         return {name: column.tobytes() for name, _, column in self.items()} | {

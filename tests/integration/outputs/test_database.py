@@ -585,3 +585,28 @@ async def test_passwords_and_options_reach_the_server(
         await writer.aclose()
     await database.fetch("DROP ROLE odd")
     assert named == [("relayd-7",)]
+
+
+@pytest.mark.parametrize("connections", [1, 2])
+async def test_the_last_run_of_a_node_is_asked_with_a_deadline(
+    database: postgres.Database, connections: int
+) -> None:
+    """Its start in Unix time; a table that is locked is an error in time, and writing goes on."""
+    async with trio_asyncio.open_loop():
+        writer = Database(database.rudder.keywords(), PATIENCE, connections=connections)
+        await writer.write([make_rows("a"), make_rows("a", "2026-03-01T13:00:00+01:00")])
+        await writer.write([make_rows("a", "2026-03-01T12:05:00+00:00")])
+        assert await writer.last_run("a") == 1_772_366_700.0
+        assert await writer.last_run("b") is None
+        connection = await trio_asyncio.aio_as_trio(connect)(
+            database.superuser.keywords(), PATIENCE
+        )
+        run = trio_asyncio.aio_as_trio(connection.execute)
+        await run("BEGIN; LOCK TABLE reportsexecution IN ACCESS EXCLUSIVE MODE")
+        with pytest.raises(DatabaseError) as caught:
+            await writer.last_run("a")
+        assert caught.value.kind == "transient"
+        await run("ROLLBACK")
+        connection.terminate()
+        assert [stored(one).rows for one in await writer.write([make_rows("b")])] == [4]
+        await writer.aclose()

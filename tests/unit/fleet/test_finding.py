@@ -28,7 +28,11 @@ def test_a_whole_name_is_preferred_to_a_part_of_others() -> None:
         ("web", HOSTNAMES, "web: 2 nodes fit: web-1.test, web-12.test"),
         ("z", HOSTNAMES, "z: 2 nodes fit: 3d-z, same"),
         ("twin", {"a": "twin", "b": "twin"}, "twin: 2 nodes fit: a, b"),
-        ("n", {f"n{i}": "" for i in range(1200)}, "n: 1,200 nodes fit: n0, n1, n2, n3, n4, …"),
+        (
+            "n",
+            {f"n{i}": "" for i in range(1200)},
+            "n: 1,200 nodes fit: n0, n1, n10, n100, n1000, …",
+        ),
         ("\x1b[2J", HOSTNAMES, "\\x1b[2J: no node has this in its id or host name"),
         ("", HOSTNAMES, "(empty): no node has this in its id or host name"),
     ],
@@ -40,3 +44,6 @@ def test_what_is_not_one_node_is_an_error_with_candidates(
     with pytest.raises(NoSuchNodeError) as caught:
         find_node(part, hostnames)
     assert str(caught.value) == said
+    with pytest.raises(NoSuchNodeError) as caught:
+        find_node(part, hostnames, "--relay")
+    assert str(caught.value) == f"--relay {said}"

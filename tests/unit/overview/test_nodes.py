@@ -2,14 +2,13 @@
 
 import pytest
 
-from relayd.errors import Reason, RelaydError
+from relayd.errors import Reason
+from relayd.fleet.finding import NoSuchNodeError
 from relayd.fleet.nodes import Node, Nodes
 from relayd.overview.nodes import (
     NodesChoice,
     NodesPage,
     Sources,
-    all_nodes,
-    find_node,
     list_nodes,
     relay_of,
 )
@@ -88,27 +87,12 @@ def test_row_says_what_is_unusual() -> None:
     assert (page.total, page.known, page.observed_s) == (7, 7, 7200.0)
 
 
-@pytest.mark.parametrize(
-    ("part", "found"),
-    [("a", "a"), ("web-1.test", "a"), ("web-12", "b"), ("db", "d"), ("relay-lyon", "r2")],
-)
-def test_unique_part_is_enough(part: str, found: str) -> None:
-    """An id or host name counts before a part of others."""
-    assert find_node(part, all_nodes(FLEET)).id == found
-
-
-@pytest.mark.parametrize(
-    ("part", "said"),
-    [
-        ("web-1", r"web-1: 2 nodes fit: web-1\.test, web-12\.test"),
-        ("nobody", "nobody: no node has this"),
-        ("x\x1b[2J", r"x\\x1b\[2J: no node"),
-    ],
-)
-def test_ambiguous_part_names_the_candidates(part: str, said: str) -> None:
-    """What fits several nodes, or none, is an error in one printable line."""
-    with pytest.raises(RelaydError, match=said):
-        find_node(part, all_nodes(FLEET))
+def test_an_unknown_relay_is_an_error_that_names_the_option() -> None:
+    """Only relays are candidates, and the message says which option is wrong."""
+    with pytest.raises(NoSuchNodeError, match=r"^--relay relay-: 2 nodes fit: relay-"):
+        _list(relay="relay-")
+    with pytest.raises(NoSuchNodeError, match=r"^--relay web-1\.test: no node has this"):
+        _list(relay="web-1.test")
 
 
 def test_relay_of_a_node() -> None:

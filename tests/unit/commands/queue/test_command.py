@@ -11,6 +11,7 @@ from click.testing import CliRunner, Result
 
 from relayd.commands import asking
 from relayd.commands.queue.command import command
+from relayd.fleet.finding import find_nodes
 from relayd.spool.layout import run_log_spool
 from relayd.spool.lock import DirectoryLock
 from relayd.spool.operations.choose import Choice
@@ -179,5 +180,5 @@ def test_terminal_escapes_in_names_are_printed_as_text(site: Site) -> None:
     """The name of a file cannot change what the terminal shows."""
     (site.incoming / "\x1b[31mred.log").touch()
     assert "\x1b" not in call(site, "list").output
-    queue = Queue([run_log_spool(site.incoming.parent)], {}, lambda _: "")
+    queue = Queue([run_log_spool(site.incoming.parent)], {}, lambda _: "", find_nodes)
     assert queue.files(Choice()).waiting == 1

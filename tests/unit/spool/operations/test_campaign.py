@@ -19,6 +19,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from relayd.fleet.finding import find_nodes
 from relayd.spool.layout import run_log_spool
 from relayd.spool.operations import act
 from relayd.spool.operations.act import Done, NoClaims, drop, hold, release
@@ -222,7 +223,7 @@ def test_a_kill_between_any_two_system_calls_loses_and_doubles_nothing(
         for name in NAMES:
             upload(spool.watched[0], name, name)
         choice = Choice(nodes=("web",))
-        queue = Queue([spool], {}, lambda _: "")
+        queue = Queue([spool], {}, lambda _: "", find_nodes)
         if action != "hold":
             queue.hold(choice)
         if action == "drop":

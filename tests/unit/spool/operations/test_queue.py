@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from relayd.errors import StartError
+from relayd.fleet.finding import find_nodes
 from relayd.spool.layout import Spool, inventory_spool, run_log_spool
 from relayd.spool.operations.choose import Choice
 from relayd.spool.operations.entries import node_of
@@ -31,7 +32,10 @@ class Site:
                 path.mkdir(parents=True)
         self.incoming = self.reports.watched[0]
         self.queue = Queue(
-            (self.reports, self.inventories), HOSTS, lambda node: "relay" if node == DB else ""
+            (self.reports, self.inventories),
+            HOSTS,
+            lambda node: "relay" if node == DB else "",
+            find_nodes,
         )
 
     def add(self, node: str, age: float = 0.0, suffix: str = ".log.gz") -> str:
@@ -230,7 +234,7 @@ def test_a_file_in_flight_is_left_alone(site: Site) -> None:
     """It is reported as such; the others go, and relayd learns which have left."""
     name, other = site.add(WEB, 60), site.add(WEB)
     working = Working(name)
-    queue = Queue((site.reports,), HOSTS, lambda _: "", working)  # type: ignore[arg-type]
+    queue = Queue((site.reports,), HOSTS, lambda _: "", find_nodes, working)  # type: ignore[arg-type]
     report = queue.hold(Choice(nodes=("web",)))
     assert report.counts == {"busy": 1, "held": 1}
     assert working.settled == [({other}, set())]

@@ -227,3 +227,15 @@ def test_a_record_takes_few_bytes() -> None:
     row = columns.append()
     assert sum(map(len, columns.dump().values())) <= 150
     assert row == 0
+
+
+def test_a_copy_is_for_another_thread() -> None:
+    """What is noted later does not change a copy, and the copy not the records."""
+    records, _ = make_records("a", "b")
+    records.note_arrival("a", START)
+    records.note_outcome("a", "stored", START + 1, FACTS)
+    before, copy = records.get("a"), records.copy()
+    assert (copy.get("a"), copy.since, copy.last_hour()) == (before, records.since, 1)
+    records.note_arrival("b", START)
+    copy.note_outcome("a", "refused", START + 2, FACTS, Reason.SIGNATURE)
+    assert (copy.get("b"), records.get("a")) == (None, before)
