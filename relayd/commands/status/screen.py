@@ -14,6 +14,8 @@ UNKNOWN: Final = "\N{EN DASH}"
 #: Columns of the narrowest terminal.
 WIDTH: Final = 80
 _LABEL: Final = 13
+#: Reasons of refused files that are named.
+_REASONS: Final = 3
 #: Between a trouble and the next command.
 _GAP: Final = "   "
 _SERVERS: Final = {"root": "root server", "relay": "relay"}
@@ -36,7 +38,8 @@ def status_lines(overview: Overview, width: int = WIDTH) -> Iterator[str]:
     """Yield the lines of the screen; only those of rows may be longer than `width`."""
     yield heading(overview)
     advice = f"{_GAP}{overview.advice}" if overview.advice else ""
-    yield from textwrap.wrap(f"{printable(overview.sentence)}{advice}", width)
+    sentence = f"{printable(overview.sentence)}{advice}"
+    yield from textwrap.wrap(sentence, width, break_on_hyphens=False)
     yield ""
     for label, row in _rows(overview, width):
         line = f"{label:<{_LABEL}}{row.text}"
@@ -59,7 +62,7 @@ def _rows(overview: Overview, width: int) -> Iterator[tuple[str, _Row]]:
     for output in overview.outputs:
         yield output.name, _output(output, overview.at)
     yield "nodes", _nodes(overview.nodes)
-    yield "failed", _failed(overview.failed)
+    yield "failed", _failed(overview.failed, width - _LABEL)
     if overview.held:
         held = f"{counted(overview.held, 'file')} held by an operator"
         yield "held", _Row(held, "relayd queue list --state held")
@@ -113,7 +116,7 @@ def _lag(overview: Overview) -> str:
 def _quantiles(what: str, median: float | None, most: float | None) -> str:
     if median is None:
         return ""
-    within = f", 99 % within {precise(most)}" if most is not None else ""
+    within = f", 99 % in {precise(most)}" if most is not None else ""
     return f"{what} {precise(median)}{within}"
 
 
@@ -146,13 +149,17 @@ def _nodes(nodes: NodesState) -> _Row:
     return _Row(f"{heard} {after}, {nodes.silent:,} silent", command)
 
 
-def _failed(failed: FailedState) -> _Row:
+def _failed(failed: FailedState, room: int) -> _Row:
+    """Return how many there are, with as many of the most frequent reasons as have room."""
     if not failed.files:
         return _Row("0 files")
-    most = list(failed.reasons.items())
-    reasons = ", ".join(f"{files:,} {reason}" for reason, files in most[:3])
-    more = ", …" if len(most) > 3 else ""
-    text = f"{counted(failed.files, 'file')} ({size(failed.bytes)}): {reasons}{more}"
+    reasons = [f"{files:,} {reason}" for reason, files in failed.reasons.items()]
+    text = f"{counted(failed.files, 'file')} ({size(failed.bytes)})"
+    for number in range(min(len(reasons), _REASONS), 0, -1):
+        more = ", …" if number < len(reasons) else ""
+        longer = f"{text}: {', '.join(reasons[:number])}{more}"
+        if len(longer) <= room:
+            return _Row(longer, "relayd failed list")
     return _Row(text, "relayd failed list")
 
 

@@ -111,7 +111,7 @@ def _check(directory: Path) -> str:
 def _process(settings: Settings) -> str:
     pid = running_process(settings)
     if pid is None:
-        raise MissingError("relayd does not run")
+        raise MissingError("no process is known that uses the spool")
     lines = [f"process {pid}"]
     for name in _ABOUT_PROCESS:
         try:
