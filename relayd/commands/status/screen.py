@@ -149,8 +149,8 @@ def _nodes(nodes: NodesState) -> _Row:
     return _Row(f"{heard} {after}, {nodes.silent:,} silent", command)
 
 
-def _failed(failed: FailedState, room: int) -> _Row:
-    """Return how many there are, with as many of the most frequent reasons as have room."""
+def _failed(failed: FailedState, width: int) -> _Row:
+    """Return how many there are, with as many of the most frequent reasons as fit."""
     if not failed.files:
         return _Row("0 files")
     reasons = [f"{files:,} {reason}" for reason, files in failed.reasons.items()]
@@ -158,7 +158,7 @@ def _failed(failed: FailedState, room: int) -> _Row:
     for number in range(min(len(reasons), _REASONS), 0, -1):
         more = ", …" if number < len(reasons) else ""
         longer = f"{text}: {', '.join(reasons[:number])}{more}"
-        if len(longer) <= room:
+        if len(longer) <= width:
             return _Row(longer, "relayd failed list")
     return _Row(text, "relayd failed list")
 

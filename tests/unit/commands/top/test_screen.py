@@ -100,7 +100,7 @@ def test_every_screen_fits(width: int, keys: list[Any]) -> None:
 
 
 def test_low_terminals_show_what_is_chosen() -> None:
-    """Where not everything has room, the menu and the help come before the figures."""
+    """Where not everything fits, the menu and the help come before the figures."""
     feed, screen = Feed(_Control(), MenuView()), Screen()  # type: ignore[arg-type]
     screen.press([], feed)
     _answer(feed)
