@@ -60,6 +60,7 @@ _LAZY: Final = {
         "List refused files, move them back, or remove them.",
     ),
     "status": ("relayd.commands.status.command", "Say whether relayd is well, and what waits."),
+    "support": ("relayd.commands.support.command", "Write an archive for a bug report."),
     "top": ("relayd.commands.top.command", "Watch relayd live, by node and by reason."),
     "inspect": ("relayd.commands.inspect.command", "Show what relayd would do with run-log files."),
     "queue": ("relayd.commands.queue.command", "List, hold, release, retry or drop waiting files."),

@@ -61,7 +61,7 @@ def nodes_summary(page: NodesPage, choice: NodesChoice) -> str:
         parts.append(f"arrivals are known for {age(page.observed_s)} only")
     if page.total > len(page.rows):
         parts.append(f"the first {len(page.rows):,} are shown, see --limit")
-    return f"{'; '.join(parts)}. relayd node NODE shows all about one."
+    return f"{'; '.join(parts)}. relayd node NODE shows more about one."
 
 
 def node_lines(

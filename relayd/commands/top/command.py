@@ -1,6 +1,7 @@
 """The command `relayd top`."""
 
 import sys
+import textwrap
 import threading
 from pathlib import Path
 from typing import Final, Literal
@@ -21,10 +22,14 @@ from relayd.control.client import Control, ControlError, NotPermittedError, NotR
 from relayd.errors import StartError
 from relayd.overview.documents import from_document
 from relayd.overview.model import Overview
+from relayd.system.printable import printable
 
 #: Seconds between two questions to relayd, and between two looks for keys.
 EVERY_S: Final = 2.0
 LOOK_S: Final = 0.1
+#: Lines around the rows of a table, and rows that are always shown.
+_AROUND: Final = 5
+_FEWEST: Final = 3
 _HELP: Final = "up/down: choose   right: open   left: back   q: quit"
 
 
@@ -165,10 +170,12 @@ class Screen:
         self._drawn = (feed.news, console.size)
         width, height = console.size
         lines = self._head(feed, width)
+        if "" in lines and height - len(lines) - _AROUND < _FEWEST:  # what is chosen comes first
+            lines = lines[: lines.index("")]
         top = [Text(line[:width], no_wrap=True) for line in lines]
         title = Text(self._way[-1].view.title, style="bold", no_wrap=True)
         foot = Text(_HELP[:width], style="dim", no_wrap=True)
-        self._height = max(3, height - len(top) - 5)
+        self._height = max(_FEWEST, height - len(top) - _AROUND)
         page = feed.page
         body: Table | Text = Text("…") if page is None else self._table(page)
         note = Text("" if page is None else page.note, style="dim", no_wrap=True)
@@ -176,7 +183,8 @@ class Screen:
 
     def _head(self, feed: Feed, width: int) -> list[str]:
         if feed.trouble:
-            return [f"relayd cannot be asked: {feed.trouble}."]
+            trouble = f"relayd cannot be asked: {printable(feed.trouble)}."
+            return textwrap.wrap(trouble, width, max_lines=_FEWEST, break_on_hyphens=False)
         if feed.overview is None:
             return ["…"]
         lines = list(status_lines(feed.overview, width))

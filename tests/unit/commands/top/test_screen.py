@@ -99,6 +99,17 @@ def test_every_screen_fits(width: int, keys: list[Any]) -> None:
         assert max(map(len, lines)) <= width
 
 
+def test_low_terminals_show_what_is_chosen() -> None:
+    """Where not everything fits, the menu and the help come before the figures."""
+    feed, screen = Feed(_Control(), MenuView()), Screen()  # type: ignore[arg-type]
+    screen.press([], feed)
+    _answer(feed)
+    lines = _drawn(screen, feed, height=12)
+    assert len(lines) <= 12
+    assert any(line.startswith("> nodes by waiting files") for line in lines)
+    assert lines[-1].startswith("up/down")
+
+
 def test_relayd_that_is_down_is_said_so() -> None:
     """What was shown before stays, below the reason why it is old."""
     feed, screen = Feed(_Down(), MenuView()), Screen()  # type: ignore[arg-type]
