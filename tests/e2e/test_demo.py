@@ -16,6 +16,7 @@ import pytest
 from relayd.commands.demo.command import NOTHING_BEGUN
 from relayd.commands.demo.run import BALANCED, NOT_BALANCED
 from relayd.commands.demo.stopping import ABANDONED, COUNTING, HURRYING, STARTING
+from tests.support.clustered import needs_programs
 
 PATIENCE = 120
 #: One line of the summary: text, expected, found, verdict, between vertical bars.
@@ -194,6 +195,23 @@ def test_story_of_faults_balances(place: Path) -> None:
     assert {mark for _, _, mark in summary.values()} == {"ok"}
     assert summary["lost"][1] == summary["stored twice"][1] == "0"
     assert BALANCED in output
+
+
+@pytest.mark.fault("D22")
+def test_a_failover_under_patroni_balances(place: Path) -> None:
+    """The primary of a cluster crashes under two relayds: nothing is lost or stored twice."""
+    needs_programs()
+    options = ("--cluster", "--failovers", "postmaster", "--part", "1s")
+    with demo(place, *options, "--nodes", "4", "--rate", "20", "--bad", "0") as process:
+        wait_for(process, "Normal work goes on; Ctrl-C stops and counts")
+        process.send_signal(signal.SIGINT)
+        output = end(process)
+    assert process.returncode == 0, output
+    assert re.search(r"postmaster: (db\d) to (?!\1)db\d, \d+\.\d s without commits", output)
+    assert "Lost by failovers and stored again from held files:" in output
+    assert entries(output)["lost"][1] == entries(output)["stored twice"][1] == "0"
+    assert re.findall(r"relayd's log \((.*)\):", output) == ["server 1", "server 2"]
+    assert not list(place.glob("relayd-cluster-*"))
 
 
 @pytest.mark.fault("F49")

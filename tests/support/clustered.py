@@ -1,7 +1,7 @@
 """Real relayds on a real cluster that fails over, and a plain writer to compare them with."""
 
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -12,6 +12,7 @@ import pytest
 import trio
 
 from relayd.commands.demo.cluster.cluster import Cluster
+from relayd.commands.demo.cluster.failovers import FAILOVERS
 from relayd.commands.demo.cluster.programs import find_programs
 from relayd.commands.demo.postgres.server import ConnectionInfo
 from relayd.errors import StartError
@@ -20,7 +21,6 @@ from tests.support.pgbouncer import open_shipped_pgbouncer
 from tests.support.stored import Run
 
 Route = Literal["haproxy", "hosts", "session", "transaction"]
-Failover = Callable[[Cluster], Awaitable[None]]
 
 #: Seconds for what needs a failover and a copy of the data.
 PATIENCE_S: Final = 180.0
@@ -29,9 +29,6 @@ PERIOD_S: Final = 0.05
 _PROBE_PERIOD_S: Final = 0.1
 #: Seconds after which the plain writer gives up a row and connects again.
 _PROBE_PATIENCE_S: Final = 3.0
-#: Seconds that a frozen primary stays frozen after it was replaced, and that etcd is away.
-_FROZEN_S: Final = 3.0
-_ETCD_AWAY_S: Final = 12.0
 
 
 def needs_programs() -> None:
@@ -123,58 +120,6 @@ async def feed(site: Site, node: str, runs: set[Run]) -> None:
         await trio.sleep_until(due)
 
 
-# What may happen to the primary. Each returns once a machine is the primary again.
-
-
-async def switch_over(cluster: Cluster) -> None:
-    """A planned change of the primary."""
-    await cluster.switch_over()
-
-
-async def kill_postmaster(cluster: Cluster) -> None:
-    """PostgreSQL crashes; Patroni, which is not to start it again, promotes another one."""
-    (await cluster.primary()).kill_postmaster()
-    await cluster.primary()
-
-
-async def kill_machine(cluster: Cluster) -> None:
-    """The machine of the primary is gone, and comes back later."""
-    primary = await cluster.primary()
-    await primary.kill()
-    await cluster.primary()
-    await primary.patroni.start()
-
-
-async def freeze_primary(cluster: Cluster) -> None:
-    """The machine of the primary stands still, and goes on when another one is the primary."""
-    primary = await cluster.primary()
-    primary.freeze()
-    try:
-        await cluster.primary()
-        await trio.sleep(_FROZEN_S)
-    finally:
-        primary.thaw()
-
-
-async def stop_etcd(cluster: Cluster) -> None:
-    """All of etcd stands still for a while."""
-    cluster.stop_etcd()
-    try:
-        await trio.sleep(_ETCD_AWAY_S)
-    finally:
-        cluster.resume_etcd()
-    await cluster.primary()
-
-
-FAILOVERS: Final[tuple[Failover, ...]] = (
-    switch_over,
-    kill_postmaster,
-    kill_machine,
-    freeze_primary,
-    stop_etcd,
-)
-
-
 @dataclass(frozen=True, slots=True)
 class Window:
     """The time of one failover, in seconds since the epoch.
@@ -195,14 +140,14 @@ class Window:
         return max((later - earlier for earlier, later in pairwise(within)), default=0.0)
 
 
-async def fail_over(cluster: Cluster, failover: Failover, nodes: Sequence[str]) -> Window:
+async def fail_over(cluster: Cluster, kind: str, nodes: Sequence[str]) -> Window:
     """Let something happen to a healthy cluster, and wait until all writers go on."""
     await cluster.healthy()
     await _writing(cluster, nodes)
     begin = time.time()
-    await failover(cluster)
+    await FAILOVERS[kind].run(cluster)
     await _writing(cluster, nodes)
-    return Window(failover.__name__, begin, time.time())
+    return Window(kind, begin, time.time())
 
 
 async def _writing(cluster: Cluster, nodes: Sequence[str]) -> None:

@@ -1,18 +1,22 @@
-"""The files for a replicated database: what HAProxy, PgBouncer and etcd make of them.
+"""The files for a replicated database: what HAProxy, PgBouncer and Patroni make of them."""
 
-Patroni's own check needs a cluster: `tests/e2e/test_cluster.py`.
-"""
-
+import re
 import subprocess
+from pathlib import Path
 
 import pytest
 
 from relayd.commands.demo.cluster import programs, shipped
+from relayd.commands.demo.cluster.cluster import Cluster
 from relayd.errors import StartError
 from tests.support.clustered import needs_programs
 from tests.support.daemon import NOWHERE
 from tests.support.pgbouncer import PoolMode, open_shipped_pgbouncer
+from tests.support.ports import free_port
 from tests.support.project import CONF
+
+#: What Patroni says about a cluster on one machine whose etcd does not run.
+_ON_ONE_MACHINE = re.compile(r'must not contain "127\.0\.0\.1"|127\.0\.0\.1:\d+ is not reachable')
 
 
 def test_haproxy_accepts_the_shipped_file() -> None:
@@ -21,6 +25,19 @@ def test_haproxy_accepts_the_shipped_file() -> None:
     command = [str(programs.find_programs().haproxy), "-c", "-f", str(CONF / "ha" / "haproxy.cfg")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("synchronous", [False, True])
+def test_patroni_accepts_the_shipped_file(tmp_path: Path, synchronous: bool) -> None:
+    """`patroni --validate-config` has no objection that other machines would not remove."""
+    needs_programs()
+    cluster = Cluster(tmp_path, synchronous=synchronous, free_port=free_port)
+    configuration = cluster.machines["db1"].data.parent / "patroni.yml"
+    command = ["patroni", "--validate-config", str(configuration)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    said = done.stderr.splitlines()
+    assert said, "nothing was validated"
+    assert [line for line in said if not _ON_ONE_MACHINE.search(line)] == []
 
 
 @pytest.mark.parametrize("mode", ["session", "transaction"])

@@ -10,12 +10,12 @@ import subprocess
 import tempfile
 import urllib.request
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import trio
 from cryptography import x509
@@ -36,6 +36,8 @@ from relayd.errors import StartError
 
 #: Seconds for the cluster to start, and to be whole again after a failover.
 START_DEADLINE: Final = 120.0
+#: Seconds with two standbys of which none may be promoted, until Patroni is restarted.
+_UNRECORDED_S: Final = 15.0
 _POLL: Final = 0.1
 _ANSWER_TIMEOUT: Final = 3.0
 _CLEANUP_DEADLINE: Final = 60.0
@@ -163,6 +165,11 @@ class Cluster:
             RELAYD_PASSWORD=self.rudder.password,
         )
 
+    def crash(self) -> str | None:
+        """Return which program ended by itself; None unless one that nothing kills did."""
+        ended = next((child for child in (self._haproxy, *self._etcd) if child.pid is None), None)
+        return None if ended is None else f"{ended.name} (see {ended.log})"
+
     async def close(self) -> None:
         """Kill everything."""
         for machine in self.machines.values():
@@ -173,21 +180,21 @@ class Cluster:
 
     # What may happen to it.
 
-    async def primary(self) -> Machine:
+    async def primary(self, after: Machine | None = None) -> Machine:
         """Return the primary, once there is one.
+
+        Args:
+            after: a machine that is not meant, because it was the primary before.
 
         Raises:
             StartError: there is none for long.
         """
-        return await trio.to_thread.run_sync(self.find_primary) or await self._wait_for_primary()
-
-    async def _wait_for_primary(self) -> Machine:
         with trio.move_on_after(START_DEADLINE):
             while True:
-                await trio.sleep(_POLL)
                 found = await trio.to_thread.run_sync(self.find_primary)
-                if found is not None:
+                if found is not None and found is not after:
                     return found
+                await trio.sleep(_POLL)
         raise StartError(f"no primary within {START_DEADLINE:.0f} s (see {self.directory}/*.log)")
 
     def find_primary(self) -> Machine | None:
@@ -203,28 +210,50 @@ class Cluster:
     async def healthy(self) -> None:
         """Return when there are a primary and two standbys that follow it.
 
+        With synchronous replication, one of them is recorded as the standby that may be promoted.
+        If none is for long, the primary's Patroni is restarted, as an administrator would do.
+
         Raises:
             StartError: that takes too long.
         """
+        unrecorded_since: float | None = None
         with trio.move_on_after(START_DEADLINE):
             while True:
-                if await trio.to_thread.run_sync(self._is_healthy):
+                state = await trio.to_thread.run_sync(self._state)
+                if state == "healthy":
                     return
+                now = trio.current_time()
+                unrecorded_since = (unrecorded_since or now) if state == "unrecorded" else None
+                if unrecorded_since is not None and now > unrecorded_since + _UNRECORDED_S:
+                    await self._restart_patroni()
+                    unrecorded_since = None
                 await trio.sleep(_POLL)
         raise StartError(f"not whole in {START_DEADLINE:.0f} s (see {self.directory}/*.log)")
 
-    def _is_healthy(self) -> bool:
+    def _state(self) -> Literal["healthy", "unrecorded", "failing"]:
+        """Return how the cluster is; "unrecorded" if only a synchronous standby is missing."""
         primary = self.find_primary()
         if primary is None:
-            return False
+            return "failing"
         try:
             members = self._ask(primary, "/cluster")["members"]
             following = self.psql(_FOLLOWERS, database="postgres", machine=primary)
             wanted = self._ask(primary, "/config")["synchronous_mode"]
         except (OSError, KeyError, RuntimeError):
-            return False
-        confirmed = any(member["role"] == "sync_standby" for member in members)
-        return int(following) == len(MEMBERS) - 1 and confirmed >= wanted
+            return "failing"
+        if int(following) < len(MEMBERS) - 1:
+            return "failing"
+        recorded = any(member["role"] == "sync_standby" for member in members)
+        return "healthy" if recorded >= wanted else "unrecorded"
+
+    async def _restart_patroni(self) -> None:
+        """Restart Patroni on the primary, while its PostgreSQL goes on.
+
+        Before version 3.1, it may have an outdated copy of etcd's keys, which it cannot change.
+        """
+        primary = await self.primary()
+        await primary.patroni.kill()
+        await primary.patroni.start()
 
     async def switch_over(self) -> None:
         """Let Patroni make a standby the primary, as planned, which loses nothing.
@@ -369,7 +398,7 @@ async def open_cluster(
         The cluster, with Rudder's tables, a primary and two standbys.
 
     Raises:
-        StartError: a program is not installed, or did not start.
+        StartError: a program is not installed, or did not start; its log is kept.
     """
     # Not below the caller's directory: the path of a Unix socket must be short, and the account of
     # PostgreSQL must be able to enter all directories above.
@@ -385,8 +414,23 @@ async def open_cluster(
         finally:
             with trio.move_on_after(_CLEANUP_DEADLINE, shield=True):
                 await cluster.close()
-    finally:
+    except Exception:
+        _remove_all_but_logs(directory)
+        raise
+    except BaseException:
         shutil.rmtree(directory, ignore_errors=True)
+        raise
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+def _remove_all_but_logs(directory: Path) -> None:
+    for path in directory.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        elif path.suffix != ".log":
+            path.unlink()
+    with suppress(OSError):
+        directory.rmdir()
 
 
 def _open_to(account: PostgresAccount, directory: Path) -> None:

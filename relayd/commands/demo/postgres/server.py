@@ -18,7 +18,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Final, Literal, TypedDict
+from typing import Final, Literal, Protocol, TypedDict
 from urllib.parse import quote
 
 from relayd.commands.demo.postgres import programs as pginstall
@@ -89,6 +89,22 @@ class ConnectionInfo:
             password=self.password,
             database=self.database,
         )
+
+
+class Database(Protocol):
+    """What the demo asks of its database: one server, or a cluster.
+
+    Attributes:
+        rudder: connection of the role `rudder`.
+    """
+
+    rudder: ConnectionInfo
+
+    def psql(self, sql: str, /) -> str:
+        """Run SQL as the superuser and return the rows as CSV."""
+
+    def crash(self) -> str | None:
+        """Return why a process that it needs ended by itself; None unless one did."""
 
 
 class Server:
