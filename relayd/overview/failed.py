@@ -3,6 +3,7 @@
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from heapq import nlargest
 from pathlib import Path
 from typing import Final
 
@@ -20,6 +21,7 @@ class _Known(msgspec.Struct, frozen=True, gc=False):
     reason: str
     node_id: str
     size: int
+    at: float
 
 
 class FailedIndex:
@@ -57,18 +59,23 @@ class FailedIndex:
         """How many files of each node the latest look has found."""
         return self._nodes
 
-    @property
-    def paths(self) -> Iterable[str]:
-        """The files that the latest look has found."""
-        return self._known.keys()
+    def find(self, name: str) -> tuple[Path, str] | None:
+        """Return a file that the latest look has found, and its node; None if it has not.
 
-    def node_of(self, path: str) -> str:
-        """Return the node of a file, "" without one."""
-        return self._known[path].node_id
+        Args:
+            name: base name.
+        """
+        for directory in self._directories:
+            path = directory / name
+            known = self._known.get(str(path))
+            if known is not None:
+                return path, known.node_id
+        return None
 
-    def files_with(self, reason: str) -> list[Path]:
-        """Return the files with a reason that the latest look has found."""
-        return [Path(path) for path, known in self._known.items() if known.reason == reason]
+    def files_with(self, reason: str, limit: int) -> tuple[list[Path], int]:
+        """Return the latest files with a reason, and how many there are; without reading any."""
+        found = [(known.at, path) for path, known in self._known.items() if known.reason == reason]
+        return [Path(path) for _, path in nlargest(limit, found)], len(found)
 
     def files_of(self, node_id: str) -> list[Path]:
         """Return the files of a node that the latest look has found."""
@@ -90,14 +97,14 @@ class FailedIndex:
 
 
 def _read(entry: os.DirEntry[str]) -> _Known:
-    size = entry.stat(follow_symlinks=False).st_size
+    stat = entry.stat(follow_symlinks=False)
     try:
         record = read_reason(reason_path(Path(entry.path)))
     except OSError:
         record = None
     if record is None:
-        return _Known(UNEXPLAINED, "", size)
-    return _Known(record.reason.value, record.node, size)
+        return _Known(UNEXPLAINED, "", stat.st_size, stat.st_ctime)
+    return _Known(record.reason.value, record.node, stat.st_size, stat.st_ctime)
 
 
 def _changed_at(directory: Path) -> int:

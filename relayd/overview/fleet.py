@@ -20,8 +20,8 @@ from relayd.overview.server import role_of, spools_in_use
 from relayd.runlog.filename import run_of
 from relayd.spool.failed.reasons import read_reason, reason_path
 from relayd.spool.layout import Spool
-from relayd.spool.operations.entries import count_waiting, each_entry, waiting_of
-from relayd.system.printable import shown
+from relayd.spool.operations.entries import count_waiting, find_entry, waiting_of
+from relayd.system.printable import names_of, shown
 from relayd.telemetry.nodes.records import NodeRecord, NodeRecords
 
 #: What others say while nobody is asked.
@@ -138,33 +138,29 @@ class FleetView:
     def refused(self, reason: str, limit: int) -> Refusals:
         """Return the refused files with a reason, the latest first."""
         self._failed.look()
-        paths = self._failed.files_with(reason)
+        paths, total = self._failed.files_with(reason, limit)
         found = sorted(map(_refusal, paths), key=lambda facts: -facts.at)
-        return Refusals(files=tuple(found[:limit]), total=len(found))
+        return Refusals(files=tuple(found), total=total)
 
     def where(self, name: str) -> FilePlace:
-        """Return where a file is, by its base name."""
-        entries = (
-            entry
-            for entry in each_entry(self._spools.values(), gently=self._gently)
-            if entry.shown == name
-        )
+        """Return where a file is.
+
+        Args:
+            name: base name, as it is shown: bytes that are not UTF-8 may be escapes.
+
+        Raises:
+            RelaydError: a spool cannot be read.
+        """
         self._failed.look()
-        refused = next((path for path in self._failed.paths if Path(path).name == name), None)
-        for entry in entries:
-            state: Literal["waiting", "held"] = "held" if entry.layer else "waiting"
-            return FilePlace(name=name, state=state, at=entry.dated, node_id=entry.node_id)
-        if refused is None:
-            return FilePlace(name=name, state="unknown")
-        facts = _refusal(Path(refused))
-        return FilePlace(
-            name=name,
-            state="refused",
-            at=facts.at,
-            node_id=self._failed.node_of(refused),
-            reason=facts.reason,
-            detail=facts.detail,
-        )
+        for real in names_of(name):
+            entry = find_entry(self._spools.values(), real)
+            if entry is not None:
+                state: Literal["waiting", "held"] = "held" if entry.layer else "waiting"
+                return FilePlace(name=name, state=state, at=entry.dated, node_id=entry.node_id)
+            refused = self._failed.find(real)
+            if refused is not None:
+                return _refused_place(name, *refused)
+        return FilePlace(name=name, state="unknown")
 
     def _sources(self, known: Known, waiting: Mapping[str, int]) -> Sources:
         self._failed.look()
@@ -213,11 +209,24 @@ def _date_of(spool: Spool, path: Path, name: str) -> float:
         return 0.0
 
 
+def _refused_place(name: str, path: Path, node_id: str) -> FilePlace:
+    facts = _refusal(path)
+    return FilePlace(
+        name=name,
+        state="refused",
+        at=facts.at,
+        node_id=node_id,
+        reason=facts.reason,
+        detail=facts.detail,
+    )
+
+
 def _refusal(path: Path) -> FileFacts:
+    name = shown(path.name)
     with suppress(OSError, ValueError):
         record = read_reason(reason_path(path))
         if record is not None:
             at = datetime.fromisoformat(record.time).timestamp()
             reason = record.reason.value
-            return FileFacts(name=path.name, at=at, reason=reason, detail=record.detail)
-    return FileFacts(name=path.name, at=0.0, reason="unexplained")
+            return FileFacts(name=name, at=at, reason=reason, detail=record.detail)
+    return FileFacts(name=name, at=0.0, reason="unexplained")

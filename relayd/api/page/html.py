@@ -53,7 +53,7 @@ def link(target: str, *children: object, **attributes: object) -> Html:
 
 def path_of(*parts: str) -> str:
     """Return a relative path of parts of which any character is kept."""
-    return "/".join(quote(part, safe="") for part in parts)
+    return "/".join(quote(part, safe="", errors="backslashreplace") for part in parts)
 
 
 _VOID: Final = frozenset({"br", "input", "meta", "link"})

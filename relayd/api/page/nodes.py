@@ -125,7 +125,8 @@ def _files(number: int, files: Sequence[FileFacts], now: float) -> Html:
 def _file(file: FileFacts, now: float) -> Html:
     about = f", {file.reason}: {file.detail}" if file.reason else ""
     target = "../" + path_of("files", file.name)
-    return join(link(target, file.name), f", {age(now - file.at)} ago{about}")
+    ago = f", {age(now - file.at)} ago" if file.at else ""
+    return join(link(target, file.name), ago, about)
 
 
 def refused_body(reason: str, found: Refusals, now: float) -> Html:
@@ -147,7 +148,7 @@ def file_body(file: FilePlace, now: float) -> Html:
         "refused": "It was refused",
         "unknown": "It is not here: it is done, or has never arrived",
     }
-    since = f", for {age(now - file.at)}" if file.at is not None else ""
+    since = f", for {age(now - file.at)}" if file.at else ""
     node = ""
     if file.node_id:
         node = tag("p", "Node: ", link("../" + path_of("nodes", file.node_id), file.node_id))

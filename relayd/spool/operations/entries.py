@@ -124,6 +124,31 @@ def each_entry(
                 raise StartError(f"{path} cannot be read: {words_of(error)}") from error
 
 
+def find_entry(spools: Iterable[Spool], name: str) -> Entry | None:
+    """Return the file of a name that waits or was set aside, None without one.
+
+    Args:
+        spools: where to look; directories that do not exist count as empty.
+        name: base name; anything else, as a path, is none.
+
+    Raises:
+        StartError: the directories of files that were set aside cannot be listed.
+    """
+    if "/" in name or "\0" in name or name in {"", ".", ".."}:
+        return None
+    for spool in spools:
+        for path, place, layer in _directories(spool):
+            if not _is_listed(spool, name, layer):
+                continue
+            with suppress(OSError):  # it is not here, or its name is longer than any can be
+                arrived = (path / name).lstat().st_mtime
+                run = run_of(name) if spool.ordered else None
+                node_id = node_of(name, ordered=spool.ordered)
+                dated = arrived if run is None else run[1]
+                return Entry(spool, place, name, node_id, dated, layer)
+    return None
+
+
 def waiting_names(
     spools: Iterable[Spool], *, gently: bool = False
 ) -> Iterator[tuple[Spool, Path, str]]:
@@ -206,10 +231,7 @@ def _read(spool: Spool, path: Path, place: str, layer: str, *, by_arrival: bool)
     with os.scandir(path) as files:
         for file in files:
             name = file.name
-            if layer:
-                if name.startswith(TEMPORARY):
-                    continue
-            elif not is_ours(name, spool.extensions, hidden=spool.hidden):
+            if not _is_listed(spool, name, layer):
                 continue
             run = run_of(name) if spool.ordered else None
             if run is not None and not by_arrival:
@@ -219,3 +241,9 @@ def _read(spool: Spool, path: Path, place: str, layer: str, *, by_arrival: bool)
             with suppress(FileNotFoundError):
                 arrived = file.stat(follow_symlinks=False).st_mtime
                 yield Entry(spool, place, name, node_id, arrived, layer)
+
+
+def _is_listed(spool: Spool, name: str, layer: str) -> bool:
+    if layer:
+        return not name.startswith(TEMPORARY)
+    return is_ours(name, spool.extensions, hidden=spool.hidden)

@@ -38,7 +38,7 @@ class _Elements(HTMLParser):
         self.active += [name for name, _ in attrs if name.startswith("on") or name == "style"]
 
 
-@given(st.text())
+@given(st.text(st.characters()))
 def test_any_text_stays_text(hostile: str) -> None:
     """No name of a file, node or reason, and no line of the log, adds an element."""
     overview = judged(
