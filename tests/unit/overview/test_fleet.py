@@ -68,7 +68,7 @@ RUN: Final = "2026-11-28T10:00:00+00:00@n1.log"
 
 
 @pytest.mark.parametrize(
-    "name", [RUN, "\\xff@n1.log", os.fsdecode(b"\xff.log"), "\N{SNOWMAN} \"><b>.log"]
+    "name", [RUN, "\\xff@n1.log", os.fsdecode(b"\xff.log"), '\N{SNOWMAN} "><b>.log']
 )
 def test_a_file_is_found_by_the_name_that_is_shown(tmp_path: Path, name: str) -> None:
     """Whatever bytes a name has, the list of refused files has a name that leads to the file."""
