@@ -17,6 +17,7 @@ from relayd.overview.failed import FailedIndex
 from relayd.overview.nodes import NodesChoice, NodesPage, Sources, list_nodes
 from relayd.overview.one_node import NAMED, Asked, FileFacts, NodeDetail, node_detail
 from relayd.overview.server import role_of, spools_in_use
+from relayd.overview.summary import Summary, summarize
 from relayd.runlog.filename import run_of
 from relayd.spool.failed.reasons import read_reason, reason_path
 from relayd.spool.layout import Spool
@@ -90,14 +91,43 @@ class FleetView:
         self._spools = spools_in_use(settings)
         self._failed = FailedIndex(self._spools.values())
 
-    def some(self, known: Known, choice: NodesChoice) -> NodesPage:
+    def some(
+        self,
+        known: Known,
+        choice: NodesChoice,
+        part: str = "",
+        waiting: Mapping[str, int] | None = None,
+    ) -> NodesPage:
         """Return the nodes that are meant.
+
+        Args:
+            known: all nodes and their records.
+            choice: which nodes are meant.
+            part: of their names or ids, in any case; "" for any.
+            waiting: how many files of each node wait; None to count them now.
 
         Raises:
             RelaydError: no relay has the name that was given, or a spool cannot be read.
         """
-        waiting = count_waiting(self._spools.values(), gently=self._gently)
-        return list_nodes(self._sources(known, waiting), choice)
+        counted = self.waiting() if waiting is None else waiting
+        return list_nodes(self._sources(known, counted), choice, part)
+
+    def waiting(self) -> Mapping[str, int]:
+        """Return how many files of each node wait; takes a second for some hundred thousand.
+
+        Raises:
+            RelaydError: a spool cannot be read.
+        """
+        return count_waiting(self._spools.values(), gently=self._gently)
+
+    def summary(self, known: Known, silent_s: float) -> Summary:
+        """Return what there is to say of all nodes, but for the files that wait.
+
+        Args:
+            known: all nodes and their records.
+            silent_s: seconds without a run log that are unusual.
+        """
+        return summarize(self._sources(known, {}), silent_s)
 
     def one(
         self, known: Known, node_id: str, asked: Asked = _NOTHING, *, named: int = NAMED

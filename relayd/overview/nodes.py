@@ -117,14 +117,22 @@ class Sources(msgspec.Struct, frozen=True):
     now: float
 
 
-def list_nodes(sources: Sources, choice: NodesChoice) -> NodesPage:
+def list_nodes(sources: Sources, choice: NodesChoice, part: str = "") -> NodesPage:
     """Return the nodes that are meant.
+
+    Args:
+        sources: of the facts.
+        choice: which nodes are meant.
+        part: of their names or ids, in any case; "" for any.
 
     Raises:
         NoSuchNodeError: no relay has the name that was given.
     """
     ids = reporting_nodes(sources.nodes)
     found = array("L", _matching(sources, ids, choice))
+    if part:
+        wanted = part.casefold()
+        found = array("L", (one for one in found if _has(sources.nodes, ids[one], wanted)))
     key = _SORTED[choice.sort]
     first = nsmallest(choice.limit, found, lambda place: key(sources, ids[place]))
     return NodesPage(
@@ -135,11 +143,12 @@ def list_nodes(sources: Sources, choice: NodesChoice) -> NodesPage:
     )
 
 
-_NO_RECORD: Final = NodeRecord(node_id="")
+#: Of a node of which nothing was heard.
+NO_RECORD: Final = NodeRecord(node_id="")
 
 
 def _record(sources: Sources, node_id: str) -> NodeRecord:
-    return sources.record(node_id) or _NO_RECORD
+    return sources.record(node_id) or NO_RECORD
 
 
 _SORTED: Final[dict[Sort, Callable[[Sources, str], float]]] = {
@@ -169,6 +178,10 @@ def _matching(sources: Sources, ids: Sequence[str], choice: NodesChoice) -> Iter
             yield place
 
 
+def _has(nodes: Nodes, node_id: str, part: str) -> bool:
+    return part in node_id.casefold() or part in _hostname(nodes, node_id).casefold()
+
+
 def _silent(record: NodeRecord, limit: float) -> bool:
     return record.arrived is None or record.arrived < limit
 
@@ -184,17 +197,16 @@ def node_row(
         record: its record.
         silent_s: seconds without a run log that are unusual; None if none are.
     """
-    node = sources.nodes.get(node_id)
     waiting, failed = sources.waiting.get(node_id, 0), sources.failed.get(node_id, 0)
     troubles: dict[Trouble, bool] = {
         "silent": silent_s is not None and _silent(record, sources.now - silent_s),
         "failing": bool(record.failures or failed),
-        "flooding": record.last_hour >= max(FLOOD_LEAST, FLOOD_PART * sources.last_hour),
+        "flooding": floods(record, sources),
         "waiting": bool(waiting),
     }
     return NodeRow(
         node_id=node_id,
-        hostname=node.hostname if node is not None else "",
+        hostname=_hostname(sources.nodes, node_id),
         relay=_relay_name(sources.nodes, node_id),
         last_arrival=record.arrived,
         last_run=record.run,
@@ -210,6 +222,11 @@ def node_row(
     )
 
 
+def floods(record: NodeRecord, sources: Sources) -> bool:
+    """Return whether a node sends too large a part of all run logs."""
+    return record.last_hour >= max(FLOOD_LEAST, FLOOD_PART * sources.last_hour)
+
+
 def _relay_name(nodes: Nodes, node_id: str) -> str:
     relay = relay_of(nodes, node_id)
     return "" if relay is None else name_of(nodes, relay)
@@ -217,8 +234,12 @@ def _relay_name(nodes: Nodes, node_id: str) -> str:
 
 def name_of(nodes: Nodes, node_id: str) -> str:
     """Return the host name of a node, or its id without one."""
+    return _hostname(nodes, node_id) or node_id
+
+
+def _hostname(nodes: Nodes, node_id: str) -> str:
     node = nodes.get(node_id)
-    return node_id if node is None or not node.hostname else node.hostname
+    return "" if node is None else node.hostname
 
 
 def _relays(nodes: Nodes, part: str | None) -> frozenset[str] | None:

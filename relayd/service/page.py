@@ -1,17 +1,23 @@
 """Where the page gets what it shows: the parts of a running service."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
+from typing import TypeVar
 
 import trio
 
+from relayd.api.page.hosts import allowed_hosts
+from relayd.config.main_conf import Listen
 from relayd.control.nodes import Fleet
-from relayd.overview.fleet import FilePlace, Refusals, find, known_node, known_nodes
+from relayd.overview.fleet import FilePlace, Known, Refusals, find, known_node, known_nodes
 from relayd.overview.model import Overview
 from relayd.overview.nodes import NodesChoice, NodesPage
 from relayd.overview.one_node import NodeDetail
+from relayd.overview.summary import Summary
 from relayd.system.threads import in_thread
 from relayd.telemetry.rates import Rates
+
+T = TypeVar("T")
 
 
 class PageSource:
@@ -19,14 +25,13 @@ class PageSource:
 
     Attributes:
         rates: of the last day.
-        hosts: names under which the page may be asked for.
         stopping: set when relayd stops.
 
     Args:
         overview: says whether all is well.
         fleet: answers what is asked about nodes.
         rates: see above.
-        hosts: see above.
+        listen: address of the API.
         stopping: see above.
     """
 
@@ -35,26 +40,47 @@ class PageSource:
         overview: Callable[[], Awaitable[Overview]],
         fleet: Fleet,
         rates: Rates,
-        hosts: frozenset[str],
+        listen: Listen,
         stopping: trio.Event,
     ) -> None:
         self._overview = overview
         self._fleet = fleet
         self.rates = rates
-        self.hosts = hosts
+        self._listen = listen
         self.stopping = stopping
-        # One at a time: each may look at all files of the spool.
-        self._limiter = trio.CapacityLimiter(1)
+        # Each may look at all files of the spool; one more, so that a page need not wait for the
+        # counts of another.
+        self._limiter = trio.CapacityLimiter(2)
+
+    @property
+    def hosts(self) -> frozenset[str]:
+        """Names under which the page may be asked for; the nodes list may have changed them."""
+        nodes = self._fleet.nodes()
+        own = nodes.get(nodes.my_id)
+        return allowed_hosts(self._listen, [] if own is None else [own.hostname])
 
     async def overview(self) -> Overview:
         """Return the overview."""
         return await self._overview()
 
-    async def nodes(self, choice: NodesChoice) -> NodesPage:
+    async def nodes(self, choice: NodesChoice, part: str, waiting: Mapping[str, int]) -> NodesPage:
         """Return nodes. Raises `RelaydError` for a choice that fits nothing."""
-        fleet = self._fleet
-        known = known_nodes(fleet.nodes(), fleet.records.copy())
-        work = partial(fleet.view.some, known, choice)
+        return await self._look(
+            partial(self._fleet.view.some, self._known(), choice, part, waiting)
+        )
+
+    async def summary(self, silent_s: float) -> Summary:
+        """Return what there is to say of all nodes."""
+        return await self._look(partial(self._fleet.view.summary, self._known(), silent_s))
+
+    async def waiting(self) -> Mapping[str, int]:
+        """Return how many files of each node wait. Raises `RelaydError` if they are unreadable."""
+        return await self._look(self._fleet.view.waiting)
+
+    def _known(self) -> Known:
+        return known_nodes(self._fleet.nodes(), self._fleet.records.copy())
+
+    async def _look(self, work: Callable[[], T]) -> T:
         return await in_thread(work, abandon_on_cancel=True, limiter=self._limiter)
 
     async def node(self, part: str) -> NodeDetail:
@@ -64,14 +90,12 @@ class PageSource:
         asked = await fleet.ask(node_id, follow=False)
         known = known_node(nodes, fleet.records, node_id)
         work = partial(fleet.view.one, known, node_id, asked)
-        return await in_thread(work, abandon_on_cancel=True, limiter=self._limiter)
+        return await self._look(work)
 
     async def refused(self, reason: str, limit: int) -> Refusals:
         """Return refused files."""
-        work = partial(self._fleet.view.refused, reason, limit)
-        return await in_thread(work, abandon_on_cancel=True, limiter=self._limiter)
+        return await self._look(partial(self._fleet.view.refused, reason, limit))
 
     async def file(self, name: str) -> FilePlace:
         """Return where a file is."""
-        work = partial(self._fleet.view.where, name)
-        return await in_thread(work, abandon_on_cancel=True, limiter=self._limiter)
+        return await self._look(partial(self._fleet.view.where, name))

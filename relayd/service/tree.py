@@ -405,18 +405,14 @@ class Service:
 
     def _pages(self) -> "Pages":
         """Return what answers the requests of the page for administrators."""
-        from relayd.api.page.hosts import allowed_hosts
         from relayd.api.page.pages import Pages
         from relayd.service.page import PageSource
 
-        nodes = self.trust.nodes
-        own = nodes.get(nodes.my_id)
-        names = [own.hostname] if own is not None else []
         source = PageSource(
             self._overview,
             self._fleet(),
             self.rates,
-            allowed_hosts(self.settings.general.listen, names),
+            self.settings.general.listen,
             self._http_stop,
         )
         assert self._root is not None

@@ -11,8 +11,18 @@ from relayd.overview.sentence import moment
 from relayd.system.amounts import age, counted, precise
 
 
-def nodes_body(page: NodesPage, choice: NodesChoice, wanted: str, now: float, listed: int) -> Html:
-    """Return the list of nodes."""
+def nodes_body(
+    page: NodesPage, choice: NodesChoice, wanted: str, now: float, counted_files: bool
+) -> Html:
+    """Return the list of nodes.
+
+    Args:
+        page: the nodes.
+        choice: which they are.
+        wanted: part of their names or ids, "" for any.
+        now: Unix time.
+        counted_files: whether it is known how many files wait.
+    """
     conditions = [
         f"without a run log for {age(choice.silent)}" if choice.silent is not None else "",
         "with refused files, or whose last run log was refused" if choice.failing else "",
@@ -20,8 +30,8 @@ def nodes_body(page: NodesPage, choice: NodesChoice, wanted: str, now: float, li
         f"with {wanted} in the name or id" if wanted else "",
     ]
     which = " and ".join(condition for condition in conditions if condition)
-    shown = f", the first {listed} are shown" if page.total > len(page.rows) else ""
-    rows = [_row(row, now) for row in page.rows[:listed]]
+    shown = f", the first {len(page.rows)} are shown" if page.total > len(page.rows) else ""
+    rows = [_row(row, now, counted_files) for row in page.rows]
     names = ("Node", "Last run log", "Outcome", "Waiting", "Refused", "An hour", "Through")
     head = tag("tr", *(tag("th", name, scope="col") for name in names))
     return join(
@@ -46,7 +56,7 @@ def _search(wanted: str) -> Html:
     )
 
 
-def _row(row: NodeRow, now: float) -> Html:
+def _row(row: NodeRow, now: float, counted_files: bool) -> Html:
     last = "never" if row.last_arrival is None else f"{age(now - row.last_arrival)} ago"
     outcome = row.reason or row.outcome or UNKNOWN
     floods = " (floods)" if "flooding" in row.troubles else ""
@@ -55,7 +65,7 @@ def _row(row: NodeRow, now: float) -> Html:
         tag("td", node_link(row)),
         tag("td", last),
         tag("td", outcome),
-        tag("td", f"{row.waiting:,}", class_="n"),
+        tag("td", f"{row.waiting:,}" if counted_files else UNKNOWN, class_="n"),
         tag("td", f"{row.failed:,}", class_="n"),
         tag("td", f"{row.last_hour:,}{floods}", class_="n"),
         tag("td", row.relay),

@@ -12,27 +12,29 @@ from quart.wrappers.response import ResponseBody
 
 from relayd.api.page.hosts import host_of
 from relayd.api.page.html import HEADERS, Html, document, link, tag
+from relayd.api.page.kept import Kept
 from relayd.api.page.nodes import file_body, node_body, nodes_body, refused_body
-from relayd.api.page.sections import SHOWN, Fleet, RelayRow, sections
+from relayd.api.page.sections import sections
 from relayd.config.durations import parse_duration
 from relayd.errors import RelaydError
 from relayd.overview.fleet import FilePlace, Refusals
 from relayd.overview.model import Overview
-from relayd.overview.nodes import NodeRow, NodesChoice, NodesPage
+from relayd.overview.nodes import NodesChoice, NodesPage
 from relayd.overview.one_node import NodeDetail
+from relayd.overview.summary import Summary
+from relayd.system.threads import in_thread
 from relayd.telemetry.rates import Rates
 
 #: Followers at once; a page that gets no stream refreshes itself.
 FOLLOWERS: Final = 16
 #: Seconds between two looks for a live page.
 EVERY_S: Final = 3.0
-#: Seconds for which the lists of nodes on the first page are kept: they take a second to make.
-FLEET_S: Final = 30.0
-#: How long a first page waits for them.
-FLEET_WAIT_S: Final = 0.1
+#: Seconds for which counts of all nodes and of all files are kept: they may take a second each.
+KEPT_S: Final = 30.0
+#: Seconds for which a page waits for new ones.
+WAIT_S: Final = 0.1
 #: Nodes of one list.
 _LISTED: Final = 200
-_ALL: Final = 1_000_000
 #: Sections across the whole width.
 _CLASSES: Final = {"warnings": "card wide"}
 _HTML: Final = "text/html; charset=utf-8"
@@ -43,19 +45,27 @@ class Source(Protocol):
 
     Attributes:
         rates: of the last day.
-        hosts: names under which it may be asked for.
         stopping: set when relayd stops.
     """
 
     rates: Rates
-    hosts: frozenset[str]
     stopping: trio.Event
+
+    @property
+    def hosts(self) -> frozenset[str]:
+        """Names under which it may be asked for."""
 
     async def overview(self) -> Overview:
         """Return the overview."""
 
-    async def nodes(self, choice: NodesChoice) -> NodesPage:
+    async def nodes(self, choice: NodesChoice, part: str, waiting: Mapping[str, int]) -> NodesPage:
         """Return nodes. Raises `RelaydError` for a choice that fits nothing."""
+
+    async def summary(self, silent_s: float) -> Summary:
+        """Return what there is to say of all nodes."""
+
+    async def waiting(self) -> Mapping[str, int]:
+        """Return how many files of each node wait. Raises `RelaydError` if they are unreadable."""
 
     async def node(self, part: str) -> NodeDetail:
         """Return all about a node. Raises `RelaydError` if there is none."""
@@ -77,24 +87,21 @@ class Pages:
 
     def __init__(self, source: Source, nursery: trio.Nursery) -> None:
         self._source = source
-        self._nursery = nursery
         self._followers = 0
-        self._fleet: Fleet | None = None
-        self._counted_at = -FLEET_S
-        self._counting = False
-        self._counted = trio.Event()
+        self._summary = Kept(self._summarize, nursery, KEPT_S, WAIT_S)
+        self._waiting = Kept(source.waiting, nursery, KEPT_S, WAIT_S)
+
+    async def _summarize(self) -> Summary:
+        overview = await self._source.overview()
+        return await self._source.summary(overview.nodes.silent_after_s)
 
     async def start(self) -> Response:
         """Return the first page."""
         if (refusal := self._refusal()) is not None:
             return refusal
         overview = await self._source.overview()
-        self._count_fleet()
-        if self._fleet is None:
-            with trio.move_on_after(FLEET_WAIT_S):
-                await self._counted.wait()
         period = _period()
-        parts = self._sections(overview, period)
+        parts = await self._sections(overview, period)
         cards = [
             tag("section", content, id=name, class_=_CLASSES.get(name, "card"))
             for name, content in parts.items()
@@ -122,30 +129,10 @@ class Pages:
         text = "This page is not served under that host name."
         return Response(text, status=421, content_type="text/plain; charset=utf-8")
 
-    def _sections(self, overview: Overview, period: str) -> Mapping[str, Html]:
+    async def _sections(self, overview: Overview, period: str) -> Mapping[str, Html]:
         rates = self._source.rates
         points = rates.day() if period == "day" else rates.hour()
-        return sections(overview, points, period, self._fleet)
-
-    def _count_fleet(self) -> None:
-        """Begin to count the nodes again if that was long ago."""
-        if self._counting or time.monotonic() - self._counted_at < FLEET_S:
-            return
-        self._counting = True
-        self._nursery.start_soon(self._count, name="page: count nodes")
-
-    async def _count(self) -> None:
-        try:
-            overview = await self._source.overview()
-            page = await self._source.nodes(NodesChoice(limit=_ALL))
-            limit = overview.at - overview.nodes.silent_after_s
-            self._fleet = _fleet_of(page, limit)
-        except RelaydError:
-            self._fleet = Fleet()
-        finally:
-            self._counting = False
-            self._counted_at = time.monotonic()
-            self._counted.set()
+        return sections(overview, points, period, await self._summary.get())
 
     async def events(self) -> Response:
         """Return the stream of changes of the first page (server-sent events)."""
@@ -164,9 +151,8 @@ class Pages:
             period: of the charts.
         """
         overview = await self._source.overview()
-        self._count_fleet()
         lines = []
-        for name, content in self._sections(overview, period).items():
+        for name, content in (await self._sections(overview, period)).items():
             if shown.get(name) != content:
                 shown[name] = content
                 data = msgspec.json.encode({"id": name, "html": str(content)}).decode()
@@ -183,16 +169,16 @@ class Pages:
         if (refusal := self._refusal()) is not None:
             return refusal
         overview = await self._source.overview()
-        wanted = request.args.get("q", "")
+        wanted, status = request.args.get("q", ""), 200
         try:
             choice = _choice()
-            page = await self._source.nodes(choice)
-            if wanted:
-                page = _matching(page, wanted)
-            content = nodes_body(page, choice, wanted, overview.at, _LISTED)
+            waiting = await self._waiting.get()
+            page = await self._source.nodes(choice, wanted, waiting or {})
+            counted = waiting is not None
+            content = await in_thread(nodes_body, page, choice, wanted, overview.at, counted)
         except (RelaydError, ValueError) as error:
-            content = tag("p", str(error), class_="trouble")
-        return self._sub_page(overview, "Nodes", "", content)
+            content, status = tag("p", str(error), class_="trouble"), 400
+        return self._sub_page(overview, "Nodes", "", content, status=status)
 
     async def node(self, part: str) -> Response:
         """Return the page of one node."""
@@ -326,36 +312,7 @@ def _choice() -> NodesChoice:
             "failing": bool(given.get("failing")),
             "relay": given.get("relay") or None,
             "sort": given.get("sort") or "silence",
-            "limit": _ALL if given.get("q") else _LISTED,
+            "limit": _LISTED,
         },
         NodesChoice,
     )
-
-
-def _matching(page: NodesPage, part: str) -> NodesPage:
-    rows = [row for row in page.rows if part in row.node_id or part in row.hostname]
-    return msgspec.structs.replace(page, rows=tuple(rows[:_LISTED]), total=len(rows))
-
-
-def _fleet_of(page: NodesPage, limit: float) -> Fleet:
-    """Return what the first page shows of all nodes; those silent for longest come first."""
-    relays: dict[str, list[NodeRow]] = {}
-    for row in page.rows:
-        relays.setdefault(row.relay, []).append(row)
-    failing = sorted(page.rows, key=lambda row: -row.failed - row.failures)
-    return Fleet(
-        silent=tuple(row for row in page.rows[:SHOWN] if _is_silent(row, limit)),
-        failing=tuple(row for row in failing[:SHOWN] if row.failed or row.failures),
-        flooding=tuple(row for row in page.rows if "flooding" in row.troubles)[:SHOWN],
-        relays=tuple(_relay_of(name, rows, limit) for name, rows in sorted(relays.items())),
-    )
-
-
-def _is_silent(row: NodeRow, limit: float) -> bool:
-    return row.last_arrival is None or row.last_arrival < limit
-
-
-def _relay_of(name: str, rows: list[NodeRow], limit: float) -> RelayRow:
-    lags = sorted(row.lag_s for row in rows if row.lag_s is not None)
-    silent = sum(_is_silent(row, limit) for row in rows)
-    return RelayRow(name, len(rows), silent, lags[len(lags) // 2] if lags else None)

@@ -3,13 +3,12 @@
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-import msgspec
-
 from relayd.api.page.charts import chart
 from relayd.api.page.html import Html, join, link, path_of, tag
 from relayd.overview.model import OutputState, Overview
 from relayd.overview.nodes import NodeRow
 from relayd.overview.sentence import moment
+from relayd.overview.summary import Summary
 from relayd.system.amounts import age, counted, precise, size
 from relayd.system.printable import printable
 from relayd.telemetry.rates import Point
@@ -27,46 +26,12 @@ _STATES: Final = {
     "unknown": ("bad", "Unknown"),
 }
 MINUTE_S: Final = 60.0
-#: Lines of a list on the first page.
-SHOWN: Final = 8
 #: Characters of a line of the log.
 _TEXT: Final = 200
 
 
-class RelayRow(msgspec.Struct, frozen=True):
-    """The nodes that report through one relay.
-
-    Attributes:
-        name: host name of the relay; "" for nodes without one.
-        nodes: how many they are.
-        silent: how many have sent no run log for a while.
-        lag_s: seconds from the start of the run to the end of its output, median; None if unknown.
-    """
-
-    name: str
-    nodes: int
-    silent: int
-    lag_s: float | None
-
-
-class Fleet(msgspec.Struct, frozen=True, kw_only=True):
-    """What the first page shows of the nodes, as it was a short while ago.
-
-    Attributes:
-        silent: those that were silent for longest.
-        failing: those with refused files.
-        flooding: those that send most of all run logs.
-        relays: below this server.
-    """
-
-    silent: tuple[NodeRow, ...] = ()
-    failing: tuple[NodeRow, ...] = ()
-    flooding: tuple[NodeRow, ...] = ()
-    relays: tuple[RelayRow, ...] = ()
-
-
 def sections(
-    overview: Overview, points: Sequence[Point], period: str, fleet: Fleet | None
+    overview: Overview, points: Sequence[Point], period: str, fleet: Summary | None
 ) -> Mapping[str, Html]:
     """Return the sections by their ids, in the order of the page.
 
@@ -211,7 +176,7 @@ def _failed(overview: Overview) -> Html:
     return _card("Refused files", tag("table", head, *rows), tag("p", total, command))
 
 
-def _nodes(overview: Overview, fleet: Fleet | None) -> Html:
+def _nodes(overview: Overview, fleet: Summary | None) -> Html:
     nodes = overview.nodes
     if nodes.trouble is not None:
         return _card("Nodes", tag("p", nodes.trouble, class_="trouble"))
@@ -235,7 +200,7 @@ def _nodes(overview: Overview, fleet: Fleet | None) -> Html:
 def _some(title: str, rows: Sequence[NodeRow], now: float, target: str) -> Html:
     if not rows:
         return join("")
-    items = [tag("li", node_link(row), f", {_last(row, now)}") for row in rows[:SHOWN]]
+    items = [tag("li", node_link(row), f", {_last(row, now)}") for row in rows]
     return join(tag("h2", link(target, title)), tag("ul", *items))
 
 
@@ -250,8 +215,8 @@ def _last(row: NodeRow, now: float) -> str:
     return f"last run log {age(now - row.last_arrival)} ago"
 
 
-def _relays(fleet: Fleet | None) -> Html:
-    relays = [] if fleet is None else [relay for relay in fleet.relays if relay.name]
+def _relays(fleet: Summary | None) -> Html:
+    relays = () if fleet is None else fleet.relays
     if not relays:
         return _card("Relays", tag("p", "None below this server."))
     head = tag(

@@ -12,6 +12,7 @@ from relayd.overview.nodes import (
     list_nodes,
     relay_of,
 )
+from relayd.overview.summary import summarize
 from relayd.telemetry.nodes.records import NodeRecord
 
 NOW = 1_000_000.0
@@ -39,22 +40,25 @@ RECORDS = {
         reason=Reason.SIGNATURE,
         failures=2,
         last_hour=10,
+        lag_s=7.0,
     ),
     "r1": NodeRecord(node_id="r1", arrived=NOW - 30),
 }
 
 
-def _list(**choice: object) -> NodesPage:
-    sources = Sources(
-        nodes=FLEET,
-        record=RECORDS.get,
-        last_hour=1000,
-        since=NOW - 7200,
-        waiting={"c": 5},
-        failed={"b": 2, "d": 1},
-        now=NOW,
-    )
-    return list_nodes(sources, NodesChoice(**choice))  # type: ignore[arg-type]
+SOURCES = Sources(
+    nodes=FLEET,
+    record=RECORDS.get,
+    last_hour=1000,
+    since=NOW - 7200,
+    waiting={"c": 5},
+    failed={"b": 2, "d": 1},
+    now=NOW,
+)
+
+
+def _list(part: str = "", **choice: object) -> NodesPage:
+    return list_nodes(SOURCES, NodesChoice(**choice), part)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -74,6 +78,32 @@ def test_choice_and_order(choice: dict[str, object], expected: list[str]) -> Non
     assert sorted(ids) == sorted(expected)
     if "sort" in choice or not choice:
         assert ids[-2:] == expected[-2:]
+
+
+@pytest.mark.parametrize(
+    ("part", "expected"),
+    [("WEB-1", {"a", "b"}), ("paris", {"r1"}), ("r2", {"r2"}), ("none", set())],
+)
+def test_a_part_of_a_name_or_id_is_enough(part: str, expected: set[str]) -> None:
+    """Names are found in any case, together with the conditions, and all of them are counted."""
+    page = _list(part)
+    assert {row.node_id for row in page.rows} == expected
+    assert page.total == len(expected)
+    assert {row.node_id for row in _list("web", silent=900.0, limit=1).rows} < {"b", "c"}
+    assert _list("web", silent=900.0, limit=1).total == 2
+
+
+def test_summary_agrees_with_the_list() -> None:
+    """What is said of all nodes together is what the rows of the list add up to."""
+    summary = summarize(SOURCES, 900.0)
+    rows = {row.node_id: row for row in _list(silent=900.0).rows}
+    assert {row.node_id: row for row in summary.silent} == rows
+    assert [row.node_id for row in summary.failing] == ["b", "d"]
+    assert [row.node_id for row in summary.flooding] == ["a"]
+    (relay,) = summary.relays
+    through = [row for row in _list().rows if row.relay == relay.name]
+    assert (relay.name, relay.nodes, relay.silent) == ("relay-paris.test", len(through), 3)
+    assert relay.lag_s == 7.0
 
 
 def test_row_says_what_is_unusual() -> None:
