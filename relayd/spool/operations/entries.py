@@ -150,12 +150,13 @@ def find_entry(spools: Iterable[Spool], name: str) -> Entry | None:
 
 
 def waiting_names(
-    spools: Iterable[Spool], *, gently: bool = False
+    spools: Iterable[Spool], *, part: str = "", gently: bool = False
 ) -> Iterator[tuple[Spool, Path, str]]:
     """Yield spool, directory and base name of each file that waits, in no order.
 
     Args:
         spools: where to look; directories that do not exist count as empty.
+        part: of the names that are wanted, "" for all.
         gently: whether to let an event loop in this process run meanwhile.
 
     Raises:
@@ -168,8 +169,9 @@ def waiting_names(
                     for number, file in enumerate(files):
                         if gently and number % _PAUSE_EVERY == 0:
                             time.sleep(_PAUSE_S)
-                        if is_ours(file.name, spool.extensions, hidden=spool.hidden):
-                            yield spool, path, file.name
+                        name = file.name
+                        if part in name and is_ours(name, spool.extensions, hidden=spool.hidden):
+                            yield spool, path, name
             except FileNotFoundError:
                 continue
             except OSError as error:
@@ -186,8 +188,8 @@ def waiting_of(
     spools: Iterable[Spool], node_id: str, *, gently: bool = False
 ) -> Iterator[tuple[Spool, Path, str]]:
     """Yield the files of a node that wait, see `waiting_names`."""
-    for spool, path, name in waiting_names(spools, gently=gently):
-        if node_id in name and node_of(name, ordered=spool.ordered) == node_id:
+    for spool, path, name in waiting_names(spools, part=node_id, gently=gently):
+        if node_of(name, ordered=spool.ordered) == node_id:
             yield spool, path, name
 
 
