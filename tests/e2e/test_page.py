@@ -1,20 +1,24 @@
 """The page for administrators in a real browser, from a real relayd."""
 
 import json
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import urlopen
 
 import pytest
 import trio
 
+from relayd.api.page.pages import FOLLOWERS
 from tests.support.chromium import Tab, open_tab
-from tests.support.daemon import Site, eventually, open_daemon
+from tests.support.daemon import PATIENCE_S, Site, eventually, open_daemon
 
 #: Names of files are chosen by those who upload.
 HOSTILE = '"><img src=x onerror=document.title=1>.log'
 #: Elements without what a screen reader would say of them, or ids that are used twice.
 FAULTS = """
-[...document.querySelectorAll('input,button,a,svg')].filter(function(one){
+[...document.querySelectorAll('input:not([type=hidden]),button,a,svg')].filter(function(one){
   var label=one.labels&&one.labels.length?one.labels[0].textContent:'';
   return !(label||one.textContent||one.getAttribute('aria-label')||'').trim();
 }).map(function(one){return one.outerHTML;}).concat(
@@ -48,14 +52,14 @@ def _look(directory: Path, site: Site) -> None:
             assert tab.run(WIDE) is False, width
         dark = _background(tab, "dark")
         assert dark != _background(tab, "light")
+        tab.run("document.querySelector('#failed a').focus()")
         site.send("node1", 1)
-        script = (
-            "new Promise(function(done){setInterval(function(){"
-            "if(document.getElementById('figures').textContent.includes('oldest'))done(1)},50)})"
-        )
-        assert tab.run(script) == 1
+        site.upload(f"2{HOSTILE}", b"x")
+        _await(tab, "figures", "oldest")
+        _await(tab, "failed", "2 files")
+        assert tab.run("document.activeElement.getAttribute('href')") == "failed/bad_name"
         assert tab.run("document.getElementById('age').textContent").startswith("Live")
-        for path in ("nodes", "nodes/node1", "failed/bad_name", "nodes?q=node"):
+        for path in ("nodes", "nodes/node1", "failed/bad_name", "nodes?q=NODE&failing=yes"):
             tab.open(url + path)
             assert tab.run(FAULTS) == [], path
             tab.resize(360)
@@ -64,6 +68,31 @@ def _look(directory: Path, site: Site) -> None:
         assert HOSTILE in tab.run("document.querySelector('main').textContent")
         assert tab.run("document.images.length") == 0
         assert tab.complaints == []
+        _check_without_stream(tab, url, site)
+
+
+def _await(tab: Tab, section: str, text: str) -> None:
+    """Wait until a section of the live page has a text."""
+    place = f"document.getElementById({json.dumps(section)}).textContent"
+    check = f"if({place}.includes({json.dumps(text)}))done(1)"
+    late = f"setTimeout(done,{PATIENCE_S * 1000},{place})"
+    script = f"new Promise(function(done){{setInterval(function(){{{check}}},50);{late}}})"
+    assert tab.run(script) == 1
+
+
+def _check_without_stream(tab: Tab, url: str, site: Site) -> None:
+    """A page that gets no stream, because enough others follow, is live all the same."""
+    with ExitStack() as streams:
+        tab.open("about:blank")
+        for _ in range(FOLLOWERS):
+            stream = streams.enter_context(urlopen(f"{url}events", timeout=20))
+            assert stream.readline().startswith(b"event:")
+        with pytest.raises(HTTPError, match="503") as refused, urlopen(f"{url}events", timeout=20):
+            pass
+        refused.value.close()
+        tab.open(url)
+        site.upload(f"3{HOSTILE}", b"x")
+        _await(tab, "failed", "3 files")
 
 
 def _check_keyboard(tab: Tab) -> None:
@@ -96,6 +125,8 @@ async def test_page_is_served_under_its_own_names_only(site: Site) -> None:
         ):
             assert await _status(site, f"GET / HTTP/1.1\r\nHost: {host}\r\n") == status, host
         assert await _status(site, "HEAD /nodes HTTP/1.1\r\nHost: localhost\r\n") == 200
+        assert await _status(site, "GET /nodes?silent=x HTTP/1.1\r\nHost: localhost\r\n") == 400
+        assert await _status(site, "GET /failed/x HTTP/1.1\r\nHost: localhost\r\n") == 404
         assert await _status(site, "POST / HTTP/1.1\r\nHost: localhost\r\n") == 404
         assert (
             await _status(site, "GET /rudder/relay-api/1/system/info HTTP/1.1\r\nHost: x\r\n")

@@ -1,14 +1,21 @@
 """The pages about nodes, refused files and one file."""
 
 from collections.abc import Sequence
+from typing import Final
+from urllib.parse import urlencode
 
 from relayd.api.page.html import Html, join, link, path_of, tag
 from relayd.api.page.sections import UNKNOWN, node_link
+from relayd.overview.collect import SILENT_AFTER_S
 from relayd.overview.fleet import FilePlace, Refusals
 from relayd.overview.nodes import NodeRow, NodesChoice, NodesPage
 from relayd.overview.one_node import CertificateFacts, FileFacts, NodeDetail
 from relayd.overview.sentence import moment
+from relayd.spool.failed.refusals import ADVICE
 from relayd.system.amounts import age, counted, precise
+
+#: Columns of numbers.
+_NUMBERS: Final = {"Waiting", "Refused", "An hour"}
 
 
 def nodes_body(
@@ -29,31 +36,76 @@ def nodes_body(
         f"that report through {choice.relay}" if choice.relay else "",
         f"with {wanted} in the name or id" if wanted else "",
     ]
-    which = " and ".join(condition for condition in conditions if condition)
+    which = " and".join(f" {condition}" for condition in conditions if condition)
     shown = f", the first {len(page.rows)} are shown" if page.total > len(page.rows) else ""
     rows = [_row(row, now, counted_files) for row in page.rows]
     names = ("Node", "Last run log", "Outcome", "Waiting", "Refused", "An hour", "Through")
-    head = tag("tr", *(tag("th", name, scope="col") for name in names))
+    head = tag(
+        "tr",
+        *(tag("th", name, scope="col", class_="n" if name in _NUMBERS else None) for name in names),
+    )
+    note = "" if counted_files else tag("p", "Files that wait are being counted.", class_="todo")
     return join(
-        _search(wanted),
-        tag("p", f"{page.total:,} of {counted(page.known, 'node')} {which}{shown}."),
-        tag("div", tag("table", head, *rows), class_="scroll"),
+        _lists(choice),
+        search(choice, wanted),
+        tag("p", f"{page.total:,} of {counted(page.known, 'node')}{which}{shown}."),
+        note,
+        tag("div", tag("table", head, *rows), class_="scroll") if rows else "",
     )
 
 
-def _search(wanted: str) -> Html:
+def search(choice: NodesChoice, wanted: str = "") -> Html:
+    """Return the form that searches for nodes, among those that are listed already.
+
+    Args:
+        choice: which these are.
+        wanted: what was searched for.
+    """
+    kept = (tag("input", type="hidden", name=name, value=value) for name, value in _query(choice))
     return tag(
         "form",
         tag(
             "div",
             tag("label", "Node, by a part of its name or id", for_="q"),
-            tag("input", type="search", id="q", name="q", value=wanted),
+            tag("input", type="search", id="q", name="q", value=wanted or None),
         ),
+        *kept,
         tag("button", "Search", type="submit"),
         action="nodes",
         method="get",
         role="search",
     )
+
+
+def _query(choice: NodesChoice) -> list[tuple[str, str]]:
+    """Return the parameters that lead to a choice."""
+    given = {
+        "silent": "" if choice.silent is None else f"{choice.silent:.0f}s",
+        "failing": "yes" if choice.failing else "",
+        "relay": choice.relay or "",
+        "sort": "" if choice.sort == "silence" else choice.sort,
+    }
+    return [(name, value) for name, value in given.items() if value]
+
+
+def _lists(choice: NodesChoice) -> Html:
+    """Return links to the lists; that of this page is marked."""
+    lists = {
+        "All": NodesChoice(),
+        f"Silent for {age(SILENT_AFTER_S)}": NodesChoice(silent=SILENT_AFTER_S),
+        "Failing": NodesChoice(failing=True),
+        "Most run logs": NodesChoice(sort="rate"),
+        "Most waiting": NodesChoice(sort="waiting"),
+    }
+    links = [
+        link(
+            f"nodes?{urlencode(_query(one))}" if _query(one) else "nodes",
+            name,
+            aria_current="page" if _query(one) == _query(choice) else None,
+        )
+        for name, one in lists.items()
+    ]
+    return tag("nav", *links, class_="lists", aria_label="Lists of nodes")
 
 
 def _row(row: NodeRow, now: float, counted_files: bool) -> Html:
@@ -145,9 +197,14 @@ def refused_body(reason: str, found: Refusals, now: float) -> Html:
     items = [tag("li", _file(file, now)) for file in found.files]
     return join(
         tag("p", f"{counted(found.total, 'file')}{shown}."),
-        tag("ul", *items),
-        tag("p", "In a terminal: ", tag("code", f"relayd failed show {reason}")),
+        _advice(reason),
+        tag("ul", *items) if items else "",
+        tag("p", "In a terminal: ", tag("code", f"relayd failed show {reason}")) if items else "",
     )
+
+
+def _advice(reason: str) -> Html:
+    return tag("p", f"What to do: {ADVICE[reason]}.") if reason in ADVICE else join("")
 
 
 def file_body(file: FilePlace, now: float) -> Html:
@@ -162,7 +219,10 @@ def file_body(file: FilePlace, now: float) -> Html:
     node = ""
     if file.node_id:
         node = tag("p", "Node: ", link("../" + path_of("nodes", file.node_id), file.node_id))
-    about = tag("p", f"{file.reason}: {file.detail}") if file.reason else ""
+    about = join("")
+    if file.reason:
+        reason = link("../" + path_of("failed", file.reason), file.reason)
+        about = join(tag("p", reason, f": {file.detail}"), _advice(file.reason))
     commands = {
         "waiting": "relayd queue show",
         "held": "relayd queue release",

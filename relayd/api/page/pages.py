@@ -13,7 +13,7 @@ from quart.wrappers.response import ResponseBody
 from relayd.api.page.hosts import host_of
 from relayd.api.page.html import HEADERS, Html, document, link, tag
 from relayd.api.page.kept import Kept
-from relayd.api.page.nodes import file_body, node_body, nodes_body, refused_body
+from relayd.api.page.nodes import file_body, node_body, nodes_body, refused_body, search
 from relayd.api.page.sections import sections
 from relayd.config.durations import parse_duration
 from relayd.errors import RelaydError
@@ -22,6 +22,7 @@ from relayd.overview.model import Overview
 from relayd.overview.nodes import NodesChoice, NodesPage
 from relayd.overview.one_node import NodeDetail
 from relayd.overview.summary import Summary
+from relayd.spool.failed.refusals import ADVICE
 from relayd.system.threads import in_thread
 from relayd.telemetry.rates import Rates
 
@@ -103,18 +104,26 @@ class Pages:
         period = _period()
         parts = await self._sections(overview, period)
         cards = [
-            tag("section", content, id=name, class_=_CLASSES.get(name, "card"))
+            tag(
+                "section",
+                content,
+                id=name,
+                class_=_CLASSES.get(name, "card"),
+                aria_labelledby=f"{name}-title",
+                data_live=True,
+            )
             for name, content in parts.items()
-            if name not in {"state", "figures"}
+            if name not in {"word", "state", "figures"}
         ]
         body = (
             link("#main", "To the content", class_="skip"),
             _header(overview, period),
             tag(
                 "main",
-                tag("div", parts["state"], id="state", role="status"),
-                tag("div", parts["figures"], id="figures"),
-                _search(),
+                tag("p", parts["word"], id="word", class_="spoken", role="status", data_live=True),
+                tag("div", parts["state"], id="state", data_live=True),
+                tag("div", parts["figures"], id="figures", data_live=True),
+                search(NodesChoice()),
                 tag("div", *cards, class_="grid"),
                 id="main",
             ),
@@ -200,7 +209,8 @@ class Pages:
         overview = await self._source.overview()
         found = await self._source.refused(reason, _LISTED)
         content = refused_body(reason, found, overview.at)
-        return self._sub_page(overview, f"Refused: {reason}", "../", content)
+        status = 200 if found.total or reason in ADVICE else 404
+        return self._sub_page(overview, f"Refused: {reason}", "../", content, status=status)
 
     async def file(self, name: str) -> Response:
         """Return where a file is."""
@@ -281,21 +291,6 @@ def _header(overview: Overview, period: str) -> Html:
             link("nodes", "All nodes"),
             aria_label="Pages",
         ),
-    )
-
-
-def _search() -> Html:
-    return tag(
-        "form",
-        tag(
-            "div",
-            tag("label", "Node, by a part of its name or id", for_="q"),
-            tag("input", type="search", id="q", name="q"),
-        ),
-        tag("button", "Search", type="submit"),
-        action="nodes",
-        method="get",
-        role="search",
     )
 
 

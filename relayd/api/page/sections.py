@@ -1,6 +1,7 @@
 """The sections of the first page, each by its id; a live page replaces those that have changed."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from relayd.api.page.charts import chart
@@ -9,9 +10,10 @@ from relayd.overview.model import OutputState, Overview
 from relayd.overview.nodes import NodeRow
 from relayd.overview.sentence import moment
 from relayd.overview.summary import Summary
+from relayd.spool.failed.refusals import ADVICE
 from relayd.system.amounts import age, counted, precise, size
 from relayd.system.printable import printable
-from relayd.telemetry.rates import Point
+from relayd.telemetry.rates import PERIOD_S, TOGETHER, Point
 
 #: What is not known.
 UNKNOWN: Final = "\N{EN DASH}"
@@ -26,6 +28,8 @@ _STATES: Final = {
     "unknown": ("bad", "Unknown"),
 }
 MINUTE_S: Final = 60.0
+#: Period of the charts → minutes of each point.
+_MINUTES: Final = {"hour": PERIOD_S / MINUTE_S, "day": PERIOD_S * TOGETHER / MINUTE_S}
 #: Characters of a line of the log.
 _TEXT: Final = 200
 
@@ -42,6 +46,7 @@ def sections(
         fleet: None while the nodes are being counted.
     """
     return {
+        "word": join(_STATES[overview.state][1]),
         "state": _state(overview),
         "figures": _figures(overview, points, period),
         "outputs": _outputs(overview),
@@ -66,40 +71,25 @@ def _state(overview: Overview) -> Html:
 
 def _figures(overview: Overview, points: Sequence[Point], period: str) -> Html:
     flow, backlog, lag = overview.flow, overview.backlog, overview.lag
-    done = "stored" if overview.role == "root" else "forwarded"
-    oldest = "none old"
-    if backlog.oldest_s and backlog.files:
-        oldest = f"oldest {age(backlog.oldest_s)}"
+    done = "Stored" if overview.role == "root" else "Forwarded"
+    oldest = f"oldest {age(backlog.oldest_s)}" if backlog.oldest_s and backlog.files else "none old"
     drain = f", done in {precise(backlog.drained_in_s)}" if backlog.drained_in_s else ""
     here = lag.here if lag is not None else None
     most = lag.here_p99 if lag is not None else None
+    within = "arrival to done" if most is None else f"99 % within {precise(most)}"
+    minute = 1 / _MINUTES[period]
+    past = [
+        _past("Run logs in", [point.arrived * minute for point in points], _rate, points),
+        _past(done, [point.done * minute for point in points], _rate, points),
+        _past("Waiting", [point.waiting for point in points], "{:,.0f}".format, points),
+        _past("Lag", [point.lag_median for point in points], precise, points),
+    ]
     return tag(
         "div",
-        _figure(
-            "Run logs in",
-            _rate(flow.arrived if flow else None),
-            "a minute",
-            points,
-            "arrived",
-            period,
-        ),
-        _figure(
-            done.capitalize(),
-            _rate(flow.done if flow else None),
-            "a minute",
-            points,
-            "done",
-            period,
-        ),
-        _figure("Waiting", f"{backlog.files:,}", oldest + drain, points, "waiting", period),
-        _figure(
-            "Lag",
-            UNKNOWN if here is None else precise(here),
-            "arrival to done" if most is None else f"99 % within {precise(most)}",
-            points,
-            "lag_median",
-            period,
-        ),
+        _figure("Run logs in", _rate(flow.arrived if flow else None), "a minute", past[0]),
+        _figure(done, _rate(flow.done if flow else None), "a minute", past[1]),
+        _figure("Waiting", f"{backlog.files:,}", oldest + drain, past[2]),
+        _figure("Lag", UNKNOWN if here is None else precise(here), within, past[3]),
         class_="figures",
     )
 
@@ -110,23 +100,33 @@ def _rate(value: float | None) -> str:
     return f"{value:,.0f}" if value >= 9.95 else f"{value:.2g}"
 
 
-def _figure(
-    title: str, value: str, note: str, points: Sequence[Point], field: str, period: str
+def _past(
+    title: str, values: Sequence[float], shown: Callable[[float], str], points: Sequence[Point]
 ) -> Html:
-    values: list[float] = [getattr(point, field) for point in points]
-    label = f"{title} in the last {period}"
+    """Return the chart of a figure, and in words for how long and up to which value it goes."""
+    known = [value for value in values if not math.isnan(value)]
+    if len(values) < 2 or not known:
+        return join("")
+    during = age(points[-1].at - points[0].at)
+    label = f"{title}, last {during}: from {shown(min(known))} to {shown(max(known))}"
+    return join(
+        chart(values, label), tag("p", f"{during}, up to {shown(max(known))}", class_="note")
+    )
+
+
+def _figure(title: str, value: str, note: str, past: Html) -> Html:
     return tag(
         "div",
         tag("h2", title),
         tag("p", value, class_="value"),
         tag("p", note, class_="note"),
-        chart(values, label) if len(values) > 1 else "",
+        past,
         class_="figure",
     )
 
 
-def _card(title: str, *content: object) -> Html:
-    return join(tag("h2", title), *content)
+def _card(name: str, title: str, *content: object) -> Html:
+    return join(tag("h2", title, id=f"{name}-title"), *content)
 
 
 def _outputs(overview: Overview) -> Html:
@@ -139,7 +139,7 @@ def _outputs(overview: Overview) -> Html:
         by = f"by {overview.pause.by} since {moment(overview.pause.since, overview.at)} "
         command = tag("code", "relayd resume")
         extra.append(join(tag("dt", "paused"), tag("dd", by, command)))
-    return _card("Output", tag("dl", *rows, *extra))
+    return _card("outputs", "Output", tag("dl", *rows, *extra))
 
 
 def _output(output: OutputState, now: float) -> Html:
@@ -161,11 +161,15 @@ def _output(output: OutputState, now: float) -> Html:
 def _failed(overview: Overview) -> Html:
     failed = overview.failed
     if not failed.files:
-        return _card("Refused files", tag("p", "None."))
+        return _card("failed", "Refused files", tag("p", "None."))
     rows = [
         tag(
             "tr",
-            tag("td", link(path_of("failed", reason), reason)),
+            tag(
+                "td",
+                link(path_of("failed", reason), reason),
+                tag("div", ADVICE.get(reason, ""), class_="note"),
+            ),
             tag("td", f"{files:,}", class_="n"),
         )
         for reason, files in failed.reasons.items()
@@ -173,13 +177,15 @@ def _failed(overview: Overview) -> Html:
     head = tag("tr", tag("th", "Reason", scope="col"), tag("th", "Files", scope="col", class_="n"))
     total = f"{counted(failed.files, 'file')}, {size(failed.bytes)}. "
     command = tag("code", "relayd failed list")
-    return _card("Refused files", tag("table", head, *rows), tag("p", total, command))
+    return _card("failed", "Refused files", tag("table", head, *rows), tag("p", total, command))
 
 
 def _nodes(overview: Overview, fleet: Summary | None) -> Html:
     nodes = overview.nodes
     if nodes.trouble is not None:
-        return _card("Nodes", tag("p", nodes.trouble, class_="trouble"))
+        command = tag("code", "relayd check")
+        trouble = tag("span", nodes.trouble, class_="trouble")
+        return _card("nodes", "Nodes", tag("p", trouble, " ", command))
     heard = f"{nodes.known:,} nodes"
     if nodes.silent is not None:
         within = min(nodes.silent_after_s, nodes.observed_s)
@@ -190,18 +196,26 @@ def _nodes(overview: Overview, fleet: Summary | None) -> Html:
     else:
         if nodes.observed_s >= nodes.silent_after_s:
             minutes = f"{nodes.silent_after_s / MINUTE_S:.0f}min"
-            target = f"nodes?silent={minutes}"
-            lists.append(_some("Silent", fleet.silent, overview.at, target))
-        lists.append(_some("Failing", fleet.failing, overview.at, "nodes?failing=yes"))
-        lists.append(_some("Flooding", fleet.flooding, overview.at, "nodes?sort=rate"))
-    return _card("Nodes", *lists)
+            lists.append(_some("Silent", fleet.silent, overview.at, f"silent={minutes}"))
+        lists.append(_some("Failing", fleet.failing, overview.at, "failing=yes"))
+        lists.append(_some("Flooding", fleet.flooding, overview.at, "sort=rate"))
+    return _card("nodes", "Nodes", *lists)
 
 
-def _some(title: str, rows: Sequence[NodeRow], now: float, target: str) -> Html:
+#: Query of a list → the command that shows the same.
+_COMMANDS: Final = {
+    "failing=yes": "relayd nodes --failing",
+    "sort=rate": "relayd nodes --sort rate",
+}
+
+
+def _some(title: str, rows: Sequence[NodeRow], now: float, query: str) -> Html:
     if not rows:
         return join("")
+    command = _COMMANDS.get(query, f"relayd nodes --{query.replace('=', ' ')}")
     items = [tag("li", node_link(row), f", {_last(row, now)}") for row in rows]
-    return join(tag("h2", link(target, title)), tag("ul", *items))
+    head = tag("h3", link(f"nodes?{query}", title), " ", tag("code", command))
+    return join(head, tag("ul", *items))
 
 
 def node_link(row: NodeRow, base: str = "") -> Html:
@@ -218,7 +232,7 @@ def _last(row: NodeRow, now: float) -> str:
 def _relays(fleet: Summary | None) -> Html:
     relays = () if fleet is None else fleet.relays
     if not relays:
-        return _card("Relays", tag("p", "None below this server."))
+        return _card("relays", "Relays", tag("p", "None below this server."))
     head = tag(
         "tr",
         tag("th", "Relay", scope="col"),
@@ -234,13 +248,13 @@ def _relays(fleet: Summary | None) -> Html:
         )
         for relay in relays
     ]
-    return _card("Relays", tag("table", head, *rows))
+    return _card("relays", "Relays", tag("table", head, *rows))
 
 
 def _warnings(overview: Overview) -> Html:
     warned = overview.warned
     if warned is None or not warned.last:
-        return _card("Warnings", tag("p", "None since the start."))
+        return _card("warnings", "Warnings", tag("p", "None since the start."))
     rows = [
         tag(
             "tr",
@@ -251,4 +265,4 @@ def _warnings(overview: Overview) -> Html:
     ]
     head = tag("tr", tag("th", "Time", scope="col"), tag("th", "Last of the log", scope="col"))
     title = f"{counted(warned.count, 'warning')} since the start"
-    return _card(title, tag("div", tag("table", head, *rows), class_="scroll"))
+    return _card("warnings", title, tag("div", tag("table", head, *rows), class_="scroll"))

@@ -18,6 +18,9 @@ a:focus-visible,input:focus-visible,button:focus-visible{outline:3px solid var(-
 outline-offset:2px}
 h1{font-size:22px;line-height:1.3;margin:4px 0 2px;font-weight:650}
 h2{font-size:14px;margin:0 0 8px;color:var(--soft);font-weight:600}
+h3{font-size:14px;margin:12px 0 4px;font-weight:600}h3 code{font-weight:400}
+.spoken{position:absolute;width:1px;height:1px;margin:0;overflow:hidden;clip-path:inset(50%);
+white-space:nowrap}
 .skip{position:absolute;left:-999px}
 .skip:focus{left:8px;top:8px;background:var(--card);padding:8px}
 .state{border-left:6px solid var(--good);background:var(--card);padding:10px 14px;
@@ -25,15 +28,14 @@ border-radius:6px;margin-bottom:12px}
 .state.warn{border-color:var(--warn)}.state.bad{border-color:var(--bad)}
 .state p{margin:0}.badge::before{content:"\\25cf\\00a0"}.badge{font-weight:650;color:var(--good)}
 .warn .badge{color:var(--warn)}.bad .badge{color:var(--bad)}
-.grid{display:grid;grid-template-columns:1fr;gap:12px}
-@media (min-width:720px){.grid{grid-template-columns:1fr 1fr}
-.figures{grid-template-columns:repeat(4,1fr)}}
+.grid{display:grid;grid-template-columns:1fr;gap:12px;align-items:start}
+@media (min-width:720px){.grid{grid-template-columns:1fr 1fr}}
 .figures{display:grid;gap:12px;margin-bottom:12px;grid-template-columns:repeat(2,minmax(0,1fr))}
 @media (min-width:720px){.figures{grid-template-columns:repeat(4,minmax(0,1fr))}}
 section.card,.figure{background:var(--card);border:1px solid var(--line);border-radius:6px;
 padding:10px 14px;min-width:0}
 .figure .value{font-size:24px;font-weight:650;font-variant-numeric:tabular-nums;margin:0}
-.figure .note{color:var(--soft);margin:0;font-size:13px}
+.note{color:var(--soft);margin:0;font-size:13px}
 .figure svg{display:block;width:100%;height:44px;margin-top:6px}
 svg .area{fill:var(--fill)}svg .curve{fill:none;stroke:var(--accent);stroke-width:1.5;
 vector-effect:non-scaling-stroke}
@@ -55,10 +57,13 @@ border-radius:4px;background:var(--bg);color:var(--ink);width:100%;max-width:280
 button{font:inherit;padding:6px 12px;border:1px solid var(--line);border-radius:4px;
 background:var(--bg);color:var(--ink);cursor:pointer}
 .scroll{overflow-x:auto}
+.lists{display:flex;flex-wrap:wrap;gap:4px 16px;margin:8px 0 12px}
+.lists [aria-current]{color:inherit;font-weight:650;text-decoration:none}
 ul{margin:0;padding-left:18px}footer{max-width:1080px;margin:0 auto;padding:0 12px 16px;
 color:var(--soft);font-size:13px}
-.stale main{filter:grayscale(1);opacity:.55}
+.stale main{filter:grayscale(1);opacity:.7}
 .wide{grid-column:1/-1}
-@media print{body{background:#fff;color:#000}form,.skip,nav{display:none}
+@media print{:root{--bg:#fff;--card:#fff;--ink:#000;--soft:#444;--line:#bbb;--accent:#000;
+--good:#000;--warn:#000;--bad:#000;--fill:#0001}form,.skip,nav{display:none}
 section.card,.figure{break-inside:avoid}}
 """

@@ -13,13 +13,16 @@ from hypothesis import strategies as st
 from relayd.api.page.charts import chart
 from relayd.api.page.hosts import allowed_hosts, host_of
 from relayd.api.page.html import HEADERS, document, join, path_of, tag
-from relayd.api.page.nodes import file_body, refused_body
+from relayd.api.page.nodes import file_body, nodes_body, refused_body
 from relayd.api.page.sections import sections
+from relayd.api.page.style import STYLE
 from relayd.config.main_conf import Listen
 from relayd.overview.fleet import FilePlace, Refusals
 from relayd.overview.model import FailedState, LoggedLine, Overview, Warned
+from relayd.overview.nodes import NodesChoice, NodesPage
 from relayd.overview.one_node import FileFacts
 from relayd.overview.sentence import judged
+from relayd.telemetry.rates import Point
 
 
 class _Elements(HTMLParser):
@@ -110,3 +113,55 @@ def test_hosts_are_those_of_this_server() -> None:
     hosts = allowed_hosts(Listen(host="Relay.example", port=1), ["root.test", ""])
     assert {"relay.example", "root.test", "localhost", "127.0.0.1", "::1"} <= hosts
     assert "" not in hosts
+
+
+SCHEMES = re.findall(r":root\{(--bg.*?)\}", STYLE, re.DOTALL)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES, ids=["light", "dark", "print"])
+@pytest.mark.parametrize("color", ["ink", "soft", "accent", "good", "warn", "bad"])
+def test_every_color_of_text_can_be_read(scheme: str, color: str) -> None:
+    """Text has the contrast of WCAG 2.2, level AA, on the page and on its cards."""
+    colors = dict(re.findall(r"--(\w+):#(\w+)", scheme))
+    for ground in ("bg", "card"):
+        lights = sorted([_luminance(colors[color]), _luminance(colors[ground])])
+        assert (lights[1] + 0.05) / (lights[0] + 0.05) >= 4.5, ground
+
+
+def _luminance(color: str) -> float:
+    digits = "".join(2 * digit for digit in color) if len(color) == 3 else color
+    parts = [int(digits[place : place + 2], 16) / 255 for place in (0, 2, 4)]
+    red, green, blue = (
+        part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts
+    )
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def test_a_chart_says_in_words_what_it_shows() -> None:
+    """A screen reader has the time and the values; those of a period are rates a minute."""
+    points = [
+        Point(
+            at=20.0 + 10 * number,
+            arrived=number,
+            done=0,
+            refused=0,
+            waiting=5,
+            lag_median=math.nan,
+            lag_p99=math.nan,
+        )
+        for number in range(7)
+    ]
+    overview = judged(Overview(at=0.0, version="1", role="root", node_id="root"))
+    figures = sections(overview, points, "hour", None)["figures"]
+    assert 'aria-label="Run logs in, last 1 min: from 0 to 36"' in figures
+    assert 'aria-label="Waiting, last 1 min: from 5 to 5"' in figures
+    assert "Lag, last" not in figures  # nothing is known of it
+
+
+def test_a_search_stays_within_its_list() -> None:
+    """A search among failing nodes finds failing nodes; the list is marked as that of the page."""
+    page = NodesPage(rows=(), total=0, known=3, observed_s=0.0)
+    body = nodes_body(page, NodesChoice(failing=True), "web", 0.0, counted_files=True)
+    assert '<input type="hidden" name="failing" value="yes">' in body
+    assert '<a href="nodes?failing=yes" aria-current="page">' in body
+    assert "0 of 3 nodes with refused files" in body
