@@ -27,6 +27,12 @@ FAULTS = """
   document.querySelectorAll('h1').length===1?[]:['h1'],
   document.documentElement.lang?[]:['lang'])
 """
+#: Cells in which words are broken for want of room: a word of six characters takes more.
+BROKEN = """
+[...document.querySelectorAll('td,th,dd,li')].filter(function(one){
+  return one.getClientRects().length&&one.textContent.trim().length>5&&one.clientWidth<30;
+}).map(function(one){return one.outerHTML;})
+"""
 WIDE = "document.documentElement.scrollWidth>document.documentElement.clientWidth"
 
 
@@ -50,6 +56,7 @@ def _look(directory: Path, site: Site) -> None:
         for width in (360, 720, 1200):
             tab.resize(width)
             assert tab.run(WIDE) is False, width
+            assert tab.run(BROKEN) == [], width
         dark = _background(tab, "dark")
         assert dark != _background(tab, "light")
         tab.run("document.querySelector('#failed a').focus()")
@@ -64,6 +71,7 @@ def _look(directory: Path, site: Site) -> None:
             assert tab.run(FAULTS) == [], path
             tab.resize(360)
             assert tab.run(WIDE) is False, path
+            assert tab.run(BROKEN) == [], path
         tab.open(f"{url}failed/bad_name")
         assert HOSTILE in tab.run("document.querySelector('main').textContent")
         assert tab.run("document.images.length") == 0

@@ -14,7 +14,8 @@ from relayd.overview.sentence import moment
 from relayd.spool.failed.refusals import ADVICE
 from relayd.system.amounts import age, counted, precise
 
-#: Columns of numbers.
+#: Columns of the list of nodes, and those of numbers.
+_NAMES: Final = ("Node", "Last run log", "Outcome", "Waiting", "Refused", "An hour", "Through")
 _NUMBERS: Final = {"Waiting", "Refused", "An hour"}
 
 
@@ -39,10 +40,12 @@ def nodes_body(
     which = " and".join(f" {condition}" for condition in conditions if condition)
     shown = f", the first {len(page.rows)} are shown" if page.total > len(page.rows) else ""
     rows = [_row(row, now, counted_files) for row in page.rows]
-    names = ("Node", "Last run log", "Outcome", "Waiting", "Refused", "An hour", "Through")
     head = tag(
         "tr",
-        *(tag("th", name, scope="col", class_="n" if name in _NUMBERS else None) for name in names),
+        *(
+            tag("th", name, scope="col", class_="n" if name in _NUMBERS else None)
+            for name in _NAMES
+        ),
     )
     note = "" if counted_files else tag("p", "Files that wait are being counted.", class_="todo")
     return join(
@@ -50,7 +53,7 @@ def nodes_body(
         search(choice, wanted),
         tag("p", f"{page.total:,} of {counted(page.known, 'node')}{which}{shown}."),
         note,
-        tag("div", tag("table", head, *rows), class_="scroll") if rows else "",
+        tag("div", tag("table", head, *rows, class_="folding"), class_="scroll") if rows else "",
     )
 
 
@@ -112,15 +115,21 @@ def _row(row: NodeRow, now: float, counted_files: bool) -> Html:
     last = "never" if row.last_arrival is None else f"{age(now - row.last_arrival)} ago"
     outcome = row.reason or row.outcome or UNKNOWN
     floods = " (floods)" if "flooding" in row.troubles else ""
+    values: tuple[object, ...] = (
+        node_link(row),
+        last,
+        outcome,
+        f"{row.waiting:,}" if counted_files else UNKNOWN,
+        f"{row.failed:,}",
+        f"{row.last_hour:,}{floods}",
+        row.relay or UNKNOWN,
+    )
     return tag(
         "tr",
-        tag("td", node_link(row)),
-        tag("td", last),
-        tag("td", outcome),
-        tag("td", f"{row.waiting:,}" if counted_files else UNKNOWN, class_="n"),
-        tag("td", f"{row.failed:,}", class_="n"),
-        tag("td", f"{row.last_hour:,}{floods}", class_="n"),
-        tag("td", row.relay),
+        *(
+            tag("td", value, class_="n" if name in _NUMBERS else None, data_name=name)
+            for name, value in zip(_NAMES, values, strict=True)
+        ),
     )
 
 
@@ -184,8 +193,10 @@ def _files(number: int, files: Sequence[FileFacts], now: float) -> Html:
     return join(counted(number, "file"), tag("ul", *items))
 
 
-def _file(file: FileFacts, now: float) -> Html:
+def _file(file: FileFacts, now: float, *, reason: bool = True) -> Html:
     about = f", {file.reason}: {file.detail}" if file.reason else ""
+    if not reason:
+        about = f": {file.detail}" if file.detail else ""
     target = "../" + path_of("files", file.name)
     ago = f", {age(now - file.at)} ago" if file.at else ""
     return join(link(target, file.name), ago, about)
@@ -194,17 +205,19 @@ def _file(file: FileFacts, now: float) -> Html:
 def refused_body(reason: str, found: Refusals, now: float) -> Html:
     """Return the refused files with one reason."""
     shown = f", the last {len(found.files)} are shown" if found.total > len(found.files) else ""
-    items = [tag("li", _file(file, now)) for file in found.files]
+    items = [tag("li", _file(file, now, reason=False)) for file in found.files]
     return join(
         tag("p", f"{counted(found.total, 'file')}{shown}."),
         _advice(reason),
-        tag("ul", *items) if items else "",
         tag("p", "In a terminal: ", tag("code", f"relayd failed show {reason}")) if items else "",
+        tag("ul", *items) if items else "",
     )
 
 
 def _advice(reason: str) -> Html:
-    return tag("p", f"What to do: {ADVICE[reason]}.") if reason in ADVICE else join("")
+    if reason not in ADVICE:
+        return join("")
+    return tag("p", f"{ADVICE[reason][0].upper()}{ADVICE[reason][1:]}.")
 
 
 def file_body(file: FilePlace, now: float) -> Html:

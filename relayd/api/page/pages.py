@@ -36,8 +36,8 @@ KEPT_S: Final = 30.0
 WAIT_S: Final = 0.1
 #: Nodes of one list.
 _LISTED: Final = 200
-#: Sections across the whole width.
-_CLASSES: Final = {"warnings": "card wide"}
+#: Sections of the two columns of a wide screen.
+_COLUMNS: Final = (("outputs", "nodes"), ("failed", "relays"))
 _HTML: Final = "text/html; charset=utf-8"
 
 
@@ -103,17 +103,9 @@ class Pages:
         overview = await self._source.overview()
         period = _period()
         parts = await self._sections(overview, period)
-        cards = [
-            tag(
-                "section",
-                content,
-                id=name,
-                class_=_CLASSES.get(name, "card"),
-                aria_labelledby=f"{name}-title",
-                data_live=True,
-            )
-            for name, content in parts.items()
-            if name not in {"word", "state", "figures"}
+        columns = [
+            tag("div", *(_card(name, parts[name]) for name in names), class_="column")
+            for names in _COLUMNS
         ]
         body = (
             link("#main", "To the content", class_="skip"),
@@ -124,7 +116,8 @@ class Pages:
                 tag("div", parts["state"], id="state", data_live=True),
                 tag("div", parts["figures"], id="figures", data_live=True),
                 search(NodesChoice()),
-                tag("div", *cards, class_="grid"),
+                tag("div", *columns, class_="grid"),
+                _card("warnings", parts["warnings"]),
                 id="main",
             ),
             tag("footer", tag("span", f"As of {_clock(overview.at)}.", id="age")),
@@ -274,6 +267,17 @@ def _period() -> str:
 
 def _answer(content: bytes, status: int = 200) -> Response:
     return Response(content, status=status, content_type=_HTML, headers={**HEADERS})
+
+
+def _card(name: str, content: Html) -> Html:
+    return tag(
+        "section",
+        content,
+        id=name,
+        class_="card",
+        aria_labelledby=f"{name}-title",
+        data_live=True,
+    )
 
 
 def _header(overview: Overview, period: str) -> Html:

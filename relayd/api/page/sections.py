@@ -110,7 +110,8 @@ def _past(
     during = age(points[-1].at - points[0].at)
     label = f"{title}, last {during}: from {shown(min(known))} to {shown(max(known))}"
     return join(
-        chart(values, label), tag("p", f"{during}, up to {shown(max(known))}", class_="note")
+        chart(values, label),
+        tag("p", f"last {during}: up to {shown(max(known))}", class_="note"),
     )
 
 

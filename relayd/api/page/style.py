@@ -12,7 +12,7 @@ body{margin:0;background:var(--bg);color:var(--ink);font:15px/1.45 system-ui,san
 main{max-width:1080px;margin:0 auto;padding:12px}
 header{max-width:1080px;margin:0 auto;padding:12px 12px 0;color:var(--soft);display:flex;
 flex-wrap:wrap;gap:4px 16px;justify-content:space-between}
-header a{color:inherit}
+header a{color:inherit}nav{display:flex;flex-wrap:wrap;gap:4px 16px}
 a{color:var(--accent)}
 a:focus-visible,input:focus-visible,button:focus-visible{outline:3px solid var(--accent);
 outline-offset:2px}
@@ -28,15 +28,16 @@ border-radius:6px;margin-bottom:12px}
 .state.warn{border-color:var(--warn)}.state.bad{border-color:var(--bad)}
 .state p{margin:0}.badge::before{content:"\\25cf\\00a0"}.badge{font-weight:650;color:var(--good)}
 .warn .badge{color:var(--warn)}.bad .badge{color:var(--bad)}
-.grid{display:grid;grid-template-columns:1fr;gap:12px;align-items:start}
-@media (min-width:720px){.grid{grid-template-columns:1fr 1fr}}
+.grid,.column{display:grid;grid-template-columns:minmax(0,1fr);gap:12px;align-content:start}
+.grid{margin-bottom:12px}
+@media (min-width:720px){.grid{grid-template-columns:repeat(2,minmax(0,1fr))}}
 .figures{display:grid;gap:12px;margin-bottom:12px;grid-template-columns:repeat(2,minmax(0,1fr))}
 @media (min-width:720px){.figures{grid-template-columns:repeat(4,minmax(0,1fr))}}
 section.card,.figure{background:var(--card);border:1px solid var(--line);border-radius:6px;
 padding:10px 14px;min-width:0}
 .figure .value{font-size:24px;font-weight:650;font-variant-numeric:tabular-nums;margin:0}
 .note{color:var(--soft);margin:0;font-size:13px}
-.figure svg{display:block;width:100%;height:44px;margin-top:6px}
+.figure svg{display:block;width:100%;height:44px;margin:6px 0 3px}
 svg .area{fill:var(--fill)}svg .curve{fill:none;stroke:var(--accent);stroke-width:1.5;
 vector-effect:non-scaling-stroke}
 table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
@@ -57,12 +58,17 @@ border-radius:4px;background:var(--bg);color:var(--ink);width:100%;max-width:280
 button{font:inherit;padding:6px 12px;border:1px solid var(--line);border-radius:4px;
 background:var(--bg);color:var(--ink);cursor:pointer}
 .scroll{overflow-x:auto}
-.lists{display:flex;flex-wrap:wrap;gap:4px 16px;margin:8px 0 12px}
+.lists{margin:8px 0 12px}
 .lists [aria-current]{color:inherit;font-weight:650;text-decoration:none}
 ul{margin:0;padding-left:18px}footer{max-width:1080px;margin:0 auto;padding:0 12px 16px;
 color:var(--soft);font-size:13px}
 .stale main{filter:grayscale(1);opacity:.7}
-.wide{grid-column:1/-1}
+td.n+td:not(.n),th.n+th:not(.n){padding-left:14px}
+@media (max-width:719px){.folding tr:first-child{display:none}
+.folding tr{display:flex;flex-wrap:wrap;gap:0 12px;padding:6px 0;border-top:1px solid var(--line)}
+.folding tr td{border:0;padding:0;text-align:left}
+.folding td:first-child{flex-basis:100%}
+.folding td+td::before{content:attr(data-name)":\\00a0";color:var(--soft)}}
 @media print{:root{--bg:#fff;--card:#fff;--ink:#000;--soft:#444;--line:#bbb;--accent:#000;
 --good:#000;--warn:#000;--bad:#000;--fill:#0001}form,.skip,nav{display:none}
 section.card,.figure{break-inside:avoid}}
