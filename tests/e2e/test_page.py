@@ -27,7 +27,7 @@ FAULTS = """
   document.querySelectorAll('h1').length===1?[]:['h1'],
   document.documentElement.lang?[]:['lang'])
 """
-#: Cells in which words are broken for want of room: a word of six characters takes more.
+#: Cells in which words are broken because they are too narrow: six characters take more.
 BROKEN = """
 [...document.querySelectorAll('td,th,dd,li')].filter(function(one){
   return one.getClientRects().length&&one.textContent.trim().length>5&&one.clientWidth<30;

@@ -28,8 +28,8 @@ _STATES: Final = {
     "unknown": ("bad", "Unknown"),
 }
 MINUTE_S: Final = 60.0
-#: Period of the charts → minutes of each point.
-_MINUTES: Final = {"hour": PERIOD_S / MINUTE_S, "day": PERIOD_S * TOGETHER / MINUTE_S}
+#: Period of the charts → points of a minute.
+_POINTS: Final = {"hour": MINUTE_S / PERIOD_S, "day": MINUTE_S / PERIOD_S / TOGETHER}
 #: Characters of a line of the log.
 _TEXT: Final = 200
 
@@ -77,10 +77,10 @@ def _figures(overview: Overview, points: Sequence[Point], period: str) -> Html:
     here = lag.here if lag is not None else None
     most = lag.here_p99 if lag is not None else None
     within = "arrival to done" if most is None else f"99 % within {precise(most)}"
-    minute = 1 / _MINUTES[period]
+    rate = _POINTS[period]
     past = [
-        _past("Run logs in", [point.arrived * minute for point in points], _rate, points),
-        _past(done, [point.done * minute for point in points], _rate, points),
+        _past("Run logs in", [point.arrived * rate for point in points], _rate, points),
+        _past(done, [point.done * rate for point in points], _rate, points),
         _past("Waiting", [point.waiting for point in points], "{:,.0f}".format, points),
         _past("Lag", [point.lag_median for point in points], precise, points),
     ]
@@ -111,7 +111,7 @@ def _past(
     label = f"{title}, last {during}: from {shown(min(known))} to {shown(max(known))}"
     return join(
         chart(values, label),
-        tag("p", f"last {during}: up to {shown(max(known))}", class_="note"),
+        tag("p", f"{during}: up to {shown(max(known))}", class_="note"),
     )
 
 
@@ -197,9 +197,14 @@ def _nodes(overview: Overview, fleet: Summary | None) -> Html:
     else:
         if nodes.observed_s >= nodes.silent_after_s:
             minutes = f"{nodes.silent_after_s / MINUTE_S:.0f}min"
-            lists.append(_some("Silent", fleet.silent, overview.at, f"silent={minutes}"))
-        lists.append(_some("Failing", fleet.failing, overview.at, "failing=yes"))
-        lists.append(_some("Flooding", fleet.flooding, overview.at, "sort=rate"))
+            silent = [(row, _last(row, overview.at)) for row in fleet.silent]
+            lists.append(_some("Silent", silent, f"silent={minutes}"))
+        failing = [(row, _failing(row)) for row in fleet.failing]
+        lists.append(_some("Failing", failing, "failing=yes"))
+        flooding = [
+            (row, f"{counted(row.last_hour, 'run log')} in the last hour") for row in fleet.flooding
+        ]
+        lists.append(_some("Flooding", flooding, "sort=rate"))
     return _card("nodes", "Nodes", *lists)
 
 
@@ -210,11 +215,11 @@ _COMMANDS: Final = {
 }
 
 
-def _some(title: str, rows: Sequence[NodeRow], now: float, query: str) -> Html:
+def _some(title: str, rows: Sequence[tuple[NodeRow, str]], query: str) -> Html:
     if not rows:
         return join("")
     command = _COMMANDS.get(query, f"relayd nodes --{query.replace('=', ' ')}")
-    items = [tag("li", node_link(row), f", {_last(row, now)}") for row in rows]
+    items = [tag("li", node_link(row), f": {about}") for row, about in rows]
     head = tag("h3", link(f"nodes?{query}", title), " ", tag("code", command))
     return join(head, tag("ul", *items))
 
@@ -228,6 +233,11 @@ def _last(row: NodeRow, now: float) -> str:
     if row.last_arrival is None:
         return "no run log yet"
     return f"last run log {age(now - row.last_arrival)} ago"
+
+
+def _failing(row: NodeRow) -> str:
+    kept = counted(row.failed, "refused file")
+    return f"{kept}, last {row.reason}" if row.failures and row.reason else kept
 
 
 def _relays(fleet: Summary | None) -> Html:

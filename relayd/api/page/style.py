@@ -16,7 +16,7 @@ header a{color:inherit}nav{display:flex;flex-wrap:wrap;gap:4px 16px}
 a{color:var(--accent)}
 a:focus-visible,input:focus-visible,button:focus-visible{outline:3px solid var(--accent);
 outline-offset:2px}
-h1{font-size:22px;line-height:1.3;margin:4px 0 2px;font-weight:650}
+h1{font-size:22px;line-height:1.3;margin:4px 0 6px;font-weight:650}
 h2{font-size:14px;margin:0 0 8px;color:var(--soft);font-weight:600}
 h3{font-size:14px;margin:12px 0 4px;font-weight:600}h3 code{font-weight:400}
 .spoken{position:absolute;width:1px;height:1px;margin:0;overflow:hidden;clip-path:inset(50%);
@@ -63,7 +63,7 @@ background:var(--bg);color:var(--ink);cursor:pointer}
 ul{margin:0;padding-left:18px}footer{max-width:1080px;margin:0 auto;padding:0 12px 16px;
 color:var(--soft);font-size:13px}
 .stale main{filter:grayscale(1);opacity:.7}
-td.n+td:not(.n),th.n+th:not(.n){padding-left:14px}
+@media (min-width:720px){td.n+td:not(.n),th.n+th:not(.n){padding-left:14px}}
 @media (max-width:719px){.folding tr:first-child{display:none}
 .folding tr{display:flex;flex-wrap:wrap;gap:0 12px;padding:6px 0;border-top:1px solid var(--line)}
 .folding tr td{border:0;padding:0;text-align:left}

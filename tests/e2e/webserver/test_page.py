@@ -7,7 +7,6 @@ import pytest
 from relayd.config.main_conf import Listen
 from tests.e2e.webserver.test_access import Seen, recorder
 from tests.support.curl import NODE, POLICY_SERVER, USER
-from tests.support.daemon import Site
 from tests.support.http import open_server
 from tests.support.project import CONF
 from tests.support.webserver import Web, open_web
