@@ -118,6 +118,10 @@ def _hop(hop: HopState, now: float) -> str:
     return ", ".join(parts)
 
 
+#: An arrival is noted when its event is read, which may be after the file has been forwarded.
+_LATE_S: Final = 1.0
+
+
 def _hop_outcome(hop: HopState, now: float) -> str:
     arrived = hop.last_arrival
     if hop.outcome is None or hop.outcome_at is None:
@@ -126,9 +130,9 @@ def _hop_outcome(hop: HopState, now: float) -> str:
     text = f"{_OUTCOMES[hop.outcome]}{reason} {moment(hop.outcome_at, now)}"
     if arrived is None:
         return text
-    if arrived > hop.outcome_at:
+    if arrived > hop.outcome_at + _LATE_S:
         return f"{text}, the next arrived {moment(arrived, now)}"
-    return f"{text}, {precise(hop.outcome_at - arrived)} after it arrived there"
+    return f"{text}, {precise(max(0.0, hop.outcome_at - arrived))} after it arrived there"
 
 
 def _row(label: str, text: str) -> str:

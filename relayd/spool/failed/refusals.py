@@ -15,6 +15,7 @@ from relayd.runlog.model import RunLogName
 from relayd.spool.failed.quarantine import name_of_upload
 from relayd.spool.failed.reasons import SUFFIX, ReasonRecord, read_reason, reason_path
 from relayd.spool.layout import Spool
+from relayd.system.shortage import words_of
 
 #: What stands for the reason of a file that has none next to it.
 UNEXPLAINED: Final = "unexplained"
@@ -92,7 +93,7 @@ def read_refusals(
         except FileNotFoundError:
             continue
         except OSError as error:
-            raise StartError(f"{spool.failed} cannot be read: {error.strerror}") from error
+            raise StartError(f"{spool.failed} cannot be read: {words_of(error)}") from error
     return sorted(found, key=lambda refusal: (refusal.at, refusal.name))
 
 

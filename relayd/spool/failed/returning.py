@@ -11,6 +11,7 @@ from relayd.spool.failed.quarantine import move_back, remove
 from relayd.spool.failed.refusals import Refusal
 from relayd.spool.layout import INCOMING
 from relayd.system.printable import shown
+from relayd.system.shortage import words_of
 
 #: "back": moved back; "refused": would be refused again, and stays; "taken": the spool has another
 #: file of this name; "gone": somebody else has moved or removed it; "removed": by `drop`;
@@ -51,7 +52,7 @@ def bring_back(refusal: Refusal) -> Done:
     except FileNotFoundError:
         return Done(refusal, "gone")
     except OSError as error:
-        return Done(refusal, "error", detail=f"cannot be moved: {error.strerror}")
+        return Done(refusal, "error", detail=f"cannot be moved: {words_of(error)}")
     return Done(refusal, "back")
 
 
@@ -63,7 +64,7 @@ def drop(refusals: Iterable[Refusal]) -> Iterator[Done]:
         except FileNotFoundError:
             yield Done(refusal, "gone")
         except OSError as error:
-            yield Done(refusal, "error", detail=f"cannot be removed: {error.strerror}")
+            yield Done(refusal, "error", detail=f"cannot be removed: {words_of(error)}")
         else:
             yield Done(refusal, "removed")
 
