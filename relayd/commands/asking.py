@@ -83,10 +83,17 @@ def lock_all(stack: ExitStack, spools: Iterable[Spool]) -> None:
                 stack.enter_context(DirectoryLock(path))
 
 
-def duration(_context: click.Context, _parameter: click.Parameter, value: str | None) -> float:
+def duration(context: click.Context, parameter: click.Parameter, value: str | None) -> float:
     """Return the seconds of an option such as `2h`; 0 if it is not given."""
+    return optional_duration(context, parameter, value) or 0.0
+
+
+def optional_duration(
+    _context: click.Context, _parameter: click.Parameter, value: str | None
+) -> float | None:
+    """Return the seconds of an option such as `2h`; None if it is not given."""
     if value is None:
-        return 0.0
+        return None
     try:
         return parse_duration(value)
     except ValueError as error:

@@ -17,6 +17,7 @@ from relayd.overview.failed import FailedIndex
 from relayd.overview.held import count_held
 from relayd.overview.model import (
     Backlog,
+    FailedState,
     Flow,
     Lag,
     LoggedLine,
@@ -113,8 +114,7 @@ class Collector:
     async def _make(self, now: float) -> Overview:
         nodes = self._trust.nodes
         own = nodes.get(nodes.my_id)
-        failed = await in_thread(self._failed.look, abandon_on_cancel=True)
-        held = await in_thread(count_held, self._spools, abandon_on_cancel=True)
+        failed, held = await in_thread(self._look, abandon_on_cancel=True)
         return Overview(
             at=now,
             version=__version__,
@@ -134,6 +134,10 @@ class Collector:
             pause=self._pause(),
             warned=warned(),
         )
+
+    def _look(self) -> tuple[FailedState, int]:
+        """Return what the spools show of refused and held files; blocks."""
+        return self._failed.look(), count_held(self._spools)
 
     def _output(self, output: Output) -> OutputState:
         health, server = output.health, output.facts().server

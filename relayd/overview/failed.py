@@ -5,16 +5,13 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from heapq import nlargest
 from pathlib import Path
-from typing import Final
 
 import msgspec
 
 from relayd.overview.model import FailedState
 from relayd.spool.failed.reasons import SUFFIX, read_reason, reason_path
+from relayd.spool.failed.refusals import UNEXPLAINED
 from relayd.spool.layout import Spool
-
-#: What stands for the reason of a file that has none next to it.
-UNEXPLAINED: Final = "unexplained"
 
 
 class _Known(msgspec.Struct, frozen=True, gc=False):

@@ -20,6 +20,7 @@ from relayd.overview.server import role_of, spools_in_use
 from relayd.overview.summary import Summary, summarize
 from relayd.runlog.filename import run_of
 from relayd.spool.failed.reasons import read_reason, reason_path
+from relayd.spool.failed.refusals import UNEXPLAINED
 from relayd.spool.layout import Spool
 from relayd.spool.operations.entries import count_waiting, find_entry, waiting_of
 from relayd.system.printable import names_of, shown
@@ -259,4 +260,4 @@ def _refusal(path: Path) -> FileFacts:
             at = datetime.fromisoformat(record.time).timestamp()
             reason = record.reason.value
             return FileFacts(name=name, at=at, reason=reason, detail=record.detail)
-    return FileFacts(name=name, at=0.0, reason="unexplained")
+    return FileFacts(name=name, at=0.0, reason=UNEXPLAINED)

@@ -4,12 +4,22 @@ What makes it is imported with its first request.
 """
 
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from quart import Blueprint, Response
 
 if TYPE_CHECKING:
     from relayd.api.page.pages import Pages
+
+#: Path, name of the endpoint, and the method of `Pages` that answers.
+_ROUTES: Final = (
+    ("/", "showPage", "start"),
+    ("/events", "followPage", "events"),
+    ("/nodes", "showNodes", "nodes"),
+    ("/nodes/<rest:part>", "showNode", "node"),
+    ("/failed/<rest:reason>", "showReason", "refused"),
+    ("/files/<rest:name>", "showFile", "file"),
+)
 
 
 def page_blueprint(make: "Callable[[], Pages]") -> Blueprint:
@@ -26,31 +36,17 @@ def page_blueprint(make: "Callable[[], Pages]") -> Blueprint:
             made.append(make())
         return made[0]
 
-    def add(path: str, endpoint: str, answer: Callable[..., Awaitable[Response]]) -> None:
-        routes.add_url_rule(path, endpoint, answer, methods=["GET"])
+    @routes.before_request
+    async def check_host() -> Response | None:
+        return pages().refusal()
 
-    async def start() -> Response:
-        return await pages().start()
+    def answering(method: str) -> Callable[..., Awaitable[Response]]:
+        async def answer(**parts: str) -> Response:
+            response: Response = await getattr(pages(), method)(**parts)
+            return response
 
-    async def events() -> Response:
-        return await pages().events()
+        return answer
 
-    async def nodes() -> Response:
-        return await pages().nodes()
-
-    async def node(part: str) -> Response:
-        return await pages().node(part)
-
-    async def refused(reason: str) -> Response:
-        return await pages().refused(reason)
-
-    async def file(name: str) -> Response:
-        return await pages().file(name)
-
-    add("/", "showPage", start)
-    add("/events", "followPage", events)
-    add("/nodes", "showNodes", nodes)
-    add("/nodes/<rest:part>", "showNode", node)
-    add("/failed/<rest:reason>", "showReason", refused)
-    add("/files/<rest:name>", "showFile", file)
+    for path, endpoint, method in _ROUTES:
+        routes.add_url_rule(path, endpoint, answering(method), methods=["GET"])
     return routes

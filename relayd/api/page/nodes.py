@@ -5,14 +5,14 @@ from typing import Final
 from urllib.parse import urlencode
 
 from relayd.api.page.html import Html, join, link, path_of, tag
-from relayd.api.page.sections import UNKNOWN, node_link
+from relayd.api.page.sections import node_link
 from relayd.overview.collect import SILENT_AFTER_S
 from relayd.overview.fleet import FilePlace, Refusals
 from relayd.overview.nodes import NodeRow, NodesChoice, NodesPage
 from relayd.overview.one_node import CertificateFacts, FileFacts, NodeDetail
 from relayd.overview.sentence import moment
 from relayd.spool.failed.refusals import ADVICE
-from relayd.system.amounts import age, counted, precise
+from relayd.system.amounts import UNKNOWN, age, counted, precise
 
 #: Columns of the list of nodes, and those of numbers.
 _NAMES: Final = ("Node", "Last run log", "Outcome", "Waiting", "Refused", "An hour", "Through")

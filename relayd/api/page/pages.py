@@ -98,8 +98,6 @@ class Pages:
 
     async def start(self) -> Response:
         """Return the first page."""
-        if (refusal := self._refusal()) is not None:
-            return refusal
         overview = await self._source.overview()
         period = _period()
         parts = await self._sections(overview, period)
@@ -124,8 +122,8 @@ class Pages:
         )
         return _answer(document(f"relayd on {overview.hostname}", "./", *body, live=True))
 
-    def _refusal(self) -> Response | None:
-        """Return why the request gets nothing, None if it may have an answer."""
+    def refusal(self) -> Response | None:
+        """Return why the current request gets nothing, None if it may have an answer."""
         if host_of(request.headers.get("Host", "")) in self._source.hosts:
             return None
         text = "This page is not served under that host name."
@@ -138,8 +136,6 @@ class Pages:
 
     async def events(self) -> Response:
         """Return the stream of changes of the first page (server-sent events)."""
-        if (refusal := self._refusal()) is not None:
-            return refusal
         if self._followers >= FOLLOWERS:
             return Response("too many pages follow", status=503, content_type="text/plain")
         body = _Stream(self, _period(), self._source.stopping)
@@ -168,8 +164,6 @@ class Pages:
 
     async def nodes(self) -> Response:
         """Return the list of nodes."""
-        if (refusal := self._refusal()) is not None:
-            return refusal
         overview = await self._source.overview()
         wanted, status = request.args.get("q", ""), 200
         try:
@@ -184,8 +178,6 @@ class Pages:
 
     async def node(self, part: str) -> Response:
         """Return the page of one node."""
-        if (refusal := self._refusal()) is not None:
-            return refusal
         overview = await self._source.overview()
         try:
             detail = await self._source.node(part)
@@ -197,8 +189,6 @@ class Pages:
 
     async def refused(self, reason: str) -> Response:
         """Return the refused files with one reason."""
-        if (refusal := self._refusal()) is not None:
-            return refusal
         overview = await self._source.overview()
         found = await self._source.refused(reason, _LISTED)
         content = refused_body(reason, found, overview.at)
@@ -207,8 +197,6 @@ class Pages:
 
     async def file(self, name: str) -> Response:
         """Return where a file is."""
-        if (refusal := self._refusal()) is not None:
-            return refusal
         overview = await self._source.overview()
         found = await self._source.file(name)
         status = 200 if found.state != "unknown" else 404

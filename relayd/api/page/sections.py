@@ -11,12 +11,10 @@ from relayd.overview.nodes import NodeRow
 from relayd.overview.sentence import moment
 from relayd.overview.summary import Summary
 from relayd.spool.failed.refusals import ADVICE
-from relayd.system.amounts import age, counted, precise, size
+from relayd.system.amounts import UNKNOWN, age, counted, precise, size
 from relayd.system.printable import printable
 from relayd.telemetry.rates import PERIOD_S, TOGETHER, Point
 
-#: What is not known.
-UNKNOWN: Final = "\N{EN DASH}"
 #: State → class of its color, and name.
 _STATES: Final = {
     "keeping_up": ("", "Well"),

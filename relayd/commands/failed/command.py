@@ -2,8 +2,7 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
@@ -12,13 +11,13 @@ import click
 from rich.console import Console
 from rich.progress import track
 
-from relayd.commands.asking import ask
-from relayd.commands.cli import Program, directory_option, unpadded
+from relayd.commands.asking import ask, optional_duration
+from relayd.commands.cli import Program, directory_option
 from relayd.commands.completion import complete_node
+from relayd.commands.console import plain_console
 from relayd.commands.failed import show
 from relayd.commands.failed.replay import Judge, examine
 from relayd.commands.inspect.verdict import configured, judge
-from relayd.config.durations import parse_duration
 from relayd.config.main_conf import Settings, load_settings
 from relayd.errors import NodesError
 from relayd.fleet.finding import find_nodes
@@ -34,9 +33,6 @@ from relayd.spool.failed.returning import SUCCESS, Done, Returned, as_returned, 
 from relayd.spool.layout import spools_of
 from relayd.system.printable import printable, shown
 
-#: Width of the output if it does not go to a terminal.
-_FILE_WIDTH: Final = 160
-
 #: Files in one request: relayd accepts a body of 1 MiB.
 _AT_ONCE: Final = 1500
 
@@ -51,14 +47,10 @@ class FailedGroup(Program, click.Group):
     """A group whose commands share the exit codes of the program."""
 
 
-def _since(_context: click.Context, _parameter: click.Parameter, value: str | None) -> float:
+def _since(context: click.Context, parameter: click.Parameter, value: str | None) -> float:
     """Return the Unix time of a duration before now; 0 if none is given."""
-    if value is None:
-        return 0.0
-    try:
-        return time.time() - parse_duration(value)
-    except ValueError as error:
-        raise click.BadParameter(f"{printable(value)}: {error}") from error
+    seconds = optional_duration(context, parameter, value)
+    return 0.0 if seconds is None else time.time() - seconds
 
 
 _CHOICE: Final = (
@@ -121,7 +113,7 @@ def list_(directory: Path, *, machine: bool, **chosen: Any) -> int:
     elif not groups:
         click.echo("No refused files.")
     else:
-        with _console() as console:
+        with plain_console() as console:
             show.show_groups(console, groups)
         hint = "relayd failed show [REASON|FILE], replay, drop"
         click.echo(f"{show.total(refusals)}. {hint}.")
@@ -142,7 +134,7 @@ def show_(directory: Path, names: tuple[str, ...], *, machine: bool, **chosen: A
     elif not refusals:
         click.echo(_NOTHING)
     else:
-        with _console() as console:
+        with plain_console() as console:
             show.show_refusals(console, refusals)
     return 0 if refusals or not names else 1
 
@@ -303,12 +295,3 @@ def _progress(refusals: Sequence[Refusal], what: str, *, quiet: bool) -> Iterabl
     if quiet or not console.is_terminal:
         return refusals
     return track(refusals, what, console=console, transient=True)
-
-
-@contextmanager
-def _console() -> Iterator[Console]:
-    console = Console(highlight=False, markup=False, emoji=False)
-    if not console.is_terminal:
-        console.width = _FILE_WIDTH
-    with unpadded(console):
-        yield console

@@ -9,12 +9,11 @@ from pathlib import Path
 import click
 import msgspec
 
-from relayd.commands.asking import ask
+from relayd.commands.asking import ask, optional_duration
 from relayd.commands.cli import Program, directory_option
 from relayd.commands.completion import complete_node
 from relayd.commands.console import plain_console
 from relayd.commands.nodes.screen import node_lines, nodes_summary, show_nodes
-from relayd.config.durations import parse_duration
 from relayd.config.main_conf import Settings, load_settings
 from relayd.control.client import Control
 from relayd.errors import RelaydError, StartError
@@ -22,21 +21,9 @@ from relayd.overview.documents import as_document, from_document
 from relayd.overview.fleet import FleetView
 from relayd.overview.nodes import NodesChoice, NodesPage, Sort
 from relayd.overview.one_node import Asked, NodeDetail
-from relayd.system.printable import printable
 
 _SETTINGS = {"help_option_names": ["-h", "--help"]}
 _json_option = click.option("--json", "machine", is_flag=True, help="Print a JSON document.")
-
-
-def _seconds(
-    _context: click.Context, _parameter: click.Parameter, value: str | None
-) -> float | None:
-    if value is None:
-        return None
-    try:
-        return parse_duration(value)
-    except ValueError as error:
-        raise click.BadParameter(f"{printable(value)}: {error}") from error
 
 
 @click.command("nodes", cls=Program, context_settings=_SETTINGS)
@@ -44,7 +31,7 @@ def _seconds(
 @click.option(
     "--silent",
     metavar="DURATION",
-    callback=_seconds,
+    callback=optional_duration,
     help='Only nodes without a run log for "15min", "2h" …',
 )
 @click.option(

@@ -11,11 +11,9 @@ from rich.text import Text
 from relayd.overview.nodes import NodeRow, NodesChoice, NodesPage
 from relayd.overview.one_node import CertificateFacts, FileFacts, HopState, NodeDetail
 from relayd.overview.sentence import moment
-from relayd.system.amounts import age, counted, precise
+from relayd.system.amounts import UNKNOWN, age, counted, precise
 from relayd.system.printable import printable
 
-#: What is not known.
-UNKNOWN: Final = "\N{EN DASH}"
 _LABEL: Final = 14
 _OUTCOMES: Final = {
     "stored": "stored",

@@ -8,9 +8,8 @@ from typing import Any, Final
 import click
 import msgspec
 
-from relayd.commands.asking import ask
+from relayd.commands.asking import ask, optional_duration
 from relayd.commands.cli import Program, directory_option
-from relayd.config.durations import parse_duration
 from relayd.config.main_conf import load_settings
 from relayd.control.callers import myself
 from relayd.overview.documents import as_document
@@ -35,15 +34,10 @@ _json_option = click.option("--json", "machine", is_flag=True, help="Print a JSO
 
 
 def _duration(
-    _context: click.Context, _parameter: click.Parameter, value: str | None
+    context: click.Context, parameter: click.Parameter, value: str | None
 ) -> float | None:
-    if value is None:
-        return None
-    try:
-        seconds = parse_duration(value)
-    except ValueError as error:
-        raise click.BadParameter(f"{printable(value)}: {error}") from error
-    if seconds <= 0:
+    seconds = optional_duration(context, parameter, value)
+    if value is not None and seconds is not None and seconds <= 0:
         raise click.BadParameter(f"{printable(value)}: expected more than 0")
     return seconds
 

@@ -7,11 +7,10 @@ from typing import Final
 from relayd.spool.operations.choose import Choice
 from relayd.spool.operations.shape import LABELS, Row, Shape
 from relayd.spool.operations.views import FileView, Report, Waiting
-from relayd.system.amounts import age, counted, size
+from relayd.system.amounts import UNKNOWN, age, counted, size
 from relayd.system.printable import printable
 
 #: Stands for what cannot be said.
-UNKNOWN: Final = "–"  # noqa: RUF001  a dash as in other tables
 
 _STATES: Final = {
     "waiting": "waiting",

@@ -1,6 +1,5 @@
 """Asks the running relayd for a run, and shows it until its end or an interrupt."""
 
-import signal
 import sys
 import threading
 import time
@@ -13,6 +12,7 @@ from typing import Final
 import click
 
 from relayd.commands.failing import complain
+from relayd.commands.interrupts import interruptible
 from relayd.commands.run.backlog import Backlog
 from relayd.commands.run.results import Results
 from relayd.commands.run.show import Lines, event_as_json, summary_as_json, table
@@ -50,7 +50,7 @@ def run_agents(
         if everything and not yes:
             _confirm(Control(path).get("/run")["nodes"])
         body = {"nodes": nodes, "all": everything, "conditions": conditions}
-        with _interruptible():
+        with interruptible():
             try:
                 return _follow(Control(path, inf), body, machine=machine)
             except KeyboardInterrupt:
@@ -74,18 +74,6 @@ def _confirm(count: int) -> None:
         raise click.UsageError("there is no terminal to ask at; use --yes.")
     what = "the agent of 1 node" if count == 1 else f"the agents of all {count:,} nodes"
     click.confirm(f"Start {what}?", abort=True, err=True)
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """Make SIGINT an exception, unless it is ignored on purpose."""
-    before = signal.getsignal(signal.SIGINT)
-    if before is signal.SIG_DFL:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def _follow(control: Control, body: Mapping[str, object], *, machine: bool) -> int:

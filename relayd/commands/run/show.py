@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from relayd.commands.run.results import NodeResult, Results
+from relayd.system.amounts import UNKNOWN
 from relayd.system.printable import printable
 
 #: Characters of a name in front of a line of output.
 _MAX_NAME: Final = 30
 #: Nodes of a run that are all listed; of a larger one those that are not ok.
 _LISTED: Final = 50
-_UNSURE: Final = "\N{EN DASH}"
 #: Colors of agents mean nothing here; whatever else a terminal would obey is shown as text.
 _COLOR: Final = re.compile(r"\x1b\[[0-9;]*m")
 _TAB: Final = 8
@@ -62,7 +62,7 @@ def table(results: Results) -> Iterator[str]:
 
 
 def _row(results: Results, node_id: str, result: NodeResult) -> tuple[str, ...]:
-    time = _UNSURE if result.seconds is None else _span(result.seconds)
+    time = UNKNOWN if result.seconds is None else _span(result.seconds)
     through = "direct" if result.relay in {"", results.me} else results.name(result.relay)
     if result.detail:
         through = result.detail if through == "direct" else f"{through}: {result.detail}"

@@ -39,14 +39,11 @@ def command(directory: Path, *, watch: bool, machine: bool) -> int:
     settings, _warnings = load_settings(directory)
     if not watch:
         return _show(settings, machine=machine)
-    try:
-        while True:
-            if sys.stdout.isatty() and not machine:
-                click.echo(_CLEAR, nl=False)
-            _show(settings, machine=machine)
-            time.sleep(_EVERY_S)
-    except KeyboardInterrupt:
-        return 0
+    while True:
+        if sys.stdout.isatty() and not machine:
+            click.echo(_CLEAR, nl=False)
+        _show(settings, machine=machine)
+        time.sleep(_EVERY_S)
 
 
 def _show(settings: Settings, *, machine: bool) -> int:

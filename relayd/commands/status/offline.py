@@ -14,9 +14,11 @@ from relayd import __version__
 from relayd.config.main_conf import Settings
 from relayd.errors import NodesError, RelaydError
 from relayd.fleet.loading import load_list
+from relayd.fleet.nodes import Nodes
 from relayd.overview.failed import FailedIndex
 from relayd.overview.held import count_held
 from relayd.overview.model import Backlog, NodesState, Overview, Pause
+from relayd.overview.nodes import reporting_nodes
 from relayd.overview.server import role_of, running_process, spools_in_use
 from relayd.pipelines.pausing import PauseError, PauseFile, as_pause
 from relayd.runlog.filename import run_of
@@ -124,8 +126,7 @@ def _nodes(settings: Settings) -> NodesState:
         nodes = load_list(settings.general.nodes_list_file)
     except NodesError as error:
         return NodesState(trouble=str(error))
-    own = _node_id(settings)
-    return NodesState(known=sum(node != own for node in nodes))
+    return NodesState(known=len(reporting_nodes(Nodes(_node_id(settings), nodes))))
 
 
 def _pause(settings: Settings, now: float) -> Pause | None:

@@ -6,11 +6,9 @@ from typing import Final, NamedTuple
 
 from relayd.overview.model import FailedState, NodesState, OutputState, Overview
 from relayd.overview.sentence import moment
-from relayd.system.amounts import age, counted, precise, size
+from relayd.system.amounts import UNKNOWN, age, counted, precise, size
 from relayd.system.printable import ELLIPSIS, printable
 
-#: What is not known.
-UNKNOWN: Final = "\N{EN DASH}"
 #: Columns of the narrowest terminal.
 WIDTH: Final = 80
 _LABEL: Final = 13

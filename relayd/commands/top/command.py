@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from relayd.commands.cli import Program, directory_option
+from relayd.commands.interrupts import interruptible
 from relayd.commands.status.screen import status_lines
 from relayd.commands.top.keys import Key, keys_of_terminal, read_keys
 from relayd.commands.top.views import MenuView, Page, View
@@ -49,6 +50,7 @@ def command(directory: Path) -> int:
     threading.Thread(target=feed.run, daemon=True).start()
     try:
         with (
+            interruptible(),
             keys_of_terminal() as fd,
             Live(console=console, screen=True, auto_refresh=False) as live,
         ):
@@ -56,7 +58,7 @@ def command(directory: Path) -> int:
                 if screen.is_old(feed, console.size):
                     live.update(screen.draw(feed, console), refresh=True)
     except KeyboardInterrupt:
-        pass
+        raise click.Abort from None
     return 0
 
 

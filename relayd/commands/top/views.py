@@ -7,14 +7,14 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from relayd.commands.nodes.command import nodes_page
-from relayd.commands.nodes.screen import UNKNOWN, node_lines
-from relayd.commands.top.refused import refused_files
+from relayd.commands.nodes.screen import node_lines
 from relayd.control.client import Control
 from relayd.overview.documents import from_document
+from relayd.overview.fleet import Refusals
 from relayd.overview.model import Overview
 from relayd.overview.nodes import NodeRow, NodesChoice, Sort
 from relayd.overview.one_node import NodeDetail
-from relayd.system.amounts import age
+from relayd.system.amounts import UNKNOWN, age
 from relayd.system.printable import printable
 
 #: Rows of a screen; a terminal shows fewer.
@@ -181,7 +181,7 @@ class ReasonView:
 
     def load(self, control: Control, overview: Overview) -> Page:
         """Implement `View`."""
-        found = refused_files(control, self._reason, MOST)
+        found = from_document(control.get(f"/refused/{self._reason}", limit=MOST), Refusals)
         rows = [
             Row(
                 (printable(file.name), f"{age(overview.at - file.at)} ago", printable(file.detail)),

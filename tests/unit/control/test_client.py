@@ -100,7 +100,7 @@ def _all_lines(control: Control) -> list[Any]:
 
 @pytest.mark.parametrize("state", ["missing", "stale", "off", "no answer", "no HTTP", "closed"])
 def test_what_is_no_relayd_has_an_error_of_its_own(place: Path, state: str) -> None:
-    """Nobody there is told apart from somebody who does not answer as relayd would."""
+    """A missing relayd and a program that answers otherwise have different errors."""
     path = place / "control.sock"
     with socket.socket(socket.AF_UNIX) as listener:
         if state not in {"missing", "off"}:

@@ -6,9 +6,10 @@ import pytest
 
 from relayd.errors import Reason, Refused
 from relayd.overview import failed
-from relayd.overview.failed import UNEXPLAINED, FailedIndex
+from relayd.overview.failed import FailedIndex
 from relayd.spool.failed import reasons
 from relayd.spool.failed.quarantine import RefusedFile, quarantine_all
+from relayd.spool.failed.refusals import UNEXPLAINED
 from relayd.spool.layout import run_log_spool
 
 

@@ -6,7 +6,6 @@ import os
 import secrets
 import shutil
 import signal
-import subprocess
 import tempfile
 import urllib.request
 from collections.abc import AsyncIterator, Callable
@@ -30,6 +29,7 @@ from relayd.commands.demo.cluster.programs import Programs, find_programs
 from relayd.commands.demo.cluster.shipped import MEMBERS, Ports
 from relayd.commands.demo.postgres import schema
 from relayd.commands.demo.postgres.programs import PostgresAccount, server_account
+from relayd.commands.demo.postgres.psql import run_psql
 from relayd.commands.demo.postgres.server import ConnectionInfo
 from relayd.commands.demo.processes import ports as loopback
 from relayd.errors import StartError
@@ -49,7 +49,6 @@ _ENVIRONMENT: Final = {
     "PYTHONUNBUFFERED": "1",
 }
 _API_USER: Final = "patroni"
-_SUPERUSER: Final = "postgres"
 
 
 class Cluster:
@@ -311,23 +310,10 @@ class Cluster:
         machine = machine or self.find_primary()
         if machine is None:
             raise RuntimeError("there is no primary")
-        command: list[str | Path] = [
-            self._programs.postgres / "psql",
-            *("-X", "-q", "--csv", "-t", "-v", "ON_ERROR_STOP=1"),
-            *("-h", machine.data.parent, "-p", str(machine.port), "-U", _SUPERUSER, "-d", database),
-        ]
-        done: subprocess.CompletedProcess[str] = subprocess.run(
-            command,
-            input=sql,
-            text=True,
-            capture_output=True,
-            check=False,
-            env={**_ENVIRONMENT, **environment},
-            start_new_session=True,
+        programs, home = self._programs.postgres, machine.data.parent
+        return run_psql(
+            programs, home, machine.port, database, sql, {**_ENVIRONMENT, **environment}
         )
-        if done.returncode:
-            raise RuntimeError(done.stderr.strip())
-        return done.stdout
 
     def _ask(
         self,
