@@ -27,7 +27,7 @@ from email.utils import format_datetime
 from pathlib import Path
 from typing import Final
 
-from tools import manpages
+from tools import completions, manpages
 from tools.lock import REPOSITORY, runtime_lock
 from tools.sbom import SBOM, installed_licences
 
@@ -46,6 +46,7 @@ FILES: Final[Mapping[str | Path, str | Path]] = {
     "conf/apache": DOCUMENTS / "examples" / "apache",
     "conf/nginx": DOCUMENTS / "examples" / "nginx",
     "conf/postgresql": DOCUMENTS / "examples" / "postgresql",
+    "conf/ha": DOCUMENTS / "examples" / "ha",
     "conf/sudoers": DOCUMENTS / "examples" / "sudoers",
     "conf/prometheus": DOCUMENTS / "examples" / "prometheus",
     "selinux": DOCUMENTS / "examples" / "selinux",
@@ -108,6 +109,7 @@ def build(directory: Path) -> Path:
         install_changelog(root, version)
         install_units(root)
         install_pages(root)
+        install_completions(root)
         install_copyright(root)
         normalise_modes(root)
         write_control(root, python, version)
@@ -223,6 +225,14 @@ def install_pages(root: Path) -> None:
             section = root / "usr" / "share" / "man" / f"man{page.suffix[1:]}"
             section.mkdir(parents=True, exist_ok=True)
             _compress(page.read_bytes(), section / f"{page.name}.gz")
+
+
+def install_completions(root: Path) -> None:
+    """Write the scripts with which shells complete the commands, where each looks for them."""
+    for name, text in completions.scripts().items():
+        path = root / "usr" / "share" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
 
 
 def install_copyright(root: Path) -> None:

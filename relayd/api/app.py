@@ -13,7 +13,8 @@ from werkzeug.routing import MapAdapter
 
 from relayd.api import answers
 from relayd.api.openapi import openapi_blueprint
-from relayd.api.remote_run import remote_run_blueprint
+from relayd.api.page import page_blueprint
+from relayd.api.remote_run import remote_run_blueprint, way_blueprint
 from relayd.api.server.body import HTTPConnection, Request
 from relayd.api.server.raw_path import BASE, Rest
 from relayd.api.shared_files import PREFIX as SHARED_FILES
@@ -105,6 +106,8 @@ def make_app(services: Services) -> App:
     app.register_blueprint(system_blueprint(services), url_prefix=f"{BASE}/system")
     app.register_blueprint(metrics_blueprint(services.metrics))
     app.register_blueprint(openapi_blueprint(), url_prefix=BASE)
+    if services.pages is not None:
+        app.register_blueprint(page_blueprint(services.pages))
     if services.shared_folder is not None:
         app.register_blueprint(shared_folder_blueprint(services.shared_folder), url_prefix=BASE)
     if services.shared_files is not None:
@@ -114,6 +117,8 @@ def make_app(services: Services) -> App:
         app.register_blueprint(
             remote_run_blueprint(services.remote_runs), url_prefix=f"{BASE}/remote-run"
         )
+    if services.ask_way is not None:
+        app.register_blueprint(way_blueprint(services.ask_way), url_prefix=f"{BASE}/remote-run")
     return app
 
 

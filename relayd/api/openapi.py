@@ -1,15 +1,21 @@
 """The description of the API, an OpenAPI 3.1 document: `/openapi.json`, also kept in docs/."""
 
+from collections.abc import Callable
+
 from quart import Blueprint, Response
 
 
-def openapi_blueprint() -> Blueprint:
-    """Return the route `/openapi.json`, relative to the base of the API."""
+def openapi_blueprint(read: Callable[[], bytes] | None = None) -> Blueprint:
+    """Return the route `/openapi.json`.
+
+    Args:
+        read: returns the document; that of the API if None.
+    """
     routes = Blueprint("openapi", __name__)
 
     @routes.get("/openapi.json", endpoint="getOpenApi")
     async def document() -> Response:
-        return Response(read_document(), content_type="application/json")
+        return Response((read or read_document)(), content_type="application/json")
 
     return routes
 

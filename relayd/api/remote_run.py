@@ -1,8 +1,9 @@
-"""The routes that start agents: `/remote-run/…`."""
+"""The routes that start agents, and the one about the way to a node: `/remote-run/…`."""
 
 import weakref
+from collections.abc import Awaitable, Callable
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self
 
 import trio
 from quart import Blueprint, Response, request
@@ -10,7 +11,7 @@ from quart.wrappers.response import ResponseBody
 from werkzeug.exceptions import LengthRequired, RequestTimeout, UnsupportedMediaType
 
 from relayd.api import answers
-from relayd.errors import NodesError
+from relayd.errors import NodesError, RelaydError
 from relayd.fleet.nodes import MAX_LEVELS
 from relayd.remote_run.answer import Sink
 from relayd.remote_run.audit import Requester
@@ -51,6 +52,31 @@ def remote_run_blueprint(runs: RemoteRuns) -> Blueprint:
     @routes.errorhandler(RequestError)
     async def refuse(error: RequestError) -> Response:
         return Response(f"{error}", status=400, content_type=_TEXT)
+
+    return routes
+
+
+#: Returns what this relay and those below it say of a node, None if it is not below; the number is
+#: that of relays that have passed the question on. Raises `RelaydError`.
+AskWay = Callable[[str, int], Awaitable[dict[str, Any] | None]]
+
+
+def way_blueprint(ask: AskWay) -> Blueprint:
+    """Return `/remote-run/status/NODE`, which only reads, whether remote runs are on or not."""
+    routes = Blueprint("remote_run_status", __name__, url_prefix="/remote-run")
+
+    @routes.get("/status/<node_id>", endpoint="getRemoteRunStatus")
+    async def status(node_id: str) -> Response:
+        action, passed = "getRemoteRunStatus", _hops()
+        if passed > MAX_LEVELS:
+            return answers.failure(action, f"passed on by more than {MAX_LEVELS} relays", 508)
+        try:
+            document = await ask(node_id, passed)
+        except RelaydError as error:
+            return answers.failure(action, str(error), 503)
+        if document is None:
+            return answers.failure(action, "no such node is below this server", 404)
+        return answers.success(action, document)
 
     return routes
 

@@ -2,19 +2,23 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import trio
 from quart import Blueprint, Response
 
 from relayd.api import answers
 from relayd.api.coalesce import Coalesced
+from relayd.api.remote_run import AskWay
 from relayd.api.shared_files import SharedFiles
 from relayd.api.shared_folder import SharedFolder
 from relayd.api.status import StatusReport
 from relayd.errors import RelaydError
 from relayd.remote_run.runs import RemoteRuns
 from relayd.telemetry.metrics import CONTENT_TYPE, Metrics
+
+if TYPE_CHECKING:
+    from relayd.api.page.pages import Pages
 
 #: A reload takes seconds with the largest fleet; a hanging one must not block its caller.
 RELOAD_TIMEOUT_S: Final = 60.0
@@ -33,6 +37,8 @@ class Services:
         remote_runs: starts agents; None if it is switched off.
         shared_folder: what `/shared-folder` needs; None leaves it out.
         shared_files: what `/shared-files` needs; None leaves it out.
+        pages: makes the page for administrators, at its first request; None leaves it out.
+        ask_way: answers `/remote-run/status`; None leaves it out.
     """
 
     status: Callable[[], Awaitable[StatusReport]]
@@ -42,6 +48,8 @@ class Services:
     remote_runs: RemoteRuns | None = None
     shared_folder: SharedFolder | None = None
     shared_files: SharedFiles | None = None
+    pages: "Callable[[], Pages] | None" = None
+    ask_way: AskWay | None = None
 
 
 def system_blueprint(services: Services) -> Blueprint:

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from relayd import __version__
+from relayd.commands.completion import complete_node
 from relayd.commands.daemon import (
     DEFAULT_DIRECTORY,
     EXIT_START,
@@ -38,6 +39,7 @@ from relayd.service.signals import allow_hangup
 from relayd.system.utf8 import ensure_utf8
 
 if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
     from rich.console import Console
 
 EXIT_CRASH: Final = 1
@@ -47,6 +49,8 @@ EXIT_INTERRUPTED: Final = 130
 #: Commands in modules of their own, which are imported only when called: name → module, line in
 #: the list of commands. A module with several names that of its command after a colon.
 _LAZY: Final = {
+    "nodes": ("relayd.commands.nodes.command", "List nodes: silent, refused, flooding."),
+    "node": ("relayd.commands.nodes.command:node", "Show all about one node."),
     "pause": ("relayd.commands.pause.command", "Stop taking files; uploads go on."),
     "resume": ("relayd.commands.pause.command:resume", "Take files again after a pause."),
     "check": ("relayd.commands.check.command", "Find faults in an installation."),
@@ -56,7 +60,10 @@ _LAZY: Final = {
         "List refused files, move them back, or remove them.",
     ),
     "status": ("relayd.commands.status.command", "Say whether relayd is well, and what waits."),
+    "support": ("relayd.commands.support.command", "Write an archive for a bug report."),
+    "top": ("relayd.commands.top.command", "Watch relayd live, by node and by reason."),
     "inspect": ("relayd.commands.inspect.command", "Show what relayd would do with run-log files."),
+    "queue": ("relayd.commands.queue.command", "List, hold, release, retry or drop waiting files."),
 }
 _SETTINGS: Final = {"help_option_names": ["-h", "--help"]}
 
@@ -125,10 +132,23 @@ class LazyGroup(Program, click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the list of commands to the help, without importing any."""
-        own = {name: command.get_short_help_str(70) for name, command in self.commands.items()}
-        lazy = {name: text for name, (_, text) in _LAZY.items()}
         with formatter.section("Commands"):
-            formatter.write_dl(sorted((own | lazy).items()))
+            formatter.write_dl(self._lines())
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> "list[CompletionItem]":
+        """Return the commands, or options, that begin with a text, without importing any."""
+        from click.shell_completion import CompletionItem
+
+        found = [(name, text) for name, text in self._lines() if name.startswith(incomplete)]
+        return [
+            *(CompletionItem(name, help=text) for name, text in found),
+            *click.Command.shell_complete(self, ctx, incomplete),
+        ]
+
+    def _lines(self) -> list[tuple[str, str]]:
+        """Return name and line of each command."""
+        own = {name: command.get_short_help_str(70) for name, command in self.commands.items()}
+        return sorted((own | {name: text for name, (_, text) in _LAZY.items()}).items())
 
 
 directory_option = click.option(
@@ -148,15 +168,59 @@ directory_option = click.option(
 @click.pass_context
 def main(context: click.Context) -> None:
     """The relay daemon of a Rudder fleet and its tools."""
-    if context.invoked_subcommand != run.name:
+    if context.invoked_subcommand not in {daemon.name, run.name}:
         allow_hangup()
 
 
 @main.command()
 @directory_option
-def run(directory: Path) -> int:
+def daemon(directory: Path) -> int:
     """Run the daemon in the foreground until SIGTERM or SIGINT."""
     return run_daemon(directory)
+
+
+@main.command(short_help="Start the agents of nodes and follow their runs; or run the daemon.")
+@directory_option
+@click.option(
+    "-D",
+    "--condition",
+    "conditions",
+    multiple=True,
+    metavar="NAME",
+    help="A condition to define in the agents; repeatable.",
+)
+@click.option("--all", "everything", is_flag=True, help="All nodes below this policy server.")
+@click.option("--yes", is_flag=True, help="Do not ask before starting the agents of all nodes.")
+@click.option("--json", "machine", is_flag=True, help="Print lines of JSON.")
+@click.argument("nodes", metavar="[NODE]…", nargs=-1, shell_complete=complete_node)
+def run(
+    directory: Path,
+    nodes: tuple[str, ...],
+    conditions: tuple[str, ...],
+    *,
+    everything: bool,
+    yes: bool,
+    machine: bool,
+) -> int:
+    """Start the agents of nodes now, and follow their runs.
+
+    A node is given by its id, its host name, or a part of either that no other node has. The
+    running relayd starts the agents, also those below other relays; lines appear as the agents
+    print them, then a table has one verdict for each node. The exit code is 0 if all of them
+    succeeded. Ctrl-C ends only the following: the run goes on.
+
+    Without NODE and --all, this is the daemon in the foreground, as with `relayd daemon`.
+    """
+    if not (nodes or everything):
+        if conditions or yes or machine:
+            raise click.UsageError("choose nodes, or use --all.")
+        return run_daemon(directory)
+    if nodes and everything:
+        raise click.UsageError("--all contradicts the choice of some.")
+    allow_hangup()
+    from relayd.commands.run.follow import run_agents
+
+    return run_agents(directory, nodes, conditions, everything=everything, yes=yes, machine=machine)
 
 
 @main.command()

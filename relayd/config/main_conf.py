@@ -81,7 +81,7 @@ class GeneralSettings(msgspec.Struct, frozen=True, kw_only=True):
     node_id_file: v.FilePath = Path("/opt/rudder/etc/uuid.hive")
     listen: v.ListenAddress = Listen(host="127.0.0.1", port=3030)
     control_socket: v.ControlSocketPath = Path("/run/rudder-relayd/control.sock")
-    state_directory: v.OptionalDirectory = Path("/var/lib/rudder-relayd")
+    state_directory: v.FilePath = Path("/var/lib/rudder-relayd")
     core_threads: v.Several = msgspec.field(default_factory=_cpus)
     blocking_threads: v.OptionalSeveral = None
     https_port: v.Port = 443

@@ -151,10 +151,6 @@ def _optional_socket(value: Any) -> Path | None:
     return _absolute_socket(value) if value != "" else None
 
 
-def _optional_directory(value: Any) -> Path | None:
-    return _path(value) if value != "" else None
-
-
 def _secret(value: Any) -> Secret:
     return Secret(_text(value))
 
@@ -282,7 +278,6 @@ OptionalSocketPath = Annotated[
     Path | None,
     Leaf(f"the absolute path of a socket, at most {_MAX_SOCKET_PATH} bytes", _absolute_socket),
 ]
-OptionalDirectory = Annotated[Path | None, Leaf('a path, or ""', _optional_directory)]
 ControlSocketPath = Annotated[
     Path | None,
     Leaf(

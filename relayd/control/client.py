@@ -4,7 +4,8 @@ import http.client
 import json
 import socket
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
+from math import isinf
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote, urlencode
@@ -40,12 +41,13 @@ class ControlError(RelaydError):
 
 class _UnixConnection(http.client.HTTPConnection):
     def __init__(self, path: Path, timeout: float) -> None:
-        super().__init__("localhost", timeout=timeout)
+        super().__init__("localhost")
         self._path = path
+        self._patience = timeout
 
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self.timeout)
+        self.sock.settimeout(None if isinf(self._patience) else self._patience)
         self.sock.connect(str(self._path))
 
 
@@ -54,7 +56,8 @@ class Control:
 
     Args:
         path: of the socket; None if the configuration has none.
-        patience: seconds without a byte of an answer.
+        patience: seconds without a byte of an answer; `inf` for an answer that follows something
+            of unknown length.
     """
 
     def __init__(self, path: Path | None, patience: float = PATIENCE_S) -> None:
@@ -111,7 +114,9 @@ class Control:
         headers = {} if data is None else {"Content-Type": "application/json"}
         with closing(connection):
             try:
-                connection.request(method, target, data, headers)
+                # A caller who may not use the socket is answered, and cut off, before it has asked.
+                with suppress(BrokenPipeError):
+                    connection.request(method, target, data, headers)
                 answer = connection.getresponse()
             except (FileNotFoundError, ConnectionRefusedError) as error:
                 raise NotRunningError(f"relayd does not listen on {self._path}") from error

@@ -8,7 +8,8 @@ from quart import Blueprint
 
 from relayd.control.audit import audit, caller_name
 from relayd.control.requests import BadRequestError, answering, read_body
-from relayd.overview.model import Kind, Pause, as_document
+from relayd.overview.documents import as_document
+from relayd.overview.model import Kind, Pause
 from relayd.pipelines.pausing import KINDS, Pausing
 
 

@@ -79,11 +79,14 @@ def answering(
         async def answer(*args: Any, **kwargs: Any) -> Response:
             try:
                 return answers.success(action, await handler(*args, **kwargs))
-            except BadRequestError as error:
-                return answers.failure(action, str(error), 400)
             except RelaydError as error:
-                return answers.failure(action, str(error), 409)
+                return failure_of(action, error)
 
         return answer
 
     return decorate
+
+
+def failure_of(action: str, error: RelaydError) -> Response:
+    """Return the answer for an error, see `answering`."""
+    return answers.failure(action, str(error), 400 if isinstance(error, BadRequestError) else 409)

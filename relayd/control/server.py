@@ -53,7 +53,7 @@ async def run_control(
         async with open_listeners(listen) as listeners:
             serving, slots = make_serving(_LateApp(make_app), LIMITS), Slots(LIMITS.connections)
             connect = partial(_connect, serving, slots, path)
-            log.info("control socket ready", file=str(path))
+            log.info("control socket ready", socket=str(path))
             await serve_clients(
                 Clients(serving, slots, connect), listeners, stop, grace, trio.TASK_STATUS_IGNORED
             )

@@ -14,7 +14,8 @@ _LENGTH_SIZE: Final = 4
 _PAGE_SIZE: Final = 64 * 1024
 
 _pack = msgspec.msgpack.Encoder().encode
-_unpack = msgspec.msgpack.Decoder(tuple[NodeCertificate, ...]).decode
+#: Certificates of one node, and the places of their dates.
+_unpack = msgspec.msgpack.Decoder(tuple[tuple[NodeCertificate, ...], tuple[int, ...]]).decode
 
 
 class CertificateStore:
@@ -48,11 +49,12 @@ class CertificateStore:
             certificate: verifies the signatures of the node.
             validity: only counted, see `expired` and `not_yet_valid`.
         """
-        others = self.get(node_id)
+        others, dates = self._record(node_id)
         if certificate in others:
             return
         # An earlier record of the node stays behind unused: few nodes have two certificates.
-        self._places[node_id] = self._append(_pack((*others, certificate)))
+        record = (*others, certificate), (*dates, len(self._ends))
+        self._places[node_id] = self._append(_pack(record))
         self._begins.append(validity.begin)
         self._ends.append(validity.end)
 
@@ -64,9 +66,17 @@ class CertificateStore:
 
     def get(self, node_id: str) -> tuple[NodeCertificate, ...]:
         """Return the certificates of a node in the order they were added; none if unknown."""
+        return self._record(node_id)[0]
+
+    def validity(self, node_id: str) -> tuple[Validity, ...]:
+        """Return the validity of each certificate of a node, in the same order."""
+        dates = self._record(node_id)[1]
+        return tuple(Validity(self._begins[place], self._ends[place]) for place in dates)
+
+    def _record(self, node_id: str) -> tuple[tuple[NodeCertificate, ...], tuple[int, ...]]:
         place = self._places.get(node_id)
         if place is None:
-            return ()
+            return (), ()
         number, start = divmod(place, _PAGE_SIZE)
         page = memoryview(self._pages[number])
         end = start + _LENGTH_SIZE

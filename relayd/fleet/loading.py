@@ -11,6 +11,7 @@ however large the fleet is, and never has a whole file in memory.
 import binascii
 import re
 from collections.abc import Container, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final, Literal, TextIO
@@ -111,10 +112,42 @@ def load_nodes(
 def load_list(path: Path) -> dict[str, Node]:
     """Read the nodes list alone, without warnings; none if it does not exist. Blocks.
 
+    For commands: it does not stop for the event loop of a daemon.
+
     Raises:
         NodesError: it cannot be read, or is broken as a whole.
     """
-    return _load_list(path, _Warnings()) or {}
+    return _load_list(path, _Warnings(), gently=False) or {}
+
+
+def load_certificates_of(node_id: str, nodes: Mapping[str, Node], path: Path) -> CertificateStore:
+    """Read the certificates of one node alone, a fraction of the work of all of them. Blocks.
+
+    Args:
+        node_id: the node.
+        nodes: the nodes list.
+        path: the certificates file; none are found if it does not exist.
+
+    Raises:
+        NodesError: it cannot be read.
+    """
+    store = CertificateStore()
+    marks = [node_id.encode(codec, "replace") for codec in ("utf-8", "latin-1", "utf-16-be")]
+    own = {node_id: nodes[node_id]}
+    try:
+        with path.open("rb", buffering=_READ_SIZE) as file:
+            for _, block in pem_blocks(file):
+                if isinstance(block, bytes) and any(mark in block for mark in marks):
+                    with suppress(ValueError):
+                        _add_certificate(store, block, own, ())
+    except FileNotFoundError:
+        return store
+    except (OSError, ValueError) as error:
+        detail = (
+            str(error) if isinstance(error, ValueError) else f"cannot be read: {words_of(error)}"
+        )
+        raise NodesError(detail, file=path) from error
+    return store
 
 
 def parse_key_hash(text: object) -> KeyHash | None:
@@ -166,11 +199,11 @@ class _Warnings:
         return [*self._first, NodesWarning("more", f"… and {more} more")] if more else self._first
 
 
-def _load_list(path: Path, warnings: _Warnings) -> dict[str, Node] | None:
+def _load_list(path: Path, warnings: _Warnings, *, gently: bool = True) -> dict[str, Node] | None:
     """Read the nodes list; return None if it does not exist."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            return _read_entries(path, file, warnings)
+            return _read_entries(path, file, warnings, gently=gently)
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -181,11 +214,14 @@ def _load_list(path: Path, warnings: _Warnings) -> dict[str, Node] | None:
         raise NodesError(str(error), file=path) from error
 
 
-def _read_entries(path: Path, file: TextIO, warnings: _Warnings) -> dict[str, Node]:
+def _read_entries(
+    path: Path, file: TextIO, warnings: _Warnings, *, gently: bool
+) -> dict[str, Node]:
     nodes: dict[str, Node] = {}
     names: dict[str, str] = {}
     skipped, first = 0, ""
-    for node_id, value in in_small_steps(members(file)):
+    found = members(file)
+    for node_id, value in in_small_steps(found) if gently else found:
         if node_id in nodes:
             raise ValueError(f"node {quoted(node_id)} is listed twice")
         try:

@@ -6,7 +6,7 @@ which its owner puts in place of the previous one in a single step.
 
 import hashlib
 import hmac
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from typing import Final
 
 import msgspec
@@ -14,6 +14,7 @@ import msgspec
 from relayd.errors import NodesError
 from relayd.fleet.certificates import CertificateStore
 from relayd.runlog.model import NodeCertificate
+from relayd.runlog.signature.certificates import Validity
 from relayd.system.printable import printable
 
 #: Longest chain of policy servers that is followed (the same bound as in `rudder-relayd`).
@@ -91,13 +92,29 @@ class Nodes:
         """Return a node, or None if it is not in the list."""
         return self._nodes.get(node_id)
 
-    def ids(self) -> Iterable[str]:
+    def ids(self) -> Collection[str]:
         """Return the ids of all nodes, in the order of the list."""
         return self._nodes.keys()
 
     def certificates(self, node_id: str) -> tuple[NodeCertificate, ...]:
         """Return the certificates of a node, in the order of the file; none if unknown."""
         return self._certificates.get(node_id)
+
+    def validity(self, node_id: str) -> tuple[Validity, ...]:
+        """Return the validity of each certificate of a node, in the same order."""
+        return self._certificates.validity(node_id)
+
+    def route(self, node_id: str) -> list[str]:
+        """Return the policy servers from below this one down to a node, and the node itself.
+
+        Raises:
+            NodesError: there is no route, see `next_hop`.
+        """
+        route = [node_id]
+        hop = self.next_hop(node_id)
+        while route[0] != hop:
+            route.insert(0, self._nodes[route[0]].policy_server)
+        return route
 
     @property
     def peers(self) -> Mapping[str, tuple[bytes, ...]]:
@@ -151,6 +168,20 @@ class Nodes:
         raise NodesError(
             f"no route to node {quoted(node_id)}: more than {MAX_LEVELS} policy servers"
         )
+
+    def relay_of(self, node_id: str) -> str:
+        """Return the id of the relay through which a node's files come; "" if none, or unknown."""
+        node = self._nodes.get(node_id)
+        if node is None or node.policy_server == self.my_id:
+            return ""
+        try:
+            return self.next_hop(node_id)
+        except NodesError:
+            return ""
+
+    def hostnames(self) -> dict[str, str]:
+        """Return the host names of all nodes, by id."""
+        return {node_id: node.hostname for node_id, node in self._nodes.items()}
 
     def trust_token(self, node_id: str) -> str:
         """Return a digest of everything that decides whether a node's signature is trusted.

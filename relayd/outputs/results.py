@@ -146,6 +146,14 @@ class RunLogStore(Protocol):
         """
         ...
 
+    async def last_run(self, node_id: str) -> float | None:
+        """Return the start of the last stored run of a node, Unix time; None if there is none.
+
+        Raises:
+            DatabaseError: it could not be asked, or did not answer in time.
+        """
+        ...
+
     def reconfigure(self, settings: Settings) -> None:
         """Use the settings of a reloaded configuration from the next connection on."""
         ...

@@ -14,8 +14,10 @@ from relayd.fleet.current_nodes import CurrentNodes
 from relayd.outputs.health import Health
 from relayd.outputs.results import StoreFacts
 from relayd.overview.failed import FailedIndex
+from relayd.overview.held import count_held
 from relayd.overview.model import (
     Backlog,
+    FailedState,
     Flow,
     Lag,
     LoggedLine,
@@ -25,8 +27,9 @@ from relayd.overview.model import (
     Pause,
     Warned,
 )
+from relayd.overview.nodes import reporting_nodes
 from relayd.overview.sentence import judged
-from relayd.overview.server import kinds_of, role_of, spools_of
+from relayd.overview.server import kinds_of, role_of, spools_in_use
 from relayd.system.addresses import bracketed
 from relayd.system.threads import in_thread
 from relayd.telemetry.logs import recent
@@ -60,8 +63,12 @@ class Measures(Protocol):
     def lag(self) -> Lag:
         """Return how long run logs take."""
 
-    def silent(self, seconds: float) -> int:
-        """Return the number of known nodes without a run log for this long."""
+    @property
+    def since(self) -> float:
+        """Unix time since which arrivals are known."""
+
+    def silent(self, seconds: float, known: int) -> int:
+        """Return how many of the known nodes have sent no run log for this long."""
 
 
 class Collector:
@@ -91,7 +98,8 @@ class Collector:
         self._pause = pause
         self._measures = measures
         self._started = started
-        self._failed = FailedIndex(spools_of(settings).values())
+        self._spools = list(spools_in_use(settings).values())
+        self._failed = FailedIndex(self._spools)
         self._lock = trio.Lock()
         self._last: Overview | None = None
 
@@ -106,7 +114,7 @@ class Collector:
     async def _make(self, now: float) -> Overview:
         nodes = self._trust.nodes
         own = nodes.get(nodes.my_id)
-        failed = await in_thread(self._failed.look, abandon_on_cancel=True)
+        failed, held = await in_thread(self._look, abandon_on_cancel=True)
         return Overview(
             at=now,
             version=__version__,
@@ -122,9 +130,14 @@ class Collector:
             outputs=tuple(self._output(output) for output in self._outputs()),
             nodes=self._nodes(now),
             failed=failed,
+            held=held,
             pause=self._pause(),
             warned=warned(),
         )
+
+    def _look(self) -> tuple[FailedState, int]:
+        """Return what the spools show of refused and held files; blocks."""
+        return self._failed.look(), count_held(self._spools)
 
     def _output(self, output: Output) -> OutputState:
         health, server = output.health, output.facts().server
@@ -148,13 +161,13 @@ class Collector:
 
     def _nodes(self, now: float) -> NodesState:
         nodes = self._trust.nodes
-        known = nodes.sub_nodes - (nodes.get(nodes.my_id) is not None)
+        known = len(reporting_nodes(nodes))
         reports = "reporting" in kinds_of(self._settings)
         return NodesState(
             known=known,
-            silent=self._measures.silent(SILENT_AFTER_S) if reports and known else None,
+            silent=self._measures.silent(SILENT_AFTER_S, known) if reports and known else None,
             silent_after_s=SILENT_AFTER_S,
-            observed_s=now - self._started,
+            observed_s=now - self._measures.since,
             trouble=self._trust.trouble,
         )
 

@@ -2,24 +2,23 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from heapq import nlargest
 from pathlib import Path
-from typing import Final
 
 import msgspec
 
 from relayd.overview.model import FailedState
 from relayd.spool.failed.reasons import SUFFIX, read_reason, reason_path
+from relayd.spool.failed.refusals import UNEXPLAINED
 from relayd.spool.layout import Spool
-
-#: What stands for the reason of a file that has none next to it.
-UNEXPLAINED: Final = "unexplained"
 
 
 class _Known(msgspec.Struct, frozen=True, gc=False):
     reason: str
     node_id: str
     size: int
+    at: float
 
 
 class FailedIndex:
@@ -52,9 +51,32 @@ class FailedIndex:
         octets = sum(one.size for one in known)
         return FailedState(files=len(known), bytes=octets, reasons=dict(reasons.most_common()))
 
-    def of_node(self, node_id: str) -> int:
-        """Return how many files of a node the latest look has found."""
-        return self._nodes[node_id]
+    @property
+    def nodes(self) -> Mapping[str, int]:
+        """How many files of each node the latest look has found."""
+        return self._nodes
+
+    def find(self, name: str) -> tuple[Path, str] | None:
+        """Return a file that the latest look has found, and its node; None if it has not.
+
+        Args:
+            name: base name.
+        """
+        for directory in self._directories:
+            path = directory / name
+            known = self._known.get(str(path))
+            if known is not None:
+                return path, known.node_id
+        return None
+
+    def files_with(self, reason: str, limit: int) -> tuple[list[Path], int]:
+        """Return the latest files with a reason, and how many there are; without reading any."""
+        found = [(known.at, path) for path, known in self._known.items() if known.reason == reason]
+        return [Path(path) for _, path in nlargest(limit, found)], len(found)
+
+    def files_of(self, node_id: str) -> list[Path]:
+        """Return the files of a node that the latest look has found."""
+        return [Path(path) for path, known in self._known.items() if known.node_id == node_id]
 
     def _of(self, directory: Path) -> Iterable[tuple[str, _Known]]:
         try:
@@ -72,14 +94,14 @@ class FailedIndex:
 
 
 def _read(entry: os.DirEntry[str]) -> _Known:
-    size = entry.stat(follow_symlinks=False).st_size
+    stat = entry.stat(follow_symlinks=False)
     try:
         record = read_reason(reason_path(Path(entry.path)))
     except OSError:
         record = None
     if record is None:
-        return _Known(UNEXPLAINED, "", size)
-    return _Known(record.reason.value, record.node, size)
+        return _Known(UNEXPLAINED, "", stat.st_size, stat.st_ctime)
+    return _Known(record.reason.value, record.node, stat.st_size, stat.st_ctime)
 
 
 def _changed_at(directory: Path) -> int:

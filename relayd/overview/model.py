@@ -4,8 +4,7 @@ Points in time are Unix times, in JSON RFC 3339 in UTC; other times are seconds,
 stands for a value that is not known.
 """
 
-from datetime import UTC, datetime
-from typing import Any, Final, Literal
+from typing import Literal
 
 import msgspec
 
@@ -20,9 +19,6 @@ Kind = Literal["reporting", "inventories"]
 
 #: What a server is in its fleet.
 Role = Literal["root", "relay"]
-
-#: Fields that are points in time, in any part.
-_MOMENTS: Final = frozenset({"at", "last_arrival", "last_done", "since", "started", "until"})
 
 
 class _Part(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,19 +49,16 @@ class Backlog(_Part, frozen=True, kw_only=True):
     Attributes:
         files: how many.
         oldest_s: for how long the oldest waits.
-        drained_per_s: how many fewer there are each second; negative while there are more.
-        drained_in_s: when there are none at this rate.
+        drained_per_s: how many leave the spool each second.
+        drained_in_s: when there are none at this rate, if no further ones arrive.
+        grows: whether there are more and more.
     """
 
     files: int = 0
     oldest_s: float | None = None
     drained_per_s: float | None = None
     drained_in_s: float | None = None
-
-    @property
-    def grows(self) -> bool:
-        """Whether there are more and more."""
-        return self.drained_per_s is not None and self.drained_per_s < 0
+    grows: bool = False
 
 
 class Lag(_Part, frozen=True, kw_only=True):
@@ -228,42 +221,3 @@ class Overview(_Part, frozen=True, kw_only=True):
     held: int = 0
     pause: Pause | None = None
     warned: Warned | None = None
-
-
-def as_document(overview: "Overview | Pause") -> dict[str, Any]:
-    """Return an overview or a part of it as values for JSON."""
-    document: dict[str, Any] = _with_moments(msgspec.to_builtins(overview))
-    return document
-
-
-def _with_moments(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _moment(key, item) for key, item in value.items()}
-    return [_with_moments(item) for item in value] if isinstance(value, list | tuple) else value
-
-
-def _moment(key: str, value: Any) -> Any:
-    if key in _MOMENTS and isinstance(value, float | int):
-        return datetime.fromtimestamp(value, UTC).isoformat(timespec="milliseconds")
-    return _with_moments(value)
-
-
-def from_document(document: Any) -> "Overview":
-    """Return the overview in a document of `as_document`.
-
-    Raises:
-        msgspec.ValidationError: it is none.
-        ValueError: a point in time is none.
-    """
-    return msgspec.convert(_without_moments(document), Overview)
-
-
-def _without_moments(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {
-            key: datetime.fromisoformat(item).timestamp()
-            if key in _MOMENTS and isinstance(item, str)
-            else _without_moments(item)
-            for key, item in value.items()
-        }
-    return [_without_moments(item) for item in value] if isinstance(value, list) else value

@@ -16,10 +16,10 @@ def role_of(settings: Settings, node_id: str) -> Role:
 
 def kinds_of(settings: Settings) -> tuple[Kind, ...]:
     """Return the kinds of files that it processes."""
-    return tuple(spools_of(settings))
+    return tuple(spools_in_use(settings))
 
 
-def spools_of(settings: Settings) -> Mapping[Kind, Spool]:
+def spools_in_use(settings: Settings) -> Mapping[Kind, Spool]:
     """Return the spools of the files that it processes."""
     processing = settings.processing
     spools: dict[Kind, Spool] = {}
@@ -32,7 +32,7 @@ def spools_of(settings: Settings) -> Mapping[Kind, Spool]:
 
 def running_process(settings: Settings) -> int | None:
     """Return the process id of the relayd that uses these spools; None if none does."""
-    for spool in spools_of(settings).values():
+    for spool in spools_in_use(settings).values():
         for directory in spool.watched:
             process = holder_of(directory)
             if process is not None:

@@ -7,7 +7,7 @@ Memory at worst, for each directory: the names in front of the second stage, the
 read ahead (2 MiB), and for each lane one small file or one piece of a large one.
 """
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -45,6 +45,7 @@ from relayd.spool.watching.watcher import Arrival
 from relayd.system.clock import WallClock
 from relayd.system.delays import DELAYS, Delays
 from relayd.telemetry.metrics import Metrics
+from relayd.telemetry.nodes.records import NodeRecords
 
 #: Uploads under way at once. Each waits for its answer most of the time: 32 are as good as one
 #: with a 32nd of the distance.
@@ -158,11 +159,14 @@ class ForwardingPipeline:
 
     Attributes:
         name: of its task.
+        lines: its watched directories.
         probes: checks of its output for the status, which shows none for the upstream.
         health: of the upstream.
+        last_run: None: nothing is stored here.
     """
 
     name: str = "forwarding"
+    last_run: Callable[[str], Awaitable[float | None]] | None = None
 
     def __init__(
         self,
@@ -173,10 +177,12 @@ class ForwardingPipeline:
         patience: UploadPatience = PATIENCE,
         locks: Locks = _NO_LOCKS,
         valves: Mapping[Kind, Valve] = _NO_VALVES,
+        records: NodeRecords | None = None,
     ) -> None:
         self._upstream = Upstream(settings, peers, patience)
         self.health = Health("upstream", metrics.output_up["upstream"])
         self._metrics = metrics
+        self._records = records
         self._delays = delays
         self._valves = valves
         self._sources = _sources(settings)
@@ -185,6 +191,7 @@ class ForwardingPipeline:
             for source in self._sources
             for place, route in zip(source.spool.places, source.routes, strict=True)
         ]
+        self.lines: Sequence[Line] = tuple(stages.line for stages in self._stages)
         self.probes: Mapping[str, Probe] = {}
 
     def _make_stages(
@@ -196,13 +203,14 @@ class ForwardingPipeline:
             source.spool,
             place,
             source.own,
-            ForwardedOutcomes(metrics, counter),
+            ForwardedOutcomes(metrics, counter, self._records),
             metrics,
             source.clock,
             delays=self._delays,
             lock=locks.get(source.spool.directory / place),
             one_by_one=route is REPORTS,
             valve=self._valves.get("reporting" if route is REPORTS else "inventories"),
+            records=self._records if route is REPORTS else None,
         )
         gate = Gate(partial(self.health.note, route.name), self._delays)
         return _ForwardStages(line, route, self._upstream, gate)
@@ -249,14 +257,14 @@ class ForwardingPipeline:
     def reconfigure(self, settings: Settings) -> None:
         """Take over what needs no restart: user and passwords for the upstream."""
         self._upstream.reconfigure(settings)
-        self._retry()
+        self.retry()
 
     def wake(self, changed: Change) -> None:
         """Retry now if the pins changed: the upstream may be the expected one."""
         if changed == "pins":
-            self._retry()
+            self.retry()
 
-    def _retry(self) -> None:
+    def retry(self) -> None:
         """Try the upstream now, also with files that it turned down."""
         for stages in self._stages:
             stages.gate.wake()
@@ -271,6 +279,7 @@ async def open_forwarding(
     delays: Delays = DELAYS,
     patience: UploadPatience = PATIENCE,
     valves: Mapping[Kind, Valve] = _NO_VALVES,
+    records: NodeRecords | None = None,
 ) -> AsyncIterator[ForwardingPipeline]:
     """Open what forwarding needs, and close it.
 
@@ -281,4 +290,4 @@ async def open_forwarding(
         locks: dict[Path, DirectoryLock] = {}
         for source in _sources(settings):
             locks |= stack.enter_context(hold(source.spool))
-        yield ForwardingPipeline(settings, peers, metrics, delays, patience, locks, valves)
+        yield ForwardingPipeline(settings, peers, metrics, delays, patience, locks, valves, records)

@@ -15,6 +15,7 @@ from typing import Final, Literal, Protocol
 import trio
 
 from relayd.config.main_conf import InventorySettings, ReportingSettings
+from relayd.pipelines.aside import Aside
 from relayd.pipelines.dispose import DisposalRules, DisposeStage
 from relayd.pipelines.outcomes import Outcomes
 from relayd.pipelines.ticket import Settled
@@ -24,11 +25,12 @@ from relayd.spool.layout import Spool
 from relayd.spool.lock import DirectoryLock
 from relayd.spool.pending import Pending
 from relayd.spool.watching.valve import Valve
-from relayd.spool.watching.watcher import Arrival, WatchedDirectory, run_watcher
+from relayd.spool.watching.watcher import Arrival, WatchedDirectory, ignore, run_watcher
 from relayd.system.clock import WallClock
 from relayd.system.delays import DELAYS, Delays
 from relayd.system.wake import Wake
 from relayd.telemetry.metrics import Metrics
+from relayd.telemetry.nodes.records import NodeRecords
 
 #: Names waiting between the watcher and the stages: two full batches, some 30 KB.
 ARRIVALS: Final = 256
@@ -62,6 +64,8 @@ class Line:
         path: the directory.
         pending: its files in flight and those that wait for another attempt.
         disposal: touches its files.
+        aside: sets files of nodes on hold aside.
+        spool: the spool that it belongs to.
         taking: set once files are taken from it.
 
     Args:
@@ -78,6 +82,7 @@ class Line:
         one_by_one: whether run logs of one node are processed one after the other.
         keep: keeps committed files for a while, see `relayd.spool.disposal.Disposal`.
         valve: closed while no files are taken.
+        records: gets the arrivals, of run logs.
     """
 
     def __init__(
@@ -96,12 +101,16 @@ class Line:
         one_by_one: bool = False,
         keep: Keep | None = None,
         valve: Valve | None = None,
+        records: NodeRecords | None = None,
     ) -> None:
         self.path = path = spool.directory / place
         self.pending = Pending(delays.file, one_by_one=one_by_one)
         self.disposal = Disposal(path, spool.failed, keep)
+        self.aside = Aside(spool, place, self.pending)
+        self.spool = spool
         self.taking = trio.Event()
         self._rescan = Wake()
+        self._arrived = ignore if records is None else records.note_arrival
         self._metrics = metrics
         self._watched = WatchedDirectory(
             path,
@@ -112,6 +121,7 @@ class Line:
             hidden=spool.hidden,
             ordered=spool.ordered,
             valve=valve or Valve(),
+            divert=self.aside.take,
         )
         self._disposer = DisposeStage(
             self.disposal,
@@ -128,13 +138,17 @@ class Line:
         """Process files until `stop` is set and all that was taken up is disposed of."""
         arrivals_in, arrivals = trio.open_memory_channel[Arrival](ARRIVALS)
         settled_in, settled = trio.open_memory_channel[list[Settled]](0)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._watch, arrivals_in, stop, name="watch")
-            nursery.start_soon(stages, arrivals, settled_in, name="stages")
-            nursery.start_soon(self._disposer.run, settled, name="dispose")
+        await self.aside.load()
+        async with trio.open_nursery() as around:
+            around.start_soon(self.aside.run, name="set aside")
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._watch, arrivals_in, stop, name="watch")
+                nursery.start_soon(stages, arrivals, settled_in, name="stages")
+                nursery.start_soon(self._disposer.run, settled, name="dispose")
+            around.cancel_scope.cancel("line ended")
 
     async def _watch(self, arrivals: trio.MemorySendChannel[Arrival], stop: trio.Event) -> None:
-        watcher = partial(run_watcher, rescan=self._rescan, stop=stop)
+        watcher = partial(run_watcher, rescan=self._rescan, stop=stop, arrived=self._arrived)
         async with trio.open_nursery() as nursery:
             await nursery.start(watcher, self._watched, self.pending, arrivals, self._metrics)
             self.taking.set()

@@ -16,7 +16,7 @@ from typing import Final
 import msgspec
 import trio
 
-from relayd.errors import RelaydError
+from relayd.errors import StartError
 from relayd.overview.model import Kind, Pause
 from relayd.spool.watching.valve import Valve
 from relayd.system.shortage import words_of
@@ -35,7 +35,7 @@ _LARGEST: Final = 65_536
 _LOOK_S: Final = 60.0
 
 
-class PauseError(RelaydError):
+class PauseError(StartError):
     """A pause cannot be kept."""
 
 
@@ -162,13 +162,13 @@ class Pausing:
         valves: of each kind of files.
 
     Args:
-        file: keeps them; None if this relayd has no directory for its state.
+        file: keeps them.
         metrics: shows them.
         now: returns Unix time.
     """
 
     def __init__(
-        self, file: PauseFile | None, metrics: Metrics, now: Callable[[], float] = time.time
+        self, file: PauseFile, metrics: Metrics, now: Callable[[], float] = time.time
     ) -> None:
         self.valves = {kind: Valve() for kind in KINDS}
         self._file = file
@@ -185,8 +185,6 @@ class Pausing:
 
     async def load(self) -> None:
         """Take over the pauses from before the start."""
-        if self._file is None:
-            return
         try:
             self._apply(await in_thread(self._file.read, self._now()))
         except PauseError as error:
@@ -199,7 +197,7 @@ class Pausing:
             PauseError: it could not be kept; nothing has changed.
         """
         async with self._lock:
-            work = partial(begin_pause, self._kept(), kinds, by, seconds, self._now())
+            work = partial(begin_pause, self._file, kinds, by, seconds, self._now())
             self._apply(await in_thread(work))
 
     async def end(self, kinds: Iterable[Kind]) -> list[Kind]:
@@ -209,14 +207,9 @@ class Pausing:
             PauseError: it could not be kept; nothing has changed.
         """
         async with self._lock:
-            paused, ended = await in_thread(partial(end_pause, self._kept(), kinds, self._now()))
+            paused, ended = await in_thread(partial(end_pause, self._file, kinds, self._now()))
             self._apply(paused)
             return ended
-
-    def _kept(self) -> PauseFile:
-        if self._file is None:
-            raise PauseError("general.state_directory is empty: a pause would not be kept")
-        return self._file
 
     def _apply(self, paused: Mapping[Kind, Paused]) -> None:
         self._paused = dict(paused)

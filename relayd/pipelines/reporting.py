@@ -8,7 +8,7 @@ the disposal one batch, each at most `relayd.pipelines.workers.job.RESULT_BYTES`
 rows.
 """
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -40,6 +40,7 @@ from relayd.system.delays import DELAYS, Delays
 from relayd.system.wake import Wake
 from relayd.telemetry.logs import get_logger
 from relayd.telemetry.metrics import Metrics
+from relayd.telemetry.nodes.records import NodeRecords
 
 log = get_logger("main")
 
@@ -86,8 +87,10 @@ class ReportingPipeline:
 
     Attributes:
         name: of its task.
+        lines: its watched directory.
         probes: checks of its output, by the name that the status shows.
         health: of its output.
+        last_run: see `relayd.outputs.results.RunLogStore`.
     """
 
     name: str = "reporting"
@@ -102,6 +105,7 @@ class ReportingPipeline:
         delays: Delays = DELAYS,
         lock: DirectoryLock | None = None,
         valve: Valve | None = None,
+        records: NodeRecords | None = None,
     ) -> None:
         self._own = own = settings.processing.reporting
         self._spool = run_log_spool(own.directory, keeps=settings.keeps_run_logs)
@@ -117,7 +121,7 @@ class ReportingPipeline:
             self._spool,
             INCOMING,
             own,
-            StoredOutcomes(metrics, repeats),
+            StoredOutcomes(metrics, repeats, records),
             metrics,
             self._clock,
             settle_s=own.settle_time,
@@ -126,18 +130,21 @@ class ReportingPipeline:
             lock=lock,
             keep=kept.put_all if kept is not None and self._spool.keeps else None,
             valve=valve,
+            records=records,
         )
         holds = self._line.pending.holds
         committed = self._line.disposal.committed.holds
         examine = ExamineStage(examiner, lambda: trust.nodes, committed, holds)
         self.health = Health(store.name, metrics.output_up[store.name])
         self._writer = Writer(store, self.health, delays, holds, self._line.rescan)
+        self.lines: Sequence[Line] = (self._line,)
         self._second_chance = SecondChance(store, self._writer, self._line)
         self._holding: Holding | None = None
         if kept is not None:
             self._holding = Holding(store, kept, repeats, self._line.pending, metrics)
         self._stages = ReportingStages(examine, examiner.lanes, self._writer, metrics)
         self.probes: Mapping[str, Probe] = {store.name: self._writer.check}
+        self.last_run: Callable[[str], Awaitable[float | None]] | None = store.last_run
 
     async def run(self, stop: trio.Event) -> None:
         """Process run logs once the nodes are known, until `stop` is set and all is drained."""
@@ -181,6 +188,11 @@ class ReportingPipeline:
         if settings.processing.reporting.output == self._store.name:
             self._store.reconfigure(settings)
             self._writer.wake()
+
+    def retry(self) -> None:
+        """Try the store now, and all files that wait for another attempt."""
+        self._writer.wake()
+        self._line.rescan()
 
     def wake(self, changed: Change) -> None:
         """Retry now if the nodes changed: refused and waiting files may pass."""
@@ -226,6 +238,7 @@ async def open_reporting(
     store: RunLogStore,
     delays: Delays = DELAYS,
     valve: Valve | None = None,
+    records: NodeRecords | None = None,
 ) -> AsyncIterator[ReportingPipeline]:
     """Open what the pipeline needs, and close it; the store stays the caller's.
 
@@ -238,4 +251,6 @@ async def open_reporting(
     with hold(spool) as locks:
         async with open_examiner(setup, settings.general.core_threads) as examiner:
             lock = locks[spool.directory / INCOMING]
-            yield ReportingPipeline(settings, trust, metrics, examiner, store, delays, lock, valve)
+            yield ReportingPipeline(
+                settings, trust, metrics, examiner, store, delays, lock, valve, records
+            )

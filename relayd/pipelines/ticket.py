@@ -45,6 +45,20 @@ class Ticket(msgspec.Struct, frozen=True):
         return fields
 
 
+class Summary(msgspec.Struct, frozen=True):
+    """What an examined run log says of its node, besides its rows.
+
+    Attributes:
+        reports: number of its reports.
+        config_id: configuration id; None if no report contains it.
+        newest: Unix time of its last report, by the clock of the node; None if it has no row.
+    """
+
+    reports: int
+    config_id: str | None
+    newest: float | None
+
+
 class Finished(msgspec.Struct, frozen=True):
     """A file that its output has: it will be removed.
 
@@ -52,11 +66,13 @@ class Finished(msgspec.Struct, frozen=True):
         ticket: the file.
         identity: of what was read.
         done: what the output says.
+        summary: of its content; None where it was not examined.
     """
 
     ticket: Ticket
     identity: Identity
     done: Done
+    summary: Summary | None = None
 
 
 class Failed(msgspec.Struct, frozen=True):

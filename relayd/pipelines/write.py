@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from datetime import datetime
 from itertools import compress
 from typing import Final, Literal
 
@@ -14,7 +15,7 @@ from relayd.outputs.results import BEHIND, RunLogStore, Written
 from relayd.pipelines.examine import Accepted
 from relayd.pipelines.gather import BATCH
 from relayd.pipelines.held import Held
-from relayd.pipelines.ticket import Behind, Finished, Settled, unfinished
+from relayd.pipelines.ticket import Behind, Finished, Settled, Summary, unfinished
 from relayd.runlog.filename import run_of
 from relayd.runlog.model import RunLog
 from relayd.spool.holds import Holds
@@ -26,6 +27,8 @@ FILES: Final = "reports"
 SOME: Final = "some reports"
 #: Disk full, too many connections: no run log of a batch is better off than another.
 FULL: Final = frozenset({"53100", "53300"})
+#: Only a standby answers: while a failover goes on, this ends at any moment.
+FAILS_OVER: Final = frozenset({"25006"})
 #: A batch that fails this often while the server answers is written run log by run log.
 ATTEMPTS_TOGETHER: Final = 3
 #: A batch that the tables refuse as a whole lets another one go first after so many attempts:
@@ -268,7 +271,7 @@ class Writer:
             await self._wake.wait()
 
     def _delay(self, error: DatabaseError, attempt: int) -> float:
-        operator = error.kind == "operator"
+        operator = error.kind == "operator" and error.sqlstate not in FAILS_OVER
         steps = self._delays.database_operator if operator else self._delays.database
         return steps.after(attempt)
 
@@ -291,7 +294,18 @@ class Writer:
             return unfinished(file.ticket, file.identity, verdict, "database")
         if broken := file.run_log.broken:
             verdict = msgspec.structs.replace(verdict, broken=broken)
-        return Finished(file.ticket, file.identity, verdict)
+        return Finished(file.ticket, file.identity, verdict, _summary(file.run_log))
+
+
+def _summary(run_log: RunLog) -> Summary:
+    rows = run_log.copy
+    date = rows[rows.rfind(b"\n", 0, -1) + 1 :].partition(b"\t")[0]
+    newest: float | None
+    try:
+        newest = datetime.fromisoformat(date.decode()).timestamp()
+    except (ValueError, OverflowError):
+        newest = None
+    return Summary(run_log.reports, run_log.config_id, newest)
 
 
 def _trouble(error: DatabaseError) -> Trouble:

@@ -151,14 +151,16 @@ class _Planner:
             self._routes[node.policy_server] = relay
         hop = self.plan.hops.get(relay)
         if hop is None:
-            hop = self.plan.hops[relay] = Hop(relay, self._url_host(relay))
+            hop = self.plan.hops[relay] = Hop(relay, url_host(self._nodes, relay))
         hop.nodes.append(node.id)
 
-    def _url_host(self, relay: str) -> str | None:
-        node = self._nodes.get(relay)
-        if node is None:
-            return None
-        try:
-            return bracketed(usable_host(node.hostname))
-        except HostError:
-            return None
+
+def url_host(nodes: Nodes, relay: str) -> str | None:
+    """Return the host of a relay as written in a URL; None if it has no usable name."""
+    node = nodes.get(relay)
+    if node is None:
+        return None
+    try:
+        return bracketed(usable_host(node.hostname))
+    except HostError:
+        return None

@@ -25,6 +25,10 @@ _TAIL: Final = r"\.log(?:\.(?P<archive>gz|zip))?"
 _DATE_FIRST: Final = re.compile(f"{_DATE}@(?P<node>.+){_TAIL}")
 _NODE_FIRST: Final = re.compile(f"(?P<node>[^_]+)_{_DATE}{_TAIL}")
 
+_INVENTORY: Final = re.compile(
+    r"(?:.*-)?(?P<node>root|[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12})\.(?:ocs|xml)[.a-z]*"
+)
+
 
 def parse_name(name: str) -> RunLogName | Refused:
     """Read `DATETIME@NODE.log` or `NODE_DATETIME.log`, optionally followed by `.gz` or `.zip`.
@@ -65,6 +69,15 @@ def run_of(name: str) -> tuple[str, float] | None:
         return node, datetime.fromisoformat(date.replace("_", ":")).timestamp()
     except (ValueError, OverflowError):
         return None
+
+
+def inventory_node(name: str) -> str:
+    """Return the node in the name of an inventory or its signature, "" if there is none.
+
+    Agents name them `HOSTNAME-NODE.ocs` or `NODE.ocs`, with `.gz`, `.sign` or both.
+    """
+    match = _INVENTORY.fullmatch(name)
+    return match["node"].lower() if match else ""
 
 
 def queue_id(name: str) -> str:

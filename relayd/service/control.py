@@ -13,11 +13,19 @@ from relayd.api.status import StatusReport
 from relayd.api.system import RELOAD_TIMEOUT_S
 from relayd.control.app import make_control_app
 from relayd.control.audit import audit
+from relayd.control.failed import failed_blueprint
+from relayd.control.nodes import Fleet, nodes_blueprint
 from relayd.control.pause import pause_blueprint
+from relayd.control.queue import queue_blueprint
 from relayd.control.requests import answering
+from relayd.control.run import run_blueprint
+from relayd.control.tasks import tasks_blueprint
 from relayd.errors import RelaydError
-from relayd.overview.model import Overview, as_document
+from relayd.overview.documents import as_document
+from relayd.overview.model import Overview
 from relayd.pipelines.pausing import Pausing
+from relayd.pipelines.steering import Steering
+from relayd.remote_run.runs import RemoteRuns
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,17 +37,33 @@ class Controls:
         reload: reads logging, nodes and certificates again.
         pausing: stops the taking of files.
         overview: says whether all is well.
+        steering: changes the queue.
+        fleet: answers what is asked about nodes.
+        remote_runs: starts agents; None if that is switched off.
     """
 
     checks: Callable[[], Awaitable[StatusReport]]
     reload: Callable[[], Awaitable[None]]
     pausing: Pausing
     overview: Callable[[], Awaitable[Overview]]
+    steering: Steering
+    fleet: Fleet
+    remote_runs: RemoteRuns | None
 
 
 def control_app(controls: Controls) -> App:
     """Return the application of the control socket."""
-    return make_control_app([_service_blueprint(controls), pause_blueprint(controls.pausing)])
+    return make_control_app(
+        [
+            _service_blueprint(controls),
+            pause_blueprint(controls.pausing),
+            queue_blueprint(controls.steering),
+            nodes_blueprint(controls.fleet),
+            failed_blueprint(controls.steering.spools),
+            run_blueprint(controls.remote_runs, controls.fleet.nodes),
+            tasks_blueprint(),
+        ]
+    )
 
 
 def _service_blueprint(controls: Controls) -> Blueprint:

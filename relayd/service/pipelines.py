@@ -1,6 +1,6 @@
 """Which pipelines run: one for each output that the configuration names."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Protocol
 
@@ -12,10 +12,11 @@ from relayd.fleet.pins import PinnedClients
 from relayd.outputs.health import Health
 from relayd.outputs.results import Probe, StoreFacts
 from relayd.overview.model import Kind
-from relayd.pipelines.line import Change
+from relayd.pipelines.line import Change, Line
 from relayd.spool.watching.valve import Valve
 from relayd.system.delays import Delays
 from relayd.telemetry.metrics import Metrics
+from relayd.telemetry.nodes.records import NodeRecords
 
 
 class Pipeline(Protocol):
@@ -23,13 +24,18 @@ class Pipeline(Protocol):
 
     Attributes:
         name: of its task.
+        lines: its watched directories.
         probes: checks of its output, by the name that the status shows.
         health: of its output.
+        last_run: returns the start of the last stored run of a node, Unix time, None if there is
+            none; raises `RelaydError`. None where run logs are not stored.
     """
 
     name: str
+    lines: Sequence[Line]
     health: Health
     probes: Mapping[str, Probe]
+    last_run: Callable[[str], Awaitable[float | None]] | None
 
     def facts(self) -> StoreFacts:
         """Return what the status shows of its output besides the check."""
@@ -43,6 +49,9 @@ class Pipeline(Protocol):
     def reconfigure(self, settings: Settings) -> None:
         """Take over from a reloaded configuration what needs no restart, and retry with it."""
 
+    def retry(self) -> None:
+        """Try the output now, and all files that wait for another attempt."""
+
     def wake(self, changed: Change) -> None:
         """Retry now what this change may have fixed."""
 
@@ -55,6 +64,7 @@ async def open_pipelines(
     metrics: Metrics,
     delays: Delays,
     valves: Mapping[Kind, Valve],
+    records: NodeRecords,
 ) -> AsyncIterator[list[Pipeline]]:
     """Open the pipelines that are configured; what the others need is not even imported.
 
@@ -81,11 +91,13 @@ async def open_pipelines(
             database = open_database(settings, notes)
             store = await stack.enter_async_context(database)
             valve = valves["reporting"]
-            reporting = open_reporting(settings, trust, metrics, store, delays, valve)
+            reporting = open_reporting(settings, trust, metrics, store, delays, valve, records)
             pipelines.append(await stack.enter_async_context(reporting))
         if "upstream" in outputs:
             from relayd.pipelines.forwarding import open_forwarding
 
-            forwarding = open_forwarding(settings, peers, metrics, delays, valves=valves)
+            forwarding = open_forwarding(
+                settings, peers, metrics, delays, valves=valves, records=records
+            )
             pipelines.append(await stack.enter_async_context(forwarding))
         yield pipelines

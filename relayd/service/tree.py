@@ -17,6 +17,8 @@
         ├── watchdog         informs the service manager that the event loop runs
         ├── expiry           removal of expired shared files
         ├── pauses           those that end by themselves
+        ├── saving           records of the nodes
+        ├── sampling         rates of the last day
         └── canary           how late the event loop runs
 
 An exception in any of these is a bug: it cancels the others and ends the process with exit code
@@ -30,7 +32,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
@@ -58,12 +60,14 @@ from relayd.errors import (
     TransientStartError,
 )
 from relayd.fleet.current_nodes import CurrentNodes
+from relayd.fleet.nodes import Nodes
 from relayd.fleet.peers.urls import base_url
 from relayd.fleet.pins import PinnedClients
 from relayd.pipelines.line import Change
 from relayd.pipelines.pausing import PauseFile, Pausing
 from relayd.remote_run.runs import RemoteRuns, make_runs
 from relayd.service.pipelines import Pipeline, open_pipelines
+from relayd.service.records import SavedRecords
 from relayd.service.signals import early_signals
 from relayd.service.systemd import Notifier, take_notifier
 from relayd.shared.expiry import run_expiry
@@ -77,10 +81,15 @@ from relayd.system.threads import in_thread, observe_shortage
 from relayd.system.wake import Wake
 from relayd.telemetry.logs import configure, dropped, get_logger, open_logging
 from relayd.telemetry.metrics import Metrics
+from relayd.telemetry.nodes.records import NodeRecords
+from relayd.telemetry.rates import PERIOD_S, Rates
 
 if TYPE_CHECKING:
     from relayd.api.door.door import Door
+    from relayd.api.page.pages import Pages
+    from relayd.control.nodes import Fleet
     from relayd.overview.collect import Collector
+    from relayd.pipelines.steering import Steering
 
 log = get_logger("main")
 
@@ -166,6 +175,8 @@ class Service:
 
     Attributes:
         reported: warnings about the configuration that were logged already.
+        records: the record of each node.
+        rates: the recent past of run logs.
     """
 
     def __init__(
@@ -181,6 +192,11 @@ class Service:
         self.notifier = notifier
         self.reported: frozenset[ConfigWarning] = frozenset()
         self.metrics = Metrics()
+        self.records = NodeRecords(self.metrics.totals)
+        lag = partial(self.metrics.lag.quantile, "here")
+        self.rates = Rates(self.records.totals, lambda: self.metrics.waiting, lag)
+        self.metrics.drain_rate.set_function(self.rates.drain_rate)
+        self.metrics.drain_seconds.set_function(self.rates.drain_s)
         self.trust = CurrentNodes(
             settings.general.nodes_list_file,
             settings.general.nodes_certs_file,
@@ -197,8 +213,7 @@ class Service:
                 settings, self.clients, lambda: self.trust.nodes, self.metrics, self.trust.known
             )
         shared = settings.shared_files
-        state = settings.general.state_directory
-        self.pausing = Pausing(None if state is None else PauseFile(state), self.metrics)
+        self.pausing = Pausing(PauseFile(settings.general.state_directory), self.metrics)
         self.shared_store = Store(shared.path)
         self.shared_usage = Usage(Quota(shared.max_files, shared.max_size))
         self.door: Door | None = None
@@ -206,11 +221,13 @@ class Service:
         if sockets and not settings.server.listen:
             raise StartError("the service manager passes sockets, but server.listen is empty")
         self._api: App | None = None
+        self._asked_fleet: Fleet | None = None
         self._delays = delays
         self._pipelines: Sequence[Pipeline] = ()
         self.started = False
         self._started_at = time.time()
         self.stopping = trio.Event()
+        self._root: trio.Nursery | None = None
         self._http_stop = trio.Event()
         self._http_ended = trio.Event()
         self._door_ended = trio.Event()
@@ -218,6 +235,7 @@ class Service:
         self._reload_wanted = Wake()
         self._reload_lock = trio.Lock()
         self._reading = trio.CapacityLimiter(1)
+        self._saved = SavedRecords(settings.general.state_directory, self.records)
 
     async def run(self) -> None:
         """Start everything, wait for a stop signal, drain, stop."""
@@ -228,13 +246,19 @@ class Service:
             general.peer_authentication == "dangerous_none"
         )
         await self.pausing.load()
-        valves = self.pausing.valves
         async with (
             open_pipelines(
-                self.settings, self.trust, self.peers, self.metrics, self._delays, valves
+                self.settings,
+                self.trust,
+                self.peers,
+                self.metrics,
+                self._delays,
+                self.pausing.valves,
+                self.records,
             ) as self._pipelines,
             trio.open_nursery() as root,
         ):
+            self._root = root
             await root.start(self._run_signals, name="signals")
             root.start_soon(self._run_reloads, name="reloads")
             root.start_soon(self.peers.run, partial(self._wake_pipelines, "pins"), name="peers")
@@ -244,6 +268,9 @@ class Service:
             root.start_soon(self._run_control, name="control")
             root.start_soon(self._run_canary, name="canary")
             root.start_soon(self.pausing.run, name="pauses")
+            root.start_soon(self._run_sampling, name="sampling")
+            await self._saved.restore()
+            root.start_soon(self._saved.run, name="saving")
             root.start_soon(self._run_expiry, name="expiry")
             root.start_soon(self.trust.run, self._nodes_loaded, name="trust")
             await self._first_load(root)
@@ -270,6 +297,7 @@ class Service:
             if self.door is not None:
                 await self._door_ended.wait()
             await self._control_ended.wait()
+            await self._saved.save()
             root.cancel_scope.cancel()
         log.info("stopped")
 
@@ -303,8 +331,48 @@ class Service:
         from relayd.service.control import Controls, control_app
 
         return control_app(
-            Controls(self._status_reader(), self.reload, self.pausing, self._collector())
+            Controls(
+                self._status_reader(),
+                self.reload,
+                self.pausing,
+                self._overview,
+                self._steering(),
+                self._fleet(),
+                self.remote_runs,
+            )
         )
+
+    def _fleet(self) -> "Fleet":
+        """Return what answers about nodes, made when somebody asks."""
+        if self._asked_fleet is None:
+            from relayd.control.nodes import Fleet
+            from relayd.overview.fleet import FleetView
+            from relayd.overview.way import Way
+
+            def nodes() -> Nodes:
+                return self.trust.nodes
+
+            view, port = FleetView(self.settings, gently=True), self.settings.general.https_port
+            way = Way(view, nodes, self.records, self.clients, port, self.trust.known)
+            stores = [one.last_run for one in self._pipelines if one.last_run is not None]
+            self._asked_fleet = Fleet(view, nodes, self.records, way, *stores)
+        return self._asked_fleet
+
+    async def _ask_way(self, node_id: str, passed: int) -> dict[str, Any] | None:
+        return await self._fleet().way.answer(node_id, passed)
+
+    def _steering(self) -> "Steering":
+        from relayd.pipelines.steering import Steering
+        from relayd.spool.layout import spools_of
+
+        lines = [line for pipeline in self._pipelines for line in pipeline.lines]
+        return Steering(
+            spools_of(self.settings), lines, lambda: self.trust.nodes, self._retry_pipelines
+        )
+
+    def _retry_pipelines(self) -> None:
+        for pipeline in self._pipelines:
+            pipeline.retry()
 
     def _services(self) -> Services:
         """Return what the HTTP API offers."""
@@ -314,6 +382,7 @@ class Service:
             self.metrics,
             __version__,
             self.remote_runs,
+            pages=self._pages,
             shared_folder=SharedFolder(self.settings.shared_folder.path),
             shared_files=SharedFiles(
                 self.shared_store,
@@ -324,6 +393,7 @@ class Service:
                 self.settings.shared_files.max_ttl,
                 self._upstream_files(),
             ),
+            ask_way=self._ask_way,
         )
 
     def _upstream_files(self) -> UpstreamFiles | None:
@@ -333,17 +403,33 @@ class Service:
         upstream, port = self.settings.output.upstream, self.settings.general.https_port
         return UpstreamFiles(self.clients, base_url(upstream.host, port))
 
-    def _collector(self) -> "Collector":
+    def _pages(self) -> "Pages":
+        """Return what answers the requests of the page for administrators."""
+        from relayd.api.page.pages import Pages
+        from relayd.service.page import PageSource
+
+        source = PageSource(
+            self._overview,
+            self._fleet(),
+            self.rates,
+            self.settings.general.listen,
+            self._http_stop,
+        )
+        assert self._root is not None
+        return Pages(source, self._root)
+
+    @cached_property
+    def _overview(self) -> "Collector":
         """Return what says whether all is well."""
         from relayd.overview.collect import Collector
-        from relayd.overview.measures import MeasuredByMetrics
+        from relayd.overview.measures import Measured
 
         return Collector(
             self.settings,
             self.trust,
             lambda: self._pipelines,
             lambda: self.pausing.pause,
-            MeasuredByMetrics(self.metrics),
+            Measured(self.metrics, self.rates, self.records),
             self._started_at,
         )
 
@@ -398,6 +484,7 @@ class Service:
             self.door.wake()
 
     def _nodes_changed(self) -> None:
+        self.records.follow(self.trust.nodes.ids())
         self.peers.take_nodes(self.trust.nodes)
         self._wake_pipelines("nodes")
 
@@ -492,6 +579,12 @@ class Service:
             raise NodesError(self.trust.trouble)
         if not self.trust.ready.is_set():
             raise NodesError("the nodes list is still being read")
+
+    async def _run_sampling(self) -> None:
+        while True:
+            await trio.sleep(PERIOD_S)
+            self.rates.sample()
+            self.metrics.lag.sample()
 
     async def _run_canary(self) -> None:
         counted = 0

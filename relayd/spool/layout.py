@@ -3,7 +3,9 @@
 reports/                        inventories/
 ├── incoming/   run logs        ├── incoming/                  of nodes not accepted yet
 ├── failed/     refused ones    ├── accepted-nodes-updates/    of accepted nodes
-└── held/       committed ones  └── failed/
+├── held/       committed ones  ├── failed/
+└── on-hold/    set aside by    └── on-hold/
+                an operator
 """
 
 import os
@@ -14,6 +16,7 @@ from typing import Final
 
 import msgspec
 
+from relayd.config.main_conf import Settings
 from relayd.errors import StartError, start_error
 from relayd.spool.lock import DirectoryLock
 from relayd.system.shortage import words_of
@@ -22,6 +25,7 @@ INCOMING: Final = "incoming"
 UPDATES: Final = "accepted-nodes-updates"
 FAILED: Final = "failed"
 HELD: Final = "held"
+ON_HOLD: Final = "on-hold"
 
 #: Extensions of files that are processed, without dot. Cleanup removes any other file once old.
 RUN_LOGS: Final = frozenset({"gz", "zip", "log"})
@@ -68,8 +72,13 @@ class Spool(msgspec.Struct, frozen=True):
         return self.directory / HELD
 
     @property
+    def on_hold(self) -> Path:
+        """The directory of files that an operator has set aside; made when the first one is."""
+        return self.directory / ON_HOLD
+
+    @property
     def in_use(self) -> tuple[Path, ...]:
-        """All directories that have files of it."""
+        """All directories that have files of it, `on_hold` left out: few spools have that."""
         return (*self.watched, self.failed, *((self.held,) if self.keeps else ()))
 
 
@@ -81,6 +90,15 @@ def run_log_spool(directory: Path, *, keeps: bool = False) -> Spool:
 def inventory_spool(directory: Path) -> Spool:
     """Return the spool of inventories below `processing.inventory.directory`."""
     return Spool(directory, (INCOMING, UPDATES), INVENTORIES, hidden=True)
+
+
+def spools_of(settings: Settings) -> tuple[Spool, Spool]:
+    """Return the spools of an installation, whether they are in use or not."""
+    processing = settings.processing
+    return (
+        run_log_spool(processing.reporting.directory),
+        inventory_spool(processing.inventory.directory),
+    )
 
 
 @contextmanager
@@ -113,6 +131,28 @@ def ensure_directories(*directories: Path) -> None:
             raise _cannot_create(directory, error) from error
         if not os.access(directory, os.R_OK | os.W_OK | os.X_OK):
             raise StartError(f"spool directory {directory} cannot be read and written")
+
+
+def make_beside(directory: Path, like: Path) -> None:
+    """Make a directory with the owner and mode of another one, so that relayd can use it.
+
+    A command of an operator runs as another user than relayd.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    try:
+        directory.mkdir(mode=_MODE)
+    except FileExistsError:
+        return
+    give_to_owner_of(directory, like)
+
+
+def give_to_owner_of(path: Path, like: Path) -> None:
+    """Give what root has made to the owner and group of another path; raise OSError."""
+    if os.geteuid() == 0:
+        status = like.stat()
+        os.chown(path, status.st_uid, status.st_gid, follow_symlinks=False)
 
 
 def _cannot_create(directory: Path, error: OSError) -> StartError:

@@ -8,6 +8,7 @@ except that `in` may be used in any thread.
 import heapq
 import random
 import time
+from collections.abc import Iterable
 from itertools import count
 from typing import Final
 
@@ -104,6 +105,41 @@ class Pending:
         if self._one_by_one:
             self.holds.add(name)
         return True
+
+    def take_over(self, names: Iterable[str]) -> list[str]:
+        """Claim those names for an operator that are not in flight, and return them."""
+        return [name for name in names if name not in self._in_flight and self.claim(name)]
+
+    def give_back(self, left: Iterable[str], stay: Iterable[str]) -> None:
+        """Give up names that an operator has claimed.
+
+        Args:
+            left: files that have left the directory.
+            stay: the others; they are sent in their order.
+        """
+        for name in left:
+            self.release(name)
+        for name in stay:
+            self.put_back(name)
+
+    def hurry(self, names: Iterable[str]) -> list[str]:
+        """Make those names due that wait for another attempt, and return them."""
+        now = trio.current_time()
+        due = [name for name in names if name in self._due]
+        for name in due:
+            self._wait_until(name, now)
+        return due
+
+    def attempts(self) -> dict[str, tuple[bool, int, float]]:
+        """Return the names in flight or waiting.
+
+        Each has whether it is in flight, its failed attempts, and seconds until it is due.
+        """
+        now = trio.current_time()
+        found = {name: (True, self._attempts.get(name, 0), 0.0) for name in self._in_flight}
+        for name, due in self._due.items():
+            found[name] = False, self._attempts.get(name, 0), max(0.0, due - now)
+        return found
 
     def let_follow(self, name: str) -> None:
         """Let newer run logs of its node follow a file in flight that has done its way."""

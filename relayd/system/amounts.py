@@ -2,6 +2,8 @@
 
 from typing import Final
 
+#: What stands in a table for a value that is not known.
+UNKNOWN: Final = "\N{EN DASH}"
 _UNITS: Final = ((86_400, "d"), (3600, "h"), (60, "min"))
 _YEAR: Final = 365.25 * 86_400.0
 _SIZES: Final = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))

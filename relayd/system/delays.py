@@ -40,7 +40,7 @@ class Delays(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         file: one file that could not be processed, while others can.
-        database: the database is down or busy.
+        database: the database is down or busy, or only a standby answers.
         database_operator: an operator has to act before the database accepts run logs.
         upstream_failing: the upstream is reached, but fails for file after file.
         upstream_unreachable: no connection to the upstream.
@@ -50,7 +50,7 @@ class Delays(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     file: Doubling = Doubling(1.0, 600.0)
-    database: Steps = Steps((0.2, 0.5, 1.0, 2.0, 4.0))
+    database: Steps = Steps((0.2, 0.5, 1.0, 2.0))
     database_operator: Steps = Steps((1.0, 5.0, 15.0, 60.0))
     # Short: a few files that always fail must not hold up the others for long.
     upstream_failing: Steps = Steps((0.1, 0.25, 0.5, 1.0))

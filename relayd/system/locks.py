@@ -5,7 +5,7 @@ from pathlib import Path
 
 
 def holder_of(path: Path) -> int | None:
-    """Return the id of the process that has locked a file with flock(2); None if none is known.
+    """Return the process that has locked a file with flock(2); None if none is known.
 
     It is looked up in proc_locks(5): trying the lock might keep out a process that starts.
     """

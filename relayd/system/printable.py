@@ -1,9 +1,13 @@
 """Text of unknown origin, made safe for one line of a log or a terminal."""
 
+import os
+import re
 from typing import Final
 
 ELLIPSIS: Final = "…"
 
+#: The escape of a byte that is not part of ASCII.
+_BYTE: Final = re.compile(rb"\\x([89a-f][0-9a-f])")
 _SHORT: Final = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 
@@ -34,3 +38,21 @@ def escape(char: str) -> str:
     if code < 0x100:
         return f"\\x{code:02x}"
     return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def shown(name: str) -> str:
+    r"""Return a file name as text that any program can read: a byte that is none becomes `\xff`."""
+    return name if name.isascii() else os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def names_of(text: str) -> tuple[str, ...]:
+    r"""Return the file names that `shown` may have made `text` of.
+
+    The escape `\xff` may be a byte, or four characters of the name itself.
+    """
+    try:
+        octets = os.fsencode(text)
+    except UnicodeEncodeError:  # no file can have this name
+        return ()
+    name = os.fsdecode(_BYTE.sub(lambda found: bytes.fromhex(found[1].decode()), octets))
+    return (text,) if name == text else (text, name)

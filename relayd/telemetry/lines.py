@@ -21,6 +21,8 @@ Render = Callable[[str, MutableMapping[str, Any]], bytes]
 MAX_VALUE: Final = 300
 _MAX_EVENT: Final = 1000
 _MAX_TRACEBACK_LINES: Final = 200
+#: Exception groups in one another: each nursery above a task makes one.
+_MAX_GROUPS: Final = 30
 _SECRET_WORDS: Final = ("password", "passwd", "secret", "token", "authorization")
 #: Method of the logger → level as shown and syslog priority (sd-daemon(3)).
 _LEVELS: Final = {
@@ -143,7 +145,8 @@ def _traceback(error: BaseException | None) -> Iterator[str]:
     """Yield the lines of a traceback, or only the first and last ones if it is very long."""
     if error is None:
         return
-    lines = [line for part in traceback.format_exception(error) for line in part.split("\n")]
+    whole = traceback.TracebackException.from_exception(error, max_group_depth=_MAX_GROUPS)
+    lines = [line for part in whole.format() for line in part.split("\n")]
     lines = [line for line in lines if line]
     half = _MAX_TRACEBACK_LINES // 2
     if len(lines) > _MAX_TRACEBACK_LINES:

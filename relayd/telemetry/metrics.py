@@ -7,7 +7,7 @@ Names, labels and units are an interface: dashboards and alerts of an installed 
 import math
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from enum import StrEnum
 from pathlib import Path
 from typing import Final, Literal, get_args
@@ -15,6 +15,8 @@ from typing import Final, Literal, get_args
 from relayd.config.in_force import MODIFIED, RESTART_KEYS, File
 from relayd.errors import Reason
 from relayd.system.lean import lean
+from relayd.telemetry.lag import Lag
+from relayd.telemetry.rates import Totals
 
 with lean("prometheus_client"):
     from prometheus_client import (
@@ -26,6 +28,8 @@ with lean("prometheus_client"):
         disable_created_metrics,
     )
     from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+    from prometheus_client.metrics_core import CounterMetricFamily, Metric
+    from prometheus_client.registry import Collector
 
 #: `Content-Type` of the result of `Metrics.render`.
 CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
@@ -95,6 +99,8 @@ class Metrics:
         refused: files moved to `failed` by `reason`, one of `relayd.errors.Reason`.
         retried: files postponed by `stage`.
         reports_rows: rows inserted.
+        totals: run logs of all nodes, for those who read them often.
+        lag: how long run logs take, hop by hop.
         reports_broken: malformed reports in run logs that were accepted.
         duplicates: run logs that were already in the database.
         lock_wait_seconds: seconds for which transactions waited for other writers.
@@ -110,6 +116,8 @@ class Metrics:
         held_released_early: kept files that were removed before their time, for want of space.
         spool_files: files waiting in the spool.
         spool_oldest_seconds: age of the oldest of them in seconds.
+        drain_rate: run logs that leave the spool in a second.
+        drain_seconds: seconds until the waiting files are gone at this rate.
         shared_files: uploads to the shared files by `outcome`.
         uploads: uploads to the front door by `outcome`.
         in_flight: files taken up and not yet disposed of.
@@ -238,6 +246,9 @@ class Metrics:
             "Seconds from taking up a run log to the end of its output",
             _DURATIONS,
         )
+        self.totals = Totals()
+        self._registry.register(_Arrived(self.totals))
+        self.lag = Lag(self._registry)
         self.report_bytes = self._histogram(
             "reports_size_bytes", "Size of a run log as uploaded, in bytes", _SIZES
         )
@@ -297,6 +308,12 @@ class Metrics:
         self.spool_files = self._gauge("spool_files", "Files waiting in the spool")
         self.spool_oldest_seconds = self._gauge(
             "spool_oldest_seconds", "Age of the oldest waiting file in seconds"
+        )
+        self.drain_rate = self._gauge(
+            "spool_drain_files_per_second", "Run logs that left the spool in a second, lately"
+        )
+        self.drain_seconds = self._gauge(
+            "spool_drain_seconds", "Seconds until the waiting files are gone at this rate"
         )
         self.in_flight = self._gauge("in_flight", "Files taken up and not yet disposed of")
         self.unremovable = self._gauge(
@@ -373,6 +390,19 @@ class Metrics:
 
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
         return Histogram(f"rudder_relayd_{name}", text, registry=self._registry, buckets=buckets)
+
+
+class _Arrived(Collector):
+    """The counter of arrivals, which is kept where each of them is noted."""
+
+    def __init__(self, totals: Totals) -> None:
+        self._totals = totals
+
+    def collect(self) -> Iterable[Metric]:
+        """Implement `Collector`."""
+        text = "Run logs that arrived in the spool since the start"
+        name = "rudder_relayd_reports_arrived"
+        yield CounterMetricFamily(name, text, value=self._totals.arrived)
 
 
 def _count_threads() -> int:

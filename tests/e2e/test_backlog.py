@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from relayd.telemetry.nodes.records import NodeRecords
+from relayd.telemetry.nodes.saved import read_saved, write_saved
 from tests.support.daemon import Daemon, Site, eventually, open_daemon
 from tests.support.postgres import Database
 from tests.support.stored import Run, check_stored
@@ -144,7 +146,13 @@ def _is_down_to(site: Site, files: int) -> bool:
 async def test_fresh_runs_come_after_the_older_ones_of_their_node(
     site: Site, database: Database, waiting: int
 ) -> None:
-    """The run of a node that is inserted last is its newest, whenever fresh ones arrive."""
+    """The run of a node that is inserted last is its newest, whenever fresh ones arrive.
+
+    The records of the nodes and the metrics of the lag say the same, and survive a restart.
+    """
+    earlier = NodeRecords()
+    earlier.note_inventory(NODES[0], "forwarded", 1_800_000_000.0)
+    write_saved(site.root, earlier.dump())
     for node in NODES[1:]:
         for number in range(waiting):
             (site.incoming / site.name(node, number)).write_bytes(site.run_log(node, number))
@@ -156,7 +164,20 @@ async def test_fresh_runs_come_after_the_older_ones_of_their_node(
             await eventually(partial(_is_down_to, site, left + len(NODES)))
         await daemon.settled()
         assert await daemon.metric("rudder_relayd_spool_files") == 0
+        assert await daemon.metric("rudder_relayd_reports_arrived_total") == 4 * len(NODES)
+        processed = waiting * len(NODES[1:]) + 4 * len(NODES)
+        assert await daemon.metric("rudder_relayd_lag_seconds_count", hop="here") == processed
         assert await daemon.stop() == 0
+    saved = read_saved(site.root)
+    assert saved is not None
+    records = NodeRecords()
+    records.restore(saved)
+    assert {record.node_id for record in records} == set(NODES)
+    for record in records:
+        assert record.run == site.start(waiting + 3).timestamp()
+        assert (record.outcome, record.reports) == ("stored", 6)
+        expected = 1_800_000_000.0 if record.node_id == NODES[0] else None
+        assert record.inventory_at == expected
     rows = database.query("SELECT nodeid, date FROM reportsexecution ORDER BY insertionid")
     assert len(rows) == waiting * len(NODES[1:]) + 4 * len(NODES)
     for node in NODES:

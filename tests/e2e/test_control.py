@@ -2,17 +2,23 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
+from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 
 import pytest
+import trio
 
 from relayd.control.app import read_document
 from relayd.control.client import Control, ControlError, NotRunningError
+from relayd.telemetry.nodes.saved import NAME
 from tests.support.daemon import Site, eventually, open_daemon
 from tests.support.postgres import Database
 from tests.support.stored import stored_executions
+from tests.support.tree import Tree, make_tree, open_fronts
 
 #: A user and a group that no machine has.
 STRANGER, MEMBERS = 61_234, 61_235
@@ -26,12 +32,13 @@ path, user, *groups = sys.argv[1:]
 os.setgroups([int(group) for group in groups])
 os.setgid(int(user))
 os.setuid(int(user))
-print(Control(Path(path)).get("/checks")["configuration"]["status"])
+control = Control(Path(path))
+print(control.get("/checks")["configuration"]["status"], control.get("/nodes")["total"])
 """
 
 
 def _ask_as(path: Path, user: int, *groups: int) -> subprocess.CompletedProcess[str]:
-    """Ask for the checks in a process that has become another user."""
+    """Ask for checks and nodes in a process that has become another user."""
     command = [sys.executable, "-c", ASK, str(path), *map(str, (user, *groups))]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
@@ -46,7 +53,7 @@ async def test_root_service_user_and_group_may_and_others_may_not(site: Site, pl
         assert path.stat().st_mode & 0o777 == 0o660
         assert Control(path).get("/checks")["configuration"] == {"status": "success"}
         os.chown(path, -1, MEMBERS)
-        assert _ask_as(path, STRANGER, MEMBERS).stdout == "success\n"
+        assert _ask_as(path, STRANGER, MEMBERS).stdout == "success 1\n"
         assert "NotPermittedError" in _ask_as(path, STRANGER).stderr
         path.chmod(0o666)  # an operator's mistake; the answer of the kernel still decides
         assert "NotPermittedError" in _ask_as(path, STRANGER, MEMBERS + 1).stderr
@@ -58,7 +65,9 @@ async def test_changes_are_audited_and_errors_are_answers(site: Site) -> None:
     """A reload leaves one line with who, what and how many; a failed one answers with the cause."""
     assert site.control is not None
     control = Control(site.control)
+    (site.root / NAME).write_bytes(b"no records of nodes")
     async with open_daemon(site) as daemon:
+        await daemon.saw("node records cannot be read")  # which costs only this history
         control.post("/reload")
         line = await daemon.saw("operation")
         assert "action=reload" in line
@@ -76,11 +85,16 @@ async def test_changes_are_audited_and_errors_are_answers(site: Site) -> None:
 
 @pytest.mark.site(nodes=[], database=False)
 async def test_nothing_of_it_is_reachable_over_tcp(site: Site) -> None:
-    """Paths of the control socket do not exist on the address of the API."""
+    """What changes something does not exist on the address of the API; the page only shows."""
     assert site.control is not None
     async with open_daemon(site) as daemon:
         document = json.loads(read_document())
-        for path in document["paths"]:
+        changing = [path for path, item in document["paths"].items() if "post" in item]
+        assert len(changing) > 5
+        for path in changing:
+            status, _body = await daemon.post(path)
+            assert status == 404, path
+        for path in ("/status", "/checks", "/tasks", "/run"):
             status, _body = await daemon.get(path)
             assert status == 404, path
 
@@ -91,6 +105,56 @@ def _relayd(site: Site, *words: str) -> tuple[int, str]:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.stderr == ""
     return done.returncode, done.stdout
+
+
+async def _screen(site: Site, *words: str) -> tuple[int, str]:
+    """Run a command beside servers of this process."""
+    return await trio.to_thread.run_sync(partial(_relayd, site, *words))
+
+
+@pytest.fixture
+def tree(tmp_path: Path, database: Database) -> Tree:
+    """Return the three members, written."""
+    return make_tree(tmp_path, database.rudder)
+
+
+async def test_a_node_is_followed_through_the_relays(tree: Tree) -> None:
+    """Each relay says what it has done for a node, or that it is gone; nothing is audited."""
+    follow = ("node", "node2", "--follow-relays")
+    async with open_fronts(tree), AsyncExitStack() as stack:
+        daemons = {}
+        for member in tree.members:
+            daemons[member.me] = await stack.enter_async_context(open_daemon(member))
+        tree.sub.send("node2", 1)
+        await eventually(lambda: not tree.waiting(), lambda: str(tree.waiting()))
+        for daemon in daemons.values():
+            await daemon.idle()
+        code, text = await _screen(tree.root, *follow)
+        assert code == 0
+        lines = text.splitlines()
+        assert re.fullmatch(r"node2\.test   node2   \S+ ← \S+ ← \S+ ← node2\.test", lines[0])
+        for line, host in zip(lines[-2:], ("127.0.0.2", "127.0.0.3"), strict=True):
+            assert re.match(rf"{host} +forwarded \S+, [0-9.]+ s after it arrived there$", line), (
+                text
+            )
+        assert re.search(r"^in database +last run started ", text, re.MULTILINE), text
+        document = json.loads((await _screen(tree.root, *follow, "--json"))[1])
+        assert [hop["relay"] for hop in document["hops"]] == ["relay", "sub"]
+        assert {hop["outcome"] for hop in document["hops"]} == {"forwarded"}
+        assert document["database"] is not None
+        assert await daemons["sub"].stop() == 0
+        lines = (await _screen(tree.root, *follow))[1].splitlines()
+        assert re.match(r"127\.0\.0\.2 +forwarded ", lines[-2])
+        assert re.match(r"127\.0\.0\.3 +\N{EN DASH} \(it answered with status 503\)", lines[-1])
+        for name in ("root", "relay"):
+            assert not daemons[name].lines_of(" operation ")
+            assert not daemons[name].lines_of("remote run")
+        assert await daemons["root"].stop() == 0
+        await daemons["root"].ended.wait()
+    text = (await _screen(tree.root, *follow))[1]
+    assert re.search(r"^last run log +started .*, stored ", text, re.MULTILINE), text
+    assert "in database   \N{EN DASH} (relayd does not run)" in text
+    assert "relays        \N{EN DASH} (only a running relayd can ask them)" in text
 
 
 @pytest.mark.site(nodes=["node1"])

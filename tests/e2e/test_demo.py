@@ -16,6 +16,7 @@ import pytest
 from relayd.commands.demo.command import NOTHING_BEGUN
 from relayd.commands.demo.run import BALANCED, NOT_BALANCED
 from relayd.commands.demo.stopping import ABANDONED, COUNTING, HURRYING, STARTING
+from tests.support.clustered import needs_programs
 
 PATIENCE = 120
 #: One line of the summary: text, expected, found, verdict, between vertical bars.
@@ -128,8 +129,8 @@ def test_relays_balance(place: Path) -> None:
     refused = sum(int(found) for text, (_, found, _) in summary.items() if "refused: " in text)
     assert good + refused + int(summary["replays recognized, not stored again"][1]) == 40
     assert summary["still in the spool"][1] == "0"
-    # Eight nodes, two relays, the root server.
-    assert summary["agents run by remote runs"][:2] == ("11", "11")
+    # Eight nodes, one that is silent, two relays, the root server.
+    assert summary["agents run by remote runs"][:2] == ("12", "12")
     logs = [Path(path).read_text() for path in re.findall(r"relayd's log \(.*\): (.+)", output)]
     assert len(logs) == 3
     assert all("outcome=ok" in log for log in logs)
@@ -194,6 +195,23 @@ def test_story_of_faults_balances(place: Path) -> None:
     assert {mark for _, _, mark in summary.values()} == {"ok"}
     assert summary["lost"][1] == summary["stored twice"][1] == "0"
     assert BALANCED in output
+
+
+@pytest.mark.fault("D22")
+def test_a_failover_under_patroni_balances(place: Path) -> None:
+    """The primary of a cluster crashes under two relayds: nothing is lost or stored twice."""
+    needs_programs()
+    options = ("--cluster", "--failovers", "postmaster", "--part", "1s")
+    with demo(place, *options, "--nodes", "4", "--rate", "20", "--bad", "0") as process:
+        wait_for(process, "Normal work goes on; Ctrl-C stops and counts")
+        process.send_signal(signal.SIGINT)
+        output = end(process)
+    assert process.returncode == 0, output
+    assert re.search(r"postmaster: (db\d) to (?!\1)db\d, \d+\.\d s without commits", output)
+    assert "Lost by failovers and stored again from held files:" in output
+    assert entries(output)["lost"][1] == entries(output)["stored twice"][1] == "0"
+    assert re.findall(r"relayd's log \((.*)\):", output) == ["server 1", "server 2"]
+    assert not list(place.glob("relayd-cluster-*"))
 
 
 @pytest.mark.fault("F49")
@@ -289,7 +307,7 @@ def command(pid: int) -> bytes:
 def test_interrupt_while_starting(place: Path) -> None:
     """Ctrl-C during the start ends everything at once and leaves nothing behind."""
     with demo(place, "--nodes", "500", "--key-bits", "4096") as process:
-        wait_for(process, "RSA-4096 keys: 0 of 502")
+        wait_for(process, "RSA-4096 keys: 0 of 503")
         process.send_signal(signal.SIGINT)
         output = end(process)
     assert process.returncode == 130, output

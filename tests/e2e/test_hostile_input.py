@@ -80,7 +80,8 @@ def check_configurations(directory: Path, numbers: range) -> list[bytes]:
         (directory / "main.conf").write_bytes(data)
         (directory / "logging.conf").write_bytes(fuzzer.logging(number))
         code, said = call_test_mode(directory)
-        assert code in {0, 2, 3}, (number, data, said)
+        # 75: the file with the node id is not there yet.
+        assert code in {0, 2, 3, 75}, (number, data, said)
         assert all(map(LINE.fullmatch, said)), (number, data, said)
         assert code == 0 or said[-1].startswith("error: "), (number, data, said)
         assert "".join(said).isprintable(), (number, data, said)

@@ -11,7 +11,7 @@ from relayd.config.main_conf import Settings
 from tests.support.selinux import Policy, link_policy
 from tools.lock import REPOSITORY
 
-OWN = {"relayd_runtime_t", "relayd_spool_t"}
+OWN = {"relayd_runtime_t", "relayd_spool_t", "relayd_var_lib_t"}
 
 
 @pytest.fixture(scope="module")
@@ -29,13 +29,13 @@ def test_daemon_memory_is_never_both_written_and_run(policy: Policy, permission:
 
 @pytest.mark.fault("D.6.4")
 def test_daemon_writes_to_its_own_files_only(policy: Policy) -> None:
-    """Files can be opened for writing, made, renamed and removed in the spool and nowhere else."""
+    """Files can be opened for writing, made, renamed and removed in its own directories only."""
     for permission in ("create", "rename", "unlink", "setattr", "link"):
         assert set(policy.allowed("relayd_t", "file", permission)) <= OWN, permission
     both = policy.allowed("relayd_t", "file", "write").keys() & policy.allowed(
         "relayd_t", "file", "open"
     )
-    assert both == {"relayd_spool_t", "relayd_t"}
+    assert both == {"relayd_spool_t", "relayd_t", "relayd_var_lib_t"}
     assert set(policy.allowed("relayd_t", "dir", "add_name")) == OWN
 
 

@@ -118,6 +118,7 @@ class Site:
                 nodes_list_file = "{self.nodes_list}"
                 nodes_certs_file = "{self.certificates}"
                 listen = "127.0.0.1:{self.port}"
+                state_directory = "{self.root}"
                 control_socket = "{self.control or ""}"
                 core_threads = 2
             """,

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Literal
 
 import pytest
 
+from relayd.commands.demo.cluster import shipped
 from relayd.commands.demo.postgres.programs import server_account
 from relayd.commands.demo.postgres.server import ConnectionInfo
 from tests.support.ports import free_port
@@ -30,10 +32,7 @@ def open_pgbouncer(
         settings: further lines of `[pgbouncer]`.
         pool_size: how many sessions there are.
     """
-    program = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
-    if program is None:
-        pytest.skip("pgbouncer is not installed")
-    account, port = server_account(), free_port("127.0.0.1")
+    port = free_port("127.0.0.1")
     with tempfile.TemporaryDirectory(prefix="relayd-pgbouncer-") as name:
         directory = Path(name)
         directory.chmod(0o755)
@@ -46,18 +45,50 @@ def open_pgbouncer(
             f"auth_type = scram-sha-256\nauth_file = {users}\npool_mode = {mode}\n"
             f"default_pool_size = {pool_size}\n{settings}\n"
         )
+        with _running(configuration):
+            yield port
+
+
+@contextmanager
+def open_shipped_pgbouncer(server: ConnectionInfo, mode: PoolMode) -> Iterator[int]:
+    """Run PgBouncer with the file in `conf/ha`, other ports and paths; yield its port."""
+    port = free_port()
+    with tempfile.TemporaryDirectory(prefix="relayd-pgbouncer-") as name:
+        directory = Path(name)
+        directory.chmod(0o755)
+        users = directory / "users.txt"
+        users.write_text(f'"{server.user}" "{server.password}"\n')
+        replacements = {
+            "port=5000": f"port={server.port}",
+            "listen_port = 6432": f"listen_port = {port}",
+            "unix_socket_dir = /var/run/postgresql": "unix_socket_dir =",
+            "/etc/pgbouncer/userlist.txt": str(users),
+            "pool_mode = transaction": f"pool_mode = {mode}",
+        }
+        configuration = directory / "pgbouncer.ini"
+        configuration.write_text(shipped.fill(shipped.read("pgbouncer.ini"), replacements))
+        with _running(configuration):
+            yield port
+
+
+@contextmanager
+def _running(configuration: Path) -> Iterator[None]:
+    program = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
+    if program is None:
+        pytest.skip("pgbouncer is not installed")
+    log = configuration.with_name("log")
+    with log.open("wb") as output:
         process = subprocess.Popen(
             [program, configuration],
             stdin=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            **account.credentials(),
+            stderr=output,
+            **server_account().credentials(),
         )
-        try:
-            assert process.stderr is not None
-            lines = iter(process.stderr.readline, "")
-            assert any("process up" in line for line in lines), "pgbouncer did not start"
-            yield port
-        finally:
-            process.kill()
-            process.communicate()
+    try:
+        while "process up" not in (text := log.read_text()):
+            assert process.poll() is None, f"pgbouncer did not start: {text}"
+            time.sleep(0.01)
+        yield
+    finally:
+        process.kill()
+        process.wait()

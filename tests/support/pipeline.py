@@ -164,6 +164,11 @@ class FakeDatabase:
         await self.probe()
         return self.token
 
+    async def last_run(self, _node_id: str) -> float | None:
+        """As `Database.last_run`, of a database without any run."""
+        await self.probe()
+        return None
+
     def reconfigure(self, settings: Settings) -> None:
         """As `Database.reconfigure`."""
         self.parameters.append(database_parameters(settings))
@@ -189,6 +194,11 @@ def transient(text: str = "away") -> DatabaseError:
 def operator(text: str = "no password") -> DatabaseError:
     """Return a server where someone must act."""
     return DatabaseError(text, "operator", "28P01")
+
+
+def standby() -> DatabaseError:
+    """Return a server that only reads."""
+    return DatabaseError("a standby", "operator", "25006")
 
 
 async def ended(*channels: trio.MemoryReceiveChannel[Any]) -> None:

@@ -109,7 +109,7 @@ def _api_route(names: list[str], sent: list[bytes]) -> Route | None:
     match names:
         case ["remote-run", "all" | "nodes"] | ["remote-run", "all" | "nodes", ""]:
             place = Place.REMOTE_RUN
-        case ["remote-run", "nodes", _] | ["remote-run", "nodes", _, ""]:
+        case ["remote-run", "nodes" | "status", _] | ["remote-run", "nodes" | "status", _, ""]:
             place = Place.REMOTE_RUN
         case ["shared-folder", _, *_] if names[1]:
             place = Place.SHARED_FOLDER

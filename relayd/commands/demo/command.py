@@ -2,6 +2,7 @@
 
 import os
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Final
@@ -84,6 +85,27 @@ class Duration(click.ParamType[float]):
         "  [default: yes, unless --once is given]"
     ),
 )
+@click.option(
+    "--cluster",
+    is_flag=True,
+    help=(
+        "Two relayds write to three PostgreSQL servers under Patroni, etcd and HAProxy, whose"
+        " primary fails again and again."
+    ),
+)
+@click.option(
+    "--synchronous",
+    is_flag=True,
+    help="The cluster's commits wait for a standby; without it, relayd holds what may be lost.",
+)
+@click.option(
+    "--failovers",
+    metavar="LIST",
+    help=(
+        "Failovers of the cluster, in their order, separated by commas: switchover, postmaster,"
+        " machine, freeze, etcd.  [default: one of each, unless --once is given]"
+    ),
+)
 @click.option("--part", type=Duration(), default=7.0, hidden=True)
 @click.option(
     "--key-bits",
@@ -106,6 +128,9 @@ def command(
     once: int | None,
     bad: int,
     story: bool | None,
+    cluster: bool,
+    synchronous: bool,
+    failovers: str | None,
     part: float,
     key_bits: str,
     directory: Path | None,
@@ -117,12 +142,19 @@ def command(
     """
     if rate is None and (interval is not None or once is None):
         rate = nodes / (interval or _DEFAULT_INTERVAL)
+    if cluster and relays:
+        raise click.UsageError("--cluster cannot be used with --relays")
+    if not cluster and (synchronous or failovers is not None):
+        raise click.UsageError("--synchronous and --failovers need --cluster")
     _answer_interrupts()
     try:
         from rich.console import Console
 
-        from relayd.commands.demo.run import Options, run
+        from relayd.commands.demo.cluster.failovers import FAILOVERS
+        from relayd.commands.demo.run import ClusterOptions, Options, run
 
+        eventful = once is None if story is None else story
+        plan = _plan(failovers, [*FAILOVERS], default=eventful)
         options = Options(
             nodes=nodes,
             relays=relays,
@@ -131,7 +163,8 @@ def command(
             bad=bad,
             key_bits=int(key_bits),
             directory=directory,
-            story=part if (once is None if story is None else story) else None,
+            story=part if eventful else None,
+            cluster=ClusterOptions(synchronous, plan, part) if cluster else None,
         )
         return run(options, Console(highlight=False))
     except KeyboardInterrupt:
@@ -139,6 +172,17 @@ def command(
         left = f"what it wrote is in {directory}" if kept else "nothing is left of it"
         click.echo(f"{NOTHING_BEGUN}; {left}.")
         return _INTERRUPTED
+
+
+def _plan(chosen: str | None, known: Sequence[str], *, default: bool) -> tuple[str, ...]:
+    """Return the names of the failovers that an option names."""
+    if chosen is None:
+        return tuple(known) if default else ()
+    names = tuple(name.strip() for name in chosen.split(",") if name.strip())
+    for name in names:
+        if name not in known:
+            raise click.UsageError(f"--failovers: expected {', '.join(known)}, got {name!r}")
+    return names
 
 
 def _answer_interrupts() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from relayd.commands.demo.fleet.upload import EXPECTED, Kind, SimulatedUpload
-from relayd.commands.demo.postgres.server import Server
+from relayd.commands.demo.postgres.server import Database
 from relayd.spool.failed.reasons import SUFFIX
 
 _ROWS: Final = """\
@@ -132,12 +132,12 @@ class Entry:
 
 
 def read_final_state(
-    server: Server, spools: Iterable[Path], failed: Iterable[Path], kept: frozenset[str]
+    server: Database, spools: Iterable[Path], failed: Iterable[Path], kept: frozenset[str]
 ) -> FinalState:
     """Read the database and the spools; every relayd must have stopped.
 
     Args:
-        server: the database server.
+        server: the database.
         spools: the `incoming` directories of all relayds.
         failed: the `failed` directories of all relayds.
         kept: names of files that their nodes still have.

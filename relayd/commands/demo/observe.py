@@ -12,7 +12,7 @@ from typing import Final
 import trio
 from prometheus_client.parser import text_string_to_metric_families
 
-from relayd.commands.demo.postgres.server import Server
+from relayd.commands.demo.postgres.server import Database
 from relayd.commands.demo.processes.daemon import Daemon
 from relayd.fleet.peers.urls import API
 from relayd.spool.failed.reasons import SUFFIX
@@ -77,17 +77,32 @@ class Relay:
 
 @dataclass(frozen=True, slots=True)
 class Counters:
-    """The counters of the root server's relayd since it was started.
+    """The counters of what writes to the database since it was started.
 
     Attributes:
         duplicates: run logs that were in the database already.
         oldest: age in seconds of the oldest waiting file.
         database: `DATABASE_OK`, or what is wrong with the database.
+        restored: run logs that the database had lost and that were stored again.
     """
 
     duplicates: int
     oldest: float
     database: str
+    restored: int = 0
+
+
+def add(counters: Sequence[Counters | None]) -> Counters | None:
+    """Return the sum of counters; None if one of the daemons did not answer."""
+    known = [one for one in counters if one is not None]
+    if len(known) < len(counters):
+        return None
+    return Counters(
+        duplicates=sum(one.duplicates for one in known),
+        oldest=max(one.oldest for one in known),
+        database=next((one.database for one in known if one.database != DATABASE_OK), DATABASE_OK),
+        restored=sum(one.restored for one in known),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +114,7 @@ class Snapshot:
         stored: what the database holds, or held when it last answered.
         refused: run logs refused, by reason.
         waiting: files in the spools.
-        counters: of the root server's relayd; None while it does not answer.
+        counters: of what writes to the database; None while one does not answer.
         relays: the relays; None for one that does not answer.
     """
 
@@ -116,28 +131,30 @@ class Observer:
     """Takes the snapshots.
 
     Attributes:
-        daemons: that of the root server, then those of the relays.
-        server: the database server.
+        daemons: those that write to the database, then those of the relays.
+        server: the database.
         spools: the `incoming` directories.
         failed: the `failed` directories.
+        writers: number of the daemons that write to the database.
     """
 
     daemons: Sequence[Daemon]
-    server: Server
+    server: Database
     spools: Sequence[Path]
     failed: Sequence[Path]
+    writers: int = 1
     _stored: Stored = Stored()
     _reasons: dict[str, str] = field(default_factory=dict)
 
     async def observe(self) -> Snapshot:
         """Query every relayd and the database; what does not answer keeps its last figures."""
-        root, *relays = self.daemons
+        writers, relays = self.daemons[: self.writers], self.daemons[self.writers :]
         try:
             run = trio.to_thread.run_sync
             self._stored = read_stored(await run(self.server.psql, _COUNTS, abandon_on_cancel=True))
         except RuntimeError:
             pass  # the database is away: that is part of the demo
-        counters = await _ask_root(root)
+        counters = add([await _ask_writer(writer) for writer in writers])
         snapshot = await trio.to_thread.run_sync(self._read_spools, trio.current_time(), counters)
         return replace(snapshot, relays=tuple([await _ask_relay(relay) for relay in relays]))
 
@@ -151,7 +168,7 @@ class Observer:
         return Snapshot(time, self._stored, refused, waiting, counters)
 
 
-async def _ask_root(daemon: Daemon) -> Counters | None:
+async def _ask_writer(daemon: Daemon) -> Counters | None:
     try:
         metrics = await daemon.get("/metrics")
         status = await daemon.get(f"{API}/system/status")
@@ -187,6 +204,7 @@ def read_counters(metrics: str, status: bytes) -> Counters:
         duplicates=int(samples.plain("duplicates_total")),
         oldest=samples.plain("spool_oldest_seconds"),
         database=database.get("details", database["status"]),
+        restored=int(samples.plain("held_missing_total")),
     )
 
 

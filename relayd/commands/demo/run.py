@@ -1,7 +1,8 @@
 """The run of a demo: PostgreSQL, keys, configuration, daemons, fleet, display, final balance."""
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -13,6 +14,8 @@ from rich.console import Console
 from rich.live import Live
 
 from relayd.commands.cli import unpadded
+from relayd.commands.demo.cluster.cluster import Cluster, open_cluster
+from relayd.commands.demo.cluster.plan import Failing, open_terminal
 from relayd.commands.demo.display.accounts import Accounts, files_concerned
 from relayd.commands.demo.display.screen import Screen
 from relayd.commands.demo.feed import Feed, count_files
@@ -25,12 +28,13 @@ from relayd.commands.demo.fleet.upload import SimulatedUpload
 from relayd.commands.demo.ledger import Entry, FinalState, Ledger, balance, read_final_state
 from relayd.commands.demo.observe import Observer, Snapshot
 from relayd.commands.demo.postgres.opening import open_postgres
-from relayd.commands.demo.postgres.server import Server
+from relayd.commands.demo.postgres.server import Database, Server
 from relayd.commands.demo.processes.daemon import Daemon
 from relayd.commands.demo.processes.workspace import Layout
 from relayd.commands.demo.remote_runs import RemoteRunClient
 from relayd.commands.demo.stopping import ABANDONED, Stopping, ending_signals
-from relayd.commands.demo.story import PART, Story
+from relayd.commands.demo.story import Story
+from relayd.commands.demo.tools import tools_of
 from relayd.commands.demo.tree import ROOT, Tree, address, open_tree
 from relayd.errors import RelaydError, StartError
 
@@ -38,9 +42,14 @@ UNBALANCED: Final = 1
 INTERRUPTED: Final = 130
 BALANCED: Final = "All counts match: no run log was lost or stored twice."
 NOT_BALANCED: Final = "The counts marked WRONG do not match."
+STARTING_CLUSTER: Final = "Starting three members of etcd, Patroni and PostgreSQL, and HAProxy."
 CLOSING: Final = "Stopping relayd and PostgreSQL; the accounts follow."
 
 _Error = TypeVar("_Error", bound=Exception)
+
+#: With a cluster: relayds that write to it, and how long they hold what it may lose.
+_CLUSTER_WRITERS: Final = 2
+_HOLD: Final = "5min"
 
 _REFRESH_INTERVAL: Final = 1.0
 #: Without a terminal, every second refresh prints a line.
@@ -48,6 +57,21 @@ _REFRESHES_PER_LINE: Final = 2
 #: Remote runs: seconds until the first one, and between two.
 _REMOTE_RUN_FIRST: Final = 5.0
 _REMOTE_RUN_INTERVAL: Final = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterOptions:
+    """What the database is and what happens to it.
+
+    Attributes:
+        synchronous: whether commits wait for a standby; else relayd holds committed files.
+        failovers: names of the planned failovers.
+        part: seconds before each of them.
+    """
+
+    synchronous: bool
+    failovers: tuple[str, ...]
+    part: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +87,7 @@ class Options:
         story: seconds of each part of the story, in which the database is stopped and relayd is
             killed; None: no story.
         relays: number of relays between the nodes and the root server.
+        cluster: the cluster that two relayds write to; None: one PostgreSQL, and one relayd for it.
         directory: where to write and keep everything; None: a temporary directory of which only
             the logs are kept.
     """
@@ -75,6 +100,17 @@ class Options:
     directory: Path | None
     story: float | None
     relays: int = 0
+    cluster: ClusterOptions | None = None
+
+    @property
+    def writers(self) -> int:
+        """Number of relayds that write to the database."""
+        return _CLUSTER_WRITERS if self.cluster else 1
+
+    @property
+    def servers(self) -> int:
+        """Number of all relayds."""
+        return self.writers + self.relays
 
 
 def run(options: Options, console: Console) -> int:
@@ -127,7 +163,8 @@ async def _supervise(options: Options, console: Console) -> int:
 
 async def _run(demo: "_Demo", directory: Path | None) -> int:
     """Run the demo in a directory, and remove what its output does not name."""
-    layout = Layout(directory or Path(tempfile.mkdtemp(prefix="relayd-demo-")), demo.relays)
+    root = directory or Path(tempfile.mkdtemp(prefix="relayd-demo-"))
+    layout = Layout(root, demo.servers - 1)
     code: int | None = None
     try:
         code = await _run_until_stopped(demo, layout)
@@ -161,7 +198,7 @@ class _Parts:
     tree: Tree
     feed: Feed
     daemons: list[Daemon]
-    server: Server
+    server: Database
     remote_runs: RemoteRunClient | None
 
 
@@ -169,7 +206,7 @@ class _Demo:
     """One demo: its options, its ledger, and the request to stop."""
 
     def __init__(self, options: Options, console: Console) -> None:
-        self.relays = options.relays
+        self.servers = options.servers
         self._options = options
         self._console = console
         self._terminal = console.is_terminal
@@ -180,7 +217,7 @@ class _Demo:
         self._layout: Layout
         self._screen: Screen
         self._live: Live | None = None
-        self._story: Story | None = None
+        self._story: Story | Failing | None = None
 
     @property
     def unread(self) -> bool:
@@ -209,22 +246,39 @@ class _Demo:
         """Start everything, upload, stop everything, print the balance; return the exit code."""
         self._layout = layout
         layout.create()
-        async with open_postgres(layout.postgres) as postgres:
+        async with self._open_database() as server:
             tree, feed = await self._make_fleet()
-            await trio.to_thread.run_sync(tree.write, postgres.rudder)
+            hold = {"hold": _HOLD} if self._loses_commits() else {}
+            await trio.to_thread.run_sync(partial(tree.write, server.rudder, **hold))
             async with open_tree(tree) as daemons:
+                self._print_tools(tree)
                 remote_runs = self._prepare_remote_runs(tree, feed.fleet)
-                last = await self._upload_all(
-                    _Parts(tree, feed, daemons, postgres.server, remote_runs)
-                )
+                last = await self._upload_all(_Parts(tree, feed, daemons, server, remote_runs))
             kept = feed.delivery.names
-            state = await trio.to_thread.run_sync(self._final_state, postgres.server, kept)
+            state = await trio.to_thread.run_sync(self._final_state, server, kept)
         entries = balance(self._ledger, state, self._recognized(last, feed.delivery))
         if remote_runs is not None:
             entries.append(remote_runs.entry())
-        return self._print_accounts(tree, entries)
+        return self._print_accounts(tree, entries, last)
 
-    def _final_state(self, server: Server, kept: frozenset[str]) -> FinalState:
+    @asynccontextmanager
+    async def _open_database(self) -> AsyncIterator[Database]:
+        chosen = self._options.cluster
+        if chosen is None:
+            async with open_postgres(self._layout.postgres) as postgres:
+                yield postgres.server
+            return
+        self._console.print(STARTING_CLUSTER)
+        async with open_cluster(synchronous=chosen.synchronous) as cluster:
+            # A crashed PostgreSQL is replaced, not started again on the same machine.
+            await cluster.configure(primary_start_timeout=0)
+            yield cluster
+
+    def _loses_commits(self) -> bool:
+        chosen = self._options.cluster
+        return chosen is not None and not chosen.synchronous
+
+    def _final_state(self, server: Database, kept: frozenset[str]) -> FinalState:
         workspaces = self._layout.workspaces
         incoming = [workspace.incoming for workspace in workspaces]
         failed = [workspace.failed for workspace in workspaces]
@@ -243,7 +297,7 @@ class _Demo:
             return None
         return last.counters.duplicates
 
-    def _print_accounts(self, tree: Tree, entries: list[Entry]) -> int:
+    def _print_accounts(self, tree: Tree, entries: list[Entry], last: Snapshot | None) -> int:
         """Print the balance and return the exit code."""
         sent = self._ledger.sent
         rate = f"{sent / max(self._seconds, 0.001):.1f} per second"
@@ -252,12 +306,14 @@ class _Demo:
             self._console.print(Accounts(title, entries))
         for sentence in self._story.happened if self._story else ():
             self._console.print(sentence, markup=False)
+        if isinstance(self._story, Failing):
+            self._console.print(_restored(last))
         balanced = all(entry.balanced for entry in entries)
         self._console.print(BALANCED if balanced else NOT_BALANCED)
         if not balanced:
             self._print_evidence(entries)
         for server in tree.servers:
-            title = f" ({server.title})" if tree.relays else ""
+            title = f" ({server.title})" if len(tree.servers) > 1 else ""
             text = f"relayd's log{title}: {server.workspace.log}"
             self._console.print(text, soft_wrap=True, markup=False)
         return 0 if balanced else UNBALANCED
@@ -271,8 +327,8 @@ class _Demo:
 
     async def _make_fleet(self) -> tuple[Tree, Feed]:
         options = self._options
-        # The listed nodes and one unknown node; then the root server and the relays.
-        nodes, count = options.nodes + 1, options.nodes + 2 + options.relays
+        # The listed nodes, one that is silent and one that is unknown; then the policy servers.
+        nodes, count = options.nodes + 2, options.nodes + 2 + options.servers
         with KeyProgress(self._console, count, options.key_bits) as progress:
             keys = await obtain_keys(count, options.key_bits, cache_directory(), progress.show)
 
@@ -283,7 +339,8 @@ class _Demo:
                 SimulatedNode(key, address(number), now, None if number else ROOT)
                 for number, key in enumerate(keys[nodes:])
             ]
-            tree = Tree(self._layout, servers, machines[:-1])
+            tree = Tree(self._layout, servers, machines[:-1], writers=options.writers)
+            del machines[-2]
             return tree, self._make_feed(tree, machines)
 
         return await trio.to_thread.run_sync(make)
@@ -311,7 +368,13 @@ class _Demo:
             The snapshot after the last upload; None if relayd was not given the time for all.
         """
         title = f"relayd demo: {len(parts.feed.fleet.nodes)} nodes"
-        self._screen = Screen(title, parts.tree.names(), parts.tree.relays, parts.remote_runs)
+        self._screen = Screen(
+            title,
+            parts.tree.names(),
+            parts.tree.relays,
+            parts.remote_runs,
+            tools=tuple(tools_of(parts.tree)),
+        )
         self.stopping.begun = True
         workspaces = self._layout.workspaces
         observer = Observer(
@@ -319,6 +382,7 @@ class _Demo:
             parts.server,
             [workspace.incoming for workspace in workspaces],
             [workspace.failed for workspace in workspaces],
+            writers=parts.tree.writers,
         )
         async with trio.open_nursery() as nursery:
             for daemon in parts.daemons:
@@ -339,35 +403,50 @@ class _Demo:
             if parts.remote_runs is not None:
                 runs.start_soon(self._run_remote_runs, parts.remote_runs, name="remote runs")
             async with trio.open_nursery() as faults:
-                if self._options.story:
-                    faults.start_soon(self._run_story, parts, name="story")
+                if (story := self._make_story(parts)) is not None:
+                    faults.start_soon(story.run, name="story")
                 await parts.feed.run()
                 self._fed.set()
             await parts.feed.finish()
+            if isinstance(story, Failing):
+                await story.restored(len(self._ledger.good))
 
-    async def _run_story(self, parts: _Parts) -> None:
-        spools = [workspace.incoming for workspace in self._layout.workspaces]
-        self._story = Story(
-            parts.server,
-            parts.daemons[0],
-            partial(count_files, spools),
-            lambda: parts.feed.delivery.kept,
-            self._fed,
-            self._say,
-            self._options.story or PART,
-        )
-        await self._story.run()
+    def _make_story(self, parts: _Parts) -> Story | Failing | None:
+        """Return what happens while the fleet uploads."""
+        server, chosen = parts.server, self._options.cluster
+        if isinstance(server, Cluster) and chosen is not None:
+            terminal = open_terminal() if self._terminal else None
+            self._story = Failing(
+                server, chosen.failovers, chosen.part, self._fed, self._say, terminal
+            )
+        elif isinstance(server, Server) and self._options.story:
+            spools = [workspace.incoming for workspace in self._layout.workspaces]
+            self._story = Story(
+                server,
+                parts.daemons[0],
+                partial(count_files, spools),
+                lambda: parts.feed.delivery.kept,
+                self._fed,
+                self._say,
+                self._options.story,
+            )
+        return self._story
 
     def _say(self, sentence: str) -> None:
         self._screen.story = sentence
         if not self._console.is_terminal:
             self._console.print(sentence, soft_wrap=True, markup=False)
 
+    def _print_tools(self, tree: Tree) -> None:
+        """Print how to see this relayd as its operator would."""
+        for line in tools_of(tree):
+            self._console.print(line, soft_wrap=True, markup=False)
+
     def _prepare_remote_runs(self, tree: Tree, fleet: Fleet) -> RemoteRunClient | None:
         """Prepare remote runs if there are relays, and print how to start one by hand."""
         if not tree.relays:
             return None
-        remote_runs = RemoteRunClient(tree.root.port, len(fleet.nodes) + len(tree.servers))
+        remote_runs = RemoteRunClient(tree.root.port, len(fleet.nodes) + 1 + len(tree.servers))
         text = f"To start a remote run yourself: {remote_runs.curl}"
         self._console.print(text, soft_wrap=True, markup=False)
         return remote_runs
@@ -416,7 +495,14 @@ class _Demo:
             await trio.sleep(_REFRESH_INTERVAL)
 
 
-async def _watch_database(server: Server) -> None:
+def _restored(last: Snapshot | None) -> str:
+    """Return what relayd knows to have been lost by failovers."""
+    if last is None or last.counters is None:
+        return "It is not known how many run logs the failovers lost."
+    return f"Lost by failovers and stored again from held files: {last.counters.restored} run logs."
+
+
+async def _watch_database(server: Database) -> None:
     """Raise `StartError` if the database server ends by itself, because its disk is full say."""
     while True:
         if cause := await trio.to_thread.run_sync(server.crash):

@@ -73,10 +73,16 @@ class Tree:
 
     Attributes:
         servers: the policy servers, the root server first, each after its parent.
+        writers: number of the first of them that write to the database.
     """
 
     def __init__(
-        self, layout: Layout, machines: Sequence[SimulatedNode], nodes: Sequence[SimulatedNode]
+        self,
+        layout: Layout,
+        machines: Sequence[SimulatedNode],
+        nodes: Sequence[SimulatedNode],
+        *,
+        writers: int = 1,
     ) -> None:
         """Lay out the tree.
 
@@ -84,13 +90,17 @@ class Tree:
             layout: directories for the root server and the relays.
             machines: one for each policy server, the root server first.
             nodes: the managed nodes.
+            writers: number of the machines that write to the database; more than one: no relays.
         """
+        self.writers = writers
         https_port = free_port(*(machine.hostname for machine in machines))
         self._nodes = nodes
         self.servers: list[PolicyServer] = []
         for number, (workspace, node) in enumerate(zip(layout.workspaces, machines, strict=True)):
             title = f"relay {number}" if number else "root server"
-            parent = self.servers[_parent(number)] if number else None
+            if writers > 1:
+                title = f"server {number + 1}"
+            parent = self.servers[_parent(number)] if number >= writers else None
             password = secrets.token_urlsafe(12)
             server = PolicyServer(title, node, workspace, free_port(), https_port, parent, password)
             self.servers.append(server)
@@ -112,8 +122,8 @@ class Tree:
 
     @property
     def relays(self) -> list[PolicyServer]:
-        """All policy servers except the root server."""
-        return self.servers[1:]
+        """All policy servers that do not write to the database."""
+        return self.servers[self.writers :]
 
     def home(self, node_id: str) -> PolicyServer:
         """Return the policy server of a node; the last one for an unknown node."""
@@ -139,20 +149,25 @@ class Tree:
             server.node.node_id: server.title for server in self.servers
         }
 
-    def write(self, database: ConnectionInfo) -> None:
-        """Write every file that the relayds read."""
+    def write(self, database: ConnectionInfo, **more: str) -> None:
+        """Write every file that the relayds read.
+
+        Args:
+            database: the connection to the database.
+            more: further keys of `output.database`.
+        """
         for server in self.servers:
             workspace = server.workspace
             self._write_lists(server)
             workspace.write_access(server.node, server.password)
             general = {
-                "node_id": server.node.node_id,
+                "node_id": ROOT if server.parent is None else server.node.node_id,
                 "listen": f"127.0.0.1:{server.port}",
                 "https_port": server.https_port,
             }
             write = partial(workspace.write_configuration, server.title, general, server.listen)
             if server.parent is None:
-                keys = {"url": database.url, "password": database.password}
+                keys = {"url": database.url, "password": database.password, **more}
                 write("database", database=keys)
             else:
                 keys = {

@@ -2,37 +2,41 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 import click
 from rich.console import Console
 from rich.progress import track
 
-from relayd.commands.cli import Program, directory_option, unpadded
+from relayd.commands.asking import ask, optional_duration
+from relayd.commands.cli import Program, directory_option
+from relayd.commands.completion import complete_node
+from relayd.commands.console import plain_console
 from relayd.commands.failed import show
-from relayd.commands.failed.refusals import (
+from relayd.commands.failed.replay import Judge, examine
+from relayd.commands.inspect.verdict import configured, judge
+from relayd.config.main_conf import Settings, load_settings
+from relayd.errors import NodesError
+from relayd.fleet.finding import find_nodes
+from relayd.fleet.loading import load_list
+from relayd.spool.failed.refusals import (
     ADVICE,
     Choice,
     Refusal,
     grouped,
     read_refusals,
 )
-from relayd.commands.failed.replay import Done, Judge, drop, replay
-from relayd.commands.inspect.verdict import configured, judge
-from relayd.config.durations import parse_duration
-from relayd.config.main_conf import Settings, load_settings
-from relayd.errors import NodesError, StartError
-from relayd.fleet.loading import load_list
-from relayd.spool.layout import Spool, inventory_spool, run_log_spool
-from relayd.system.printable import printable
+from relayd.spool.failed.returning import SUCCESS, Done, Returned, as_returned, bring_back, drop
+from relayd.spool.layout import spools_of
+from relayd.system.printable import printable, shown
 
-#: Width of the output if it does not go to a terminal.
-_FILE_WIDTH: Final = 160
-#: Candidates that are named when a part of a node's name is ambiguous.
-_CANDIDATES: Final = 5
+#: Files in one request: relayd accepts a body of 1 MiB.
+_AT_ONCE: Final = 1500
+
+Refusals = Sequence[Refusal]
 
 _NOTHING: Final = "No such file was refused."
 
@@ -43,14 +47,10 @@ class FailedGroup(Program, click.Group):
     """A group whose commands share the exit codes of the program."""
 
 
-def _since(_context: click.Context, _parameter: click.Parameter, value: str | None) -> float:
+def _since(context: click.Context, parameter: click.Parameter, value: str | None) -> float:
     """Return the Unix time of a duration before now; 0 if none is given."""
-    if value is None:
-        return 0.0
-    try:
-        return time.time() - parse_duration(value)
-    except ValueError as error:
-        raise click.BadParameter(f"{printable(value)}: {error}") from error
+    seconds = optional_duration(context, parameter, value)
+    return 0.0 if seconds is None else time.time() - seconds
 
 
 _CHOICE: Final = (
@@ -67,6 +67,7 @@ _CHOICE: Final = (
         "nodes",
         multiple=True,
         metavar="NODE",
+        shell_complete=complete_node,
         help="Only files of this node: its id, its host name, or a unique part of either.",
     ),
     click.option(
@@ -112,7 +113,7 @@ def list_(directory: Path, *, machine: bool, **chosen: Any) -> int:
     elif not groups:
         click.echo("No refused files.")
     else:
-        with _console() as console:
+        with plain_console() as console:
             show.show_groups(console, groups)
         hint = "relayd failed show [REASON|FILE], replay, drop"
         click.echo(f"{show.total(refusals)}. {hint}.")
@@ -133,7 +134,7 @@ def show_(directory: Path, names: tuple[str, ...], *, machine: bool, **chosen: A
     elif not refusals:
         click.echo(_NOTHING)
     else:
-        with _console() as console:
+        with plain_console() as console:
             show.show_refusals(console, refusals)
     return 0 if refusals or not names else 1
 
@@ -160,9 +161,13 @@ def replay_(
     _require_choice(names, everything=everything, **chosen)
     settings, refusals = _chosen(directory, names, **chosen)
     steps = _progress(refusals, "Examining", quiet=machine)
-    results = list(replay(steps, _judge(directory, settings), trial=trial))
+    results = list(examine(steps, _judge(directory, settings)))
+    if not trial:
+        passed = [result.refusal for result in results if result.outcome == "back"]
+        rest = [result for result in results if result.outcome != "back"]
+        results = [*_act(settings, "replay", passed), *rest]
     _report(results, machine=machine, trial=trial)
-    return 0 if all(result.outcome in {"back", "gone"} for result in results) else 1
+    return 0 if all(result.outcome in SUCCESS for result in results) else 1
 
 
 @command.command("drop")
@@ -195,9 +200,29 @@ def drop_(
         if not sys.stdin.isatty():
             raise click.UsageError("there is no terminal to ask at; use --yes.")
         click.confirm(f"Remove {show.total(refusals)} for good?", abort=True, err=True)
-    results = list(drop(_progress(refusals, "Removing", quiet=machine)))
+    results = _act(_settings, "drop", refusals)
     _report(results, machine=machine)
-    return 0 if all(result.outcome in {"removed", "gone"} for result in results) else 1
+    return 0 if all(result.outcome in SUCCESS for result in results) else 1
+
+
+def _act(settings: Settings, action: Literal["replay", "drop"], refusals: Refusals) -> list[Done]:
+    """Let relayd move or remove files; do it here while none runs.
+
+    Each file is moved by one system call, so both may be at work.
+    """
+    act = partial(map, bring_back) if action == "replay" else drop
+    results: list[Done] = []
+    for first in range(0, len(refusals), _AT_ONCE):
+        some = {shown(str(one.path)): one for one in refusals[first : first + _AT_ONCE]}
+        returned = ask(
+            settings,
+            list[Returned],
+            lambda control, some=some: control.post(f"/failed/{action}", {"files": [*some]}),  # type: ignore[misc]
+            lambda some=some: [as_returned(done) for done in act(some.values())],  # type: ignore[misc]
+            locked=False,
+        )
+        results += [Done(some[one.file], one.outcome, "", one.detail) for one in returned]
+    return results
 
 
 def _require_choice(names: Sequence[str], *, everything: bool, **chosen: Any) -> None:
@@ -218,18 +243,10 @@ def _chosen(
 ) -> tuple[Settings, list[Refusal]]:
     """Return the settings, and the refused files that are meant."""
     settings, _warnings = load_settings(directory)
-    refusals = read_refusals(_spools(settings))
+    refusals = read_refusals(spools_of(settings))
     node_ids = _node_ids(nodes, refusals, settings) if nodes else None
     choice = Choice(frozenset(names), frozenset(reasons), node_ids, since)
     return settings, [refusal for refusal in refusals if choice.includes(refusal)]
-
-
-def _spools(settings: Settings) -> tuple[Spool, Spool]:
-    processing = settings.processing
-    return (
-        run_log_spool(processing.reporting.directory),
-        inventory_spool(processing.inventory.directory),
-    )
 
 
 def _node_ids(
@@ -240,28 +257,14 @@ def _node_ids(
     Raises:
         StartError: a part fits no node, or several.
     """
-    known = {refusal.node_id: "" for refusal in refusals if refusal.node_id}
+    known = {refusal.node_id for refusal in refusals}
     try:
         listed = load_list(settings.general.nodes_list_file)
     except NodesError as error:
         click.echo(f"warning: host names are unknown: {error}", err=True)
         listed = {}
-    hostnames = known | {node.id: node.hostname for node in listed.values()}
-    return frozenset(_node_id(part, hostnames) for part in parts)
-
-
-def _node_id(part: str, hostnames: dict[str, str]) -> str:
-    exact = [node_id for node_id, name in hostnames.items() if part in {node_id, name}]
-    found = exact or [
-        node_id for node_id, name in hostnames.items() if part in node_id or part in name
-    ]
-    if len(found) == 1:
-        return found[0]
-    if not found:
-        raise StartError(f"--node {printable(part)}: no node has this in its id or host name")
-    some = ", ".join(printable(hostnames[node_id] or node_id) for node_id in found[:_CANDIDATES])
-    more = ", …" if len(found) > _CANDIDATES else ""
-    raise StartError(f"--node {printable(part)}: {len(found)} nodes fit: {some}{more}")
+    hostnames = {node.id: node.hostname for node in listed.values()}
+    return find_nodes(parts, known, hostnames)
 
 
 def _judge(directory: Path, settings: Settings) -> Judge | None:
@@ -292,12 +295,3 @@ def _progress(refusals: Sequence[Refusal], what: str, *, quiet: bool) -> Iterabl
     if quiet or not console.is_terminal:
         return refusals
     return track(refusals, what, console=console, transient=True)
-
-
-@contextmanager
-def _console() -> Iterator[Console]:
-    console = Console(highlight=False, markup=False, emoji=False)
-    if not console.is_terminal:
-        console.width = _FILE_WIDTH
-    with unpadded(console):
-        yield console

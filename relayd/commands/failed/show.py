@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from relayd.commands.failed.refusals import ADVICE, Group, Refusal
-from relayd.commands.failed.replay import Done, Outcome
+from relayd.spool.failed.refusals import ADVICE, Group, Refusal
+from relayd.spool.failed.returning import Done, Outcome
 from relayd.system.amounts import age, counted, size
 from relayd.system.printable import printable
 

@@ -1,12 +1,10 @@
 """The command `relayd inspect`."""
 
 from pathlib import Path
-from typing import Final
 
 import click
-from rich.console import Console
 
-from relayd.commands.cli import unpadded
+from relayd.commands.console import plain_console
 from relayd.commands.daemon import DEFAULT_DIRECTORY
 from relayd.commands.inspect.content import describe
 from relayd.commands.inspect.show import as_json, show
@@ -16,9 +14,6 @@ from relayd.config.main_conf import ReportingSettings
 from relayd.errors import Gone, NodesError, Retry, StartError
 from relayd.runlog.model import RunLog
 from relayd.system.printable import printable
-
-#: Width of the output if it does not go to a terminal.
-_FILE_WIDTH: Final = 160
 
 
 @click.command("inspect", context_settings={"help_option_names": ["-h", "--help"]})
@@ -47,14 +42,11 @@ def command(
     Nothing is moved, inserted or sent. The exit code is 0 if every FILE would be accepted.
     """
     criteria = _criteria(directory, certs)
-    console = Console(highlight=False, markup=False, emoji=False)
-    if not console.is_terminal:
-        console.width = _FILE_WIDTH
-    accepted = [_inspect(path, criteria, console, machine=machine) for path in files]
+    accepted = [_inspect(path, criteria, machine=machine) for path in files]
     return 0 if all(accepted) else 1
 
 
-def _inspect(path: Path, criteria: Criteria, console: Console, *, machine: bool) -> bool:
+def _inspect(path: Path, criteria: Criteria, *, machine: bool) -> bool:
     """Print the inspection of one file; return whether it would be accepted."""
     verdict = judge(path, criteria)
     if machine:
@@ -62,7 +54,7 @@ def _inspect(path: Path, criteria: Criteria, console: Console, *, machine: bool)
     elif isinstance(verdict, Retry | Gone):
         click.echo(f"error: {printable(str(path))}: {explain(verdict)}", err=True)
     else:
-        with unpadded(console):
+        with plain_console() as console:
             show(console, describe(path, verdict, criteria))
     return isinstance(verdict, RunLog)
 

@@ -1,26 +1,23 @@
 """The commands `relayd pause` and `relayd resume`: stop the taking of files, and go on."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
 import click
 import msgspec
 
+from relayd.commands.asking import ask, optional_duration
 from relayd.commands.cli import Program, directory_option
-from relayd.config.durations import parse_duration
-from relayd.config.main_conf import Settings, load_settings
+from relayd.config.main_conf import load_settings
 from relayd.control.callers import myself
-from relayd.control.client import Control, ControlError, NotPermittedError, NotRunningError
-from relayd.errors import StartError
-from relayd.overview.model import Kind, as_document
+from relayd.overview.documents import as_document
+from relayd.overview.model import Kind
 from relayd.overview.sentence import moment
-from relayd.overview.server import running_process
 from relayd.pipelines.pausing import (
     KINDS,
     Paused,
-    PauseError,
     PauseFile,
     as_pause,
     begin_pause,
@@ -37,15 +34,10 @@ _json_option = click.option("--json", "machine", is_flag=True, help="Print a JSO
 
 
 def _duration(
-    _context: click.Context, _parameter: click.Parameter, value: str | None
+    context: click.Context, parameter: click.Parameter, value: str | None
 ) -> float | None:
-    if value is None:
-        return None
-    try:
-        seconds = parse_duration(value)
-    except ValueError as error:
-        raise click.BadParameter(f"{printable(value)}: {error}") from error
-    if seconds <= 0:
+    seconds = optional_duration(context, parameter, value)
+    if value is not None and seconds is not None and seconds <= 0:
         raise click.BadParameter(f"{printable(value)}: expected more than 0")
     return seconds
 
@@ -71,11 +63,13 @@ def command(directory: Path, kind: Kind | None, seconds: float | None, *, machin
     settings, _warnings = load_settings(directory)
     order = {"kinds": kinds, "for": seconds}
 
-    def offline() -> dict[str, Any] | None:
+    def offline() -> dict[str, Any]:
         now, by = time.time(), myself().name()
-        return _shown(begin_pause(_file(settings), kinds, by, seconds, now))
+        return _document(
+            begin_pause(PauseFile(settings.general.state_directory), kinds, by, seconds, now)
+        )
 
-    answer = _ask(settings, lambda control: control.post("/pause", order), offline)
+    answer = ask(settings, dict[str, Any], lambda control: control.post("/pause", order), offline)
     if machine:
         click.echo(msgspec.json.encode(answer).decode())
         return 0
@@ -95,11 +89,13 @@ def resume(directory: Path, kind: Kind | None, *, machine: bool) -> int:
     kinds = KINDS if kind is None else (kind,)
     settings, _warnings = load_settings(directory)
 
-    def offline() -> dict[str, object]:
-        paused, ended = end_pause(_file(settings), kinds, time.time())
+    def offline() -> dict[str, Any]:
+        paused, ended = end_pause(PauseFile(settings.general.state_directory), kinds, time.time())
         return {"resumed": ended, "pause": _shown(paused)}
 
-    answer = _ask(settings, lambda control: control.post("/resume", {"kinds": kinds}), offline)
+    answer = ask(
+        settings, dict[str, Any], lambda control: control.post("/resume", {"kinds": kinds}), offline
+    )
     resumed = answer["resumed"]
     if machine:
         click.echo(msgspec.json.encode(answer).decode())
@@ -110,6 +106,12 @@ def resume(directory: Path, kind: Kind | None, *, machine: bool) -> int:
     return 0
 
 
+def _document(paused: Mapping[Kind, Paused]) -> dict[str, Any]:
+    pause = as_pause(paused)
+    assert pause is not None
+    return as_document(pause)
+
+
 def _shown(paused: Mapping[Kind, Paused]) -> dict[str, Any] | None:
     pause = as_pause(paused)
     return None if pause is None else as_document(pause)
@@ -117,31 +119,3 @@ def _shown(paused: Mapping[Kind, Paused]) -> dict[str, Any] | None:
 
 def _named(kinds: Any) -> str:
     return " and ".join(_NAMES[kind] for kind in kinds)
-
-
-def _file(settings: Settings) -> PauseFile:
-    if settings.general.state_directory is None:
-        raise StartError("general.state_directory is empty: a pause would not be kept")
-    return PauseFile(settings.general.state_directory)
-
-
-def _ask(settings: Settings, online: Callable[[Control], Any], offline: Callable[[], Any]) -> Any:
-    """Ask relayd, or do it here if none runs.
-
-    Raises:
-        StartError: neither is possible.
-    """
-    try:
-        return online(Control(settings.general.control_socket))
-    except NotRunningError as error:
-        process = running_process(settings)
-        if process is not None:
-            raise StartError(
-                f"relayd runs as process {process}, but cannot be asked: {error}"
-            ) from None
-    except (NotPermittedError, ControlError) as error:
-        raise StartError(str(error)) from None
-    try:
-        return offline()
-    except PauseError as error:
-        raise StartError(str(error)) from None

@@ -1,5 +1,6 @@
 """The command `relayd status`."""
 
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -10,10 +11,11 @@ import msgspec
 
 from relayd.commands.cli import Program, directory_option
 from relayd.commands.status.offline import offline_overview
-from relayd.commands.status.screen import status_lines
+from relayd.commands.status.screen import WIDTH, status_lines
 from relayd.config.main_conf import Settings, load_settings
 from relayd.control.client import Control, ControlError, NotPermittedError, NotRunningError
-from relayd.overview.model import Overview, as_document, from_document
+from relayd.overview.documents import as_document, from_document
+from relayd.overview.model import Overview
 
 EXIT_WELL: Final = 0
 EXIT_UNWELL: Final = 1
@@ -37,14 +39,11 @@ def command(directory: Path, *, watch: bool, machine: bool) -> int:
     settings, _warnings = load_settings(directory)
     if not watch:
         return _show(settings, machine=machine)
-    try:
-        while True:
-            if sys.stdout.isatty() and not machine:
-                click.echo(_CLEAR, nl=False)
-            _show(settings, machine=machine)
-            time.sleep(_EVERY_S)
-    except KeyboardInterrupt:
-        return 0
+    while True:
+        if sys.stdout.isatty() and not machine:
+            click.echo(_CLEAR, nl=False)
+        _show(settings, machine=machine)
+        time.sleep(_EVERY_S)
 
 
 def _show(settings: Settings, *, machine: bool) -> int:
@@ -52,7 +51,8 @@ def _show(settings: Settings, *, machine: bool) -> int:
     if machine:
         click.echo(msgspec.json.encode(as_document(overview)).decode())
     else:
-        for line in status_lines(overview):
+        columns = max(WIDTH, shutil.get_terminal_size((WIDTH, 24)).columns)
+        for line in status_lines(overview, columns):
             click.echo(line)
     return exit_code(overview)
 
@@ -61,8 +61,8 @@ def ask(settings: Settings) -> Overview:
     """Return the overview; what the spool itself shows if relayd cannot be asked."""
     control = Control(settings.general.control_socket, patience=_PATIENCE_S)
     try:
-        return from_document(control.get("/status"))
-    except (msgspec.ValidationError, ValueError):
+        return from_document(control.get("/status"), Overview)
+    except ValueError:
         return offline_overview(settings, "it is another version, with another answer")
     except (NotRunningError, NotPermittedError, ControlError) as error:
         return offline_overview(settings, str(error))

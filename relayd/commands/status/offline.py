@@ -1,20 +1,33 @@
 """The overview of a relayd that cannot be asked: what its configuration and spools show."""
 
+import math
 import os
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from heapq import nsmallest
+from itertools import chain
 from pathlib import Path
+from typing import Final
 
 from relayd import __version__
 from relayd.config.main_conf import Settings
 from relayd.errors import NodesError, RelaydError
 from relayd.fleet.loading import load_list
+from relayd.fleet.nodes import Nodes
 from relayd.overview.failed import FailedIndex
-from relayd.overview.model import Backlog, NodesState, Overview
-from relayd.overview.server import role_of, running_process, spools_of
+from relayd.overview.held import count_held
+from relayd.overview.model import Backlog, NodesState, Overview, Pause
+from relayd.overview.nodes import reporting_nodes
+from relayd.overview.server import role_of, running_process, spools_in_use
+from relayd.pipelines.pausing import PauseError, PauseFile, as_pause
+from relayd.runlog.filename import run_of
 from relayd.spool.layout import Spool
 from relayd.spool.watching.listing import is_ours
 from relayd.system.amounts import age, counted
+
+#: Run logs whose arrival is looked at, of those with the oldest runs.
+OLDEST_RUNS: Final = 100
 
 
 def offline_overview(settings: Settings, why: str) -> Overview:
@@ -24,7 +37,7 @@ def offline_overview(settings: Settings, why: str) -> Overview:
         settings: of this machine.
         why: relayd cannot be asked.
     """
-    spools = spools_of(settings)
+    spools = spools_in_use(settings)
     files, oldest, place = _waiting(spools.values())
     now, node_id = time.time(), _node_id(settings)
     oldest_s = max(0.0, now - oldest) if oldest is not None else None
@@ -50,32 +63,55 @@ def offline_overview(settings: Settings, why: str) -> Overview:
         backlog=Backlog(files=files, oldest_s=oldest_s),
         nodes=_nodes(settings),
         failed=FailedIndex(spools.values()).look(),
+        held=count_held(spools.values()),
+        pause=_pause(settings, now),
     )
 
 
 def _waiting(spools: Iterable[Spool]) -> tuple[int, float | None, str]:
-    """Return the number of waiting files, the modification time of the oldest, and where it is."""
+    """Return the number of waiting files, the arrival of the oldest, and where that one is."""
     files, oldest, place = 0, None, ""
     for spool in spools:
         for directory in spool.watched:
-            for at in _times(spool, directory):
-                files += 1
-                if oldest is None or at < oldest:
-                    oldest, place = at, str(directory)
+            number, at = _oldest(spool, directory)
+            files += number
+            if at is not None and (oldest is None or at < oldest):
+                oldest, place = at, str(directory)
     return files, oldest, place
 
 
-def _times(spool: Spool, directory: Path) -> Iterator[float]:
-    try:
-        with os.scandir(directory) as entries:
-            for entry in entries:
-                if is_ours(entry.name, spool.extensions, hidden=spool.hidden):
-                    try:
-                        yield entry.stat(follow_symlinks=False).st_mtime
-                    except OSError:
-                        continue  # taken away meanwhile
-    except OSError:
-        return
+def _oldest(spool: Spool, directory: Path) -> tuple[int, float | None]:
+    """Return the number of waiting files of a directory, and when the oldest arrived.
+
+    A system call for each of some hundred thousand run logs would take seconds, so only those of
+    the oldest runs, and those without a date in their name, are looked at.
+    """
+    dated: list[tuple[float, str]] = []
+    others: list[str] = []
+    number, latest = 0, math.inf
+    with suppress(OSError), os.scandir(directory) as entries:
+        for entry in entries:
+            if not is_ours(entry.name, spool.extensions, hidden=spool.hidden):
+                continue
+            number += 1
+            run = run_of(entry.name) if spool.ordered else None
+            if run is None:
+                others.append(entry.name)
+                continue
+            if run[1] >= latest:
+                continue
+            dated.append((run[1], entry.name))
+            if len(dated) > 2 * OLDEST_RUNS:
+                dated = nsmallest(OLDEST_RUNS, dated)
+                latest = dated[-1][0]
+    names = chain(others, (name for _, name in nsmallest(OLDEST_RUNS, dated)))
+    return number, min(_arrivals(directory, names), default=None)
+
+
+def _arrivals(directory: Path, names: Iterable[str]) -> Iterator[float]:
+    for name in names:
+        with suppress(OSError):  # taken away meanwhile
+            yield os.lstat(directory / name).st_mtime
 
 
 def _node_id(settings: Settings) -> str:
@@ -90,5 +126,12 @@ def _nodes(settings: Settings) -> NodesState:
         nodes = load_list(settings.general.nodes_list_file)
     except NodesError as error:
         return NodesState(trouble=str(error))
-    own = _node_id(settings)
-    return NodesState(known=sum(node != own for node in nodes))
+    return NodesState(known=len(reporting_nodes(Nodes(_node_id(settings), nodes))))
+
+
+def _pause(settings: Settings, now: float) -> Pause | None:
+    """Return what is paused once relayd runs again."""
+    try:
+        return as_pause(PauseFile(settings.general.state_directory).read(now))
+    except PauseError:
+        return None

@@ -1,40 +1,76 @@
 """The screen of `relayd status`, as lines of text. Each line of trouble ends with a command."""
 
+import textwrap
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, NamedTuple
 
 from relayd.overview.model import FailedState, NodesState, OutputState, Overview
 from relayd.overview.sentence import moment
-from relayd.system.amounts import age, counted, precise, size
-from relayd.system.printable import printable
+from relayd.system.amounts import UNKNOWN, age, counted, precise, size
+from relayd.system.printable import ELLIPSIS, printable
 
-#: What is not known.
-UNKNOWN: Final = "\N{EN DASH}"
+#: Columns of the narrowest terminal.
+WIDTH: Final = 80
 _LABEL: Final = 13
+#: Reasons of refused files that are named.
+_REASONS: Final = 3
+#: Between a trouble and the next command.
+_GAP: Final = "   "
 _SERVERS: Final = {"root": "root server", "relay": "relay"}
 _ROLES: Final = {"database": "last commit", "upstream": "last upload"}
 
 
-def status_lines(overview: Overview) -> Iterator[str]:
-    """Yield the lines of the screen."""
+class _Row(NamedTuple):
+    """A row of the screen.
+
+    Attributes:
+        text: what is so.
+        command: the next one, if it is a trouble; else "".
+    """
+
+    text: str
+    command: str = ""
+
+
+def status_lines(overview: Overview, width: int = WIDTH) -> Iterator[str]:
+    """Yield the lines of the screen; only those of rows may be longer than `width`."""
     yield heading(overview)
-    yield f"{overview.sentence}{_hint(overview.advice)}"
+    advice = f"{_GAP}{overview.advice}" if overview.advice else ""
+    sentence = f"{printable(overview.sentence)}{advice}"
+    yield from textwrap.wrap(sentence, width, break_on_hyphens=False)
     yield ""
+    for label, row in _rows(overview, width):
+        line = f"{label:<{_LABEL}}{row.text}"
+        if not row.command:
+            yield line
+        elif len(line) + len(_GAP) + len(row.command) <= width:
+            yield f"{line}{_GAP}{row.command}"
+        else:  # in a line of its own, so that a narrow terminal does not cut it
+            yield line
+            yield f"{'':<{_LABEL}}{row.command}"
+
+
+def _rows(overview: Overview, width: int) -> Iterator[tuple[str, _Row]]:
+    """Yield label and content of each row."""
     if "reporting" in overview.kinds or not overview.kinds:
-        yield _row("run logs", _flow(overview))
-    yield _row("waiting", _backlog(overview))
+        yield "run logs", _Row(_flow(overview))
+    yield "waiting", _backlog(overview)
     if overview.lag is not None and overview.lag.here is not None:
-        yield _row("lag", _lag(overview))
+        yield "lag", _Row(_lag(overview))
     for output in overview.outputs:
-        yield _row(output.name, _output(output, overview.at))
-    yield _row("nodes", _nodes(overview.nodes))
-    yield _row("failed", _failed(overview.failed))
+        yield output.name, _output(output, overview.at)
+    yield "nodes", _nodes(overview.nodes)
+    yield "failed", _failed(overview.failed, width - _LABEL)
     if overview.held:
         held = f"{counted(overview.held, 'file')} held by an operator"
-        yield _row("held", f"{held}{_hint('relayd queue list --held')}")
+        yield "held", _Row(held, "relayd queue list --state held")
     if overview.pause is not None and overview.state != "paused":
-        yield _row("paused", f"by {overview.pause.by}{_hint('relayd resume')}")
-    yield _row("since start", _warned(overview))
+        yield "paused", _Row(f"by {overview.pause.by}", "relayd resume")
+    yield "since start", _Row(_cut(_warned(overview), max(WIDTH, width) - _LABEL))
+
+
+def _cut(text: str, length: int) -> str:
+    return text if len(text) <= length else f"{text[: length - 1]}{ELLIPSIS}"
 
 
 def heading(overview: Overview) -> str:
@@ -44,14 +80,6 @@ def heading(overview: Overview) -> str:
     if overview.started is not None:
         up = f", up {age(overview.at - overview.started)}"
     return f"relayd {overview.version}, {_SERVERS[overview.role]} {name}{up}"
-
-
-def _row(label: str, text: str) -> str:
-    return f"{label:<{_LABEL}}{text}"
-
-
-def _hint(command: str) -> str:
-    return f"   {command}" if command else ""
 
 
 def _flow(overview: Overview) -> str:
@@ -64,15 +92,16 @@ def _flow(overview: Overview) -> str:
 
 
 def _rate(per_minute: float) -> str:
-    return f"{per_minute:,.0f}" if per_minute >= 9.95 or not per_minute else f"{per_minute:.1f}"
+    return f"{per_minute:,.0f}" if per_minute >= 9.95 else f"{per_minute:.2g}"
 
 
-def _backlog(overview: Overview) -> str:
+def _backlog(overview: Overview) -> _Row:
     backlog = overview.backlog
     oldest = UNKNOWN if backlog.oldest_s is None or not backlog.files else age(backlog.oldest_s)
-    drain = UNKNOWN if backlog.drained_in_s is None else precise(backlog.drained_in_s)
+    moves = backlog.drained_in_s is not None and overview.state != "paused"
+    drain = precise(backlog.drained_in_s or 0.0) if moves else UNKNOWN
     text = f"{backlog.files:<21,}{f'oldest {oldest}':<21}time to drain {drain}"
-    return text + (_hint("relayd queue shape") if backlog.grows else "")
+    return _Row(text, "relayd queue shape" if backlog.grows else "")
 
 
 def _lag(overview: Overview) -> str:
@@ -85,11 +114,11 @@ def _lag(overview: Overview) -> str:
 def _quantiles(what: str, median: float | None, most: float | None) -> str:
     if median is None:
         return ""
-    within = f", 99 % within {precise(most)}" if most is not None else ""
+    within = f", 99 % in {precise(most)}" if most is not None else ""
     return f"{what} {precise(median)}{within}"
 
 
-def _output(output: OutputState, now: float) -> str:
+def _output(output: OutputState, now: float) -> _Row:
     parts = [printable(output.server) or "server unknown"]
     if output.role is not None:
         parts.append(output.role)
@@ -100,30 +129,36 @@ def _output(output: OutputState, now: float) -> str:
         parts.append(f"{_ROLES[output.name]} {precise(now - output.last_done)} ago")
     elif output.up is None:
         parts.append("not used yet")
-    return ", ".join(parts) + (_hint("relayd check") if output.up is False else "")
+    return _Row(", ".join(parts), "relayd check" if output.up is False else "")
 
 
-def _nodes(nodes: NodesState) -> str:
+def _nodes(nodes: NodesState) -> _Row:
     if nodes.trouble is not None:
-        return f"{printable(nodes.trouble)}{_hint('relayd check')}"
+        return _Row(printable(nodes.trouble), "relayd check")
     if nodes.silent is None:
-        return f"{nodes.known:,} in the nodes list; who has reported is {UNKNOWN}"
+        return _Row(f"{nodes.known:,} in the nodes list; who has reported is {UNKNOWN}")
     heard = f"{nodes.known - nodes.silent:,} of {nodes.known:,} in the last"
-    after = age(min(nodes.silent_after_s, nodes.observed_s))
+    if nodes.observed_s < nodes.silent_after_s:
+        return _Row(f"{heard} {age(nodes.observed_s)}, since when arrivals are known")
+    after = age(nodes.silent_after_s)
     if not nodes.silent:
-        return f"{heard} {after}"
+        return _Row(f"{heard} {after}")
     command = f"relayd nodes --silent {nodes.silent_after_s / 60:.0f}min"
-    return f"{heard} {after}, {nodes.silent:,} silent{_hint(command)}"
+    return _Row(f"{heard} {after}, {nodes.silent:,} silent", command)
 
 
-def _failed(failed: FailedState) -> str:
+def _failed(failed: FailedState, width: int) -> _Row:
+    """Return how many there are, with as many of the most frequent reasons as fit."""
     if not failed.files:
-        return "0 files"
-    most = list(failed.reasons.items())
-    reasons = ", ".join(f"{files:,} {reason}" for reason, files in most[:3])
-    more = ", …" if len(most) > 3 else ""
-    text = f"{counted(failed.files, 'file')} ({size(failed.bytes)}): {reasons}{more}"
-    return f"{text}{_hint('relayd failed list')}"
+        return _Row("0 files")
+    reasons = [f"{files:,} {reason}" for reason, files in failed.reasons.items()]
+    text = f"{counted(failed.files, 'file')} ({size(failed.bytes)})"
+    for number in range(min(len(reasons), _REASONS), 0, -1):
+        more = ", …" if number < len(reasons) else ""
+        longer = f"{text}: {', '.join(reasons[:number])}{more}"
+        if len(longer) <= width:
+            return _Row(longer, "relayd failed list")
+    return _Row(text, "relayd failed list")
 
 
 def _warned(overview: Overview) -> str:
@@ -133,5 +168,5 @@ def _warned(overview: Overview) -> str:
     if not warned.count or not warned.last:
         return counted(warned.count, "warning")
     last = warned.last[-1]
-    text = f"{last.component}: {printable(last.text)}"
+    text = printable(f"{last.component}: {last.text}")
     return f"{counted(warned.count, 'warning')}, last {moment(last.at, overview.at)}: {text}"

@@ -19,6 +19,7 @@ from relayd.outputs.postgres.connecting.liveness import Place
 from relayd.outputs.postgres.connecting.surroundings import Surroundings
 from relayd.outputs.postgres.connecting.target import Host, Target, chosen_settings, resolve
 from relayd.outputs.postgres.faults import FAULTS, ConnectError, Kind, Step, explain_connecting
+from relayd.outputs.postgres.sqlstate import READ_ONLY
 from relayd.system.shortage import shortage_of
 
 #: asyncpg publishes no types of its own.
@@ -273,7 +274,8 @@ async def _need(connection: Connection, host: Host, kind: str, limit: float) -> 
     if not suits[kind]:
         connection.terminate()
         detail = f"not {kind}, which target_session_attrs wants"
-        raise ConnectError(detail, Step.REACH, host=str(host))
+        state = READ_ONLY if kind in ("read-write", "primary") else ""
+        raise ConnectError(detail, Step.REACH, sqlstate=state, host=str(host))
 
 
 def _both(first: ConnectError, second: ConnectError) -> ConnectError:

@@ -155,6 +155,17 @@ class Database:
         await trio_asyncio.aio_as_trio(self._session.probe)(read=True)
         return self._session.token
 
+    async def last_run(self, node_id: str) -> float | None:
+        """Return the start of the last stored run of a node, Unix time; None if there is none.
+
+        Asks over a connection of its own, like `probe`, for two seconds at most.
+
+        Raises:
+            DatabaseError: the database could not be asked, or did not answer in time.
+        """
+        result: float | None = await trio_asyncio.aio_as_trio(self._session.last_run)(node_id)
+        return result
+
     async def locate(self) -> WalPoint:
         """Return where in its history the database is now.
 

@@ -30,6 +30,7 @@ from relayd.outputs.postgres.connection import (
 )
 from relayd.outputs.postgres.faults import FAULTS, explain
 from relayd.outputs.postgres.history import History
+from relayd.outputs.postgres.sqlstate import READ_ONLY
 from relayd.outputs.postgres.storing import Facts, lock_keys, store
 from relayd.outputs.postgres.tables import TOKEN_PREFIX, Tables, check_tables, read_tables
 from relayd.outputs.results import ServerFacts, Stored
@@ -47,8 +48,6 @@ PROBE_SEARCH_S: Final = 1.5
 
 #: Seconds between two looks at how far partitions reach, on a connection that stays open.
 PARTITIONS_S: Final = 600.0
-
-_READ_ONLY: Final = "25006"
 
 
 def _ignore(_value: object) -> None:
@@ -261,7 +260,7 @@ class Session:
                 raise
         except FAULTS as error:
             fault = explain(error)
-            if fault.sqlstate == _READ_ONLY:
+            if fault.sqlstate == READ_ONLY:
                 self._order.pass_over()  # another host may be the primary
             raise _not_of_a_run_log(fault) from error
         return connection
@@ -307,8 +306,7 @@ class Session:
                     async with self._writing:
                         await self._look_again(read=read)
                 else:
-                    brief = msgspec.structs.replace(self._patience, search=PROBE_SEARCH_S)
-                    (await self._open(brief, read=read)).terminate()
+                    (await self._open(self._brief(), read=read)).terminate()
         except FAULTS as error:
             raise _not_of_a_run_log(explain(error)) from error
 
@@ -322,6 +320,38 @@ class Session:
                     await self._look_again(read=False)
                 return
         await self.probe()
+
+    async def last_run(self, node_id: str) -> float | None:
+        """Return the start of the last stored run of a node, see `Database.last_run`."""
+        try:
+            async with asyncio.timeout(PROBE_TIMEOUT_S):
+                if self._alone:
+                    async with self._writing:
+                        return await self._last_run(await self._connected(), node_id)
+                connection = await self._open(self._brief(), read=False)
+                try:
+                    return await self._last_run(connection, node_id)
+                finally:
+                    connection.terminate()
+        except FAULTS as error:
+            raise _not_of_a_run_log(explain(error)) from error
+
+    async def _last_run(self, connection: Connection, node_id: str) -> float | None:
+        try:
+            await connection.execute(sql.OPEN % transaction_limits(self._parameters, self._brief()))
+            found: float | None = await connection.fetchval(sql.LAST_RUN, node_id)
+            await connection.execute(sql.ROLLBACK)
+        except BaseException:
+            if connection is self._writer:
+                self._drop()
+            raise
+        return found
+
+    def _brief(self) -> Patience:
+        """Return the patience of a probe."""
+        return msgspec.structs.replace(
+            self._patience, search=PROBE_SEARCH_S, statement=PROBE_TIMEOUT_S
+        )
 
     async def _look_again(self, *, read: bool) -> None:
         connection = await self._connected()

@@ -21,6 +21,8 @@ TABLE: Final = frozenset({"22", "23", "42", "0A", "09", "27", "2F", "38", "39", 
 
 #: A check constraint is violated or, where no constraint is named, no partition takes the row.
 NO_PARTITION: Final = "23514"
+#: A standby, or a server that was made read-only.
+READ_ONLY: Final = "25006"
 
 #: The only rules that Rudder's own tables have: some columns are never empty.
 _OWN_RULE: Final = re.compile(
@@ -43,7 +45,7 @@ EXCEPTIONS: Final[dict[str, Kind]] = {
     # A prepared statement of another session: a pooler is in between.
     "42P05": "operator",
     # A standby or a read-only server: the failover will end, but an operator should know.
-    "25006": "operator",
+    READ_ONLY: "operator",
     # Corrupted data or index on the server: retrying soon only does harm.
     "XX001": "operator",
     "XX002": "operator",

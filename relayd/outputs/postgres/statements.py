@@ -258,6 +258,12 @@ SELECT extract(epoch FROM coalesce(max(high::timestamptz), now()))::float8 FROM 
 HAVING EXISTS (SELECT FROM bounds)
 """
 
+#: The start of the last stored run of node $1.
+LAST_RUN: Final = """
+SELECT extract(epoch FROM date)::float8 FROM reportsexecution
+WHERE nodeid = $1 ORDER BY date DESC LIMIT 1
+"""
+
 #: Fails with the name of the column when the tables are not as expected.
 SCHEMA: Final = (
     f"SELECT id, {', '.join(COLUMNS)} FROM ruddersysevents LIMIT 0",  # noqa: S608 - own names

@@ -32,6 +32,19 @@ def load_public_key(spki: bytes) -> NodeKey:
     return key
 
 
+def describe_key(spki: bytes) -> str:
+    """Return kind and size of a DER SubjectPublicKeyInfo, as "RSA-4096", "P-256" or "Ed25519"."""
+    try:
+        key = load_public_key(spki)
+    except ValueError as error:
+        return str(error)
+    if isinstance(key, RSAPublicKey):
+        return f"RSA-{key.key_size}"
+    if isinstance(key, EllipticCurvePublicKey):
+        return f"P-{key.key_size}"
+    return "Ed25519"
+
+
 def is_rsa_signature(spki: bytes, signature: bytes, digest: bytes, algorithm: str) -> bool:
     """Return whether a signature (PKCS #1 v1.5, RFC 8017, 8.2) matches a digest and an RSA key.
 

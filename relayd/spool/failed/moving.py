@@ -13,6 +13,7 @@ from typing import Final
 
 from relayd.spool.identity import Identity, identity_at
 from relayd.spool.layout import TEMPORARY
+from relayd.system.libc import rename_noreplace
 
 _numbers: Final = count()
 
@@ -67,6 +68,30 @@ def _sync_file(path: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def move_noreplace(path: Path, target: Path) -> None:
+    """Move a file to a free name, also on another filesystem.
+
+    There, a crash at the wrong moment leaves it in both places.
+
+    Raises:
+        FileExistsError: the name is taken.
+        OSError: it cannot be moved, and stays.
+    """
+    try:
+        rename_noreplace(path, target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        before = identity_at(path)
+        copy = copy_entry(path, target.parent)
+        try:
+            rename_noreplace(copy, target)
+        except BaseException:
+            copy.unlink(missing_ok=True)
+            raise
+        unlink_if_same(path, before)
 
 
 def copy_entry(source: Path, directory: Path) -> Path:

@@ -19,6 +19,7 @@ from relayd.errors import Refused
 from relayd.runlog.filename import queue_id
 from relayd.spool.failed.moving import (
     copy_entry,
+    move_noreplace,
     sync_directory,
     sync_files,
     temporary_path,
@@ -341,7 +342,7 @@ def move_back(path: Path, target: Path) -> None:
     with suppress(FileNotFoundError):  # it may have none
         reason.rename(aside)
     try:
-        _move(path, target)
+        move_noreplace(path, target)
     except FileNotFoundError:
         aside.unlink(missing_ok=True)
         raise
@@ -356,22 +357,6 @@ def remove(path: Path) -> None:
     """Remove a refused file and its reason, in this order; raises OSError."""
     path.unlink()
     reason_path(path).unlink(missing_ok=True)
-
-
-def _move(path: Path, target: Path) -> None:
-    try:
-        rename_noreplace(path, target)
-    except OSError as error:
-        if error.errno != errno.EXDEV:
-            raise
-        before = identity_at(path)
-        copy = copy_entry(path, target.parent)
-        try:
-            rename_noreplace(copy, target)
-        except BaseException:
-            copy.unlink(missing_ok=True)
-            raise
-        unlink_if_same(path, before)
 
 
 def _sync(directory: Path) -> None:

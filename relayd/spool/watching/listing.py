@@ -4,6 +4,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Container, Iterator
+from itertools import chain, islice
 from pathlib import Path
 from typing import Final
 
@@ -108,12 +109,33 @@ def oldest(
 
 
 def _cut(found: list[_Found], limit: int, unlisted: dict[str, float]) -> None:
-    """Keep the oldest files; note the nodes of the others."""
+    """Keep the oldest files, of all nodes in turn; note the nodes of the others.
+
+    Otherwise one node with a long backlog would fill whole listings, and the others would wait for
+    the end of it. Of each node the oldest files are kept, also over several calls: a file that was
+    found later only makes the n-th oldest one of its node older.
+    """
     found.sort()
-    for _, _, run, _ in found[limit:]:
+    if len(found) <= limit:
+        return
+    counts: dict[str, int] = {}
+    by_rank: list[list[_Found]] = [[]]
+    for file in found:
+        run = file[2]
+        rank = 0
+        if run is not None:
+            rank = counts.get(run[0], 0)
+            counts[run[0]] = rank + 1
+            if rank == len(by_rank):
+                by_rank.append([])
+        by_rank[rank].append(file)
+    kept = list(chain.from_iterable(by_rank))
+    for _, _, run, _ in islice(kept, limit, None):
         if run is not None:
             unlisted[run[0]] = min(run[1], unlisted.get(run[0], math.inf))
-    del found[limit:]
+    del kept[limit:]
+    kept.sort()
+    found[:] = kept
 
 
 class _Survey:

@@ -10,9 +10,10 @@ limits of the tables here, are found by a listing. Memory does not grow with the
 """
 
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Final, Literal, NamedTuple
+from typing import Final, Literal, NamedTuple, Protocol
 
 import msgspec
 import trio
@@ -72,6 +73,7 @@ class WatchedDirectory(msgspec.Struct, frozen=True):
         hidden: whether names with a leading dot are processed.
         ordered: whether the files are run logs, to be sent in the order of each node's runs.
         valve: closed while no files are taken.
+        divert: takes over a claimed file that is not to be sent, and returns whether it has.
     """
 
     path: Path
@@ -83,6 +85,24 @@ class WatchedDirectory(msgspec.Struct, frozen=True):
     hidden: bool = False
     ordered: bool = False
     valve: Valve = msgspec.field(default_factory=Valve)
+    divert: Callable[[str], bool] | None = None
+
+
+class NoteArrival(Protocol):
+    """Gets the arrival of each file; may be called more often for a file that is not `live`."""
+
+    def __call__(self, node_id: str, at: float, *, live: bool = True) -> None:
+        """Note a file.
+
+        Args:
+            node_id: the node in the name of a run log; "" if there is none.
+            at: when it arrived, Unix seconds.
+            live: whether it arrives now; else it was found by a listing.
+        """
+
+
+def ignore(node_id: str, at: float, *, live: bool = True) -> None:
+    """Implement `NoteArrival` for files that are not run logs."""
 
 
 async def run_watcher(
@@ -93,6 +113,7 @@ async def run_watcher(
     *,
     rescan: Wake,
     stop: trio.Event | None = None,
+    arrived: NoteArrival = ignore,
     task_status: trio.TaskStatus[Literal["inotify", "poll"]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Send the names of files that are ready, each claimed in `pending`.
@@ -109,13 +130,14 @@ async def run_watcher(
         rescan: set when the outcome may have changed (an output is back, nodes were reloaded):
             all files are listed and retried at once, whatever their delays.
         stop: set when no more files are to be taken.
+        arrived: gets the arrivals.
         task_status: gets the mode in use, "inotify" or "poll".
 
     Raises:
         trio.BrokenResourceError: the receiver is gone.
     """
     with send, DirectoryWatch(spool.path, metrics, spool.lock) as watch:
-        watcher = _Watcher(spool, pending, send, metrics, watch)
+        watcher = _Watcher(spool, pending, send, metrics, watch, arrived)
         await watch.check()
         log.info("watching", file=str(spool.path), mode=watch.mode)
         task_status.started(watch.mode)
@@ -140,12 +162,14 @@ class _Watcher:
         send: trio.MemorySendChannel[Arrival],
         metrics: Metrics,
         watch: DirectoryWatch,
+        arrived: NoteArrival,
     ) -> None:
         self._spool = spool
         self._pending = pending
         self._send = send
         self._metrics = metrics
         self._watch = watch
+        self._arrived = arrived
         self._batch = spool.catchup_limit or BATCH
         #: The next listing is taken once at most this many names of the last one are left to send.
         self._low = spool.listing_size // 4
@@ -189,6 +213,8 @@ class _Watcher:
     def _note_live(self, name: str, *, atomic: bool) -> None:
         pending, turns = self._pending, self._turns
         run = run_of(name) if self._spool.ordered else None
+        if name not in pending.known:
+            self._arrived(run[0] if run else "", time.time())
         if pending.is_in_flight(name):
             pending.claim(name)  # marks it as changed
         elif name not in turns and (len(turns) - turns.listed >= LIVE_NAMES or self._is_late(run)):
@@ -263,6 +289,8 @@ class _Watcher:
         found: list[tuple[str, Run | None]] = []
         for name, run, mtime in zip(listing.names, listing.runs, listing.mtimes, strict=True):
             if name not in sent:
+                if name not in pending.known:
+                    self._arrived(run[0] if run else "", mtime, live=False)
                 pending.note(name, mtime)
                 found.append((name, run))
         for gone in self._turns.replace_listed(found):
@@ -368,6 +396,8 @@ class _Watcher:
             return
         if self._sent_meanwhile is not None:
             self._sent_meanwhile.add(name)
+        if self._spool.divert is not None and self._spool.divert(name):
+            return
         sent = False
         try:
             await self._send.send(Arrival(name, atomic))

@@ -147,7 +147,7 @@ async def statuses(
 
 @pytest.mark.fault("D.2.2", "D.2.5")
 async def test_remote_run_is_for_policy_servers(web: Web) -> None:
-    """Only the policy server's address may start agents, whatever else a client claims to be."""
+    """Only its address may start agents and ask about nodes, whatever else a client claims."""
     forged = ("-H", f"X-Forwarded-For: {POLICY_SERVER}", "-H", "X-Real-IP: 127.0.0.1")
     known = web.nodes["node0"]
     async with open_both(web) as seen:
@@ -161,6 +161,11 @@ async def test_remote_run_is_for_policy_servers(web: Web) -> None:
             assert seen.bodies == [b"nodes=a%2Cb"]
             seen.requests.clear()
             seen.bodies.clear()
+        url, read = f"{API}/remote-run/status/node0", ("GET", f"{BASE}/remote-run/status/node0")
+        assert await statuses(web, url, (NODE, STRANGER), *forged, node=known) == [403, 403]
+        assert seen.requests == []
+        assert await statuses(web, url, (POLICY_SERVER,)) == [200]
+        assert seen.requests == [read]
 
 
 @pytest.mark.fault("D.2.3")
@@ -214,7 +219,12 @@ PRIVATE = (
     *(f"{base}/system/{call}" for base in (API, BASE) for call in ("info", "status", "reload")),
     *(f"{API}/metrics", f"{BASE}/metrics", "/relay-api/system/info", API, f"{API}/", BASE),
     *(f"{API}//system/info", f"/{API}/system/info", f"{API}/./system/info", f"{API}/remote-run"),
-    *(f"{API}/remote-run/other", "/relay-api/remote-run/all", "/relay-api/shared-folder/x"),
+    *(
+        f"{API}/remote-run/other",
+        f"{API}/remote-run/status",
+        "/relay-api/remote-run/all",
+        "/relay-api/shared-folder/x",
+    ),
     *(f"{API}/shared-files/a/b", f"{API}/shared-files/a/b/c/d", f"{BASE}/remote-run/all"),
     *(f"{BASE}/openapi.json", f"{API}/openapi.json"),
 )

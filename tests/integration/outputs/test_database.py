@@ -28,12 +28,12 @@ PATIENCE = Patience()
 
 @asynccontextmanager
 async def open_database(
-    connection: ConnectionInfo, patience: Patience = PATIENCE
+    connection: ConnectionInfo, patience: Patience = PATIENCE, **options: str
 ) -> AsyncIterator[Database]:
     """Yield a writer on this connection's database."""
     async with trio_asyncio.open_loop() as loop:
         loop.set_exception_handler(lambda _loop, _context: None)
-        database = Database(connection.keywords(), patience)
+        database = Database({**connection.keywords(), **options}, patience)
         try:
             yield database
         finally:
@@ -416,12 +416,20 @@ async def _write_eventually(writer: Database, run_log: RunLog) -> Stored:
 
 
 @pytest.mark.fault("D10")
-async def test_a_read_only_server_waits_for_an_operator(database: postgres.Database) -> None:
-    """A read-only server refuses nothing for good: files are kept, an operator is needed."""
+@pytest.mark.parametrize(
+    "wanted", ["any", pytest.param("read-write", marks=pytest.mark.fault("D22"))]
+)
+async def test_a_read_only_server_waits_for_an_operator(
+    database: postgres.Database, wanted: str
+) -> None:
+    """A read-only server refuses nothing for good: files are kept, an operator is needed.
+
+    It is called the same where the URL wants another kind of server, as during a failover.
+    """
     name = database.rudder.database
     await database.fetch(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
-    async with open_database(database.rudder) as writer:
-        with pytest.raises(DatabaseError, match="read-only") as caught:
+    async with open_database(database.rudder, target_session_attrs=wanted) as writer:
+        with pytest.raises(DatabaseError, match=r"read-only|not read-write") as caught:
             await writer.write([make_rows()])
         assert (caught.value.sqlstate, caught.value.kind) == ("25006", "operator")
         await database.fetch(
@@ -577,3 +585,28 @@ async def test_passwords_and_options_reach_the_server(
         await writer.aclose()
     await database.fetch("DROP ROLE odd")
     assert named == [("relayd-7",)]
+
+
+@pytest.mark.parametrize("connections", [1, 2])
+async def test_the_last_run_of_a_node_is_asked_with_a_deadline(
+    database: postgres.Database, connections: int
+) -> None:
+    """Its start in Unix time; a table that is locked is an error in time, and writing goes on."""
+    async with trio_asyncio.open_loop():
+        writer = Database(database.rudder.keywords(), PATIENCE, connections=connections)
+        await writer.write([make_rows("a"), make_rows("a", "2026-03-01T13:00:00+01:00")])
+        await writer.write([make_rows("a", "2026-03-01T12:05:00+00:00")])
+        assert await writer.last_run("a") == 1_772_366_700.0
+        assert await writer.last_run("b") is None
+        connection = await trio_asyncio.aio_as_trio(connect)(
+            database.superuser.keywords(), PATIENCE
+        )
+        run = trio_asyncio.aio_as_trio(connection.execute)
+        await run("BEGIN; LOCK TABLE reportsexecution IN ACCESS EXCLUSIVE MODE")
+        with pytest.raises(DatabaseError) as caught:
+            await writer.last_run("a")
+        assert caught.value.kind == "transient"
+        await run("ROLLBACK")
+        connection.terminate()
+        assert [stored(one).rows for one in await writer.write([make_rows("b")])] == [4]
+        await writer.aclose()

@@ -20,6 +20,9 @@ from relayd.api.openapi import read_document
 from relayd.api.shared_files import SharedFiles
 from relayd.api.shared_folder import SharedFolder
 from relayd.api.system import Services
+from relayd.errors import NodesError
+from relayd.overview.documents import as_document
+from relayd.overview.one_node import HopState
 from relayd.remote_run.runs import RemoteRuns
 from relayd.shared.store import Store
 from tests.support.agent import agent
@@ -64,7 +67,18 @@ def _services(shared: Shared, runs: RemoteRuns) -> Services:
         shared.max_ttl,
     )
     folder = SharedFolder(shared.folder)
-    return Services(healthy, nothing, shared.metrics, "1.2.3", runs, folder, files)
+    return Services(
+        healthy, nothing, shared.metrics, "1.2.3", runs, folder, files, ask_way=_ask_way
+    )
+
+
+async def _ask_way(node_id: str, _passed: int) -> dict[str, Any] | None:
+    """As `relayd.overview.way.Way.answer`: of some nodes something, of others nothing."""
+    await trio.lowlevel.checkpoint()
+    if len(node_id) % 3 == 1:
+        raise NodesError("no nodes list")
+    hops = [HopState(relay="r1", last_arrival=1.5), HopState(relay="r2", trouble="not asked")]
+    return {"hops": [as_document(hop) for hop in hops]} if len(node_id) % 3 else None
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +126,7 @@ def test_server_errors_are_those_of_the_contract() -> None:
         ("getSharedFolder", 500),
         ("headSharedFolder", 500),
         *((run, status) for run in runs for status in (500, 503, 508)),
+        *(("getRemoteRunStatus", status) for status in (503, 508)),
         *(("putSharedFile", status) for status in (500, 502, 503, 507)),
         *(("headSharedFile", status) for status in (500, 502, 503)),
     }

@@ -83,8 +83,8 @@ async def test_a_wait_is_not_part_of_the_time(
 ) -> None:
     """A run whose command has to wait for longer than its deadline is not cut."""
     command = agent(tmp_path / "rudder", "sleep 0.2; echo done")
-    nodes = FLEET[:6]
-    async with open_lab(command, make_nodes(nodes), max_commands=1, timeout=0.8) as lab:
+    nodes = FLEET[:12]
+    async with open_lab(command, make_nodes(nodes), max_commands=1, timeout=2.0) as lab:
         bodies: list[bytes] = []
 
         async def one(node: str) -> None:

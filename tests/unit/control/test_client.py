@@ -100,7 +100,7 @@ def _all_lines(control: Control) -> list[Any]:
 
 @pytest.mark.parametrize("state", ["missing", "stale", "off", "no answer", "no HTTP", "closed"])
 def test_what_is_no_relayd_has_an_error_of_its_own(place: Path, state: str) -> None:
-    """Nobody there is told apart from somebody who does not answer as relayd would."""
+    """A missing relayd and a program that answers otherwise have different errors."""
     path = place / "control.sock"
     with socket.socket(socket.AF_UNIX) as listener:
         if state not in {"missing", "off"}:
@@ -127,3 +127,15 @@ def _answer_once(listener: socket.socket, answer: bytes) -> None:
     with connection:
         connection.recv(65_536)
         connection.sendall(answer)
+
+
+def test_an_answer_before_the_end_of_the_request_counts(place: Path) -> None:
+    """Relayd turns callers away before it has read what they ask for; they learn why."""
+    path = place / "control.sock"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        answer = b"HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\n\r\n"
+        threading.Thread(target=_answer_once, args=(listener, answer)).start()
+        with pytest.raises(NotPermittedError):
+            Control(path).post("/echo", {"more": "than the kernel keeps" * 1_000_000})

@@ -16,7 +16,12 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from relayd.errors import NodesError
-from relayd.fleet.loading import MAX_WARNINGS, parse_key_hash
+from relayd.fleet.loading import (
+    MAX_WARNINGS,
+    load_certificates_of,
+    load_list,
+    parse_key_hash,
+)
 from relayd.fleet.nodes import KeyHash
 from relayd.runlog.model import NodeCertificate, Verified
 from relayd.runlog.signature.smime import verify
@@ -54,8 +59,14 @@ def test_load_keeps_all_certificates_of_a_node_in_order(
     old = make_key_and_cert("node-1", key=node.key, serial=7)
     new = make_key_and_cert("node-1", key=other.key, serial=7)
     fleet.write({"node-1": entry()}, old.cert_pem, new.cert_pem, old.cert_pem)
-    certificates = fleet.load().nodes.certificates("node-1")
+    nodes = fleet.load().nodes
+    certificates = nodes.certificates("node-1")
     assert certificates == (old.certificate, new.certificate)
+    alone = load_certificates_of("node-1", load_list(fleet.list_file), fleet.certs_file)
+    assert (alone.get("node-1"), alone.validity("node-1")) == (
+        certificates,
+        nodes.validity("node-1"),
+    )
     assert old.certificate.sid == new.certificate.sid
     for index, signer in enumerate((old, new)):
         verified = verify(sign_runlog(b"R: @@Common\n", signer), certificates)

@@ -6,9 +6,10 @@ import pytest
 
 from relayd.errors import Reason, Refused
 from relayd.overview import failed
-from relayd.overview.failed import UNEXPLAINED, FailedIndex
+from relayd.overview.failed import FailedIndex
 from relayd.spool.failed import reasons
 from relayd.spool.failed.quarantine import RefusedFile, quarantine_all
+from relayd.spool.failed.refusals import UNEXPLAINED
 from relayd.spool.layout import run_log_spool
 
 
@@ -41,7 +42,8 @@ def test_look_counts_by_reason_and_reads_each_reason_once(
     state = index.look()
     assert (state.files, state.bytes) == (3, 15)
     assert list(state.reasons.items()) == [("unknown_node", 2), ("signature", 1)]
-    assert (index.of_node("b"), index.of_node("c")) == (2, 0)
+    assert index.nodes == {"a": 1, "b": 2}
+    assert index.files_of("a") == [spool.failed / "1.log"]
     refuse(4, Reason.SIGNATURE, "a")
     (spool.failed / "5.log").write_bytes(b"")
     (spool.failed / ".hidden").write_bytes(b"")

@@ -56,7 +56,7 @@ def overview(**parts: Any) -> Overview:
             "Behind: 12,431 run logs wait, the oldest for 6 min; at 1,720/s done in 7.0 s.",
         ),
         (
-            {"backlog": Backlog(files=5_000, oldest_s=75.0, drained_per_s=-3.0)},
+            {"backlog": Backlog(files=5_000, oldest_s=75.0, drained_per_s=3.0, grows=True)},
             "behind",
             "Behind: 5,000 run logs wait, the oldest for 1 min, and there are more and more.",
         ),

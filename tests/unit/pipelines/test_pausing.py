@@ -71,8 +71,8 @@ async def test_broken_file_pauses_nothing(tmp_path: Path, content: bytes) -> Non
 
 async def test_without_a_place_to_keep_it_there_is_no_pause(tmp_path: Path) -> None:
     """A pause that a restart would end without a word is not made."""
-    for file in (None, PauseFile(tmp_path / "missing")):
-        pausing = Pausing(file, Metrics())
-        with pytest.raises(PauseError):
-            await pausing.begin(["reporting"], "root", None)
-        assert pausing.pause is None
+    pausing = Pausing(PauseFile(tmp_path / "missing"), Metrics())
+    await pausing.load()
+    with pytest.raises(PauseError):
+        await pausing.begin(["reporting"], "root", None)
+    assert pausing.pause is None

@@ -23,6 +23,7 @@ from tests.support.pipeline import (
     ended,
     name_of,
     operator,
+    standby,
     transient,
     verdict_of,
 )
@@ -71,7 +72,12 @@ async def test_outcomes_come_in_the_order_of_the_run_logs(writing: Writing) -> N
 
 
 @pytest.mark.parametrize(
-    ("error", "delays"), [(transient, DELAYS.database), (operator, DELAYS.database_operator)]
+    ("error", "delays"),
+    [
+        (transient, DELAYS.database),
+        (operator, DELAYS.database_operator),
+        pytest.param(standby, DELAYS.database, marks=pytest.mark.fault("D22")),
+    ],
 )
 async def test_waits_grow_by_the_kind_of_trouble(
     writing: Writing,
@@ -79,7 +85,10 @@ async def test_waits_grow_by_the_kind_of_trouble(
     error: Callable[[], DatabaseError],
     delays: Steps,
 ) -> None:
-    """A server that is away is asked again soon, one that needs a hand at most once a minute."""
+    """A server that is away is asked again soon, one that needs a hand at most once a minute.
+
+    A standby needs one as well, but a failover may make it the primary at any moment.
+    """
     attempts = len(delays.seconds) + 3
     writing.database.failures = [error() for _ in range(attempts)]
     writing.database.probes = [error() for _ in range(attempts)]

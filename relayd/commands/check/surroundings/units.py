@@ -130,6 +130,18 @@ def may_bind_low_ports() -> bool:
     return any("CAP_NET_BIND_SERVICE" in value.split() for value in values)
 
 
+def unit_text(unit: str) -> str:
+    """Return the files of a service, each after its name, as `systemctl cat` prints them."""
+    texts = []
+    for file in _files(f"{unit}.service"):
+        try:
+            text = file.read_text(encoding="utf-8", errors="replace")
+        except OSError as error:
+            text = f"# cannot be read: {error.strerror}\n"
+        texts.append(f"# {file}\n{text}")
+    return "\n".join(texts)
+
+
 def passes_socket(port: int) -> bool:
     """Return whether a unit has systemd listen on a port in place of the daemon."""
     return any(

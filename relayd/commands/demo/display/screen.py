@@ -53,6 +53,7 @@ class Screen:
         remote_runs: the remote runs, if any.
         story: what is going on, in a sentence.
         stopping: how the demo ends, once it does; replaces the story.
+        tools: how to see more of relayd, one sentence a line.
     """
 
     title: str
@@ -61,6 +62,7 @@ class Screen:
     remote_runs: RemoteRunClient | None = None
     story: str = ""
     stopping: str = ""
+    tools: Sequence[str] = ()
     _snapshots: deque[Snapshot] = field(default_factory=deque)
     _speeds: deque[float] = field(default_factory=lambda: deque(maxlen=_HISTORY))
     _sent: int = 0
@@ -150,6 +152,7 @@ class Screen:
             output = self.remote_runs.output[-1] if self.remote_runs.output else ""
             blocks.append(paragraph(progress, width, Rank.REMOTE_RUNS, Rank.REMOTE_RUNS))
             blocks.append(paragraph(output, width, Rank.DETAILS, Rank.DETAILS))
+        blocks += [paragraph(line, width, Rank.HINT, Rank.HINT) for line in self.tools]
         # Of the last runs nothing is shown without the empty line, the heading and one run.
         return [*blocks, Block(self._runs(now, width), Rank.RUNS, Rank.RUNS, least=3)]
 

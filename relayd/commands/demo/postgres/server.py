@@ -18,11 +18,12 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Final, Literal, TypedDict
+from typing import Final, Literal, Protocol, TypedDict
 from urllib.parse import quote
 
 from relayd.commands.demo.postgres import programs as pginstall
 from relayd.commands.demo.postgres import schema
+from relayd.commands.demo.postgres.psql import SUPERUSER, run_psql
 from relayd.commands.demo.processes.children import kill_with_children, signal_with_children
 from relayd.commands.demo.processes.ports import free_port
 from relayd.errors import StartError
@@ -30,7 +31,6 @@ from relayd.errors import StartError
 StopMode = Literal["fast", "immediate"]
 
 _HOST: Final = "127.0.0.1"
-_SUPERUSER: Final = "postgres"
 #: What a server that starts or recovers answers to clients.
 _TO_CLIENTS: Final = re.compile("the database system is (starting up|not yet|in recovery|shutting)")
 _START_DEADLINE: Final = 60.0
@@ -91,6 +91,22 @@ class ConnectionInfo:
         )
 
 
+class Database(Protocol):
+    """What the demo asks of its database: one server, or a cluster.
+
+    Attributes:
+        rudder: connection of the role `rudder`.
+    """
+
+    rudder: ConnectionInfo
+
+    def psql(self, sql: str, /) -> str:
+        """Run SQL as the superuser and return the rows as CSV."""
+
+    def crash(self) -> str | None:
+        """Return why a process that it needs ended by itself; None unless one did."""
+
+
 class Server:
     """A PostgreSQL server with its own data directory.
 
@@ -132,7 +148,7 @@ class Server:
             _HOST, port, schema.ROLE, f"p@ss/{secrets.token_hex(8)}:%?#", schema.DATABASE
         )
         self.superuser = ConnectionInfo(
-            _HOST, port, _SUPERUSER, secrets.token_urlsafe(12), schema.DATABASE
+            _HOST, port, SUPERUSER, secrets.token_urlsafe(12), schema.DATABASE
         )
 
     @property
@@ -248,24 +264,8 @@ class Server:
             RuntimeError: a statement failed; the text is psql's.
         """
         home = self._need_home()
-        command: list[str | Path] = [
-            self._programs / "psql",
-            *("-X", "-q", "--csv", "-t", "-v", "ON_ERROR_STOP=1"),
-            *("-h", home, "-p", str(self.superuser.port), "-U", _SUPERUSER, "-d", database),
-        ]
-        done: subprocess.CompletedProcess[str] = subprocess.run(
-            command,
-            input=sql,
-            text=True,
-            capture_output=True,
-            check=False,
-            cwd=home,
-            env={**_ENVIRONMENT, **environment},
-            start_new_session=True,
-        )
-        if done.returncode:
-            raise RuntimeError(done.stderr.strip())
-        return done.stdout
+        port, variables = self.superuser.port, {**_ENVIRONMENT, **environment}
+        return run_psql(self._programs, home, port, database, sql, variables)
 
     def _make_home(self) -> Path:
         """Return a private directory of the server's account for data and socket."""
@@ -283,7 +283,7 @@ class Server:
         os.chown(password_file, self._account.uid, self._account.gid)
         command: list[str | Path] = [
             self._programs / "initdb",
-            *("-D", home / "data", "-U", _SUPERUSER, "--pwfile", password_file, "--no-sync"),
+            *("-D", home / "data", "-U", SUPERUSER, "--pwfile", password_file, "--no-sync"),
             *("--auth-local=trust", "--auth-host=scram-sha-256", "-E", "UTF8", "--locale=C"),
         ]
         done = subprocess.run(
@@ -361,7 +361,7 @@ def _accepts(path: Path) -> bool:
     PostgreSQL's protocol 3.0 ("Message Formats"): a StartupMessage is answered by R when the
     server is ready and by E while it starts or recovers. X terminates the connection.
     """
-    words = f"user\0{_SUPERUSER}\0database\0postgres\0\0".encode()
+    words = f"user\0{SUPERUSER}\0database\0postgres\0\0".encode()
     startup = struct.pack("!II", 8 + len(words), 196_608) + words
     with socket.socket(socket.AF_UNIX) as client:
         client.settimeout(5)

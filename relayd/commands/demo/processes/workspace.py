@@ -31,6 +31,9 @@ done
 #: Uploads are taken while the disk has this many bytes free.
 _MIN_FREE: Final = 16 * 1024 * 1024
 
+#: Bytes of the path of a socket, unix(7).
+_LONGEST: Final = 107
+
 _LOGGING: Final = """\
 # Written by `relayd demo`.
 
@@ -50,6 +53,7 @@ class Workspace:
         failed: where refused uploads are moved, each with its reason.
         log: relayd's log.
         certificate: PEM file of its certificate.
+        control: its control socket.
     """
 
     def __init__(self, root: Path) -> None:
@@ -68,6 +72,8 @@ class Workspace:
         self._shared_files = root / "shared-files"
         self._shared_folder = root / "shared-folder"
         self._share = root / "share"
+        self._state = root / "state"
+        self.control = root / "control.sock"
 
     def create(self) -> None:
         """Create the directories, not readable for others because they contain passwords.
@@ -77,7 +83,9 @@ class Workspace:
         """
         try:
             self.root.mkdir(parents=True, exist_ok=True)
-            for directory in (self.configuration, self.spool, self.incoming, self.failed):
+            for directory in (
+                *(self.configuration, self.spool, self.incoming, self.failed, self._state),
+            ):
                 directory.mkdir(mode=0o750)
         except FileExistsError as error:
             detail = f"{error.filename} exists already; name an empty directory"
@@ -120,6 +128,8 @@ class Workspace:
             "general": {
                 "nodes_list_file": self.configuration / NODES_LIST,
                 "nodes_certs_file": self.configuration / CERTIFICATES,
+                "control_socket": self.control if len(bytes(self.control)) <= _LONGEST else "",
+                "state_directory": self._state,
                 **general,
             },
             "processing.reporting": {
@@ -161,7 +171,7 @@ class Workspace:
         self._agent.unlink(missing_ok=True)
         for path in (
             *(self.configuration, self.spool, self._inventories),
-            *(self._shared_files, self._shared_folder, self._share),
+            *(self._shared_files, self._shared_folder, self._share, self._state),
         ):
             shutil.rmtree(path, ignore_errors=True)
 

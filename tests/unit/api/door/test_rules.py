@@ -22,6 +22,7 @@ BASE = b"/rudder/relay-api/1"
         (API + b"/remote-run/all", Place.REMOTE_RUN, BASE + b"/remote-run/all", ""),
         (API + b"/remote-run/nodes/", Place.REMOTE_RUN, BASE + b"/remote-run/nodes/", ""),
         (API + b"/remote-run/nodes/x", Place.REMOTE_RUN, BASE + b"/remote-run/nodes/x", ""),
+        (API + b"/remote-run/status/x", Place.REMOTE_RUN, BASE + b"/remote-run/status/x", ""),
         (API + b"/shared-folder/a//b", Place.SHARED_FOLDER, BASE + b"/shared-folder/a/b", ""),
         (API + b"/shared-files/a/b/c", Place.SHARED_FILES, BASE + b"/shared-files/a/b/c", ""),
         (b"//relay-api/shared-files/a/b/c", Place.SHARED_FILES, BASE + b"/shared-files/a/b/c", ""),
@@ -45,6 +46,7 @@ def test_path_leads_somewhere(raw: bytes, place: Place, path: bytes, name: str) 
         *(b"/policies/n1/../n2/x", b"/policies/n1/%2e%2e/n2/x", b"/common/%2e%2e/n1/x"),
         *(API + b"/system/info", API + b"/1/system/info", API + b"/openapi.json", API),
         *(API + b"/remote-run", API + b"/remote-run/other", API + b"/remote-run/nodes/a/b"),
+        *(API + b"/remote-run/status", API + b"/remote-run/status/a/b"),
         *(API + b"/shared-folder/", API + b"/shared-files/a/b", API + b"/shared-files/a/b/c/"),
         *(API + b"/shared-files/a/../../system/info", b"/relay-api/remote-run/all"),
     ],
@@ -66,6 +68,7 @@ def test_path_is_denied_to_everybody(raw: bytes) -> None:
         (API + b"/shared-folder/x", {"node"}),
         (API + b"/shared-files/a/b/c", {"network", "node"}),
         (API + b"/remote-run/all", {"policy server"}),
+        (API + b"/remote-run/status/x", {"policy server"}),
     ],
 )
 def test_rules_are_those_of_rudder(raw: bytes, allowed: set[str]) -> None:

@@ -48,6 +48,22 @@ def make_tree(root: Path, relays: int) -> Tree:
     return tree
 
 
+def test_two_servers_write_to_one_database(tmp_path: Path) -> None:
+    """With a cluster, each of two servers has half of the nodes, and holds what it commits."""
+    machines = [SimulatedNode(KEYS[6 + n], address(n), NOW, None if n else ROOT) for n in range(2)]
+    layout = Layout(tmp_path, 1)
+    layout.create()
+    tree = Tree(layout, machines, NODES, writers=2)
+    tree.write(DATABASE, hold="5min")
+    assert tree.relays == []
+    homes = [tree.home(node.node_id).title for node in NODES]
+    assert homes == ["server 1", "server 2"] * 3
+    for server in tree.servers:
+        settings, warnings = load_settings(server.workspace.configuration)
+        assert (settings.general.node_id, settings.output.database.hold) == (ROOT, 300.0)
+        assert warnings == []
+
+
 @pytest.mark.parametrize("relays", [0, 1, 2, 3])
 def test_nodes_are_spread_over_the_relays(tmp_path: Path, relays: int) -> None:
     """Every node has a policy server, a relay if there are any, and a path up to the root."""

@@ -2,13 +2,15 @@
 
 import os
 import tracemalloc
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from relayd.spool.watching import listing
 from relayd.spool.watching.listing import Listing, is_ours, oldest
 
 EXTENSIONS = frozenset({"gz", "zip", "log"})
@@ -171,3 +173,32 @@ def test_directory_that_cannot_be_read_raises(tmp_path: Path) -> None:
     """A missing directory raises FileNotFoundError."""
     with pytest.raises(FileNotFoundError):
         take_listing(tmp_path / "missing")
+
+
+@pytest.mark.fault("F18")
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(st.sampled_from("abcd"), st.integers(0, 59)), unique=True, max_size=400),
+    st.integers(1, 20),
+)
+def test_a_listing_has_the_oldest_runs_of_all_nodes(
+    files: list[tuple[str, int]], limit: int
+) -> None:
+    """No node has two files more than one of which some are left out, however often it is cut."""
+    found: list[listing._Found] = []
+    unlisted: dict[str, float] = {}
+    runs = {f"{minute}@{node}": (node, float(minute)) for node, minute in files}
+    for name, run in runs.items():
+        found.append((run[1], name, run, run[1]))
+        if len(found) > 2 * limit:
+            listing._cut(found, limit, unlisted)
+    listing._cut(found, limit, unlisted)
+    kept = [run for _, _, run, _ in found if run is not None]
+    assert len(kept) == min(limit, len(files))
+    assert kept == sorted(kept, key=lambda run: run[1])
+    counts = Counter(node for node, _ in kept)
+    for node, oldest_left in unlisted.items():
+        dates = sorted(date for each, date in runs.values() if each == node)
+        assert [date for each, date in kept if each == node] == dates[: counts[node]]
+        assert oldest_left == dates[counts[node]]
+        assert max(counts.values()) <= counts[node] + 1

@@ -12,6 +12,7 @@ from relayd.spool import holds
 from relayd.spool.holds import Holds
 from relayd.spool.pending import Pending
 from relayd.spool.watching.turns import Turns
+from relayd.spool.watching.watcher import BATCH
 from tests.support.spool import open_watcher
 
 
@@ -99,6 +100,35 @@ async def test_backlog_larger_than_a_listing_keeps_the_order(
         assert runs == sorted(runs)
     assert len(set(sent)) == 124
     assert sent.index(name_of("d", 99)) < 100
+
+
+@pytest.mark.fault("F18")
+@pytest.mark.parametrize("size", [16, 10_000])
+async def test_a_node_that_floods_delays_others_by_one_batch(
+    spool: Path, fast_clock: MockClock, size: int
+) -> None:
+    """Its backlog may be older than all other files, and many times as long as a listing."""
+    for minute in range(400):
+        (spool / name_of("flood", minute)).touch()
+    for minute in (500, 501, 502):
+        for node in "ab":
+            (spool / name_of(node, minute)).touch()
+    sent: list[str] = []
+    async with open_watcher(spool, ordered=True, listing_size=size) as watcher:
+        for number in range(200):
+            sent.append((await watcher.take()).name)
+            if number == 60:
+                temporary = spool / ".davfs.tmp1"
+                temporary.touch()
+                temporary.rename(spool / name_of("c", 600))
+            (spool / sent[-1]).unlink()
+            watcher.pending.release(sent[-1])
+    for node in ("flood", "a", "b"):
+        runs = [name for name in sent if f"@{node}." in name]
+        assert runs == sorted(runs)
+    for node in "ab":
+        assert sent.index(name_of(node, 502)) < 60
+    assert sent.index(name_of("c", 600)) <= 60 + 2 * BATCH
 
 
 @pytest.mark.fault("F33")

@@ -18,6 +18,7 @@ from relayd.commands.demo.observe import (
     Snapshot,
     Stored,
     StoredRun,
+    add,
     read_counters,
     read_relay,
     read_stored,
@@ -37,6 +38,7 @@ RUN = StoredRun("a", "2026-05-04 03:02:01+00", "20260504-1", 2.5)
 def counters(database: str = "success") -> Counters:
     metrics = Metrics()
     metrics.duplicates.inc(2)
+    metrics.held_missing.inc(3)
     metrics.spool_oldest_seconds.set(1.5)
     state = {"status": database} if database == "success" else {"details": database, "status": "x"}
     status = json.dumps({"data": {"database": state}}).encode()
@@ -57,7 +59,14 @@ def text(renderable: RenderableType, width: int = 110, height: int = 50) -> str:
 
 def test_counters_are_those_that_relayd_exposes() -> None:
     """Every figure of relayd is read under the name that relayd gives it."""
-    assert counters("no answer") == Counters(duplicates=2, oldest=1.5, database="no answer")
+    assert counters("no answer") == Counters(2, 1.5, "no answer", restored=3)
+
+
+def test_counters_of_several_servers_are_added() -> None:
+    """One that does not answer makes the sum unknown; a database in trouble is not hidden."""
+    both = Counters(4, 1.5, "no answer", restored=6)
+    assert add([counters(), counters("no answer")]) == both
+    assert add([counters(), None]) is None
 
 
 def test_stored_run_logs_are_counted_in_the_database() -> None:

@@ -15,6 +15,7 @@ from relayd.runlog.model import RunLogName
 from relayd.spool.failed.quarantine import name_of_upload
 from relayd.spool.failed.reasons import SUFFIX, ReasonRecord, read_reason, reason_path
 from relayd.spool.layout import Spool
+from relayd.system.shortage import words_of
 
 #: What stands for the reason of a file that has none next to it.
 UNEXPLAINED: Final = "unexplained"
@@ -73,8 +74,14 @@ class Choice(msgspec.Struct, frozen=True):
         return {refusal.name, refusal.path.name, str(refusal.path)}
 
 
-def read_refusals(spools: Iterable[Spool]) -> list[Refusal]:
-    """Return all refused files, the oldest first; blocks.
+def read_refusals(
+    spools: Iterable[Spool], wanted: Callable[[Path], bool] = lambda _path: True
+) -> list[Refusal]:
+    """Return refused files, the oldest first; blocks.
+
+    Args:
+        spools: that they belong to.
+        wanted: says by its path whether a file is of interest.
 
     Raises:
         StartError: a directory cannot be read.
@@ -82,25 +89,28 @@ def read_refusals(spools: Iterable[Spool]) -> list[Refusal]:
     found: list[Refusal] = []
     for spool in spools:
         try:
-            found += _read(spool)
+            found += _read(spool, wanted)
         except FileNotFoundError:
             continue
         except OSError as error:
-            raise StartError(f"{spool.failed} cannot be read: {error.strerror}") from error
+            raise StartError(f"{spool.failed} cannot be read: {words_of(error)}") from error
     return sorted(found, key=lambda refusal: (refusal.at, refusal.name))
 
 
-def _read(spool: Spool) -> Iterator[Refusal]:
+def _read(spool: Spool, wanted: Callable[[Path], bool]) -> Iterator[Refusal]:
     with os.scandir(spool.failed) as entries:
         for entry in entries:
             # A hidden file is one that is being moved.
             if entry.name.startswith(".") or entry.name.endswith(SUFFIX):
                 continue
+            path = Path(entry.path)
+            if not wanted(path):
+                continue
             try:
                 status = entry.stat(follow_symlinks=False)
             except FileNotFoundError:
                 continue  # moved back meanwhile
-            yield _refusal(Path(entry.path), spool, status)
+            yield _refusal(path, spool, status)
 
 
 def _refusal(path: Path, spool: Spool, status: os.stat_result) -> Refusal:

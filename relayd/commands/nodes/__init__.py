@@ -1,0 +1,1 @@
+"""The commands `relayd nodes` and `relayd node`."""

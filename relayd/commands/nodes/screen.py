@@ -1,0 +1,218 @@
+"""Output of `relayd nodes` and `relayd node`. What comes from files is made printable first."""
+
+import time
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from relayd.overview.nodes import NodeRow, NodesChoice, NodesPage
+from relayd.overview.one_node import CertificateFacts, FileFacts, HopState, NodeDetail
+from relayd.overview.sentence import moment
+from relayd.system.amounts import UNKNOWN, age, counted, precise
+from relayd.system.printable import printable
+
+_LABEL: Final = 14
+_OUTCOMES: Final = {
+    "stored": "stored",
+    "forwarded": "forwarded",
+    "refused": "refused",
+    "postponed": "waits for another attempt",
+}
+
+
+def show_nodes(console: Console, page: NodesPage, now: float) -> None:
+    """Print one line for each node."""
+    table = Table(box=None, pad_edge=False, header_style="")
+    table.add_column("NODE", overflow="fold", min_width=12)
+    table.add_column("LAST LOG", no_wrap=True)
+    table.add_column("OUTCOME", no_wrap=True)
+    table.add_column("WAIT", justify="right", no_wrap=True)
+    table.add_column("FAILED", justify="right", no_wrap=True)
+    table.add_column("/HOUR", justify="right", no_wrap=True)
+    table.add_column("THROUGH", overflow="fold")
+    for row in page.rows:
+        table.add_row(
+            Text(printable(row.hostname or row.node_id)),
+            f"{age(now - row.last_arrival)} ago" if row.last_arrival is not None else "never",
+            _outcome(row),
+            f"{row.waiting:,}" if row.waiting else "",
+            f"{row.failed:,}" if row.failed else "",
+            f"{row.last_hour:,}{' floods' if 'flooding' in row.troubles else ''}",
+            Text(printable(row.relay)),
+        )
+    console.print(table)
+
+
+def _outcome(row: NodeRow) -> str:
+    if row.outcome == "refused" and row.reason is not None:
+        return row.reason
+    return UNKNOWN if row.outcome is None else row.outcome
+
+
+def nodes_summary(page: NodesPage, choice: NodesChoice) -> str:
+    """Return the last line: how many there are, and what to do."""
+    parts = [f"{page.total:,} of {counted(page.known, 'node')}"]
+    if choice.silent is not None and page.observed_s < choice.silent:
+        parts.append(f"arrivals are known for {age(page.observed_s)} only")
+    if page.total > len(page.rows):
+        parts.append(f"the first {len(page.rows):,} are shown, see --limit")
+    return f"{'; '.join(parts)}. relayd node NODE shows more about one."
+
+
+def node_lines(
+    detail: NodeDetail, now: float | None = None, *, follow: bool = False
+) -> Iterator[str]:
+    """Yield the lines about one node.
+
+    Args:
+        detail: all about it.
+        now: Unix time; the present if None.
+        follow: whether the relays on the way were to be asked.
+    """
+    now = time.time() if now is None else now
+    row = detail.row
+    yield f"{printable(row.hostname or row.node_id)}   {printable(row.node_id)}   {_way(detail)}"
+    if detail.trouble is not None:
+        yield _row("way", f"{printable(detail.trouble)}   relayd check")
+    yield from _certificates(detail, now)
+    yield from _last_run(detail, now)
+    if detail.inventory is not None and detail.inventory_at is not None:
+        at = moment(detail.inventory_at, now)
+        yield _row("inventory", f"{_OUTCOMES[detail.inventory]} {at}")
+    yield from _files("waiting", row.waiting, detail.waiting, now)
+    yield from _files("failed", row.failed, detail.failed[::-1], now)
+    if "flooding" in row.troubles:
+        name = printable(row.hostname or row.node_id)
+        hold = f"relayd queue hold --node {name}"
+        yield _row("floods", f"{counted(row.last_hour, 'run log')} in the last hour   {hold}")
+    if follow:
+        yield from _hops(detail, now)
+
+
+def _hops(detail: NodeDetail, now: float) -> Iterator[str]:
+    """Yield a line for each relay on the way; a relay that needs someone ends with a command."""
+    if detail.hops is None:
+        yield _row("relays", f"{UNKNOWN} (only a running relayd can ask them)   relayd check")
+    elif not detail.hops:
+        yield _row("relays", "none on the way")
+    for hop in detail.hops or ():
+        name = printable(hop.hostname or hop.relay)
+        yield _row(name if len(name) < _LABEL else f"{name}   ", _hop(hop, now))
+
+
+def _hop(hop: HopState, now: float) -> str:
+    if hop.trouble is not None:
+        return f"{UNKNOWN} ({printable(hop.trouble)})   there: relayd status"
+    parts = [_hop_outcome(hop, now)]
+    if hop.waiting:
+        parts.append(f"{counted(hop.waiting, 'file')} {'waits' if hop.waiting == 1 else 'wait'}")
+    if hop.failed:
+        parts.append(f"{counted(hop.failed, 'refused file')} kept   there: relayd failed list")
+    elif hop.waiting:
+        parts[-1] += "   there: relayd status"
+    return ", ".join(parts)
+
+
+#: An arrival is noted when its event is read, which may be after the file has been forwarded.
+_LATE_S: Final = 1.0
+
+
+def _hop_outcome(hop: HopState, now: float) -> str:
+    arrived = hop.last_arrival
+    if hop.outcome is None or hop.outcome_at is None:
+        return "no run log" if arrived is None else f"arrived {moment(arrived, now)}"
+    reason = f" ({hop.reason})" if hop.reason is not None else ""
+    text = f"{_OUTCOMES[hop.outcome]}{reason} {moment(hop.outcome_at, now)}"
+    if arrived is None:
+        return text
+    if arrived > hop.outcome_at + _LATE_S:
+        return f"{text}, the next arrived {moment(arrived, now)}"
+    return f"{text}, {precise(max(0.0, hop.outcome_at - arrived))} after it arrived there"
+
+
+def _row(label: str, text: str) -> str:
+    return f"{label:<{_LABEL}}{text}"
+
+
+def _way(detail: NodeDetail) -> str:
+    names = [detail.server, *detail.way, detail.row.hostname or detail.row.node_id]
+    return " \N{LEFTWARDS ARROW} ".join(printable(name) for name in names)
+
+
+def _certificates(detail: NodeDetail, now: float) -> Iterator[str]:
+    if not detail.certificates:
+        yield _row("certificate", "none   relayd check")
+    for certificate in detail.certificates:
+        yield _row("certificate", f"{certificate.key}, {_validity(certificate, now)}")
+
+
+def _validity(certificate: CertificateFacts, now: float) -> str:
+    if now > certificate.ends:
+        return f"expired on {_day(certificate.ends)}, still trusted"
+    if now < certificate.begins:
+        return f"valid from {_day(certificate.begins)} on, trusted already"
+    return f"valid until {_day(certificate.ends)}"
+
+
+def _day(at: float) -> str:
+    return time.strftime("%Y-%m-%d", time.gmtime(at))
+
+
+def _last_run(detail: NodeDetail, now: float) -> Iterator[str]:
+    row = detail.row
+    if row.last_arrival is None and row.last_run is None:
+        yield _row("last run log", "none is known here")
+    else:
+        parts = []
+        if row.last_run is not None:
+            parts.append(f"started {moment(row.last_run, now)}")
+        if row.last_arrival is not None:
+            parts.append(f"arrived {moment(row.last_arrival, now)}")
+        if row.outcome is not None and row.outcome_at is not None:
+            reason = f" ({row.reason})" if row.reason is not None else ""
+            parts.append(f"{_OUTCOMES[row.outcome]}{reason} {moment(row.outcome_at, now)}")
+        yield _row("last run log", ", ".join(parts) + _content(detail))
+    if detail.role == "root":
+        yield _row("in database", _in_database(detail, now))
+    yield _row("usually", _usually(detail))
+
+
+def _in_database(detail: NodeDetail, now: float) -> str:
+    if detail.database is not None:
+        return f"last run started {moment(detail.database, now)}"
+    if detail.database_trouble is not None:
+        return f"{UNKNOWN} ({printable(detail.database_trouble)})   relayd check"
+    return "no run"
+
+
+def _content(detail: NodeDetail) -> str:
+    parts = []
+    if detail.reports is not None:
+        parts.append(counted(detail.reports, "report"))
+    if detail.config_id is not None:
+        parts.append(f"configuration {printable(detail.config_id)}")
+    return f": {', '.join(parts)}" if parts else ""
+
+
+def _usually(detail: NodeDetail) -> str:
+    parts = [f"{counted(detail.row.last_hour, 'run log')} an hour"]
+    if detail.row.lag_s is not None:
+        parts.append(f"done {precise(detail.row.lag_s)} after the start of the run")
+    if detail.ahead_s is not None and detail.ahead_s > 0:
+        parts.append(f"clock at least {precise(detail.ahead_s)} ahead")
+    return ", ".join(parts)
+
+
+def _files(label: str, number: int, files: Sequence[FileFacts], now: float) -> Iterator[str]:
+    if not number:
+        yield _row(label, "none")
+        return
+    yield _row(label, counted(number, "file") + (":" if files else ""))
+    for file in files:
+        about = f"{file.reason}: {printable(file.detail)}" if file.reason else "waits"
+        yield f"{'':<{_LABEL}}{printable(file.name)}, {age(now - file.at)} ago, {about}"
+    command = "relayd failed show FILE" if label == "failed" else "relayd queue show FILE"
+    yield f"{'':<{_LABEL}}{command}"

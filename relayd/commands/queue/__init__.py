@@ -1,0 +1,1 @@
+"""`relayd queue`: lists waiting files, sets them aside, brings them back, drops or retries them."""

@@ -1,0 +1,1 @@
+"""The command `relayd support`: one archive for a bug report, without secrets."""

@@ -1,0 +1,196 @@
+"""The screens of `relayd top`: each has rows, and a row may lead to another screen."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Final, Protocol
+
+import msgspec
+
+from relayd.commands.nodes.command import nodes_page
+from relayd.commands.nodes.screen import node_lines
+from relayd.control.client import Control
+from relayd.overview.documents import from_document
+from relayd.overview.fleet import Refusals
+from relayd.overview.model import Overview
+from relayd.overview.nodes import NodeRow, NodesChoice, Sort
+from relayd.overview.one_node import NodeDetail
+from relayd.system.amounts import UNKNOWN, age
+from relayd.system.printable import printable
+
+#: Rows of a screen; a terminal shows fewer.
+MOST: Final = 200
+#: More nodes than there are.
+_ALL: Final = 1_000_000
+
+
+class Row(msgspec.Struct, frozen=True):
+    """A row of a screen.
+
+    Attributes:
+        cells: texts, printable.
+        key: identifies the row while its cells change.
+        opens: makes the screen that it leads to; None if it leads nowhere.
+    """
+
+    cells: tuple[str, ...]
+    key: str
+    opens: "Callable[[], View] | None" = None
+
+
+class Page(msgspec.Struct, frozen=True):
+    """What a screen shows.
+
+    Attributes:
+        columns: their headings; a leading ">" aligns a column to the right.
+        rows: below them.
+        note: one line below the rows.
+    """
+
+    columns: tuple[str, ...]
+    rows: Sequence[Row]
+    note: str = ""
+
+
+class View(Protocol):
+    """A screen.
+
+    Attributes:
+        title: shown above its rows.
+    """
+
+    title: str
+
+    def load(self, control: Control, overview: Overview) -> Page:
+        """Return what to show; asks relayd. Raises the errors of `Control`."""
+
+
+class MenuView:
+    """The first screen: where to go from here."""
+
+    title = "Show"
+
+    def load(self, control: Control, overview: Overview) -> Page:
+        """Implement `View`."""
+        del control
+        nodes = overview.nodes
+        silent = UNKNOWN if nodes.silent is None else f"{nodes.silent:,}"
+        rows = [
+            Row(("nodes by waiting files", f"{overview.backlog.files:,}"), "w", _by("waiting")),
+            Row(("nodes by run logs an hour", ""), "h", _by("rate")),
+            Row(("silent nodes", silent), "s", _by("silence", silent=nodes.silent_after_s)),
+            Row(("failing nodes", ""), "f", _by("failed", failing=True)),
+            Row(("relays", ""), "r", RelaysView),
+        ]
+        rows += [
+            Row((f"refused: {reason}", f"{files:,}"), f"!{reason}", partial(ReasonView, reason))
+            for reason, files in overview.failed.reasons.items()
+        ]
+        return Page(("WHAT", ">COUNT"), rows)
+
+
+def _by(sort: Sort, **choice: Any) -> Callable[[], View]:
+    return partial(NodesView, NodesChoice(sort=sort, limit=MOST, **choice))
+
+
+class NodesView:
+    """Nodes.
+
+    Args:
+        choice: which ones.
+    """
+
+    def __init__(self, choice: NodesChoice) -> None:
+        through = f" through {printable(choice.relay)}" if choice.relay is not None else ""
+        which = "failing " if choice.failing else "silent " if choice.silent is not None else ""
+        self.title = f"{which}nodes{through}, {_SORTED[choice.sort]} first".capitalize()
+        self._choice = choice
+
+    def load(self, control: Control, overview: Overview) -> Page:
+        """Implement `View`."""
+        page = nodes_page(control, self._choice)
+        rows = [_node_row(row, overview.at) for row in page.rows]
+        columns = ("NODE", "LAST LOG", ">WAIT", ">FAILED", ">/HOUR", "THROUGH")
+        return Page(columns, rows, f"{page.total:,} of {page.known:,} nodes")
+
+
+_SORTED: Final[dict[Sort, str]] = {
+    "silence": "longest silent",
+    "waiting": "most waiting files",
+    "rate": "most run logs an hour",
+    "failed": "most refused files",
+}
+
+
+def _node_row(row: NodeRow, now: float) -> Row:
+    name = printable(row.hostname or row.node_id)
+    last = UNKNOWN if row.last_arrival is None else f"{age(now - row.last_arrival)} ago"
+    hour = f"{row.last_hour:,}{' floods' if 'flooding' in row.troubles else ''}"
+    numbers = (f"{row.waiting:,}", f"{row.failed:,}", hour)
+    cells = (name, last, *numbers, printable(row.relay))
+    return Row(cells, row.node_id, partial(NodeView, row.node_id, name))
+
+
+class NodeView:
+    """All about one node."""
+
+    def __init__(self, node_id: str, name: str) -> None:
+        self.title = name
+        self._node_id = node_id
+
+    def load(self, control: Control, overview: Overview) -> Page:
+        """Implement `View`."""
+        detail = from_document(control.get(f"/nodes/{self._node_id}"), NodeDetail)
+        lines = node_lines(detail, overview.at)
+        return Page(("",), [Row((line,), str(number)) for number, line in enumerate(lines)])
+
+
+class RelaysView:
+    """The relays below this server."""
+
+    title = "Relays below this server"
+
+    def load(self, control: Control, overview: Overview) -> Page:
+        """Implement `View`."""
+        page = nodes_page(control, NodesChoice(limit=_ALL))
+        limit = overview.at - overview.nodes.silent_after_s
+        relays: dict[str, list[NodeRow]] = {}
+        for row in page.rows:
+            relays.setdefault(row.relay, []).append(row)
+        rows = [_relay_row(relay, nodes, limit) for relay, nodes in sorted(relays.items())]
+        return Page(("RELAY", ">NODES", ">SILENT", ">WAIT", ">FAILED"), rows)
+
+
+def _relay_row(relay: str, nodes: Sequence[NodeRow], limit: float) -> Row:
+    silent = sum(row.last_arrival is None or row.last_arrival < limit for row in nodes)
+    numbers = (
+        len(nodes),
+        silent,
+        sum(row.waiting for row in nodes),
+        sum(row.failed for row in nodes),
+    )
+    cells = (printable(relay) or "(without a relay)", *(f"{number:,}" for number in numbers))
+    return Row(cells, relay, _by("silence", relay=relay) if relay else None)
+
+
+class ReasonView:
+    """Refused files with one reason."""
+
+    def __init__(self, reason: str) -> None:
+        self.title = f"Refused: {reason}"
+        self._reason = reason
+
+    def load(self, control: Control, overview: Overview) -> Page:
+        """Implement `View`."""
+        found = from_document(control.get(f"/refused/{self._reason}", limit=MOST), Refusals)
+        rows = [
+            Row(
+                (printable(file.name), f"{age(overview.at - file.at)} ago", printable(file.detail)),
+                file.name,
+            )
+            for file in found.files
+        ]
+        return Page(
+            ("FILE", "REFUSED", "DETAIL"),
+            rows,
+            f"{found.total:,} files   relayd failed show {self._reason}",
+        )

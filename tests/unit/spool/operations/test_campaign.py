@@ -1,0 +1,250 @@
+"""No operation loses or doubles a file, whatever happens at the same time."""
+
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Collection, Iterator, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any, Final
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from relayd.fleet.finding import find_nodes
+from relayd.spool.layout import run_log_spool
+from relayd.spool.operations import act
+from relayd.spool.operations.act import Done, NoClaims, drop, hold, release
+from relayd.spool.operations.choose import Choice
+from relayd.spool.operations.entries import Entry, read_entries
+from relayd.spool.operations.queue import Queue
+from relayd.spool.operations.rules import read_rules
+
+NODES: Final = ("web", "db")
+NAMES: Final = tuple(
+    f"2026-03-01T12:0{minute}:00+00:00@{node}.log" for node in NODES for minute in range(2)
+)
+
+Step = Iterator[Done]
+
+
+class Busy:
+    """The names that relayd works on, and those that operators have claimed."""
+
+    def __init__(self) -> None:
+        self.in_flight: set[str] = set()
+
+    def claim(self, directory: Path, names: Sequence[str]) -> Collection[str]:
+        """Take free names into flight."""
+        ours = [name for name in names if name not in self.in_flight]
+        self.in_flight |= set(ours)
+        return ours
+
+    def settle(self, directory: Path, left: Collection[str], stay: Collection[str]) -> None:
+        """Let go of names."""
+        self.in_flight -= {*left, *stay}
+
+
+def upload(directory: Path, name: str, content: str) -> None:
+    """Let a web server put a file in place, over one of the same name."""
+    temporary = directory / ".davfs.tmp1"
+    temporary.write_text(content)
+    temporary.rename(directory / name)
+
+
+def contents(directory: Path) -> list[str]:
+    """Return what the files below a directory contain."""
+    return sorted(
+        path.read_text()
+        for path in directory.rglob("*")
+        if path.is_file() and path.suffix == ".log"
+    )
+
+
+class Spool(RuleBasedStateMachine):
+    """Operators, uploads, relayd and crashes on one spool, one system call after the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._place = tempfile.TemporaryDirectory()
+        self.spool = run_log_spool(Path(self._place.name))
+        self.incoming = self.spool.watched[0]
+        self.incoming.mkdir()
+        self.busy = Busy()
+        self.working: dict[str, str] = {}
+        self.operations: list[Step] = []
+        self.alive: set[str] = set()
+        self.number = 0
+
+    @rule(name=st.sampled_from(NAMES))
+    def arrive(self, name: str) -> None:
+        """A file arrives; one of its name that waits is replaced."""
+        path = self.incoming / name
+        if path.exists():
+            self.alive.discard(path.read_text())
+        self.number += 1
+        upload(self.incoming, name, str(self.number))
+        self.alive.add(str(self.number))
+
+    @precondition(lambda self: self.waiting())
+    @rule(data=st.data())
+    def take(self, data: st.DataObject) -> None:
+        """The daemon takes a file up that nobody works on."""
+        name = data.draw(st.sampled_from(self.waiting()))
+        if self.busy.claim(self.incoming, [name]):
+            self.working[name] = (self.incoming / name).read_text()
+
+    @precondition(lambda self: self.working)
+    @rule(data=st.data())
+    def finish(self, data: st.DataObject) -> None:
+        """The daemon has stored what it took up; that very file must still be where it was."""
+        name = data.draw(st.sampled_from(sorted(self.working)))
+        content = self.working.pop(name)
+        if content in self.alive:  # else a newer file has taken its name
+            (self.incoming / name).unlink()
+            self.alive.remove(content)
+        self.busy.settle(self.incoming, [name], ())
+
+    def waiting(self) -> list[str]:
+        """Return the names in the watched directory."""
+        return sorted(path.name for path in self.incoming.iterdir())
+
+    @rule(held=st.booleans(), node=st.sampled_from(NODES), what=st.sampled_from("hrd"))
+    def begin(self, held: bool, node: str, what: str) -> None:
+        """An operator begins an operation; what there is now is what was chosen."""
+        found = sorted(read_entries([self.spool]), key=lambda entry: entry.rank)
+        chosen = [entry for entry in found if entry.node_id == node]
+        waiting = [entry for entry in chosen if not entry.layer]
+        aside = [entry for entry in chosen if entry.layer]
+        if what == "h":
+            self.operations.append(hold(waiting, self.busy))
+        elif what == "r":
+            self.operations.append(release(aside))
+        else:
+            self.operations.append(self.dropping(aside if held else waiting))
+
+    def dropping(self, entries: list[Entry]) -> Step:
+        """Drop files one by one, and take note of what was dropped."""
+        for entry in entries:
+            before = entry.path.read_text() if entry.path.exists() else ""
+            for done in drop([entry], self.busy):
+                if done.outcome == "dropped":
+                    self.alive.remove(before)
+                yield done
+
+    @precondition(lambda self: self.operations)
+    @rule(data=st.data(), steps=st.integers(1, 4))
+    def go_on(self, data: st.DataObject, steps: int) -> None:
+        """One of the operations moves some files."""
+        number = data.draw(st.integers(0, len(self.operations) - 1))
+        for _ in range(steps):
+            if next(self.operations[number], None) is None:
+                del self.operations[number]
+                break
+
+    @rule(dice=st.integers(0, 9))
+    def crash(self, dice: int) -> None:
+        """Daemon and operators are killed, now and then."""
+        if dice < 9:
+            return
+        self.operations.clear()
+        self.busy = Busy()
+        self.working.clear()
+
+    @invariant()
+    def every_file_is_there_once(self) -> None:
+        """All that arrived and was neither stored nor dropped is in one place."""
+        assert contents(self.spool.directory) == sorted(self.alive)
+
+    @invariant()
+    def what_is_in_flight_stays(self) -> None:
+        """A file that the daemon works on is not set aside as well, or it would be stored twice."""
+        for name, content in self.working.items():
+            if content in self.alive:
+                assert (self.incoming / name).read_text() == content
+
+    def teardown(self) -> None:
+        """Remove the files of this example."""
+        self._place.cleanup()
+
+
+@pytest.mark.timeout(120)
+def test_operators_uploads_and_crashes_lose_and_double_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """At any interleaving, each file is in exactly one place, and what is in flight stays there."""
+    monkeypatch.setattr(act, "BATCH", 1)
+    run_state_machine_as_test(
+        Spool, settings=settings(max_examples=150, stateful_step_count=40, deadline=None)
+    )
+
+
+def killed_at(number: int, call: Callable[[], object]) -> bool:
+    """Call in a child that ends without a word before its n-th call of a built-in function.
+
+    Returns:
+        Whether the child was ended.
+    """
+    child = os.fork()
+    if child:
+        return os.waitpid(child, 0)[1] != 0
+    calls = 0
+
+    def profile(_frame: FrameType, event: str, _function: Any) -> None:
+        nonlocal calls
+        if event == "c_call":
+            calls += 1
+            if calls == number:
+                os._exit(1)
+
+    sys.setprofile(profile)
+    call()
+    os._exit(0)
+
+
+@pytest.mark.parametrize("action", ["hold", "release", "drop"])
+def test_a_kill_between_any_two_system_calls_loses_and_doubles_nothing(
+    tmp_path: Path, action: str
+) -> None:
+    """Files are where they were or where they belong, and the same command then completes."""
+    number, going = 0, True
+    while going:
+        number += 3
+        spool = run_log_spool(tmp_path / str(number))
+        spool.watched[0].mkdir(parents=True)
+        for name in NAMES:
+            upload(spool.watched[0], name, name)
+        choice = Choice(nodes=("web",))
+        queue = Queue([spool], {}, lambda _: "", find_nodes)
+        if action != "hold":
+            queue.hold(choice)
+        if action == "drop":
+            upload(spool.watched[0], NAMES[0], "another")
+        going = killed_at(number, lambda: getattr(queue, action)(choice))  # noqa: B023
+        rules = read_rules(spool)  # readable at any time
+        left = contents(spool.directory)
+        if action == "drop":
+            assert set(left) >= set(NAMES[2:])
+            assert len(left) == len(set(left))
+        else:
+            assert left == sorted(NAMES)
+            if rules and action == "hold":
+                assert rules.keys() == {"web"}
+        getattr(queue, action)(choice)
+        waiting = sorted(path.name for path in spool.watched[0].iterdir())
+        assert waiting == sorted(NAMES if action == "release" else NAMES[2:])
+        assert (read_rules(spool).keys() == {"web"}) == (action != "release")
+    assert number > 30
+
+
+def test_nothing_is_claimed_without_a_daemon() -> None:
+    """All names are free for a command that has the lock of the spool."""
+    assert list(NoClaims().claim(Path("x"), ["a", "b"])) == ["a", "b"]
