@@ -70,6 +70,12 @@ def main() -> None:
         default=0.0,
         help="round-trip time in milliseconds; 0: no proxy in between (default: 0)",
     )
+    parser.add_argument(
+        "--size",
+        type=int,
+        default=SIZE,
+        help=f"bytes of a run log; above 65536 the HTTP library sends them (default: {SIZE})",
+    )
     parser.add_argument("--rounds", type=int, default=5, help="number of rounds (default: 5)")
     parser.add_argument("--delay", nargs=2, type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -79,22 +85,24 @@ def main() -> None:
         trio.run(partial(trio.serve_tcp, delay, port, host="127.0.0.1"))
         return
     with tempfile.TemporaryDirectory(prefix="relayd-bench-") as scratch:
-        _measure(Path(scratch), arguments.run_logs, arguments.away, arguments.rounds)
+        _measure(Path(scratch), arguments)
 
 
-def _measure(root: Path, run_logs: int, away: float, rounds: int) -> None:
+def _measure(root: Path, arguments: argparse.Namespace) -> None:
+    run_logs, away, rounds = arguments.run_logs, arguments.away, arguments.rounds
+    size = arguments.size
     cert, key = make_identity(root)
     with _upstream(root, cert, key, away) as port:
         pairs = []
         for number in range(rounds):
             senders = [
-                partial(_send_simply, root, cert, port, away),
-                partial(_forward, root, cert, port, run_logs),
+                partial(_send_simply, root, cert, port, away, size),
+                partial(_forward, root, cert, port, run_logs, size),
             ]
             simple, relay = _alternate(senders, number)
             pairs.append((simple, relay))
             say(f"round {number + 1} of {rounds}: relayd {_text(relay)}, simple {_text(simple)}")
-    print(f"{run_logs} run logs of {SIZE} bytes, round-trip time {away:g} ms, medians:")
+    print(f"{run_logs} run logs of {size} bytes, round-trip time {away:g} ms, medians:")
     print(f"relayd {_text(_medians([relay for _, relay in pairs]))}")
     print(f"one at a time {_text(_medians([simple for simple, _ in pairs]))}")
     for name, ratios in (
@@ -219,17 +227,17 @@ def wait_for(port: int) -> None:
     raise RuntimeError(f"nothing listens on port {port}")
 
 
-def _fill(directory: Path, count: int) -> None:
+def _fill(directory: Path, count: int, size: int) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     for number in range(count):
         path = directory / f"2026-03-01T00:{number // 60 % 60:02}:{number % 60:02}Z@n{number}.log"
-        path.write_bytes(os.urandom(SIZE))
+        path.write_bytes(os.urandom(size))
 
 
-def _send_simply(root: Path, cert: Path, port: int, away: float) -> Figures:
+def _send_simply(root: Path, cert: Path, port: int, away: float, size: int) -> Figures:
     """Send with the simple sender."""
     count = min(FEW, int(SIMPLE_S * 1000 / away)) if away else FEW
-    _fill(root / "simple", count)
+    _fill(root / "simple", count, size)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.load_verify_locations(cert)
@@ -249,10 +257,10 @@ def _send_simply(root: Path, cert: Path, port: int, away: float) -> Figures:
     return Figures(count / passed, used / count)
 
 
-def _forward(root: Path, cert: Path, port: int, count: int) -> Figures:
+def _forward(root: Path, cert: Path, port: int, count: int, size: int) -> Figures:
     """Send with relayd; measured from the first rename to the last unlink."""
     waiting, spool = root / "waiting", root / "reports"
-    _fill(waiting, count)
+    _fill(waiting, count, size)
     api = free_port()
     conf = root / "etc"
     conf.mkdir(exist_ok=True)

@@ -337,7 +337,8 @@ def _fields(
 
 
 def _host(parts: SplitResult) -> str:
-    return re.sub("%[^]]*", "", parts.netloc)  # a zone means nothing to the peer: RFC 6874
+    # Credentials are not for this header, and a zone means nothing to the peer: RFC 6874.
+    return re.sub("%[^]]*", "", parts.netloc.rpartition("@")[2])
 
 
 def _split(url: str) -> SplitResult:

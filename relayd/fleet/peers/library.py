@@ -5,7 +5,7 @@ It makes its connections as `relayd.fleet.peers.tls` does, and knows nothing of 
 
 import ssl
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping
-from http.cookiejar import CookieJar, DefaultCookiePolicy
+from http.cookiejar import CookieJar
 from typing import Any, Final, cast
 from urllib.parse import urlsplit
 
@@ -89,6 +89,25 @@ class _Body(httpx2.AsyncByteStream):
         await self._body.aclose()
 
 
+class _Response(httpx2.Response):
+    """An answer from which the client takes no URL.
+
+    Where it does not follow a redirect, it would still parse the target and prepare a request.
+    """
+
+    @property
+    def has_redirect_location(self) -> bool:
+        """Whether the client may go on to another URL."""
+        return False
+
+
+class _NoCookies(CookieJar):
+    """Keeps no cookie of a peer, and does not even parse one."""
+
+    def extract_cookies(self, response: object, request: object) -> None:
+        """Do nothing."""
+
+
 class _Transport(httpx2.AsyncBaseTransport):
     """Connections of a `Network`, which the transport of the library cannot be given."""
 
@@ -108,7 +127,7 @@ class _Transport(httpx2.AsyncBaseTransport):
                 extensions=request.extensions,
             )
         )
-        return httpx2.Response(
+        return _Response(
             response.status,
             headers=response.headers,
             stream=_Body(response.stream),
@@ -139,15 +158,17 @@ class Pool:
             max_connections=max_connections,
             keepalive_expiry=idle_timeout,
         )
-        # No cookie of a peer is kept or sent.
-        refusing = CookieJar(DefaultCookiePolicy(allowed_domains=()))
         self._client = httpx2.AsyncClient(
-            transport=_Transport(pool), trust_env=False, follow_redirects=False, cookies=refusing
+            transport=_Transport(pool),
+            trust_env=False,
+            follow_redirects=False,
+            cookies=_NoCookies(),
         )
 
     async def send(self, request: "httpx2.Request") -> "httpx2.Response":
         """Send a request and return the answer as soon as its head has arrived."""
-        return await self._client.send(request, stream=True, auth=None)
+        # Streamed, so that nothing is decompressed; and no credentials but those in its headers.
+        return await self._client.send(request, stream=True, auth=httpx2.Auth())
 
 
 def make_request(

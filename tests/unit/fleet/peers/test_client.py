@@ -2,18 +2,20 @@
 
 import codecs
 import gc
+import gzip
 import os
 import ssl
 import subprocess
 import sys
 import textwrap
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 from relayd.config.secret import Secret
 from relayd.fleet.peers import client as client_module
@@ -229,12 +231,15 @@ async def test_only_https_is_spoken(url: str) -> None:
 @pytest.mark.fault("TLS9", "U7")
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 async def test_redirects_are_answers_like_others(status: int) -> None:
-    """The target of a redirect is never connected to."""
+    """The target of a redirect is neither parsed nor connected to."""
     async with open_peer(NODE) as peer, open_peer(NODE) as other:
-        peer.behaviour = Answer(status, [("Location", f"{other.url}/reports/x.log")])
         clients = clients_for(NODE.cert_der)
-        assert await put(clients, peer) == (status, b"")
-        assert (len(peer.requests), other.connections) == (1, 0)
+        # From the second one the library cannot make a URL, and fails.
+        targets = [f"{other.url}/reports/x.log", f"https://xn--1{'0' * 300}/"]
+        for target in targets:
+            peer.behaviour = Answer(status, [("Location", target)], b"gone")
+            assert await put(clients, peer) == (status, b"gone")
+        assert (len(peer.requests), other.connections) == (len(targets), 0)
 
 
 async def test_a_path_is_sent_as_it_is_written() -> None:
@@ -246,14 +251,41 @@ async def test_a_path_is_sent_as_it_is_written() -> None:
 
 
 async def test_the_library_adds_no_headers_and_keeps_no_cookies() -> None:
-    """No encoding is asked for that only the library could undo, and no cookie is sent back."""
+    """No encoding is asked for, and neither cookies nor credentials of a URL are sent."""
     async with open_peer(NODE) as peer:
         peer.behaviour = Answer(200, [("Set-Cookie", "session=1; Path=/")])
         clients = clients_for(NODE.cert_der)
-        for _ in range(2):
-            assert await ask(clients, f"{peer.url}/x") == 200
+        for url in (peer.url, peer.url, peer.url.replace("//", "//user:secret@")):
+            assert await ask(clients, f"{url}/x") == 200
         for request in peer.requests:
             assert request.headers.keys() == {"host", "user-agent", "accept"}
+            assert request.headers["host"] == f"127.0.0.1:{peer.port}"
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "zstd"])
+async def test_an_encoded_body_is_not_decoded(encoding: str) -> None:
+    """A small body that claims to be compressed does not grow: it arrives as it was sent."""
+    bomb = gzip.compress(bytes(10_000_000))
+    async with open_peer(NODE) as peer:
+        peer.behaviour = Answer(200, [("Content-Encoding", encoding)], bomb)
+        assert await put(clients_for(NODE.cert_der), peer) == (200, bomb)
+
+
+async def test_more_requests_than_connections_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No more connections are opened to a peer than allowed; further requests use them in turn."""
+    monkeypatch.setattr(client_module, "MAX_CONNECTIONS", 2)
+    async with open_peer(NODE) as peer:
+        peer.behaviour = keep = Keep()
+        clients = clients_for(NODE.cert_der)
+        async with trio.open_nursery() as nursery:
+            for number in range(5):
+                nursery.start_soon(put, clients, peer, f"{number}.log")
+            await peer.until(lambda: len(peer.requests) == 2)
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            assert len(peer.requests) == 2
+            keep.go.set()
+        assert len(peer.requests) == 5
+        assert (peer.connections, peer.most_open) == (2, 2)
 
 
 def validating(path: Path, pem: bytes) -> Clients:
@@ -338,7 +370,7 @@ async def run_isolated(command: list[str], port: int, pin: Path, mode: str, **en
 
 @pytest.mark.fault("TLS9")
 async def test_the_environment_does_not_count(tmp_path: Path) -> None:
-    """Proxies, key logs and authorities set in the environment are ignored."""
+    """Proxies, key logs, authorities and passwords set in the environment are ignored."""
     (tmp_path / "pin").write_bytes(NODE.cert_der)
     (tmp_path / "ca.pem").write_bytes(AUTHORITY.cert_pem)
     env = {
@@ -348,10 +380,13 @@ async def test_the_environment_does_not_count(tmp_path: Path) -> None:
         "NO_PROXY": "",
         "SSLKEYLOGFILE": str(tmp_path / "keys"),
         "SSL_CERT_FILE": str(tmp_path / "ca.pem"),
+        "NETRC": str(tmp_path / "netrc"),
     }
+    (tmp_path / "netrc").write_text("default login user password secret\n")
     async with open_peer(NODE) as peer:
         pinned = await run_isolated([], peer.port, tmp_path / "pin", "cert_pinning", **env)
         assert pinned == "201"
+        assert "authorization" not in peer.requests[0].headers
     async with open_peer(issue_for_host(AUTHORITY, "localhost")) as peer:
         validated = await run_isolated([], peer.port, tmp_path / "pin", "cert_validation", **env)
         assert "not the expected one" in validated or "no certificate authorities" in validated
@@ -479,14 +514,15 @@ async def test_a_connection_that_the_peer_closed_is_not_used_again() -> None:
     ],
 )
 async def test_a_broken_answer_is_transient_and_leaks_nothing(behaviour: Behaviour) -> None:
-    """An incomplete or invalid answer is a transient error, and the connection is closed."""
+    """An incomplete or invalid answer is a transient error in one line; its connection closes."""
     async with open_peer(NODE) as peer:
         peer.behaviour = behaviour
         clients = clients_for(NODE.cert_der)
         with pytest.raises(PeerError) as caught:
             await put(clients, peer, body=b"x" * 200_000)
         assert caught.value.kind == "transient"
-        assert caught.value.detail
+        assert caught.value.detail.isprintable()
+        assert 0 < len(caught.value.detail) < 300
         await peer.until(lambda: peer.open == 0)
         peer.behaviour = Behaviour()
         assert await put(clients, peer) == (201, b"")
@@ -508,14 +544,12 @@ async def test_unreachable_peer_is_an_error_with_the_reason() -> None:
 
 
 @pytest.mark.fault("U2")
-async def test_a_peer_without_a_handshake_hits_the_connect_deadline(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_a_peer_without_a_handshake_hits_the_connect_deadline() -> None:
     """A handshake that never completes is abandoned even if the caller sets no deadline."""
-    monkeypatch.setattr(client_module, "CONNECT_TIMEOUT_S", 0.2)
     async with open_peer(NODE) as peer:
         peer.behaviour = Silent(before_tls=True)
-        clients = clients_for(NODE.cert_der)
+        clients = made(Clients(connect_timeout=0.2))
+        clients.update({"upstream": (NODE.cert_der,)})
         with pytest.raises(PeerError, match="TLS handshake timed out"):
             await put(clients, peer)
         await peer.until(lambda: peer.connections == 1)
@@ -532,16 +566,48 @@ async def test_silence_ends_a_request() -> None:
         assert caught.value.reached
 
 
-@pytest.mark.parametrize("behaviour", [Silent(before_tls=True), Silent(), Keep()])
-async def test_a_cancelled_request_leaves_nothing_open(behaviour: Behaviour) -> None:
-    """A request cancelled at any point closes its connection; the client stays usable."""
+class Stuck(Behaviour):
+    """Stops at a step of an exchange, and then waits for the end of the connection."""
+
+    def __init__(self, step: str) -> None:
+        self.step = step
+        self.reached = trio.Event()
+        self.cancelled = trio.Event()
+
+    async def accept(self, stream: trio.SocketStream) -> None:  # noqa: D102
+        if self.step == "handshake":
+            await self._drain(stream.receive_some)
+
+    async def serve(self, peer: Peer, exchange: Exchange) -> None:  # noqa: D102
+        if self.step != "request":
+            await exchange.digest()
+        if self.step == "rest":
+            await exchange.stream.send_all(CHUNKED + b"1\r\nx\r\n")
+        await self._drain(exchange.stream.receive_some)
+
+    async def _drain(self, receive: Callable[[int], Awaitable[bytes | bytearray]]) -> None:
+        self.reached.set()
+        await self.cancelled.wait()
+        while await receive(65_536):
+            pass
+        raise trio.BrokenResourceError
+
+
+@pytest.mark.parametrize("step", ["handshake", "request", "answer", "rest"])
+async def test_a_cancelled_request_closes_its_connection(step: str) -> None:
+    """A request cancelled at any step closes its connection at once; the client stays usable."""
+    body = bytes(20_000_000 if step == "request" else 7)  # more than the sockets' buffers hold
     async with open_peer(NODE) as peer:
-        peer.behaviour = behaviour
+        peer.behaviour = stuck = Stuck(step)
         clients = clients_for(NODE.cert_der)
-        with trio.move_on_after(0.2) as scope:
-            await put(clients, peer)
-        assert scope.cancelled_caught
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(put, clients, peer, "x.log", body)
+            await stuck.reached.wait()
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            nursery.cancel_scope.cancel()
         gc.collect()
+        stuck.cancelled.set()
+        await peer.until(lambda: peer.open == 0)
         peer.behaviour = Behaviour()
         assert await put(clients, peer) == (201, b"")
 
