@@ -11,6 +11,7 @@ import textwrap
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from http.cookiejar import Cookie
 from pathlib import Path
 
 import pytest
@@ -251,7 +252,7 @@ async def test_a_path_is_sent_as_it_is_written() -> None:
 
 
 async def test_the_library_adds_no_headers_and_keeps_no_cookies() -> None:
-    """No encoding is asked for, and neither cookies nor credentials of a URL are sent."""
+    """No encoding is asked for, no cookie is kept, and no credentials of a URL are sent."""
     async with open_peer(NODE) as peer:
         peer.behaviour = Answer(200, [("Set-Cookie", "session=1; Path=/")])
         clients = clients_for(NODE.cert_der)
@@ -260,6 +261,7 @@ async def test_the_library_adds_no_headers_and_keeps_no_cookies() -> None:
         for request in peer.requests:
             assert request.headers.keys() == {"host", "user-agent", "accept"}
             assert request.headers["host"] == f"127.0.0.1:{peer.port}"
+        assert not [each for each in gc.get_objects() if isinstance(each, Cookie)]
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "zstd"])
