@@ -9,7 +9,6 @@ a spool may have some hundred thousand files.
 import os
 import re
 import time
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from functools import lru_cache
@@ -179,10 +178,13 @@ def waiting_names(
                 raise StartError(f"{path} cannot be read: {words_of(error)}") from error
 
 
-def count_waiting(spools: Iterable[Spool], *, gently: bool = False) -> Counter[str]:
+def count_waiting(spools: Iterable[Spool], *, gently: bool = False) -> dict[str, int]:
     """Return how many files of each node wait, see `waiting_names`."""
-    found = waiting_names(spools, gently=gently)
-    return Counter(node_of(name, ordered=spool.ordered) for spool, _, name in found)
+    counts: dict[str, int] = {}
+    for spool, _, name in waiting_names(spools, gently=gently):
+        node_id = node_of(name, ordered=spool.ordered)
+        counts[node_id] = counts.get(node_id, 0) + 1
+    return counts
 
 
 def waiting_of(
