@@ -70,8 +70,14 @@ def ended_children_cpu() -> float:
 
 
 def cpu_seconds(pid: int, *, with_ended_children: bool = False) -> float:
-    """Return the CPU time a process has used so far, user and system (proc_pid_stat(5))."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    """Return the CPU time a process has used so far, user and system (proc_pid_stat(5)).
+
+    0 for a process that is gone: its parent has its time among that of ended children.
+    """
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except FileNotFoundError:
+        return 0.0
     used = int(fields[11]) + int(fields[12])
     if with_ended_children:
         used += int(fields[13]) + int(fields[14])

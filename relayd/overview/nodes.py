@@ -168,7 +168,7 @@ def _matching(sources: Sources, ids: Sequence[str], choice: NodesChoice) -> Iter
     relays = _relays(sources.nodes, choice.relay)
     limit = None if choice.silent is None else sources.now - choice.silent
     for place, node_id in enumerate(ids):
-        if limit is not None and not _silent(_record(sources, node_id), limit):
+        if limit is not None and not is_silent(_record(sources, node_id), limit):
             continue
         if choice.failing and not (
             sources.failed.get(node_id) or _record(sources, node_id).failures
@@ -182,7 +182,8 @@ def _has(nodes: Nodes, node_id: str, part: str) -> bool:
     return part in node_id.casefold() or part in _hostname(nodes, node_id).casefold()
 
 
-def _silent(record: NodeRecord, limit: float) -> bool:
+def is_silent(record: NodeRecord, limit: float) -> bool:
+    """Return whether the last run log of a node arrived before a Unix time, if ever."""
     return record.arrived is None or record.arrived < limit
 
 
@@ -199,7 +200,7 @@ def node_row(
     """
     waiting, failed = sources.waiting.get(node_id, 0), sources.failed.get(node_id, 0)
     troubles: dict[Trouble, bool] = {
-        "silent": silent_s is not None and _silent(record, sources.now - silent_s),
+        "silent": silent_s is not None and is_silent(record, sources.now - silent_s),
         "failing": bool(record.failures or failed),
         "flooding": floods(record, sources),
         "waiting": bool(waiting),

@@ -14,11 +14,13 @@ from relayd.overview.nodes import (
     NodeRow,
     Sources,
     floods,
+    is_silent,
     name_of,
     node_row,
     relay_of,
     reporting_nodes,
 )
+from relayd.telemetry.nodes.records import NodeRecord
 
 #: Nodes of one list.
 _SHOWN: Final = 8
@@ -32,12 +34,26 @@ class RelayRow(msgspec.Struct, frozen=True):
         nodes: how many they are.
         silent: how many have sent no run log for a while.
         lag_s: seconds from the start of the run to the end of its output, median; None if unknown.
+        waiting: their files in the spool, as far as these were counted.
+        failed: their refused files that are kept.
     """
 
     name: str
     nodes: int
     silent: int
     lag_s: float | None
+    waiting: int = 0
+    failed: int = 0
+
+
+class Relays(msgspec.Struct, frozen=True, kw_only=True):
+    """All nodes, by the relay through which they report.
+
+    Attributes:
+        relays: by name; the one without a name has the nodes that report here themselves.
+    """
+
+    relays: tuple[RelayRow, ...]
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,7 +78,36 @@ class _Relay:
     def __init__(self) -> None:
         self.nodes = 0
         self.silent = 0
+        self.waiting = 0
+        self.failed = 0
         self.lags = array("f")
+
+    def add(self, sources: Sources, node_id: str, record: NodeRecord, limit: float) -> None:
+        self.nodes += 1
+        self.silent += is_silent(record, limit)
+        self.waiting += sources.waiting.get(node_id, 0)
+        self.failed += sources.failed.get(node_id, 0)
+        if record.lag_s is not None:
+            self.lags.append(record.lag_s)
+
+    def row(self, name: str) -> RelayRow:
+        lag_s = median(self.lags) if self.lags else None
+        return RelayRow(name, self.nodes, self.silent, lag_s, self.waiting, self.failed)
+
+
+def count_relays(sources: Sources, silent_s: float) -> Relays:
+    """Return how the nodes of each relay are, and of those that report here themselves.
+
+    Args:
+        sources: of the facts.
+        silent_s: seconds without a run log that are unusual.
+    """
+    relays: dict[str, _Relay] = {}
+    for node_id in reporting_nodes(sources.nodes):
+        record = sources.record(node_id) or NO_RECORD
+        relay = relays.setdefault(relay_of(sources.nodes, node_id) or "", _Relay())
+        relay.add(sources, node_id, record, sources.now - silent_s)
+    return Relays(relays=_relay_rows(sources, relays))
 
 
 def summarize(sources: Sources, silent_s: float) -> Summary:
@@ -79,8 +124,7 @@ def summarize(sources: Sources, silent_s: float) -> Summary:
     relays: dict[str, _Relay] = {}
     for node_id in reporting_nodes(sources.nodes):
         record = sources.record(node_id) or NO_RECORD
-        is_silent = record.arrived is None or record.arrived < limit
-        if is_silent:
+        if is_silent(record, limit):
             silent.append((-math.inf if record.arrived is None else record.arrived, node_id))
         failures = record.failures + sources.failed.get(node_id, 0)
         if failures:
@@ -89,16 +133,12 @@ def summarize(sources: Sources, silent_s: float) -> Summary:
             flooding.append((-record.last_hour, node_id))
         hop = relay_of(sources.nodes, node_id)
         if hop is not None:
-            relay = relays.setdefault(hop, _Relay())
-            relay.nodes += 1
-            relay.silent += is_silent
-            if record.lag_s is not None:
-                relay.lags.append(record.lag_s)
+            relays.setdefault(hop, _Relay()).add(sources, node_id, record, limit)
     return Summary(
         silent=_first(sources, silent, silent_s),
         failing=_first(sources, failing, silent_s),
         flooding=_first(sources, flooding, silent_s),
-        relays=tuple(sorted(_relay_rows(sources, relays), key=lambda row: row.name)),
+        relays=_relay_rows(sources, relays),
     )
 
 
@@ -111,7 +151,9 @@ def _first(
     )
 
 
-def _relay_rows(sources: Sources, relays: dict[str, _Relay]) -> Iterable[RelayRow]:
-    for node_id, relay in relays.items():
-        lag_s = median(relay.lags) if relay.lags else None
-        yield RelayRow(name_of(sources.nodes, node_id), relay.nodes, relay.silent, lag_s)
+def _relay_rows(sources: Sources, relays: dict[str, _Relay]) -> tuple[RelayRow, ...]:
+    rows = (
+        relay.row(name_of(sources.nodes, node_id) if node_id else "")
+        for node_id, relay in relays.items()
+    )
+    return tuple(sorted(rows, key=lambda row: row.name))

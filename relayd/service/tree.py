@@ -32,7 +32,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
@@ -60,12 +60,12 @@ from relayd.errors import (
     TransientStartError,
 )
 from relayd.fleet.current_nodes import CurrentNodes
-from relayd.fleet.nodes import Nodes
 from relayd.fleet.peers.urls import base_url
 from relayd.fleet.pins import PinnedClients
 from relayd.pipelines.line import Change
 from relayd.pipelines.pausing import PauseFile, Pausing
 from relayd.remote_run.runs import RemoteRuns, make_runs
+from relayd.service.operators import OperatorTools
 from relayd.service.pipelines import Pipeline, open_pipelines
 from relayd.service.records import SavedRecords
 from relayd.service.signals import early_signals
@@ -87,9 +87,6 @@ from relayd.telemetry.rates import PERIOD_S, Rates
 if TYPE_CHECKING:
     from relayd.api.door.door import Door
     from relayd.api.page.pages import Pages
-    from relayd.control.nodes import Fleet
-    from relayd.overview.collect import Collector
-    from relayd.pipelines.steering import Steering
 
 log = get_logger("main")
 
@@ -177,6 +174,8 @@ class Service:
         reported: warnings about the configuration that were logged already.
         records: the record of each node.
         rates: the recent past of run logs.
+        started_at: Unix time.
+        pipelines: one for each output that is configured, while they run.
     """
 
     def __init__(
@@ -221,11 +220,11 @@ class Service:
         if sockets and not settings.server.listen:
             raise StartError("the service manager passes sockets, but server.listen is empty")
         self._api: App | None = None
-        self._asked_fleet: Fleet | None = None
+        self._tools = OperatorTools(self)
         self._delays = delays
-        self._pipelines: Sequence[Pipeline] = ()
+        self.pipelines: Sequence[Pipeline] = ()
         self.started = False
-        self._started_at = time.time()
+        self.started_at = time.time()
         self.stopping = trio.Event()
         self._root: trio.Nursery | None = None
         self._http_stop = trio.Event()
@@ -255,7 +254,7 @@ class Service:
                 self._delays,
                 self.pausing.valves,
                 self.records,
-            ) as self._pipelines,
+            ) as self.pipelines,
             trio.open_nursery() as root,
         ):
             self._root = root
@@ -324,60 +323,18 @@ class Service:
     async def _run_control(self) -> None:
         path = self.settings.general.control_socket
         if path is not None:
-            await run_control(path, self._control_app, self._http_stop, HTTP_GRACE_S)
+            await run_control(path, self._tools.control_app, self._http_stop, HTTP_GRACE_S)
         self._control_ended.set()
 
-    def _control_app(self) -> Any:
-        from relayd.service.control import Controls, control_app
-
-        return control_app(
-            Controls(
-                self._status_reader(),
-                self.reload,
-                self.pausing,
-                self._overview,
-                self._steering(),
-                self._fleet(),
-                self.remote_runs,
-            )
-        )
-
-    def _fleet(self) -> "Fleet":
-        """Return what answers about nodes, made when somebody asks."""
-        if self._asked_fleet is None:
-            from relayd.control.nodes import Fleet
-            from relayd.overview.fleet import FleetView
-            from relayd.overview.way import Way
-
-            def nodes() -> Nodes:
-                return self.trust.nodes
-
-            view, port = FleetView(self.settings, gently=True), self.settings.general.https_port
-            way = Way(view, nodes, self.records, self.clients, port, self.trust.known)
-            stores = [one.last_run for one in self._pipelines if one.last_run is not None]
-            self._asked_fleet = Fleet(view, nodes, self.records, way, *stores)
-        return self._asked_fleet
-
-    async def _ask_way(self, node_id: str, passed: int) -> dict[str, Any] | None:
-        return await self._fleet().way.answer(node_id, passed)
-
-    def _steering(self) -> "Steering":
-        from relayd.pipelines.steering import Steering
-        from relayd.spool.layout import spools_of
-
-        lines = [line for pipeline in self._pipelines for line in pipeline.lines]
-        return Steering(
-            spools_of(self.settings), lines, lambda: self.trust.nodes, self._retry_pipelines
-        )
-
-    def _retry_pipelines(self) -> None:
-        for pipeline in self._pipelines:
+    def retry_pipelines(self) -> None:
+        """Have outputs that wait tried now."""
+        for pipeline in self.pipelines:
             pipeline.retry()
 
     def _services(self) -> Services:
         """Return what the HTTP API offers."""
         return Services(
-            self._status_reader(),
+            self.status_reader(),
             self.reload,
             self.metrics,
             __version__,
@@ -393,7 +350,7 @@ class Service:
                 self.settings.shared_files.max_ttl,
                 self._upstream_files(),
             ),
-            ask_way=self._ask_way,
+            ask_way=self._tools.ask_way,
         )
 
     def _upstream_files(self) -> UpstreamFiles | None:
@@ -404,34 +361,8 @@ class Service:
         return UpstreamFiles(self.clients, base_url(upstream.host, port))
 
     def _pages(self) -> "Pages":
-        """Return what answers the requests of the page for administrators."""
-        from relayd.api.page.pages import Pages
-        from relayd.service.page import PageSource
-
-        source = PageSource(
-            self._overview,
-            self._fleet(),
-            self.rates,
-            self.settings.general.listen,
-            self._http_stop,
-        )
         assert self._root is not None
-        return Pages(source, self._root)
-
-    @cached_property
-    def _overview(self) -> "Collector":
-        """Return what says whether all is well."""
-        from relayd.overview.collect import Collector
-        from relayd.overview.measures import Measured
-
-        return Collector(
-            self.settings,
-            self.trust,
-            lambda: self._pipelines,
-            lambda: self.pausing.pause,
-            Measured(self.metrics, self.rates, self.records),
-            self._started_at,
-        )
+        return self._tools.pages(self._root, self._http_stop)
 
     async def _run_expiry(self) -> None:
         frequency = self.settings.shared_files.cleanup.frequency
@@ -439,7 +370,7 @@ class Service:
 
     async def _run_announce(self, api: str) -> None:
         """Report the start as done once files are taken, or wait only for the nodes list."""
-        for pipeline in self._pipelines:
+        for pipeline in self.pipelines:
             await pipeline.wait_until_taking()
         await self.notifier.ready(partial(self._describe, api))
 
@@ -448,7 +379,7 @@ class Service:
 
     async def _run_pipelines(self, drained: trio.Event) -> None:
         async with trio.open_nursery() as nursery:
-            for pipeline in self._pipelines:
+            for pipeline in self.pipelines:
                 nursery.start_soon(pipeline.run, self.stopping, name=pipeline.name)
         drained.set()
 
@@ -489,7 +420,7 @@ class Service:
         self._wake_pipelines("nodes")
 
     def _wake_pipelines(self, changed: Change) -> None:
-        for pipeline in self._pipelines:
+        for pipeline in self.pipelines:
             pipeline.wake(changed)
 
     async def reload(self) -> None:
@@ -544,7 +475,7 @@ class Service:
         self.metrics.restart_needed_keys.set(len(keys))
         if keys:
             log.warning("changed keys need a restart", keys=", ".join(keys))
-        for pipeline in self._pipelines:
+        for pipeline in self.pipelines:
             pipeline.reconfigure(settings)
 
     async def _run_signals(self, *, task_status: trio.TaskStatus[None]) -> None:
@@ -565,11 +496,12 @@ class Service:
             with suppress(RelaydError):
                 await self.reload()
 
-    def _status_reader(self) -> StatusReader:
+    def status_reader(self) -> StatusReader:
+        """Return what checks the current state."""
         probes = {
-            name: probe for pipeline in self._pipelines for name, probe in pipeline.probes.items()
+            name: probe for pipeline in self.pipelines for name, probe in pipeline.probes.items()
         }
-        facts = [pipeline.facts for pipeline in self._pipelines if "database" in pipeline.probes]
+        facts = [pipeline.facts for pipeline in self.pipelines if "database" in pipeline.probes]
         return StatusReader(self._read_configuration, probes.get("database"), *facts[:1])
 
     def _read_configuration(self) -> None:

@@ -49,7 +49,7 @@ def no_new_privileges() -> bool:
     return bool(_LIBC.prctl(_PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0))
 
 
-def rename_noreplace(source: Path, target: Path) -> None:
+def rename_noreplace(source: Path | str, target: Path | str) -> None:
     """Rename, but fail with FileExistsError when the target exists, see renameat2(2).
 
     On a filesystem that does not support the flag (some network ones), the target is checked
@@ -75,7 +75,7 @@ def rename_noreplace(source: Path, target: Path) -> None:
             raise
         if os.path.lexists(target):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target)) from None
-        source.rename(target)
+        os.rename(source, target)  # noqa: PTH104
 
 
 def rename_exchange(directory: int, name: str, directory2: int, name2: str) -> None:
@@ -121,7 +121,7 @@ def openat2(directory: int, path: str, flags: int, resolve: int) -> int:
     return _checked(result, Path(path))
 
 
-def _checked(result: int, path: Path | None = None, path2: Path | None = None) -> int:
+def _checked(result: int, path: Path | str | None = None, path2: Path | str | None = None) -> int:
     if result >= 0:
         return result
     code = ctypes.get_errno()

@@ -1,9 +1,13 @@
 """A nodes list and a certificates file for tests."""
 
 import json
+import re
 from pathlib import Path
 
-from relayd.fleet.loading import Loaded, load_nodes
+import pytest
+
+from relayd.errors import NodesError
+from relayd.fleet.loading import Loaded, load_list, load_nodes
 from relayd.fleet.nodes import Nodes
 
 Entries = dict[str, dict[str, object]]
@@ -26,5 +30,15 @@ class Fleet:
         self.certs_file.write_bytes(b"".join(certificates))
 
     def load(self, my_id: str = "root", previous: Nodes | None = None) -> Loaded:
-        """Load both files."""
-        return load_nodes(self.list_file, self.certs_file, my_id, previous)
+        """Load both files; commands, which read the list at once, find the same in it."""
+        try:
+            loaded = load_nodes(self.list_file, self.certs_file, my_id, previous)
+        except NodesError as error:
+            if error.file == self.list_file:
+                with pytest.raises(NodesError, match=f"^{re.escape(str(error))}$"):
+                    load_list(self.list_file)
+            raise
+        found = load_list(self.list_file)
+        if not loaded.list_missing:
+            assert found == {node: loaded.nodes.get(node) for node in loaded.nodes.ids()}
+        return loaded

@@ -14,13 +14,12 @@ from relayd.overview.fleet import Refusals
 from relayd.overview.model import Overview
 from relayd.overview.nodes import NodeRow, NodesChoice, Sort
 from relayd.overview.one_node import NodeDetail
+from relayd.overview.summary import RelayRow, Relays
 from relayd.system.amounts import UNKNOWN, age
 from relayd.system.printable import printable
 
 #: Rows of a screen; a terminal shows fewer.
 MOST: Final = 200
-#: More nodes than there are.
-_ALL: Final = 1_000_000
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -151,25 +150,15 @@ class RelaysView:
 
     def load(self, control: Control, overview: Overview) -> Page:
         """Implement `View`."""
-        page = nodes_page(control, NodesChoice(limit=_ALL))
-        limit = overview.at - overview.nodes.silent_after_s
-        relays: dict[str, list[NodeRow]] = {}
-        for row in page.rows:
-            relays.setdefault(row.relay, []).append(row)
-        rows = [_relay_row(relay, nodes, limit) for relay, nodes in sorted(relays.items())]
+        answer = control.get("/relays", silent=overview.nodes.silent_after_s)
+        rows = [_relay_row(relay) for relay in from_document(answer, Relays).relays]
         return Page(("RELAY", ">NODES", ">SILENT", ">WAIT", ">FAILED"), rows)
 
 
-def _relay_row(relay: str, nodes: Sequence[NodeRow], limit: float) -> Row:
-    silent = sum(row.last_arrival is None or row.last_arrival < limit for row in nodes)
-    numbers = (
-        len(nodes),
-        silent,
-        sum(row.waiting for row in nodes),
-        sum(row.failed for row in nodes),
-    )
-    cells = (printable(relay) or "(without a relay)", *(f"{number:,}" for number in numbers))
-    return Row(cells, relay, _by("silence", relay=relay) if relay else None)
+def _relay_row(relay: RelayRow) -> Row:
+    numbers = relay.nodes, relay.silent, relay.waiting, relay.failed
+    cells = (printable(relay.name) or "(without a relay)", *(f"{number:,}" for number in numbers))
+    return Row(cells, relay.name, _by("silence", relay=relay.name) if relay.name else None)
 
 
 class ReasonView:

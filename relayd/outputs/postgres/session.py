@@ -269,14 +269,15 @@ class Session:
         """Check the tables, or read what they are like; note which server has them."""
         await connection.execute(self._open_transaction)
         self.server = server = await _describe(connection)
-        if read:
+        if read or self.tables is None:
             self.tables = await read_tables(connection)
         else:
             await check_tables(connection)
-        if self.tables is not None and self.tables.where:
+        if self.tables.where:
             timeline = int(await connection.fetchval(sql.TIMELINE), 16)
-            self.server = msgspec.structs.replace(server, timeline=timeline)
-        self._notes.found(self.server)
+            server = msgspec.structs.replace(server, timeline=timeline)
+        self.server = server
+        self._notes.found(server)
         await connection.execute(sql.ROLLBACK)
         await self._note_partitions(connection)
 

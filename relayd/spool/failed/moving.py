@@ -70,7 +70,7 @@ def _sync_file(path: Path) -> None:
         os.close(fd)
 
 
-def move_noreplace(path: Path, target: Path) -> None:
+def move_noreplace(path: Path | str, target: Path | str) -> None:
     """Move a file to a free name, also on another filesystem.
 
     There, a crash at the wrong moment leaves it in both places.
@@ -84,6 +84,7 @@ def move_noreplace(path: Path, target: Path) -> None:
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise
+        path, target = Path(path), Path(target)
         before = identity_at(path)
         copy = copy_entry(path, target.parent)
         try:

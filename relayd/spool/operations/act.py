@@ -119,9 +119,8 @@ def hold_one(entry: Entry) -> Done:
     """Set a waiting file aside; it must be claimed."""
     try:
         for number in range(_LAYERS):
-            layer = entry.spool.on_hold / layer_name(entry.place, number)
             with suppress(FileExistsError):
-                _move_to(entry, layer)
+                _move_to(entry, layer_name(entry.place, number))
                 return Done(entry, "held")
     except FileNotFoundError:
         return Done(entry, "gone")
@@ -130,19 +129,21 @@ def hold_one(entry: Entry) -> Done:
     return Done(entry, "taken", f"{_LAYERS} files of this name were set aside")
 
 
-def _move_to(entry: Entry, layer: Path) -> None:
+def _move_to(entry: Entry, layer: str) -> None:
+    target = msgspec.structs.replace(entry, layer=layer)
     try:
-        move_noreplace(entry.path, layer / entry.name)
+        move_noreplace(entry.path, target.path)
     except FileNotFoundError:
-        if layer.is_dir() or not os.path.lexists(entry.path):
+        directory = Path(target.parent)
+        if directory.is_dir() or not os.path.lexists(entry.path):
             raise
-        make_beside(layer.parent, entry.incoming)
-        make_beside(layer, entry.incoming)
-        move_noreplace(entry.path, layer / entry.name)
+        make_beside(directory.parent, entry.incoming)
+        make_beside(directory, entry.incoming)
+        move_noreplace(entry.path, target.path)
 
 
 def _release_one(entry: Entry) -> Done:
-    target = entry.incoming / entry.name
+    target = msgspec.structs.replace(entry, layer="").path
     try:
         # Only an owner may do this; a file of another user keeps its time.
         with suppress(PermissionError):
@@ -161,7 +162,7 @@ def _release_one(entry: Entry) -> Done:
 
 def _drop_one(entry: Entry) -> Done:
     try:
-        entry.path.unlink()
+        os.unlink(entry.path)  # noqa: PTH108
     except FileNotFoundError:
         return Done(entry, "gone")
     except OSError as error:

@@ -84,5 +84,5 @@ def _is_named(entry: Entry, names: frozenset[str]) -> bool:
     return (
         entry.name in names
         or entry.shown in names
-        or any("/" in name and name == str(entry.path) for name in names)
+        or any("/" in name and name == entry.path for name in names)
     )

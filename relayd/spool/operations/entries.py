@@ -9,9 +9,9 @@ a spool may have some hundred thousand files.
 import os
 import re
 import time
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
@@ -19,7 +19,7 @@ import msgspec
 
 from relayd.errors import StartError
 from relayd.runlog.filename import run_of
-from relayd.spool.layout import TEMPORARY, Spool
+from relayd.spool.layout import ON_HOLD, TEMPORARY, Spool
 from relayd.spool.watching.listing import is_ours
 from relayd.system.printable import shown
 from relayd.system.shortage import words_of
@@ -56,17 +56,17 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
     @property
     def incoming(self) -> Path:
         """The watched directory."""
-        return self.spool.directory / self.place
+        return _watched(self.spool.directory, self.place)
 
     @property
-    def path(self) -> Path:
-        """Where it lies."""
-        return self.parent / self.name
+    def path(self) -> str:
+        """Where it lies; text, because there may be some hundred thousand."""
+        return f"{self.parent}/{self.name}"
 
     @property
-    def parent(self) -> Path:
+    def parent(self) -> str:
         """The directory in which it lies."""
-        return self.spool.on_hold / self.layer if self.layer else self.incoming
+        return _parent(self.spool.directory, self.place, self.layer)
 
     @property
     def shown(self) -> str:
@@ -178,10 +178,13 @@ def waiting_names(
                 raise StartError(f"{path} cannot be read: {words_of(error)}") from error
 
 
-def count_waiting(spools: Iterable[Spool], *, gently: bool = False) -> Counter[str]:
+def count_waiting(spools: Iterable[Spool], *, gently: bool = False) -> dict[str, int]:
     """Return how many files of each node wait, see `waiting_names`."""
-    found = waiting_names(spools, gently=gently)
-    return Counter(node_of(name, ordered=spool.ordered) for spool, _, name in found)
+    counts: dict[str, int] = {}
+    for spool, _, name in waiting_names(spools, gently=gently):
+        node_id = node_of(name, ordered=spool.ordered)
+        counts[node_id] = counts.get(node_id, 0) + 1
+    return counts
 
 
 def waiting_of(
@@ -213,6 +216,16 @@ def layers(spool: Spool) -> list[tuple[str, str]]:
 def layer_name(place: str, number: int) -> str:
     """Return the directory in `on-hold` for the files of a place; 0 is the first."""
     return f"{place}~{number}" if number else place
+
+
+@lru_cache
+def _watched(directory: Path, place: str) -> Path:
+    return directory / place
+
+
+@lru_cache
+def _parent(directory: Path, place: str, layer: str) -> str:
+    return str(directory / ON_HOLD / layer if layer else directory / place)
 
 
 def _directories(spool: Spool) -> Iterator[tuple[Path, str, str]]:

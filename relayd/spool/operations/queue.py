@@ -255,7 +255,7 @@ class Queue:
             place = entry.spool.directory, entry.place, entry.layer
             if (at := parents.get(place)) is None:
                 attempts = {} if entry.layer else known[entry.incoming]
-                parents[place] = at = shown(str(entry.parent)), attempts
+                parents[place] = at = shown(entry.parent), attempts
             hostname = self._hostnames.get(entry.node_id, "")
             seen = view(entry, at[0], hostname, at[1].get(entry.name), now)
             yield detailed(entry, seen) if details else seen

@@ -1,5 +1,6 @@
 """What is said about files and operations, as values that become JSON without a further step."""
 
+import os
 import time
 from collections import Counter
 from collections.abc import Iterable
@@ -190,7 +191,7 @@ def view(entry: Entry, parent: str, hostname: str, attempt: Attempt | None, now:
 def detailed(entry: Entry, seen: FileView) -> FileView:
     """Add what only the file itself says."""
     with suppress(OSError):
-        status = entry.path.lstat()
+        status = os.lstat(entry.path)
         return msgspec.structs.replace(
             seen, arrived_at=moment(status.st_mtime), bytes=status.st_size
         )

@@ -14,7 +14,7 @@ from relayd.overview.nodes import (
     list_nodes,
     relay_of,
 )
-from relayd.overview.summary import summarize
+from relayd.overview.summary import RelayRow, count_relays, summarize
 from relayd.telemetry.nodes.records import NodeRecord
 
 NOW = 1_000_000.0
@@ -130,3 +130,11 @@ def test_an_unknown_relay_is_an_error_that_names_the_option() -> None:
 def test_relay_of_a_node() -> None:
     """The relay is the first hop; a neighbour and a node without a way have none."""
     assert [relay_of(FLEET, node) for node in "abcd"] == [None, "r1", "r1", None]
+
+
+def test_relays_count_the_nodes_behind_them() -> None:
+    """Each node counts for the relay through which it reports here, or for none; once."""
+    assert count_relays(SOURCES, 900.0).relays == (
+        RelayRow("", nodes=4, silent=2, lag_s=None, waiting=0, failed=1),
+        RelayRow("relay-paris.test", nodes=3, silent=3, lag_s=7.0, waiting=5, failed=2),
+    )

@@ -134,7 +134,7 @@ class Spool(RuleBasedStateMachine):
     def dropping(self, entries: list[Entry]) -> Step:
         """Drop files one by one, and take note of what was dropped."""
         for entry in entries:
-            before = entry.path.read_text() if entry.path.exists() else ""
+            before = path.read_text() if (path := Path(entry.path)).exists() else ""
             for done in drop([entry], self.busy):
                 if done.outcome == "dropped":
                     self.alive.remove(before)
