@@ -2,8 +2,9 @@
 
 import csv
 import itertools
+import subprocess
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 import trio
 
 from relayd.commands.demo.postgres import schema
-from relayd.commands.demo.postgres.opening import Postgres, open_postgres
+from relayd.commands.demo.postgres.opening import Postgres
 from relayd.commands.demo.postgres.server import ConnectionInfo, Server
 
 # What a test checks must survive the kill of processes, not of the machine: no fsync. (Commits
@@ -53,12 +54,46 @@ def rows(server: Server, sql: str, database: str = schema.DATABASE) -> list[tupl
     return [tuple(row) for row in csv.reader(server.psql(sql, database=database).splitlines(True))]
 
 
+class CopiedServer(Server):
+    """A server that begins with a copy of another's data, which takes less than making them."""
+
+    def __init__(self, origin: Server, directory: Path, extra: Mapping[str, str]) -> None:
+        """Prepare it; the origin was created, and does not run while this one is created."""
+        super().__init__(directory, extra=extra)
+        self._origin = origin
+        self.rudder = replace(self.rudder, password=origin.rudder.password)
+        self.superuser = replace(self.superuser, password=origin.superuser.password)
+
+    def create(self) -> None:
+        """Copy the data and start the server."""
+        self._home = self._make_home()
+        data = self._origin._need_home() / "data"
+        subprocess.run(["cp", "-a", data, self._home], check=True)
+        self.start()
+
+
 @pytest.fixture(scope="session")
-def postgres_server() -> Iterator[Server]:
+def created_postgres() -> Iterator[Server]:
+    """Yield a server with Rudder's tables that does not run; others begin with its data."""
+    with tempfile.TemporaryDirectory(prefix="relayd-origin-") as directory:
+        Path(directory).chmod(0o755)
+        server = Server(Path(directory), extra=QUICK)
+        try:
+            server.create()
+            server.stop()
+            yield server
+        finally:
+            server.close()
+
+
+@pytest.fixture(scope="session")
+def postgres_server(created_postgres: Server) -> Iterator[Server]:
     """One server for all tests of the session, started when the first of them needs it."""
     with tempfile.TemporaryDirectory(prefix="relayd-tests-") as directory:
         Path(directory).chmod(0o755)
-        server = Server(Path(directory), extra={**QUICK, "max_connections": "200"})
+        server = CopiedServer(
+            created_postgres, Path(directory), {**QUICK, "max_connections": "200"}
+        )
         try:
             server.create()
             yield server
@@ -91,9 +126,13 @@ def fresh_database(postgres_server: Server) -> Iterator[Database]:
 
 
 @pytest.fixture
-async def private_postgres() -> AsyncIterator[Postgres]:
+def private_postgres(created_postgres: Server) -> Iterator[Postgres]:
     """Yield a server of this test alone, which it may stop, kill, suspend and start again."""
     with tempfile.TemporaryDirectory(prefix="relayd-private-") as directory:
         Path(directory).chmod(0o755)
-        async with open_postgres(Path(directory), extra=QUICK) as postgres:
-            yield postgres
+        server = CopiedServer(created_postgres, Path(directory), QUICK)
+        try:
+            server.create()
+            yield Postgres(server)
+        finally:
+            server.close()
