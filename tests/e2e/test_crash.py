@@ -59,7 +59,7 @@ async def campaign(site: Site, database: Database, kills: int) -> None:
 
 @pytest.mark.fault("L6")
 async def test_killed_at_random_under_load(site: Site, database: Database) -> None:
-    """After a dozen kills each run log is in the database once, and only bad ones are in `failed`."""
+    """After twelve kills each run log is in the database once; only bad ones are in `failed`."""
     await campaign(site, database, 12)
 
 

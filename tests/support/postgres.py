@@ -4,6 +4,7 @@ import csv
 import itertools
 import subprocess
 import tempfile
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -102,11 +103,20 @@ def postgres_server(created_postgres: Server) -> Iterator[Server]:
 
 
 _numbers = itertools.count(1)
+#: Databases of tests that have ended, by server: the next test drops them with the statements that
+#: it runs anyway.
+_ended: defaultdict[Server, list[str]] = defaultdict(list)
+#: Rights on a database are not copied from its template, as those on what is in it are.
+_MAKE = f"""
+CREATE DATABASE %(name)s TEMPLATE {schema.DATABASE};
+REVOKE ALL ON DATABASE %(name)s FROM PUBLIC;
+GRANT CONNECT ON DATABASE %(name)s TO {schema.ROLE};
+"""
 
 
 @pytest.fixture
 def database(postgres_server: Server) -> Iterator[Database]:
-    """Yield an empty database with Rudder's tables on the session's server, dropped afterwards."""
+    """Yield an empty database with Rudder's tables on the session's server."""
     with fresh_database(postgres_server) as database:
         yield database
 
@@ -115,14 +125,15 @@ def database(postgres_server: Server) -> Iterator[Database]:
 def fresh_database(postgres_server: Server) -> Iterator[Database]:
     """Yield the same for as long as the block takes."""
     name = f"test_{next(_numbers)}"
-    postgres_server.psql(f"CREATE DATABASE {name} TEMPLATE {schema.DATABASE}", database="postgres")
-    postgres_server.psql(schema.RUDDER_RIGHTS, database=name)
+    ended = _ended.pop(postgres_server, [])
+    drop = "".join(f"DROP DATABASE {old} WITH (FORCE);\n" for old in ended)
+    postgres_server.psql(drop + _MAKE % {"name": name}, database="postgres")
     yield Database(
         rudder=replace(postgres_server.rudder, database=name),
         superuser=replace(postgres_server.superuser, database=name),
         server=postgres_server,
     )
-    postgres_server.psql(f"DROP DATABASE {name} WITH (FORCE)", database="postgres")
+    _ended[postgres_server].append(name)
 
 
 @pytest.fixture

@@ -83,7 +83,7 @@ def test_both_connect_or_neither(surface: Surface, case: Case) -> None:
 
 
 def test_attempt_that_is_given_up_leaves_no_connection(surface: Surface) -> None:
-    """It is closed at once; a goodbye over TLS, which nobody answers, would keep it half a minute."""
+    """It is closed at once: a goodbye over TLS that nobody answers would keep it for long."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         asyncio.run(give_up(listener, Path(surface.fill("{files}"))))
 
