@@ -590,7 +590,8 @@ def test_reader_that_does_not_read_blocks_nothing(pipe: tuple[int, int], blockin
     # This line arrives although nothing has been read yet.
     word, lost = process.stderr.readline().split()
     assert (word, int(lost) > 0) == (b"logged", True)
-    lines, numbers = [], []
+    lines: list[str] = []
+    numbers: list[int] = []
     with open(reader, encoding="utf-8", closefd=False) as stream:
         while len(numbers) + int(lost) < 60_000:
             lines.append(stream.readline())
