@@ -10,9 +10,14 @@ from xdist.scheduler.protocol import Scheduling
 
 from tests.support import scheduling
 from tests.support.directories import place
-from tests.support.postgres import database, postgres_server, private_postgres
+from tests.support.postgres import (
+    created_postgres,
+    database,
+    postgres_server,
+    private_postgres,
+)
 
-__all__ = ["database", "place", "postgres_server", "private_postgres"]
+__all__ = ["created_postgres", "database", "place", "postgres_server", "private_postgres"]
 
 #: Programs that tests call. A machine with Python and make need not have them: what cannot run
 #: there is skipped. `.ci/run` installs them, so nothing is skipped in CI.

@@ -63,7 +63,7 @@ async def work_off(site: Site) -> int:
 @pytest.mark.parametrize(
     "files",
     [
-        4_000,
+        2_000,
         pytest.param(20_000, marks=[pytest.mark.torture, pytest.mark.timeout(900)]),
         pytest.param(100_000, marks=[pytest.mark.torture, pytest.mark.timeout(3600)]),
     ],
@@ -72,9 +72,9 @@ async def test_memory_does_not_grow_with_the_backlog(
     site: Site, database: Database, files: int
 ) -> None:
     """A backlog is worked off in about the memory that a twentieth of it takes."""
-    runs = add_backlog(site, 200)
+    runs = add_backlog(site, 100)
     small = await work_off(site)
-    runs |= add_backlog(site, files, first=200)
+    runs |= add_backlog(site, files, first=100)
     large = await work_off(site)
     assert large < 1.3 * small, (small, large)
     check_stored(database.query, runs, reports=REPORTS)

@@ -145,16 +145,6 @@ def test_relays_in_a_pipe(place: Path) -> None:
     assert process.returncode == 0, output
     assert re.search(r"curl -d keep_output=true .*/remote-run/all", seen)
     assert BALANCED in output
-
-
-def test_interrupt_ends_everything(place: Path) -> None:
-    """Ctrl-C ends fleet, daemon and server, and prints the balance."""
-    with demo(place, "--nodes", "3", "--rate", "50") as process:
-        wait_for(process, r"stored [1-9]")
-        process.send_signal(signal.SIGINT)
-        output = end(process)
-    assert process.returncode == 0, output
-    assert BALANCED in output
     assert int(entries(output)["run logs stored"][1]) > 0
 
 
@@ -176,7 +166,7 @@ def test_what_does_not_match_is_named(place: Path) -> None:
 @pytest.mark.fault("F49")
 def test_story_of_faults_balances(place: Path) -> None:
     """The demo stops the database, kills relayd, says so, and accounts for every run log."""
-    with demo(place, "--nodes", "8", "--rate", "40", "--part", "1s", "--bad", "20") as process:
+    with demo(place, "--nodes", "8", "--rate", "10", "--part", "1s", "--bad", "20") as process:
         seen = wait_for(process, "That was the story")
         process.send_signal(signal.SIGINT)
         output = end(process)
@@ -217,7 +207,7 @@ def test_a_failover_under_patroni_balances(place: Path) -> None:
 @pytest.mark.fault("F49")
 def test_interrupt_during_the_outage(place: Path) -> None:
     """Ctrl-C while the database is stopped starts it again, and everything is accounted for."""
-    with demo(place, "--nodes", "3", "--rate", "20", "--part", "2s") as process:
+    with demo(place, "--nodes", "3", "--rate", "20", "--part", "1s") as process:
         wait_for(process, "The database is stopped")
         process.send_signal(signal.SIGINT)
         output = end(process)
@@ -229,7 +219,7 @@ def test_interrupt_during_the_outage(place: Path) -> None:
 @pytest.mark.parametrize("interrupts", [2, 3])
 def test_further_interrupts_hurry_the_end(place: Path, interrupts: int) -> None:
     """A second Ctrl-C does not wait for the spool to be empty; only a third drops the accounts."""
-    with demo(place, "--nodes", "3", "--rate", "50") as process:
+    with demo(place, "--nodes", "3", "--rate", "10") as process:
         wait_for(process, r"stored [1-9]")
         # An upload that never ends: the spool is not empty until relayd gives it up.
         (incoming,) = place.glob("relayd-demo-*/reports/incoming")
@@ -348,7 +338,7 @@ def test_live_display_in_a_terminal(place: Path) -> None:
     own_end, other_end = pty.openpty()
     with (
         os.fdopen(own_end, "rb", buffering=0) as screen,
-        demo(place, "--nodes", "3", "--rate", "50", stdout=other_end) as process,
+        demo(place, "--nodes", "3", "--rate", "10", stdout=other_end) as process,
     ):
         os.close(other_end)
         seen = read_until(screen, b"node-00")
@@ -363,7 +353,7 @@ def test_live_display_in_a_terminal(place: Path) -> None:
 def test_a_closed_terminal_leaves_nothing(place: Path) -> None:
     """If the terminal is closed while the demo stops, no process and no file is left."""
     own_end, other_end = pty.openpty()
-    with demo(place, "--nodes", "3", "--rate", "50", stdout=other_end) as process:
+    with demo(place, "--nodes", "3", "--rate", "10", stdout=other_end) as process:
         os.close(other_end)
         with os.fdopen(own_end, "rb", buffering=0) as screen:
             read_until(screen, b"run logs")

@@ -73,43 +73,45 @@ def certified(site: Site) -> Path:
     return site.certificates
 
 
-@pytest.mark.fault("G1")
-@pytest.mark.parametrize(
-    ("which", "damage"),
-    [
-        (listed, cut),
-        (listed, empty),
-        pytest.param(listed, make_odd, marks=pytest.mark.fault("F6", "F60")),
-        (certified, cut),
-        (certified, empty),
-    ],
-)
-async def test_half_written_file_at_reload(
-    site: Site,
-    database: Database,
-    which: Callable[[Site], Path],
-    damage: Callable[[Path], None],
-) -> None:
+@pytest.mark.fault("F6", "F60", "G1")
+async def test_half_written_file_at_reload(site: Site, database: Database) -> None:
     """The previous nodes stay in use, with an error, until the file is whole; no second signal."""
+    damages: list[tuple[Path, Callable[[Path], None]]] = [
+        (site.nodes_list, cut),
+        (site.nodes_list, empty),
+        (site.nodes_list, make_odd),
+        (site.certificates, cut),
+        (site.certificates, empty),
+    ]
     async with open_daemon(site) as daemon:
-        site.write_nodes([OLD, NEW])
-        damage(which(site))
-        status, body = await daemon.post(RELOAD)
-        assert status == 500
-        assert str(which(site)) in json.loads(body)["errorDetails"]
-        await daemon.saw(rf"ERROR nodes: nodes cannot be loaded.*{which(site)}.*previous nodes")
-        _, body = await daemon.get(STATUS)
-        assert json.loads(body)["data"]["configuration"]["status"] == "error"
-        site.send(OLD, 0)
-        name = site.send(NEW, 1)
-        await daemon.settled()
-        assert site.refused() == {name: "unknown_node"}
-        site.write_nodes([OLD, NEW])
-        await eventually(lambda: not site.refused())
-        await daemon.settled()
-        _, body = await daemon.get(STATUS)
-        assert json.loads(body)["data"]["configuration"] == {"status": "success"}
-    check_stored(database.query, {(OLD, 0), (NEW, 1)})
+        for number, (path, damage) in enumerate(damages):
+            site.write_nodes([OLD])
+            await reload_by_request(daemon)
+            site.write_nodes([OLD, NEW])
+            damage(path)
+            await keeps_previous_nodes(site, daemon, path, 2 * number)
+    check_stored(database.query, {((OLD, NEW)[number % 2], number) for number in range(10)})
+
+
+async def keeps_previous_nodes(site: Site, daemon: Daemon, path: Path, number: int) -> None:
+    """Reload with a damaged file, then repair it, and send a run log of each node."""
+    seen = len(daemon.lines)
+    status, body = await daemon.post(RELOAD)
+    assert status == 500
+    assert str(path) in json.loads(body)["errorDetails"]
+    pattern = rf"ERROR nodes: nodes cannot be loaded.*{path}.*previous nodes"
+    await daemon.saw(pattern, since=seen)
+    _, body = await daemon.get(STATUS)
+    assert json.loads(body)["data"]["configuration"]["status"] == "error"
+    site.send(OLD, number)
+    name = site.send(NEW, number + 1)
+    await daemon.settled()
+    assert site.refused() == {name: "unknown_node"}
+    site.write_nodes([OLD, NEW])
+    await eventually(lambda: not site.refused())
+    await daemon.settled()
+    _, body = await daemon.get(STATUS)
+    assert json.loads(body)["data"]["configuration"] == {"status": "success"}
 
 
 @pytest.mark.fault("G1", "G2")

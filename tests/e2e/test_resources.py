@@ -299,7 +299,7 @@ def in_place(ledger: Ledger, half: bytes) -> None:
 
 
 @pytest.mark.fault("R8")
-@pytest.mark.parametrize("count", [2000, pytest.param(10_000, marks=pytest.mark.torture)])
+@pytest.mark.parametrize("count", [1000, pytest.param(10_000, marks=pytest.mark.torture)])
 async def test_thousands_of_operations_leave_nothing_behind(
     site: Site, ledger: Ledger, database: Database, count: int
 ) -> None:

@@ -38,7 +38,7 @@ GROWTH = 64 * MIB
 SOURCES = 25
 UPLOADS = 100
 AT_ONCE = 32
-UPLOAD_SIZE = 10 * MIB
+UPLOAD_SIZE = 4 * MIB
 
 
 pytestmark = pytest.mark.site(nodes=(), database=False)
@@ -178,7 +178,7 @@ async def test_a_large_file_is_given_and_hashed_in_little_memory(
     site: Site, tmp_path: Path
 ) -> None:
     """However large it is, a file goes through piece by piece."""
-    size = 512 * MIB
+    size = 256 * MIB
     with (tmp_path / "folder" / "large").open("wb") as file:
         file.truncate(size)
     digest = hashlib.sha256()

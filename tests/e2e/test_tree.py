@@ -104,7 +104,7 @@ async def campaign(tree: Tree, database: Database, victims: Sequence[Member]) ->
 
 async def test_a_relay_killed_again_and_again(tree: Tree, database: Database) -> None:
     """A relay killed at any moment, on the way of run logs, loses nothing and doubles nothing."""
-    await campaign(tree, database, [tree.relay] * 8)
+    await campaign(tree, database, [tree.relay] * 5)
 
 
 @pytest.mark.torture

@@ -16,6 +16,9 @@ import pytest
 import trio
 
 from relayd.commands import cli
+from relayd.commands.check.account import find_account
+from relayd.commands.check.report import as_lines
+from relayd.commands.check.runner import examine
 from relayd.commands.demo.postgres.server import ConnectionInfo
 from tests.support.daemon import Site
 from tests.support.ports import free_port
@@ -110,7 +113,11 @@ def check(site: Site, *options: str, command: str = "check") -> Checked:
 
 
 async def check_beside(site: Site, *options: str) -> Checked:
-    """Runs the command line as a process, while the test plays the other side."""
+    """Check while the test plays the other side; with options, as a process of its own."""
+    if not options:
+        account = find_account(service_user())
+        report = await examine(site.conf, account, lambda _pending: None, account)
+        return Checked(0 if report.sound else 1, "\n".join(as_lines(report)).splitlines(), "")
     done = await trio.run_process(
         check_command(site, *options), capture_stdout=True, capture_stderr=True, check=False
     )

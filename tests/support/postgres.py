@@ -2,8 +2,10 @@
 
 import csv
 import itertools
+import subprocess
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +14,7 @@ import pytest
 import trio
 
 from relayd.commands.demo.postgres import schema
-from relayd.commands.demo.postgres.opening import Postgres, open_postgres
+from relayd.commands.demo.postgres.opening import Postgres
 from relayd.commands.demo.postgres.server import ConnectionInfo, Server
 
 # What a test checks must survive the kill of processes, not of the machine: no fsync. (Commits
@@ -53,12 +55,46 @@ def rows(server: Server, sql: str, database: str = schema.DATABASE) -> list[tupl
     return [tuple(row) for row in csv.reader(server.psql(sql, database=database).splitlines(True))]
 
 
+class CopiedServer(Server):
+    """A server that begins with a copy of another's data, which takes less than making them."""
+
+    def __init__(self, origin: Server, directory: Path, extra: Mapping[str, str]) -> None:
+        """Prepare it; the origin was created, and does not run while this one is created."""
+        super().__init__(directory, extra=extra)
+        self._origin = origin
+        self.rudder = replace(self.rudder, password=origin.rudder.password)
+        self.superuser = replace(self.superuser, password=origin.superuser.password)
+
+    def create(self) -> None:
+        """Copy the data and start the server."""
+        self._home = self._make_home()
+        data = self._origin._need_home() / "data"
+        subprocess.run(["cp", "-a", data, self._home], check=True)
+        self.start()
+
+
 @pytest.fixture(scope="session")
-def postgres_server() -> Iterator[Server]:
+def created_postgres() -> Iterator[Server]:
+    """Yield a server with Rudder's tables that does not run; others begin with its data."""
+    with tempfile.TemporaryDirectory(prefix="relayd-origin-") as directory:
+        Path(directory).chmod(0o755)
+        server = Server(Path(directory), extra=QUICK)
+        try:
+            server.create()
+            server.stop()
+            yield server
+        finally:
+            server.close()
+
+
+@pytest.fixture(scope="session")
+def postgres_server(created_postgres: Server) -> Iterator[Server]:
     """One server for all tests of the session, started when the first of them needs it."""
     with tempfile.TemporaryDirectory(prefix="relayd-tests-") as directory:
         Path(directory).chmod(0o755)
-        server = Server(Path(directory), extra={**QUICK, "max_connections": "200"})
+        server = CopiedServer(
+            created_postgres, Path(directory), {**QUICK, "max_connections": "200"}
+        )
         try:
             server.create()
             yield server
@@ -67,11 +103,20 @@ def postgres_server() -> Iterator[Server]:
 
 
 _numbers = itertools.count(1)
+#: Databases of tests that have ended, by server: the next test drops them with the statements that
+#: it runs anyway.
+_ended: defaultdict[Server, list[str]] = defaultdict(list)
+#: Rights on a database are not copied from its template, as those on what is in it are.
+_MAKE = f"""
+CREATE DATABASE %(name)s TEMPLATE {schema.DATABASE};
+REVOKE ALL ON DATABASE %(name)s FROM PUBLIC;
+GRANT CONNECT ON DATABASE %(name)s TO {schema.ROLE};
+"""
 
 
 @pytest.fixture
 def database(postgres_server: Server) -> Iterator[Database]:
-    """Yield an empty database with Rudder's tables on the session's server, dropped afterwards."""
+    """Yield an empty database with Rudder's tables on the session's server."""
     with fresh_database(postgres_server) as database:
         yield database
 
@@ -80,20 +125,25 @@ def database(postgres_server: Server) -> Iterator[Database]:
 def fresh_database(postgres_server: Server) -> Iterator[Database]:
     """Yield the same for as long as the block takes."""
     name = f"test_{next(_numbers)}"
-    postgres_server.psql(f"CREATE DATABASE {name} TEMPLATE {schema.DATABASE}", database="postgres")
-    postgres_server.psql(schema.RUDDER_RIGHTS, database=name)
+    ended = _ended.pop(postgres_server, [])
+    drop = "".join(f"DROP DATABASE {old} WITH (FORCE);\n" for old in ended)
+    postgres_server.psql(drop + _MAKE % {"name": name}, database="postgres")
     yield Database(
         rudder=replace(postgres_server.rudder, database=name),
         superuser=replace(postgres_server.superuser, database=name),
         server=postgres_server,
     )
-    postgres_server.psql(f"DROP DATABASE {name} WITH (FORCE)", database="postgres")
+    _ended[postgres_server].append(name)
 
 
 @pytest.fixture
-async def private_postgres() -> AsyncIterator[Postgres]:
+def private_postgres(created_postgres: Server) -> Iterator[Postgres]:
     """Yield a server of this test alone, which it may stop, kill, suspend and start again."""
     with tempfile.TemporaryDirectory(prefix="relayd-private-") as directory:
         Path(directory).chmod(0o755)
-        async with open_postgres(Path(directory), extra=QUICK) as postgres:
-            yield postgres
+        server = CopiedServer(created_postgres, Path(directory), QUICK)
+        try:
+            server.create()
+            yield Postgres(server)
+        finally:
+            server.close()

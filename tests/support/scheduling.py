@@ -17,7 +17,6 @@ MACHINE: Final = (
 #: Files whose tests take long and share nothing but the session: any worker takes the next one.
 SPLIT: Final = (
     "tests/e2e/test_crash.py",
-    "tests/unit/tools/test_faults.py",
     "tests/e2e/test_process.py",
     "tests/unit/runlog/test_parser_floods.py",
     "tests/e2e/test_secrets.py",

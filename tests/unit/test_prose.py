@@ -1,6 +1,8 @@
 """No code depends on the words of relayd's own messages."""
 
 import ast
+from functools import cache
+from pathlib import Path
 from typing import Final
 
 import pytest
@@ -8,8 +10,18 @@ import pytest
 from tests.support.project import ROOT
 from tests.support.prose import messages, own_errors, parse, readers
 
-TREES: Final = parse(ROOT / "relayd")
-ERRORS: Final = own_errors(TREES.values())
+
+@cache
+def trees() -> dict[Path, ast.Module]:
+    """Return all modules of relayd."""
+    return parse(ROOT / "relayd")
+
+
+@cache
+def errors() -> frozenset[str]:
+    """Return the names of its own errors."""
+    return own_errors(trees().values())
+
 
 #: A module that makes messages in each of the ways that relayd does.
 MESSAGES: Final = ast.parse("""
@@ -27,19 +39,19 @@ def make(path, name, error):
 
 def test_no_module_reads_the_text_of_a_message() -> None:
     """No module of relayd compares a text with a message, or matches on that of an own error."""
-    prose = {text for tree in TREES.values() for text in messages(tree, ERRORS)}
+    prose = {text for tree in trees().values() for text in messages(tree, errors())}
     assert len(prose) > 300
     found = {
         str(path.relative_to(ROOT)): lines
-        for path, tree in TREES.items()
-        if (lines := readers(tree, prose, ERRORS))
+        for path, tree in trees().items()
+        if (lines := readers(tree, prose, errors()))
     }
     assert found == {}
 
 
 def test_messages_are_collected_from_everywhere() -> None:
     """Errors, log events, findings, warnings and faults of files are all messages."""
-    assert messages(MESSAGES, ERRORS) == {
+    assert messages(MESSAGES, errors()) == {
         "no connection to the peer",
         "nodes were not loaded",
         "the list is empty",
@@ -82,7 +94,7 @@ def test_code_that_reads_a_message_is_found(body: str) -> None:
     source = (
         f'_EVENT = "nodes were not loaded"\ndef read(text, given, error: PeerError):\n    {body}\n'
     )
-    assert readers(ast.parse(source), messages(MESSAGES, ERRORS), ERRORS) != []
+    assert readers(ast.parse(source), messages(MESSAGES, errors()), errors()) != []
 
 
 @pytest.mark.parametrize(
@@ -103,4 +115,4 @@ def test_code_that_reads_a_message_is_found(body: str) -> None:
 def test_other_code_is_let_pass(body: str) -> None:
     """Attributes, texts of libraries, and showing or repeating a message are all right."""
     source = f"def read(text, given, error: PeerError):\n    {body}\n"
-    assert readers(ast.parse(source), messages(MESSAGES, ERRORS), ERRORS) == []
+    assert readers(ast.parse(source), messages(MESSAGES, errors()), errors()) == []

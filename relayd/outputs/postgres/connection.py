@@ -245,8 +245,12 @@ async def _dial(dialer: Dialer, target: Target, host: Host, limit: float) -> Con
                 # Names of prepared statements do not survive a pooler's change of session.
                 statement_cache_size=0,
             )
-    except (*FAULTS, UnicodeError) as error:
-        raise dialer.fault or explain_connecting(error, str(host)) from error
+    except BaseException as error:
+        # asyncpg says goodbye, and over TLS would wait half a minute for the same of the server.
+        dialer.abort()
+        if isinstance(error, (*FAULTS, UnicodeError)):
+            raise dialer.fault or explain_connecting(error, str(host)) from error
+        raise
 
 
 async def _need(connection: Connection, host: Host, kind: str, limit: float) -> None:

@@ -96,9 +96,14 @@ async def send_inventories(tree: Tree, web: Web) -> dict[Path, bytes]:
     return expected
 
 
-@pytest.mark.history(59, 60)
-async def test_uploads_climb_up(tree: Tree, webs: dict[str, Web], database: Database) -> None:
-    """Run logs of every level end as rows once, inventories arrive whole, each by its password."""
+@pytest.mark.history(47, 59, 60)
+async def test_uploads_climb_up_and_remote_runs_reach_every_server(
+    tree: Tree, webs: dict[str, Web], database: Database
+) -> None:
+    """Run logs of every level end as rows once, inventories arrive whole, each by its password.
+
+    Agents of all levels are started from the top, and their output comes as it is made.
+    """
     async with open_all(tree, webs) as daemons:
         sent = await send_run_logs(tree, webs)
         inventories = await send_inventories(tree, webs["sub"])
@@ -110,32 +115,31 @@ async def test_uploads_climb_up(tree: Tree, webs: dict[str, Web], database: Data
             name = "rudder_relayd_reports_total"
             await daemons[me].idle()
             assert await daemons[me].metric(name, status="forward_ok") == count
+        await run_agents(tree, webs)
     check_stored(database.query, sent)
     assert tree.refused() == {}
     assert {path: path.read_bytes() for path in inventories} == inventories
 
 
-@pytest.mark.history(47)
-async def test_remote_run_reaches_every_server(tree: Tree, webs: dict[str, Web]) -> None:
-    """Agents of all levels are started; a line passes three web servers before the next is made."""
+async def run_agents(tree: Tree, webs: dict[str, Web]) -> None:
+    """Start agents of all levels; a line passes three web servers before the next is made."""
     everywhere = ("-d", "keep_output=true")
     at_once = ("-d", "asynchronous=true", "-d", "keep_output=true", "--compressed")
     top = partial(webs["root"].follow, source=POLICY_SERVER)
-    async with open_all(tree, webs):
-        async with top(f"{API}/remote-run/all", *everywhere) as lines:
-            assert Counter(await lines.rest()) == Counter(
-                line
-                for node, relay in RUN_BY.items()
-                for line in (
-                    f"{HOSTS.get(node, f'{node}.test')}: begins, started by {relay}",
-                    f"{HOSTS.get(node, f'{node}.test')}: ends",
-                )
+    async with top(f"{API}/remote-run/all", *everywhere) as lines:
+        assert Counter(await lines.rest()) == Counter(
+            line
+            for node, relay in RUN_BY.items()
+            for line in (
+                f"{HOSTS.get(node, f'{node}.test')}: begins, started by {relay}",
+                f"{HOSTS.get(node, f'{node}.test')}: ends",
             )
-        hold = tree.sub.hold_agent()
-        async with top(f"{API}/remote-run/nodes/node2", *at_once) as lines:
-            assert await lines.next() == "node2.test: begins, started by sub"
-            await hold.release()
-            assert await lines.rest() == ["node2.test: ends"]
+        )
+    hold = tree.sub.hold_agent()
+    async with top(f"{API}/remote-run/nodes/node2", *at_once) as lines:
+        assert await lines.next() == "node2.test: begins, started by sub"
+        await hold.release()
+        assert await lines.rest() == ["node2.test: ends"]
 
 
 @pytest.mark.fault("F7")

@@ -3,6 +3,9 @@
 import asyncio
 import os
 import pwd
+import socket
+import ssl
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -77,3 +80,40 @@ def test_both_connect_or_neither(surface: Surface, case: Case) -> None:
     given = {**environment, "PGPASSWORD": password} if password else environment
     theirs, said = surface.ask_psql(surface.fill(case.url), WHO, given)
     assert ours == theirs, (why, said)
+
+
+def test_attempt_that_is_given_up_leaves_no_connection(surface: Surface) -> None:
+    """It is closed at once: a goodbye over TLS that nobody answers would keep it for long."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        asyncio.run(give_up(listener, Path(surface.fill("{files}"))))
+
+
+async def give_up(listener: socket.socket, files: Path) -> None:
+    """Cancel an attempt in the middle of the login; wait until the server sees its end."""
+    port = listener.getsockname()[1]
+    url = f"postgres://trusted@127.0.0.1:{port}/rudder?sslmode=require"
+    attempt = asyncio.create_task(connect(connect_arguments(url, Secret("")), Patience(60.0)))
+    asked = threading.Event()
+    server = asyncio.create_task(asyncio.to_thread(be_silent, listener, files, asked))
+    await asyncio.to_thread(asked.wait)
+    attempt.cancel()
+    assert isinstance((await asyncio.gather(attempt, return_exceptions=True))[0], BaseException)
+    async with asyncio.timeout(20):
+        await server
+
+
+def be_silent(listener: socket.socket, files: Path, asked: threading.Event) -> None:
+    """Accept a connection with TLS, never answer its login, and wait until it is closed."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(files / "server.crt", files / "server.key")
+    context.num_tickets = 0
+    link, _ = listener.accept()
+    link.recv(8)
+    link.sendall(b"S")
+    with context.wrap_socket(link, server_side=True) as stream:
+        stream.recv(4096)
+        rest = socket.socket(fileno=stream.detach())
+    asked.set()
+    with rest:
+        while rest.recv(4096):
+            pass

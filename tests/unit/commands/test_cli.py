@@ -1,12 +1,15 @@
-"""The commands as processes: their output and exit codes."""
+"""The commands: their output and exit codes."""
 
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
 from pathlib import Path
 
 import pytest
 
 from relayd import __version__
+from relayd.commands.cli import rudder_relayd
 from tests.support.project import ROOT
 
 DROP_IN = "from relayd.commands.cli import rudder_relayd; rudder_relayd()"
@@ -27,8 +30,13 @@ def relayd(*arguments: str | Path) -> Done:
 
 
 def drop_in(*arguments: str | Path) -> Done:
-    """Runs `rudder-relayd`."""
-    return python("-c", DROP_IN, *arguments)
+    """Run `rudder-relayd` in this process."""
+    out, err = StringIO(), StringIO()
+    with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as ended:
+        rudder_relayd.main([str(argument) for argument in arguments])
+    code = ended.value.code or 0
+    assert isinstance(code, int)
+    return Done(arguments, code, out.getvalue(), err.getvalue())
 
 
 @pytest.fixture
@@ -357,7 +365,7 @@ cli.{command}(["run"] if {command!r} == "main" else [])
 @pytest.mark.parametrize("flag", ["-V", "--version"])
 def test_version(flag: str) -> None:
     """Both commands print their version."""
-    assert drop_in(flag).stdout == f"rudder-relayd {__version__}\n"
+    assert python("-c", DROP_IN, flag).stdout == f"rudder-relayd {__version__}\n"
     assert relayd(flag).stdout == f"relayd {__version__}\n"
     assert relayd("version").stdout == f"relayd {__version__}\n"
 

@@ -590,13 +590,19 @@ def test_reader_that_does_not_read_blocks_nothing(pipe: tuple[int, int], blockin
     # This line arrives although nothing has been read yet.
     word, lost = process.stderr.readline().split()
     assert (word, int(lost) > 0) == (b"logged", True)
-    process.stdin.write(b"x")
-    process.stdin.close()
-    with open(reader, "rb", closefd=False) as stream:
-        lines = stream.read().decode().splitlines()
+    lines: list[str] = []
+    numbers: list[int] = []
+    with open(reader, encoding="utf-8", closefd=False) as stream:
+        while len(numbers) + int(lost) < 60_000:
+            lines.append(stream.readline())
+            if "number=" in lines[-1]:
+                numbers.append(int(lines[-1].split("number=")[1].split()[0]))
+        # Only now: its end waits no longer than two seconds for a slow reader.
+        process.stdin.write(b"x")
+        process.stdin.close()
+        lines += stream.read().splitlines()
     assert process.wait() == 0
     process.stderr.close()
-    numbers = [int(line.split("number=")[1].split()[0]) for line in lines if "number=" in line]
     assert numbers == sorted(set(numbers))
     assert len(numbers) + int(lost) == 60_000
     assert sum(f"WARN  main: {int(lost)} log lines dropped" in line for line in lines) == 1

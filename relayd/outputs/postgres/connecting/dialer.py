@@ -67,6 +67,7 @@ class Dialer:
         self._address = address
         self._tls = tls
         self._guard: Guard | None = None
+        self._transport: asyncio.Transport | None = None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._loop, name)
@@ -80,13 +81,9 @@ class Dialer:
         self, factory: Callable[[], Any], *_: object
     ) -> tuple[asyncio.Transport, Any]:
         """Connect; asyncpg's own idea of the address is not used."""
-        transport = await self._open()
-        try:
-            if self._tls != "never":
-                transport = await self._encrypt(transport)
-        except BaseException:
-            transport.abort()
-            raise
+        transport = self._transport = await self._open()
+        if self._tls != "never":
+            transport = self._transport = await self._encrypt(transport)
         inner = factory()
         self._guard = Guard(inner, self._demands())
         transport.set_protocol(self._guard)
@@ -94,6 +91,11 @@ class Dialer:
         return transport, inner
 
     create_unix_connection = create_connection
+
+    def abort(self) -> None:
+        """Close the connection of a failed attempt at once, whatever the server does."""
+        if self._transport is not None:
+            self._transport.abort()
 
     def _demands(self) -> Demands:
         options, host = self._target.options, self._host
