@@ -9,17 +9,16 @@ Needs root. Takes nine minutes, since a silence is one only after some minutes o
 
 import gzip
 import hashlib
-import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
+import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -28,7 +27,7 @@ from typing import Final
 import trio
 
 from relayd.commands.demo.fleet.runlogs import make_runlog
-from relayd.commands.demo.postgres.server import ConnectionInfo, Server
+from relayd.commands.demo.postgres.server import Server
 from relayd.config.main_conf import Listen
 from tests.support.clock import ShiftedClock
 from tests.support.daemon import Daemon, merge, open_daemon
@@ -49,6 +48,7 @@ NODES: Final = {
 }
 STRANGER, NEW, GONE, FLOOD = "new-1", "web-7", "db-2", "web-12"
 _DAY_S: Final = 86_400
+PROGRAM: Final = str(Path(sys.executable).with_name("relayd"))
 _STYLE: Final = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 #: The daemon, which takes five minutes for a usual rate instead of an hour.
 _DAEMON: Final = """
@@ -62,7 +62,9 @@ _AGENT: Final = """\
 while [ "$1" != "--" ]; do shift; done
 for host in $(echo "$2" | tr , ' '); do
     echo "$host: R: Common: 71 components checked, 70 compliant, 1 repaired"
-    case $host in web-3.*) echo "$host: R: error: sshConfiguration: sshd does not start"; exit 1;; esac
+    case $host in
+        web-3.*) echo "$host: R: error: sshConfiguration: sshd does not start"; exit 1 ;;
+    esac
 done
 """
 
@@ -85,22 +87,27 @@ class Place(Member):
 
     @property
     def conf(self) -> Path:
+        """The configuration directory."""
         return Path("/opt/rudder/etc/relayd") if self.name == ROOT else super().conf
 
     @property
     def control(self) -> Path | None:
+        """Its control socket."""
         own = Path("/run/rudder-relayd/control.sock")
         return own if self.name == ROOT else super().control
 
     @property
     def host(self) -> str:
+        """Name of its web front."""
         return hostname(self.name)
 
     def front(self) -> Front:
+        """Return its web server."""
         listen = Listen(host=ADDRESSES[self.name], port=self.https_port)
         return replace(super().front(), listen=listen)
 
     def tables(self) -> dict[str, str]:
+        """Return what `main.conf` says."""
         tables = super().tables()
         more = 'state_directory = "/var/lib/rudder-relayd"' if self.name == ROOT else ""
         tables["general"] = merge(tables["general"], f"core_threads = 1\n{more}")
@@ -110,6 +117,11 @@ class Place(Member):
                 f'url = "postgres://{self.database.user}@db1.example.com:5432/rudder"',
             )
         return tables
+
+    def write(self) -> None:
+        """Write all files, and the agents' command."""
+        super().write()
+        (self.root / "agent").write_text(_AGENT)
 
     def _entry(self, node: str) -> dict[str, str]:
         spki = self.nodes[node].certificate.spki
@@ -139,10 +151,20 @@ class Town:
 
     @property
     def root(self) -> Place:
+        """The root server."""
         return self.places[ROOT]
 
-    def send(self, name: str, *, minutes: float = 0.0, seconds: float = 20.0, cut: bool = False,
-             signer: str | None = None, changed: bool = False, at: float = 0.0) -> str:
+    def send(
+        self,
+        name: str,
+        *,
+        minutes: float = 0.0,
+        seconds: float = 20.0,
+        cut: bool = False,
+        signer: str | None = None,
+        changed: bool = False,
+        at: float = 0.0,
+    ) -> str:
         """Upload a run log to the policy server of its node; return its name.
 
         Args:
@@ -163,7 +185,7 @@ class Town:
             signed = signed.replace(b"backup", b"backed", 1)
         data = gzip.compress(signed)
         file = f"{start.isoformat()}@{node}.log.gz"
-        place = self.places[NODES.get(name, ROOT)]
+        place = self.places[(NODES | PLACES).get(name, ROOT)]
         path = place.upload(file, data[: len(data) // 2] if cut else data)
         arrived = (moment - timedelta(minutes=minutes)).timestamp()
         if minutes:
@@ -175,7 +197,9 @@ def make_town(directory: Path, server: Server) -> Town:
     """Write all files."""
     servers = {node_id(name): node_id(parent) for name, parent in (PLACES | NODES).items()}
     key = rsa_key("all", 4096)
-    nodes = {node: make_key_and_cert(node, key=key if n % 2 else None) for n, node in enumerate(servers)}
+    nodes = {
+        node: make_key_and_cert(node, key=key if n % 2 else None) for n, node in enumerate(servers)
+    }
     nodes[node_id(STRANGER)] = make_key_and_cert(node_id(STRANGER))
     places: dict[str, Place] = {}
     for name, parent in PLACES.items():
@@ -199,7 +223,7 @@ def make_town(directory: Path, server: Server) -> Town:
 
 def show(*words: str, keys: bytes = b"", rows: int = 500) -> int:
     """Print a command line and what it prints at a terminal of 80 columns; return the exit code."""
-    command = [sys.executable, "-m", "relayd", *words]
+    command = [PROGRAM, *words]
     print(f"$ relayd {' '.join(words)}")
     with open_terminal(command, rows=rows, env={"COLUMNS": "80"}) as terminal:
         if keys:
@@ -226,7 +250,9 @@ async def open_places(
     async with AsyncExitStack() as stack:
         yield {
             name: await stack.enter_async_context(
-                open_daemon(town.places[name], python=(sys.executable, "-c", _DAEMON), program=("run",))
+                open_daemon(
+                    town.places[name], python=(sys.executable, "-c", _DAEMON), program=("run",)
+                )
             )
             for name in names
         }
@@ -266,13 +292,16 @@ async def work(town: Town, minutes: float) -> None:
 
 
 def top(*steps: tuple[bytes, str]) -> None:
-    """Print what `relayd top` shows after some keys each."""
-    with open_terminal([sys.executable, "-m", "relayd", "top"]) as terminal:
+    """Print what `relayd top` shows after some keys each, once it shows a text."""
+    with open_terminal([PROGRAM, "top"]) as terminal:
         terminal.shows("relayd failed list")
         for keys, text in steps:
-            if keys:
-                terminal.press(keys)
-            lines = terminal.shows(text)
+            for key in re.findall(rb"\x1b\[.|.", keys, re.DOTALL):
+                terminal.press(key)
+                time.sleep(0.5)
+            terminal.shows(text)
+            lines = terminal.shows("q: quit")
+            time.sleep(0.2)
             print(f"$ relayd top     keys {keys!r}")
             print("\n".join(lines).rstrip() + "\n", flush=True)
         terminal.press(b"q")
@@ -329,17 +358,13 @@ async def normal(town: Town, daemons: dict[str, Daemon]) -> None:
         partial(
             top,
             (b"", "> nodes by waiting"),
-            (b"\r", "most waiting files first"),
-            (b"\x1b[D", "> nodes by waiting"),
-            (b"\x1b[B\x1b[B\r", "longest silent first"),
-            (b"\x1b[B\r", "last run log"),
-            (b"\x1b[D\x1b[D", "> silent nodes"),
-            (b"\x1b[B\r", "most refused files first"),
-            (b"\x1b[D", "> failing nodes"),
-            (b"\x1b[B\r", "RELAY "),
-            (b"\x1b[B\r", "through"),
-            (b"\x1b[D\x1b[D", "> relays"),
-            (b"\x1b[B\r", "Refused: "),
+            (b"\r", "of 43 nodes"),
+            (b"\x1b[D\x1b[B\x1b[B\r", "of 43 nodes"),
+            (b"\x1b[D\x1b[B\r", "of 43 nodes"),
+            (b"\r", "last run log"),
+            (b"\x1b[D\x1b[D\x1b[B\r", "RELAY "),
+            (b"\x1b[B\r", "of 43 nodes"),
+            (b"\x1b[D\x1b[D\x1b[B\r", "relayd failed show "),
         )
     )
     chapter("paused")
@@ -406,7 +431,7 @@ async def behind(town: Town) -> None:
     await screen("pause")
     town.server.start()
     for number in range(8000):
-        town.send(f"web-{number % 20 + 1}", minutes=10 + number / 20)
+        town.send(f"web-{number % 20 + 1}", minutes=2 + number / 1000)
         if not number % 50:
             await trio.sleep(0)
     await screen("resume")
@@ -459,7 +484,7 @@ async def perform(town: Town, directory: Path, names: Sequence[str]) -> None:
         for place in town.places.values():
             await stack.enter_async_context(open_front(place.front()))
         async with open_places(town, (ROOT, PARIS)) as daemons:
-            for name in NODES:
+            for name in (*NODES, ROOT, PARIS, LYON):
                 if name not in (NEW, GONE):
                     town.send(name)
             async with open_places(town, (LYON,)):
@@ -502,5 +527,17 @@ if __name__ == "__main__":
     if os.environ.get(_INSIDE):
         inside()
     else:
-        apart = ["unshare", "--mount", "--net", "--uts", sys.executable, "-m", "tests.support.screens"]
-        sys.exit(subprocess.run([*apart, *sys.argv[1:]], env=os.environ | {_INSIDE: "1"}).returncode)
+        apart = [
+            "unshare",
+            "--mount",
+            "--net",
+            "--uts",
+            sys.executable,
+            "-m",
+            "tests.support.screens",
+        ]
+        sys.exit(
+            subprocess.run(
+                [*apart, *sys.argv[1:]], env=os.environ | {_INSIDE: "1"}, check=False
+            ).returncode
+        )

@@ -140,9 +140,9 @@ class Terminal:
             assert self._read(), "it ended, and shows:\n" + "\n".join(self.screen.lines())
         return self.screen.lines()
 
-    def shows(self, text: str) -> list[str]:
-        """Wait until a line of the screen contains a text; return all lines."""
-        return self.until(lambda lines: any(text in line for line in lines))
+    def shows(self, *texts: str) -> list[str]:
+        """Wait until the screen contains texts, each of them in a line; return all lines."""
+        return self.until(lambda lines: all(any(text in line for line in lines) for text in texts))
 
     def end(self) -> int:
         """Read until the command ends; return its exit code."""
