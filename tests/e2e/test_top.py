@@ -14,6 +14,7 @@ from tests.support.daemon import Site, open_daemon
 from tests.support.terminal import Terminal, open_terminal
 
 UP, DOWN, RIGHT, LEFT = b"\x1b[A", b"\x1b[B", b"\x1b[C", b"\x1b[D"
+END = b"\x1b[F"
 INTERRUPT, QUIT = b"\x03", b"q"
 
 
@@ -34,19 +35,22 @@ def _use(command: list[str]) -> None:
         _walk(
             terminal,
             [
-                (RIGHT, "> node1.test"),
+                (RIGHT, "> root.test"),
+                (DOWN, "> relay.test"),
+                (DOWN, "> node1.test"),
                 (RIGHT, "waiting       none"),
                 (LEFT, "> node1.test"),
                 (LEFT, "> nodes by waiting files"),
                 (DOWN, "> nodes by run logs an hour"),
                 (UP, "> nodes by waiting files"),
-                (b"\x1b[F", "> refused: expired"),
+                (END, "> refused: expired"),
                 (RIGHT, "> 2026-03-01T12:00:00+00:00@node1.log"),
                 (RIGHT, "waited longer than allowed"),
                 (LEFT, "relayd failed show expired"),
                 (LEFT, "> refused: expired"),
                 (UP, "> relays"),
-                (RIGHT, "> relay.test"),
+                (RIGHT, "> (without a relay)"),
+                (DOWN, "> relay.test"),
                 (RIGHT, "> node2.test"),
                 (LEFT, "> relay.test"),
                 (LEFT, "> relays"),

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Final
 
-PATIENCE_S: Final = 60.0
+PATIENCE_S: Final = 20.0
 _ESCAPE: Final = re.compile(r"\x1b(?:\[(?P<numbers>[0-9;?]*)(?P<final>[@-~])|[()][A-Z0-9]|[=>78])")
 
 

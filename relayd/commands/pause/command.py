@@ -77,7 +77,7 @@ def command(directory: Path, kind: Kind | None, seconds: float | None, *, machin
     now = time.time()
     until = f" until {moment(now + seconds, now)}" if seconds is not None else ""
     back = "relayd resume" if kind is None else f"relayd resume {kind}"
-    text = f"Paused {_named(kinds)}{until}. Uploads go on; take files again with:"
+    text = f"Paused {_named(kinds)}{until}; uploads go on. End this with:"
     for line in with_command(text, back, output_width()):
         click.echo(line)
     return 0

@@ -128,6 +128,9 @@ def report_lines(
     if report.action == "retry" and not running:
         yield "Nothing to do: relayd does not run, and tries all files when it starts."
         return
+    if report.action == "retry" and not report.files:
+        yield "No file of these waits for another attempt."
+        return
     what = f"{'would have ' if report.trial else ''}{_what(report)}"
     yield from with_command(f"{what}{_taking_back(report)}", _back(report, choice), width)
     if report.on_hold and not report.trial:

@@ -132,7 +132,7 @@ def test_list_is_short_for_people_and_whole_for_programs(site: Site) -> None:
     }
     shown = call(site, "show", str(site.incoming / names[0])).output
     assert "failed attempts" in shown
-    assert "web-12 web-12.test" in shown
+    assert "web-12.test web-12" in shown
     assert call(site, "show", "nothing.log").exit_code == 1
 
 
