@@ -44,7 +44,7 @@ def _use(command: list[str]) -> None:
                 (DOWN, "> nodes by run logs an hour"),
                 (UP, "> nodes by waiting files"),
                 (END, "> refused: expired"),
-                (RIGHT, "> 2026-03-01T12:00:00+00:00@node1.log"),
+                (RIGHT, " ago  2026-03-01T12:00:00+00:00@node1.log"),
                 (RIGHT, "waited longer than allowed"),
                 (LEFT, "relayd failed show expired"),
                 (LEFT, "> refused: expired"),

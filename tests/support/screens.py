@@ -227,6 +227,7 @@ def show(*words: str, keys: bytes = b"", rows: int = 500) -> int:
     print(f"$ relayd {' '.join(words)}")
     with open_terminal(command, rows=rows, env={"COLUMNS": "80"}) as terminal:
         if keys:
+            terminal.shows("[y/N]")
             terminal.press(keys)
         code = terminal.end()
         text = _STYLE.sub("", terminal.printed).replace("\r", "")
@@ -365,6 +366,7 @@ async def normal(town: Town, daemons: dict[str, Daemon]) -> None:
             (b"\x1b[D\x1b[D\x1b[B\r", "RELAY "),
             (b"\x1b[B\r", "of 43 nodes"),
             (b"\x1b[D\x1b[D\x1b[B\r", "relayd failed show "),
+            (b"\r", "what to do"),
         )
     )
     chapter("paused")

@@ -184,7 +184,7 @@ def options(choice: Choice, nodes: Sequence[str]) -> str:
     words += [f"--newer={choice.newer:g}s"] if choice.newer else []
     words += ["--by-arrival"] if choice.by_arrival else []
     words += choice.names
-    return printable(shlex.join(words)) if not choice.is_all else "--all"
+    return printable(shlex.join(words)) if words else "--all"
 
 
 def table(

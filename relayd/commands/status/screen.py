@@ -88,7 +88,7 @@ def _flow(overview: Overview) -> str:
     flow = overview.flow
     done = "stored" if overview.role == "root" else "forwarded"
     if flow is None:
-        return f"{UNKNOWN} in          {UNKNOWN} {done}          {UNKNOWN} refused"
+        return "".join(f"{f'{UNKNOWN} {what}':<21}" for what in ("in", done, "refused")).rstrip()
     rates = ((flow.arrived, "in"), (flow.done, done), (flow.refused, "refused"))
     return "".join(f"{f'{_rate(rate)}/min {what}':<21}" for rate, what in rates).rstrip()
 

@@ -189,14 +189,14 @@ class ReasonView:
         found = from_document(control.get(f"/refused/{self._reason}", limit=MOST), Refusals)
         rows = [
             Row(
-                (printable(file.name), f"{age(overview.at - file.at)} ago"),
+                (f"{age(overview.at - file.at)} ago", printable(file.name)),
                 file.name,
                 partial(FileView, self._reason, file),
             )
             for file in found.files
         ]
         return Page(
-            ("FILE", "REFUSED"),
+            ("REFUSED", "FILE"),
             rows,
             f"{counted(found.total, 'file')}   relayd failed show {self._reason}",
         )
