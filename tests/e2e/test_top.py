@@ -30,7 +30,7 @@ def _use(command: list[str]) -> None:
     with open_terminal(command) as terminal:
         before = terminal.modes()
         terminal.shows("> nodes by waiting files")
-        assert terminal.screen.alternate
+        assert terminal.screen.is_alternate()
         assert terminal.modes() != before
         _walk(
             terminal,
@@ -63,14 +63,14 @@ def _use(command: list[str]) -> None:
         terminal.press(QUIT)
         assert terminal.end() == 0
         assert terminal.modes() == before
-        assert not terminal.screen.alternate
+        assert not terminal.screen.is_alternate()
     with open_terminal(command) as terminal:
         before = terminal.modes()
         terminal.shows("> nodes by waiting files")
         terminal.press(INTERRUPT)
         assert terminal.end() == 130
         assert terminal.modes() == before
-        assert not terminal.screen.alternate
+        assert not terminal.screen.is_alternate()
 
 
 @pytest.mark.site(nodes=["node1", "node2"], database=False)

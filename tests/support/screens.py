@@ -83,33 +83,33 @@ def hostname(name: str) -> str:
 class Place(Member):
     """A policy server; the root server has the paths of an installation."""
 
-    name: str = ROOT
+    title: str = ROOT
 
     @property
     def conf(self) -> Path:
         """The configuration directory."""
-        return Path("/opt/rudder/etc/relayd") if self.name == ROOT else super().conf
+        return Path("/opt/rudder/etc/relayd") if self.title == ROOT else super().conf
 
     @property
     def control(self) -> Path | None:
         """Its control socket."""
         own = Path("/run/rudder-relayd/control.sock")
-        return own if self.name == ROOT else super().control
+        return own if self.title == ROOT else super().control
 
     @property
     def host(self) -> str:
         """Name of its web front."""
-        return hostname(self.name)
+        return hostname(self.title)
 
     def front(self) -> Front:
         """Return its web server."""
-        listen = Listen(host=ADDRESSES[self.name], port=self.https_port)
+        listen = Listen(host=ADDRESSES[self.title], port=self.https_port)
         return replace(super().front(), listen=listen)
 
     def tables(self) -> dict[str, str]:
         """Return what `main.conf` says."""
         tables = super().tables()
-        more = 'state_directory = "/var/lib/rudder-relayd"' if self.name == ROOT else ""
+        more = 'state_directory = "/var/lib/rudder-relayd"' if self.title == ROOT else ""
         tables["general"] = merge(tables["general"], f"core_threads = 1\n{more}")
         if self.parent is None:
             tables["output.database"] = merge(
@@ -214,7 +214,7 @@ def make_town(directory: Path, server: Server) -> Town:
             identity=nodes[node_id(name)],
             parent=places.get(parent) if name != ROOT else None,
             policy_servers=servers,
-            name=name,
+            title=name,
         )
         place.write()
         places[name] = place
@@ -418,7 +418,6 @@ async def outage(town: Town) -> None:
     await screen("queue", "retry", "--node", "web-1")
     await screen("queue", "retry", "--all", "--json")
     await screen("queue", "drop", "--node", FLOOD, "--older", "30min", "--dry-run")
-    await screen("queue", "drop", "--node", FLOOD, "--older", "30min", keys=b"y\n")
     await screen("queue", "drop", "--node", FLOOD, "--older", "30min", "--yes")
     await screen("queue", "hold")
     await screen("queue", "show", "nothing")

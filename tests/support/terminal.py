@@ -23,12 +23,11 @@ class Screen:
     Attributes:
         columns: of the terminal.
         rows: lines of the terminal.
-        alternate: whether a program has taken the whole screen.
     """
 
     def __init__(self, columns: int, rows: int) -> None:
         self.columns, self.rows = columns, rows
-        self.alternate = False
+        self._alternate = False
         self._cells = [[" "] * columns for _ in range(rows)]
         self._x = self._y = 0
         self._rest = ""
@@ -36,6 +35,10 @@ class Screen:
     def lines(self) -> list[str]:
         """Return the lines without the blanks at their ends."""
         return ["".join(row).rstrip() for row in self._cells]
+
+    def is_alternate(self) -> bool:
+        """Return whether a program has taken the whole screen."""
+        return self._alternate
 
     def resize(self, columns: int, rows: int) -> None:
         """Change the size; what was shown is cleared, as programs draw it again."""
@@ -81,7 +84,7 @@ class Screen:
     def _obey(self, final: str, text: str) -> None:
         if final in ("h", "l"):
             if text == "?1049":
-                self.alternate = final == "h"
+                self._alternate = final == "h"
                 self._clear()
             return
         numbers = [int(one) for one in text.split(";") if one.isdigit()]
@@ -126,7 +129,7 @@ class Terminal:
         os.write(self._own_end, keys)
 
     def resize(self, columns: int, rows: int) -> None:
-        """Change the size of the terminal, which the command is told by a signal."""
+        """Change the size of the terminal, of which a signal informs the command."""
         self.screen.resize(columns, rows)
         _set_size(self._own_end, columns, rows)
 

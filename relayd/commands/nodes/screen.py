@@ -58,7 +58,7 @@ def show_nodes(console: Console, page: NodesPage, now: float) -> None:
 
 
 def short_names(names: Iterable[str]) -> Mapping[str, str]:
-    """Return each host name without its domain, unless that does not tell it from the others."""
+    """Return each host name without its domain, unless two would be called the same."""
     short = {name: name if _NUMBERS.fullmatch(name) else name.partition(".")[0] for name in names}
     if len(set(short.values())) < len(short):
         return {name: name for name in short}
@@ -109,7 +109,8 @@ def _wrapped(line: str, width: int) -> Iterator[str]:
         yield line
         return
     label, text = line[:_LABEL], line[_LABEL:]
-    *texts, command = _GAP.split(text) if "relayd " in text else (text, "")
+    texts = _GAP.split(text)
+    command = texts.pop() if len(texts) > 1 else ""
     parts = textwrap.wrap(
         "   ".join(texts),
         width - _LABEL,

@@ -24,7 +24,7 @@ from tests.support.project import ROOT
 PAGE: Final = (ROOT / "docs/operate.md").read_text()
 _FENCE = re.compile(r"^( *)```(?:console)?\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 _ROW = re.compile(r"^\| `(?P<of>[^|]+)` \| (?P<names>`[^|]+`) \|$", re.MULTILINE)
-_REFUSAL = Refusal(Path("/f"), Spool(Path("/"), (), ()), "f", "archive", "", "", 0.0, 0)
+_REFUSAL = Refusal(Path("/f"), Spool(Path("/"), (), frozenset()), "f", "archive", "", "", 0.0, 0)
 _GROUP = Group("archive", 1, 1, 1, 0.0, "")
 
 
@@ -40,7 +40,8 @@ def _command_lines() -> list[str]:
 def test_each_command_line_is_understood(line: str) -> None:
     """The parser takes all words of each example, and knows the values of its options."""
     _program, *words = shlex.split(line)
-    group, context = main, click.Context(main, info_name="relayd")
+    group: click.Group = main
+    context = click.Context(main, info_name="relayd")
     while True:
         name, *words = words
         command = group.get_command(context, name)
@@ -72,7 +73,7 @@ def _fields(*kinds: type[msgspec.Struct]) -> list[str]:
 
 #: Where names stand in the JSON of a command → the names.
 NAMES: Final[dict[str, list[str]]] = {
-    "relayd status": _fields(model.Overview),
+    "status": _fields(model.Overview),
     "status: flow": _fields(model.Flow),
     "status: backlog": _fields(model.Backlog),
     "status: lag": _fields(model.Lag),
@@ -82,23 +83,23 @@ NAMES: Final[dict[str, list[str]]] = {
     "status: pause": _fields(model.Pause),
     "status: warned": _fields(model.Warned),
     "status: warned.last": _fields(model.LoggedLine),
-    "relayd nodes": _fields(nodes.NodesPage),
+    "nodes": _fields(nodes.NodesPage),
     "nodes: rows, node: row": _fields(nodes.NodeRow),
-    "relayd node": _fields(one_node.NodeDetail),
+    "node": _fields(one_node.NodeDetail),
     "node: certificates": _fields(one_node.CertificateFacts),
     "node: waiting, failed": _fields(one_node.FileFacts),
     "node: hops": _fields(one_node.HopState),
-    "relayd queue list, show": _fields(views.FileView),
-    "relayd queue shape": _fields(shape.Shape),
+    "queue list, show": _fields(views.FileView),
+    "queue shape": _fields(shape.Shape),
     "shape: total, nodes, relays": _fields(shape.Row),
-    "relayd queue hold, release, retry, drop": _fields(views.Report),
+    "queue hold, release, retry, drop": _fields(views.Report),
     "hold, release, retry, drop: stayed": _fields(views.Stayed),
-    "relayd failed list": _names_of(show.group_as_json(_GROUP)),
-    "relayd failed show": _names_of(show.refusal_as_json(_REFUSAL)),
-    "relayd failed replay, drop": _names_of(show.done_as_json(Done(_REFUSAL, "back"))),
-    "relayd pause": _fields(model.Pause),
-    "relayd resume": ["resumed", "pause"],
-    "relayd run, the last line": _names_of(summary_as_json(Results(), 0.0, complete=True)),
+    "failed list": _names_of(show.group_as_json(_GROUP)),
+    "failed show": _names_of(show.refusal_as_json(_REFUSAL)),
+    "failed replay, drop": _names_of(show.done_as_json(Done(_REFUSAL, "back"))),
+    "pause": _fields(model.Pause),
+    "resume": ["resumed", "pause"],
+    "run, the last line": _names_of(summary_as_json(Results(), 0.0, complete=True)),
 }
 
 
