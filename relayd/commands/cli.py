@@ -204,10 +204,10 @@ def run(
 ) -> int:
     """Start the agents of nodes now, and follow their runs.
 
-    A node is given by its id, its host name, or a part of either that no other node has. The
-    running relayd starts the agents, also those below other relays; lines appear as the agents
-    print them, then a table has one verdict for each node. The exit code is 0 if all of them
-    succeeded. Ctrl-C ends only the following: the run goes on.
+    A node is given by its id, its host name with or without the domain, or a part of either that
+    no other node has. The running relayd starts the agents, also those below other relays; lines
+    appear as the agents print them, then a table has one verdict for each node. The exit code is
+    0 if all of them succeeded. Ctrl-C ends only the following: the run goes on.
 
     Without NODE and --all, this is the daemon in the foreground, as with `relayd daemon`.
     """

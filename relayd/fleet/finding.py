@@ -19,7 +19,8 @@ class NoSuchNodeError(RelaydError):
 def find_node(part: str, hostnames: Mapping[str, str], option: str = "") -> str:
     """Return the id of the only node that is meant.
 
-    A whole id or host name is preferred to a part of others.
+    A whole id or host name is preferred to a host name without its domain, and that to a part of
+    others: `web-1` is web-1.example.com, also where there is a web-12.example.com.
 
     Args:
         part: an id, a host name, or a part of either.
@@ -31,15 +32,21 @@ def find_node(part: str, hostnames: Mapping[str, str], option: str = "") -> str:
     """
     if part in hostnames:
         return part
-    found = [node_id for node_id, name in hostnames.items() if part == name] if part else []
-    if part and not found:
-        found = [node_id for node_id, name in hostnames.items() if part in node_id or part in name]
+    found = _fitting(part, hostnames) if part else []
     if len(found) == 1:
         return found[0]
     shown = f"{option} {printable(part, _SHOWN) or '(empty)'}".lstrip()
     if not found:
         raise NoSuchNodeError(f"{shown}: no node has this in its id or host name")
     raise NoSuchNodeError(f"{shown}: {len(found):,} nodes fit: {_candidates(found, hostnames)}")
+
+
+def _fitting(part: str, hostnames: Mapping[str, str]) -> list[str]:
+    """Return the nodes that fit best."""
+    found = [node_id for node_id, name in hostnames.items() if part == name]
+    if not found:
+        found = [node_id for node_id, name in hostnames.items() if name.startswith(f"{part}.")]
+    return found or [one for one, name in hostnames.items() if part in one or part in name]
 
 
 def find_nodes(

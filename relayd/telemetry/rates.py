@@ -22,6 +22,8 @@ TREND: Final = 30
 #: A smaller change of the backlog is none: files come in bursts, each part and each file counts.
 STEADY_FILES: Final = 10
 STEADY_PART: Final = 0.02
+#: A backlog that has lost this part of its highest value of the last minute does not grow.
+FALLEN_PART: Final = 0.1
 #: A usual rate is known after an hour.
 USUAL_POINTS: Final = 12
 
@@ -196,7 +198,9 @@ class Rates:
         change = points[-1].waiting - points[0].waiting
         if abs(change) <= max(STEADY_FILES, STEADY_PART * points[0].waiting):
             return "steady"
-        return "growing" if change > 0 else "shrinking"
+        most = max(point.waiting for point in points[-RECENT:])
+        fallen = points[-1].waiting < (1 - FALLEN_PART) * most
+        return "growing" if change > 0 and not fallen else "shrinking"
 
     def usual(self) -> float | None:
         """Return how many run logs arrive in a minute: the median of the last day.

@@ -132,7 +132,8 @@ async def test_a_node_is_followed_through_the_relays(tree: Tree) -> None:
         code, text = await _screen(tree.root, *follow)
         assert code == 0
         lines = text.splitlines()
-        assert re.fullmatch(r"node2\.test   node2   \S+ ← \S+ ← \S+ ← node2\.test", lines[0])
+        assert lines[0] == "node2.test   node2"
+        assert re.fullmatch(r"way           \S+ ← \S+ ← \S+ ← node2\.test", lines[1])
         for line, host in zip(lines[-2:], ("127.0.0.2", "127.0.0.3"), strict=True):
             assert re.match(rf"{host} +forwarded \S+, [0-9.]+ s after it arrived there$", line), (
                 text
@@ -165,7 +166,7 @@ async def test_pause_holds_files_back_over_a_restart(site: Site, database: Datab
     site.write_conf()
     code, text = _relayd(site, "status")
     assert (code, "relayd does not run here." in text) == (3, True)
-    assert _relayd(site, "pause", "reporting")[1].startswith("Paused run logs. ")
+    assert _relayd(site, "pause", "reporting")[1].startswith("Paused run logs; ")
     async with open_daemon(site) as daemon:
         names = [site.send("node1", number) for number in range(3)]
         await eventually(lambda: _waiting_files(site) == 3)

@@ -14,7 +14,7 @@ from rich.progress import track
 from relayd.commands.asking import ask, optional_duration
 from relayd.commands.cli import Program, directory_option
 from relayd.commands.completion import complete_node
-from relayd.commands.console import plain_console
+from relayd.commands.console import output_width, plain_console
 from relayd.commands.failed import show
 from relayd.commands.failed.replay import Judge, examine
 from relayd.commands.inspect.verdict import configured, judge
@@ -68,17 +68,17 @@ _CHOICE: Final = (
         multiple=True,
         metavar="NODE",
         shell_complete=complete_node,
-        help="Only files of this node: its id, its host name, or a unique part of either.",
+        help="Only files of this node: id, host name or a unique part; repeatable.",
     ),
     click.option(
         "--since",
         metavar="DURATION",
         callback=_since,
-        help='Only files that were refused in the last "2h", "3 days" …',
+        help='Only files that were refused in this time until now, as "2h" or "3 days".',
     ),
 )
 _json_option = click.option("--json", "machine", is_flag=True, help="Print lines of JSON.")
-_all_option = click.option("--all", "everything", is_flag=True, help="All refused files.")
+_all_option = click.option("--all", "everything", is_flag=True, help="Do it for all refused files.")
 _trial_option = click.option(
     "--dry-run", "trial", is_flag=True, help="Only say what would be done."
 )
@@ -101,7 +101,7 @@ def command() -> None:
     """
 
 
-@command.command("list")
+@command.command("list", short_help="Count refused files by reason, with what to do.")
 @_choosing
 @_json_option
 def list_(directory: Path, *, machine: bool, **chosen: Any) -> int:
@@ -120,7 +120,7 @@ def list_(directory: Path, *, machine: bool, **chosen: Any) -> int:
     return 0
 
 
-@command.command("show")
+@command.command("show", short_help="Show each file: reason, node, when it was refused.")
 @_choosing
 @_json_option
 @click.argument("names", metavar="[REASON|FILE]…", nargs=-1)
@@ -194,7 +194,11 @@ def drop_(
         click.echo(_NOTHING, err=machine)
         return 0
     if trial:
-        click.echo(f"{show.total(refusals)} would be removed.")
+        results = [Done(refusal, "removed") for refusal in refusals]
+        if machine:
+            _report(results, machine=True)
+        else:
+            click.echo(f"{show.total(refusals)} would be removed.")
         return 0
     if not yes:
         if not sys.stdin.isatty():
@@ -281,7 +285,7 @@ def _report(results: Sequence[Done], *, machine: bool, trial: bool = False) -> N
     if machine:
         _print(map(show.done_as_json, results))
     else:
-        _print(show.summary(results, trial=trial) or [_NOTHING])
+        _print(show.summary(results, trial=trial, width=output_width()) or [_NOTHING])
 
 
 def _print(lines: Iterable[str]) -> None:

@@ -1,6 +1,7 @@
 """Output of `relayd failed`. Everything that comes from a file is made printable first."""
 
 import json
+import textwrap
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -10,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from relayd.commands.console import NARROWEST
 from relayd.spool.failed.refusals import ADVICE, Group, Refusal
 from relayd.spool.failed.returning import Done, Outcome
 from relayd.system.amounts import age, counted, size
@@ -52,7 +54,8 @@ def show_refusals(console: Console, refusals: Sequence[Refusal]) -> None:
     """Print some lines for each file."""
     now = time.time()
     for refusal in refusals:
-        console.print(Text(printable(str(refusal.path)), style="bold", overflow="fold"))
+        # Not divided into lines here, so that it can be copied from a narrow terminal.
+        console.print(Text(printable(str(refusal.path)), style="bold"), soft_wrap=True)
         facts = Table.grid(padding=(0, 2))
         facts.add_column(no_wrap=True, style="dim")
         facts.add_column(overflow="fold")
@@ -68,17 +71,20 @@ def show_refusals(console: Console, refusals: Sequence[Refusal]) -> None:
 
 
 def total(refusals: Sequence[Refusal]) -> str:
-    """Return the sum of some files, as `41 files, 612 kB`."""
+    """Return the sum of some files, as `41 files (612 kB)`."""
     octets = sum(refusal.size for refusal in refusals)
-    return f"{counted(len(refusals), 'file')}, {size(octets)}"
+    return f"{counted(len(refusals), 'file')} ({size(octets)})"
 
 
-def summary(results: Sequence[Done], *, trial: bool = False) -> list[str]:
+def summary(results: Sequence[Done], *, trial: bool = False, width: int = NARROWEST) -> list[str]:
     """Return what was done, a line for each outcome, followed by the files that need a look."""
     texts = _WOULD if trial else _DONE
     lines = [
-        f"{counted(files, 'file')} {texts[outcome]}{_reasons(results, outcome)}"
+        line
         for outcome, files in Counter(result.outcome for result in results).items()
+        for line in textwrap.wrap(
+            f"{counted(files, 'file')} {texts[outcome]}{_reasons(results, outcome)}", width
+        )
     ]
     stayed = [result for result in results if result.outcome in {"taken", "error"}]
     lines += [

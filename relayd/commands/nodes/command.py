@@ -12,7 +12,7 @@ import msgspec
 from relayd.commands.asking import ask, optional_duration
 from relayd.commands.cli import Program, directory_option
 from relayd.commands.completion import complete_node
-from relayd.commands.console import plain_console
+from relayd.commands.console import output_width, plain_console
 from relayd.commands.nodes.screen import node_lines, nodes_summary, show_nodes
 from relayd.config.main_conf import Settings, load_settings
 from relayd.control.client import Control
@@ -32,14 +32,18 @@ _json_option = click.option("--json", "machine", is_flag=True, help="Print a JSO
     "--silent",
     metavar="DURATION",
     callback=optional_duration,
-    help='Only nodes without a run log for "15min", "2h" …',
+    help='Only nodes without a run log for this time, as "15min" or "2h".',
 )
 @click.option(
     "--failing",
     is_flag=True,
     help="Only nodes of which the last run log was refused, or of which refused files are kept.",
 )
-@click.option("--relay", metavar="RELAY", help="Only nodes that report through this relay.")
+@click.option(
+    "--relay",
+    metavar="RELAY",
+    help="Only nodes that report through this relay, named as a node is; see relayd node.",
+)
 @click.option(
     "--sort",
     type=click.Choice(["silence", "waiting", "rate", "failed"]),
@@ -52,7 +56,7 @@ _json_option = click.option("--json", "machine", is_flag=True, help="Print a JSO
     type=click.IntRange(1),
     default=1000,
     show_default=True,
-    help="Show so many at most.",
+    help="Show at most this many nodes.",
 )
 @_json_option
 def command(
@@ -65,7 +69,11 @@ def command(
     failing: bool,
     machine: bool,
 ) -> int:
-    """Say which nodes have not reported, are refused, or flood."""
+    """Say which nodes have not reported, are refused, or flood.
+
+    WAIT and FAILED count their files that wait and that were refused, /HOUR the run logs of the
+    last hour; THROUGH is the relay.
+    """
     settings, _warnings = load_settings(directory)
     choice = NodesChoice(silent=silent, failing=failing, relay=relay, sort=sort, limit=limit)
     page = ask(
@@ -80,7 +88,7 @@ def command(
     if page.rows:
         with plain_console() as console:
             show_nodes(console, page, time.time())
-    click.echo(nodes_summary(page, choice))
+    click.echo(nodes_summary(page, choice, output_width()))
     return 0
 
 
@@ -120,7 +128,8 @@ def _as_mistakes() -> Iterator[None]:
 def node(directory: Path, part: str, *, follow: bool, machine: bool) -> int:
     """Show all about one node: its way, certificate, last run log, waiting and failed files.
 
-    NODE is its id, its host name, or a part of either that no other node has.
+    NODE is its id, its host name with or without the domain, or a part of either that no other
+    node has.
     """
     settings, _warnings = load_settings(directory)
     detail = ask(
@@ -132,7 +141,7 @@ def node(directory: Path, part: str, *, follow: bool, machine: bool) -> int:
     if machine:
         click.echo(msgspec.json.encode(as_document(detail)).decode())
         return 0
-    for line in node_lines(detail, follow=follow):
+    for line in node_lines(detail, follow=follow, width=output_width()):
         click.echo(line)
     return 0
 

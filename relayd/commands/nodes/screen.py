@@ -1,7 +1,9 @@
 """Output of `relayd nodes` and `relayd node`. What comes from files is made printable first."""
 
+import re
+import textwrap
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 from rich.console import Console
@@ -15,6 +17,14 @@ from relayd.system.amounts import UNKNOWN, age, counted, precise
 from relayd.system.printable import printable
 
 _LABEL: Final = 14
+#: Refused files of a node whose reasons are shown.
+_REFUSED: Final = 3
+#: Columns of the narrowest terminal.
+_WIDTH: Final = 80
+#: An IPv4 address in place of a host name.
+_NUMBERS: Final = re.compile(r"[0-9.]+")
+#: Blanks between a trouble and the next command, where a line may end.
+_GAP: Final = re.compile(" {3,}")
 _OUTCOMES: Final = {
     "stored": "stored",
     "forwarded": "forwarded",
@@ -33,6 +43,7 @@ def show_nodes(console: Console, page: NodesPage, now: float) -> None:
     table.add_column("FAILED", justify="right", no_wrap=True)
     table.add_column("/HOUR", justify="right", no_wrap=True)
     table.add_column("THROUGH", overflow="fold")
+    relays = short_names({row.relay for row in page.rows})
     for row in page.rows:
         table.add_row(
             Text(printable(row.hostname or row.node_id)),
@@ -41,9 +52,17 @@ def show_nodes(console: Console, page: NodesPage, now: float) -> None:
             f"{row.waiting:,}" if row.waiting else "",
             f"{row.failed:,}" if row.failed else "",
             f"{row.last_hour:,}{' floods' if 'flooding' in row.troubles else ''}",
-            Text(printable(row.relay)),
+            Text(printable(relays[row.relay])),
         )
     console.print(table)
+
+
+def short_names(names: Iterable[str]) -> Mapping[str, str]:
+    """Return each host name without its domain, unless two would be called the same."""
+    short = {name: name if _NUMBERS.fullmatch(name) else name.partition(".")[0] for name in names}
+    if len(set(short.values())) < len(short):
+        return {name: name for name in short}
+    return short
 
 
 def _outcome(row: NodeRow) -> str:
@@ -52,18 +71,25 @@ def _outcome(row: NodeRow) -> str:
     return UNKNOWN if row.outcome is None else row.outcome
 
 
-def nodes_summary(page: NodesPage, choice: NodesChoice) -> str:
-    """Return the last line: how many there are, and what to do."""
+def nodes_summary(page: NodesPage, choice: NodesChoice, width: int = _WIDTH) -> str:
+    """Return the last lines: how many there are, and what to do."""
     parts = [f"{page.total:,} of {counted(page.known, 'node')}"]
     if choice.silent is not None and page.observed_s < choice.silent:
         parts.append(f"arrivals are known for {age(page.observed_s)} only")
     if page.total > len(page.rows):
         parts.append(f"the first {len(page.rows):,} are shown, see --limit")
-    return f"{'; '.join(parts)}. relayd node NODE shows more about one."
+    sentence = f"{'; '.join(parts)}."
+    more = "relayd node NODE shows more about one."
+    gap = " " if len(sentence) + len(more) < width else "\n"
+    return f"{sentence}{gap}{more}"
 
 
 def node_lines(
-    detail: NodeDetail, now: float | None = None, *, follow: bool = False
+    detail: NodeDetail,
+    now: float | None = None,
+    *,
+    follow: bool = False,
+    width: int = _WIDTH,
 ) -> Iterator[str]:
     """Yield the lines about one node.
 
@@ -71,21 +97,49 @@ def node_lines(
         detail: all about it.
         now: Unix time; the present if None.
         follow: whether the relays on the way were to be asked.
+        width: columns; only a name or a command that is longer than a line makes a longer line.
     """
-    now = time.time() if now is None else now
+    for line in _long_lines(detail, time.time() if now is None else now, follow=follow):
+        yield from _wrapped(line, width)
+
+
+def _wrapped(line: str, width: int) -> Iterator[str]:
+    """Yield a line, or several with what follows below its text; a command is never divided."""
+    if len(line) <= width:
+        yield line
+        return
+    label, text = line[:_LABEL], line[_LABEL:]
+    texts = _GAP.split(text)
+    command = texts.pop() if len(texts) > 1 else ""
+    parts = textwrap.wrap(
+        "   ".join(texts),
+        width - _LABEL,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    if command and parts and len(parts[-1]) + 3 + len(command) <= width - _LABEL:
+        parts[-1] += f"   {command}"
+    elif command:
+        parts.append(command)
+    for number, part in enumerate(parts):
+        yield f"{'' if number else label:<{_LABEL}}{part}"
+
+
+def _long_lines(detail: NodeDetail, now: float, *, follow: bool) -> Iterator[str]:
     row = detail.row
-    yield f"{printable(row.hostname or row.node_id)}   {printable(row.node_id)}   {_way(detail)}"
+    yield f"{printable(row.hostname or row.node_id)}   {printable(row.node_id)}"
+    yield _row("way", _way(detail))
     if detail.trouble is not None:
-        yield _row("way", f"{printable(detail.trouble)}   relayd check")
+        yield _row("", f"{printable(detail.trouble)}   relayd check")
     yield from _certificates(detail, now)
     yield from _last_run(detail, now)
     if detail.inventory is not None and detail.inventory_at is not None:
         at = moment(detail.inventory_at, now)
         yield _row("inventory", f"{_OUTCOMES[detail.inventory]} {at}")
-    yield from _files("waiting", row.waiting, detail.waiting, now)
-    yield from _files("failed", row.failed, detail.failed[::-1], now)
+    name = printable(row.hostname or row.node_id)
+    yield _row("waiting", _waiting(name, row.waiting, detail.waiting, now))
+    yield from _failed(name, row.failed, detail.failed, now)
     if "flooding" in row.troubles:
-        name = printable(row.hostname or row.node_id)
         hold = f"relayd queue hold --node {name}"
         yield _row("floods", f"{counted(row.last_hour, 'run log')} in the last hour   {hold}")
     if follow:
@@ -164,7 +218,8 @@ def _day(at: float) -> str:
 def _last_run(detail: NodeDetail, now: float) -> Iterator[str]:
     row = detail.row
     if row.last_arrival is None and row.last_run is None:
-        yield _row("last run log", "none is known here")
+        name = printable(row.hostname or row.node_id)
+        yield _row("last run log", f"none is known here   relayd run {name}")
     else:
         parts = []
         if row.last_run is not None:
@@ -174,10 +229,12 @@ def _last_run(detail: NodeDetail, now: float) -> Iterator[str]:
         if row.outcome is not None and row.outcome_at is not None:
             reason = f" ({row.reason})" if row.reason is not None else ""
             parts.append(f"{_OUTCOMES[row.outcome]}{reason} {moment(row.outcome_at, now)}")
-        yield _row("last run log", ", ".join(parts) + _content(detail))
+        yield _row("last run log", ", ".join(parts))
+        if content := _content(detail):
+            yield _row("", content)
     if detail.role == "root":
         yield _row("in database", _in_database(detail, now))
-    yield _row("usually", _usually(detail))
+    yield _row("pace", _pace(detail))
 
 
 def _in_database(detail: NodeDetail, now: float) -> str:
@@ -194,11 +251,11 @@ def _content(detail: NodeDetail) -> str:
         parts.append(counted(detail.reports, "report"))
     if detail.config_id is not None:
         parts.append(f"configuration {printable(detail.config_id)}")
-    return f": {', '.join(parts)}" if parts else ""
+    return ", ".join(parts)
 
 
-def _usually(detail: NodeDetail) -> str:
-    parts = [f"{counted(detail.row.last_hour, 'run log')} an hour"]
+def _pace(detail: NodeDetail) -> str:
+    parts = [f"{counted(detail.row.last_hour, 'run log')} in the last hour"]
     if detail.row.lag_s is not None:
         parts.append(f"done {precise(detail.row.lag_s)} after the start of the run")
     if detail.ahead_s is not None and detail.ahead_s > 0:
@@ -206,13 +263,19 @@ def _usually(detail: NodeDetail) -> str:
     return ", ".join(parts)
 
 
-def _files(label: str, number: int, files: Sequence[FileFacts], now: float) -> Iterator[str]:
+def _waiting(name: str, number: int, files: Sequence[FileFacts], now: float) -> str:
     if not number:
-        yield _row(label, "none")
+        return "none"
+    oldest = f", the oldest for {age(now - files[0].at)}" if files else ""
+    return f"{counted(number, 'file')}{oldest}   relayd queue show --node {name}"
+
+
+def _failed(name: str, number: int, files: Sequence[FileFacts], now: float) -> Iterator[str]:
+    """Yield the number of refused files, and the reasons of the last ones."""
+    if not number:
+        yield _row("failed", "none")
         return
-    yield _row(label, counted(number, "file") + (":" if files else ""))
-    for file in files:
-        about = f"{file.reason}: {printable(file.detail)}" if file.reason else "waits"
-        yield f"{'':<{_LABEL}}{printable(file.name)}, {age(now - file.at)} ago, {about}"
-    command = "relayd failed show FILE" if label == "failed" else "relayd queue show FILE"
-    yield f"{'':<{_LABEL}}{command}"
+    yield _row("failed", f"{counted(number, 'file')}   relayd failed show --node {name}")
+    for file in files[: -_REFUSED - 1 : -1]:
+        detail = f": {printable(file.detail)}" if file.detail else ""
+        yield _row("", f"{age(now - file.at)} ago, {file.reason}{detail}")

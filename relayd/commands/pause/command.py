@@ -10,6 +10,7 @@ import msgspec
 
 from relayd.commands.asking import ask, optional_duration
 from relayd.commands.cli import Program, directory_option
+from relayd.commands.console import output_width, with_command
 from relayd.config.main_conf import load_settings
 from relayd.control.callers import myself
 from relayd.overview.documents import as_document
@@ -50,7 +51,7 @@ def _duration(
     "seconds",
     metavar="DURATION",
     callback=_duration,
-    help='End the pause after "30min", "2h" …',
+    help='End the pause after this time, as "30min" or "2h"; else at relayd resume.',
 )
 @_json_option
 def command(directory: Path, kind: Kind | None, seconds: float | None, *, machine: bool) -> int:
@@ -76,7 +77,9 @@ def command(directory: Path, kind: Kind | None, seconds: float | None, *, machin
     now = time.time()
     until = f" until {moment(now + seconds, now)}" if seconds is not None else ""
     back = "relayd resume" if kind is None else f"relayd resume {kind}"
-    click.echo(f"Paused {_named(kinds)}{until}. Uploads go on; take files again with: {back}")
+    text = f"Paused {_named(kinds)}{until}; uploads go on. End this with:"
+    for line in with_command(text, back, output_width()):
+        click.echo(line)
     return 0
 
 

@@ -11,6 +11,8 @@ import msgspec
 
 from relayd.commands.asking import ask, duration, file_names, lock_all
 from relayd.commands.cli import Program, directory_option
+from relayd.commands.completion import complete_node
+from relayd.commands.console import output_width
 from relayd.commands.queue import show
 from relayd.config.main_conf import Settings, load_settings
 from relayd.control.callers import myself
@@ -42,7 +44,8 @@ _CHOICE: Final = (
         "nodes",
         multiple=True,
         metavar="NODE",
-        help="Only files of this node: its id, its host name, or a unique part of either.",
+        shell_complete=complete_node,
+        help="Only files of this node: id, host name or a unique part; repeatable.",
     ),
     click.option(
         "--match",
@@ -51,19 +54,22 @@ _CHOICE: Final = (
         help="Only files whose name matches, as in a shell: '2026-11-*'; repeatable.",
     ),
     click.option(
-        "--older", metavar="DURATION", callback=duration, help='Only files older than "2h" …'
+        "--older",
+        metavar="DURATION",
+        callback=duration,
+        help='Only files at least this old, as "30min" or "2h".',
     ),
     click.option(
-        "--newer", metavar="DURATION", callback=duration, help='Only files newer than "2h" …'
+        "--newer", metavar="DURATION", callback=duration, help="Only files at most this old."
     ),
     click.option(
         "--by-arrival",
         is_flag=True,
-        help="Ages since a file arrived, and not since its run; this takes longer.",
+        help="Count ages from the arrival of a file, not from its run; this takes longer.",
     ),
 )
 _json_option = click.option("--json", "machine", is_flag=True, help="Print lines of JSON.")
-_all_option = click.option("--all", "everything", is_flag=True, help="All files.")
+_all_option = click.option("--all", "everything", is_flag=True, help="Do it for all files.")
 _trial_option = click.option(
     "--dry-run", "trial", is_flag=True, help="Only say what would be done."
 )
@@ -88,10 +94,14 @@ def command() -> None:
     """
 
 
-@command.command("list")
+@command.command("list", short_help="Show files, the oldest first, and the nodes on hold.")
 @_choosing
 @_state_option
-@click.option("--limit", type=click.IntRange(0), help="Files that are listed at most; 0: all.")
+@click.option(
+    "--limit",
+    type=click.IntRange(0),
+    help=f"List at most this many files; 0: all.  [default: {LISTED}; with --json all]",
+)
 @_json_option
 def list_(directory: Path, *, limit: int | None, machine: bool, **chosen: Any) -> int:
     """Show files that wait or are on hold, the oldest first, and the nodes on hold."""
@@ -101,11 +111,11 @@ def list_(directory: Path, *, limit: int | None, machine: bool, **chosen: Any) -
         sys.stdout.buffer.write(b"".join(msgspec.json.encode(one) + b"\n" for one in waiting.files))
         sys.stdout.buffer.flush()
         return 0
-    _print(show.waiting_lines(waiting))
+    _print(show.waiting_lines(waiting, output_width()))
     return 0
 
 
-@command.command("show")
+@command.command("show", short_help="Show each file: node, run, arrival, size, attempts.")
 @_choosing
 @_state_option
 @_json_option
@@ -121,7 +131,13 @@ def show_(directory: Path, *, machine: bool, **chosen: Any) -> int:
 
 @command.command("shape")
 @_choosing
-@click.option("--rows", type=click.IntRange(1), default=ROWS, show_default=True)
+@click.option(
+    "--rows",
+    type=click.IntRange(1),
+    default=ROWS,
+    show_default=True,
+    help="Show at most this many nodes, and relays.",
+)
 @_json_option
 def shape_(directory: Path, *, rows: int, machine: bool, **chosen: Any) -> int:
     """Count waiting files by node and age."""
@@ -137,7 +153,7 @@ def shape_(directory: Path, *, rows: int, machine: bool, **chosen: Any) -> int:
     return 0
 
 
-@command.command("hold")
+@command.command("hold", short_help="Set waiting files aside, or all of a node.")
 @_choosing
 @_all_option
 @_trial_option
@@ -150,7 +166,7 @@ def hold_(directory: Path, **options: Any) -> int:
     return _act(directory, "hold", **options)
 
 
-@command.command("release")
+@command.command("release", short_help="Bring files back that are on hold.")
 @_choosing
 @_all_option
 @_trial_option
@@ -169,7 +185,7 @@ def retry_(directory: Path, **options: Any) -> int:
     return _act(directory, "retry", trial=False, **options)
 
 
-@command.command("drop")
+@command.command("drop", short_help="Remove files for good.")
 @_choosing
 @_state_option
 @_all_option
@@ -189,6 +205,8 @@ def _confirm(directory: Path, options: dict[str, Any]) -> None:
     chosen = {name: value for name, value in options.items() if name not in _NO_CHOICE}
     _require_choice(_choice(**chosen), everything=options["everything"])
     trial = _report(_Site(directory), "drop", _choice(**chosen), trial=True)
+    if not trial.files:
+        return  # what stays is said without a question
     question = f"Remove {show.files_of(trial)} for good?"
     click.confirm(question, abort=True, err=True)
 
@@ -212,7 +230,7 @@ def _act(
     if machine:
         _print([msgspec.json.encode(report).decode()])
     else:
-        _print(show.report_lines(report, choice, running=site.is_running))
+        _print(show.report_lines(report, choice, running=site.is_running, width=output_width()))
     return 0 if report.is_complete else 1
 
 

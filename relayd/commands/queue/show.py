@@ -1,9 +1,11 @@
 """Output of `relayd queue`. Everything that comes from a file name is made printable first."""
 
 import shlex
+import textwrap
 from collections.abc import Iterator, Sequence
 from typing import Final
 
+from relayd.commands.console import NARROWEST, with_command
 from relayd.spool.operations.choose import Choice
 from relayd.spool.operations.shape import LABELS, Row, Shape
 from relayd.spool.operations.views import FileView, Report, Waiting
@@ -37,7 +39,7 @@ _NODE: Final = 24
 _NAMED: Final = 3
 
 
-def waiting_lines(waiting: Waiting) -> Iterator[str]:
+def waiting_lines(waiting: Waiting, width: int = NARROWEST) -> Iterator[str]:
     """Yield the list of files, its total, and the nodes on hold."""
     if waiting.files:
         yield from table(
@@ -50,11 +52,9 @@ def waiting_lines(waiting: Waiting) -> Iterator[str]:
     yield _total(waiting)
     for node in waiting.nodes_on_hold:
         name = printable(node.hostname or node.node)
-        yield (
-            f"New files of {name} are held since {node.since}, by {printable(node.by)}: "
-            f"{counted(node.files, 'file')} so far. "
-            f"relayd queue release --node {shlex.quote(name)}"
-        )
+        held = f"New files of {name} are held since {node.since}, by {printable(node.by)}: "
+        yield from textwrap.wrap(f"{held}{counted(node.files, 'file')} so far.", width)
+        yield f"  relayd queue release --node {shlex.quote(name)}"
     if waiting.files and not waiting.running:
         yield "relayd does not run: which files are in flight or wait for a retry is not known."
 
@@ -83,7 +83,7 @@ def detail_lines(waiting: Waiting) -> Iterator[str]:
         yield printable(file.file)
         facts = [("state", _state(file))]
         if file.node:
-            facts.append(("node", printable(" ".join(filter(None, (file.node, file.hostname))))))
+            facts.append(("node", printable(" ".join(filter(None, (file.hostname, file.node))))))
         facts.append(("dated", f"{file.dated_at}, {age(file.age_seconds)} ago"))
         facts.append(("arrived", file.arrived_at or UNKNOWN))
         facts.append(("size", UNKNOWN if file.bytes is None else size(file.bytes)))
@@ -93,16 +93,25 @@ def detail_lines(waiting: Waiting) -> Iterator[str]:
 
 def shape_lines(shape: Shape) -> Iterator[str]:
     """Yield the table of nodes by age."""
+    if not shape.total.total:
+        yield "No file waits."
+        yield from _held(shape)
+        return
     rows = [_cells("total", shape.total)]
     rows += [_cells(printable(row.hostname or row.node or "(no node)"), row) for row in shape.nodes]
     if shape.other_nodes:
         rows.append((f"… {counted(shape.other_nodes, 'more node')}", *[""] * (len(LABELS) + 1)))
-    notes = ["", *(_flood(row) for row in shape.nodes), ""]
     rows += [_cells(f"via {printable(row.hostname or row.node)}", row) for row in shape.relays]
-    lines = list(table(("", "TOTAL", *LABELS), rows, right=True))
-    yield lines[0]
-    for line, note in zip(lines[1:], notes + [""] * len(lines), strict=False):
-        yield f"{line}  {note}".rstrip()
+    yield from table(("", "TOTAL", *LABELS), rows, right=True)
+    for row in shape.nodes:
+        if row.flood:
+            name = printable(row.hostname or row.node)
+            yield f"{name} floods: {row.flood:.0%} of all in the last hour"
+            yield f"  relayd queue hold --node {shlex.quote(name)}"
+    yield from _held(shape)
+
+
+def _held(shape: Shape) -> Iterator[str]:
     if shape.held:
         yield f"{counted(shape.held, 'file')} on hold: relayd queue list --state held"
 
@@ -112,16 +121,18 @@ def _cells(name: str, row: Row) -> tuple[str, ...]:
     return (short, *(f"{number:,}" for number in (row.total, *row.ages)))
 
 
-def _flood(row: Row) -> str:
-    return f"← floods: {row.flood:.0%} of all in the last hour" if row.flood else ""
-
-
-def report_lines(report: Report, choice: Choice, *, running: bool) -> Iterator[str]:
+def report_lines(
+    report: Report, choice: Choice, *, running: bool, width: int = NARROWEST
+) -> Iterator[str]:
     """Yield what was done, how to take it back, and what was not done."""
     if report.action == "retry" and not running:
         yield "Nothing to do: relayd does not run, and tries all files when it starts."
         return
-    yield f"{'would have ' if report.trial else ''}{_what(report)}{_taking_back(report, choice)}"
+    if report.action == "retry" and not report.files:
+        yield "No file of these waits for another attempt."
+        return
+    what = f"{'would have ' if report.trial else ''}{_what(report)}"
+    yield from with_command(f"{what}{_taking_back(report)}", _back(report, choice), width)
     if report.on_hold and not report.trial:
         nodes = ", ".join(map(printable, report.on_hold))
         yield (
@@ -131,10 +142,11 @@ def report_lines(report: Report, choice: Choice, *, running: bool) -> Iterator[s
         )
     for outcome, text in _OTHER.items():
         if number := report.counts.get(outcome):  # type: ignore[call-overload]
-            yield f"{counted(number, 'file')} {text}"
+            busy = outcome == "busy" and not any(one.detail for one in report.stayed)
+            yield f"{counted(number, 'file')} {text}{': in flight; try again later' * busy}"
     for one in report.stayed:
-        detail = one.detail or "relayd works on it"
-        yield f"{printable(one.name)}: {printable(detail)}"
+        if one.detail:
+            yield f"{printable(one.name)}: {printable(one.detail)}"
 
 
 def _what(report: Report) -> str:
@@ -143,17 +155,25 @@ def _what(report: Report) -> str:
 
 def files_of(report: Report) -> str:
     """Return the files that were done, as `12 files of web-12` or `12 files of 3 nodes`."""
-    files = counted(report.files - report.counts.get("gone", 0), "file")
+    number = report.files - report.counts.get("gone", 0)
+    files = counted(number, "file") if number else "no file"
     if report.on_hold and len(report.on_hold) <= _NAMED:
         return f"{files} of {', '.join(map(printable, report.on_hold))}"
-    return f"{files} of {counted(report.nodes, 'node')}" if report.nodes else files
+    return f"{files} of {counted(report.nodes, 'node')}" if report.nodes and number else files
 
 
-def _taking_back(report: Report, choice: Choice) -> str:
-    if report.action not in _BACK or report.trial or not (report.files or report.on_hold):
+def _taking_back(report: Report) -> str:
+    return f"; {_BACK[report.action][1]}:" if _can_be_taken_back(report) else ""
+
+
+def _back(report: Report, choice: Choice) -> str:
+    if not _can_be_taken_back(report):
         return ""
-    other, how = _BACK[report.action]
-    return f"; {how}: relayd queue {other} {options(choice, report.on_hold)}"
+    return f"relayd queue {_BACK[report.action][0]} {options(choice, report.on_hold)}"
+
+
+def _can_be_taken_back(report: Report) -> bool:
+    return report.action in _BACK and not report.trial and bool(report.files or report.on_hold)
 
 
 def options(choice: Choice, nodes: Sequence[str]) -> str:
@@ -164,7 +184,7 @@ def options(choice: Choice, nodes: Sequence[str]) -> str:
     words += [f"--newer={choice.newer:g}s"] if choice.newer else []
     words += ["--by-arrival"] if choice.by_arrival else []
     words += choice.names
-    return printable(shlex.join(words)) if not choice.is_all else "--all"
+    return printable(shlex.join(words)) if words else "--all"
 
 
 def table(

@@ -1,10 +1,10 @@
 """The screen of `relayd status`, as lines of text. Each line of trouble ends with a command."""
 
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
-from relayd.overview.model import FailedState, NodesState, OutputState, Overview
+from relayd.overview.model import FailedState, Lag, NodesState, OutputState, Overview
 from relayd.overview.sentence import moment
 from relayd.system.amounts import UNKNOWN, age, counted, precise, size
 from relayd.system.printable import ELLIPSIS, printable
@@ -12,6 +12,8 @@ from relayd.system.printable import ELLIPSIS, printable
 #: Columns of the narrowest terminal.
 WIDTH: Final = 80
 _LABEL: Final = 13
+#: Columns of the first of two times in a row.
+_HALF: Final = 32
 #: Reasons of refused files that are named.
 _REASONS: Final = 3
 #: Between a trouble and the next command.
@@ -56,7 +58,7 @@ def _rows(overview: Overview, width: int) -> Iterator[tuple[str, _Row]]:
         yield "run logs", _Row(_flow(overview))
     yield "waiting", _backlog(overview)
     if overview.lag is not None and overview.lag.here is not None:
-        yield "lag", _Row(_lag(overview))
+        yield from zip(("lag", ""), map(_Row, _lag(overview.lag, width - _LABEL)), strict=False)
     for output in overview.outputs:
         yield output.name, _output(output, overview.at)
     yield "nodes", _nodes(overview.nodes)
@@ -86,7 +88,7 @@ def _flow(overview: Overview) -> str:
     flow = overview.flow
     done = "stored" if overview.role == "root" else "forwarded"
     if flow is None:
-        return f"{UNKNOWN} in          {UNKNOWN} {done}          {UNKNOWN} refused"
+        return "".join(f"{f'{UNKNOWN} {what}':<21}" for what in ("in", done, "refused")).rstrip()
     rates = ((flow.arrived, "in"), (flow.done, done), (flow.refused, "refused"))
     return "".join(f"{f'{_rate(rate)}/min {what}':<21}" for rate, what in rates).rstrip()
 
@@ -98,17 +100,18 @@ def _rate(per_minute: float) -> str:
 def _backlog(overview: Overview) -> _Row:
     backlog = overview.backlog
     oldest = UNKNOWN if backlog.oldest_s is None or not backlog.files else age(backlog.oldest_s)
-    moves = backlog.drained_in_s is not None and overview.state != "paused"
+    moves = backlog.drained_in_s is not None and overview.state not in {"paused", "waiting"}
     drain = precise(backlog.drained_in_s or 0.0) if moves else UNKNOWN
     text = f"{backlog.files:<21,}{f'oldest {oldest}':<21}time to drain {drain}"
     return _Row(text, "relayd queue shape" if backlog.grows else "")
 
 
-def _lag(overview: Overview) -> str:
-    lag = overview.lag
-    assert lag is not None
+def _lag(lag: Lag, width: int) -> Sequence[str]:
+    """Return both times, in one line if they fit."""
     here = _quantiles("here", lag.here, lag.here_p99)
-    return f"{here:<32}{_quantiles('from run start', lag.whole, lag.whole_p99)}".rstrip()
+    whole = _quantiles("from run start", lag.whole, lag.whole_p99)
+    line = f"{f'{here}{_GAP}':<{_HALF}}{whole}".rstrip()
+    return (line,) if len(line) <= width else (here, whole)
 
 
 def _quantiles(what: str, median: float | None, most: float | None) -> str:
@@ -139,7 +142,7 @@ def _nodes(nodes: NodesState) -> _Row:
         return _Row(f"{nodes.known:,} in the nodes list; who has reported is {UNKNOWN}")
     heard = f"{nodes.known - nodes.silent:,} of {nodes.known:,} in the last"
     if nodes.observed_s < nodes.silent_after_s:
-        return _Row(f"{heard} {age(nodes.observed_s)}, since when arrivals are known")
+        return _Row(f"{heard} {age(nodes.observed_s)}; of earlier times nothing is known")
     after = age(nodes.silent_after_s)
     if not nodes.silent:
         return _Row(f"{heard} {after}")

@@ -27,7 +27,7 @@ from relayd.system.printable import printable
     "output",
     metavar="FILE",
     type=click.Path(path_type=Path),
-    help="The archive to write  [default: relayd-support-HOST-TIME.tar.gz in this directory]",
+    help="The archive to write.  [default: relayd-support-HOST-TIME.tar.gz in this directory]",
 )
 def command(directory: Path, output: Path | None) -> int:
     """Write one archive for a bug report, with everything but secrets.
@@ -89,5 +89,5 @@ def _report(path: Path, results: list[Result]) -> None:
         click.echo(f"  without {result.name}: {printable(result.missing)}")
     if missing:
         click.echo(f"{counted(len(missing), 'part')} could not be collected.")
-    click.echo("It has no passwords or keys, but names of hosts, nodes and files: look through it")
-    click.echo(f"before you send it: tar -xzf {path}")
+    click.echo("It has no passwords or keys, but names of hosts, nodes and files: look through")
+    click.echo(f"it before you send it: tar -xzf {path}")

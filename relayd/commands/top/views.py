@@ -1,5 +1,6 @@
 """The screens of `relayd top`: each has rows, and a row may lead to another screen."""
 
+import textwrap
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final, Protocol
@@ -7,17 +8,20 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from relayd.commands.nodes.command import nodes_page
-from relayd.commands.nodes.screen import node_lines
+from relayd.commands.nodes.screen import node_lines, short_names
 from relayd.control.client import Control
 from relayd.overview.documents import from_document
 from relayd.overview.fleet import Refusals
 from relayd.overview.model import Overview
 from relayd.overview.nodes import NodeRow, NodesChoice, Sort
-from relayd.overview.one_node import NodeDetail
+from relayd.overview.one_node import FileFacts, NodeDetail
 from relayd.overview.summary import RelayRow, Relays
-from relayd.system.amounts import UNKNOWN, age
+from relayd.spool.failed.refusals import ADVICE
+from relayd.system.amounts import UNKNOWN, age, counted
 from relayd.system.printable import printable
 
+#: Columns of text in the narrowest terminal, with the mark of the chosen row.
+_TEXT: Final = 78
 #: Rows of a screen; a terminal shows fewer.
 MOST: Final = 200
 
@@ -107,7 +111,8 @@ class NodesView:
     def load(self, control: Control, overview: Overview) -> Page:
         """Implement `View`."""
         page = nodes_page(control, self._choice)
-        rows = [_node_row(row, overview.at) for row in page.rows]
+        relays = short_names({row.relay for row in page.rows})
+        rows = [_node_row(row, relays[row.relay], overview.at) for row in page.rows]
         columns = ("NODE", "LAST LOG", ">WAIT", ">FAILED", ">/HOUR", "THROUGH")
         return Page(columns, rows, f"{page.total:,} of {page.known:,} nodes")
 
@@ -120,12 +125,12 @@ _SORTED: Final[dict[Sort, str]] = {
 }
 
 
-def _node_row(row: NodeRow, now: float) -> Row:
+def _node_row(row: NodeRow, relay: str, now: float) -> Row:
     name = printable(row.hostname or row.node_id)
     last = UNKNOWN if row.last_arrival is None else f"{age(now - row.last_arrival)} ago"
     hour = f"{row.last_hour:,}{' floods' if 'flooding' in row.troubles else ''}"
     numbers = (f"{row.waiting:,}", f"{row.failed:,}", hour)
-    cells = (name, last, *numbers, printable(row.relay))
+    cells = (name, last, *numbers, printable(relay))
     return Row(cells, row.node_id, partial(NodeView, row.node_id, name))
 
 
@@ -139,7 +144,7 @@ class NodeView:
     def load(self, control: Control, overview: Overview) -> Page:
         """Implement `View`."""
         detail = from_document(control.get(f"/nodes/{self._node_id}"), NodeDetail)
-        lines = node_lines(detail, overview.at)
+        lines = node_lines(detail, overview.at, width=_TEXT)
         return Page(("",), [Row((line,), str(number)) for number, line in enumerate(lines)])
 
 
@@ -173,13 +178,46 @@ class ReasonView:
         found = from_document(control.get(f"/refused/{self._reason}", limit=MOST), Refusals)
         rows = [
             Row(
-                (printable(file.name), f"{age(overview.at - file.at)} ago", printable(file.detail)),
+                (f"{age(overview.at - file.at)} ago", printable(file.name)),
                 file.name,
+                partial(FileView, self._reason, file),
             )
             for file in found.files
         ]
         return Page(
-            ("FILE", "REFUSED", "DETAIL"),
+            ("REFUSED", "FILE"),
             rows,
-            f"{found.total:,} files   relayd failed show {self._reason}",
+            f"{counted(found.total, 'file')}   relayd failed show {self._reason}",
         )
+
+
+class FileView:
+    """One refused file."""
+
+    def __init__(self, reason: str, file: FileFacts) -> None:
+        self.title = f"Refused: {reason}"
+        self._reason = reason
+        self._file = file
+
+    def load(self, control: Control, overview: Overview) -> Page:
+        """Implement `View`."""
+        del control
+        file, advice = self._file, ADVICE[self._reason]
+        facts = [
+            ("file", file.name),
+            ("refused", f"{age(overview.at - file.at)} ago"),
+            ("detail", file.detail),
+            ("what to do", advice),
+        ]
+        lines = [
+            line
+            for label, text in facts
+            for line in textwrap.wrap(
+                printable(text),
+                _TEXT,
+                initial_indent=f"{label:<12}",
+                subsequent_indent=" " * 12,
+                break_on_hyphens=False,
+            )
+        ]
+        return Page(("",), [Row((line,), str(number)) for number, line in enumerate(lines)])

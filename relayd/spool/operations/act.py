@@ -115,6 +115,17 @@ def _claimed(
             yield from done
 
 
+def would(entries: Sequence[Entry], claims: Claims, outcome: Outcome) -> Iterator[Done]:
+    """Say what would become of files; those that are set aside already are never busy."""
+    waiting = [entry for entry in entries if not entry.layer]
+    for directory, some in groupby(waiting, key=lambda entry: entry.incoming):
+        while batch := list(islice(some, BATCH)):
+            free = frozenset(claims.claim(directory, [entry.name for entry in batch]))
+            claims.settle(directory, (), free)
+            yield from (Done(one, outcome if one.name in free else "busy") for one in batch)
+    yield from (Done(entry, outcome) for entry in entries if entry.layer)
+
+
 def hold_one(entry: Entry) -> Done:
     """Set a waiting file aside; it must be claimed."""
     try:

@@ -17,6 +17,7 @@ from relayd.spool.operations.act import (
     drop,
     hold,
     release,
+    would,
 )
 from relayd.spool.operations.choose import Choice, choose, chosen
 from relayd.spool.operations.entries import Entry, each_entry, read_entries
@@ -145,10 +146,8 @@ class Queue:
                     rules = change_rules(spool, add=nodes, by=by)
                     self._running.note_rules(spool, rules)
         entries = [entry for entry in self._choose(choice) if not entry.layer]
-        if trial:
-            results: Iterable[Done] = (Done(entry, "held") for entry in entries)
-        else:
-            results = hold(entries, self._running)
+        running = self._running
+        results = would(entries, running, "held") if trial else hold(entries, running)
         return report("hold", results, map(self._call, nodes), trial=trial)
 
     def release(self, choice: Choice, *, trial: bool = False) -> Report:
@@ -176,10 +175,8 @@ class Queue:
     def drop(self, choice: Choice, *, trial: bool = False) -> Report:
         """Remove files for good; raise StartError."""
         entries = self._choose(choice)
-        if trial:
-            results: Iterable[Done] = (Done(entry, "dropped") for entry in entries)
-        else:
-            results = drop(entries, self._running)
+        running = self._running
+        results = would(entries, running, "dropped") if trial else drop(entries, running)
         return report("drop", results, (), trial=trial)
 
     def retry(self, choice: Choice) -> Report:

@@ -17,8 +17,11 @@ def test_a_unique_part_of_id_or_host_name_suffices(part: str, node: str) -> None
 
 
 def test_a_whole_name_is_preferred_to_a_part_of_others() -> None:
-    """`web-1` means the node of that name, even if another one begins like it."""
-    assert find_node("web-1", {"a": "web-12", "b": "web-1"}) == "b"
+    """`web-1` means the node of that name, with a domain or without, if others begin like it."""
+    assert find_node("web-1", {"a": "web-12", "b": "web-1", "c": "web-1.test"}) == "b"
+    assert find_node("web-1", {"a": "web-12.test", "b": "web-1.test", "c": "my-web-1.test"}) == "b"
+    with pytest.raises(NoSuchNodeError, match=r"2 nodes fit: web-1\.one, web-1\.two"):
+        find_node("web-1", {"a": "web-1.two", "b": "web-1.one", "c": "web-12.one"})
     assert find_node("a", {"a": "x", "ab": "a"}) == "a"
 
 

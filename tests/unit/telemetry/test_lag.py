@@ -105,6 +105,16 @@ def test_a_backlog_that_shrinks_has_an_end() -> None:
     assert past.rates.drain_s() == 0
 
 
+def test_what_is_worked_off_after_a_pause_does_not_grow() -> None:
+    """Files that arrived within minutes and become less are no growing backlog."""
+    past = Past()
+    past.pass_by(20, arrived=400)
+    assert past.rates.trend() == "growing"
+    past.pass_by(3, arrived=3, done=300)
+    assert past.waiting == 7109
+    assert past.rates.trend() == "shrinking"
+
+
 def test_a_few_files_more_or_less_are_no_trend() -> None:
     """A burst of some files does not make a backlog grow."""
     past = Past()

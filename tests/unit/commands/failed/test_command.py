@@ -68,7 +68,7 @@ def test_list_counts_by_reason_and_says_what_to_do(site: Site) -> None:
     assert lines[1][:3] == ["unknown_node", "3", "2"]
     assert "accept the node" in result.output
     assert ["mime", "1", "1"] in [line[:3] for line in lines]
-    assert lines[-1][:2] == ["5", "files,"]
+    assert lines[-1][:2] == ["5", "files"]
     document = [json.loads(line) for line in call(site, "list", "--json").output.splitlines()]
     assert [(one["reason"], one["files"]) for one in document] == [
         ("unknown_node", 3),
@@ -192,7 +192,10 @@ def test_mistakes_are_named(site: Site, arguments: tuple[str, ...], message: str
 def test_drop_removes_files_and_their_reasons(site: Site) -> None:
     """Only the chosen ones go; a trial removes nothing."""
     good, bad = refuse_good(site, 1), refuse_bad(site, 2)
-    assert "1 file," in call(site, "drop", "--reason", "mime", "--dry-run").output
+    trial = ("drop", "--reason", "mime", "--dry-run")
+    assert call(site, *trial).output == "1 file (10 bytes) would be removed.\n"
+    assert json.loads(call(site, *trial, "--json").output)["outcome"] == "removed"
+    assert (site.failed / bad).exists()
     assert (site.failed / bad).exists()
     result = call(site, "drop", "--reason", "mime", "--yes")
     assert (result.exit_code, result.output) == (0, "1 file removed\n")
