@@ -26,6 +26,7 @@ An exception in any of these is a bug: it cancels the others and ends the proces
 """
 
 import gc
+import math
 import os
 import signal
 import sys
@@ -194,7 +195,12 @@ class Service:
         self.metrics = Metrics()
         self.records = NodeRecords(self.metrics.totals)
         lag = partial(self.metrics.lag.quantile, "here")
-        self.rates = Rates(self.records.totals, lambda: self.metrics.waiting, lag)
+        self.rates = Rates(
+            self.records.totals,
+            lambda: self.metrics.waiting,
+            lag,
+            flowing_since=self._flowing_since,
+        )
         self.metrics.drain_rate.set_function(self.rates.drain_rate)
         self.metrics.drain_seconds.set_function(self.rates.drain_s)
         self.trust = CurrentNodes(
@@ -328,6 +334,7 @@ class Service:
         self._control_ended.set()
 
     def _control_app(self) -> Any:
+        from relayd.overview.server import kinds_of
         from relayd.service.control import Controls, control_app
 
         return control_app(
@@ -335,12 +342,20 @@ class Service:
                 self._status_reader(),
                 self.reload,
                 self.pausing,
+                kinds_of(self.settings),
                 self._overview,
                 self._steering(),
                 self._fleet(),
                 self.remote_runs,
             )
         )
+
+    def _flowing_since(self) -> float:
+        """Return the Unix time since which all outputs accept files; infinity if one does not."""
+        healths = [pipeline.health for pipeline in self._pipelines]
+        if any(health.trouble is not None for health in healths):
+            return math.inf
+        return max((one.since for one in healths if one.since is not None), default=-math.inf)
 
     def _fleet(self) -> "Fleet":
         """Return what answers about nodes, made when somebody asks."""

@@ -13,7 +13,7 @@ from rich.text import Text
 from relayd.spool.failed.refusals import ADVICE, Group, Refusal
 from relayd.spool.failed.returning import Done, Outcome
 from relayd.system.amounts import age, counted, size
-from relayd.system.printable import printable
+from relayd.system.printable import printable, shown
 
 _DONE: Final[dict[Outcome, str]] = {
     "back": "moved back",
@@ -52,7 +52,7 @@ def show_refusals(console: Console, refusals: Sequence[Refusal]) -> None:
     """Print some lines for each file."""
     now = time.time()
     for refusal in refusals:
-        console.print(Text(printable(str(refusal.path)), style="bold", overflow="fold"))
+        console.print(Text(printable(shown(str(refusal.path))), style="bold", overflow="fold"))
         facts = Table.grid(padding=(0, 2))
         facts.add_column(no_wrap=True, style="dim")
         facts.add_column(overflow="fold")
@@ -71,6 +71,12 @@ def total(refusals: Sequence[Refusal]) -> str:
     """Return the sum of some files, as `41 files, 612 kB`."""
     octets = sum(refusal.size for refusal in refusals)
     return f"{counted(len(refusals), 'file')}, {size(octets)}"
+
+
+def total_of(groups: Sequence[Group]) -> str:
+    """Return the same sum of some groups."""
+    octets = sum(group.size for group in groups)
+    return f"{counted(sum(group.files for group in groups), 'file')}, {size(octets)}"
 
 
 def summary(results: Sequence[Done], *, trial: bool = False) -> list[str]:
@@ -126,7 +132,7 @@ def done_as_json(result: Done) -> str:
 
 def _facts(refusal: Refusal) -> dict[str, Any]:
     return {
-        "file": str(refusal.path),
+        "file": shown(str(refusal.path)),
         "name": refusal.name,
         "reason": refusal.reason,
         "node": refusal.node_id,

@@ -13,8 +13,9 @@ from relayd.commands.asking import ask, optional_duration
 from relayd.commands.cli import Program, directory_option
 from relayd.commands.completion import complete_node
 from relayd.commands.console import plain_console
+from relayd.commands.installation import find_installation
 from relayd.commands.nodes.screen import node_lines, nodes_summary, show_nodes
-from relayd.config.main_conf import Settings, load_settings
+from relayd.config.main_conf import Settings
 from relayd.control.client import Control
 from relayd.errors import RelaydError, StartError
 from relayd.overview.documents import as_document, from_document
@@ -66,13 +67,10 @@ def command(
     machine: bool,
 ) -> int:
     """Say which nodes have not reported, are refused, or flood."""
-    settings, _warnings = load_settings(directory)
+    site = find_installation(directory)
     choice = NodesChoice(silent=silent, failing=failing, relay=relay, sort=sort, limit=limit)
     page = ask(
-        settings,
-        NodesPage,
-        partial(nodes_page, choice=choice),
-        partial(_page_here, settings, choice),
+        site, NodesPage, partial(nodes_page, choice=choice), partial(_page_here, choice=choice)
     )
     if machine:
         click.echo(msgspec.json.encode(as_document(page)).decode())
@@ -122,12 +120,11 @@ def node(directory: Path, part: str, *, follow: bool, machine: bool) -> int:
 
     NODE is its id, its host name, or a part of either that no other node has.
     """
-    settings, _warnings = load_settings(directory)
     detail = ask(
-        settings,
+        find_installation(directory),
         NodeDetail,
         partial(_detail, part=part, follow=follow),
-        partial(_detail_here, settings, part),
+        partial(_detail_here, part=part),
     )
     if machine:
         click.echo(msgspec.json.encode(as_document(detail)).decode())
