@@ -9,6 +9,7 @@ import socket
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
@@ -25,7 +26,7 @@ from relayd.commands.check.surroundings.units import (
 from relayd.control.callers import Caller, caller_of
 from relayd.system.threads import in_thread
 
-_RUN = Path("/run")
+_RUN: Final = Path("/run")
 
 
 async def check(site: Site) -> list[Finding]:
@@ -39,7 +40,7 @@ async def check(site: Site) -> list[Finding]:
 def _check(site: Site, path: Path) -> list[Finding]:
     service = find_service(site.spools)
     directory = path.parent
-    found = list(_judge_group(site))
+    found = list(_judge_group())
     try:
         owner = directory.stat().st_uid
     except FileNotFoundError:
@@ -63,17 +64,17 @@ def _name(uid: int) -> str:
     return Caller(0, uid, frozenset()).name()
 
 
-def _judge_group(site: Site) -> Iterator[Finding]:
+def _judge_group() -> Iterator[Finding]:
     """Yield a finding if the group that the unit gives to the socket does not exist."""
-    group = service_group()
-    if group is None or group.isdigit():
+    named = service_group()
+    if named is None or named[1].isdigit():
         return
+    unit, group = named
     try:
         grp.getgrnam(group)
     except KeyError:
-        unit = find_service(site.spools).unit
         what = f"names group {group}, which does not exist, so systemd does not start it"
-        yield error("control.group", f"{unit}.service", what, f"groupadd --system {group}")
+        yield error("control.group", unit, what, f"groupadd --system {quoted(group)}")
 
 
 def _missing(site: Site, directory: Path, service: Service) -> Finding:
@@ -82,7 +83,7 @@ def _missing(site: Site, directory: Path, service: Service) -> Finding:
     fix = f"install -d -o {name} -g {group} -m 0750 {quoted(directory)}"
     if directory.parent == _RUN:  # which is empty after each boot
         fix = f"add RuntimeDirectory={directory.name} to the unit of relayd"
-    if is_foreign(directory) or is_foreign(directory.parent) and directory.parent != _RUN:
+    if is_foreign(directory) or directory.parent == Path("/"):
         fix = elsewhere(site, directory)
     if service.pid is not None:
         fix = f"{fix}, then {service.act('restart')}"

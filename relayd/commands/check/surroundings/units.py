@@ -127,11 +127,13 @@ def makes_directory(path: Path) -> bool:
     )
 
 
-def service_group() -> str | None:
-    """Return the group that the daemon's unit names; None if it names none."""
+def service_group() -> tuple[str, str] | None:
+    """Return the daemon's unit and the group that it names; None if it names none."""
     unit = _installed_unit()
-    groups = [value.strip() for value in _values(_files(f"{unit}.service"), "Group")] if unit else []
-    return groups[-1] or None if groups else None
+    if unit is None:
+        return None
+    groups = [value.strip() for value in _values(_files(f"{unit}.service"), "Group")]
+    return (f"{unit}.service", groups[-1]) if groups and groups[-1] else None
 
 
 def may_bind_low_ports() -> bool:
