@@ -224,7 +224,7 @@ check("daemon")
             "skipped: files and directories: only root and daemon can check the permissions of"
             " daemon. Fix: run this check as root, or give another user with --user"
         ),
-        "15 checks for user daemon: 1 warning, 1 skipped",
+        "18 checks for user daemon: 2 warnings, 1 skipped",
         "exit 0",
     ]
 
@@ -383,7 +383,7 @@ def test_a_terminal_gets_a_table_and_the_progress() -> None:
     assert "problem and fix" in shown
     assert "start PostgreSQL there, or correct output.database.url" in shown
     assert "\x1b[1;31merror" in shown
-    assert "15 checks for user" in shown
+    assert "18 checks for user" in shown
 
 
 def read_all(descriptor: int) -> bytes:
