@@ -289,13 +289,16 @@ class _Site:
 
 
 def _queue(settings: Settings) -> Queue:
+    nodes, trouble = Nodes(""), None
     try:
         listed = load_list(settings.general.nodes_list_file)
         nodes = Nodes(settings.node_id(), listed)
     except NodesError as error:
-        click.echo(f"warning: host names are unknown: {error}", err=True)
-        nodes = Nodes("")
-    return Queue(spools_of(settings), nodes.hostnames(), nodes.relay_of, find_nodes)
+        trouble = error
+    queue = Queue(spools_of(settings), nodes.hostnames(), nodes.relay_of, find_nodes)
+    if trouble is not None:
+        click.echo(f"warning: host names are unknown: {trouble}", err=True)
+    return queue
 
 
 def _print(lines: Any) -> None:

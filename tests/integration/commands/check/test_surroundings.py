@@ -169,6 +169,33 @@ def test_a_command_that_the_user_may_not_run_is_reported(
 
 
 @as_root
+def test_a_control_socket_of_another_user_is_reported(
+    site: Site, database: postgres.Database
+) -> None:
+    """Who owns its directory, or listens on it, could answer operators in place of relayd."""
+    stranger, place = pwd.getpwnam("daemon").pw_uid, site.root / "run"
+    place.mkdir(mode=0o770)
+    os.chown(place, stranger, pwd.getpwnam(service_user()).pw_gid)
+    place.chmod(0o770)
+    conf(general='control_socket = "{root}/run/x"')(site, database)
+    other = "set general.control_socket to another path"
+    lines = (
+        f"error: {{root}}/run/x: process {os.getpid()} of user daemon listens on it, not relayd."
+        f" Fix: find out whose it is, and {other}",
+        "warning: {root}/run: belongs to user daemon, who may replace the control socket."
+        f" Fix: {other}; leave {{root}}/run as it is, for it is not relayd's own",
+    )
+    with socket.socket(socket.AF_UNIX) as listener:
+        os.seteuid(stranger)
+        try:
+            listener.bind(f"{place}/x")
+            listener.listen()
+        finally:
+            os.seteuid(0)
+        verify(check(site), lines, site)
+
+
+@as_root
 def test_a_file_that_only_root_can_read_is_reported(site: Site) -> None:
     """A main.conf that root can read and the service user cannot is an error."""
     main = site.conf / "main.conf"
