@@ -170,7 +170,8 @@ def test_unit_account_and_package_agree_on_places_and_group() -> None:
     # systemd makes these two, and removes the first at each stop.
     own = {str(general.control_socket.parent), str(general.state_directory)}
     assert not own & {place[1] for place in places}
-    labels = [line.split() for line in (ROOT / "selinux/relayd.fc").read_text().splitlines() if line]
-    patterns = [(line[0], line[1] if len(line) > 2 else "") for line in labels]
+    labels = (ROOT / "selinux/relayd.fc").read_text().splitlines()
+    words = [line.split() for line in labels if line]
+    patterns = [(line[0], line[1] if len(line) > 2 else "") for line in words]
     assert len(patterns) == len(set(patterns))
     assert own <= {pattern.removesuffix("(/.*)?") for pattern, _kind in patterns}

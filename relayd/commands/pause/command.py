@@ -65,7 +65,10 @@ def command(directory: Path, kind: Kind | None, seconds: float | None, *, machin
     order = {"kinds": asked, "for": seconds}
 
     def offline(settings: Settings) -> dict[str, Any]:
-        file, kinds = PauseFile(settings.general.state_directory), to_pause(asked, kinds_of(settings))
+        file, kinds = (
+            PauseFile(settings.general.state_directory),
+            to_pause(asked, kinds_of(settings)),
+        )
         return _document(begin_pause(file, kinds, myself().name(), seconds, time.time()))
 
     site = find_installation(directory)

@@ -21,7 +21,7 @@ def test_the_socket_is_the_default_or_the_named_one(monkeypatch: pytest.MonkeyPa
 def test_only_a_lack_of_permission_does_without_the_configuration(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The variable replaces nothing that main.conf says, and no other fault of it is passed over."""
+    """The variable replaces no key of main.conf, and other faults of that file are errors."""
     monkeypatch.setenv(SOCKET_VARIABLE, "/run/other")
     with pytest.raises(StartError, match="Could not read main configuration"):
         find_installation(tmp_path)

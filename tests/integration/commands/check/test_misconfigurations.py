@@ -338,6 +338,7 @@ SPOOL: Final = [
     ),
 ]
 
+
 def listener_gone(file: Path) -> None:
     """Leaves a socket as a process does that is killed."""
     with socket.socket(socket.AF_UNIX) as left:

@@ -180,10 +180,14 @@ def test_a_control_socket_of_another_user_is_reported(
     conf(general='control_socket = "{root}/run/x"')(site, database)
     other = "set general.control_socket to another path"
     lines = (
-        f"error: {{root}}/run/x: process {os.getpid()} of user daemon listens on it, not relayd."
-        f" Fix: find out whose it is, and {other}",
-        "warning: {root}/run: belongs to user daemon, who may replace the control socket."
-        f" Fix: {other}; leave {{root}}/run as it is, for it is not relayd's own",
+        (
+            f"error: {{root}}/run/x: process {os.getpid()} of user daemon listens on it, not"
+            f" relayd. Fix: find out whose it is, and {other}"
+        ),
+        (
+            "warning: {root}/run: belongs to user daemon, who may replace the control socket."
+            f" Fix: {other}; leave {{root}}/run as it is, for it is not relayd's own"
+        ),
     )
     with socket.socket(socket.AF_UNIX) as listener:
         os.seteuid(stranger)
