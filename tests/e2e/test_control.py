@@ -67,13 +67,16 @@ async def test_root_service_user_and_group_may_and_others_may_not(site: Site, pl
 
 #: Becomes a user, then runs commands in this process; prints exit code, output and errors of each.
 COMMANDS = """
-import io, json, os, pkgutil, sys
+import _strptime, bz2, encodings, gzip, io, json, lzma, os, pkgutil, sys
 from contextlib import redirect_stderr, redirect_stdout
 import relayd.commands
 from relayd.commands import cli
+# This user may not be able to read any of it.
+for name in ("ascii", "idna", "latin_1", "utf_8_sig", "utf_16"):
+    __import__(f"encodings.{name}")
 for module in pkgutil.walk_packages(relayd.commands.__path__, "relayd.commands."):
     if ".demo" not in module.name:
-        __import__(module.name)  # this user may not be able to read it
+        __import__(module.name)
 asked = json.loads(sys.argv[1])
 os.chdir(asked["home"])
 os.setgroups(asked["groups"])
@@ -180,6 +183,7 @@ async def test_members_of_the_group_need_no_configuration(
         listed = outside.pop(archive)
         assert f"without status.json: {path}: only root, the user of relayd" in listed[1]
         _one_line(outside.pop("top"), "needs a terminal")
+        _one_line(outside.pop("run node1"), f"members of group {MEMBERS} may use it")
         for result in outside.values():
             _one_line(result, f"members of group {MEMBERS} may use it; without it, {site.conf}")
         for result in _commands_as(home, readable, path, MEMBER_GETS).values():

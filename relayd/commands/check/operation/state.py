@@ -80,7 +80,7 @@ def _judge_pauses(site: Site, path: Path) -> list[Finding]:
     try:
         if file.is_newer():
             what = "was written by a newer version of relayd, and may say more than this one knows"
-            fix = f"install that version again, or write it anew: {site.command('resume')}"
+            fix = f"install that version again, or write it again: {site.command('resume')}"
             return [warning("state.newer", path / FILE, what, fix)]
         file.read(0.0)
     except PauseError as error:
@@ -95,7 +95,7 @@ def _judge_records(site: Site, path: Path) -> list[Finding]:
         read_saved(path)
     except (OSError, ValueError) as error:
         detail = words_of(error) if isinstance(error, OSError) else str(error)
-        what = f"cannot be used ({detail}), so the history of the nodes begins anew"
+        what = f"cannot be used ({detail}), so the history of the nodes begins again"
         fix = f"install the version of relayd that has written it, or {_remove(site, path / NAME)}"
         return [warning("state.records", path / NAME, what, fix)]
     return []

@@ -399,14 +399,14 @@ OPERATION: Final = [
         "~warning: {root}/paused.json: is no file of pauses \\(.*\\), so nothing is paused, and"
         " nothing can be. Fix: remove it: rm {root}/paused.json",
         "warning: {root}/nodes.records: cannot be used (not node records of this version), so the"
-        " history of the nodes begins anew. Fix: install the version of relayd that has written"
+        " history of the nodes begins again. Fix: install the version of relayd that has written"
         " it, or remove it: rm {root}/nodes.records",
     ),
     case(
         "pauses of a newer version",
         write("paused.json", '{"version": 2, "paused": {"reporting": "all"}}'),
         "warning: {root}/paused.json: was written by a newer version of relayd, and may say more"
-        " than this one knows. Fix: install that version again, or write it anew: relayd resume -c"
+        " than this one knows. Fix: install that version again, or write it again: relayd resume -c"
         " {conf}",
     ),
     case(

@@ -353,8 +353,8 @@ def test_the_document_has_a_stable_shape() -> None:
     assert (document["sound"], done.code) == (False, 1)
     checks = document["checks"]
     assert list(checks) == [
-        *("configuration", "files", "listen", "daemon", "spool", "webserver", "server", "nodes"),
-        "certificates",
+        *("configuration", "files", "listen", "daemon", "control", "state", "spool", "queue"),
+        *("webserver", "server", "nodes", "certificates"),
         *("database", "upstream", "remote_run", "selinux", "openssl", "clock"),
     ]
     assert (checks["database"], checks["spool"], checks["nodes"]) == ("error", "error", "ok")
