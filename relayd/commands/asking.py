@@ -10,14 +10,16 @@ from typing import Any, Final, TypeVar
 import click
 import msgspec
 
+from relayd.commands.installation import Installation
 from relayd.config.durations import parse_duration
 from relayd.config.main_conf import Settings
 from relayd.control.client import Control, ControlError, NotPermittedError, NotRunningError
 from relayd.errors import StartError
 from relayd.overview.server import running_process
-from relayd.spool.layout import Spool
+from relayd.spool.layout import Spool, is_directory
 from relayd.spool.lock import DirectoryLock
 from relayd.system.printable import printable, shown
+from relayd.system.shortage import words_of
 
 T = TypeVar("T")
 
@@ -27,40 +29,45 @@ _PAUSE_S: Final = 0.05
 
 
 def ask(
-    settings: Settings,
+    site: Installation,
     kind: type[T],
     online: Callable[[Control], Any],
-    offline: Callable[[], T],
+    offline: Callable[[Settings], T],
     *,
     locked: bool = True,
 ) -> T:
     """Ask relayd, or do it here if none runs.
 
     Args:
-        settings: of the installation.
+        site: the installation.
         kind: of the answer.
         online: asks.
-        offline: does it.
+        offline: does it, with these settings.
         locked: whether it may only be done here while no other process works on the spool.
 
     Raises:
         StartError: neither is possible.
     """
     try:
-        return msgspec.convert(
-            online(Control(settings.general.control_socket)), kind, from_attributes=True
-        )
+        return msgspec.convert(online(Control(site.socket)), kind, from_attributes=True)
     except NotRunningError as error:
+        settings = site.needed(error)
         process = _wait_for_others(settings) if locked else None
         if process is not None:
             raise StartError(
                 f"process {process} works on the spool, but cannot be asked: {error}"
             ) from None
-    except (NotPermittedError, ControlError) as error:
+    except NotPermittedError as error:
+        raise StartError(site.explained(error)) from None
+    except ControlError as error:
         raise StartError(str(error)) from None
     except msgspec.ValidationError as error:
         raise StartError(f"relayd is another version, with another answer: {error}") from None
-    return offline()
+    try:
+        return offline(settings)
+    except PermissionError as error:
+        place = error.filename or "the spool"
+        raise StartError(f"{place} cannot be used: {words_of(error)}") from error
 
 
 def _wait_for_others(settings: Settings) -> int | None:
@@ -79,7 +86,7 @@ def lock_all(stack: ExitStack, spools: Iterable[Spool]) -> None:
     """
     for spool in spools:
         for path in spool.watched:
-            if path.is_dir():
+            if is_directory(path):
                 stack.enter_context(DirectoryLock(path))
 
 

@@ -18,6 +18,8 @@ import msgspec
 _SO_PEERGROUPS: Final = 59
 _UCRED: Final = struct.Struct("3i")
 _GID: Final = struct.Struct("I")
+#: The group of all groups that a user namespace does not have, see user_namespaces(7).
+_UNMAPPED: Final = 65534
 #: What Python's `getsockopt` returns at most.
 _MOST_BYTES: Final = 1024
 
@@ -39,10 +41,11 @@ class Caller(msgspec.Struct, frozen=True):
         """Return whether this caller may use the control socket.
 
         Args:
-            group: of the socket file; its members may.
+            group: of the socket file; its members may, unless it is one of those that a user
+                namespace does not have: there, all of these look the same.
             service_uid: the user that relayd runs as, who may as well, like root.
         """
-        return self.uid in {0, service_uid} or group in self.groups
+        return self.uid in {0, service_uid} or group in self.groups - {_UNMAPPED}
 
     def name(self) -> str:
         """Return the name of the user, for people; asks the system's user database."""

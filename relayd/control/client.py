@@ -1,5 +1,6 @@
 """Asks the running relayd through its control socket. Needs nothing but the standard library."""
 
+import grp
 import http.client
 import json
 import socket
@@ -142,7 +143,21 @@ class Control:
 
 
 def _not_permitted(path: Path) -> str:
-    return f"{path}: only root, the user of relayd and the group of this socket may use it"
+    return f"{path}: only root, the user of relayd and {_members(path)} may use it"
+
+
+def _members(path: Path) -> str:
+    """Return who else may use a socket, by the name of its group as far as that can be seen."""
+    for place in (path, path.parent):  # who may not enter the directory does not see the socket
+        try:
+            gid = place.lstat().st_gid
+        except OSError:
+            continue
+        try:
+            return f"the members of group {grp.getgrgid(gid).gr_name}"
+        except KeyError:
+            return f"the members of group {gid}"
+    return "the members of its group"
 
 
 def _data(status: int, body: bytes) -> Any:

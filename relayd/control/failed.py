@@ -11,9 +11,13 @@ from quart import Blueprint
 from relayd.control.audit import audit
 from relayd.control.requests import answering, read_body
 from relayd.errors import RelaydError
+from relayd.fleet.finding import find_nodes
+from relayd.fleet.nodes import Nodes
+from relayd.spool.failed.listing import Asked, list_refusals
 from relayd.spool.failed.refusals import Group, Refusal, grouped, read_refusals
 from relayd.spool.failed.returning import SUCCESS, Done, Returned, bring_back, drop
 from relayd.spool.layout import Spool
+from relayd.system.libc import trim_memory
 from relayd.system.printable import shown
 from relayd.system.threads import in_thread
 
@@ -33,14 +37,25 @@ class FilesRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     files: tuple[str, ...]
 
 
-def failed_blueprint(spools: Sequence[Spool]) -> Blueprint:
-    """Return the routes below `/failed`."""
+def failed_blueprint(spools: Sequence[Spool], nodes: Callable[[], Nodes]) -> Blueprint:
+    """Return the routes below `/failed`.
+
+    Args:
+        spools: of the installation.
+        nodes: returns the nodes list in use.
+    """
     routes = Blueprint("failed", __name__)
 
     @routes.get("/failed", endpoint="listFailed")
     @answering("listFailed")
     async def groups() -> list[Group]:
         return await in_thread(lambda: grouped(read_refusals(spools)))
+
+    @routes.post("/failed/list", endpoint="listFailedFiles")
+    @answering("listFailedFiles")
+    async def files() -> msgspec.Raw:
+        look = partial(_files, spools, await read_body(Asked), nodes())
+        return await in_thread(look, abandon_on_cancel=True)
 
     @routes.post("/failed/replay", endpoint="replayFailed")
     @answering("replayFailed")
@@ -53,6 +68,14 @@ def failed_blueprint(spools: Sequence[Spool]) -> Blueprint:
         return await _act(spools, "drop", drop)
 
     return routes
+
+
+def _files(spools: Sequence[Spool], asked: Asked, nodes: Nodes) -> msgspec.Raw:
+    """Return the files that are meant, as JSON: there may be some hundred thousand."""
+    find = partial(find_nodes, hostnames=nodes.hostnames())
+    encoded = msgspec.Raw(msgspec.json.encode(list_refusals(spools, asked, find)))
+    trim_memory()
+    return encoded
 
 
 async def _act(

@@ -1,5 +1,6 @@
 """The operations `pause` and `resume`."""
 
+from collections.abc import Sequence
 from math import inf
 from typing import Any
 
@@ -10,14 +11,14 @@ from relayd.control.audit import audit, caller_name
 from relayd.control.requests import BadRequestError, answering, read_body
 from relayd.overview.documents import as_document
 from relayd.overview.model import Kind, Pause
-from relayd.pipelines.pausing import KINDS, Pausing
+from relayd.pipelines.pausing import KINDS, Pausing, to_pause
 
 
 class PauseOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"for_s": "for"}):
     """What to pause.
 
     Attributes:
-        kinds: of files; all if empty.
+        kinds: of files; all that are processed here if empty.
         for_s: seconds after which it ends by itself; None if it does not.
     """
 
@@ -35,15 +36,20 @@ class ResumeOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     kinds: tuple[Kind, ...] = ()
 
 
-def pause_blueprint(pausing: Pausing) -> Blueprint:
-    """Return `/pause` and `/resume`."""
+def pause_blueprint(pausing: Pausing, processed: Sequence[Kind]) -> Blueprint:
+    """Return `/pause` and `/resume`.
+
+    Args:
+        pausing: the pauses.
+        processed: the kinds of files that this server processes.
+    """
     routes = Blueprint("pause", __name__)
 
     @routes.post("/pause", endpoint="pause")
     @answering("pause")
     async def pause() -> dict[str, Any] | None:
         order = await read_body(PauseOrder)
-        kinds = order.kinds or KINDS
+        kinds = to_pause(order.kinds, processed)
         if order.for_s is not None and not 0 < order.for_s < inf:
             raise BadRequestError("body: `for` must be more than 0 seconds")
         await pausing.begin(kinds, await caller_name(), order.for_s)

@@ -47,7 +47,7 @@ class Measured:
         return Backlog(
             files=files,
             oldest_s=self._metrics.oldest_age(),
-            drained_per_s=self._rates.drain_rate(),
+            drained_per_s=self._rates.flow_rate() or None,
             drained_in_s=drain_s if math.isfinite(drain_s) else None,
             grows=trend == "growing",
         )

@@ -4,7 +4,8 @@ Points in time are Unix times, in JSON RFC 3339 in UTC; other times are seconds,
 stands for a value that is not known.
 """
 
-from typing import Literal
+from collections.abc import Iterable, Mapping
+from typing import Final, Literal
 
 import msgspec
 
@@ -15,10 +16,17 @@ State = Literal["keeping_up", "behind", "waiting", "silent", "paused", "not_runn
 
 #: What can be paused: the pipelines by what they process.
 Kind = Literal["reporting", "inventories"]
+#: What the files are called.
+KIND_NAMES: Final[Mapping[Kind, str]] = {"reporting": "run logs", "inventories": "inventories"}
 
 
 #: What a server is in its fleet.
 Role = Literal["root", "relay"]
+
+
+def named(kinds: Iterable[Kind]) -> str:
+    """Return what some kinds of files are called."""
+    return " and ".join(KIND_NAMES[kind] for kind in kinds)
 
 
 class _Part(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,7 +57,8 @@ class Backlog(_Part, frozen=True, kw_only=True):
     Attributes:
         files: how many.
         oldest_s: for how long the oldest waits.
-        drained_per_s: how many leave the spool each second.
+        drained_per_s: how many leave the spool each second; None while they wait for an output,
+            the nodes list or an operator, or if none leave.
         drained_in_s: when there are none at this rate, if no further ones arrive.
         grows: whether there are more and more.
     """

@@ -5,7 +5,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from relayd.overview.model import Overview, State
+from relayd.overview.model import Overview, State, named
 from relayd.system.amounts import age, counted, precise
 
 #: Files that wait no longer than this are being processed; the writer gathers for a while.
@@ -32,11 +32,27 @@ class Verdict(NamedTuple):
 
 
 def judged(overview: Overview) -> Overview:
-    """Return an overview of a running relayd with its state, in words."""
-    verdict = judge(overview)
+    """Return an overview of a running relayd with its state, in words.
+
+    While files wait for something, how fast they went before says nothing about their end.
+    """
+    verdict, backlog = judge(overview), overview.backlog
+    if verdict.state in {"waiting", "paused"}:
+        backlog = msgspec.structs.replace(backlog, drained_per_s=None, drained_in_s=None)
     return msgspec.structs.replace(
-        overview, state=verdict.state, sentence=verdict.sentence, advice=verdict.advice
+        overview,
+        state=verdict.state,
+        sentence=verdict.sentence,
+        advice=verdict.advice,
+        backlog=backlog,
     )
+
+
+def awaited(overview: Overview) -> str | None:
+    """Return what files wait for before any can be stored or forwarded; None if they do not."""
+    if overview.nodes.trouble is not None:
+        return "nodes list"
+    return next((output.name for output in overview.outputs if output.up is False), None)
 
 
 def judge(overview: Overview) -> Verdict:
@@ -54,17 +70,14 @@ def _paused(overview: Overview) -> Verdict | None:
     pause = overview.pause
     if pause is None:
         return None
-    partly = set(pause.kinds) < set(overview.kinds)
-    what = f"Processing of {_kinds_of(pause.kinds)} paused" if partly else "Paused"
+    kinds = tuple(kind for kind in overview.kinds if kind in pause.kinds)
+    if not kinds:  # what is paused would not be processed anyway
+        return None
+    what = "Paused" if kinds == overview.kinds else f"Processing of {named(kinds)} paused"
     until = f", until {moment(pause.until, overview.at)}" if pause.until is not None else ""
     since = moment(pause.since, overview.at)
     sentence = f"{what} by {pause.by} since {since}{until}: {_wait(overview)}."
     return Verdict("paused", sentence, "relayd resume")
-
-
-def _kinds_of(kinds: tuple[str, ...]) -> str:
-    names = {"reporting": "run logs", "inventories": "inventories"}
-    return " and ".join(names[kind] for kind in kinds)
 
 
 def _waiting(overview: Overview) -> Verdict | None:

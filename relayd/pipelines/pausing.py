@@ -7,17 +7,17 @@ one that cannot be read pauses nothing.
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 import trio
 
 from relayd.errors import StartError
-from relayd.overview.model import Kind, Pause
+from relayd.overview.model import KIND_NAMES, Kind, Pause
 from relayd.spool.watching.valve import Valve
 from relayd.system.shortage import words_of
 from relayd.system.threads import in_thread
@@ -29,6 +29,12 @@ log = get_logger("main")
 
 FILE: Final = "paused.json"
 KINDS: Final[tuple[Kind, ...]] = ("reporting", "inventories")
+#: The key that switches each kind off.
+_KEYS: Final[Mapping[Kind, str]] = {
+    "reporting": "processing.reporting.output",
+    "inventories": "processing.inventory.output",
+}
+_VERSION: Final = 1
 #: The file is far smaller.
 _LARGEST: Final = 65_536
 #: The wall clock may be set meanwhile: how often the end of a pause is compared with it.
@@ -53,9 +59,37 @@ class Paused(msgspec.Struct, frozen=True, kw_only=True):
     until: float | None = None
 
 
-class _File(msgspec.Struct, frozen=True, kw_only=True):
-    version: int = 1
+class NotProcessedError(StartError):
+    """What is to be paused is not processed on this server."""
+
+
+class _Version(msgspec.Struct, frozen=True, kw_only=True):
+    version: int = _VERSION
+
+
+class _File(_Version, frozen=True, kw_only=True):
     paused: dict[Kind, Paused] = {}
+
+
+def to_pause(asked: Sequence[Kind], processed: Sequence[Kind]) -> tuple[Kind, ...]:
+    """Return the kinds of files that a pause concerns.
+
+    Args:
+        asked: what an operator has named; all that are processed if empty.
+        processed: what this server processes.
+
+    Raises:
+        NotProcessedError: one of them, or none at all, is processed here.
+    """
+    for kind in asked or (() if processed else KINDS):
+        if kind not in processed:
+            raise NotProcessedError(
+                f'{KIND_NAMES[kind]} are not processed here: {_KEYS[kind]} is "disabled"'
+            )
+    return tuple(asked or processed)
+
+
+F = TypeVar("F", bound=_Version)
 
 
 class PauseFile:
@@ -68,26 +102,40 @@ class PauseFile:
     def __init__(self, directory: Path) -> None:
         self._path = directory / FILE
 
+    def is_newer(self) -> bool:
+        """Return whether a newer version of relayd has written the file; blocks.
+
+        Raises:
+            PauseError: see `read`.
+        """
+        return self._read(_Version()).version > _VERSION
+
     def read(self, now: float) -> dict[Kind, Paused]:
         """Return the pauses that have not ended; blocks.
 
         Raises:
             PauseError: the file is there, but cannot be read or is not one of these.
         """
-        try:
-            with open(self._path, "rb") as file:  # noqa: PTH123 - a bounded part of it
-                found = msgspec.json.decode(file.read(_LARGEST), type=_File)
-        except FileNotFoundError:
-            return {}
-        except OSError as error:
-            raise PauseError(f"{self._path} cannot be read: {words_of(error)}") from error
-        except msgspec.DecodeError as error:
-            raise PauseError(f"{self._path} is not a file of pauses: {error}") from error
+        found = self._read(_File())
         return {
             kind: entry
             for kind, entry in found.paused.items()
             if entry.until is None or entry.until > now
         }
+
+    def _read(self, default: F) -> F:
+        """Return the content of the file; the default if there is none."""
+        try:
+            with open(self._path, "rb") as file:  # noqa: PTH123 - a bounded part of it
+                return msgspec.json.decode(file.read(_LARGEST), type=type(default))
+        except FileNotFoundError:
+            return default
+        except OSError as error:
+            problem = f"{self._path} cannot be read"
+            raise PauseError(problem, reason=words_of(error)) from error
+        except msgspec.DecodeError as error:
+            problem = f"{self._path} is not a file of pauses"
+            raise PauseError(problem, reason=str(error)) from error
 
     def write(self, paused: Mapping[Kind, Paused]) -> None:
         """Replace the file; blocks.

@@ -1,6 +1,6 @@
 """What the control socket offers, from the parts of a running service."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,7 @@ from relayd.control.run import run_blueprint
 from relayd.control.tasks import tasks_blueprint
 from relayd.errors import RelaydError
 from relayd.overview.documents import as_document
-from relayd.overview.model import Overview
+from relayd.overview.model import Kind, Overview
 from relayd.pipelines.pausing import Pausing
 from relayd.pipelines.steering import Steering
 from relayd.remote_run.runs import RemoteRuns
@@ -36,6 +36,7 @@ class Controls:
         checks: checks the current state, as the API does.
         reload: reads logging, nodes and certificates again.
         pausing: stops the taking of files.
+        processed: the kinds of files that this server processes.
         overview: says whether all is well.
         steering: changes the queue.
         fleet: answers what is asked about nodes.
@@ -45,6 +46,7 @@ class Controls:
     checks: Callable[[], Awaitable[StatusReport]]
     reload: Callable[[], Awaitable[None]]
     pausing: Pausing
+    processed: Sequence[Kind]
     overview: Callable[[], Awaitable[Overview]]
     steering: Steering
     fleet: Fleet
@@ -56,10 +58,10 @@ def control_app(controls: Controls) -> App:
     return make_control_app(
         [
             _service_blueprint(controls),
-            pause_blueprint(controls.pausing),
+            pause_blueprint(controls.pausing, controls.processed),
             queue_blueprint(controls.steering),
             nodes_blueprint(controls.fleet),
-            failed_blueprint(controls.steering.spools),
+            failed_blueprint(controls.steering.spools, controls.fleet.nodes),
             run_blueprint(controls.remote_runs, controls.fleet.nodes),
             tasks_blueprint(),
         ]

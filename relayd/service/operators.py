@@ -66,6 +66,7 @@ class OperatorTools:
 
     def control_app(self) -> Any:
         """Return the application of the control socket."""
+        from relayd.overview.server import kinds_of
         from relayd.service.control import Controls, control_app
 
         service = self._service
@@ -74,6 +75,7 @@ class OperatorTools:
                 service.status_reader(),
                 service.reload,
                 service.pausing,
+                kinds_of(service.settings),
                 self.overview,
                 self._steering(),
                 self.fleet,

@@ -26,6 +26,7 @@ An exception in any of these is a bug: it cancels the others and ends the proces
 """
 
 import gc
+import math
 import os
 import signal
 import sys
@@ -193,7 +194,12 @@ class Service:
         self.metrics = Metrics()
         self.records = NodeRecords(self.metrics.totals)
         lag = partial(self.metrics.lag.quantile, "here")
-        self.rates = Rates(self.records.totals, lambda: self.metrics.waiting, lag)
+        self.rates = Rates(
+            self.records.totals,
+            lambda: self.metrics.waiting,
+            lag,
+            flowing_since=self._flowing_since,
+        )
         self.metrics.drain_rate.set_function(self.rates.drain_rate)
         self.metrics.drain_seconds.set_function(self.rates.drain_s)
         self.trust = CurrentNodes(
@@ -325,6 +331,13 @@ class Service:
         if path is not None:
             await run_control(path, self._tools.control_app, self._http_stop, HTTP_GRACE_S)
         self._control_ended.set()
+
+    def _flowing_since(self) -> float:
+        """Return the Unix time since which all outputs accept files; infinity if one does not."""
+        healths = [pipeline.health for pipeline in self.pipelines]
+        if any(health.trouble is not None for health in healths):
+            return math.inf
+        return max((one.since for one in healths if one.since is not None), default=-math.inf)
 
     def retry_pipelines(self) -> None:
         """Have outputs that wait tried now."""

@@ -9,6 +9,7 @@ reports/                        inventories/
 """
 
 import os
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -116,6 +117,20 @@ def hold(spool: Spool) -> Iterator[Mapping[Path, DirectoryLock]]:
     ensure_directories(*spool.in_use)
     with ExitStack() as stack:
         yield {path: stack.enter_context(DirectoryLock(path)) for path in spool.watched}
+
+
+def is_directory(path: Path) -> bool:
+    """Return whether there is a directory at a path.
+
+    Raises:
+        StartError: this user may not know that.
+    """
+    try:
+        return stat.S_ISDIR(path.stat().st_mode)
+    except PermissionError as error:
+        raise StartError(f"{path} cannot be read: {words_of(error)}") from error
+    except OSError:
+        return False
 
 
 def ensure_directories(*directories: Path) -> None:

@@ -114,6 +114,8 @@ class Rates:
         lag: returns, for a part of the run logs and a number of samples, within how many seconds
             after their arrival they were done.
         wall: returns Unix time.
+        flowing_since: returns the Unix time since which all outputs accept files; infinity while
+            one does not, minus infinity if they always did.
     """
 
     def __init__(
@@ -122,11 +124,13 @@ class Rates:
         waiting: Callable[[], int],
         lag: Callable[[float, int], float],
         wall: Callable[[], float] = time.time,
+        flowing_since: Callable[[], float] = lambda: -math.inf,
     ) -> None:
         self._totals = totals
         self._waiting = waiting
         self._lag = lag
         self._wall = wall
+        self._flowing_since = flowing_since
         self._hour = _Series(HOUR)
         self._day = _Series(DAY)
         self._before = (0, 0, 0)
@@ -180,12 +184,23 @@ class Rates:
         """Return how many run logs leave the spool in a second, at present."""
         return (self.per_minute("done") + self.per_minute("refused")) / 60
 
+    def flow_rate(self) -> float:
+        """Return the same since the outputs accept files, at most of the last minute.
+
+        What left before an outage says nothing about what waits now. 0 while there is an outage,
+        and until the first sample after it.
+        """
+        since = self._flowing_since()
+        points = [point for point in self._hour.last(RECENT) if point.at - PERIOD_S >= since]
+        total: float = sum(point.done + point.refused for point in points)
+        return total / (PERIOD_S * len(points)) if points else 0.0
+
     def drain_s(self) -> float:
         """Return the seconds until the waiting files are gone at this rate, if none arrived.
 
-        0 if none wait; infinity if none leave.
+        0 if none wait; infinity if none leave, or an output accepts none.
         """
-        waiting, rate = self._waiting(), self.drain_rate()
+        waiting, rate = self._waiting(), self.flow_rate()
         if not waiting:
             return 0.0
         return waiting / rate if rate else math.inf

@@ -8,7 +8,8 @@ from typing import Final
 
 import pytest
 
-from tests.support.project import UNITS
+from relayd.config.main_conf import Settings
+from tests.support.project import CONF, ROOT, UNITS
 
 SERVICE: Final = "rudder-relayd.service"
 SOCKET: Final = "rudder-relayd-helper.socket"
@@ -146,3 +147,31 @@ def test_service_is_bounded_and_restarted() -> None:
         assert line in lines
     assert any(line.startswith("MemoryMax=") for line in lines)
     assert any(line.startswith("TasksMax=") for line in lines)
+
+
+def test_unit_account_and_package_agree_on_places_and_group() -> None:
+    """Defaults of main.conf, the unit, sysusers, tmpfiles and the purge name the same."""
+    general = Settings().general
+    lines = dict(
+        line.split("=", 1)
+        for line in (UNITS / SERVICE).read_text().splitlines()
+        if line.partition("=")[0] in {"Group", "RuntimeDirectory", "StateDirectory", "User"}
+    )
+    assert general.control_socket is not None
+    assert general.control_socket.parent == Path("/run", lines["RuntimeDirectory"])
+    assert general.state_directory == Path("/var/lib", lines["StateDirectory"])
+    purge = (ROOT / "packaging/debian/postrm").read_text().partition("purge)")[2]
+    assert f"rm -rf {general.state_directory}\n" in purge
+    accounts = (CONF / "sysusers.d/relayd.conf").read_text().splitlines()
+    assert f"m {lines['User']} {lines['Group']}" in accounts
+    made = (CONF / "tmpfiles.d/relayd.conf").read_text()
+    places = [line.split() for line in made.splitlines() if line.startswith("d ")]
+    assert {place[4].lstrip(":") for place in places} == {lines["Group"]}
+    # systemd makes these two, and removes the first at each stop.
+    own = {str(general.control_socket.parent), str(general.state_directory)}
+    assert not own & {place[1] for place in places}
+    labels = (ROOT / "selinux/relayd.fc").read_text().splitlines()
+    words = [line.split() for line in labels if line]
+    patterns = [(line[0], line[1] if len(line) > 2 else "") for line in words]
+    assert len(patterns) == len(set(patterns))
+    assert own <= {pattern.removesuffix("(/.*)?") for pattern, _kind in patterns}

@@ -21,6 +21,7 @@ from tests.support.postgres import Database
 
 CONF = "/opt/rudder/etc/relayd"
 UNITS = "/usr/lib/systemd/system"
+STATE = "/var/lib/rudder-relayd"
 DOCUMENTS = "/usr/share/doc/relayd"
 #: What installing and purging any package that brings an account changes.
 TRACES = (
@@ -214,8 +215,13 @@ def test_purged_package_leaves_nothing(machine: Machine, package: Path) -> None:
     """Removing leaves the configuration only; purging leaves the account only."""
     install(machine, package)
     machine.run("systemctl", "enable", "relayd.service")
+    # systemd would have made it: StateDirectory= of the unit.
+    machine.shell(f"install -d -m 0750 {STATE}; touch {STATE}/paused.json")
     machine.run("dpkg", "--remove", "relayd")
-    assert {f"{CONF}/main.conf", f"{CONF}/logging.conf"} <= leftovers(machine)
+    kept = {f"{CONF}/main.conf", f"{CONF}/logging.conf", f"{STATE}/paused.json"}
+    assert kept <= leftovers(machine)
     machine.run("dpkg", "--purge", "relayd")
-    assert leftovers(machine) == set()
+    # What this machine itself has there counts as changed once it is gone.
+    assert leftovers(machine) <= {STATE}
+    assert machine.run("test", "-e", STATE, check=False).returncode == 1
     machine.run("id", "rudder-relayd")

@@ -124,6 +124,8 @@ def default_paths() -> Iterator[tuple[str, str]]:
     yield "/usr/lib/relayd/lib/python3.11/site-packages/relayd/commands/cli.py", "lib_t"
     yield "/usr/lib/systemd/system/relayd.service", "relayd_unit_t"
     yield "/run/rudder-relayd/api.sock", "relayd_runtime_t"
+    yield str(settings.general.control_socket), "relayd_runtime_t"
+    yield str(settings.general.state_directory / "paused.json"), "relayd_var_lib_t"
     yield "/run/rudder-relayd-helper.sock", "relayd_helper_runtime_t"
 
 

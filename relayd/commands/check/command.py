@@ -35,10 +35,11 @@ from relayd.commands.cli import directory_option
 def command(directory: Path, name: str | None, web: str | None, *, machine: bool) -> int:
     """Find faults in an installation and say how to fix them.
 
-    Checks the configuration, whether relayd runs, files and their permissions, spool, web server,
-    nodes, certificates, database, upstream, remote run, OpenSSL and the clock. Changes nothing;
-    relayd may be running. The exit code is 1 if there is an error; warnings do not count. A relayd
-    that is not running is an error once files wait for it.
+    Checks the configuration, whether relayd runs, files and their permissions, control socket,
+    state directory, spool, what is paused or on hold, web server, nodes, certificates, database,
+    upstream, remote run, OpenSSL and the clock. Changes nothing; relayd may be running. The exit
+    code is 1 if there is an error; warnings do not count. A relayd that is not running is an error
+    once files wait for it.
     """
     report = _examine(directory, _account(name), None if web is None else _account(web))
     console = Console(highlight=False, markup=False, emoji=False)

@@ -1,5 +1,6 @@
 """The input of the checks and their findings."""
 
+import shlex
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -8,6 +9,7 @@ from pathlib import Path
 import msgspec
 
 from relayd.commands.check.account import Account
+from relayd.commands.daemon import DEFAULT_DIRECTORY
 from relayd.config.main_conf import MAIN_FILE, Settings
 from relayd.spool.layout import Spool, inventory_spool, run_log_spool
 
@@ -16,11 +18,13 @@ class Level(StrEnum):
     """Severity of a finding.
 
     `error`: relayd does not start, or part of its work is not done. `warning`: it works, but not
-    well or not for long. `skipped`: this could not be checked.
+    well or not for long. `note`: it does as an operator has asked, who may want to take that back.
+    `skipped`: this could not be checked.
     """
 
     ERROR = "error"
     WARNING = "warning"
+    NOTE = "note"
     SKIPPED = "skipped"
 
 
@@ -50,6 +54,11 @@ def error(code: str, where: object, what: str, fix: str) -> Finding:
 def warning(code: str, where: object, what: str, fix: str) -> Finding:
     """Return a finding that should be fixed."""
     return Finding(Level.WARNING, code, str(where), what, fix)
+
+
+def note(code: str, where: object, what: str, fix: str) -> Finding:
+    """Return a finding about what an operator has asked for."""
+    return Finding(Level.NOTE, code, str(where), what, fix)
 
 
 def skipped(code: str, where: object, what: str, fix: str) -> Finding:
@@ -122,6 +131,12 @@ class Site:
     def main(self) -> Path:
         """The file main.conf."""
         return self.directory / MAIN_FILE
+
+    def command(self, words: str) -> str:
+        """Return a command of relayd with the options that it needs for this installation."""
+        if self.directory == DEFAULT_DIRECTORY:
+            return f"relayd {words}"
+        return f"relayd {words} -c {shlex.quote(str(self.directory))}"
 
     @property
     def spools(self) -> list[Spool]:

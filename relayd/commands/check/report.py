@@ -12,7 +12,12 @@ from relayd import __version__
 from relayd.commands.check.model import CheckReport, Finding, Level
 from relayd.system.printable import printable
 
-_STYLES = {Level.ERROR: "bold red", Level.WARNING: "yellow", Level.SKIPPED: "dim"}
+_STYLES = {
+    Level.ERROR: "bold red",
+    Level.WARNING: "yellow",
+    Level.NOTE: "cyan",
+    Level.SKIPPED: "dim",
+}
 
 
 def as_json(report: CheckReport) -> str:

@@ -23,6 +23,7 @@ from relayd.commands.check.checks import (
     upstream,
 )
 from relayd.commands.check.model import Check, CheckReport, Finding, Site, error, skipped
+from relayd.commands.check.operation import control, queue, state
 from relayd.commands.check.service_user.access import ask, questions
 from relayd.commands.check.settings.anchored import anchored
 from relayd.commands.check.surroundings import daemon, webserver
@@ -37,7 +38,10 @@ CHECKS: Final = (
     Check("files", files.check, FILES_S),
     Check("listen", listen.check, NETWORK_S),
     Check(daemon.NAME, daemon.check, NETWORK_S + 2.0),
+    Check("control", control.check, FILES_S),
+    Check("state", state.check, FILES_S),
     Check("spool", spool.check, FILES_S),
+    Check("queue", queue.check, FILES_S),
     Check("webserver", webserver.check, FILES_S),
     Check("server", server.check, FILES_S),
     Check("nodes", nodes.check, FILES_S),

@@ -8,27 +8,24 @@ from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
 
 import click
+import msgspec
 from rich.console import Console
 from rich.progress import track
 
-from relayd.commands.asking import ask, optional_duration
+from relayd.commands.asking import ask, file_names, optional_duration
 from relayd.commands.cli import Program, directory_option
 from relayd.commands.completion import complete_node
 from relayd.commands.console import output_width, plain_console
 from relayd.commands.failed import show
 from relayd.commands.failed.replay import Judge, examine
 from relayd.commands.inspect.verdict import configured, judge
-from relayd.config.main_conf import Settings, load_settings
+from relayd.commands.installation import Installation, find_installation
+from relayd.config.main_conf import Settings
 from relayd.errors import NodesError
 from relayd.fleet.finding import find_nodes
 from relayd.fleet.loading import load_list
-from relayd.spool.failed.refusals import (
-    ADVICE,
-    Choice,
-    Refusal,
-    grouped,
-    read_refusals,
-)
+from relayd.spool.failed.listing import Asked, Listed, as_refusal, list_refusals
+from relayd.spool.failed.refusals import ADVICE, Group, Refusal, grouped, read_refusals
 from relayd.spool.failed.returning import SUCCESS, Done, Returned, as_returned, bring_back, drop
 from relayd.spool.layout import spools_of
 from relayd.system.printable import printable, shown
@@ -106,8 +103,7 @@ def command() -> None:
 @_json_option
 def list_(directory: Path, *, machine: bool, **chosen: Any) -> int:
     """Show how many files were refused for which reason, and what to do about them."""
-    _settings, refusals = _chosen(directory, **chosen)
-    groups = grouped(refusals)
+    groups = _groups(directory, **chosen)
     if machine:
         _print(map(show.group_as_json, groups))
     elif not groups:
@@ -116,7 +112,7 @@ def list_(directory: Path, *, machine: bool, **chosen: Any) -> int:
         with plain_console() as console:
             show.show_groups(console, groups)
         hint = "relayd failed show [REASON|FILE], replay, drop"
-        click.echo(f"{show.total(refusals)}. {hint}.")
+        click.echo(f"{show.total_of(groups)}. {hint}.")
     return 0
 
 
@@ -128,7 +124,7 @@ def show_(directory: Path, names: tuple[str, ...], *, machine: bool, **chosen: A
     """Show each file: its reason in detail, its node, when it was refused."""
     chosen["reasons"] = (*chosen["reasons"], *(name for name in names if name in ADVICE))
     files = tuple(name for name in names if name not in ADVICE)
-    _settings, refusals = _chosen(directory, files, **chosen)
+    _site, refusals = _chosen(directory, files, **chosen)
     if machine:
         _print(map(show.refusal_as_json, refusals))
     elif not refusals:
@@ -159,13 +155,13 @@ def replay_(
     Each run log is examined as relayd would examine it. The exit code is 0 if all were moved.
     """
     _require_choice(names, everything=everything, **chosen)
-    settings, refusals = _chosen(directory, names, **chosen)
+    site, refusals = _chosen(directory, names, **chosen)
     steps = _progress(refusals, "Examining", quiet=machine)
-    results = list(examine(steps, _judge(directory, settings)))
+    results = list(examine(steps, _judge(directory, site)))
     if not trial:
         passed = [result.refusal for result in results if result.outcome == "back"]
         rest = [result for result in results if result.outcome != "back"]
-        results = [*_act(settings, "replay", passed), *rest]
+        results = [*_act(site, "replay", passed), *rest]
     _report(results, machine=machine, trial=trial)
     return 0 if all(result.outcome in SUCCESS for result in results) else 1
 
@@ -189,7 +185,7 @@ def drop_(
 ) -> int:
     """Remove files for good."""
     _require_choice(names, everything=everything, **chosen)
-    _settings, refusals = _chosen(directory, names, **chosen)
+    site, refusals = _chosen(directory, names, **chosen)
     if not refusals:
         click.echo(_NOTHING, err=machine)
         return 0
@@ -204,12 +200,12 @@ def drop_(
         if not sys.stdin.isatty():
             raise click.UsageError("there is no terminal to ask at; use --yes.")
         click.confirm(f"Remove {show.total(refusals)} for good?", abort=True, err=True)
-    results = _act(_settings, "drop", refusals)
+    results = _act(site, "drop", refusals)
     _report(results, machine=machine)
     return 0 if all(result.outcome in SUCCESS for result in results) else 1
 
 
-def _act(settings: Settings, action: Literal["replay", "drop"], refusals: Refusals) -> list[Done]:
+def _act(site: Installation, action: Literal["replay", "drop"], refusals: Refusals) -> list[Done]:
     """Let relayd move or remove files; do it here while none runs.
 
     Each file is moved by one system call, so both may be at work.
@@ -219,10 +215,10 @@ def _act(settings: Settings, action: Literal["replay", "drop"], refusals: Refusa
     for first in range(0, len(refusals), _AT_ONCE):
         some = {shown(str(one.path)): one for one in refusals[first : first + _AT_ONCE]}
         returned = ask(
-            settings,
+            site,
             list[Returned],
             lambda control, some=some: control.post(f"/failed/{action}", {"files": [*some]}),  # type: ignore[misc]
-            lambda some=some: [as_returned(done) for done in act(some.values())],  # type: ignore[misc]
+            lambda _settings, some=some: [as_returned(done) for done in act(some.values())],  # type: ignore[misc]
             locked=False,
         )
         results += [Done(some[one.file], one.outcome, "", one.detail) for one in returned]
@@ -237,6 +233,19 @@ def _require_choice(names: Sequence[str], *, everything: bool, **chosen: Any) ->
         raise click.UsageError(problem)
 
 
+def _groups(directory: Path, **chosen: Any) -> list[Group]:
+    """Return the files that are meant, by reason."""
+    if any(chosen.values()):
+        return grouped(_chosen(directory, **chosen)[1])
+    return ask(
+        find_installation(directory),
+        list[Group],
+        lambda control: control.get("/failed"),
+        lambda settings: grouped(read_refusals(spools_of(settings))),
+        locked=False,
+    )
+
+
 def _chosen(
     directory: Path,
     names: Sequence[str] = (),
@@ -244,36 +253,44 @@ def _chosen(
     reasons: Sequence[str],
     nodes: Sequence[str],
     since: float,
-) -> tuple[Settings, list[Refusal]]:
-    """Return the settings, and the refused files that are meant."""
-    settings, _warnings = load_settings(directory)
-    refusals = read_refusals(spools_of(settings))
-    node_ids = _node_ids(nodes, refusals, settings) if nodes else None
-    choice = Choice(frozenset(names), frozenset(reasons), node_ids, since)
-    return settings, [refusal for refusal in refusals if choice.includes(refusal)]
+) -> tuple[Installation, list[Refusal]]:
+    """Return the installation, and the refused files that are meant.
+
+    They are read here while no relayd runs; that changes nothing, so it needs no lock.
+    """
+    site = find_installation(directory)
+    asked = Asked(file_names(names), tuple(reasons), tuple(nodes), since)
+    listed = ask(
+        site,
+        list[Listed],
+        lambda control: control.post("/failed/list", msgspec.structs.asdict(asked)),
+        lambda settings: list_refusals(spools_of(settings), asked, partial(_find, settings)),
+        locked=False,
+    )
+    return site, list(map(as_refusal, listed))
 
 
-def _node_ids(
-    parts: Sequence[str], refusals: Sequence[Refusal], settings: Settings
-) -> frozenset[str]:
+def _find(settings: Settings, parts: Sequence[str], ids: Iterable[str]) -> frozenset[str]:
     """Return the ids of the nodes that are meant.
 
     Raises:
         StartError: a part fits no node, or several.
     """
-    known = {refusal.node_id for refusal in refusals}
     try:
         listed = load_list(settings.general.nodes_list_file)
     except NodesError as error:
         click.echo(f"warning: host names are unknown: {error}", err=True)
         listed = {}
-    hostnames = {node.id: node.hostname for node in listed.values()}
-    return find_nodes(parts, known, hostnames)
+    return find_nodes(parts, ids, {node.id: node.hostname for node in listed.values()})
 
 
-def _judge(directory: Path, settings: Settings) -> Judge | None:
-    """Return what examines run logs; None if they are not examined on this machine."""
-    if not settings.processing.reporting.examined_here:
+def _judge(directory: Path, site: Installation) -> Judge | None:
+    """Return what examines run logs; None if they are not examined, on this machine or here."""
+    if site.settings is None:
+        unread = f"{site.unread} may not be read by this user"
+        click.echo(f"warning: {unread}: relayd examines the files once they are back", err=True)
+        return None
+    if not site.settings.processing.reporting.examined_here:
         return None
     criteria, warnings = configured(directory)
     for warning in warnings:

@@ -15,7 +15,7 @@ from relayd.commands.console import NARROWEST
 from relayd.spool.failed.refusals import ADVICE, Group, Refusal
 from relayd.spool.failed.returning import Done, Outcome
 from relayd.system.amounts import age, counted, size
-from relayd.system.printable import printable
+from relayd.system.printable import printable, shown
 
 _DONE: Final[dict[Outcome, str]] = {
     "back": "moved back",
@@ -55,7 +55,8 @@ def show_refusals(console: Console, refusals: Sequence[Refusal]) -> None:
     now = time.time()
     for refusal in refusals:
         # Not divided into lines here, so that it can be copied from a narrow terminal.
-        console.print(Text(printable(str(refusal.path)), style="bold"), soft_wrap=True)
+        path = Text(printable(shown(str(refusal.path))), style="bold")
+        console.print(path, soft_wrap=True)
         facts = Table.grid(padding=(0, 2))
         facts.add_column(no_wrap=True, style="dim")
         facts.add_column(overflow="fold")
@@ -74,6 +75,12 @@ def total(refusals: Sequence[Refusal]) -> str:
     """Return the sum of some files, as `41 files (612 kB)`."""
     octets = sum(refusal.size for refusal in refusals)
     return f"{counted(len(refusals), 'file')} ({size(octets)})"
+
+
+def total_of(groups: Sequence[Group]) -> str:
+    """Return the same sum of some groups."""
+    octets = sum(group.size for group in groups)
+    return f"{counted(sum(group.files for group in groups), 'file')} ({size(octets)})"
 
 
 def summary(results: Sequence[Done], *, trial: bool = False, width: int = NARROWEST) -> list[str]:
@@ -132,7 +139,7 @@ def done_as_json(result: Done) -> str:
 
 def _facts(refusal: Refusal) -> dict[str, Any]:
     return {
-        "file": str(refusal.path),
+        "file": shown(str(refusal.path)),
         "name": refusal.name,
         "reason": refusal.reason,
         "node": refusal.node_id,

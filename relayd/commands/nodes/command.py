@@ -13,8 +13,9 @@ from relayd.commands.asking import ask, optional_duration
 from relayd.commands.cli import Program, directory_option
 from relayd.commands.completion import complete_node
 from relayd.commands.console import output_width, plain_console
+from relayd.commands.installation import find_installation
 from relayd.commands.nodes.screen import node_lines, nodes_summary, show_nodes
-from relayd.config.main_conf import Settings, load_settings
+from relayd.config.main_conf import Settings
 from relayd.control.client import Control
 from relayd.errors import RelaydError, StartError
 from relayd.overview.documents import as_document, from_document
@@ -74,13 +75,10 @@ def command(
     WAIT and FAILED count their files that wait and that were refused, /HOUR the run logs of the
     last hour; THROUGH is the relay.
     """
-    settings, _warnings = load_settings(directory)
+    site = find_installation(directory)
     choice = NodesChoice(silent=silent, failing=failing, relay=relay, sort=sort, limit=limit)
     page = ask(
-        settings,
-        NodesPage,
-        partial(nodes_page, choice=choice),
-        partial(_page_here, settings, choice),
+        site, NodesPage, partial(nodes_page, choice=choice), partial(_page_here, choice=choice)
     )
     if machine:
         click.echo(msgspec.json.encode(as_document(page)).decode())
@@ -131,12 +129,11 @@ def node(directory: Path, part: str, *, follow: bool, machine: bool) -> int:
     NODE is its id, its host name with or without the domain, or a part of either that no other
     node has.
     """
-    settings, _warnings = load_settings(directory)
     detail = ask(
-        settings,
+        find_installation(directory),
         NodeDetail,
         partial(_detail, part=part, follow=follow),
-        partial(_detail_here, settings, part),
+        partial(_detail_here, part=part),
     )
     if machine:
         click.echo(msgspec.json.encode(as_document(detail)).decode())

@@ -11,11 +11,13 @@ import msgspec
 from relayd.commands.asking import ask, optional_duration
 from relayd.commands.cli import Program, directory_option
 from relayd.commands.console import output_width, with_command
-from relayd.config.main_conf import load_settings
+from relayd.commands.installation import find_installation
+from relayd.config.main_conf import Settings
 from relayd.control.callers import myself
 from relayd.overview.documents import as_document
-from relayd.overview.model import Kind
+from relayd.overview.model import Kind, named
 from relayd.overview.sentence import moment
+from relayd.overview.server import kinds_of
 from relayd.pipelines.pausing import (
     KINDS,
     Paused,
@@ -23,10 +25,10 @@ from relayd.pipelines.pausing import (
     as_pause,
     begin_pause,
     end_pause,
+    to_pause,
 )
 from relayd.system.printable import printable
 
-_NAMES: Final = {"reporting": "run logs", "inventories": "inventories"}
 _SETTINGS: Final = {"help_option_names": ["-h", "--help"]}
 _kind_argument = click.argument(
     "kind", metavar="[reporting|inventories]", type=click.Choice(list(KINDS)), required=False
@@ -60,26 +62,30 @@ def command(directory: Path, kind: Kind | None, seconds: float | None, *, machin
     Files stay in the spool until "relayd resume". A pause survives a restart of relayd. It can be
     made while relayd does not run as well.
     """
-    kinds = KINDS if kind is None else (kind,)
-    settings, _warnings = load_settings(directory)
-    order = {"kinds": kinds, "for": seconds}
+    asked = () if kind is None else (kind,)
+    order = {"kinds": asked, "for": seconds}
 
-    def offline() -> dict[str, Any]:
-        now, by = time.time(), myself().name()
-        return _document(
-            begin_pause(PauseFile(settings.general.state_directory), kinds, by, seconds, now)
+    def offline(settings: Settings) -> dict[str, Any]:
+        file, kinds = (
+            PauseFile(settings.general.state_directory),
+            to_pause(asked, kinds_of(settings)),
         )
+        return _document(begin_pause(file, kinds, myself().name(), seconds, time.time()))
 
-    answer = ask(settings, dict[str, Any], lambda control: control.post("/pause", order), offline)
+    site = find_installation(directory)
+    answer = ask(site, dict[str, Any], lambda control: control.post("/pause", order), offline)
     if machine:
         click.echo(msgspec.json.encode(answer).decode())
         return 0
     now = time.time()
     until = f" until {moment(now + seconds, now)}" if seconds is not None else ""
     back = "relayd resume" if kind is None else f"relayd resume {kind}"
-    text = f"Paused {_named(kinds)}{until}; uploads go on. End this with:"
+    kinds = asked or answer["kinds"]
+    text = f"Paused {named(kinds)}{until}; uploads go on. End this with:"
     for line in with_command(text, back, output_width()):
         click.echo(line)
+    if kind is None and (others := [one for one in KINDS if one not in kinds]):
+        click.echo(f"The {named(others)} are not processed here.")
     return 0
 
 
@@ -90,20 +96,22 @@ def command(directory: Path, kind: Kind | None, seconds: float | None, *, machin
 def resume(directory: Path, kind: Kind | None, *, machine: bool) -> int:
     """Take files again after "relayd pause"."""
     kinds = KINDS if kind is None else (kind,)
-    settings, _warnings = load_settings(directory)
 
-    def offline() -> dict[str, Any]:
+    def offline(settings: Settings) -> dict[str, Any]:
         paused, ended = end_pause(PauseFile(settings.general.state_directory), kinds, time.time())
         return {"resumed": ended, "pause": _shown(paused)}
 
     answer = ask(
-        settings, dict[str, Any], lambda control: control.post("/resume", {"kinds": kinds}), offline
+        find_installation(directory),
+        dict[str, Any],
+        lambda control: control.post("/resume", {"kinds": kinds}),
+        offline,
     )
     resumed = answer["resumed"]
     if machine:
         click.echo(msgspec.json.encode(answer).decode())
     elif resumed:
-        click.echo(f"Taking {_named(resumed)} again.")
+        click.echo(f"Taking {named(resumed)} again.")
     else:
         click.echo("Nothing was paused.")
     return 0
@@ -118,7 +126,3 @@ def _document(paused: Mapping[Kind, Paused]) -> dict[str, Any]:
 def _shown(paused: Mapping[Kind, Paused]) -> dict[str, Any] | None:
     pause = as_pause(paused)
     return None if pause is None else as_document(pause)
-
-
-def _named(kinds: Any) -> str:
-    return " and ".join(_NAMES[kind] for kind in kinds)

@@ -13,8 +13,9 @@ from relayd.commands.asking import ask, duration, file_names, lock_all
 from relayd.commands.cli import Program, directory_option
 from relayd.commands.completion import complete_node
 from relayd.commands.console import output_width
+from relayd.commands.installation import find_installation
 from relayd.commands.queue import show
-from relayd.config.main_conf import Settings, load_settings
+from relayd.config.main_conf import Settings
 from relayd.control.callers import myself
 from relayd.control.client import Control
 from relayd.errors import NodesError
@@ -282,8 +283,7 @@ class _Site:
     """
 
     def __init__(self, directory: Path) -> None:
-        self._settings: Settings = load_settings(directory)[0]
-        self._spools = spools_of(self._settings)
+        self._installation = find_installation(directory)
         self.is_running = True
 
     def ask(
@@ -296,23 +296,27 @@ class _Site:
     ) -> T:
         """Ask relayd, or work on the spool; one that is to be changed is locked."""
 
-        def offline() -> T:
+        def offline(settings: Settings) -> T:
             self.is_running = False
             with ExitStack() as stack:
                 if changes:
-                    lock_all(stack, self._spools)
-                return work(self._queue())
+                    lock_all(stack, spools_of(settings))
+                return work(_queue(settings))
 
-        return ask(self._settings, kind, online, offline)
+        return ask(self._installation, kind, online, offline)
 
-    def _queue(self) -> Queue:
-        try:
-            listed = load_list(self._settings.general.nodes_list_file)
-            nodes = Nodes(self._settings.node_id(), listed)
-        except NodesError as error:
-            click.echo(f"warning: host names are unknown: {error}", err=True)
-            nodes = Nodes("")
-        return Queue(self._spools, nodes.hostnames(), nodes.relay_of, find_nodes)
+
+def _queue(settings: Settings) -> Queue:
+    nodes, trouble = Nodes(""), None
+    try:
+        listed = load_list(settings.general.nodes_list_file)
+        nodes = Nodes(settings.node_id(), listed)
+    except NodesError as error:
+        trouble = error
+    queue = Queue(spools_of(settings), nodes.hostnames(), nodes.relay_of, find_nodes)
+    if trouble is not None:
+        click.echo(f"warning: host names are unknown: {trouble}", err=True)
+    return queue
 
 
 def _print(lines: Any) -> None:

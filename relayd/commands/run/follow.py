@@ -12,11 +12,11 @@ from typing import Final
 import click
 
 from relayd.commands.failing import complain
+from relayd.commands.installation import find_installation
 from relayd.commands.interrupts import interruptible
 from relayd.commands.run.backlog import Backlog
 from relayd.commands.run.results import Results
 from relayd.commands.run.show import Lines, event_as_json, summary_as_json, table
-from relayd.config.main_conf import load_settings
 from relayd.control.client import Control, ControlError, NotPermittedError, NotRunningError
 from relayd.errors import RelaydError, StartError
 
@@ -45,7 +45,7 @@ def run_agents(
     Raises:
         StartError: relayd does not run, or does not accept the run.
     """
-    path = load_settings(directory)[0].general.control_socket
+    path = find_installation(directory).socket
     with _asking():
         if everything and not yes:
             _confirm(Control(path).get("/run")["nodes"])

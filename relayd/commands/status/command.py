@@ -10,12 +10,14 @@ import click
 import msgspec
 
 from relayd.commands.cli import Program, directory_option
+from relayd.commands.installation import Installation, find_installation
 from relayd.commands.status.offline import offline_overview
 from relayd.commands.status.screen import WIDTH, status_lines
-from relayd.config.main_conf import Settings, load_settings
 from relayd.control.client import Control, ControlError, NotPermittedError, NotRunningError
+from relayd.errors import RelaydError, StartError
 from relayd.overview.documents import as_document, from_document
 from relayd.overview.model import Overview
+from relayd.system.printable import printable
 
 EXIT_WELL: Final = 0
 EXIT_UNWELL: Final = 1
@@ -23,6 +25,7 @@ EXIT_NOT_RUNNING: Final = 3
 #: Seconds between two looks, and for an answer.
 _EVERY_S: Final = 2.0
 _PATIENCE_S: Final = 5.0
+_ANOTHER: Final = ControlError("relayd is another version, with another answer")
 _CLEAR: Final = "\x1b[H\x1b[J"
 
 
@@ -36,18 +39,26 @@ def command(directory: Path, *, watch: bool, machine: bool) -> int:
     The exit code is 0 while relayd keeps up, is paused, or has a backlog that shrinks; 1 while
     somebody should look; 3 if it does not run.
     """
-    settings, _warnings = load_settings(directory)
+    site = find_installation(directory)
     if not watch:
-        return _show(settings, machine=machine)
+        return _show(site, machine=machine)
     while True:
         if sys.stdout.isatty() and not machine:
             click.echo(_CLEAR, nl=False)
-        _show(settings, machine=machine)
+        _show_anyway(site, machine=machine)
         time.sleep(_EVERY_S)
 
 
-def _show(settings: Settings, *, machine: bool) -> int:
-    overview = ask(settings)
+def _show_anyway(site: Installation, *, machine: bool) -> None:
+    """Show it, or why that is not possible, which may be different two seconds later."""
+    try:
+        _show(site, machine=machine)
+    except StartError as error:
+        click.echo(printable(str(error)), err=machine)
+
+
+def _show(site: Installation, *, machine: bool) -> int:
+    overview = ask(site)
     if machine:
         click.echo(msgspec.json.encode(as_document(overview)).decode())
     else:
@@ -57,15 +68,21 @@ def _show(settings: Settings, *, machine: bool) -> int:
     return exit_code(overview)
 
 
-def ask(settings: Settings) -> Overview:
-    """Return the overview; what the spool itself shows if relayd cannot be asked."""
-    control = Control(settings.general.control_socket, patience=_PATIENCE_S)
+def ask(site: Installation) -> Overview:
+    """Return the overview; what the spool itself shows if relayd cannot be asked.
+
+    Raises:
+        StartError: this user may use neither.
+    """
+    control = Control(site.socket, patience=_PATIENCE_S)
+    why: RelaydError = _ANOTHER
     try:
         return from_document(control.get("/status"), Overview)
     except ValueError:
-        return offline_overview(settings, "it is another version, with another answer")
+        pass
     except (NotRunningError, NotPermittedError, ControlError) as error:
-        return offline_overview(settings, str(error))
+        why = error
+    return offline_overview(site.needed(why), str(why))
 
 
 def exit_code(overview: Overview) -> int:

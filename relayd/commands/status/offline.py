@@ -12,7 +12,7 @@ from typing import Final
 
 from relayd import __version__
 from relayd.config.main_conf import Settings
-from relayd.errors import NodesError, RelaydError
+from relayd.errors import NodesError, RelaydError, StartError
 from relayd.fleet.loading import load_list
 from relayd.fleet.nodes import Nodes
 from relayd.overview.failed import FailedIndex
@@ -25,6 +25,7 @@ from relayd.runlog.filename import run_of
 from relayd.spool.layout import Spool
 from relayd.spool.watching.listing import is_ours
 from relayd.system.amounts import age, counted
+from relayd.system.shortage import words_of
 
 #: Run logs whose arrival is looked at, of those with the oldest runs.
 OLDEST_RUNS: Final = 100
@@ -36,9 +37,16 @@ def offline_overview(settings: Settings, why: str) -> Overview:
     Args:
         settings: of this machine.
         why: relayd cannot be asked.
+
+    Raises:
+        StartError: this user may not look at the spools.
     """
     spools = spools_in_use(settings)
-    files, oldest, place = _waiting(spools.values())
+    try:
+        files, oldest, place = _waiting(spools.values())
+    except OSError as error:
+        problem = f"{why}; {error.filename} cannot be read"
+        raise StartError(problem, reason=words_of(error)) from error
     now, node_id = time.time(), _node_id(settings)
     oldest_s = max(0.0, now - oldest) if oldest is not None else None
     process = running_process(settings)
@@ -69,7 +77,11 @@ def offline_overview(settings: Settings, why: str) -> Overview:
 
 
 def _waiting(spools: Iterable[Spool]) -> tuple[int, float | None, str]:
-    """Return the number of waiting files, the arrival of the oldest, and where that one is."""
+    """Return the number of waiting files, the arrival of the oldest, and where that one is.
+
+    Raises:
+        OSError: a directory cannot be read.
+    """
     files, oldest, place = 0, None, ""
     for spool in spools:
         for directory in spool.watched:
@@ -89,7 +101,7 @@ def _oldest(spool: Spool, directory: Path) -> tuple[int, float | None]:
     dated: list[tuple[float, str]] = []
     others: list[str] = []
     number, latest = 0, math.inf
-    with suppress(OSError), os.scandir(directory) as entries:
+    with suppress(FileNotFoundError, NotADirectoryError), os.scandir(directory) as entries:
         for entry in entries:
             if not is_ours(entry.name, spool.extensions, hidden=spool.hidden):
                 continue

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
 from relayd.overview.model import FailedState, Lag, NodesState, OutputState, Overview
-from relayd.overview.sentence import moment
+from relayd.overview.sentence import awaited, moment
 from relayd.system.amounts import UNKNOWN, age, counted, precise, size
 from relayd.system.printable import ELLIPSIS, printable
 
@@ -100,9 +100,11 @@ def _rate(per_minute: float) -> str:
 def _backlog(overview: Overview) -> _Row:
     backlog = overview.backlog
     oldest = UNKNOWN if backlog.oldest_s is None or not backlog.files else age(backlog.oldest_s)
-    moves = backlog.drained_in_s is not None and overview.state not in {"paused", "waiting"}
-    drain = precise(backlog.drained_in_s or 0.0) if moves else UNKNOWN
-    text = f"{backlog.files:<21,}{f'oldest {oldest}':<21}time to drain {drain}"
+    moves = backlog.drained_in_s is not None and overview.state != "paused"
+    end = f"time to drain {precise(backlog.drained_in_s or 0.0) if moves else UNKNOWN}"
+    if backlog.files and overview.state == "waiting":
+        end = f"waits for the {awaited(overview)}"
+    text = f"{backlog.files:<21,}{f'oldest {oldest}':<21}{end}"
     return _Row(text, "relayd queue shape" if backlog.grows else "")
 
 

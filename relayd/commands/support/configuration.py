@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 from urllib.parse import unquote, urlsplit
 
+import msgspec
+
 from relayd.commands.check.surroundings.units import find_service, unit_text
+from relayd.commands.installation import default_socket
 from relayd.commands.support.masking import is_path, named_secrets
 from relayd.config.database_url import DatabaseUrl, split_password, split_url
 from relayd.config.files import load_files
@@ -53,7 +56,11 @@ def load(directory: Path) -> Loaded:
         table, _errors = read_lines(path)
         return Loaded(build_all(path, table, Settings).value, table)
     except OSError as error:
-        return Loaded(Settings(), {}, f"{path} cannot be read: {error.strerror}")
+        settings = Settings()
+        if isinstance(error, PermissionError):
+            general = msgspec.structs.replace(settings.general, control_socket=default_socket())
+            settings = msgspec.structs.replace(settings, general=general)
+        return Loaded(settings, {}, f"{path} cannot be read: {error.strerror}")
     except RelaydError as error:
         return Loaded(Settings(), {}, str(error))
 

@@ -14,11 +14,11 @@ from rich.table import Table
 from rich.text import Text
 
 from relayd.commands.cli import Program, directory_option
+from relayd.commands.installation import find_installation
 from relayd.commands.interrupts import interruptible
 from relayd.commands.status.screen import status_lines
 from relayd.commands.top.keys import Key, keys_of_terminal, read_keys
 from relayd.commands.top.views import MenuView, Page, View
-from relayd.config.main_conf import load_settings
 from relayd.control.client import Control, ControlError, NotPermittedError, NotRunningError
 from relayd.errors import StartError
 from relayd.overview.documents import from_document
@@ -41,10 +41,10 @@ def command(directory: Path) -> int:
 
     Arrow keys (or h, j, k, l) choose and open, q quits. Works in 80x24.
     """
-    settings, _warnings = load_settings(directory)
+    site = find_installation(directory)
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise StartError("relayd top needs a terminal; elsewhere use: relayd status --watch")
-    feed = Feed(Control(settings.general.control_socket), MenuView())
+    feed = Feed(Control(site.socket), MenuView())
     screen = Screen()
     console = Console(highlight=False, markup=False, emoji=False)
     threading.Thread(target=feed.run, daemon=True).start()
@@ -59,6 +59,8 @@ def command(directory: Path) -> int:
                     live.update(screen.draw(feed, console), refresh=True)
     except KeyboardInterrupt:
         raise click.Abort from None
+    if feed.denied is not None:
+        raise StartError(str(feed.denied))
     return 0
 
 
@@ -70,6 +72,7 @@ class Feed:
         overview: the last one; None before the first answer.
         page: of `view`; None while it is being loaded.
         trouble: why relayd could not be asked; "" if it could.
+        denied: this user may not ask, which does not change.
         news: grows with each answer.
     """
 
@@ -80,6 +83,7 @@ class Feed:
         self.overview: Overview | None = None
         self.page: Page | None = None
         self.trouble = ""
+        self.denied: NotPermittedError | None = None
         self.news = 0
 
     def show(self, view: View) -> None:
@@ -104,7 +108,9 @@ class Feed:
             if view is self.view:
                 self.page = page
             self.trouble = ""
-        except (NotRunningError, NotPermittedError, ControlError) as error:
+        except NotPermittedError as error:
+            self.trouble, self.denied = str(error), error
+        except (NotRunningError, ControlError) as error:
             self.trouble = str(error)
         except ValueError:
             self.trouble = "relayd is another version, with other answers"
@@ -132,7 +138,9 @@ class Screen:
         return self._drawn != (feed.news, size)
 
     def press(self, keys: list[Key], feed: Feed) -> bool:
-        """Handle keys; return False to quit."""
+        """Handle keys; return False to quit, also if this user may not ask relayd."""
+        if feed.denied is not None:
+            return False
         if not self._way:
             self._way.append(_Open(feed.view))
         for key in keys:

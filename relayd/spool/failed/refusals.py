@@ -15,6 +15,7 @@ from relayd.runlog.model import RunLogName
 from relayd.spool.failed.quarantine import name_of_upload
 from relayd.spool.failed.reasons import SUFFIX, ReasonRecord, read_reason, reason_path
 from relayd.spool.layout import Spool
+from relayd.system.printable import shown
 from relayd.system.shortage import words_of
 
 #: What stands for the reason of a file that has none next to it.
@@ -49,7 +50,7 @@ class Choice(msgspec.Struct, frozen=True):
     """Which refused files are meant; a file has to meet all conditions.
 
     Attributes:
-        names: base names, original or as in `failed`, or paths; any if empty.
+        names: base names, original or as in `failed`, or paths, each as `shown`; any if empty.
         reasons: any if empty.
         node_ids: any if None.
         since: Unix time at which they were refused at the earliest.
@@ -71,7 +72,7 @@ class Choice(msgspec.Struct, frozen=True):
 
     @staticmethod
     def _names_of(refusal: Refusal) -> set[str]:
-        return {refusal.name, refusal.path.name, str(refusal.path)}
+        return set(map(shown, (refusal.name, refusal.path.name, str(refusal.path))))
 
 
 def read_refusals(

@@ -8,7 +8,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Final, Protocol
 
-from relayd.spool.layout import Spool
+from relayd.spool.layout import Spool, is_directory
 from relayd.spool.operations.act import (
     MOVING,
     Claims,
@@ -92,7 +92,7 @@ class Queue:
         find: FindNodes,
         running: Running | None = None,
     ) -> None:
-        self._spools = [spool for spool in spools if any(path.is_dir() for path in spool.watched)]
+        self._spools = [spool for spool in spools if any(map(is_directory, spool.watched))]
         self._hostnames = hostnames
         self._names = Names(lambda node_id: hostnames.get(node_id, ""), relay)
         self._find = find

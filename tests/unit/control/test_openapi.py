@@ -23,7 +23,7 @@ async def _checks() -> StatusReport:
 def _routes() -> set[tuple[str, str, str]]:
     """Return path, method and operation of each route of the whole application."""
     nothing = cast("Any", SimpleNamespace(spools=(), nodes=None))  # only requests use more of it
-    controls = Controls(_checks, nothing, nothing, nothing, nothing, nothing, nothing)
+    controls = Controls(_checks, nothing, nothing, (), nothing, nothing, nothing, nothing)
     return {
         (re.sub(r"<[^>]*>", "*", rule.rule), method.lower(), rule.endpoint.rpartition(".")[2])
         for rule in control_app(controls).url_map.iter_rules()

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from relayd.commands.status.screen import WIDTH, status_lines
 from relayd.overview.model import (
     Backlog,
     Flow,
@@ -14,7 +15,7 @@ from relayd.overview.model import (
     Overview,
     Pause,
 )
-from relayd.overview.sentence import judge
+from relayd.overview.sentence import judge, judged
 
 NOW = datetime(2026, 11, 28, 9, 45, 0).timestamp()  # noqa: DTZ001 - sentences have local times
 DOWN = OutputState(
@@ -103,6 +104,12 @@ def overview(**parts: Any) -> Overview:
             "paused",
             "Processing of inventories paused by ann since 2026-11-27 09:45: 1 file waits.",
         ),
+        # What is paused would not be processed anyway.
+        (
+            {"pause": Pause(kinds=("inventories",), by="ann", since=NOW - 60)},
+            "keeping_up",
+            "Keeping up: run logs are stored 0.8 s after they arrive.",
+        ),
     ],
 )
 def test_state_has_its_sentence(parts: dict[str, Any], state: str, sentence: str | None) -> None:
@@ -112,3 +119,28 @@ def test_state_has_its_sentence(parts: dict[str, Any], state: str, sentence: str
     if sentence is not None:
         assert verdict.sentence == sentence
     assert bool(verdict.advice) == (state != "keeping_up")
+
+
+@pytest.mark.parametrize(
+    ("parts", "end"),
+    [
+        ({"outputs": (DOWN,)}, "waits for the database"),
+        ({"nodes": NodesState(trouble="nodes list x does not exist")}, "waits for the nodes list"),
+        ({"pause": Pause(kinds=("reporting",), by="root", since=NOW)}, "time to drain \N{EN DASH}"),
+        ({}, "time to drain 4 min"),
+    ],
+)
+def test_files_that_wait_for_something_have_no_time_to_drain(
+    parts: dict[str, Any], end: str
+) -> None:
+    """How fast files went before an outage is given nowhere while it lasts."""
+    backlog = Backlog(files=12_431, oldest_s=297.0, drained_per_s=52.0, drained_in_s=240.0)
+    found = judged(overview(**parts, backlog=backlog))
+    lines = list(status_lines(found))
+    [row] = [line for line in lines if line.startswith("waiting")]
+    assert row.endswith(end)
+    assert len(row) <= WIDTH
+    known = not parts
+    assert (found.backlog.drained_in_s is not None) == known
+    assert (found.backlog.drained_per_s is not None) == known
+    assert ("52/s" in found.sentence) == known

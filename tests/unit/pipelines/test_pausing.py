@@ -6,7 +6,16 @@ import pytest
 import trio
 import trio.testing
 
-from relayd.pipelines.pausing import FILE, PauseError, PauseFile, Pausing
+from relayd.overview.model import Kind
+from relayd.pipelines.pausing import (
+    FILE,
+    KINDS,
+    NotProcessedError,
+    PauseError,
+    PauseFile,
+    Pausing,
+    to_pause,
+)
 from relayd.telemetry.metrics import Metrics
 from tests.support.metrics import value
 
@@ -51,6 +60,28 @@ async def test_pause_survives_a_restart_and_ends_by_itself(
     later = Pausing(PauseFile(tmp_path), Metrics(), wall)
     await later.load()
     assert _kinds(later) == ("reporting",)
+
+
+@pytest.mark.parametrize(
+    ("asked", "processed", "found"),
+    [
+        ((), KINDS, KINDS),
+        ((), ("reporting",), ("reporting",)),
+        (("inventories",), KINDS, ("inventories",)),
+        (("inventories",), ("reporting",), 'processing.inventory.output is "disabled"'),
+        (("reporting",), (), 'processing.reporting.output is "disabled"'),
+        ((), (), "are not processed here"),
+    ],
+)
+def test_only_what_is_processed_can_be_paused(
+    asked: tuple[Kind, ...], processed: tuple[Kind, ...], found: tuple[Kind, ...] | str
+) -> None:
+    """A pause of what the settings switch off is refused, with the key that does."""
+    if isinstance(found, tuple):
+        assert to_pause(asked, processed) == found
+        return
+    with pytest.raises(NotProcessedError, match=found):
+        to_pause(asked, processed)
 
 
 def _kinds(pausing: Pausing) -> tuple[str, ...]:

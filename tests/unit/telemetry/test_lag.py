@@ -75,7 +75,14 @@ class Past:
         self.totals = Totals()
         self.now = NOW
         self.waiting = 0
-        self.rates = Rates(self.totals, lambda: self.waiting, lambda *_: 0.5, lambda: self.now)
+        self.flowing_since = -math.inf
+        self.rates = Rates(
+            self.totals,
+            lambda: self.waiting,
+            lambda *_: 0.5,
+            lambda: self.now,
+            lambda: self.flowing_since,
+        )
 
     def pass_by(self, samples: int, *, arrived: int = 0, done: int = 0, refused: int = 0) -> None:
         """Take samples, with so many run logs in each period."""
@@ -113,6 +120,26 @@ def test_what_is_worked_off_after_a_pause_does_not_grow() -> None:
     past.pass_by(3, arrived=3, done=300)
     assert past.waiting == 7109
     assert past.rates.trend() == "shrinking"
+
+
+def test_what_left_before_an_outage_does_not_say_when_the_rest_will() -> None:
+    """The time to drain knows nothing in an outage, and afterwards only what left since then."""
+    past = Past()
+    past.waiting = 12_000
+    past.pass_by(12, arrived=30, done=200)
+    assert past.rates.drain_s() == past.waiting / 20
+    past.flowing_since = math.inf
+    assert past.rates.drain_s() == math.inf
+    past.pass_by(1, arrived=30, refused=10)  # which needs no output
+    assert past.rates.drain_s() == math.inf
+    past.flowing_since = past.now + 1
+    past.pass_by(1, arrived=30, done=400)  # a part of this period was in the outage
+    assert past.rates.drain_s() == math.inf
+    past.pass_by(1, arrived=30, done=100)
+    assert past.rates.flow_rate() == 10
+    assert past.rates.drain_s() == past.waiting / 10
+    past.waiting = 0
+    assert past.rates.drain_s() == 0
 
 
 def test_a_few_files_more_or_less_are_no_trend() -> None:

@@ -12,7 +12,7 @@ import trio
 from relayd.commands.check.model import Finding, Site, error, skipped, warning
 from relayd.commands.check.service_user.permissions import check_directory
 from relayd.commands.check.surroundings.api import ANSWER_S, NoAnswer, document, get
-from relayd.commands.check.surroundings.units import makes_runtime_directory
+from relayd.commands.check.surroundings.units import makes_directory
 from relayd.config.values import Listen
 from relayd.fleet.peers.urls import API
 
@@ -40,7 +40,7 @@ async def check(site: Site) -> list[Finding]:
 
 def _check_socket_directory(site: Site, directory: Path) -> list[Finding]:
     """Check the directory of a Unix socket, which systemd removes while relayd is stopped."""
-    if not directory.exists() and makes_runtime_directory(directory):
+    if not directory.exists() and makes_directory(directory):
         return []
     return check_directory(site, directory, "listen.permissions", write=True)
 

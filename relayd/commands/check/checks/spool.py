@@ -106,21 +106,29 @@ def _disks(spools: list[Spool]) -> list[Finding]:
     seen: set[int] = set()
     for path in (path for spool in spools for path in spool.in_use):
         place = existing(path)
-        try:
-            device, status = place.stat().st_dev, os.statvfs(place)
-        except OSError:
-            continue
-        if device in seen:
+        device = device_of(place)
+        if device is None or device in seen:
             continue
         seen.add(device)
-        size = status.f_frsize
-        space = Space(
-            status.f_bavail * size, status.f_blocks * size, status.f_favail, status.f_files
-        )
         mount = mount_of(place)
-        found += judge_space(space, path, mount.point if mount else str(place))
+        found += judge_space(space_of(place), path, mount.point if mount else str(place))
         found += judge_kind(mount.kind if mount else "", path)
     return found
+
+
+def device_of(place: Path) -> int | None:
+    """Return the device of a path; None if it is not known."""
+    try:
+        return place.stat().st_dev
+    except OSError:
+        return None
+
+
+def space_of(place: Path) -> Space:
+    """Return the space of the file system of an existing path."""
+    status = os.statvfs(place)
+    size = status.f_frsize
+    return Space(status.f_bavail * size, status.f_blocks * size, status.f_favail, status.f_files)
 
 
 def judge_space(space: Space, path: Path, point: str) -> Iterator[Finding]:

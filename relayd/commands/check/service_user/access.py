@@ -21,8 +21,10 @@ from relayd.commands.check.service_user.child import run
 from relayd.config.database_url import DatabaseUrl
 from relayd.config.logging_conf import LOGGING_FILE
 from relayd.config.main_conf import MAIN_FILE, Settings
+from relayd.pipelines.pausing import FILE as PAUSES
 from relayd.spool.layout import Spool, inventory_spool, run_log_spool
 from relayd.system import utf8
+from relayd.telemetry.nodes.saved import NAME as RECORDS
 
 if TYPE_CHECKING:
     from subprocess import CompletedProcess
@@ -41,6 +43,10 @@ def questions(directory: Path, settings: Settings) -> Questions:
     paths |= {general.nodes_list_file: (), general.nodes_certs_file: (), general.node_id_file: ()}
     if general.listen.path:
         paths[Path(general.listen.path).parent] = ()
+    if general.control_socket is not None:
+        paths[general.control_socket.parent] = ()
+    state = general.state_directory
+    paths |= {state: (), state / PAUSES: (), state / RECORDS: ()}
     run_logs = run_log_spool(processing.reporting.directory, keeps=settings.keeps_run_logs)
     paths |= _of_spool(run_logs)
     paths |= _of_spool(inventory_spool(processing.inventory.directory))

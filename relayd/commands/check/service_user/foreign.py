@@ -39,6 +39,7 @@ _SYSTEM: Final = (
     *("/usr/sbin", "/usr/share"),
 )
 _LISTEN: Final = "general.listen"
+_CONTROL: Final = "general.control_socket"
 #: Directories of users lie directly in these.
 _OF_USERS: Final = (Path("/home"), Path("/run/user"))
 
@@ -112,6 +113,8 @@ def _paths(site: Site) -> Iterator[tuple[str, Path]]:
     for key, value in leaves(site.settings):
         if isinstance(value, Path):
             yield key, value
+            if key == _CONTROL:
+                yield key, value.parent
         elif isinstance(value, Listen) and value.path:
             yield _LISTEN, Path(value.path).parent
     yield "remote_run.command", Path(site.settings.remote_run.command)

@@ -16,6 +16,8 @@ DIRECTORIES: Final = tuple(
 COMMAND: Final = Path("/opt/rudder/bin/rudder")
 NODES_LIST: Final = Path("/var/rudder/lib/relay/nodeslist.json")
 
+#: Keys that name directories, and where these are.
+_MADE: Final = {"RuntimeDirectory": Path("/run"), "StateDirectory": Path("/var/lib")}
 _HELPER: Final = "rudder-relayd-helper@.service"
 #: Units of the daemon: that of the package, and that of the source tree, whose name is also that
 #: of the unit of Rudder's own daemon.
@@ -113,14 +115,25 @@ def read_helper_unit() -> HelperUnit:
     )
 
 
-def makes_runtime_directory(path: Path) -> bool:
-    """Return whether the daemon's unit makes a directory below /run when it starts."""
+def makes_directory(path: Path) -> bool:
+    """Return whether the daemon's unit makes a directory when it starts, see systemd.exec(5)."""
     unit = _installed_unit()
-    return unit is not None and any(
-        path == Path("/run") / name
-        for value in _values(_files(f"{unit}.service"), "RuntimeDirectory")
+    files = _files(f"{unit}.service") if unit else []
+    return any(
+        path == base / name
+        for key, base in _MADE.items()
+        for value in _values(files, key)
         for name in value.split()
     )
+
+
+def service_group() -> tuple[str, str] | None:
+    """Return the daemon's unit and the group that it names; None if it names none."""
+    unit = _installed_unit()
+    if unit is None:
+        return None
+    groups = [value.strip() for value in _values(_files(f"{unit}.service"), "Group")]
+    return (f"{unit}.service", groups[-1]) if groups and groups[-1] else None
 
 
 def may_bind_low_ports() -> bool:

@@ -1,6 +1,7 @@
 """Each fault of a root server is reported in one line, with its fix."""
 
 import os
+import socket
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -15,6 +16,11 @@ from cryptography.x509.oid import NameOID
 from relayd.commands.check.checks import openssl
 from relayd.commands.check.surroundings import units
 from relayd.commands.demo.postgres.server import Server
+from relayd.fleet.finding import find_nodes
+from relayd.pipelines.pausing import PauseFile, begin_pause
+from relayd.spool.layout import run_log_spool
+from relayd.spool.operations.choose import Choice
+from relayd.spool.operations.queue import Queue
 from tests.support import postgres
 from tests.support.checked import check, open_site, service_user
 from tests.support.daemon import Site
@@ -93,6 +99,14 @@ def occupied(site: Site, database: postgres.Database) -> None:
     """Configures the port of another program, PostgreSQL, for the HTTP API."""
     site.port = database.rudder.port
     rewrite(site)
+
+
+def operated(site: Site, _database: postgres.Database) -> None:
+    """Pauses run logs, holds one and the node that it is of."""
+    begin_pause(PauseFile(site.root), ["reporting"], "ann", 600.0, time.time())
+    spool_file()(site, _database)
+    queue = Queue([run_log_spool(site.root / "reports")], {}, lambda _node: "", find_nodes)
+    assert queue.hold(Choice(nodes=("node1",)), "bob").files == 1
 
 
 def replace_with_file(directory: Path) -> None:
@@ -321,6 +335,96 @@ SPOOL: Final = [
         path(Path.rmdir, "shared-folder"),
         "warning: {root}/shared-folder: does not exist; nodes get no files of the shared folder."
         " Fix: create the directory, or set shared_folder.path to the one that the server fills",
+    ),
+]
+
+
+def listener_gone(file: Path) -> None:
+    """Leaves a socket as a process does that is killed."""
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(file))
+
+
+OPERATION: Final = [
+    case(
+        "path of the control socket is too long",
+        conf(general='control_socket = "/run/' + 110 * "x" + '"'),
+        "~error: {conf}/main.conf: general.control_socket: expected the absolute path of a socket,"
+        " at most 107 bytes, or .*",
+        REST,
+    ),
+    case(
+        "no directories for socket and state",
+        conf(general='control_socket = "{root}/run/x"\nstate_directory = "{root}/state"'),
+        "warning: {root}/run: does not exist, so commands cannot ask the running relayd."
+        " Fix: install -d -o {user} -g {group} -m 0750 {root}/run",
+        "warning: {root}/state: does not exist, so nothing can be paused, and the records of nodes"
+        " end with relayd. Fix: install -d -o {user} -g {group} -m 0750 {root}/state",
+    ),
+    case(
+        "socket that no directory of /run holds, and the state in a directory of all",
+        conf(general='control_socket = "/run/relayd-none/x"\nstate_directory = "/tmp"'),
+        "warning: /run/relayd-none: does not exist, so commands cannot ask the running relayd."
+        " Fix: add RuntimeDirectory=relayd-none to the unit of relayd",
+    ),
+    case(
+        "everybody may replace socket and pauses",
+        both(
+            path(Path.mkdir, "run", "state"),
+            conf(general='control_socket = "{root}/run/x"\nstate_directory = "{root}/state"'),
+            mode(0o777, "run", "state"),
+        ),
+        "warning: {root}/run: every user of this machine may change it, and with it the control"
+        " socket. Fix: chmod o-w {root}/run",
+        "warning: {root}/state: every user of this machine may change it, and with it what is"
+        " paused. Fix: chmod o-w {root}/state",
+    ),
+    case(
+        "socket of a killed relayd",
+        path(listener_gone, "control.sock"),
+        "warning: {root}/control.sock: nobody listens on it: a relayd that was killed has left it."
+        " Fix: install relayd's unit and start it, or run rudder-relayd -c {conf}; it replaces the"
+        " socket",
+    ),
+    case(
+        "a file has the name of the socket; pauses and records are broken",
+        both(
+            write("control.sock", ""),
+            write("paused.json", "{"),
+            write("nodes.records", "relayd node records 9\n"),
+        ),
+        "warning: {root}/control.sock: is not a socket, so relayd makes none."
+        " Fix: set general.control_socket to another path, or move it away if nothing else needs"
+        " it",
+        "~warning: {root}/paused.json: is no file of pauses \\(.*\\), so nothing is paused, and"
+        " nothing can be. Fix: remove it: rm {root}/paused.json",
+        "warning: {root}/nodes.records: cannot be used (not node records of this version), so the"
+        " history of the nodes begins again. Fix: install the version of relayd that has written"
+        " it, or remove it: rm {root}/nodes.records",
+    ),
+    case(
+        "pauses of a newer version",
+        write("paused.json", '{"version": 2, "paused": {"reporting": "all"}}'),
+        "warning: {root}/paused.json: was written by a newer version of relayd, and may say more"
+        " than this one knows. Fix: install that version again, or write it again: relayd resume -c"
+        " {conf}",
+    ),
+    case(
+        "what operators have left paused and on hold",
+        operated,
+        "~warning: {root}/paused.json: run logs are paused by ann since .* until .*\\."
+        " Fix: relayd resume reporting -c {conf}",
+        "~note: node node1: its files are set aside by bob since .*\\."
+        " Fix: relayd queue release --node node1 -c {conf}",
+        "note: {root}/reports/on-hold: 1 file set aside. Fix: relayd queue release --all -c {conf}"
+        " brings them back; relayd queue list --state held -c {conf} shows them",
+    ),
+    case(
+        "which nodes are on hold is not known",
+        both(path(Path.mkdir, "reports/on-hold"), write("reports/on-hold/nodes.json", "{")),
+        "~warning: {root}/reports/on-hold/nodes\\.json: which nodes are on hold is not known: .*"
+        " Fix: mv {root}/reports/on-hold/nodes\\.json {root}/reports/on-hold/nodes\\.json\\.broken,"
+        " and hold nodes again: relayd queue hold",
     ),
 ]
 
@@ -767,6 +871,7 @@ ALL: Final = [
     *LISTEN,
     *SPOOL,
     *NODES,
+    *OPERATION,
     *CERTIFICATES,
     *REMOTE_RUN,
     *SYNTAX,
@@ -782,7 +887,7 @@ def test_a_sound_site_has_no_findings(site: Site, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(openssl, "is_old", lambda _text: False)
     done = check(site)
     assert about_site(done.findings) == []
-    assert done.lines[-1] == f"15 checks for user {service_user()}: 1 warning"
+    assert done.lines[-1] == f"18 checks for user {service_user()}: 1 warning"
     assert (done.code, done.stderr) == (0, "")
 
 

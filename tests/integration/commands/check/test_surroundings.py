@@ -169,6 +169,37 @@ def test_a_command_that_the_user_may_not_run_is_reported(
 
 
 @as_root
+def test_a_control_socket_of_another_user_is_reported(
+    site: Site, database: postgres.Database
+) -> None:
+    """Who owns its directory, or listens on it, could answer operators in place of relayd."""
+    stranger, place = pwd.getpwnam("daemon").pw_uid, site.root / "run"
+    place.mkdir(mode=0o770)
+    os.chown(place, stranger, pwd.getpwnam(service_user()).pw_gid)
+    place.chmod(0o770)
+    conf(general='control_socket = "{root}/run/x"')(site, database)
+    other = "set general.control_socket to another path"
+    lines = (
+        (
+            f"error: {{root}}/run/x: process {os.getpid()} of user daemon listens on it, not"
+            f" relayd. Fix: find out whose it is, and {other}"
+        ),
+        (
+            "warning: {root}/run: belongs to user daemon, who may replace the control socket."
+            f" Fix: {other}; leave {{root}}/run as it is, for it is not relayd's own"
+        ),
+    )
+    with socket.socket(socket.AF_UNIX) as listener:
+        os.seteuid(stranger)
+        try:
+            listener.bind(f"{place}/x")
+            listener.listen()
+        finally:
+            os.seteuid(0)
+        verify(check(site), lines, site)
+
+
+@as_root
 def test_a_file_that_only_root_can_read_is_reported(site: Site) -> None:
     """A main.conf that root can read and the service user cannot is an error."""
     main = site.conf / "main.conf"
@@ -224,7 +255,7 @@ check("daemon")
             "skipped: files and directories: only root and daemon can check the permissions of"
             " daemon. Fix: run this check as root, or give another user with --user"
         ),
-        "15 checks for user daemon: 1 warning, 1 skipped",
+        "18 checks for user daemon: 2 warnings, 1 skipped",
         "exit 0",
     ]
 
@@ -322,8 +353,8 @@ def test_the_document_has_a_stable_shape() -> None:
     assert (document["sound"], done.code) == (False, 1)
     checks = document["checks"]
     assert list(checks) == [
-        *("configuration", "files", "listen", "daemon", "spool", "webserver", "server", "nodes"),
-        "certificates",
+        *("configuration", "files", "listen", "daemon", "control", "state", "spool", "queue"),
+        *("webserver", "server", "nodes", "certificates"),
         *("database", "upstream", "remote_run", "selinux", "openssl", "clock"),
     ]
     assert (checks["database"], checks["spool"], checks["nodes"]) == ("error", "error", "ok")
@@ -383,7 +414,7 @@ def test_a_terminal_gets_a_table_and_the_progress() -> None:
     assert "problem and fix" in shown
     assert "start PostgreSQL there, or correct output.database.url" in shown
     assert "\x1b[1;31merror" in shown
-    assert "15 checks for user" in shown
+    assert "18 checks for user" in shown
 
 
 def read_all(descriptor: int) -> bytes:

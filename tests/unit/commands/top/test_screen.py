@@ -7,7 +7,7 @@ from rich.console import Console
 
 from relayd.commands.top.command import Feed, Screen
 from relayd.commands.top.views import MenuView, View
-from relayd.control.client import NotRunningError
+from relayd.control.client import NotPermittedError, NotRunningError
 from relayd.overview.documents import as_document, from_document
 from relayd.overview.model import FailedState, NodesState, Overview
 from relayd.overview.nodes import NodeRow, NodesPage
@@ -118,3 +118,18 @@ def test_relayd_that_is_down_is_said_so() -> None:
     assert _drawn(screen, feed)[0].startswith("relayd cannot be asked: relayd does not listen")
     view: View = feed.view
     assert view.title == "Show"
+
+
+class _Denied:
+    def get(self, target: str, **query: object) -> Any:
+        del target, query
+        raise NotPermittedError("only the members of group x may use it")
+
+
+def test_a_user_who_may_not_ask_does_not_stay_on_an_empty_screen() -> None:
+    """That does not change while the program runs, so it ends."""
+    feed, screen = Feed(_Denied(), MenuView()), Screen()  # type: ignore[arg-type]
+    assert screen.press([], feed)
+    _answer(feed)
+    assert not screen.press([], feed)
+    assert feed.denied is not None

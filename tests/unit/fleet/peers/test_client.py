@@ -19,6 +19,7 @@ import trio
 import trio.testing
 
 from relayd.config.secret import Secret
+from relayd.fleet.peers import client as client_module
 from relayd.fleet.peers.client import MAX_LINE, USER_AGENT, Clients, PeerError
 from relayd.fleet.peers.tls import Authentication
 from tests.support.issuing import authority, issue, issue_for_host

@@ -92,3 +92,20 @@ def test_a_running_relayd_is_reloaded_where_it_runs(
     else:
         assert service.act("reload") == f"kill -HUP {PID}"
         assert service.act("restart").startswith(f"end process {PID}, ")
+
+
+def test_what_the_unit_makes_and_names_is_known(machine: Path) -> None:
+    """Directories that systemd makes at the start need not exist before; drop-ins count."""
+    assert units.service_group() is None
+    assert not units.makes_directory(Path("/run/rudder-relayd"))
+    install(machine / "lib", "relayd", f"{machine}/bin/rudder-relayd")
+    with (machine / "lib/relayd.service").open("a") as unit:
+        unit.write("Group=rudder\nRuntimeDirectory=rudder-relayd\nStateDirectory=a rudder-relayd\n")
+    assert units.service_group() == ("relayd.service", "rudder")
+    assert units.makes_directory(Path("/run/rudder-relayd"))
+    assert units.makes_directory(Path("/var/lib/rudder-relayd"))
+    assert not units.makes_directory(Path("/run/a"))
+    drop_in = machine / "etc/relayd.service.d"
+    drop_in.mkdir()
+    (drop_in / "group.conf").write_text("[Service]\nGroup=operators\n")
+    assert units.service_group() == ("relayd.service", "operators")
