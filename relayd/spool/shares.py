@@ -29,7 +29,8 @@ class Shares:
     """The files in flight by node, and which nodes may have no more of them.
 
     Attributes:
-        freed: nodes that may have another one; emptied by the watcher.
+        waiting: nodes of which files wait for others to leave; kept by the watcher.
+        freed: those of them that may have another one; emptied by the watcher.
 
     Args:
         node_of: returns the node in a name, "" if there is none.
@@ -47,6 +48,7 @@ class Shares:
         size: float = inf,
     ) -> None:
         self.node_of = node_of
+        self.waiting: set[str] = set()
         self.freed: set[str] = set()
         self._files = files
         self._strangers = strangers
@@ -91,11 +93,18 @@ class Shares:
         if file is None:
             return
         node, size = file
-        if not self.room(node):
-            self.freed.add(node)
+        self._free(node)
         self._subtract(self._counts, node, 1)
         if size:
             self._subtract(self._sizes, node, size)
+
+    def pass_on(self, name: str) -> None:
+        """Let another file of its node follow, because this one is not taken."""
+        self._free(self.node_of(name))
+
+    def _free(self, node: str) -> None:
+        if node in self.waiting:
+            self.freed.add(node)
 
     @staticmethod
     def _subtract(numbers: dict[str, int], node: str, number: int) -> None:

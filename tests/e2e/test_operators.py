@@ -1,4 +1,4 @@
-"""Several operators at once, and kills of relayd and of their commands: no file is lost or doubled."""
+"""Operators at once, and kills of relayd and of their commands: no file is lost or doubled."""
 
 import random
 import signal

@@ -40,6 +40,7 @@ class Turns:
         self._parked: dict[str, float] = {}
         #: By the node of their share, those that wait for it.
         self._full: dict[str, deque[str]] = {}
+        self._shares.waiting.clear()
 
     def __len__(self) -> int:
         return len(self._names)
@@ -116,6 +117,7 @@ class Turns:
             share = self._share(node, queue[0][1])
             if not self._shares.room(share):
                 self._full.setdefault(share, deque()).append(node)
+                self._shares.waiting.add(share)
                 continue
             name = heapq.heappop(queue)[1]
             atomic = self._names.pop(name)
@@ -145,6 +147,7 @@ class Turns:
                     self._append(waiting.popleft())
                 if not waiting:
                     del self._full[share]
+                    self._shares.waiting.discard(share)
         self._shares.freed.clear()
         freed = self._holds.freed
         if freed:

@@ -393,6 +393,8 @@ class _Watcher:
             # Skip names taken up meanwhile because of an event.
             if found[1] or found[0] not in self._pending:
                 return found
+            self._pending.shares.pass_on(found[0])
+            self._pending.wake.set()
         return None
 
     async def _send_one(self, name: str, atomic: bool) -> None:

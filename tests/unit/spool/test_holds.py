@@ -33,7 +33,7 @@ async def test_newer_runs_wait_for_one_that_failed(autojump_clock: MockClock) ->
 
 
 async def test_while_the_output_is_away_the_order_is_kept(autojump_clock: MockClock) -> None:
-    """Newer runs wait until it is back, and then for what failed; a short outage changes nothing."""
+    """Newer runs wait until it is back, then for what failed; a short outage changes nothing."""
     holds = Holds()
     holds.add(OF_NODE[0])
     await trio.sleep(HOLD_S)

@@ -13,6 +13,7 @@ def test_a_share_is_taken_and_given_back_once() -> None:
     Files without a node have a share together.
     """
     shares = Shares(files=2, strangers=1)
+    shares.waiting |= {"node1", ""}
     first, second, third = (name_of(number) for number in range(3))
     shares.take(first)
     assert shares.room("node1") == 1
@@ -27,7 +28,8 @@ def test_a_share_is_taken_and_given_back_once() -> None:
     shares.give_back("x.log")
     shares.give_back(second)
     assert shares.freed == {"node1", ""}
-    assert shares._counts == shares._in_flight == {}
+    assert not shares._counts
+    assert not shares._in_flight
 
 
 def test_inventories_count_for_their_node() -> None:
@@ -43,6 +45,7 @@ def test_inventories_count_for_their_node() -> None:
 def test_large_files_are_counted_by_their_bytes(archive: str, growth: int) -> None:
     """Sizes come from the listing, or are those of the node's last file; small ones are free."""
     shares = Shares(size=NODE_BYTES)
+    shares.waiting.add("node1")
     names = [name_of(number) + archive for number in range(4)]
     half = NODE_BYTES // 2 // growth
     shares.note_listed({names[0]: half, names[1]: LARGE // growth - 1})

@@ -156,6 +156,29 @@ async def test_a_node_that_floods_with_huge_files_has_few_in_flight(
         assert await watcher.finish(16) == huge[4:]
 
 
+async def test_a_share_is_used_up_whenever_files_leave(spool: Path, fast_clock: MockClock) -> None:
+    """One that leaves between two steps of the watcher lets another one follow as well."""
+    for number in range(12):
+        (spool / f"{number:02}.log").touch()
+    pending = Pending(shares=Shares(strangers=4))
+    async with open_watcher(spool, ordered=True, pending=pending) as watcher:
+        sent = [(await watcher.take()).name for _ in range(4)]
+        for name in [*sent]:
+            (spool / name).unlink()
+        pending.release(sent[0])
+        real = pending.claim
+
+        def claim(name: str) -> bool:
+            if pending.is_in_flight(sent[1]):
+                pending.release(sent[1])
+            return real(name)
+
+        pending.claim = claim  # type: ignore[method-assign]
+        sent += [(await watcher.take()).name for _ in range(2)]
+        assert pending.in_flight == 4
+        assert len(set(sent)) == 6
+
+
 async def test_on_a_relay_one_run_log_of_a_node_is_in_flight(autojump_clock: MockClock) -> None:
     """The next one waits for however long that takes, also behind one that was given up before."""
     pending = Pending(one_by_one=True)
@@ -175,7 +198,9 @@ async def test_on_a_relay_one_run_log_of_a_node_is_in_flight(autojump_clock: Moc
     turns.free()
     assert late(turns) == []
     pending.retry(names[1], floor=1000.0)
-    await trio.sleep_until(turns.next_free() if turns.free() is None and not late(turns) else 0)
+    turns.free()
+    assert late(turns) == []
+    await trio.sleep_until(turns.next_free())
     turns.free()
     assert turns.pop_late() == (names[2], False)
     pending.claim(names[2])
