@@ -56,7 +56,7 @@ INVENTORY_LANES: Final = 8
 #: Those that one node may take: one for run logs, which keep their order, and three quarters of
 #: them for inventories and for files whose names give no node. While the gate is closed, files
 #: that failed occupy half, so that new ones fit in.
-STRANGERS: Final = REPORT_LANES * 3 // 4
+NO_NODE: Final = REPORT_LANES * 3 // 4
 NODE_INVENTORIES: Final = INVENTORY_LANES * 3 // 4
 
 #: How often to look for further files to remove while some wait for it.
@@ -103,8 +103,8 @@ def _sources(settings: Settings) -> list[_Source]:
 def _shares(route: Route) -> Shares:
     """Return what one node may have in flight, so that others get on whatever it sends."""
     if route is REPORTS:
-        return Shares(files=1, strangers=STRANGERS)
-    return Shares(inventory_node, files=NODE_INVENTORIES, strangers=NODE_INVENTORIES)
+        return Shares(files=1, no_node=NO_NODE)
+    return Shares(inventory_node, files=NODE_INVENTORIES, no_node=NODE_INVENTORIES)
 
 
 class _ForwardStages:

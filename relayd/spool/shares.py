@@ -35,7 +35,7 @@ class Shares:
     Args:
         node_of: returns the node in a name, "" if there is none.
         files: of one node at most.
-        strangers: files whose names give no node at most: they may all come from one.
+        no_node: files whose names give no node at most: they may all come from one.
         size: bytes of the large files of one node at most.
     """
 
@@ -44,16 +44,16 @@ class Shares:
         node_of: Callable[[str], str] = run_log_node,
         *,
         files: float = inf,
-        strangers: float = inf,
+        no_node: float = inf,
         size: float = inf,
     ) -> None:
         self.node_of = node_of
         self.waiting: set[str] = set()
         self.freed: set[str] = set()
         self._files = files
-        self._strangers = strangers
+        self._no_node = no_node
         self._size = size
-        self._unbounded = files == strangers == size == inf
+        self._unbounded = files == no_node == size == inf
         #: Node and size of each file in flight.
         self._in_flight: dict[str, tuple[str, int]] = {}
         self._counts: dict[str, int] = {}
@@ -112,11 +112,11 @@ class Shares:
         if not numbers[node]:
             del numbers[node]
 
-    def room(self, node: str) -> float:
+    def left(self, node: str) -> float:
         """Return how many files of a node may follow now; 0 while it has its share in flight."""
         if self._sizes.get(node, 0) >= self._size:
             return 0
-        most = self._files if node else self._strangers
+        most = self._files if node else self._no_node
         return max(0, most - self._counts.get(node, 0))
 
 

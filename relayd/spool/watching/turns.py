@@ -115,7 +115,7 @@ class Turns:
                 self._parked[node] = until
                 continue
             share = self._share(node, queue[0][1])
-            if not self._shares.room(share):
+            if not self._shares.left(share):
                 self._full.setdefault(share, deque()).append(node)
                 self._shares.waiting.add(share)
                 continue
@@ -137,13 +137,13 @@ class Turns:
         """Return whether a name that was not taken here has to wait for others of its node."""
         if run is not None and self._holds.until(*run):
             return True
-        return not self._shares.room(self._share(run[0] if run else "/" + name, name))
+        return not self._shares.left(self._share(run[0] if run else "/" + name, name))
 
     def free(self) -> None:
         """Let nodes take part again that no longer wait for an older run, or for their share."""
         for share in self._shares.freed:
             if (waiting := self._full.get(share)) is not None:
-                for _ in range(int(min(self._shares.room(share), len(waiting)))):
+                for _ in range(int(min(self._shares.left(share), len(waiting)))):
                     self._append(waiting.popleft())
                 if not waiting:
                     del self._full[share]

@@ -10,7 +10,7 @@ from urllib.parse import unquote
 import pytest
 import trio
 
-from relayd.pipelines.forwarding import NODE_INVENTORIES, STRANGERS
+from relayd.pipelines.forwarding import NO_NODE, NODE_INVENTORIES
 from relayd.runlog.filename import run_of
 from relayd.spool import holds
 from tests.support.forwarding import HASTY, USUAL, Relay
@@ -47,7 +47,7 @@ class Holding(Behaviour):
 
 @pytest.mark.parametrize(
     ("kind", "share"),
-    [("one node", 1), ("no node", STRANGERS), ("inventories", NODE_INVENTORIES)],
+    [("one node", 1), ("no node", NO_NODE), ("inventories", NODE_INVENTORIES)],
 )
 async def test_huge_files_of_one_node_take_a_part_of_the_lanes(
     tmp_path: Path, kind: str, share: int
@@ -122,6 +122,7 @@ def check_order(tried: Iterable[tuple[str, float, int]], refused: int = 0) -> No
         last[node] = date, status
 
 
+@pytest.mark.fault("F18")
 async def test_each_nodes_run_logs_are_forwarded_in_the_order_of_their_start(
     tmp_path: Path,
 ) -> None:
@@ -156,6 +157,7 @@ async def test_each_nodes_run_logs_are_forwarded_in_the_order_of_their_start(
     check_order(recording.tried[:-1], refused=422)
 
 
+@pytest.mark.fault("F18")
 async def test_after_an_outage_nodes_take_turns_in_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,19 +12,19 @@ def test_a_share_is_taken_and_given_back_once() -> None:
 
     Files without a node have a share together.
     """
-    shares = Shares(files=2, strangers=1)
+    shares = Shares(files=2, no_node=1)
     shares.waiting |= {"node1", ""}
     first, second, third = (name_of(number) for number in range(3))
     shares.take(first)
-    assert shares.room("node1") == 1
+    assert shares.left("node1") == 1
     shares.take(second)
     shares.take("x.log")
-    assert (shares.room("node1"), shares.room(""), shares.room("node2")) == (0, 0, 2)
+    assert (shares.left("node1"), shares.left(""), shares.left("node2")) == (0, 0, 2)
     assert not shares.freed
     for _ in range(2):
         shares.give_back(first)
         shares.give_back(third)
-    assert (shares.room("node1"), shares.freed) == (1, {"node1"})
+    assert (shares.left("node1"), shares.freed) == (1, {"node1"})
     shares.give_back("x.log")
     shares.give_back(second)
     assert shares.freed == {"node1", ""}
@@ -38,7 +38,7 @@ def test_inventories_count_for_their_node() -> None:
     shares = Shares(inventory_node, files=2)
     shares.take(f"host-{node}.ocs.gz")
     shares.take(f"host-{node}.ocs.sign")
-    assert not shares.room(node)
+    assert not shares.left(node)
 
 
 @pytest.mark.parametrize(("archive", "growth"), [("", 1), (".gz", PACKED)])
@@ -51,13 +51,13 @@ def test_large_files_are_counted_by_their_bytes(archive: str, growth: int) -> No
     shares.note_listed({names[0]: half, names[1]: LARGE // growth - 1})
     for name in names[:2]:
         shares.take(name)
-    assert shares.room("node1")
+    assert shares.left("node1")
     shares.note_size(names[0], half)
     shares.take(names[2])
-    assert (shares.room("node1"), shares.room("node2") > 0) == (0, True)
+    assert (shares.left("node1"), shares.left("node2") > 0) == (0, True)
     shares.give_back(names[0])
     assert shares.freed == {"node1"}
-    assert shares.room("node1")
+    assert shares.left("node1")
     shares.note_size(names[2], 0)
     for name in names[:2]:
         shares.give_back(name)

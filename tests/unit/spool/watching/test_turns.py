@@ -132,6 +132,7 @@ async def test_a_node_that_floods_delays_others_by_one_batch(
     assert sent.index(name_of("c", 600)) <= 60 + 2 * BATCH
 
 
+@pytest.mark.fault("F18")
 async def test_a_node_that_floods_with_huge_files_has_few_in_flight(
     spool: Path, fast_clock: MockClock
 ) -> None:
@@ -160,7 +161,7 @@ async def test_a_share_is_used_up_whenever_files_leave(spool: Path, fast_clock: 
     """One that leaves between two steps of the watcher lets another one follow as well."""
     for number in range(12):
         (spool / f"{number:02}.log").touch()
-    pending = Pending(shares=Shares(strangers=4))
+    pending = Pending(shares=Shares(no_node=4))
     async with open_watcher(spool, ordered=True, pending=pending) as watcher:
         sent = [(await watcher.take()).name for _ in range(4)]
         for name in [*sent]:
@@ -179,6 +180,7 @@ async def test_a_share_is_used_up_whenever_files_leave(spool: Path, fast_clock: 
         assert len(set(sent)) == 6
 
 
+@pytest.mark.fault("F18")
 async def test_on_a_relay_one_run_log_of_a_node_is_in_flight(autojump_clock: MockClock) -> None:
     """The next one waits for however long that takes, also behind one that was given up before."""
     pending = Pending(one_by_one=True)
