@@ -122,7 +122,7 @@ class DisposeStage:
     def _put_back(self, file: Postponed) -> None:
         retry = file.retry
         self._outcomes.postponed(file)
-        self._pending.retry(file.ticket.name, floor=file.wait)
+        self._pending.retry(file.ticket.name, floor=file.wait, alone=file.alone)
         log.warning("file stays; will be retried", detail=retry.detail, **file.ticket.describe())
 
     def _postpone(self, file: Failed, retry: Retry) -> None:
@@ -135,6 +135,7 @@ class DisposeStage:
         now = trio.current_time()
         for file, result in zip(files, results, strict=True):
             ticket = file.ticket
+            self._pending.shares.note_size(ticket.name, file.identity.size)
             if isinstance(result, Retry):
                 self._pending.retry(ticket.name)
                 log.debug("committed file stays", detail=result.detail, **ticket.describe())
@@ -160,6 +161,8 @@ class DisposeStage:
         files = [file for file in files if not self._is_outdated(file)]
         results = await self._disposal.quarantine([_refused_file(file) for file in files])
         for file, result in zip(files, results, strict=True):
+            if file.identity is not None:
+                self._pending.shares.note_size(file.ticket.name, file.identity.size)
             if isinstance(result, Retry):
                 self._postpone(file, Retry(f"cannot be moved to failed: {result.detail}"))
                 continue

@@ -221,6 +221,8 @@ class Forwarder:
             return False
         if isinstance(file, Finished):
             self._pending.let_follow(ticket.name)
+        elif isinstance(file, Postponed):
+            self._pending.note_attempt(ticket.name)
         return True
 
     async def _try(self, ticket: Ticket, attempt: Attempt) -> Settled:
@@ -246,7 +248,8 @@ class Forwarder:
         attempt.end(trouble)
         if trouble is None:
             return Finished(ticket, opened.identity, Forwarded())
-        return Postponed(ticket, identity, Retry(trouble.detail), "forward", wait=trouble.wait)
+        retry, alone = Retry(trouble.detail), trouble.kind == "file"
+        return Postponed(ticket, identity, retry, "forward", wait=trouble.wait, alone=alone)
 
 
 def _take_waiting(arrivals: trio.MemoryReceiveChannel[Arrival], limit: int) -> Iterator[Arrival]:

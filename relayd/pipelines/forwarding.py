@@ -19,7 +19,7 @@ import trio
 
 from relayd.config.main_conf import InventorySettings, ReportingSettings, Settings
 from relayd.fleet.pins import PinnedClients
-from relayd.outputs.health import CONNECTION, Health, watch
+from relayd.outputs.health import CONNECTION, Health, Trouble, watch
 from relayd.outputs.results import Probe, StoreFacts
 from relayd.outputs.upstream.gate import Gate
 from relayd.outputs.upstream.uploads import (
@@ -38,8 +38,10 @@ from relayd.pipelines.line import Change, Line, run_spool_cleanup
 from relayd.pipelines.outcomes import ForwardedOutcomes
 from relayd.pipelines.parcels import Pairing, Parcel, run_parcels
 from relayd.pipelines.ticket import Settled
+from relayd.runlog.filename import inventory_node
 from relayd.spool.layout import Spool, hold, inventory_spool, run_log_spool
 from relayd.spool.lock import DirectoryLock
+from relayd.spool.shares import Shares
 from relayd.spool.watching.valve import Valve
 from relayd.spool.watching.watcher import Arrival
 from relayd.system.clock import WallClock
@@ -51,6 +53,11 @@ from relayd.telemetry.nodes.records import NodeRecords
 #: with a 32nd of the distance.
 REPORT_LANES: Final = 32
 INVENTORY_LANES: Final = 8
+#: Those that one node may take: one for run logs, which keep their order, and three quarters of
+#: them for inventories and for files whose names give no node. While the gate is closed, files
+#: that failed occupy half, so that new ones fit in.
+NO_NODE: Final = REPORT_LANES * 3 // 4
+NODE_INVENTORIES: Final = INVENTORY_LANES * 3 // 4
 
 #: How often to look for further files to remove while some wait for it.
 GATHER_NAP_S: Final = 0.02
@@ -91,6 +98,13 @@ def _sources(settings: Settings) -> list[_Source]:
         routes = NEW_INVENTORIES, INVENTORY_UPDATES
         sources.append(_Source(spool, inventory, clock, routes))
     return sources
+
+
+def _shares(route: Route) -> Shares:
+    """Return what one node may have in flight, so that others get on whatever it sends."""
+    if route is REPORTS:
+        return Shares(files=1, no_node=NO_NODE)
+    return Shares(inventory_node, files=NODE_INVENTORIES, no_node=NODE_INVENTORIES)
 
 
 class _ForwardStages:
@@ -209,10 +223,16 @@ class ForwardingPipeline:
             delays=self._delays,
             lock=locks.get(source.spool.directory / place),
             one_by_one=route is REPORTS,
+            shares=_shares(route),
             valve=self._valves.get("reporting" if route is REPORTS else "inventories"),
             records=self._records if route is REPORTS else None,
         )
-        gate = Gate(partial(self.health.note, route.name), self._delays)
+
+        def report(trouble: Trouble | None) -> None:
+            self.health.note(route.name, trouble)
+            line.pending.note_output(away=trouble is not None)
+
+        gate = Gate(report, self._delays)
         return _ForwardStages(line, route, self._upstream, gate)
 
     async def run(self, stop: trio.Event) -> None:

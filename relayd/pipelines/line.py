@@ -24,6 +24,7 @@ from relayd.spool.disposal import Disposal, Keep
 from relayd.spool.layout import Spool
 from relayd.spool.lock import DirectoryLock
 from relayd.spool.pending import Pending
+from relayd.spool.shares import Shares
 from relayd.spool.watching.valve import Valve
 from relayd.spool.watching.watcher import Arrival, WatchedDirectory, ignore, run_watcher
 from relayd.system.clock import WallClock
@@ -80,6 +81,7 @@ class Line:
         delays: between attempts with one file.
         lock: keeps other processes out of the directory.
         one_by_one: whether run logs of one node are processed one after the other.
+        shares: what each node may have in flight.
         keep: keeps committed files for a while, see `relayd.spool.disposal.Disposal`.
         valve: closed while no files are taken.
         records: gets the arrivals, of run logs.
@@ -99,12 +101,13 @@ class Line:
         delays: Delays = DELAYS,
         lock: DirectoryLock | None = None,
         one_by_one: bool = False,
+        shares: Shares | None = None,
         keep: Keep | None = None,
         valve: Valve | None = None,
         records: NodeRecords | None = None,
     ) -> None:
         self.path = path = spool.directory / place
-        self.pending = Pending(delays.file, one_by_one=one_by_one)
+        self.pending = Pending(delays.file, one_by_one=one_by_one, shares=shares)
         self.disposal = Disposal(path, spool.failed, keep)
         self.aside = Aside(spool, place, self.pending)
         self.spool = spool

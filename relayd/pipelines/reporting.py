@@ -33,6 +33,7 @@ from relayd.pipelines.write import Writer
 from relayd.spool.disposal import ReasonRecord
 from relayd.spool.layout import INCOMING, hold, run_log_spool
 from relayd.spool.lock import DirectoryLock
+from relayd.spool.shares import NODE_BYTES, Shares
 from relayd.spool.watching.valve import Valve
 from relayd.spool.watching.watcher import Arrival
 from relayd.system.clock import WallClock
@@ -128,6 +129,7 @@ class ReportingPipeline:
             trust_token=trust.token,
             delays=delays,
             lock=lock,
+            shares=Shares(size=NODE_BYTES),
             keep=kept.put_all if kept is not None and self._spool.keeps else None,
             valve=valve,
             records=records,

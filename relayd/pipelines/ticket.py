@@ -102,6 +102,7 @@ class Postponed(msgspec.Struct, frozen=True):
         retry: why.
         stage: where it was put off.
         wait: seconds that must pass at least before the next attempt.
+        alone: whether the cause is in this file alone, so that newer ones of its node may follow.
     """
 
     ticket: Ticket
@@ -109,6 +110,7 @@ class Postponed(msgspec.Struct, frozen=True):
     retry: Retry
     stage: Stage
     wait: float = 0.0
+    alone: bool = False
 
 
 class Vanished(msgspec.Struct, frozen=True):

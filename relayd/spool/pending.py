@@ -10,11 +10,13 @@ import random
 import time
 from collections.abc import Iterable
 from itertools import count
+from math import inf
 from typing import Final
 
 import trio
 
-from relayd.spool.holds import Holds
+from relayd.spool.holds import HOLD_S, Holds
+from relayd.spool.shares import Shares
 from relayd.system.delays import DELAYS, Doubling
 from relayd.system.wake import Wake
 
@@ -31,6 +33,7 @@ class Pending:
         wake: set when the next due time may have become earlier, and by the watcher when it has
             found other names.
         holds: the run logs that newer ones of their node wait for.
+        shares: what each node has in flight.
         known: names of files that are in the directory as far as is known, each with its time of
             modification or arrival (Unix seconds); those that wait in the watcher are among them.
         returned: names that were put back to be sent again in their order; emptied by the watcher.
@@ -39,6 +42,7 @@ class Pending:
         delays: between attempts with the same file.
         remembered: maximum number of waiting names.
         one_by_one: whether run logs of one node are in flight one after the other.
+        shares: what each node may have in flight; any number of files if it is not given.
         jitter: randomness for the delays; a seeded one makes them repeatable.
     """
 
@@ -48,6 +52,7 @@ class Pending:
         *,
         remembered: int = REMEMBERED,
         one_by_one: bool = False,
+        shares: Shares | None = None,
         jitter: random.Random | None = None,
     ) -> None:
         self._delays = delays
@@ -55,6 +60,11 @@ class Pending:
         self._one_by_one = one_by_one
         self.wake = Wake()
         self.holds = Holds()
+        self.shares = shares or Shares(files=1 if one_by_one else inf)
+        #: Names that must not be tried before they are due.
+        self._asked: set[str] = set()
+        #: Names in flight that were tried while the output was away.
+        self._away: set[str] = set()
         self.known: dict[str, float] = {}
         self.returned: list[str] = []
         self._spilled = False
@@ -101,9 +111,9 @@ class Pending:
         self._in_flight[name] = False
         self._due.pop(name, None)
         self.note(name)
-        self.holds.lift(name)
-        if self._one_by_one:
-            self.holds.add(name)
+        self.shares.take(name)
+        if not self._one_by_one:
+            self.holds.lift(name)
         return True
 
     def take_over(self, names: Iterable[str]) -> list[str]:
@@ -144,7 +154,21 @@ class Pending:
     def let_follow(self, name: str) -> None:
         """Let newer run logs of its node follow a file in flight that has done its way."""
         self.holds.lift(name)
+        self.shares.give_back(name)
         self.wake.set()
+
+    def note_output(self, *, away: bool) -> None:
+        """Note whether the output is away: until it is back, each node's run logs stay in order."""
+        if away and not self.holds.outage:
+            self.holds.begin_outage()
+        elif not away and self.holds.outage:
+            self.hurry(self.holds.end_outage() - self._asked)
+            self.wake.set()
+
+    def note_attempt(self, name: str) -> None:
+        """Note that an attempt with a file in flight has failed, before it is put back."""
+        if self.holds.outage:
+            self._away.add(name)
 
     def note(self, name: str, since: float | None = None) -> None:
         """Note that a file is there, and since when (Unix seconds); now if this is not known."""
@@ -155,23 +179,30 @@ class Pending:
 
     def put_back(self, name: str) -> None:
         """Put back a file that was taken up too early: it is sent again, in its order."""
-        self._in_flight.pop(name)
+        self._leave(name)
         self.returned.append(name)
         self.wake.set()
 
     def release(self, name: str) -> None:
         """Release a file that was committed, refused or has vanished; forget its attempts."""
-        changed = self._in_flight.pop(name)
+        changed = self._leave(name)
         self._attempts.pop(name, None)
+        self._asked.discard(name)
         self.holds.forget(name)
         self.known.pop(name, None)
         if changed:
             self.note(name)
             self._wait_until(name, trio.current_time())
-        elif self.holds.freed:
+        elif self.holds.freed or self.shares.freed:
             self.wake.set()
 
-    def retry(self, name: str, *, floor: float = 0.0) -> None:
+    def _leave(self, name: str) -> bool:
+        """Take a name out of flight; return whether its file changed meanwhile."""
+        self._away.discard(name)
+        self.shares.give_back(name)
+        return self._in_flight.pop(name)
+
+    def retry(self, name: str, *, floor: float = 0.0, alone: bool = False) -> None:
         """Put back a file that cannot be processed at the moment; it is due again later.
 
         The delay doubles with each attempt from 1 s to 10 min and varies by up to a quarter, so
@@ -181,17 +212,28 @@ class Pending:
         Args:
             name: a claimed name.
             floor: minimum delay in seconds.
+            alone: whether the cause is in this file alone, so that no other one waits for it.
         """
-        if self._in_flight.pop(name):
+        back = name in self._away and not self.holds.outage
+        if self._leave(name):
             self._attempts.pop(name, None)
         if name not in self._attempts and len(self._due) >= self.remembered:
             self._spill(name)
             return
-        self.holds.add(name)
+        if alone:
+            self.holds.forget(name)
+        else:
+            self.holds.add(name)
+        if floor:
+            self._asked.add(name)
+        else:
+            self._asked.discard(name)
         tried = self._attempts.get(name, 0)
         self._attempts[name] = tried + 1
-        spread = self._delays.after(tried + 1) * self._jitter.uniform(0.75, 1.25)
-        delay = max(min(spread, self._delays.longest), floor)
+        spread = self._delays.after(1 if back else tried + 1) * self._jitter.uniform(0.75, 1.25)
+        # All newer ones of its node wait as well while the output is away.
+        longest = min(self._delays.longest, HOLD_S if self.holds.outage else inf)
+        delay = max(min(spread, longest), floor)
         self._wait_until(name, trio.current_time() + delay)
 
     def wait(self, name: str, seconds: float) -> None:
@@ -201,7 +243,7 @@ class Pending:
             name: a claimed name; if it changed while it was in flight, it is due at once.
             seconds: delay until it is due again; `claim` ends it early.
         """
-        delay = 0.0 if self._in_flight.pop(name) else seconds
+        delay = 0.0 if self._leave(name) else seconds
         if len(self._due) >= self.remembered:
             self._spill(name)
         else:
@@ -209,8 +251,10 @@ class Pending:
 
     def _spill(self, name: str) -> None:
         self._spilled = True
+        self._asked.discard(name)
         self.holds.forget(name)
         self.known.pop(name, None)
+        self.wake.set()
 
     def forget_waiting(self) -> None:
         """Forget all waiting names and their delays; the caller lists the directory instead."""
@@ -218,6 +262,7 @@ class Pending:
             self.known.pop(name, None)
         self._due.clear()
         self._heap.clear()
+        self._asked.clear()
         self.holds.clear()
         self._attempts = {n: a for n, a in self._attempts.items() if n in self._in_flight}
 

@@ -29,10 +29,12 @@ class Watcher:
         mode: how the directory was watched at start.
     """
 
-    def __init__(self, path: Path, arrivals: trio.MemoryReceiveChannel[Arrival]) -> None:
+    def __init__(
+        self, path: Path, arrivals: trio.MemoryReceiveChannel[Arrival], pending: Pending
+    ) -> None:
         self.path = path
         self.arrivals = arrivals
-        self.pending = Pending()
+        self.pending = pending
         self.metrics = Metrics()
         self.rescan = Wake()
         self.stop = trio.Event()
@@ -92,6 +94,7 @@ async def open_watcher(
     extensions: frozenset[str] = EXTENSIONS,
     hidden: bool = False,
     ordered: bool = False,
+    pending: Pending | None = None,
 ) -> AsyncIterator[Watcher]:
     """Run a watcher on `path` as long as the block lasts; nothing is buffered.
 
@@ -100,7 +103,7 @@ async def open_watcher(
     if settled:
         (path / "first.log").write_text("x")
     send, receive = trio.open_memory_channel[Arrival](0)
-    watcher = Watcher(path, receive)
+    watcher = Watcher(path, receive, pending or Pending())
     spool = WatchedDirectory(
         path, extensions, frequency, limit, listing_size, hidden=hidden, ordered=ordered
     )

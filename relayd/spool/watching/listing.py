@@ -12,8 +12,9 @@ import msgspec
 
 from relayd.runlog.filename import run_of
 
-#: Age, name, run and modification time of a file; the names differ, so runs are never compared.
-_Found = tuple[float, str, tuple[str, float] | None, float]
+#: Age, name, run, modification time and size of a file; the names differ, so runs are never
+#: compared.
+_Found = tuple[float, str, tuple[str, float] | None, float, int]
 
 #: A thread that releases the interpreter lock only for moments, as around each stat, keeps it from
 #: the event loop for 5 ms at a time. A real pause every half millisecond lets the event loop run,
@@ -32,6 +33,7 @@ class Listing(msgspec.Struct, frozen=True):
         oldest_mtime: modification time of the oldest of these (Unix seconds); None if none.
         runs: node and date of each of the names; None for one without.
         mtimes: modification time of each of the names.
+        sizes: bytes of each of the names.
         unlisted: the oldest date of each node that has run logs beyond the limit.
     """
 
@@ -41,6 +43,7 @@ class Listing(msgspec.Struct, frozen=True):
     oldest_mtime: float | None
     runs: list[tuple[str, float] | None] = []
     mtimes: list[float] = []
+    sizes: list[int] = []
     unlisted: dict[str, float] = {}
 
 
@@ -90,20 +93,21 @@ def oldest(
     survey = _Survey()
     found: list[_Found] = []
     unlisted: dict[str, float] = {}
-    for name, mtime in _scan(directory, extensions, hidden=hidden):
+    for name, mtime, size in _scan(directory, extensions, hidden=hidden):
         if survey.take(name, mtime, min_age, exclude, now) and limit:
             run = run_of(name) if ordered else None
-            found.append((mtime if run is None else min(mtime, run[1]), name, run, mtime))
+            found.append((mtime if run is None else min(mtime, run[1]), name, run, mtime, size))
             if len(found) >= 2 * limit + _PAUSE_EVERY:
                 _cut(found, limit, unlisted)
     _cut(found, limit, unlisted)
     return Listing(
-        names=[name for _, name, _, _ in found],
+        names=[name for _, name, _, _, _ in found],
         more=survey.candidates > len(found),
         total=survey.total,
         oldest_mtime=survey.oldest,
-        runs=[run for _, _, run, _ in found],
-        mtimes=[mtime for _, _, _, mtime in found],
+        runs=[run for _, _, run, _, _ in found],
+        mtimes=[mtime for _, _, _, mtime, _ in found],
+        sizes=[size for _, _, _, _, size in found],
         unlisted=unlisted,
     )
 
@@ -130,7 +134,7 @@ def _cut(found: list[_Found], limit: int, unlisted: dict[str, float]) -> None:
                 by_rank.append([])
         by_rank[rank].append(file)
     kept = list(chain.from_iterable(by_rank))
-    for _, _, run, _ in islice(kept, limit, None):
+    for _, _, run, _, _ in islice(kept, limit, None):
         if run is not None:
             unlisted[run[0]] = min(run[1], unlisted.get(run[0], math.inf))
     del kept[limit:]
@@ -165,8 +169,8 @@ class _Survey:
 
 def _scan(
     directory: Path, extensions: Container[str], *, hidden: bool
-) -> Iterator[tuple[str, float]]:
-    """Yield name and modification time (Unix seconds) of all files that relayd processes.
+) -> Iterator[tuple[str, float, int]]:
+    """Yield name, modification time (Unix seconds) and size of all files that relayd processes.
 
     The time is infinite if it cannot be read: a damaged entry does not hide the others, and opening
     it will show what is wrong.
@@ -181,11 +185,12 @@ def _scan(
             if not is_ours(entry.name, extensions, hidden=hidden):
                 continue
             try:
-                mtime = entry.stat(follow_symlinks=False).st_mtime
+                status = entry.stat(follow_symlinks=False)
+                mtime, size = status.st_mtime, status.st_size
             except FileNotFoundError:
                 continue
             except PermissionError:
                 raise  # lstat(2) needs no permission on the file: the directory is inaccessible
             except OSError:
-                mtime = math.inf
-            yield entry.name, mtime
+                mtime, size = math.inf, 0
+            yield entry.name, mtime, size

@@ -1,7 +1,8 @@
 """The names that wait in the watcher: in the order of their dates for each node, nodes in turn.
 
 A node whose only files are fresh ones goes first. A fresh file of a node with a backlog comes after
-the older ones, and files of a node that wait for an older one are passed over.
+the older ones. Files of a node that wait for an older one are passed over, and those of a node that
+has its share in flight.
 """
 
 import heapq
@@ -12,6 +13,7 @@ from math import inf
 import trio
 
 from relayd.spool.holds import Holds
+from relayd.spool.shares import Shares
 
 Run = tuple[str, float]
 
@@ -23,8 +25,9 @@ class Turns:
         listed: number of names that were found by a listing, without an event.
     """
 
-    def __init__(self, holds: Holds) -> None:
+    def __init__(self, holds: Holds, shares: Shares | None = None) -> None:
         self._holds = holds
+        self._shares = shares or Shares()
         self._reset()
 
     def _reset(self) -> None:
@@ -35,6 +38,9 @@ class Turns:
         self._fresh: deque[str] = deque()
         self._late: deque[str] = deque()
         self._parked: dict[str, float] = {}
+        #: By the node of their share, those that wait for it.
+        self._full: dict[str, deque[str]] = {}
+        self._shares.waiting.clear()
 
     def __len__(self) -> int:
         return len(self._names)
@@ -105,9 +111,13 @@ class Turns:
         while nodes:
             node = nodes.popleft()
             queue = self._queues[node]
-            until = self._holds.until(node, queue[0][0])
-            if until:
+            if until := self._holds.until(node, queue[0][0]):
                 self._parked[node] = until
+                continue
+            share = self._share(node, queue[0][1])
+            if not self._shares.left(share):
+                self._full.setdefault(share, deque()).append(node)
+                self._shares.waiting.add(share)
                 continue
             name = heapq.heappop(queue)[1]
             atomic = self._names.pop(name)
@@ -120,8 +130,25 @@ class Turns:
             return name, bool(atomic)
         return None
 
+    def _share(self, node: str, name: str) -> str:
+        return self._shares.node_of(name) if node.startswith("/") else node
+
+    def must_wait(self, name: str, run: Run | None) -> bool:
+        """Return whether a name that was not taken here has to wait for others of its node."""
+        if run is not None and self._holds.until(*run):
+            return True
+        return not self._shares.left(self._share(run[0] if run else "/" + name, name))
+
     def free(self) -> None:
-        """Let nodes take part again that no longer wait for an older run."""
+        """Let nodes take part again that no longer wait for an older run, or for their share."""
+        for share in self._shares.freed:
+            if (waiting := self._full.get(share)) is not None:
+                for _ in range(int(min(self._shares.left(share), len(waiting)))):
+                    self._append(waiting.popleft())
+                if not waiting:
+                    del self._full[share]
+                    self._shares.waiting.discard(share)
+        self._shares.freed.clear()
         freed = self._holds.freed
         if freed:
             nodes = freed & self._parked.keys()

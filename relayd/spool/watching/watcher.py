@@ -173,7 +173,7 @@ class _Watcher:
         self._batch = spool.catchup_limit or BATCH
         #: The next listing is taken once at most this many names of the last one are left to send.
         self._low = spool.listing_size // 4
-        self._turns = Turns(pending.holds)
+        self._turns = Turns(pending.holds, pending.shares)
         #: The minimum age of the files of the last listing.
         self._listed_age = 0.0
         #: The oldest date of each node that has run logs which the last listing left out.
@@ -297,6 +297,7 @@ class _Watcher:
             if gone not in pending:
                 pending.known.pop(gone, None)
         self._unlisted = listing.unlisted
+        pending.shares.note_listed(dict(zip(listing.names, listing.sizes, strict=True)))
         if listing.more:
             self._agenda.unfinished(order.min_age)
 
@@ -381,14 +382,19 @@ class _Watcher:
 
     def _next_name(self) -> tuple[str, bool] | None:
         """Return a name that is due, else one of the backlog, to be claimed at once."""
-        if due := self._pending.take_due(1):
-            return due[0], False
+        while due := self._pending.take_due(1):
+            run = run_of(due[0]) if self._spool.ordered else None
+            if not self._turns.must_wait(due[0], run):
+                return due[0], False
+            self._turns.add(due[0], run, atomic=False)
         while found := self._turns.pop_late():
             if self._turns.listed == self._low:
                 self._list_now.set()
             # Skip names taken up meanwhile because of an event.
             if found[1] or found[0] not in self._pending:
                 return found
+            self._pending.shares.pass_on(found[0])
+            self._pending.wake.set()
         return None
 
     async def _send_one(self, name: str, atomic: bool) -> None:

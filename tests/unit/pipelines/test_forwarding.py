@@ -53,6 +53,11 @@ STRANGER = make_key_and_cert("stranger")
 LOG = "2026-03-01T12:00:00+00:00@node1.log.gz"
 
 
+def log_of(node: str, minute: int = 0) -> str:
+    """The name of a node's run log."""
+    return f"2026-03-01T12:{minute:02}:00+00:00@{node}.log.gz"
+
+
 @asynccontextmanager
 async def open_relay(root: Path, pace: Pace = USUAL) -> AsyncIterator[tuple[Relay, Peer]]:
     """An upstream and a relay that is not running yet."""
@@ -161,7 +166,7 @@ async def test_several_uploads_run_at_once_over_few_connections(tmp_path: Path) 
     async with open_relay(tmp_path) as (relay, peer):
         peer.behaviour = Together()
         for number in range(200):
-            relay.arrive(relay.reports, f"{number:04}.log", b"%d" % number)
+            relay.arrive(relay.reports, log_of(f"node{number}"), b"%d" % number)
         async with relay.running():
             await relay.empty()
         assert len(peer.uploads) == 200
@@ -189,7 +194,7 @@ async def test_few_run_logs_are_read_before_their_turn(
     async with open_relay(tmp_path) as (relay, peer):
         peer.behaviour = holding = Holding()
         for number in range(300):
-            relay.arrive(relay.reports, f"{number:03}.log", b"%d" % number)
+            relay.arrive(relay.reports, log_of(f"node{number}"), b"%d" % number)
         async with relay.running():
             await peer.until(lambda: len(peer.requests) == REPORT_LANES)
             await relay.until(lambda: read[0] > REPORT_LANES)

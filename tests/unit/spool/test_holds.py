@@ -1,5 +1,7 @@
 """Which run logs wait for an older one of their node, and for how long."""
 
+from math import inf
+
 import pytest
 import trio
 from trio.testing import MockClock
@@ -28,6 +30,31 @@ async def test_newer_runs_wait_for_one_that_failed(autojump_clock: MockClock) ->
     holds.add(OF_NODE[2])
     await trio.sleep(HOLD_S)
     assert holds.until("a", LATE) == 0
+
+
+async def test_while_the_output_is_away_the_order_is_kept(autojump_clock: MockClock) -> None:
+    """Newer runs wait until it is back, then for what failed; a short outage changes nothing."""
+    holds = Holds()
+    holds.add(OF_NODE[0])
+    await trio.sleep(HOLD_S)
+    holds.begin_outage()
+    holds.add(name("b", 0))
+    assert holds.until("a", LATE) == holds.until("b", LATE) == inf
+    assert holds.until("a", 0.0) == 0
+    await trio.sleep(HOLD_S - 1)
+    assert holds.end_outage() == set()
+    assert holds.until("a", LATE) == 0
+    assert holds.until("b", LATE) == trio.current_time() + 1
+    holds.begin_outage()
+    await trio.sleep(10 * HOLD_S)
+    assert holds.until("b", LATE) == inf
+    holds.freed.clear()
+    assert holds.end_outage() == {OF_NODE[0], name("b", 0)}
+    assert holds.freed == {"a", "b"}
+    assert holds.until("a", LATE) == holds.until("b", LATE) == trio.current_time() + HOLD_S
+    for file in (OF_NODE[0], name("b", 0)):
+        holds.forget(file)
+    assert holds.until("a", LATE) == holds.until("b", LATE) == 0
 
 
 @pytest.mark.fault("F18")

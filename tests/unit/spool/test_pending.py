@@ -9,8 +9,10 @@ import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
+from relayd.spool.holds import HOLD_S
 from relayd.spool.pending import Pending
 from relayd.system.delays import DELAYS
+from tests.support.pipeline import name_of
 
 
 @pytest.fixture
@@ -109,6 +111,33 @@ async def test_waiting_name_claimed_by_an_event_is_no_longer_due(pending: Pendin
     pending.retry("a.log")
     assert pending.claim("a.log")
     assert pending.next_due() == float("inf")
+
+
+async def test_after_an_outage_what_failed_is_due_at_once(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Unless a later time was asked for, and also what was in flight when it ended."""
+    pending = Pending(one_by_one=True, jitter=random.Random(7))
+    failed, asked, flying, own = (name_of(0, f"node{number}") for number in range(4))
+    pending.note_output(away=True)
+    for _ in range(12):
+        for name in (failed, flying, own):
+            pending.claim(name)
+            pending.retry(name, alone=name == own)
+        assert await delay_of(pending) <= HOLD_S
+        await trio.sleep(HOLD_S)
+    pending.claim(asked)
+    pending.retry(asked, floor=1000.0)
+    pending.claim(flying)
+    pending.note_attempt(flying)
+    pending.take_due(10)
+    pending.claim(failed)
+    pending.retry(failed)
+    pending.note_output(away=False)
+    assert pending.take_due(10) == [failed]
+    pending.retry(flying)
+    await trio.sleep(2.0)
+    assert pending.take_due(10) == [flying]
 
 
 async def test_table_is_bounded() -> None:

@@ -19,11 +19,20 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from relayd.errors import Reason, Refused
 from relayd.fleet.finding import find_nodes
+from relayd.runlog.filename import run_of
+from relayd.spool.disposal import RefusedFile, quarantine, remove, requeue
+from relayd.spool.failed import returning
+from relayd.spool.failed.quarantine import quarantine_all
+from relayd.spool.failed.reasons import SUFFIX
+from relayd.spool.failed.refusals import Refusal, read_refusals
+from relayd.spool.identity import Identity, identity_at
+from relayd.spool.layout import Spool as SpoolOnDisk
 from relayd.spool.layout import run_log_spool
 from relayd.spool.operations import act
-from relayd.spool.operations.act import Done, NoClaims, drop, hold, release
-from relayd.spool.operations.choose import Choice
+from relayd.spool.operations.act import NoClaims, drop, hold, release
+from relayd.spool.operations.choose import Choice, choose
 from relayd.spool.operations.entries import Entry, read_entries
 from relayd.spool.operations.queue import Queue
 from relayd.spool.operations.rules import read_rules
@@ -32,8 +41,20 @@ NODES: Final = ("web", "db")
 NAMES: Final = tuple(
     f"2026-03-01T12:0{minute}:00+00:00@{node}.log" for node in NODES for minute in range(2)
 )
+_RUNS: Final = [run for name in NAMES if (run := run_of(name)) is not None]
+NOW: Final = max(date for _, date in _RUNS)
+#: By node, by name, and by age.
+CHOICES: Final = (
+    *(Choice(nodes=(node,)) for node in NODES),
+    Choice(names=NAMES[:1]),
+    Choice(names=NAMES[1:3]),
+    Choice(older=30.0),
+    Choice(newer=30.0),
+    Choice(),
+)
 
-Step = Iterator[Done]
+Step = Iterator[object]
+REFUSED: Final = Refused(Reason.SIGNATURE, "changed")
 
 
 class Busy:
@@ -64,9 +85,14 @@ def contents(directory: Path) -> list[str]:
     """Return what the files below a directory contain."""
     return sorted(
         path.read_text()
-        for path in directory.rglob("*")
-        if path.is_file() and path.suffix == ".log"
+        for path in directory.rglob("*.log*")
+        if path.is_file() and path.suffix != SUFFIX
     )
+
+
+def make_content(number: int) -> str:
+    """Return what only one file contains; its size makes it another one for relayd too."""
+    return f"{number} {'x' * number}"
 
 
 class Spool(RuleBasedStateMachine):
@@ -79,7 +105,7 @@ class Spool(RuleBasedStateMachine):
         self.incoming = self.spool.watched[0]
         self.incoming.mkdir()
         self.busy = Busy()
-        self.working: dict[str, str] = {}
+        self.working: dict[str, tuple[str, Identity]] = {}
         self.operations: list[Step] = []
         self.alive: set[str] = set()
         self.number = 0
@@ -91,8 +117,9 @@ class Spool(RuleBasedStateMachine):
         if path.exists():
             self.alive.discard(path.read_text())
         self.number += 1
-        upload(self.incoming, name, str(self.number))
-        self.alive.add(str(self.number))
+        content = make_content(self.number)
+        upload(self.incoming, name, content)
+        self.alive.add(content)
 
     @precondition(lambda self: self.waiting())
     @rule(data=st.data())
@@ -100,28 +127,50 @@ class Spool(RuleBasedStateMachine):
         """The daemon takes a file up that nobody works on."""
         name = data.draw(st.sampled_from(self.waiting()))
         if self.busy.claim(self.incoming, [name]):
-            self.working[name] = (self.incoming / name).read_text()
+            path = self.incoming / name
+            self.working[name] = path.read_text(), identity_at(path)
 
     @precondition(lambda self: self.working)
     @rule(data=st.data())
     def finish(self, data: st.DataObject) -> None:
         """The daemon has stored what it took up; that very file must still be where it was."""
         name = data.draw(st.sampled_from(sorted(self.working)))
-        content = self.working.pop(name)
-        if content in self.alive:  # else a newer file has taken its name
-            (self.incoming / name).unlink()
-            self.alive.remove(content)
+        content, known = self.working.pop(name)
+        removal = remove(self.incoming, name, known)
+        assert removal == ("removed" if content in self.alive else "changed")
+        self.alive.discard(content)
         self.busy.settle(self.incoming, [name], ())
+
+    @precondition(lambda self: self.working)
+    @rule(data=st.data())
+    def refuse(self, data: st.DataObject) -> None:
+        """The daemon refuses what it took up, unless a newer file has taken its name."""
+        name = data.draw(st.sampled_from(sorted(self.working)))
+        content, known = self.working.pop(name)
+        node = name.partition("@")[2].removesuffix(".log")
+        file = RefusedFile(name, known, REFUSED, node, "trust")
+        moved = quarantine(self.incoming, self.spool.failed, file)
+        assert (moved == "changed") == (content not in self.alive)
+        self.busy.settle(self.incoming, [name], ())
+
+    @rule()
+    def requeue(self) -> None:
+        """The daemon takes back what it may have refused wrongly."""
+        requeue(self.spool.failed, self.incoming, lambda record: record.trust == "trust")
 
     def waiting(self) -> list[str]:
         """Return the names in the watched directory."""
         return sorted(path.name for path in self.incoming.iterdir())
 
-    @rule(held=st.booleans(), node=st.sampled_from(NODES), what=st.sampled_from("hrd"))
-    def begin(self, held: bool, node: str, what: str) -> None:
+    @rule(
+        held=st.booleans(),
+        choice=st.sampled_from(CHOICES),
+        what=st.sampled_from("hrd"),
+    )
+    def begin(self, held: bool, choice: Choice, what: str) -> None:
         """An operator begins an operation; what there is now is what was chosen."""
         found = sorted(read_entries([self.spool]), key=lambda entry: entry.rank)
-        chosen = [entry for entry in found if entry.node_id == node]
+        chosen = choose(found, choice, frozenset(choice.nodes) or None, NOW)
         waiting = [entry for entry in chosen if not entry.layer]
         aside = [entry for entry in chosen if entry.layer]
         if what == "h":
@@ -130,6 +179,24 @@ class Spool(RuleBasedStateMachine):
             self.operations.append(release(aside))
         else:
             self.operations.append(self.dropping(aside if held else waiting))
+
+    @rule(node=st.sampled_from(NODES), dropped=st.booleans())
+    def begin_with_refused(self, node: str, dropped: bool) -> None:
+        """An operator begins to bring refused files back, or to drop them."""
+        refusals = read_refusals([self.spool])
+        chosen = [refusal for refusal in refusals if refusal.node_id == node]
+        self.operations.append(
+            self.dropping_refused(chosen) if dropped else map(returning.bring_back, chosen)
+        )
+
+    def dropping_refused(self, refusals: list[Refusal]) -> Step:
+        """Drop refused files one by one, and take note of what was dropped."""
+        for refusal in refusals:
+            before = refusal.path.read_text() if refusal.path.exists() else ""
+            for done in returning.drop([refusal]):
+                if done.outcome == "removed":
+                    self.alive.remove(before)
+                yield done
 
     def dropping(self, entries: list[Entry]) -> Step:
         """Drop files one by one, and take note of what was dropped."""
@@ -167,7 +234,7 @@ class Spool(RuleBasedStateMachine):
     @invariant()
     def what_is_in_flight_stays(self) -> None:
         """A file that the daemon works on is not set aside as well, or it would be stored twice."""
-        for name, content in self.working.items():
+        for name, (content, _) in self.working.items():
             if content in self.alive:
                 assert (self.incoming / name).read_text() == content
 
@@ -183,7 +250,7 @@ def test_operators_uploads_and_crashes_lose_and_double_nothing(
     """At any interleaving, each file is in exactly one place, and what is in flight stays there."""
     monkeypatch.setattr(act, "BATCH", 1)
     run_state_machine_as_test(
-        Spool, settings=settings(max_examples=150, stateful_step_count=40, deadline=None)
+        Spool, settings=settings(max_examples=60, stateful_step_count=40, deadline=None)
     )
 
 
@@ -243,6 +310,46 @@ def test_a_kill_between_any_two_system_calls_loses_and_doubles_nothing(
         assert waiting == sorted(NAMES if action == "release" else NAMES[2:])
         assert (read_rules(spool).keys() == {"web"}) == (action != "release")
     assert number > 30
+
+
+@pytest.mark.parametrize("step", [23, pytest.param(1, marks=pytest.mark.torture)])
+@pytest.mark.parametrize("action", ["refuse", "replay", "drop"])
+def test_a_kill_loses_and_doubles_no_refused_file(tmp_path: Path, action: str, step: int) -> None:
+    """Files are among those that wait or those that were refused, and the same then completes."""
+
+    def refuse(spool: SpoolOnDisk) -> None:
+        (incoming,) = spool.watched
+        files = [
+            RefusedFile(path.name, identity_at(path), REFUSED, "", "")
+            for path in sorted(incoming.iterdir())
+        ]
+        quarantine_all(incoming, spool.failed, files)
+
+    def act_on(spool: SpoolOnDisk) -> None:
+        if action == "refuse":
+            refuse(spool)
+        elif action == "replay":
+            list(map(returning.bring_back, read_refusals([spool])))
+        else:
+            list(returning.drop(read_refusals([spool])))
+
+    number, going = 0, True
+    while going:
+        number += step
+        spool = run_log_spool(tmp_path / str(number))
+        spool.watched[0].mkdir(parents=True)
+        for name in NAMES:
+            upload(spool.watched[0], name, name)
+        if action != "refuse":
+            refuse(spool)
+        going = killed_at(number, lambda: act_on(spool))  # noqa: B023
+        left = contents(spool.directory)
+        assert left == sorted(NAMES) if action != "drop" else set(left) <= set(NAMES)
+        act_on(spool)
+        places = spool.watched[0] if action == "replay" else spool.failed
+        assert contents(places) == contents(spool.directory)
+        assert contents(spool.directory) == ([] if action == "drop" else sorted(NAMES))
+    assert number > 20
 
 
 def test_nothing_is_claimed_without_a_daemon() -> None:

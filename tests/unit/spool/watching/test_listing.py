@@ -93,7 +93,7 @@ def test_temporary_names_take_no_part(tmp_path: Path) -> None:
     put(tmp_path, "a.log")
     put(tmp_path, "b.log", 50)
     listing = take_listing(tmp_path, limit=1)
-    assert listing == Listing(["a.log"], True, 2, NOW - 100, [None], [NOW - 100])
+    assert listing == Listing(["a.log"], True, 2, NOW - 100, [None], [NOW - 100], [0])
 
 
 @pytest.mark.history(7)
@@ -189,11 +189,11 @@ def test_a_listing_has_the_oldest_runs_of_all_nodes(
     unlisted: dict[str, float] = {}
     runs = {f"{minute}@{node}": (node, float(minute)) for node, minute in files}
     for name, run in runs.items():
-        found.append((run[1], name, run, run[1]))
+        found.append((run[1], name, run, run[1], 0))
         if len(found) > 2 * limit:
             listing._cut(found, limit, unlisted)
     listing._cut(found, limit, unlisted)
-    kept = [run for _, _, run, _ in found if run is not None]
+    kept = [run for _, _, run, _, _ in found if run is not None]
     assert len(kept) == min(limit, len(files))
     assert kept == sorted(kept, key=lambda run: run[1])
     counts = Counter(node for node, _ in kept)

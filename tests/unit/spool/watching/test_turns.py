@@ -11,6 +11,7 @@ from relayd.runlog.filename import run_of
 from relayd.spool import holds
 from relayd.spool.holds import Holds
 from relayd.spool.pending import Pending
+from relayd.spool.shares import NODE_BYTES, PACKED, Shares
 from relayd.spool.watching.turns import Turns
 from relayd.spool.watching.watcher import BATCH
 from tests.support.spool import open_watcher
@@ -129,6 +130,86 @@ async def test_a_node_that_floods_delays_others_by_one_batch(
     for node in "ab":
         assert sent.index(name_of(node, 502)) < 60
     assert sent.index(name_of("c", 600)) <= 60 + 2 * BATCH
+
+
+@pytest.mark.fault("F18")
+async def test_a_node_that_floods_with_huge_files_has_few_in_flight(
+    spool: Path, fast_clock: MockClock
+) -> None:
+    """While none of them gets on, the others' files are sent, listed or fresh; then its own are."""
+    huge = [name_of("flood", minute) for minute in range(20)]
+    for name in huge:
+        with (spool / name).open("wb") as file:
+            file.truncate(NODE_BYTES // PACKED // 4)
+    for minute in (50, 51):
+        (spool / name_of("a", minute)).touch()
+    pending = Pending(shares=Shares(size=NODE_BYTES))
+    async with open_watcher(spool, ordered=True, pending=pending) as watcher:
+        sent = [(await watcher.take()).name for _ in range(6)]
+        temporary = spool / ".davfs.tmp1"
+        temporary.touch()
+        temporary.rename(spool / name_of("b", 60))
+        assert (await watcher.take()).name == name_of("b", 60)
+        assert sorted(sent) == sorted([*huge[:4], name_of("a", 50), name_of("a", 51)])
+        for name in huge[:4]:
+            (spool / name).unlink()
+            pending.release(name)
+        assert await watcher.finish(16) == huge[4:]
+
+
+async def test_a_share_is_used_up_whenever_files_leave(spool: Path, fast_clock: MockClock) -> None:
+    """One that leaves between two steps of the watcher lets another one follow as well."""
+    for number in range(12):
+        (spool / f"{number:02}.log").touch()
+    pending = Pending(shares=Shares(no_node=4))
+    async with open_watcher(spool, ordered=True, pending=pending) as watcher:
+        sent = [(await watcher.take()).name for _ in range(4)]
+        for name in [*sent]:
+            (spool / name).unlink()
+        pending.release(sent[0])
+        real = pending.claim
+
+        def claim(name: str) -> bool:
+            if pending.is_in_flight(sent[1]):
+                pending.release(sent[1])
+            return real(name)
+
+        pending.claim = claim  # type: ignore[method-assign]
+        sent += [(await watcher.take()).name for _ in range(2)]
+        assert pending.in_flight == 4
+        assert len(set(sent)) == 6
+
+
+@pytest.mark.fault("F18")
+async def test_on_a_relay_one_run_log_of_a_node_is_in_flight(autojump_clock: MockClock) -> None:
+    """The next one waits for however long that takes, also behind one that was given up before."""
+    pending = Pending(one_by_one=True)
+    turns = Turns(pending.holds, pending.shares)
+    names = [name_of("a", minute) for minute in range(4)]
+    for name in names[1:]:
+        turns.add(name, run_of(name), None)
+    pending.claim(names[0])
+    await trio.sleep(10 * holds.HOLD_S)
+    assert late(turns) == []
+    pending.let_follow(names[0])
+    turns.free()
+    assert turns.pop_late() == (names[1], False)
+    pending.claim(names[1])
+    pending.release(names[0])
+    await trio.sleep(10 * holds.HOLD_S)
+    turns.free()
+    assert late(turns) == []
+    pending.retry(names[1], floor=1000.0)
+    turns.free()
+    assert late(turns) == []
+    await trio.sleep_until(turns.next_free())
+    turns.free()
+    assert turns.pop_late() == (names[2], False)
+    pending.claim(names[2])
+    assert turns.must_wait(names[1], run_of(names[1]))
+    pending.retry(names[2], alone=True)
+    turns.free()
+    assert turns.pop_late() == (names[3], False)
 
 
 @pytest.mark.fault("F33")
