@@ -3,10 +3,14 @@
 A single failover, which takes less time, is part of the demo's tests.
 """
 
+import base64
 import csv
+import json
 import os
 import random
+import re
 import signal
+import urllib.request
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -18,6 +22,7 @@ import trio
 from relayd.commands.demo.cluster.cluster import Cluster, open_cluster
 from relayd.commands.demo.cluster.failovers import FAILOVERS
 from tests.support.clustered import (
+    PATIENCE_S,
     Route,
     Window,
     commit_times,
@@ -71,6 +76,31 @@ async def test_failovers_of_all_kinds(tmp_path: Path, route: Route, synchronous:
         hold = "0" if synchronous else "5min"
         failovers = [*FAILOVERS] * _ROUNDS
         await campaign(tmp_path, cluster, route, failovers, hold=hold, nodes=NODES)
+
+
+@pytest.mark.torture
+async def test_an_outdated_record_of_the_standby_is_put_right() -> None:
+    """A record that names another leader stays until `healthy` acts as an administrator would."""
+    async with open_cluster(synchronous=True, free_port=free_port) as cluster:
+        write_key(cluster, "sync", json.dumps({"leader": "db9", "sync_standby": None}))
+        primary = await cluster.primary()
+        complaint = "Synchronous replication key updated by someone else"
+        log = primary.patroni.log
+        await eventually(lambda: complaint in log.read_text(), patience=PATIENCE_S)
+        await cluster.healthy()
+        assert await cluster.primary() is primary
+
+
+def write_key(cluster: Cluster, name: str, value: str) -> None:
+    """Change one of Patroni's keys in etcd, as another member would."""
+    configuration = cluster.machines["db1"].data.with_name("patroni.yml").read_text()
+    etcd = re.search(r"etcd3:\s+hosts:\s+- (\S+)", configuration)
+    assert etcd is not None
+    pair = {"key": f"/patroni/rudder/{name}", "value": value}
+    body = {field: base64.b64encode(text.encode()).decode() for field, text in pair.items()}
+    request = f"http://{etcd[1]}/v3/kv/put"
+    with urllib.request.urlopen(request, json.dumps(body).encode(), timeout=10):
+        pass
 
 
 async def campaign(
