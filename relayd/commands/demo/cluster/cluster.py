@@ -85,7 +85,8 @@ class Cluster:
         """URL of the three servers, without HAProxy and without the password."""
         hosts = ",".join(f"{loopback.LOOPBACK}:{one.port}" for one in self.machines.values())
         user, database = self.rudder.user, self.rudder.database
-        return f"postgres://{user}@{hosts}/{database}?target_session_attrs=read-write"
+        options = "target_session_attrs=read-write&connect_timeout=2"
+        return f"postgres://{user}@{hosts}/{database}?{options}"
 
     @property
     def programs(self) -> Programs:
