@@ -44,6 +44,8 @@ _NOTICE_S = 3.0
 #: How often each kind of failover happens in a campaign.
 _ROUNDS = int(os.environ.get("RELAYD_FAILOVER_ROUNDS", "1"))
 NODES = ["node1", "node2"]
+#: Patroni has seen a record that names another leader.
+_NOTICED = re.compile(r"key updated by someone else|Inconsistent state of /sync key")
 
 
 @pytest.fixture(autouse=True)
@@ -80,13 +82,15 @@ async def test_failovers_of_all_kinds(tmp_path: Path, route: Route, synchronous:
 
 @pytest.mark.torture
 async def test_an_outdated_record_of_the_standby_is_put_right() -> None:
-    """A record that names another leader stays until `healthy` acts as an administrator would."""
+    """A record that names another leader is no longer there when the cluster is whole.
+
+    Patroni 3.0.2 only complains about it, and `healthy` acts as an administrator would.
+    """
     async with open_cluster(synchronous=True, free_port=free_port) as cluster:
         write_key(cluster, "sync", json.dumps({"leader": "db9", "sync_standby": None}))
         primary = await cluster.primary()
-        complaint = "Synchronous replication key updated by someone else"
         log = primary.patroni.log
-        await eventually(lambda: complaint in log.read_text(), patience=PATIENCE_S)
+        await eventually(lambda: _NOTICED.search(log.read_text()) is not None, patience=PATIENCE_S)
         await cluster.healthy()
         assert await cluster.primary() is primary
 
