@@ -64,7 +64,7 @@ test: $(READY)  ## The tests, long campaigns left out
 	@$(BIN)/python -m pytest -m "not torture" -n $(JOBS) $(ARGS)
 
 torture: $(READY)  ## The long campaigns: crash points, fuzzing, faults under load
-	@$(BIN)/python -m pytest -m torture --timeout 0 $(ARGS)
+	@$(BIN)/python -m pytest -m torture --timeout 0 -o faulthandler_timeout=0 $(ARGS)
 
 lint: $(READY)  ## Style, format, types and the layers of the package
 	@$(BIN)/ruff check .

@@ -96,7 +96,7 @@ class Duration(click.ParamType[float]):
 @click.option(
     "--synchronous",
     is_flag=True,
-    help="The cluster's commits wait for a standby; without it, relayd holds what may be lost.",
+    help="The cluster's commits wait for a standby, so that a failover loses none.",
 )
 @click.option(
     "--failovers",

@@ -64,7 +64,7 @@ class ClusterOptions:
     """What the database is and what happens to it.
 
     Attributes:
-        synchronous: whether commits wait for a standby; else relayd holds committed files.
+        synchronous: whether commits wait for a standby.
         failovers: names of the planned failovers.
         part: seconds before each of them.
     """
@@ -248,7 +248,7 @@ class _Demo:
         layout.create()
         async with self._open_database() as server:
             tree, feed = await self._make_fleet()
-            hold = {"hold": _HOLD} if self._loses_commits() else {}
+            hold = {"hold": _HOLD} if self._options.cluster else {}
             await trio.to_thread.run_sync(partial(tree.write, server.rudder, **hold))
             async with open_tree(tree) as daemons:
                 self._print_tools(tree)
@@ -273,10 +273,6 @@ class _Demo:
             # A crashed PostgreSQL is replaced, not started again on the same machine.
             await cluster.configure(primary_start_timeout=0)
             yield cluster
-
-    def _loses_commits(self) -> bool:
-        chosen = self._options.cluster
-        return chosen is not None and not chosen.synchronous
 
     def _final_state(self, server: Database, kept: frozenset[str]) -> FinalState:
         workspaces = self._layout.workspaces

@@ -40,6 +40,13 @@ def test_patroni_accepts_the_shipped_file(tmp_path: Path, synchronous: bool) -> 
     assert [line for line in said if not _ON_ONE_MACHINE.search(line)] == []
 
 
+def test_another_patroni_can_be_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """RELAYD_PATRONI goes before the Patroni of the distribution."""
+    monkeypatch.setenv("RELAYD_PATRONI", "/opt/patroni/bin/patroni")
+    needs_programs()
+    assert programs.find_programs().patroni == Path("/opt/patroni/bin/patroni")
+
+
 @pytest.mark.parametrize("mode", ["session", "transaction"])
 def test_pgbouncer_starts_with_the_shipped_file(mode: PoolMode) -> None:
     """PgBouncer takes every line of it, in both modes."""

@@ -8,13 +8,14 @@ import shutil
 import signal
 import tempfile
 import urllib.request
+from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import trio
 from cryptography import x509
@@ -36,8 +37,11 @@ from relayd.errors import StartError
 
 #: Seconds for the cluster to start, and to be whole again after a failover.
 START_DEADLINE: Final = 120.0
-#: Seconds with two standbys of which none may be promoted, until Patroni is restarted.
+#: Seconds with two standbys of which none may be promoted, until something is done about it.
 _UNRECORDED_S: Final = 15.0
+_UNRECORDED: Final = "no standby is recorded as synchronous"
+#: Seconds in which Patroni acts on a changed configuration: some of its loops.
+_FORGOTTEN_AFTER_S: Final = 5.0
 _POLL: Final = 0.1
 _ANSWER_TIMEOUT: Final = 3.0
 _CLEANUP_DEADLINE: Final = 60.0
@@ -81,7 +85,8 @@ class Cluster:
         """URL of the three servers, without HAProxy and without the password."""
         hosts = ",".join(f"{loopback.LOOPBACK}:{one.port}" for one in self.machines.values())
         user, database = self.rudder.user, self.rudder.database
-        return f"postgres://{user}@{hosts}/{database}?target_session_attrs=read-write"
+        options = "target_session_attrs=read-write&connect_timeout=2"
+        return f"postgres://{user}@{hosts}/{database}?{options}"
 
     @property
     def programs(self) -> Programs:
@@ -210,40 +215,41 @@ class Cluster:
         """Return when there are a primary and two standbys that follow it.
 
         With synchronous replication, one of them is recorded as the standby that may be promoted.
-        If none is for long, the primary's Patroni is restarted, as an administrator would do.
+        If none is for long, that is put right as an administrator would do.
 
         Raises:
-            StartError: that takes too long.
+            StartError: that takes too long; the text says what was missing last.
         """
-        unrecorded_since: float | None = None
+        remedies = deque([self._restart_patroni, self._forget_standby])
+        fault: str | None = None
+        since: float | None = None
         with trio.move_on_after(START_DEADLINE):
-            while True:
-                state = await trio.to_thread.run_sync(self._state)
-                if state == "healthy":
-                    return
+            while (fault := await trio.to_thread.run_sync(self._fault)) is not None:
                 now = trio.current_time()
-                unrecorded_since = (unrecorded_since or now) if state == "unrecorded" else None
-                if unrecorded_since is not None and now > unrecorded_since + _UNRECORDED_S:
-                    await self._restart_patroni()
-                    unrecorded_since = None
+                since = (since or now) if fault == _UNRECORDED else None
+                if remedies and since is not None and now > since + _UNRECORDED_S:
+                    await remedies.popleft()()
+                    since = None
                 await trio.sleep(_POLL)
-        raise StartError(f"not whole in {START_DEADLINE:.0f} s (see {self.directory}/*.log)")
+            return
+        where = f"see {self.directory}/*.log"
+        raise StartError(f"not whole in {START_DEADLINE:.0f} s: {fault} ({where})")
 
-    def _state(self) -> Literal["healthy", "unrecorded", "failing"]:
-        """Return how the cluster is; "unrecorded" if only a synchronous standby is missing."""
+    def _fault(self) -> str | None:
+        """Return why the cluster is not whole; None if it is."""
         primary = self.find_primary()
         if primary is None:
-            return "failing"
+            return "there is no primary"
         try:
             members = self._ask(primary, "/cluster")["members"]
-            following = self.psql(_FOLLOWERS, database="postgres", machine=primary)
+            following = int(self.psql(_FOLLOWERS, database="postgres", machine=primary))
             wanted = self._ask(primary, "/config")["synchronous_mode"]
-        except (OSError, KeyError, RuntimeError):
-            return "failing"
-        if int(following) < len(MEMBERS) - 1:
-            return "failing"
+        except (OSError, KeyError, RuntimeError) as error:
+            return f"{primary.name} does not answer: {error}"
+        if following < len(MEMBERS) - 1:
+            return f"{following} of {len(MEMBERS) - 1} standbys follow {primary.name}"
         recorded = any(member["role"] == "sync_standby" for member in members)
-        return "healthy" if recorded >= wanted else "unrecorded"
+        return None if recorded >= wanted else _UNRECORDED
 
     async def _restart_patroni(self) -> None:
         """Restart Patroni on the primary, while its PostgreSQL goes on.
@@ -253,6 +259,16 @@ class Cluster:
         primary = await self.primary()
         await primary.patroni.kill()
         await primary.patroni.start()
+
+    async def _forget_standby(self) -> None:
+        """Switch synchronous replication off and on, which removes what is recorded of it.
+
+        Before version 3.0.4, a primary that wakes up takes the leader's key back from its
+        successor, whose name stays in the record, which only it might change.
+        """
+        await self.configure(synchronous_mode=False)
+        await trio.sleep(_FORGOTTEN_AFTER_S)
+        await self.configure(synchronous_mode=True)
 
     async def switch_over(self) -> None:
         """Let Patroni make a standby the primary, as planned, which loses nothing.

@@ -10,6 +10,7 @@ from relayd.errors import StartError
 
 _POSTGRES: Final = Path("/usr/lib/postgresql")
 _PATH: Final = f"{os.defpath}:/usr/sbin:/sbin"
+_OTHER_PATRONI: Final = "RELAYD_PATRONI"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +33,14 @@ class Programs:
 def find_programs() -> Programs:
     """Return the installed programs.
 
+    The environment variable RELAYD_PATRONI names another Patroni than the one of the distribution.
+
     Raises:
         StartError: some are missing; the text is the command that installs them.
     """
     packages = {"etcd": "etcd-server", "patroni": "patroni", "haproxy": "haproxy"}
     found = {name: shutil.which(name, path=_PATH) for name in packages}
+    found["patroni"] = os.environ.get(_OTHER_PATRONI) or found["patroni"]
     missing = [packages[name] for name, path in found.items() if path is None]
     postgres = _newest_postgres()
     if postgres is None:

@@ -238,14 +238,17 @@ class Screen:
         return lines
 
     def _rates(self) -> tuple[float, float]:
-        """Return the run logs and rows per second over the last seconds."""
+        """Return the run logs and rows per second over the last seconds.
+
+        They are 0 while a failover has taken back more than was stored since.
+        """
         old, new = self._snapshots[0], self._snapshots[-1]
         seconds = new.time - old.time
         if seconds <= 0:
             return 0.0, 0.0
         return (
-            (new.stored.run_logs - old.stored.run_logs) / seconds,
-            (new.stored.rows - old.stored.rows) / seconds,
+            max(0, new.stored.run_logs - old.stored.run_logs) / seconds,
+            max(0, new.stored.rows - old.stored.rows) / seconds,
         )
 
     def _age(self, now: Snapshot) -> float:

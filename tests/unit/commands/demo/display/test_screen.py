@@ -263,6 +263,15 @@ def policy_server(root: Path, title: str, parent: PolicyServer | None) -> Policy
     return PolicyServer(title, NODE, Workspace(root), 3030, 443, parent, "")
 
 
+def test_rows_that_a_failover_takes_back_are_no_speed() -> None:
+    """The display goes on while the database has fewer rows than before."""
+    screen = Screen("demo", {})
+    for minute, run_logs in enumerate([500, 510, 5, 6]):
+        screen.add(snapshot(60.0 * minute, run_logs, 72 * run_logs), sent=600)
+        assert "-" not in screen.line().partition("queued")[0]
+        assert "run logs" in text(screen)
+
+
 def test_sparkline_scales_to_its_highest_value() -> None:
     """The highest value is the highest bar; nothing is drawn if all values are 0."""
     assert sparkline([0, 3, 7, 14]) == "▁▃▅█"
