@@ -46,7 +46,7 @@ def read_query(kind: type[T]) -> T:
     repeated = {
         field.encode_name
         for field in msgspec.structs.fields(kind)  # type: ignore[arg-type]
-        if not isinstance(field.default, str | int | float | None)
+        if not field.required and not isinstance(field.default, str | int | float | None)
     }
     given: dict[str, Any] = {}
     for name, values in request.args.lists():

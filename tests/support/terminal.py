@@ -9,6 +9,7 @@ import select
 import signal
 import struct
 import termios
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Final
@@ -139,8 +140,11 @@ class Terminal:
 
     def until(self, condition: Callable[[list[str]], bool]) -> list[str]:
         """Wait until the lines of the screen meet a condition; return them."""
+        end = time.monotonic() + PATIENCE_S
         while not condition(self.screen.lines()):
-            assert self._read(), "it ended, and shows:\n" + "\n".join(self.screen.lines())
+            shown = "\n".join(self.screen.lines())
+            assert time.monotonic() < end, f"it still shows:\n{shown}"
+            assert self._read(), f"it ended, and shows:\n{shown}"
         return self.screen.lines()
 
     def shows(self, *texts: str) -> list[str]:

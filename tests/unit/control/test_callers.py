@@ -22,6 +22,6 @@ SERVICE = 997
 def test_root_the_service_and_members_of_the_group_may(
     uid: int, groups: set[int], socket_group: int, may: bool
 ) -> None:
-    """Nobody is let in for a group that nobody can tell from others."""
+    """Nobody is let in for a group that looks like others."""
     caller = Caller(1, uid, frozenset(groups))
     assert caller.may_control(socket_group, SERVICE) is may
