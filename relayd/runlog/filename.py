@@ -94,6 +94,8 @@ def queue_id(name: str) -> str:
 
 def _is_text(name: str) -> bool:
     """Return whether a name is not a path, valid UTF-8 and free of control characters."""
+    if name.isascii():  # as almost always, and quickly seen
+        return "/" not in name and name.isprintable()
     return "/" not in name and not any(unicodedata.category(char) in {"Cc", "Cs"} for char in name)
 
 

@@ -15,6 +15,8 @@ from relayd.runlog.filename import run_of
 NODE_BYTES: Final = 32 * 2**20
 #: Smaller ones are not counted: not even hundreds of them take long.
 LARGE: Final = 256 * 1024
+#: Nodes of which it is remembered at most that their last file was a large one.
+LARGE_NODES: Final = 10_000
 #: By how much a packed run log is expected to grow; agents' ones shrink to a tenth.
 PACKED: Final = 8
 
@@ -54,6 +56,8 @@ class Shares:
         self._no_node = no_node
         self._size = size
         self._unbounded = files == no_node == size == inf
+        #: Whether small files count, too.
+        self._counted = not files == no_node == inf
         #: Node and size of each file in flight.
         self._in_flight: dict[str, tuple[str, int]] = {}
         self._counts: dict[str, int] = {}
@@ -70,15 +74,18 @@ class Shares:
 
     def note_size(self, name: str, size: int) -> None:
         """Note the size of a file in flight: the next one of its node may be as large."""
-        if self._size < inf and (file := self._in_flight.get(name)) is not None:
-            if weight := _weight(name, size):
-                self._last[file[0]] = weight
-            else:
-                self._last.pop(file[0], None)
+        weight = _weight(name, size) if self._size < inf else 0
+        if not (weight or self._last):
+            return
+        node = self.node_of(name)
+        if not weight:
+            self._last.pop(node, None)
+        elif node in self._last or len(self._last) < LARGE_NODES:
+            self._last[node] = weight
 
     def take(self, name: str) -> None:
         """Count a file that is in flight now."""
-        if self._unbounded:
+        if self._unbounded or not (self._counted or self._listed or self._last):
             return
         node = self.node_of(name)
         size = self._listed.get(name) or self._last.get(node, 0)

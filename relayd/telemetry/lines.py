@@ -9,6 +9,7 @@ import math
 import traceback
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, Final
 
 from relayd.config.secret import REDACTED, Secret
@@ -100,10 +101,13 @@ def _now() -> str:
 
 def _shown(fields: Mapping[str, object]) -> Iterator[tuple[str, str | int | float | None]]:
     for key, value in fields.items():
-        if any(word in key.lower() for word in _SECRET_WORDS):
-            yield key, REDACTED
-        else:
-            yield key, _plain(value)
+        yield key, REDACTED if _is_secret(key) else _plain(value)
+
+
+@lru_cache(maxsize=256)
+def _is_secret(key: str) -> bool:
+    """Return whether the name of a field is that of a secret; there are few names."""
+    return any(word in key.lower() for word in _SECRET_WORDS)
 
 
 def _plain(value: object) -> str | int | float | None:
