@@ -163,7 +163,10 @@ def files_of(report: Report) -> str:
 
 
 def _taking_back(report: Report) -> str:
-    return f"; {_BACK[report.action][1]}:" if _can_be_taken_back(report) else ""
+    if not _can_be_taken_back(report):
+        return ""
+    # Of nodes whose files are still to come, there is no file that "them" could mean.
+    return f"; {_BACK[report.action][1] if report.files else 'take this back with'}:"
 
 
 def _back(report: Report, choice: Choice) -> str:
