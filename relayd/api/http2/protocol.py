@@ -165,7 +165,7 @@ class Http2Protocol:
         number = event.stream_id
         self._requests += 1
         late = self._serving.context.terminated.is_set() and self._requests > 1
-        if late or self._running >= _RUNNING:
+        if late or self._requests > _REQUESTS or self._running >= _RUNNING:
             self._frames.pay(RESET)
             self._reset(number, ErrorCodes.REFUSED_STREAM)
             return

@@ -99,7 +99,8 @@ class Stream:
         self._asked = True
         while not self._has_news():
             await self._changed.wait()
-        if self.gone or self._delivered:
+        # With its answer complete, whatever is left of a request is unwanted.
+        if self.gone or self._delivered or self._finished:
             return {"type": "http.disconnect"}
         data = bytes(self._buffer[:_PIECE])
         del self._buffer[:_PIECE]
@@ -128,15 +129,19 @@ class Stream:
     async def _send_head(self, headers: Headers) -> None:
         kept = [pair for pair in headers if pair[0] not in _OF_HTTP_1]
         end = suppress_body(self._method, self._status) or (b"content-length", b"0") in kept
-        self._finished = end
         status = (b":status", b"%d" % self._status)
         await self._connection.send_head(self, [status, *kept], end=end)
+        if end:
+            self._finish()
 
     async def _send_data(self, data: bytes, *, end: bool) -> None:
         await self._connection.send_data(self, data, end=end)
         if end:
-            self._finished = True
-            self._wake()
+            self._finish()
+
+    def _finish(self) -> None:
+        self._finished = True
+        self._wake()
 
     async def _complete(self) -> None:
         if not self._status:

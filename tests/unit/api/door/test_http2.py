@@ -458,6 +458,22 @@ async def test_a_stop_completes_requests(web: Web, brief: None) -> None:
     assert (web.incoming / "x").read_bytes() == b"first second"
 
 
+@pytest.mark.fault("A1", "A5")
+@pytest.mark.parametrize("method", ["GET", "HEAD", "PUT"])
+async def test_answer_before_the_end_of_the_request_ends_it(
+    web: Web, brief: None, method: str
+) -> None:
+    """A client that does not complete an answered request costs nothing, and may go on."""
+    async with open_door(web):
+        for data in (b"", b"x") * 3:
+            async with open_http2(web, source=STRANGER) as client:
+                number = await client.begin(method, "/uuid")
+                if data:
+                    await client.send_body(number, data, end=False)
+                assert (await client.answer(number)).status == (404 if method == "PUT" else 200)
+                assert (await client.ask("GET", "/uuid")).body == b"root\n"
+
+
 async def test_many_requests_end_the_connection(
     web: Web, brief: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -466,6 +482,21 @@ async def test_many_requests_end_the_connection(
     async with open_door(web), open_http2(web) as client:
         for _ in range(5):
             assert (await client.ask("GET", "/uuid")).status == 200
+        assert await client.until_closed() == NO_ERROR
+
+
+async def test_overlapping_requests_end_the_connection(
+    web: Web, brief: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ends as well if there is always one in progress, which is answered; others are refused."""
+    monkeypatch.setattr("relayd.api.http2.protocol._REQUESTS", 5)
+    async with open_door(web), open_http2(web) as client:
+        number = await client.begin("PUT", "/reports/x", [KNOWN])
+        for _ in range(4):
+            assert (await client.ask("GET", "/uuid")).status == 200
+        assert (await client.ask("GET", "/uuid")).reset == REFUSED_STREAM
+        await client.send_body(number, b"x")
+        assert (await client.answer(number)).status == 201
         assert await client.until_closed() == NO_ERROR
 
 
