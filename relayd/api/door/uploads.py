@@ -116,8 +116,10 @@ class Draft:
                 with suppress(FileNotFoundError):
                     os.unlink(self._name, dir_fd=self._directory)
         finally:
-            os.close(self._file)
-            os.close(self._directory)
+            try:
+                os.close(self._file)  # may fail on a full disk of another machine
+            finally:
+                os.close(self._directory)
 
 
 def remove_leftovers(directories: Iterable[Path]) -> None:

@@ -24,6 +24,8 @@ RESET: Final = _PRICES[_RST_STREAM]
 #: What one answer earns, and bytes of a body, received or sent, that earn 1.
 ANSWER: Final = 20
 BYTES: Final = 512
+#: Bytes of a body in one frame with which it pays for itself: clients may send what they just read.
+PIECE: Final = 32
 
 _HEAD: Final = 9
 _PREFACE: Final = 24

@@ -23,7 +23,7 @@ from h2.settings import SettingCodes, Settings
 from hypercorn.events import Closed, Event, RawData, Updated
 from hypercorn.typing import AppWrapper, ConnectionState, HTTPScope
 
-from relayd.api.http2.frames import ANSWER, BYTES, RESET, FloodError, FrameCounter
+from relayd.api.http2.frames import ANSWER, BYTES, PIECE, RESET, FloodError, FrameCounter
 from relayd.api.http2.head import Head, HeadError, Headers, read_head
 from relayd.api.http2.stream import Stream
 from relayd.api.server.access import log_refused
@@ -157,7 +157,7 @@ class Http2Protocol:
         if stream is None or stream.gone:
             self.acknowledge(event.stream_id, padded)
             return
-        self._frames.earn(length // BYTES)
+        self._frames.earn(length // BYTES or int(length >= PIECE))
         stream.feed(event.data)
         self.acknowledge(stream.number, padded - length)
 

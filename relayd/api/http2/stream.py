@@ -54,7 +54,8 @@ class Stream:
         self.ended = False
         self.answered = False
         self.gone = False
-        self.waits = (b"expect", b"100-continue") in head.headers
+        expected = (value.lower() for name, value in head.headers if name == b"expect")
+        self.waits = b"100-continue" in expected
         length = dict(head.headers).get(b"content-length")
         self.is_large = length is None or int(length) > _PIECE
         self._connection = connection

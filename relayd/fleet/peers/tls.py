@@ -336,10 +336,12 @@ class PeerStream:
         stream = self._stream
         if isinstance(stream, _Tls) and stream.has_more():
             return False
+        if not self.is_open:
+            return False
         if self._poll is None:
             self._poll = select.poll()
             self._poll.register(self._socket.socket.fileno(), select.POLLIN)
-        return self.is_open and not self._poll.poll(0)
+        return not self._poll.poll(0)
 
     async def _send(self, data: bytes) -> None:
         data, self._held = self._held + data, b""

@@ -500,6 +500,19 @@ async def test_overlapping_requests_end_the_connection(
         assert await client.until_closed() == NO_ERROR
 
 
+async def test_bodies_in_small_pieces_are_no_flood(web: Web) -> None:
+    """A client that sends what a program prints, a line in each frame, is served to the end."""
+    async with open_door(web), open_http2(web) as client:
+        number = await client.begin("PUT", "/reports/lines", [KNOWN])
+        for _ in range(1500):
+            await client.send_body(
+                number, b"a line of 41 bytes, with its end, no more\n"[1:], end=False
+            )
+        await client.send_body(number, b"")
+        assert (await client.answer(number)).status == 201
+    assert (web.incoming / "lines").stat().st_size == 1500 * 41
+
+
 def test_nothing_is_loaded_before_a_client_asks() -> None:
     """The front door itself loads nothing of HTTP/2."""
     code = "import sys, relayd.service.tree, relayd.api.door.door; print('h2' in sys.modules)"
