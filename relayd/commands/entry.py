@@ -48,7 +48,7 @@ def _run_plainly(options: Sequence[str]) -> None:
 
 
 def _prepare() -> None:
-    """Take the signals, then the locale, then the imports.
+    """Take the signals, then the standard streams, then the locale, then the imports.
 
     SIGINT keeps the system's action unless a command waits for it: Python's own, an exception
     wherever the program is, ends in a traceback. SIGHUP is blocked, so that the kernel keeps it
@@ -57,9 +57,23 @@ def _prepare() -> None:
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    _open_missing_streams()
     from relayd.system.lean import load_lean, load_when_used
     from relayd.system.utf8 import ensure_utf8
 
     ensure_utf8()
     load_when_used("idna")
     load_lean("msgspec")
+
+
+def _open_missing_streams() -> None:
+    """Open standard streams that were closed before the start, as by `>&-` in a shell.
+
+    Otherwise the next file or socket that is opened gets the number of one, and with it what is
+    meant for that stream; and Python has no object for it.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            number = os.open(os.devnull, os.O_RDWR)
+            os.set_inheritable(number, True)
+            setattr(sys, name, os.fdopen(number, mode))

@@ -5,6 +5,8 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
+from relayd.system.clock import in_calendar
+
 #: Fields that are points in time, Unix times as values, in any of the values.
 _MOMENTS: Final = frozenset(
     {
@@ -56,7 +58,7 @@ def _shown(value: Any) -> Any:
 
 
 def _moment(at: float) -> str:
-    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds")
+    return datetime.fromtimestamp(in_calendar(at), UTC).isoformat(timespec="milliseconds")
 
 
 def _read(value: Any) -> Any:

@@ -7,6 +7,7 @@ import msgspec
 
 from relayd.overview.model import Overview, State, named
 from relayd.system.amounts import age, counted, precise
+from relayd.system.clock import in_calendar
 
 #: Files that wait no longer than this are being processed; the writer gathers for a while.
 PROMPT_S: Final = 10.0
@@ -152,6 +153,6 @@ def moment(at: float, now: float) -> str:
         at: Unix time.
         now: the present.
     """
-    local = datetime.fromtimestamp(at).astimezone()
+    local = datetime.fromtimestamp(in_calendar(at)).astimezone()
     away = abs(now - at) > _DAY_S / 2
     return f"{local:%Y-%m-%d %H:%M}" if away else f"{local:%H:%M:%S}"

@@ -1,4 +1,4 @@
-"""Detection of jumps of the wall clock, after which file ages cannot be trusted."""
+"""Jumps of the wall clock, after which file ages cannot be trusted; and what a calendar has."""
 
 import time
 from collections.abc import Callable
@@ -8,6 +8,20 @@ from typing import Final
 JUMP_S: Final = 300.0
 #: After a jump, ages are not trusted for this long, or for the retention if that is shorter.
 CAUTION_S: Final = 86_400.0
+
+#: Three days after the beginning and before the end of what `datetime` has, so that all time zones
+#: have them as well; Unix times.
+_FIRST: Final = -62_135_337_600.0
+_LAST: Final = 253_402_041_599.0
+
+
+def in_calendar(at: float) -> float:
+    """Return a Unix time, or the nearest one that every calendar has.
+
+    Times come from the names of files, from their attributes and from operators, so none of them
+    may be taken for one that can be shown.
+    """
+    return min(max(at, _FIRST), _LAST)
 
 
 class WallClock:

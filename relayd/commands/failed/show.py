@@ -15,6 +15,7 @@ from relayd.commands.console import NARROWEST
 from relayd.spool.failed.refusals import ADVICE, Group, Refusal
 from relayd.spool.failed.returning import Done, Outcome
 from relayd.system.amounts import age, counted, size
+from relayd.system.clock import in_calendar
 from relayd.system.printable import printable, shown
 
 _DONE: Final[dict[Outcome, str]] = {
@@ -148,7 +149,7 @@ def _facts(refusal: Refusal) -> dict[str, Any]:
 
 
 def _moment(at: float) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(at))
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(in_calendar(at)))
 
 
 def _line(**values: Any) -> str:

@@ -26,6 +26,7 @@ from relayd.config.main_conf import Settings
 from relayd.control.client import Control, ControlError, NotPermittedError, NotRunningError
 from relayd.errors import RelaydError
 from relayd.overview.server import running_process, spools_in_use
+from relayd.system.clock import in_calendar
 from relayd.system.printable import printable, shown
 from relayd.system.shortage import words_of
 
@@ -247,5 +248,5 @@ def _entry(entry: os.DirEntry[str]) -> str:
         status = entry.stat(follow_symlinks=False)
     except OSError as error:
         return f"{name}: {words_of(error)}"
-    at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(status.st_mtime))
+    at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(in_calendar(status.st_mtime)))
     return f"{status.st_mode:06o} {status.st_uid}:{status.st_gid} {status.st_size:>12} {at} {name}"

@@ -5,17 +5,13 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Final
 
 import msgspec
 
 from relayd.spool.failed.refusals import Choice, Refusal, read_refusals
 from relayd.spool.layout import Spool, inventory_spool, run_log_spool
+from relayd.system.clock import in_calendar
 from relayd.system.printable import names_of, shown
-
-#: Unix times of the first and the last second that a calendar has.
-_FIRST: Final = -62_135_596_800.0
-_LAST: Final = 253_402_300_799.0
 
 #: Returns the ids of the nodes that an operator means, of these ids and those of the nodes list;
 #: raises `StartError`.
@@ -75,7 +71,7 @@ def list_refusals(spools: Iterable[Spool], asked: Asked, find: FindNodes) -> lis
 
 
 def _listed(refusal: Refusal) -> Listed:
-    at = time.gmtime(min(max(refusal.at, _FIRST), _LAST))
+    at = time.gmtime(in_calendar(refusal.at))
     return Listed(
         shown(str(refusal.path)),
         shown(refusal.name),

@@ -11,6 +11,7 @@ import msgspec
 
 from relayd.spool.operations.act import SUCCESS, Done, Outcome
 from relayd.spool.operations.entries import Entry
+from relayd.system.clock import in_calendar
 from relayd.system.printable import shown
 
 #: Files of an operation that are named because they stayed.
@@ -208,5 +209,4 @@ def _state(entry: Entry, attempt: Attempt | None) -> FileState:
 
 def moment(at: float) -> str:
     """Return a Unix time in RFC 3339, UTC; dates that no calendar has become the nearest one."""
-    at = min(max(at, -62_135_596_800.0), 253_402_300_799.0)
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(at))
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(in_calendar(at)))

@@ -331,6 +331,34 @@ def test_results_that_cannot_be_written_are_one_line(
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "<&- >&-"])
+@pytest.mark.parametrize("command", ["queue drop --all", "queue list --json"])
+def test_a_standard_stream_that_is_closed_is_as_one_on_nothing(
+    directory: Path, command: str, closed: str
+) -> None:
+    """A script that closes a stream gets the same answer and exit code, never a traceback."""
+    (directory / "main.conf").write_text(
+        f'{MY_ID}[processing.reporting]\noutput = "database"\n'
+        f'directory = "{directory / "reports"}"\n'
+    )
+    (directory / "reports" / "incoming").mkdir(parents=True)
+    words = f"exec {sys.executable} -m relayd {command} -c {directory}"
+    on_nothing = closed.replace("<&-", "</dev/null").replace(">&-", ">/dev/null")
+    answers = [
+        subprocess.run(
+            ["/bin/sh", "-c", f"{words} {redirected}"],
+            cwd=ROOT,
+            check=False,
+            capture_output=True,
+            text=True,
+        )
+        for redirected in (closed, on_nothing)
+    ]
+    assert answers[0].stderr == answers[1].stderr
+    assert answers[0].returncode == answers[1].returncode
+    assert "Traceback" not in answers[0].stderr
+
+
 @pytest.mark.fault("F31")
 @pytest.mark.parametrize("missing", ["main.conf", "nothing"])
 def test_exit_code_counts_where_its_reason_cannot_be_written(directory: Path, missing: str) -> None:

@@ -1,11 +1,13 @@
 """The state in one sentence."""
 
+import time
 from datetime import datetime
 from typing import Any
 
 import pytest
 
 from relayd.commands.status.screen import WIDTH, status_lines
+from relayd.overview.documents import as_document
 from relayd.overview.model import (
     Backlog,
     Flow,
@@ -15,7 +17,7 @@ from relayd.overview.model import (
     Overview,
     Pause,
 )
-from relayd.overview.sentence import judge, judged
+from relayd.overview.sentence import judge, judged, moment
 
 NOW = datetime(2026, 11, 28, 9, 45, 0).timestamp()  # noqa: DTZ001 - sentences have local times
 DOWN = OutputState(
@@ -144,3 +146,21 @@ def test_files_that_wait_for_something_have_no_time_to_drain(
     assert (found.backlog.drained_in_s is not None) == known
     assert (found.backlog.drained_per_s is not None) == known
     assert ("52/s" in found.sentence) == known
+
+
+@pytest.mark.parametrize("zone", ["UTC", "Pacific/Kiritimati", "Etc/GMT+12"])
+@pytest.mark.parametrize(("at", "year"), [(-62_135_683_140.0, "0001"), (1e308, "9999")])
+def test_a_time_that_no_calendar_has_is_shown_as_the_nearest_one(
+    at: float, year: str, zone: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run log is named by its agent, and a pause is as long as somebody likes."""
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
+    try:
+        assert moment(at, NOW).lstrip("0").startswith(f"{int(year)}-")
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    document = as_document(Pause(kinds=("reporting",), by="root", since=at, until=at))
+    assert document["since"].startswith(f"{year}-")
+    assert document["until"].startswith(f"{year}-")
