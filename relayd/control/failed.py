@@ -9,7 +9,7 @@ import trio
 from quart import Blueprint
 
 from relayd.control.audit import audit
-from relayd.control.requests import answering, read_body
+from relayd.control.requests import answering, encoded, read_body
 from relayd.errors import RelaydError
 from relayd.fleet.finding import find_nodes
 from relayd.fleet.nodes import Nodes
@@ -17,7 +17,6 @@ from relayd.spool.failed.listing import Asked, list_refusals
 from relayd.spool.failed.refusals import Group, Refusal, grouped, read_refusals
 from relayd.spool.failed.returning import SUCCESS, Done, Returned, bring_back, drop
 from relayd.spool.layout import Spool
-from relayd.system.libc import trim_memory
 from relayd.system.printable import shown
 from relayd.system.threads import in_thread
 
@@ -73,9 +72,7 @@ def failed_blueprint(spools: Sequence[Spool], nodes: Callable[[], Nodes]) -> Blu
 def _files(spools: Sequence[Spool], asked: Asked, nodes: Nodes) -> msgspec.Raw:
     """Return the files that are meant, as JSON: there may be some hundred thousand."""
     find = partial(find_nodes, hostnames=nodes.hostnames())
-    encoded = msgspec.Raw(msgspec.json.encode(list_refusals(spools, asked, find)))
-    trim_memory()
-    return encoded
+    return encoded(list_refusals(spools, asked, find))
 
 
 async def _act(

@@ -8,7 +8,7 @@ import msgspec
 import trio
 from quart import Blueprint
 
-from relayd.control.requests import answering, read_query
+from relayd.control.requests import answering, encoded, read_query
 from relayd.errors import RelaydError
 from relayd.fleet.nodes import Nodes
 from relayd.overview.documents import as_document
@@ -16,7 +16,6 @@ from relayd.overview.fleet import FleetView, find, known_node, known_nodes
 from relayd.overview.nodes import NodesChoice
 from relayd.overview.one_node import Asked, HopState
 from relayd.overview.way import Way
-from relayd.system.libc import trim_memory
 from relayd.system.threads import in_thread
 from relayd.telemetry.nodes.records import NodeRecords
 
@@ -102,7 +101,7 @@ def nodes_blueprint(fleet: Fleet) -> Blueprint:
         # The copy takes the event loop a millisecond; everything else is done by the thread.
         known = known_nodes(fleet.nodes(), fleet.records.copy())
         return await in_thread(
-            lambda: _encoded(fleet.view.some(known, choice)), abandon_on_cancel=True
+            lambda: encoded(as_document(fleet.view.some(known, choice))), abandon_on_cancel=True
         )
 
     @routes.get("/nodes/<rest:part>", endpoint="getNode")
@@ -113,7 +112,8 @@ def nodes_blueprint(fleet: Fleet) -> Blueprint:
         asked = await fleet.ask(node_id, follow=query.follow)
         known = known_node(nodes, fleet.records, node_id)
         return await in_thread(
-            lambda: _encoded(fleet.view.one(known, node_id, asked)), abandon_on_cancel=True
+            lambda: encoded(as_document(fleet.view.one(known, node_id, asked))),
+            abandon_on_cancel=True,
         )
 
     @routes.get("/relays", endpoint="getRelays")
@@ -121,22 +121,12 @@ def nodes_blueprint(fleet: Fleet) -> Blueprint:
     async def relays() -> msgspec.Raw:
         known = known_nodes(fleet.nodes(), fleet.records.copy())
         look = partial(fleet.view.relays, known, read_query(SilentQuery).silent)
-        return await in_thread(lambda: _encoded(look()), abandon_on_cancel=True)
+        return await in_thread(lambda: encoded(as_document(look())), abandon_on_cancel=True)
 
     @routes.get("/refused/<rest:reason>", endpoint="getRefused")
     @answering("getRefused")
     async def refused(reason: str) -> msgspec.Raw:
         look = partial(fleet.view.refused, reason, read_query(LimitQuery).limit)
-        return await in_thread(lambda: _encoded(look()), abandon_on_cancel=True)
+        return await in_thread(lambda: encoded(as_document(look())), abandon_on_cancel=True)
 
     return routes
-
-
-def _encoded(value: msgspec.Struct) -> msgspec.Raw:
-    """Return a value as JSON: a thousand rows would keep the event loop for some milliseconds.
-
-    What was needed to make it, megabytes for a large fleet, is returned to the system.
-    """
-    encoded = msgspec.Raw(msgspec.json.encode(as_document(value)))
-    trim_memory()
-    return encoded

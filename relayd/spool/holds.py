@@ -3,7 +3,7 @@
 The web application takes the run that was inserted last for a node's present state, so the runs
 of a node are processed in the order of their dates. A run log that is put off for another attempt
 holds up the newer ones of its node, but not for ever: some reasons last for days. While the output
-itself is away, it is nobody's fault, and the order is kept for as long as that lasts.
+itself is not available, no run log is at fault, and the order is kept until it is back.
 """
 
 from math import inf

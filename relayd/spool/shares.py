@@ -55,9 +55,8 @@ class Shares:
         self._files = files
         self._no_node = no_node
         self._size = size
-        self._unbounded = files == no_node == size == inf
         #: Whether small files count, too.
-        self._counted = not files == no_node == inf
+        self._counted = files < inf or no_node < inf
         #: Node and size of each file in flight.
         self._in_flight: dict[str, tuple[str, int]] = {}
         self._counts: dict[str, int] = {}
@@ -85,7 +84,7 @@ class Shares:
 
     def take(self, name: str) -> None:
         """Count a file that is in flight now."""
-        if self._unbounded or not (self._counted or self._listed or self._last):
+        if not (self._counted or self._listed or self._last):
             return
         node = self.node_of(name)
         size = self._listed.get(name) or self._last.get(node, 0)

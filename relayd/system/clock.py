@@ -24,6 +24,11 @@ def in_calendar(at: float) -> float:
     return min(max(at, _FIRST), _LAST)
 
 
+def in_utc(at: float) -> str:
+    """Return a Unix time in RFC 3339, to the second; see `in_calendar`."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(in_calendar(at)))
+
+
 class WallClock:
     """Compares the wall clock with the monotonic clock between two calls of `is_trusted`.
 

@@ -1,7 +1,7 @@
 """The input of the checks and their findings."""
 
 import shlex
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -59,6 +59,11 @@ def warning(code: str, where: object, what: str, fix: str) -> Finding:
 def note(code: str, where: object, what: str, fix: str) -> Finding:
     """Return a finding about what an operator has asked for."""
     return Finding(Level.NOTE, code, str(where), what, fix)
+
+
+def as_warnings(found: Iterable[Finding]) -> list[Finding]:
+    """Return findings of a check as warnings: about something that relayd works without."""
+    return [msgspec.structs.replace(one, level=Level.WARNING) for one in found]
 
 
 def skipped(code: str, where: object, what: str, fix: str) -> Finding:

@@ -15,7 +15,7 @@ from relayd.commands.console import NARROWEST
 from relayd.spool.failed.refusals import ADVICE, Group, Refusal
 from relayd.spool.failed.returning import Done, Outcome
 from relayd.system.amounts import age, counted, size
-from relayd.system.clock import in_calendar
+from relayd.system.clock import in_utc
 from relayd.system.printable import printable, shown
 
 _DONE: Final[dict[Outcome, str]] = {
@@ -67,7 +67,7 @@ def show_refusals(console: Console, refusals: Sequence[Refusal]) -> None:
         facts.add_row("what to do", ADVICE[refusal.reason])
         if refusal.node_id:
             facts.add_row("node", Text(printable(refusal.node_id)))
-        facts.add_row("refused", f"{_moment(refusal.at)}, {age(now - refusal.at)} ago")
+        facts.add_row("refused", f"{in_utc(refusal.at)}, {age(now - refusal.at)} ago")
         facts.add_row("size", size(refusal.size))
         console.print(facts)
 
@@ -144,12 +144,8 @@ def _facts(refusal: Refusal) -> dict[str, Any]:
         "name": refusal.name,
         "reason": refusal.reason,
         "node": refusal.node_id,
-        "refused_at": _moment(refusal.at),
+        "refused_at": in_utc(refusal.at),
     }
-
-
-def _moment(at: float) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(in_calendar(at)))
 
 
 def _line(**values: Any) -> str:

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from relayd.commands.console import NARROWEST
 from relayd.overview.nodes import NodeRow, NodesChoice, NodesPage
 from relayd.overview.one_node import CertificateFacts, FileFacts, HopState, NodeDetail
 from relayd.overview.sentence import moment
@@ -19,8 +20,6 @@ from relayd.system.printable import printable
 _LABEL: Final = 14
 #: Refused files of a node whose reasons are shown.
 _REFUSED: Final = 3
-#: Columns of the narrowest terminal.
-_WIDTH: Final = 80
 #: An IPv4 address in place of a host name.
 _NUMBERS: Final = re.compile(r"[0-9.]+")
 #: Blanks between a trouble and the next command, where a line may end.
@@ -71,7 +70,7 @@ def _outcome(row: NodeRow) -> str:
     return UNKNOWN if row.outcome is None else row.outcome
 
 
-def nodes_summary(page: NodesPage, choice: NodesChoice, width: int = _WIDTH) -> str:
+def nodes_summary(page: NodesPage, choice: NodesChoice, width: int = NARROWEST) -> str:
     """Return the last lines: how many there are, and what to do."""
     parts = [f"{page.total:,} of {counted(page.known, 'node')}"]
     if choice.silent is not None and page.observed_s < choice.silent:
@@ -89,7 +88,7 @@ def node_lines(
     now: float | None = None,
     *,
     follow: bool = False,
-    width: int = _WIDTH,
+    width: int = NARROWEST,
 ) -> Iterator[str]:
     """Yield the lines about one node.
 

@@ -66,10 +66,8 @@ def command(directory: Path, kind: Kind | None, seconds: float | None, *, machin
     order = {"kinds": asked, "for": seconds}
 
     def offline(settings: Settings) -> dict[str, Any]:
-        file, kinds = (
-            PauseFile(settings.general.state_directory),
-            to_pause(asked, kinds_of(settings)),
-        )
+        kinds = to_pause(asked, kinds_of(settings))
+        file = PauseFile(settings.general.state_directory)
         return _document(begin_pause(file, kinds, myself().name(), seconds, time.time()))
 
     site = find_installation(directory)

@@ -12,8 +12,6 @@ from relayd.spool.operations.views import FileView, Report, Waiting
 from relayd.system.amounts import UNKNOWN, age, counted, size
 from relayd.system.printable import printable
 
-#: Stands for what cannot be said.
-
 _STATES: Final = {
     "waiting": "waiting",
     "in_flight": "in flight",

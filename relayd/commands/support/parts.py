@@ -6,7 +6,6 @@ import platform
 import ssl
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -26,7 +25,7 @@ from relayd.config.main_conf import Settings
 from relayd.control.client import Control, ControlError, NotPermittedError, NotRunningError
 from relayd.errors import RelaydError
 from relayd.overview.server import running_process, spools_in_use
-from relayd.system.clock import in_calendar
+from relayd.system.clock import in_utc
 from relayd.system.printable import printable, shown
 from relayd.system.shortage import words_of
 
@@ -248,5 +247,5 @@ def _entry(entry: os.DirEntry[str]) -> str:
         status = entry.stat(follow_symlinks=False)
     except OSError as error:
         return f"{name}: {words_of(error)}"
-    at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(in_calendar(status.st_mtime)))
+    at = in_utc(status.st_mtime)
     return f"{status.st_mode:06o} {status.st_uid}:{status.st_gid} {status.st_size:>12} {at} {name}"

@@ -1,7 +1,6 @@
 """Refused files as operators ask for them, and as they are listed: every name is text."""
 
 import os
-import time
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -10,7 +9,7 @@ import msgspec
 
 from relayd.spool.failed.refusals import Choice, Refusal, read_refusals
 from relayd.spool.layout import Spool, inventory_spool, run_log_spool
-from relayd.system.clock import in_calendar
+from relayd.system.clock import in_utc
 from relayd.system.printable import names_of, shown
 
 #: Returns the ids of the nodes that an operator means, of these ids and those of the nodes list;
@@ -71,7 +70,6 @@ def list_refusals(spools: Iterable[Spool], asked: Asked, find: FindNodes) -> lis
 
 
 def _listed(refusal: Refusal) -> Listed:
-    at = time.gmtime(in_calendar(refusal.at))
     return Listed(
         shown(str(refusal.path)),
         shown(refusal.name),
@@ -79,7 +77,7 @@ def _listed(refusal: Refusal) -> Listed:
         refusal.reason,
         refusal.detail,
         shown(refusal.node_id),
-        time.strftime("%Y-%m-%dT%H:%M:%SZ", at),
+        in_utc(refusal.at),
         refusal.size,
     )
 

@@ -30,10 +30,10 @@ from relayd.spool.operations.views import (
     Report,
     Waiting,
     detailed,
-    moment,
     report,
     view,
 )
+from relayd.system.clock import in_utc
 from relayd.system.printable import shown
 
 #: Files that are shown in detail at most: each takes a system call.
@@ -238,7 +238,7 @@ class Queue:
                 files[entry.node_id] += 1
         return [
             NodeOnHold(
-                node, self._hostnames.get(node, ""), moment(rule.since), rule.by, files[node]
+                node, self._hostnames.get(node, ""), in_utc(rule.since), rule.by, files[node]
             )
             for node, rule in sorted(rules.items())
         ]

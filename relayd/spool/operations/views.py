@@ -1,7 +1,6 @@
 """What is said about files and operations, as values that become JSON without a further step."""
 
 import os
-import time
 from collections import Counter
 from collections.abc import Iterable
 from contextlib import suppress
@@ -11,7 +10,7 @@ import msgspec
 
 from relayd.spool.operations.act import SUCCESS, Done, Outcome
 from relayd.spool.operations.entries import Entry
-from relayd.system.clock import in_calendar
+from relayd.system.clock import in_utc
 from relayd.system.printable import shown
 
 #: Files of an operation that are named because they stayed.
@@ -182,7 +181,7 @@ def view(entry: Entry, parent: str, hostname: str, attempt: Attempt | None, now:
         node=shown(entry.node_id),
         hostname=hostname,
         state=_state(entry, attempt),
-        dated_at=moment(entry.dated),
+        dated_at=in_utc(entry.dated),
         age_seconds=round(now - entry.dated, 3),
         attempts=attempt.attempts or None if attempt is not None else None,
         due_seconds=attempt.due_seconds if attempt is not None else None,
@@ -194,7 +193,7 @@ def detailed(entry: Entry, seen: FileView) -> FileView:
     with suppress(OSError):
         status = os.lstat(entry.path)
         return msgspec.structs.replace(
-            seen, arrived_at=moment(status.st_mtime), bytes=status.st_size
+            seen, arrived_at=in_utc(status.st_mtime), bytes=status.st_size
         )
     return seen
 
@@ -205,8 +204,3 @@ def _state(entry: Entry, attempt: Attempt | None) -> FileState:
     if attempt is None:
         return "waiting"
     return "in_flight" if attempt.in_flight else "retry"
-
-
-def moment(at: float) -> str:
-    """Return a Unix time in RFC 3339, UTC; dates that no calendar has become the nearest one."""
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(in_calendar(at)))

@@ -11,9 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-import msgspec
-
-from relayd.commands.check.model import Finding, Level, Site, error, warning
+from relayd.commands.check.model import Finding, Level, Site, as_warnings, error, warning
 from relayd.commands.check.service_user.foreign import choose_another, elsewhere, is_foreign
 from relayd.commands.check.service_user.permissions import check_directory, quoted
 from relayd.commands.check.settings.places import judge_openness
@@ -49,10 +47,7 @@ def _check(site: Site, path: Path) -> list[Finding]:
         return [*found, _missing(site, directory, service)]
     except OSError:  # this user may not look there; for the service user, see below
         owner = site.account.uid
-    found += [
-        msgspec.structs.replace(one, level=Level.WARNING)
-        for one in check_directory(site, directory, "control.permissions", write=True)
-    ]
+    found += as_warnings(check_directory(site, directory, "control.permissions", write=True))
     if owner not in {0, site.account.uid}:
         what = f"belongs to user {_name(owner)}, who may replace the control socket"
         found.append(warning("control.owner", directory, what, elsewhere(site, directory)))

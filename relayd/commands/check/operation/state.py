@@ -3,14 +3,14 @@
 relayd works without it, so nothing here is an error.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
 from relayd.commands.check.checks.spool import device_of, judge_space, space_of
-from relayd.commands.check.model import Finding, Level, Site, warning
+from relayd.commands.check.model import Finding, Level, Site, as_warnings, warning
 from relayd.commands.check.service_user.foreign import choose_another, elsewhere, is_foreign
 from relayd.commands.check.service_user.mounts import existing, mount_of
 from relayd.commands.check.service_user.permissions import check_directory, check_file, quoted
@@ -40,17 +40,13 @@ def _check(site: Site) -> list[Finding]:
             return [] if makes_directory(path) else [_missing(site, path)]
     except OSError:  # this user may not look there; for the service user, see below
         pass
-    found = _as_warnings(check_directory(site, path, "state.permissions", write=True))
+    found = as_warnings(check_directory(site, path, "state.permissions", write=True))
     found += judge_openness(site, "state.open", path, "what is paused", Level.WARNING)
     found += _judge_disk(site, path)
     for name, judge in ((FILE, _judge_pauses), (NAME, _judge_records)):
-        unreadable = _as_warnings(check_file(site, path / name, "state.permissions"))
+        unreadable = as_warnings(check_file(site, path / name, "state.permissions"))
         found += unreadable or judge(site, path)
     return found
-
-
-def _as_warnings(found: Iterable[Finding]) -> list[Finding]:
-    return [msgspec.structs.replace(one, level=Level.WARNING) for one in found]
 
 
 def _missing(site: Site, path: Path) -> Finding:
