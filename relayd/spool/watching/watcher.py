@@ -404,9 +404,13 @@ class _Watcher:
             self._sent_meanwhile.add(name)
         if self._spool.divert is not None and self._spool.divert(name):
             return
-        sent = False
+        arrival, sent = Arrival(name, atomic), False
         try:
-            await self._send.send(Arrival(name, atomic))
+            # Each `send` takes a turn of the event loop, which costs more than all else here.
+            try:
+                self._send.send_nowait(arrival)
+            except trio.WouldBlock:
+                await self._send.send(arrival)
             sent = True
         finally:
             if not sent:
