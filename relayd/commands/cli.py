@@ -28,6 +28,7 @@ from relayd import __version__
 from relayd.commands.completion import complete_node
 from relayd.commands.daemon import (
     DEFAULT_DIRECTORY,
+    DIRECTORY_VARIABLE,
     EXIT_START,
     exit_code,
     fail,
@@ -151,7 +152,8 @@ class LazyGroup(Program, click.Group):
         return sorted((own | {name: text for name, (_, text) in _LAZY.items()}).items())
 
 
-directory_option = click.option(
+_directory = partial(
+    click.option,
     "-c",
     "--config",
     "directory",
@@ -161,6 +163,8 @@ directory_option = click.option(
     show_default=True,
     help="The directory with main.conf and logging.conf.",
 )
+#: With a variable: the commands that screens recommend then work as they stand there.
+directory_option = _directory(envvar=DIRECTORY_VARIABLE, show_envvar=True)
 
 
 @click.group("relayd", cls=LazyGroup, no_args_is_help=False, context_settings=_SETTINGS)
@@ -230,7 +234,7 @@ def version() -> None:
 
 
 @click.command(cls=Program, name="rudder-relayd", context_settings=_SETTINGS)
-@directory_option
+@_directory()
 @click.option("-t", "--test", is_flag=True, help="Check the configuration files and exit.")
 @click.version_option(__version__, "-V", "--version", message="rudder-relayd %(version)s")
 def rudder_relayd(directory: Path, *, test: bool) -> int:

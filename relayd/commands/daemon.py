@@ -16,6 +16,8 @@ from relayd.service.signals import early_signals
 from relayd.system.lean import load_lean
 
 DEFAULT_DIRECTORY: Final = Path("/opt/rudder/etc/relayd")
+#: Environment variable that names another one for `relayd`; `rudder-relayd` does not know it.
+DIRECTORY_VARIABLE: Final = "RELAYD_CONFIG"
 
 EXIT_CONFIG: Final = 2
 EXIT_START: Final = 3

@@ -14,7 +14,8 @@ from collections.abc import Sequence
 def relayd() -> None:
     """Be the program `relayd`."""
     _prepare()
-    if sys.argv[1:2] == ["run"]:
+    # An environment variable may name the configuration: see `relayd.commands.daemon`.
+    if sys.argv[1:2] == ["run"] and (sys.argv[2:] or "RELAYD_CONFIG" not in os.environ):
         _run_plainly(sys.argv[2:])
     from relayd.commands.cli import main
 

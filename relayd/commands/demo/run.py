@@ -369,7 +369,7 @@ class _Demo:
             parts.tree.names(),
             parts.tree.relays,
             parts.remote_runs,
-            tools=tuple(tools_of(parts.tree)),
+            tools=tuple(tools_of(parts.tree.root.workspace, parts.tree.root.port)),
         )
         self.stopping.begun = True
         workspaces = self._layout.workspaces
@@ -435,7 +435,7 @@ class _Demo:
 
     def _print_tools(self, tree: Tree) -> None:
         """Print how to see this relayd as its operator would."""
-        for line in tools_of(tree):
+        for line in tools_of(tree.root.workspace, tree.root.port):
             self._console.print(line, soft_wrap=True, markup=False)
 
     def _prepare_remote_runs(self, tree: Tree, fleet: Fleet) -> RemoteRunClient | None:

@@ -1,26 +1,34 @@
 """How to look at the relayd of a demo with the tools of an operator."""
 
-import os
 import shlex
 import sys
-from pathlib import Path
+from typing import Final
 
-from relayd.commands.demo.tree import Tree
+from relayd.commands.daemon import DIRECTORY_VARIABLE
+from relayd.commands.demo.processes.workspace import Workspace
+
+#: Name of the file in the directory of a demo that a shell reads.
+ENVIRONMENT: Final = "env"
 
 
-def tools_of(tree: Tree) -> list[str]:
-    """Return what to open in a browser, and what to call in another terminal."""
-    directory = shlex.quote(str(tree.root.workspace.configuration))
+def write_environment(workspace: Workspace) -> None:
+    """Write what a shell reads to have `relayd` work on this relayd; raise OSError."""
+    words = (
+        "# Written by `relayd demo`.",
+        f"export {DIRECTORY_VARIABLE}={shlex.quote(str(workspace.configuration))}",
+        f'relayd() {{ {shlex.quote(sys.executable)} -m relayd "$@"; }}',
+    )
+    (workspace.root / ENVIRONMENT).write_text("".join(f"{word}\n" for word in words))
+
+
+def tools_of(workspace: Workspace, port: int) -> list[str]:
+    """Return what to open in a browser, and what to call in another terminal.
+
+    Args:
+        workspace: of its relayd at the top.
+        port: of the page.
+    """
     return [
-        f"The page of its relayd: http://127.0.0.1:{tree.root.port}/",
-        f"In another terminal: {_program()} status -c {directory}   (or top, nodes, queue, failed)",
+        f"The page of its relayd: http://127.0.0.1:{port}/",
+        f"In another terminal: . {shlex.quote(str(workspace.root / ENVIRONMENT))}; relayd status",
     ]
-
-
-def _program() -> str:
-    """Return the command that runs this program, as short as the present directory allows."""
-    executable = Path(sys.executable)
-    here = Path.cwd()
-    if executable.is_relative_to(here):
-        executable = Path(os.curdir) / executable.relative_to(here)
-    return f"{shlex.quote(str(executable))} -m relayd"

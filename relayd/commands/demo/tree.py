@@ -21,6 +21,7 @@ from relayd.commands.demo.postgres.server import ConnectionInfo
 from relayd.commands.demo.processes.daemon import Daemon, open_daemon
 from relayd.commands.demo.processes.ports import free_port
 from relayd.commands.demo.processes.workspace import CERTIFICATES, NODES_LIST, Layout, Workspace
+from relayd.commands.demo.tools import write_environment
 
 ROOT: Final = "root"
 
@@ -176,6 +177,7 @@ class Tree:
                     "server_certificate_file": str(server.parent.workspace.certificate),
                 }
                 write("upstream", upstream=keys)
+        write_environment(self.root.workspace)
 
     def _write_lists(self, server: PolicyServer) -> None:
         """Write nodes list and certificates as Rudder's server generates them."""

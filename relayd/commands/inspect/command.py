@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from relayd.commands.console import plain_console
-from relayd.commands.daemon import DEFAULT_DIRECTORY
+from relayd.commands.daemon import DEFAULT_DIRECTORY, DIRECTORY_VARIABLE
 from relayd.commands.inspect.content import describe
 from relayd.commands.inspect.show import as_json, show
 from relayd.commands.inspect.trust import GivenCertificates, read_given
@@ -23,6 +23,8 @@ from relayd.system.printable import printable
     "directory",
     metavar="DIR",
     type=click.Path(path_type=Path),
+    envvar=DIRECTORY_VARIABLE,
+    show_envvar=True,
     help="Use the nodes, certificates, and limits of this configuration "
     f"[default: {DEFAULT_DIRECTORY}, if it exists].",
 )

@@ -256,6 +256,17 @@ def test_missing_main_conf_ends_with_3(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("command", [("status",), ("run",), ("run", "web-1"), ("failed", "list")])
+def test_a_variable_names_the_configuration_but_not_to_the_drop_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
+) -> None:
+    """What a screen recommends works as it stands, for an installation in another place too."""
+    monkeypatch.setenv("RELAYD_CONFIG", str(tmp_path))
+    assert str(tmp_path / "main.conf") in one_line(relayd(*command))
+    assert str(tmp_path / "main.conf") in one_line(relayd(*command, "-c", tmp_path))
+    assert str(tmp_path) not in drop_in("-t").stderr
+
+
 @pytest.mark.history(62)
 @pytest.mark.parametrize(
     "arguments",
