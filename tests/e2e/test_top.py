@@ -70,15 +70,14 @@ def _use(command: list[str]) -> None:
         assert terminal.end() == 0
         assert terminal.modes() == before
         assert not terminal.screen.is_alternate()
-    for leave, code in (
-        (lambda terminal: terminal.press(INTERRUPT), 130),
-        (lambda terminal: terminal.send(signal.SIGTERM), -signal.SIGTERM),
-        (lambda terminal: terminal.send(signal.SIGHUP), -signal.SIGHUP),
-    ):
+    for sent, code in ((signal.SIGINT, 130), (signal.SIGTERM, -15), (signal.SIGHUP, -1)):
         with open_terminal(command) as terminal:
             before = terminal.modes()
             terminal.shows("> nodes by waiting files")
-            leave(terminal)
+            if sent == signal.SIGINT:
+                terminal.press(INTERRUPT)
+            else:
+                terminal.send(sent)
             assert terminal.end() == code
             assert terminal.modes() == before
             assert not terminal.screen.is_alternate()

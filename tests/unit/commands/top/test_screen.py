@@ -102,7 +102,7 @@ def test_every_screen_fits(width: int, keys: list[Any]) -> None:
 
 @pytest.mark.parametrize(("width", "columns"), [(80, 6), (60, 4), (40, 2)])
 def test_a_long_name_is_cut_and_numbers_are_not(width: int, columns: int) -> None:
-    """Only the widest column gets narrower; where that is not enough, the last ones are left out."""
+    """Only the widest column gets narrower; where that is not enough, the last ones go."""
     heads = ["NODE", "LAST LOG", "WAIT", "FAILED", "/HOUR", "THROUGH"]
     cells = (LONG, "10 min ago", "1,234,567", "12", "12", "relay")
     page = Page(("NODE", "LAST LOG", ">WAIT", ">FAILED", ">/HOUR", "THROUGH"), [Row(cells, "a")])
