@@ -72,7 +72,7 @@ def command(directory: Path) -> int:
 def _watch(screen: "Screen", feed: "Feed", console: Console, came: Sequence[int]) -> bool:
     """Take the terminal until a key quits (return False) or signals have come (return True).
 
-    Others have used it while the process was stopped, so it is taken anew afterwards.
+    Others have used it while the process was stopped, so it is taken again afterwards.
     """
     screen.redraw()
     with (
