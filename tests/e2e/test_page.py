@@ -66,6 +66,7 @@ def _look(directory: Path, site: Site) -> None:
         _await(tab, "failed", "2 files")
         assert tab.run("document.activeElement.getAttribute('href')") == "failed/bad_name"
         assert tab.run("document.getElementById('age').textContent").startswith("Live")
+        assert tab.run("document.title") == "Waiting \N{EN DASH} relayd on root.test"
         for path in ("nodes", "nodes/node1", "failed/bad_name", "nodes?q=NODE&failing=yes"):
             tab.open(url + path)
             assert tab.run(FAULTS) == [], path
@@ -76,7 +77,10 @@ def _look(directory: Path, site: Site) -> None:
         assert HOSTILE in tab.run("document.querySelector('main').textContent")
         assert tab.run("document.images.length") == 0
         assert tab.complaints == []
+        tab.open(f"{url}files/{'h' * 250}")
+        assert tab.run(WIDE) is False
         _check_without_stream(tab, url, site)
+        _check_with_silent_stream(tab, url, site)
 
 
 def _await(tab: Tab, section: str, text: str) -> None:
@@ -101,6 +105,15 @@ def _check_without_stream(tab: Tab, url: str, site: Site) -> None:
         tab.open(url)
         site.upload(f"3{HOSTILE}", b"x")
         _await(tab, "failed", "3 files")
+
+
+def _check_with_silent_stream(tab: Tab, url: str, site: Site) -> None:
+    """A page whose stream is held back on its way, or has ended unnoticed, asks again."""
+    silent = "EventSource=function(){this.addEventListener=this.close=function(){}}"
+    tab.call("Page.addScriptToEvaluateOnNewDocument", source=silent)
+    tab.open(url)
+    site.upload(f"4{HOSTILE}", b"x")
+    _await(tab, "failed", "4 files")
 
 
 def _check_keyboard(tab: Tab) -> None:

@@ -1,6 +1,8 @@
 """`relayd top` at a terminal, beside a running relayd."""
 
 import json
+import shlex
+import signal
 import subprocess
 import sys
 from functools import partial
@@ -15,7 +17,7 @@ from tests.support.terminal import Terminal, open_terminal
 
 UP, DOWN, RIGHT, LEFT = b"\x1b[A", b"\x1b[B", b"\x1b[C", b"\x1b[D"
 END = b"\x1b[F"
-INTERRUPT, QUIT = b"\x03", b"q"
+INTERRUPT, SUSPEND, QUIT = b"\x03", b"\x1a", b"q"
 
 
 def _walk(terminal: Terminal, steps: list[tuple[bytes, str]]) -> None:
@@ -58,19 +60,50 @@ def _use(command: list[str]) -> None:
         )
         terminal.resize(60, 12)
         terminal.shows("> relays", "right: open")
+        terminal.press(UP + UP + UP + RIGHT)
+        terminal.shows("LAST LOG  WAIT  FAILED", "q: quit")
+        terminal.press(LEFT)
+        terminal.shows("> nodes by run logs an hour", "right: open")
         terminal.resize(100, 30)
         terminal.shows("since start")
         terminal.press(QUIT)
         assert terminal.end() == 0
         assert terminal.modes() == before
         assert not terminal.screen.is_alternate()
-    with open_terminal(command) as terminal:
-        before = terminal.modes()
+    for sent, code in ((signal.SIGINT, 130), (signal.SIGTERM, -15), (signal.SIGHUP, -1)):
+        with open_terminal(command) as terminal:
+            before = terminal.modes()
+            terminal.shows("> nodes by waiting files")
+            if sent == signal.SIGINT:
+                terminal.press(INTERRUPT)
+            else:
+                terminal.send(sent)
+            assert terminal.end() == code
+            assert terminal.modes() == before
+            assert not terminal.screen.is_alternate()
+    _suspend(command)
+    with open_terminal(command, env={"TERM": "dumb"}) as terminal:
+        assert terminal.end() == 3
+        assert "relayd status --watch" in terminal.printed
+
+
+def _suspend(command: list[str]) -> None:
+    """Ctrl-Z gives the terminal back to the shell, and fg takes it again, with its keys."""
+    shell = ["/bin/bash", "--norc", "--noprofile", "-i"]
+    with open_terminal(shell, env={"LC_ALL": "C.UTF-8", "PS1": "shell$ "}) as terminal:
+        terminal.press(f"{shlex.join(command)}\n".encode())
         terminal.shows("> nodes by waiting files")
-        terminal.press(INTERRUPT)
-        assert terminal.end() == 130
-        assert terminal.modes() == before
+        terminal.press(SUSPEND)
+        terminal.shows("Stopped")
         assert not terminal.screen.is_alternate()
+        terminal.press(b"fg\n")
+        terminal.shows("> nodes by waiting files", "q: quit")
+        assert terminal.screen.is_alternate()
+        _walk(terminal, [(DOWN, "> nodes by run logs an hour")])
+        terminal.press(QUIT)
+        terminal.until(lambda lines: "shell$" in lines and not terminal.screen.is_alternate())
+        terminal.press(b"exit 7\n")
+        assert terminal.end() == 7
 
 
 @pytest.mark.site(nodes=["node1", "node2"], database=False)

@@ -129,6 +129,10 @@ class Terminal:
         """Send keys."""
         os.write(self._own_end, keys)
 
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal to the command."""
+        os.kill(self._pid, number)
+
     def resize(self, columns: int, rows: int) -> None:
         """Change the size of the terminal, of which a signal informs the command."""
         self.screen.resize(columns, rows)

@@ -58,7 +58,7 @@ def path_of(*parts: str) -> str:
 
 _VOID: Final = frozenset({"br", "input", "meta", "link"})
 #: The document in front of its parts; `%s`: base, title.
-_REFRESH: Final = Html('<noscript><meta http-equiv="refresh" content="10"></noscript>')
+_REFRESH: Final = Html('<noscript><meta http-equiv="refresh" content="30"></noscript>')
 
 
 def document(title: str, base: str, *body: object, live: bool) -> bytes:

@@ -1,5 +1,6 @@
 """The pages about nodes, refused files and one file."""
 
+import shlex
 from collections.abc import Sequence
 from typing import Final
 from urllib.parse import urlencode
@@ -53,7 +54,9 @@ def nodes_body(
         search(choice, wanted),
         tag("p", f"{page.total:,} of {counted(page.known, 'node')}{which}{shown}."),
         note,
-        tag("div", tag("table", head, *rows, class_="folding"), class_="scroll") if rows else "",
+        tag("div", tag("table", head, *rows, class_="folding", aria_label="Nodes"), class_="scroll")
+        if rows
+        else "",
     )
 
 
@@ -116,7 +119,6 @@ def _row(row: NodeRow, now: float, counted_files: bool) -> Html:
     outcome = row.reason or row.outcome or UNKNOWN
     floods = " (floods)" if "flooding" in row.troubles else ""
     values: tuple[object, ...] = (
-        node_link(row),
         last,
         outcome,
         f"{row.waiting:,}" if counted_files else UNKNOWN,
@@ -126,9 +128,10 @@ def _row(row: NodeRow, now: float, counted_files: bool) -> Html:
     )
     return tag(
         "tr",
+        tag("th", node_link(row), scope="row"),
         *(
             tag("td", value, class_="n" if name in _NUMBERS else None, data_name=name)
-            for name, value in zip(_NAMES, values, strict=True)
+            for name, value in zip(_NAMES[1:], values, strict=True)
         ),
     )
 
@@ -159,7 +162,11 @@ def node_body(detail: NodeDetail, now: float) -> Html:
     listed = (join(tag("dt", label), tag("dd", value)) for label, value in facts)
     return join(
         tag("dl", *listed),
-        tag("p", "In a terminal: ", tag("code", f"relayd node {row.hostname or row.node_id}")),
+        tag(
+            "p",
+            "In a terminal: ",
+            tag("code", f"relayd node {shlex.quote(row.hostname or row.node_id)}"),
+        ),
     )
 
 
@@ -209,7 +216,9 @@ def refused_body(reason: str, found: Refusals, now: float) -> Html:
     return join(
         tag("p", f"{counted(found.total, 'file')}{shown}."),
         _advice(reason),
-        tag("p", "In a terminal: ", tag("code", f"relayd failed show {reason}")) if items else "",
+        tag("p", "In a terminal: ", tag("code", f"relayd failed show {shlex.quote(reason)}"))
+        if items
+        else "",
         tag("ul", *items) if items else "",
     )
 
@@ -242,5 +251,9 @@ def file_body(file: FilePlace, now: float) -> Html:
         "refused": "relayd failed show",
     }
     command = commands.get(file.state)
-    hint = tag("p", "In a terminal: ", tag("code", f"{command} {file.name}")) if command else ""
+    hint = (
+        tag("p", "In a terminal: ", tag("code", f"{command} {shlex.quote(file.name)}"))
+        if command
+        else ""
+    )
     return join(tag("p", f"{states[file.state]}{since}."), about, node, hint)

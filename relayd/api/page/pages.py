@@ -118,9 +118,9 @@ class Pages:
                 _card("warnings", parts["warnings"]),
                 id="main",
             ),
-            tag("footer", tag("span", f"As of {_clock(overview.at)}.", id="age")),
         )
-        return _answer(document(f"relayd on {overview.hostname}", "./", *body, live=True))
+        title = f"{parts['word']} \N{EN DASH} {_server(overview)}"
+        return _answer(document(title, "./", *body, live=True))
 
     def refusal(self) -> Response | None:
         """Return why the current request gets nothing, None if it may have an answer."""
@@ -206,11 +206,12 @@ class Pages:
         self, overview: Overview, title: str, base: str, content: Html, *, status: int = 200
     ) -> Response:
         main = tag("main", tag("section", tag("h1", title), content, class_="card"), id="main")
-        home = link(base or "./", f"relayd on {overview.hostname or overview.node_id}")
+        home = link(base or "./", _server(overview))
         nodes = link(f"{base}nodes", "Nodes")
         header = tag("header", tag("nav", home, " ", nodes, aria_label="Pages"))
         footer = tag("footer", f"As of {_clock(overview.at)}.")
         skip = link("#main", "To the content", class_="skip")
+        title = f"{title} \N{EN DASH} {_server(overview)}"
         return _answer(document(title, base, skip, header, main, footer, live=False), status)
 
 
@@ -268,6 +269,10 @@ def _card(name: str, content: Html) -> Html:
     )
 
 
+def _server(overview: Overview) -> str:
+    return f"relayd on {overview.hostname or overview.node_id}"
+
+
 def _header(overview: Overview, period: str) -> Html:
     other = "day" if period == "hour" else "hour"
     name = overview.hostname or overview.node_id
@@ -275,6 +280,7 @@ def _header(overview: Overview, period: str) -> Html:
     return tag(
         "header",
         tag("span", f"relayd {overview.version}, {role} {name}"),
+        tag("span", f"As of {_clock(overview.at)}", id="age"),
         tag(
             "nav",
             f"Charts: last {period}. ",

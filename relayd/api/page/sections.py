@@ -70,7 +70,7 @@ def _state(overview: Overview) -> Html:
 def _figures(overview: Overview, points: Sequence[Point], period: str) -> Html:
     flow, backlog, lag = overview.flow, overview.backlog, overview.lag
     done = "Stored" if overview.role == "root" else "Forwarded"
-    oldest = f"oldest {age(backlog.oldest_s)}" if backlog.oldest_s and backlog.files else "none old"
+    oldest = f"oldest {age(backlog.oldest_s or 0.0)}" if backlog.files else "nothing waits"
     drain = f", done in {precise(backlog.drained_in_s)}" if backlog.drained_in_s else ""
     here = lag.here if lag is not None else None
     most = lag.here_p99 if lag is not None else None
@@ -128,6 +128,10 @@ def _card(name: str, title: str, *content: object) -> Html:
     return join(tag("h2", title, id=f"{name}-title"), *content)
 
 
+def _table(name: str, *rows: object) -> Html:
+    return tag("table", *rows, aria_labelledby=f"{name}-title")
+
+
 def _outputs(overview: Overview) -> Html:
     rows = [_output(output, overview.at) for output in overview.outputs]
     extra = []
@@ -165,9 +169,10 @@ def _failed(overview: Overview) -> Html:
         tag(
             "tr",
             tag(
-                "td",
+                "th",
                 link(path_of("failed", reason), reason),
                 tag("div", ADVICE.get(reason, ""), class_="note"),
+                scope="row",
             ),
             tag("td", f"{files:,}", class_="n"),
         )
@@ -176,7 +181,7 @@ def _failed(overview: Overview) -> Html:
     head = tag("tr", tag("th", "Reason", scope="col"), tag("th", "Files", scope="col", class_="n"))
     total = f"{counted(failed.files, 'file')}, {size(failed.bytes)}. "
     command = tag("code", "relayd failed list")
-    return _card("failed", "Refused files", tag("table", head, *rows), tag("p", total, command))
+    return _card("failed", "Refused files", _table("failed", head, *rows), tag("p", total, command))
 
 
 def _nodes(overview: Overview, fleet: Summary | None) -> Html:
@@ -185,7 +190,7 @@ def _nodes(overview: Overview, fleet: Summary | None) -> Html:
         command = tag("code", "relayd check")
         trouble = tag("span", nodes.trouble, class_="trouble")
         return _card("nodes", "Nodes", tag("p", trouble, " ", command))
-    heard = f"{nodes.known:,} nodes"
+    heard = counted(nodes.known, "node")
     if nodes.silent is not None:
         within = min(nodes.silent_after_s, nodes.observed_s)
         heard += f", {nodes.known - nodes.silent:,} heard of in the last {age(within)}"
@@ -250,14 +255,14 @@ def _relays(fleet: Summary | None) -> Html:
     rows = [
         tag(
             "tr",
-            tag("td", link(f"nodes?relay={path_of(relay.name)}", relay.name)),
+            tag("th", link(f"nodes?relay={path_of(relay.name)}", relay.name), scope="row"),
             tag("td", f"{relay.nodes:,}", class_="n"),
             tag("td", f"{relay.silent:,}", class_="n"),
             tag("td", UNKNOWN if relay.lag_s is None else precise(relay.lag_s), class_="n"),
         )
         for relay in relays
     ]
-    return _card("relays", "Relays", tag("table", head, *rows))
+    return _card("relays", "Relays", _table("relays", head, *rows))
 
 
 def _warnings(overview: Overview) -> Html:
@@ -274,4 +279,4 @@ def _warnings(overview: Overview) -> Html:
     ]
     head = tag("tr", tag("th", "Time", scope="col"), tag("th", "Last of the log", scope="col"))
     title = f"{counted(warned.count, 'warning')} since the start"
-    return _card("warnings", title, tag("div", tag("table", head, *rows), class_="scroll"))
+    return _card("warnings", title, tag("div", _table("warnings", head, *rows), class_="scroll"))

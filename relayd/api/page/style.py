@@ -8,10 +8,11 @@ STYLE: Final = """
 @media (prefers-color-scheme:dark){:root{--bg:#10141a;--card:#191f28;--ink:#e8ecf2;--soft:#a3afc0;
 --line:#303948;--accent:#8ab4ff;--good:#6fd394;--warn:#f0b35a;--bad:#ff8f86;--fill:#8ab4ff26}}
 *{box-sizing:border-box}
-body{margin:0;background:var(--bg);color:var(--ink);font:15px/1.45 system-ui,sans-serif}
+body{margin:0;overflow-wrap:anywhere;background:var(--bg);color:var(--ink);
+font:15px/1.45 system-ui,sans-serif}
 main{max-width:1080px;margin:0 auto;padding:12px}
 header{max-width:1080px;margin:0 auto;padding:12px 12px 0;color:var(--soft);display:flex;
-flex-wrap:wrap;gap:4px 16px;justify-content:space-between}
+font-variant-numeric:tabular-nums;flex-wrap:wrap;gap:4px 16px;justify-content:space-between}
 header a{color:inherit}nav{display:flex;flex-wrap:wrap;gap:4px 16px}
 a{color:var(--accent)}
 a:focus-visible,input:focus-visible,button:focus-visible{outline:3px solid var(--accent);
@@ -42,10 +43,10 @@ svg .area{fill:var(--fill)}svg .curve{fill:none;stroke:var(--accent);stroke-widt
 vector-effect:non-scaling-stroke}
 table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
 th{font-weight:600;color:var(--soft);font-size:13px}
-th,td{text-align:left;padding:3px 10px 3px 0;vertical-align:top;
-overflow-wrap:anywhere}
+th,td{text-align:left;padding:3px 10px 3px 0;vertical-align:top}
+th[scope=row]{color:inherit;font-size:inherit;font-weight:400}
 td.t{white-space:nowrap;color:var(--soft)}td.n,th.n{text-align:right;white-space:nowrap}
-tr+tr td{border-top:1px solid var(--line)}
+tr+tr td,tr+tr th{border-top:1px solid var(--line)}
 code{font:13px/1.4 ui-monospace,monospace;background:var(--fill);border-radius:4px;padding:1px 5px;
 overflow-wrap:anywhere}
 dl{display:grid;grid-template-columns:minmax(90px,max-content) 1fr;gap:4px 14px;margin:0}
@@ -53,22 +54,24 @@ dt{color:var(--soft)}dd{margin:0;overflow-wrap:anywhere}
 .todo{color:var(--soft)}.trouble{color:var(--bad);font-weight:600}
 form{display:flex;flex-wrap:wrap;gap:8px;margin:0 0 10px;align-items:end}
 label{display:block;color:var(--soft);font-size:13px}
-input[type=search],input[type=text]{font:inherit;padding:6px 8px;border:1px solid var(--line);
+input[type=search],input[type=text]{font:inherit;padding:6px 8px;border:1px solid var(--soft);
 border-radius:4px;background:var(--bg);color:var(--ink);width:100%;max-width:280px}
-button{font:inherit;padding:6px 12px;border:1px solid var(--line);border-radius:4px;
+button{font:inherit;padding:6px 12px;border:1px solid var(--soft);border-radius:4px;
 background:var(--bg);color:var(--ink);cursor:pointer}
 .scroll{overflow-x:auto}
 .lists{margin:8px 0 12px}
 .lists [aria-current]{color:inherit;font-weight:650;text-decoration:none}
 ul{margin:0;padding-left:18px}footer{max-width:1080px;margin:0 auto;padding:0 12px 16px;
 color:var(--soft);font-size:13px}
-.stale main{filter:grayscale(1);opacity:.7}
+.stale main{filter:grayscale(1)}.stale .value,.stale h1{color:var(--soft)}
+.stale svg{opacity:.5}.stale #age{color:var(--bad);font-weight:650}
 @media (min-width:720px){td.n+td:not(.n),th.n+th:not(.n){padding-left:14px}}
 @media (max-width:719px){.folding tr:first-child{display:none}
 .folding tr{display:flex;flex-wrap:wrap;gap:0 12px;padding:6px 0;border-top:1px solid var(--line)}
-.folding tr td{border:0;padding:0;text-align:left}
-.folding td:first-child{flex-basis:100%}
-.folding td+td::before{content:attr(data-name)":\\00a0";color:var(--soft)}}
+.folding tr td,.folding tr th{border:0;padding:0;text-align:left}
+.folding th{flex-basis:100%}
+.folding td::before{content:attr(data-name)":\\00a0";color:var(--soft)}}
+@media (forced-colors:active){svg .curve{stroke:CanvasText}svg .area{fill:none}}
 @media print{:root{--bg:#fff;--card:#fff;--ink:#000;--soft:#444;--line:#bbb;--accent:#000;
 --good:#000;--warn:#000;--bad:#000;--fill:#0001}form,.skip,nav{display:none}
 section.card,.figure{break-inside:avoid}}

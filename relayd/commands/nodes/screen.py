@@ -1,6 +1,7 @@
 """Output of `relayd nodes` and `relayd node`. What comes from files is made printable first."""
 
 import re
+import shlex
 import textwrap
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -135,7 +136,7 @@ def _long_lines(detail: NodeDetail, now: float, *, follow: bool) -> Iterator[str
     if detail.inventory is not None and detail.inventory_at is not None:
         at = moment(detail.inventory_at, now)
         yield _row("inventory", f"{_OUTCOMES[detail.inventory]} {at}")
-    name = printable(row.hostname or row.node_id)
+    name = _word(row)
     yield _row("waiting", _waiting(name, row.waiting, detail.waiting, now))
     yield from _failed(name, row.failed, detail.failed, now)
     if "flooding" in row.troubles:
@@ -217,8 +218,7 @@ def _day(at: float) -> str:
 def _last_run(detail: NodeDetail, now: float) -> Iterator[str]:
     row = detail.row
     if row.last_arrival is None and row.last_run is None:
-        name = printable(row.hostname or row.node_id)
-        yield _row("last run log", f"none is known here   relayd run {name}")
+        yield _row("last run log", f"none is known here   relayd run {_word(row)}")
     else:
         parts = []
         if row.last_run is not None:
@@ -234,6 +234,11 @@ def _last_run(detail: NodeDetail, now: float) -> Iterator[str]:
     if detail.role == "root":
         yield _row("in database", _in_database(detail, now))
     yield _row("pace", _pace(detail))
+
+
+def _word(row: NodeRow) -> str:
+    """Return the name of a node as a word for a shell: nodes choose their host names."""
+    return shlex.quote(printable(row.hostname or row.node_id))
 
 
 def _in_database(detail: NodeDetail, now: float) -> str:

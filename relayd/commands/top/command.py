@@ -1,13 +1,16 @@
 """The command `relayd top`."""
 
+import signal
 import sys
 import textwrap
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, Literal
 
 import click
 import msgspec
+from rich.cells import cell_len
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
@@ -15,7 +18,7 @@ from rich.text import Text
 
 from relayd.commands.cli import Program, directory_option
 from relayd.commands.installation import find_installation
-from relayd.commands.interrupts import interruptible
+from relayd.commands.interrupts import interruptible, noted, obey
 from relayd.commands.status.screen import status_lines
 from relayd.commands.top.keys import Key, keys_of_terminal, read_keys
 from relayd.commands.top.views import MenuView, Page, View
@@ -31,6 +34,11 @@ LOOK_S: Final = 0.1
 #: Lines around the rows of a table, and rows that are always shown.
 _AROUND: Final = 5
 _FEWEST: Final = 3
+#: Signals before which the terminal is given back.
+_SIGNALS: Final = (signal.SIGTERM, signal.SIGHUP, signal.SIGTSTP, signal.SIGCONT)
+#: Characters between columns, and those that a column of long texts has at least.
+_GAP: Final = 2
+_NARROWEST: Final = 24
 _HELP: Final = "up/down: choose   right: open   left: back   q: quit"
 
 
@@ -47,21 +55,36 @@ def command(directory: Path) -> int:
     feed = Feed(Control(site.socket), MenuView())
     screen = Screen()
     console = Console(highlight=False, markup=False, emoji=False)
+    if console.is_dumb_terminal:  # on which rich would draw nothing
+        raise StartError("this terminal has no cursor (TERM); use: relayd status --watch")
     threading.Thread(target=feed.run, daemon=True).start()
     try:
-        with (
-            interruptible(),
-            keys_of_terminal() as fd,
-            Live(console=console, screen=True, auto_refresh=False) as live,
-        ):
-            while screen.press(read_keys(fd, LOOK_S), feed):
-                if screen.is_old(feed, console.size):
-                    live.update(screen.draw(feed, console), refresh=True)
+        with interruptible(), noted(*_SIGNALS) as came:
+            while _watch(screen, feed, console, came):
+                obey(came)
     except KeyboardInterrupt:
         raise click.Abort from None
     if feed.denied is not None:
         raise StartError(str(feed.denied))
     return 0
+
+
+def _watch(screen: "Screen", feed: "Feed", console: Console, came: Sequence[int]) -> bool:
+    """Take the terminal until a key quits (return False) or signals have come (return True).
+
+    Others have used it while the process was stopped, so it is taken again afterwards.
+    """
+    screen.redraw()
+    with (
+        keys_of_terminal() as fd,
+        Live(console=console, screen=True, auto_refresh=False) as live,
+    ):
+        while screen.press(read_keys(fd, LOOK_S), feed):
+            if came:
+                return True
+            if screen.is_old(feed, console.size):
+                live.update(screen.draw(feed, console), refresh=True)
+    return False
 
 
 class Feed:
@@ -133,6 +156,10 @@ class Screen:
         self._drawn: tuple[int, object] | None = None
         self._height = 10
 
+    def redraw(self) -> None:
+        """Draw the screen again, whether it is old or not."""
+        self._drawn = None
+
     def is_old(self, feed: Feed, size: object) -> bool:
         """Return whether there is something new to draw."""
         return self._drawn != (feed.news, size)
@@ -187,7 +214,7 @@ class Screen:
         foot = Text(_HELP[:width], style="dim", no_wrap=True)
         self._height = max(_FEWEST, height - len(top) - _AROUND)
         page = feed.page
-        body: Table | Text = Text("…") if page is None else self._table(page)
+        body: Table | Text = Text("…") if page is None else self._table(page, width)
         note = Text("" if page is None else page.note, style="dim", no_wrap=True)
         return Group(*top, Text(), title, body, note, foot)
 
@@ -200,19 +227,41 @@ class Screen:
         lines = list(status_lines(feed.overview, width))
         return lines if len(self._way) == 1 else lines[: lines.index("")]
 
-    def _table(self, page: Page) -> Table:
+    def _table(self, page: Page, width: int) -> Table:
         here = self._way[-1]
         keys = [row.key for row in page.rows]
         if here.key in keys:  # the chosen row moves with its content
             here.chosen = keys.index(here.key)
         first = max(0, min(here.chosen - self._height // 2, len(page.rows) - self._height))
-        table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
-        for column in page.columns:
+        table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, _GAP, 0, 0))
+        shown = page.rows[first : first + self._height]
+        widths = _widths(
+            [[one.lstrip(">") for one in page.columns], *(row.cells for row in shown)], width
+        )
+        for column, most in zip(page.columns, widths, strict=False):
             right: Literal["left", "right"] = "right" if column.startswith(">") else "left"
-            table.add_column(column.lstrip(">"), justify=right, no_wrap=True)
-        for number, row in enumerate(page.rows[first : first + self._height], first):
+            table.add_column(column.lstrip(">"), justify=right, no_wrap=True, width=most)
+        for number, row in enumerate(shown, first):
             chosen = number == here.chosen and any(one.opens for one in page.rows)
             marked = ("> " if chosen else "  ") + row.cells[0]
             cells = [Text(cell) for cell in (marked, *row.cells[1:])]
-            table.add_row(*cells, style="reverse" if chosen else "")
+            table.add_row(*cells[: len(widths)], style="reverse" if chosen else "")
         return table
+
+
+def _widths(rows: Sequence[Sequence[str]], width: int) -> list[int]:
+    """Return the widths of columns that fit: the widest is cut, and if need be the last left out.
+
+    Args:
+        rows: of texts, the headings too; the first column has a mark in front of it.
+        width: of the terminal.
+    """
+    found = [max(map(cell_len, cells)) for cells in zip(*rows, strict=True)]
+    found[0] += _GAP
+    while (over := sum(found) + _GAP * (len(found) - 1) - width) > 0:
+        widest = max(found)
+        if widest - over >= _NARROWEST or len(found) == 1:
+            found[found.index(widest)] = max(1, widest - over)
+        else:
+            del found[-1]
+    return found

@@ -1,5 +1,7 @@
 """What `relayd nodes` and `relayd node` print."""
 
+import shlex
+
 import pytest
 
 from relayd.commands.nodes.screen import node_lines, short_names
@@ -56,6 +58,15 @@ def test_a_node_of_which_nothing_is_known_can_be_started() -> None:
     row = NodeRow(node_id="id", hostname="web-7.test")
     lines = [*node_lines(NodeDetail(row=row, server="root.test", role="relay"), NOW)]
     assert "last run log  none is known here   relayd run web-7.test" in lines
+
+
+def test_a_command_with_a_hostile_name_is_safe_to_copy() -> None:
+    """Nodes choose their host names; a shell takes each as one word."""
+    row = NodeRow(node_id="id", hostname="a; reboot", waiting=1, failed=1, troubles=("flooding",))
+    lines = [*node_lines(NodeDetail(row=row, server="root.test", role="relay"), NOW, width=160)]
+    commands = [line.rpartition("relayd ")[2] for line in lines if "a; reboot'" in line]
+    assert len(commands) == 4
+    assert all(shlex.split(command)[-1] == "a; reboot" for command in commands), commands
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,10 @@
 
 import math
 import re
+import shlex
 from base64 import b64encode
 from hashlib import sha256
+from html import unescape
 from html.parser import HTMLParser
 
 import pytest
@@ -13,14 +15,14 @@ from hypothesis import strategies as st
 from relayd.api.page.charts import chart
 from relayd.api.page.hosts import allowed_hosts, host_of
 from relayd.api.page.html import HEADERS, document, join, path_of, tag
-from relayd.api.page.nodes import file_body, nodes_body, refused_body
+from relayd.api.page.nodes import file_body, node_body, nodes_body, refused_body
 from relayd.api.page.sections import sections
 from relayd.api.page.style import STYLE
 from relayd.config.main_conf import Listen
 from relayd.overview.fleet import FilePlace, Refusals
 from relayd.overview.model import FailedState, LoggedLine, Overview, Warned
-from relayd.overview.nodes import NodesChoice, NodesPage
-from relayd.overview.one_node import FileFacts
+from relayd.overview.nodes import NodeRow, NodesChoice, NodesPage
+from relayd.overview.one_node import FileFacts, NodeDetail
 from relayd.overview.sentence import judged
 from relayd.telemetry.rates import Point
 
@@ -156,6 +158,17 @@ def test_a_chart_says_in_words_what_it_shows() -> None:
     assert 'aria-label="Run logs in, last 1 min: from 0 to 36"' in figures
     assert 'aria-label="Waiting, last 1 min: from 5 to 5"' in figures
     assert "Lag, last" not in figures  # nothing is known of it
+
+
+@pytest.mark.parametrize("name", ["a; reboot", "$(reboot).log", "it's"])
+def test_a_command_with_a_name_is_safe_to_copy(name: str) -> None:
+    """A shell takes the name, which others have chosen, as one word."""
+    body = file_body(FilePlace(name=name, state="refused"), 0.0)
+    (command,) = re.findall("<code>(.*?)</code>", body)
+    assert shlex.split(unescape(command)) == ["relayd", "failed", "show", name]
+    detail = NodeDetail(row=NodeRow(node_id="id", hostname=name), server="root", role="root")
+    (command,) = re.findall("<code>(.*?)</code>", node_body(detail, 0.0))
+    assert shlex.split(unescape(command)) == ["relayd", "node", name]
 
 
 def test_a_search_stays_within_its_list() -> None:

@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from relayd.commands.top.command import Feed, Screen
-from relayd.commands.top.views import MenuView, View
+from relayd.commands.top.views import MenuView, Page, Row, View
 from relayd.control.client import NotPermittedError, NotRunningError
 from relayd.overview.documents import as_document, from_document
 from relayd.overview.model import FailedState, NodesState, Overview
@@ -14,6 +14,7 @@ from relayd.overview.nodes import NodeRow, NodesPage
 from relayd.overview.one_node import NodeDetail
 
 NOW = 1_000_000.0
+LONG = f"{'h' * 250}.test"
 ROWS = tuple(
     NodeRow(node_id=f"id{n}", hostname=f"web-{n}.test", last_arrival=NOW - 60 * n, last_hour=12)
     for n in range(100)
@@ -97,6 +98,26 @@ def test_every_screen_fits(width: int, keys: list[Any]) -> None:
         lines = _drawn(screen, feed, width)
         assert len(lines) <= 24
         assert max(map(len, lines)) <= width
+
+
+@pytest.mark.parametrize(("width", "columns"), [(80, 6), (60, 4), (40, 2)])
+def test_a_long_name_is_cut_and_numbers_are_not(width: int, columns: int) -> None:
+    """Only the widest column gets narrower; where that is not enough, the last ones go."""
+    heads = ["NODE", "LAST LOG", "WAIT", "FAILED", "/HOUR", "THROUGH"]
+    cells = (LONG, "10 min ago", "1,234,567", "12", "12", "relay")
+    page = Page(("NODE", "LAST LOG", ">WAIT", ">FAILED", ">/HOUR", "THROUGH"), [Row(cells, "a")])
+    feed, screen = Feed(_Control(), MenuView()), Screen()  # type: ignore[arg-type]
+    screen.press([], feed)
+    feed.page = page
+    lines = _drawn(screen, feed, width)
+    (head,) = (line for line in lines if line.startswith("NODE"))
+    assert head.replace("LAST LOG", "LAST-LOG").split() == [
+        name.replace(" ", "-") for name in heads[:columns]
+    ]
+    (row,) = (line for line in lines if "hhh" in line)
+    assert "…" in row[:40]
+    assert all(cell in row for cell in cells[1:columns])
+    assert max(map(len, lines)) <= width
 
 
 def test_low_terminals_show_what_is_chosen() -> None:
