@@ -26,6 +26,8 @@ T = TypeVar("T")
 #: How long to wait for a command of another operator that works on the spool.
 WAIT_S: Final = 5.0
 _PAUSE_S: Final = 0.05
+#: Digits of a number of seconds.
+_DIGITS: Final = 20
 
 
 def ask(
@@ -98,11 +100,12 @@ def duration(context: click.Context, parameter: click.Parameter, value: str | No
 def optional_duration(
     _context: click.Context, _parameter: click.Parameter, value: str | None
 ) -> float | None:
-    """Return the seconds of an option such as `2h`; None if it is not given."""
+    """Return the seconds of an option such as `2h` or `90`; None if it is not given."""
     if value is None:
         return None
+    digits = value.isascii() and value.isdecimal() and len(value) <= _DIGITS
     try:
-        return parse_duration(value)
+        return parse_duration(int(value) if digits else value)
     except ValueError as error:
         raise click.BadParameter(f"{printable(value)}: {error}") from error
 

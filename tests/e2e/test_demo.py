@@ -322,14 +322,14 @@ def test_interrupt_of_the_first_moment(place: Path) -> None:
 
 
 def test_a_dead_daemon_is_reported_in_one_line(place: Path) -> None:
-    """If relayd dies, the demo ends with the last line of its log and the log's path."""
+    """If relayd dies, the demo ends with the cause and the path of the log."""
     with demo(place, "--nodes", "3", "--rate", "20") as process:
         wait_for(process, r"stored [1-9]")
         for pid in processes(f"run\0-c\0{place}"):
             os.kill(pid, signal.SIGKILL)
         output = end(process)
     assert process.returncode == 3, output
-    assert re.search(r"error: relayd exited unexpectedly: .*relayd\.log", output)
+    assert re.search(r"error: relayd was ended by SIGKILL \(see .*relayd\.log\)", output)
     assert "Traceback" not in output
 
 

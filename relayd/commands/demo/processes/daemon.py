@@ -87,7 +87,7 @@ class Daemon:
             if self._stopping:
                 return
             if process is self._process:
-                raise StartError(f"relayd exited unexpectedly: {self.last_line()}")
+                raise StartError(self._ending(process.returncode))
 
     async def kill_and_restart(self) -> None:
         """Kill it (SIGKILL), start it again, and return when it is ready.
@@ -121,8 +121,8 @@ class Daemon:
         """
         with trio.move_on_after(_START_DEADLINE):
             while not await self._answers():
-                if (code := self._process.poll()) is not None:
-                    raise StartError(f"relayd exited with code {code}: {self.last_line()}")
+                if self._process.poll() is not None:
+                    raise StartError(self._ending(self._process.returncode))
                 await trio.sleep(_POLL)
             return
         raise StartError(f"relayd did not answer within {_START_DEADLINE:.0f} s (see {self.log})")
@@ -135,6 +135,12 @@ class Daemon:
                 return True
         except (OSError, http.client.HTTPException):
             return False
+
+    def _ending(self, code: int | None) -> str:
+        """Return how it has ended, which its log does not know if it was a signal."""
+        if code is not None and code < 0:
+            return f"relayd was ended by {signal.Signals(-code).name} (see {self.log})"
+        return f"relayd exited with code {code}: {self.last_line()}"
 
     def last_line(self) -> str:
         """Return the last line of its log, and the path of the log."""
