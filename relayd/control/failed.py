@@ -71,8 +71,9 @@ def failed_blueprint(spools: Sequence[Spool], nodes: Callable[[], Nodes]) -> Blu
 
 def _files(spools: Sequence[Spool], asked: Asked, nodes: Nodes) -> msgspec.Raw:
     """Return the files that are meant, as JSON: there may be some hundred thousand."""
-    find = partial(find_nodes, hostnames=nodes.hostnames())
-    return encoded(list_refusals(spools, asked, find))
+    hostnames = nodes.hostnames()
+    find = partial(find_nodes, hostnames=hostnames)
+    return encoded(list_refusals(spools, asked, find, hostnames))
 
 
 async def _act(

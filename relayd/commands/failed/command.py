@@ -264,24 +264,23 @@ def _chosen(
         site,
         list[Listed],
         lambda control: control.post("/failed/list", msgspec.structs.asdict(asked)),
-        lambda settings: list_refusals(spools_of(settings), asked, partial(_find, settings)),
+        lambda settings: _list(settings, asked),
         locked=False,
     )
     return site, list(map(as_refusal, listed))
 
 
-def _find(settings: Settings, parts: Sequence[str], ids: Iterable[str]) -> frozenset[str]:
-    """Return the ids of the nodes that are meant.
-
-    Raises:
-        StartError: a part fits no node, or several.
-    """
+def _list(settings: Settings, asked: Asked) -> list[Listed]:
+    """Read the refused files that are meant; without a nodes list, host names are unknown."""
     try:
         listed = load_list(settings.general.nodes_list_file)
     except NodesError as error:
-        click.echo(f"warning: host names are unknown: {error}", err=True)
+        if asked.nodes:
+            click.echo(f"warning: host names are unknown: {error}", err=True)
         listed = {}
-    return find_nodes(parts, ids, {node.id: node.hostname for node in listed.values()})
+    hostnames = {node.id: node.hostname for node in listed.values()}
+    find = partial(find_nodes, hostnames=hostnames)
+    return list_refusals(spools_of(settings), asked, find, hostnames)
 
 
 def _judge(directory: Path, site: Installation) -> Judge | None:

@@ -66,7 +66,8 @@ def show_refusals(console: Console, refusals: Sequence[Refusal]) -> None:
             facts.add_row("detail", Text(printable(refusal.detail)))
         facts.add_row("what to do", ADVICE[refusal.reason])
         if refusal.node_id:
-            facts.add_row("node", Text(printable(refusal.node_id)))
+            names = filter(None, (refusal.hostname, refusal.node_id))
+            facts.add_row("node", Text("   ".join(map(printable, names))))
         facts.add_row("refused", f"{in_utc(refusal.at)}, {age(now - refusal.at)} ago")
         facts.add_row("size", size(refusal.size))
         console.print(facts)
@@ -144,6 +145,7 @@ def _facts(refusal: Refusal) -> dict[str, Any]:
         "name": refusal.name,
         "reason": refusal.reason,
         "node": refusal.node_id,
+        "hostname": refusal.hostname,
         "refused_at": in_utc(refusal.at),
     }
 

@@ -1,7 +1,7 @@
 """Refused files as operators ask for them, and as they are listed: every name is text."""
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -43,6 +43,7 @@ class Listed(msgspec.Struct, frozen=True):
         reason: why it was refused.
         detail: the fault, one line; may be empty.
         node: id of its node; may be empty.
+        hostname: of the node; empty if it is not known.
         refused_at: RFC 3339.
         bytes: its size.
     """
@@ -53,12 +54,21 @@ class Listed(msgspec.Struct, frozen=True):
     reason: str
     detail: str
     node: str
+    hostname: str
     refused_at: str
     bytes: int
 
 
-def list_refusals(spools: Iterable[Spool], asked: Asked, find: FindNodes) -> list[Listed]:
+def list_refusals(
+    spools: Iterable[Spool], asked: Asked, find: FindNodes, hostnames: Mapping[str, str]
+) -> list[Listed]:
     """Return the refused files that are meant, the oldest first; blocks.
+
+    Args:
+        spools: that they belong to.
+        asked: which are meant.
+        find: finds nodes.
+        hostnames: of nodes, by id.
 
     Raises:
         StartError: a directory cannot be read, or a node is not found.
@@ -66,10 +76,14 @@ def list_refusals(spools: Iterable[Spool], asked: Asked, find: FindNodes) -> lis
     refusals = read_refusals(spools)
     nodes = find(asked.nodes, {one.node_id for one in refusals}) if asked.nodes else None
     choice = Choice(frozenset(asked.names), frozenset(asked.reasons), nodes, asked.since)
-    return [_listed(refusal) for refusal in refusals if choice.includes(refusal)]
+    return [
+        _listed(refusal, hostnames.get(refusal.node_id, ""))
+        for refusal in refusals
+        if choice.includes(refusal)
+    ]
 
 
-def _listed(refusal: Refusal) -> Listed:
+def _listed(refusal: Refusal, hostname: str) -> Listed:
     return Listed(
         shown(str(refusal.path)),
         shown(refusal.name),
@@ -77,6 +91,7 @@ def _listed(refusal: Refusal) -> Listed:
         refusal.reason,
         refusal.detail,
         shown(refusal.node_id),
+        hostname,
         in_utc(refusal.at),
         refusal.size,
     )
@@ -96,4 +111,5 @@ def as_refusal(listed: Listed) -> Refusal:
         listed.node,
         datetime.fromisoformat(listed.refused_at).timestamp(),
         listed.bytes,
+        listed.hostname,
     )

@@ -34,6 +34,7 @@ class Refusal(msgspec.Struct, frozen=True):
         node_id: of its name; may be empty.
         at: when it was refused, Unix time.
         size: bytes.
+        hostname: of the node; empty if it is not known, or was not looked up.
     """
 
     path: Path
@@ -44,6 +45,7 @@ class Refusal(msgspec.Struct, frozen=True):
     node_id: str
     at: float
     size: int
+    hostname: str = ""
 
 
 class Choice(msgspec.Struct, frozen=True):
