@@ -109,10 +109,10 @@ class Line:
         self.path = path = spool.directory / place
         self.pending = Pending(delays.file, one_by_one=one_by_one, shares=shares)
         self.disposal = Disposal(path, spool.failed, keep)
-        self.aside = Aside(spool, place, self.pending)
+        self._rescan = Wake()
+        self.aside = Aside(spool, place, self.pending, self.rescan)
         self.spool = spool
         self.taking = trio.Event()
-        self._rescan = Wake()
         self._arrived = ignore if records is None else records.note_arrival
         self._metrics = metrics
         self._watched = WatchedDirectory(

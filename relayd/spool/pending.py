@@ -117,8 +117,14 @@ class Pending:
         return True
 
     def take_over(self, names: Iterable[str]) -> list[str]:
-        """Claim those names for an operator that are not in flight, and return them."""
-        return [name for name in names if name not in self._in_flight and self.claim(name)]
+        """Claim those names for an operator that are not in flight, and return them.
+
+        Newer run logs of their nodes wait until these are given back.
+        """
+        taken = [name for name in names if name not in self._in_flight and self.claim(name)]
+        for name in taken:
+            self.holds.add(name)
+        return taken
 
     def give_back(self, left: Iterable[str], stay: Iterable[str]) -> None:
         """Give up names that an operator has claimed.
@@ -131,6 +137,10 @@ class Pending:
             self.release(name)
         for name in stay:
             self.put_back(name)
+            if self.has_failed(name):
+                self.holds.lift(name)
+            else:
+                self.holds.forget(name)
 
     def hurry(self, names: Iterable[str]) -> list[str]:
         """Make those names due that wait for another attempt, and return them."""

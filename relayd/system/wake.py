@@ -16,6 +16,11 @@ class Wake:
         """Wake the waiting task, or let its next `wait` return at once."""
         self._signal.set()
 
+    @property
+    def is_set(self) -> bool:
+        """Whether there is a signal that was not consumed yet."""
+        return self._signal.is_set()
+
     async def wait(self) -> None:
         """Wait for a signal and consume it; cancellation does not consume it."""
         await self._signal.wait()

@@ -1,6 +1,7 @@
 """A relay as a process: it forwards, takes up changes, survives kills, and stays small."""
 
 import signal
+import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 import trio
 
 from relayd.commands.demo.postgres.server import ConnectionInfo
+from tests.support.clock import ShiftedClock
 from tests.support.daemon import Site, eventually, merge, open_daemon, replace
 from tests.support.ports import free_port
 from tests.support.signing import SigningNode, make_key_and_cert
@@ -196,6 +198,42 @@ async def test_killed_in_the_middle_of_uploads_nothing_is_lost(relay: Relay, pee
         await daemon.settled()
     arrived = {target.removeprefix("/reports/"): body for target, body in peer.uploads}
     assert arrived == files
+
+
+async def command(relay: Relay, *words: str) -> str:
+    """Run a command of relayd beside servers of this process; return what it prints."""
+    line = [sys.executable, "-m", "relayd", *words, "-c", str(relay.conf)]
+    return (await trio.run_process(line, capture_stdout=True)).stdout.decode()
+
+
+async def test_pauses_outlive_kills_and_end_in_time_also_while_relayd_is_down(
+    relay: Relay, peer: Peer, tmp_path: Path
+) -> None:
+    """After kills each kind of files is paused as before, until its time or until it is resumed."""
+    clock = ShiftedClock(tmp_path)
+    log, update = "2026-03-01T12:00:00+00:00@node1.log", "node1.ocs"
+    (tmp_path / "inventories" / "incoming").mkdir(parents=True)
+    async with open_daemon(relay, env=clock.env) as daemon:
+        await command(relay, "pause", "reporting", "--for", "1h")
+        await command(relay, "pause", "inventories")
+        await daemon.stop(signal.SIGKILL)
+    relay.upload(log, b"run log")
+    relay.upload(f"../../inventories/incoming/{update}", b"inventory")
+    async with open_daemon(relay, env=clock.env) as daemon:
+        assert await daemon.metric("rudder_relayd_paused", kind="reporting") == 1
+        assert "Paused by " in await command(relay, "status")
+        await daemon.stop(signal.SIGKILL)
+    assert not peer.uploads
+    clock.set(2 * 3600)
+    async with open_daemon(relay, env=clock.env) as daemon:
+        await daemon.settled()
+        assert [body for _, body in peer.uploads] == [b"run log"]
+        assert await daemon.metric("rudder_relayd_paused", kind="reporting") == 0
+        assert await daemon.metric("rudder_relayd_paused", kind="inventories") == 1
+        await command(relay, "resume")
+        await daemon.stop(signal.SIGKILL)
+    async with open_daemon(relay, env=clock.env):
+        await peer.until(lambda: b"inventory" in [body for _, body in peer.uploads])
 
 
 @pytest.mark.fault("TLS8")

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 import trio
@@ -19,7 +20,6 @@ from relayd.system.delays import DELAYS, Delays, Doubling, Steps
 from relayd.telemetry.metrics import Metrics
 from tests.support import metrics
 from tests.support.signing import SigningNode
-from tests.support.tls_server import Peer
 
 PASSWORD = "relay's own password"
 DEFAULT_PASSWORD = "everybody's password"
@@ -55,6 +55,14 @@ HASTY = Pace(
 IMPATIENT = Pace(HASTY.delays, UploadPatience(0.5, 0.5, drain=0.05), connect=0.5)
 
 
+class Listener(Protocol):
+    """An upstream, or what is in front of one."""
+
+    @property
+    def port(self) -> int:
+        """Its TCP port on 127.0.0.1."""
+
+
 class Relay:
     """A relay's files, and its forwarding while it runs.
 
@@ -64,7 +72,7 @@ class Relay:
         peers: likewise.
     """
 
-    def __init__(self, root: Path, peer: Peer, pin: SigningNode, pace: Pace = USUAL) -> None:
+    def __init__(self, root: Path, peer: Listener, pin: SigningNode, pace: Pace = USUAL) -> None:
         self._pace = pace
         self.root = root
         self.conf = root / "etc"

@@ -59,10 +59,16 @@ class Ledger:
     Attributes:
         good: what must be in the database, by node and START (Unix seconds).
         bad: names of what must be in `failed`.
+
+    Args:
+        site: where.
+        seed: of all choices.
+        nodes: that send; those of the site unless given.
     """
 
-    def __init__(self, site: Site, seed: int = SEED) -> None:
+    def __init__(self, site: Site, seed: int = SEED, nodes: Iterable[str] = ()) -> None:
         self.site = site
+        self._nodes = sorted(nodes or site.nodes)
         self.good: dict[Run, Sent] = {}
         self.bad: set[str] = set()
         self._random = random.Random(seed)
@@ -123,7 +129,7 @@ class Ledger:
 
     def _next(self) -> tuple[str, int]:
         self._number += 1
-        return self._random.choice(sorted(self.site.nodes)), self._number
+        return self._random.choice(self._nodes), self._number
 
     async def balance(self, database: Database) -> None:
         """Assert that everything is where it must be, once, and that the spool is empty."""

@@ -137,7 +137,7 @@ async def run_watcher(
         trio.BrokenResourceError: the receiver is gone.
     """
     with send, DirectoryWatch(spool.path, metrics, spool.lock) as watch:
-        watcher = _Watcher(spool, pending, send, metrics, watch, arrived)
+        watcher = _Watcher(spool, pending, send, metrics, watch, rescan, arrived)
         await watch.check()
         log.info("watching", file=str(spool.path), mode=watch.mode)
         task_status.started(watch.mode)
@@ -145,7 +145,7 @@ async def run_watcher(
             nursery.start_soon(watcher.read_events, name="read events")
             nursery.start_soon(watcher.guard_watch, name="guard watch")
             nursery.start_soon(watcher.take_listings, name="list")
-            nursery.start_soon(watcher.serve_rescans, rescan, name="serve rescans")
+            nursery.start_soon(watcher.serve_rescans, name="serve rescans")
             nursery.start_soon(watcher.feed, name="feed")
             if stop is not None:
                 await stop.wait()
@@ -162,6 +162,7 @@ class _Watcher:
         send: trio.MemorySendChannel[Arrival],
         metrics: Metrics,
         watch: DirectoryWatch,
+        rescan: Wake,
         arrived: NoteArrival,
     ) -> None:
         self._spool = spool
@@ -169,6 +170,7 @@ class _Watcher:
         self._send = send
         self._metrics = metrics
         self._watch = watch
+        self._rescan = rescan
         self._arrived = arrived
         self._batch = spool.catchup_limit or BATCH
         #: The next listing is taken once at most this many names of the last one are left to send.
@@ -176,8 +178,10 @@ class _Watcher:
         self._turns = Turns(pending.holds, pending.shares)
         #: The minimum age of the files of the last listing.
         self._listed_age = 0.0
-        #: The oldest date of each node that has run logs which the last listing left out.
+        #: The oldest date of each node that has run logs which the last listing left out, or that
+        #: were left to the next one; and of the latter, those since the current listing began.
         self._unlisted: dict[str, float] = {}
+        self._left_meanwhile: dict[str, float] = {}
         #: Files beyond those in `pending.known`, when last counted (negative if some of these have
         #: vanished), and the oldest file then.
         self._rest = 0
@@ -220,6 +224,8 @@ class _Watcher:
         elif name not in turns and (len(turns) - turns.listed >= LIVE_NAMES or self._is_late(run)):
             self._rest += 1
             self._agenda.unfinished(0.0)
+            for table in (self._unlisted, self._left_meanwhile):
+                _note_oldest(table, run)
         else:
             pending.note(name)
             turns.add(name, run, atomic)
@@ -238,10 +244,10 @@ class _Watcher:
                 self._relist()
             self._list_now.set()
 
-    async def serve_rescans(self, rescan: Wake) -> None:
+    async def serve_rescans(self) -> None:
         """Retry all files on request."""
         while True:
-            await rescan.wait()
+            await self._rescan.wait()
             self._pending.forget_waiting()
             self._relist()
 
@@ -259,6 +265,7 @@ class _Watcher:
                     await self._list_now.wait()
                 continue
             self._sent_meanwhile = sent = set[str]()
+            self._left_meanwhile = {}
             began = trio.current_time()
             try:
                 listing = await self._list(order)
@@ -297,6 +304,8 @@ class _Watcher:
             if gone not in pending:
                 pending.known.pop(gone, None)
         self._unlisted = listing.unlisted
+        for run in self._left_meanwhile.items():
+            _note_oldest(self._unlisted, run)
         pending.shares.note_listed(dict(zip(listing.names, listing.sizes, strict=True)))
         if listing.more:
             self._agenda.unfinished(order.min_age)
@@ -352,21 +361,25 @@ class _Watcher:
                 name = pending.returned.pop()
                 turns.add(name, run_of(name), atomic=False)
             turns.free()
-            # A live run log may have to wait for an older one that is not known yet.
-            busy = False
-            if not (self._blind and self._spool.ordered):
-                busy = await self._feed_live()
-                busy = await self._feed_batch() or busy
+            busy = await self._feed_live()
+            busy = await self._feed_batch() or busy
             if not busy:
                 with trio.move_on_at(min(pending.next_due(), turns.next_free())):
                     await pending.wake.wait()
             await trio.lowlevel.checkpoint()
 
+    @property
+    def _pauses(self) -> bool:
+        """Whether no file may be sent now."""
+        # A run log may have to wait for an older one that is not known yet.
+        blind = self._blind or self._rescan.is_set
+        return self._spool.valve.closed or (blind and self._spool.ordered)
+
     async def _feed_live(self) -> bool:
         # Names that arrive meanwhile wait for the next call, or they would starve the backlog.
         busy = False
         for _ in range(self._turns.fresh):
-            if self._spool.valve.closed or (found := self._turns.pop_fresh()) is None:
+            if self._pauses or (found := self._turns.pop_fresh()) is None:
                 break
             await self._send_one(*found)
             busy = True
@@ -374,7 +387,7 @@ class _Watcher:
 
     async def _feed_batch(self) -> bool:
         for number in range(self._batch):
-            found = None if self._spool.valve.closed else self._next_name()
+            found = None if self._pauses else self._next_name()
             if found is None:
                 return number > 0
             await self._send_one(*found)
@@ -415,3 +428,10 @@ class _Watcher:
         finally:
             if not sent:
                 self._pending.release(name)
+
+
+def _note_oldest(dates: dict[str, float], run: Run | None) -> None:
+    """Keep the date of the oldest run of each node."""
+    if run is not None:
+        node, date = run
+        dates[node] = min(date, dates.get(node, date))

@@ -1,6 +1,6 @@
 """Files of nodes on hold are set aside, and operators claim what they move."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -27,9 +27,11 @@ def spool(tmp_path: Path) -> Spool:
 
 
 @asynccontextmanager
-async def running(spool: Spool, pending: Pending) -> AsyncIterator[Aside]:
+async def running(
+    spool: Spool, pending: Pending, rescan: Callable[[], None] = lambda: None
+) -> AsyncIterator[Aside]:
     """Set files of the node "web" aside."""
-    aside = Aside(spool, "incoming", pending)
+    aside = Aside(spool, "incoming", pending, rescan)
     change_rules(spool, add=["web"])
     await aside.load()
     async with trio.open_nursery() as nursery:
@@ -70,6 +72,29 @@ async def test_a_file_whose_node_is_released_meanwhile_is_sent_again(spool: Spoo
         await settled(pending)
     assert pending.returned == [NAME]
     assert (spool.watched[0] / NAME).exists()
+
+
+@pytest.mark.fault("F18")
+async def test_newer_files_of_a_released_node_come_after_those_that_are_sent_again(
+    spool: Spool,
+) -> None:
+    """What arrives while older ones are put back joins them; the directory is listed before."""
+    pending, rescans = Pending(), list[list[str]]()
+    newer = NAME.replace("12:00", "12:05")
+    (spool.watched[0] / newer).touch()
+    async with running(spool, pending, lambda: rescans.append(list(pending.returned))) as aside:
+        with MOVING:
+            pending.claim(NAME)
+            assert aside.take(NAME)
+            await wait_all_tasks_blocked()
+            aside.note_nodes(())
+            pending.claim(newer)
+            assert aside.take(newer)
+        await settled(pending)
+        assert pending.returned == [NAME, newer]
+        assert rescans == [[]]
+        pending.claim(NAME)
+        assert not aside.take(NAME)
 
 
 async def test_a_file_that_cannot_be_set_aside_waits_and_is_not_processed(spool: Spool) -> None:

@@ -11,9 +11,11 @@ import pytest
 import trio
 
 from relayd.pipelines.forwarding import NO_NODE, NODE_INVENTORIES
+from relayd.pipelines.gather import BATCH
 from relayd.runlog.filename import run_of
 from relayd.spool import holds
 from tests.support.forwarding import HASTY, USUAL, Relay
+from tests.support.proxy import Delay, Fault, open_proxy
 from tests.support.signing import make_key_and_cert
 from tests.support.tls_server import Behaviour, Exchange, Peer, open_peer
 
@@ -82,6 +84,45 @@ async def test_huge_files_of_one_node_take_a_part_of_the_lanes(
     sent = [unquote(target).rpartition("/")[2] for target, _ in peer.uploads[60:]]
     assert sorted(sent) == sorted(names)
     assert kind != "one node" or sent == names
+
+
+FLOOD = 5_000
+
+
+@pytest.mark.fault("F18")
+@pytest.mark.parametrize("distance_s", [0.0, 0.05])
+async def test_a_flood_of_small_files_holds_up_no_other_node(
+    tmp_path: Path, distance_s: float
+) -> None:
+    """Others' files that wait behind it, or arrive beside it, leave within a batch of its own."""
+    waiting = [run_log(f"waits{number}", 0) for number in range(40)]
+    arriving = [run_log(f"arrives{number}", 0) for number in range(40)]
+    async with open_peer(UPSTREAM) as peer, open_proxy("127.0.0.1", peer.port) as proxy:
+        proxy.fault = Delay(distance_s) if distance_s else Fault()
+        relay = Relay(tmp_path, proxy, UPSTREAM, USUAL)
+        for number in range(FLOOD):
+            minute, second = divmod(number, 60)
+            hour, minute = divmod(minute, 60)
+            name = f"2026-02-01T{hour:02}:{minute:02}:{second:02}+00:00@flood.log"
+            relay.arrive(relay.reports, name, b"flood", age=500)
+        for name in waiting:
+            relay.arrive(relay.reports, name, b"other", age=100)
+
+        def others() -> int:
+            return sum(body == b"other" for _, body in peer.uploads)
+
+        async with relay.running():
+            await peer.until(lambda: others() == len(waiting))
+            assert len(peer.uploads) - others() <= BATCH
+            for name in arriving:
+                relay.arrive(relay.reports, name, b"other")
+            begin = len(peer.uploads)
+            await peer.until(lambda: others() == len(waiting) + len(arriving))
+            among = [body for _, body in peer.uploads[begin:]]
+            first = among.index(b"other")
+            assert among[first:].count(b"flood") <= BATCH
+            # The flood goes on until the arrivals are noticed, and far from its end.
+            assert len(peer.uploads) < FLOOD // 2
 
 
 class Recording(Behaviour):

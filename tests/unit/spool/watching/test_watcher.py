@@ -233,6 +233,59 @@ async def test_more_live_names_than_are_kept_are_left_to_a_listing(
         assert set(await watcher.finish(len(names))) == names
 
 
+def run_log(number: int) -> str:
+    """Return the name of a node's run log, seconds apart by number."""
+    return f"2026-03-01T12:00:{number:02}+00:00@web.log"
+
+
+@pytest.mark.fault("F18")
+async def test_live_runs_wait_for_older_ones_that_are_left_to_a_listing(
+    spool: Path, fast_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that arrives once names fit in again does not overtake those that were left out."""
+    monkeypatch.setattr("relayd.spool.watching.watcher.LIVE_NAMES", 3)
+    async with open_watcher(spool, limit=0, settled=True, ordered=True) as watcher:
+        for number in range(10):
+            upload(spool / run_log(number))
+        assert await watcher.finish(3) == [run_log(number) for number in range(3)]
+        upload(spool / run_log(10))
+        assert await watcher.finish(8) == [run_log(number) for number in range(3, 11)]
+
+
+@pytest.mark.fault("F18")
+async def test_after_a_rescan_is_requested_newer_runs_wait_for_the_listing(
+    spool: Path, fast_clock: MockClock
+) -> None:
+    """A file that came back without its event having been read goes before a newer one."""
+    async with open_watcher(spool, limit=0, settled=True, ordered=True) as watcher:
+        # Which task of the watcher runs first is left to chance each time.
+        for older in range(0, 20, 2):
+            names = [run_log(older), run_log(older + 1)]
+            watcher.pending.claim(names[1])
+            upload(spool / names[1])
+            upload(spool / names[0])
+            watcher.rescan.set()
+            watcher.pending.put_back(names[1])
+            assert await watcher.finish(2) == names
+
+
+@pytest.mark.fault("F18")
+async def test_newer_runs_wait_for_those_that_an_operator_has_claimed(
+    spool: Path, fast_clock: MockClock
+) -> None:
+    """Given back, also after a mere look, they go first; if they have left, the newer ones do."""
+    async with open_watcher(spool, limit=0, settled=True, ordered=True) as watcher:
+        names = [run_log(number) for number in range(4)]
+        assert watcher.pending.take_over(names[:3]) == names[:3]
+        for name in names[:2] + names[3:]:
+            upload(spool / name)
+        upload(spool / "other.log")
+        assert await watcher.finish(1) == ["other.log"]
+        assert await watcher.is_silent(5)
+        watcher.pending.give_back([names[2]], names[:2])
+        assert await watcher.finish(3) == [*names[:2], names[3]]
+
+
 async def test_what_one_listing_found_is_not_lost_by_another(
     spool: Path, fast_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
