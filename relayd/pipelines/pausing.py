@@ -19,6 +19,7 @@ import trio
 from relayd.errors import StartError
 from relayd.overview.model import KIND_NAMES, Kind, Pause
 from relayd.spool.watching.valve import Valve
+from relayd.system.files import write_all
 from relayd.system.shortage import words_of
 from relayd.system.threads import in_thread
 from relayd.system.wake import Wake
@@ -143,12 +144,18 @@ class PauseFile:
         Raises:
             PauseError: it cannot be written.
         """
-        temporary = self._path.with_name(f".{FILE}.{os.getpid()}")
+        temporary = self._path.with_name(f".{FILE}.new")
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
-            with open(temporary, "wb") as file:  # noqa: PTH123 - to be synced
-                file.write(msgspec.json.encode(_File(paused=dict(paused))))
-                file.flush()
-                os.fsync(file.fileno())
+            # One name, so that a kill leaves one file at most; never one that somebody else made.
+            temporary.unlink(missing_ok=True)
+            fd = os.open(temporary, flags, 0o644)
+            try:
+                os.fchmod(fd, 0o644)  # relayd reads what root has written
+                write_all(fd, msgspec.json.encode(_File(paused=dict(paused))))
+                os.fsync(fd)
+            finally:
+                os.close(fd)
             temporary.rename(self._path)
         except OSError as error:
             with suppress(OSError):

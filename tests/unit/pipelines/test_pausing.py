@@ -1,5 +1,7 @@
 """Pauses: kept over a restart, ended in time, and without effect if their file is broken."""
 
+import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from relayd.pipelines.pausing import (
     PauseError,
     PauseFile,
     Pausing,
+    begin_pause,
     to_pause,
 )
 from relayd.telemetry.metrics import Metrics
@@ -107,3 +110,19 @@ async def test_without_a_place_to_keep_it_there_is_no_pause(tmp_path: Path) -> N
     with pytest.raises(PauseError):
         await pausing.begin(["reporting"], "root", None)
     assert pausing.pause is None
+
+
+def test_a_planted_link_or_the_rest_of_a_kill_is_replaced(tmp_path: Path) -> None:
+    """Root writes into a directory of the service user, who can read it whatever root's mask."""
+    state, other = tmp_path / "state", tmp_path / "other"
+    state.mkdir()
+    other.write_text("untouched")
+    (state / f".{FILE}.new").symlink_to(other)
+    mask = os.umask(0o077)
+    try:
+        begin_pause(PauseFile(state), KINDS, "root", None, 1.0)
+    finally:
+        os.umask(mask)
+    assert other.read_text() == "untouched"
+    assert [path.name for path in state.iterdir()] == [FILE]
+    assert stat.S_IMODE((state / FILE).stat().st_mode) == 0o644
