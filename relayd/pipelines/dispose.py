@@ -96,7 +96,7 @@ class DisposeStage:
                     log.debug("file is gone", **ticket.describe())
                     self._pending.release(ticket.name)
                 case Behind(ticket):
-                    log.debug("file waits for an older run of its node", **ticket.describe())
+                    log.debug("file is put back, to be taken up in its turn", **ticket.describe())
                     self._pending.put_back(ticket.name)
         if finished:
             await self._remove(finished)

@@ -190,6 +190,8 @@ class Forwarder:
         for ticket in parcel:
             file = await self._forward_one(ticket)
             files.append(file)
+            if isinstance(file, Behind):
+                return [Behind(one) for one in parcel]
             if isinstance(file, Postponed):
                 unopened = parcel[len(files) :]
                 return [
@@ -212,6 +214,8 @@ class Forwarder:
                 file = await self._try(ticket, attempt)
             if self._is_settled(ticket, file, attempt):
                 return file
+        if self._pending.recalled:
+            return Behind(ticket)
         retry = Retry(f"relayd stops; {_detail(self._gate.trouble)}", attempted=False)
         return Postponed(ticket, None, retry, "forward")
 

@@ -232,7 +232,8 @@ class ForwardingPipeline:
             self.health.note(route.name, trouble)
             line.pending.note_output(away=trouble is not None)
 
-        gate = Gate(report, self._delays)
+        gate = Gate(report, self._delays, yields=lambda: line.pending.recalled)
+        line.pending.on_recall = gate.wake_waiting
         return _ForwardStages(line, route, self._upstream, gate)
 
     async def run(self, stop: trio.Event) -> None:

@@ -138,7 +138,11 @@ class ReportingPipeline:
         committed = self._line.disposal.committed.holds
         examine = ExamineStage(examiner, lambda: trust.nodes, committed, holds)
         self.health = Health(store.name, metrics.output_up[store.name])
-        self._writer = Writer(store, self.health, delays, holds, self._line.rescan)
+        pending = self._line.pending
+        self._writer = Writer(
+            store, self.health, delays, holds, self._line.rescan, lambda: pending.recalled
+        )
+        pending.on_recall = self._writer.wake
         self.lines: Sequence[Line] = (self._line,)
         self._second_chance = SecondChance(store, self._writer, self._line)
         self._holding: Holding | None = None

@@ -21,6 +21,8 @@ T = TypeVar("T")
 
 #: Seconds after which an operation ends between two batches of files; it can be repeated.
 OPERATION_S: Final = 120.0
+#: Seconds that an operation waits in all for files in flight.
+RECALL_S: Final = 2.0
 
 
 class Lines:
@@ -28,6 +30,7 @@ class Lines:
 
     def __init__(self, lines: Sequence[Line]) -> None:
         self._lines = lines
+        self._patience = 0.0
         self._pending = {line.path: line.pending for line in lines}
 
     def claim(self, directory: Path, names: Sequence[str]) -> Collection[str]:
@@ -35,6 +38,21 @@ class Lines:
         trio.from_thread.check_cancelled()
         pending = self._pending.get(directory)
         return names if pending is None else trio.from_thread.run_sync(pending.take_over, names)
+
+    def recall(self, directory: Path, names: Sequence[str]) -> Collection[str]:
+        """Claim names, those in flight as soon as the line lets go of them."""
+        pending = self._pending.get(directory)
+        return names if pending is None else trio.from_thread.run(self._recall, pending, names)
+
+    async def _recall(self, pending: Pending, names: Sequence[str]) -> Collection[str]:
+        begun = trio.current_time()
+        claimed = await pending.recall(names, self._patience)
+        self._patience = max(0.0, self._patience - (trio.current_time() - begun))
+        return claimed
+
+    def begin(self) -> None:
+        """Begin an operation, which may wait for files in flight."""
+        self._patience = RECALL_S
 
     def settle(self, directory: Path, left: Collection[str], stay: Collection[str]) -> None:
         """Give claimed names back."""
@@ -101,6 +119,7 @@ class Steering:
             RelaydError: it cannot be done, or takes longer than `OPERATION_S`.
         """
         async with self._lock:
+            self._lines.begin()
             with trio.move_on_after(OPERATION_S, shield=True):
                 do = partial(self._work, work, self._nodes())
                 return await in_thread(do, limiter=self._limiter)

@@ -120,7 +120,10 @@ class Vanished(msgspec.Struct, frozen=True):
 
 
 class Behind(msgspec.Struct, frozen=True):
-    """A run log that has to wait for an older one of its node; nothing is wrong with it."""
+    """A file that is put back although nothing is wrong with it.
+
+    It is behind an older one of its node, or an operator waits for files in flight.
+    """
 
     ticket: Ticket
 

@@ -1,6 +1,6 @@
 """The write stage: batches are committed, and wait while the database is unavailable."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from datetime import datetime
 from itertools import compress
@@ -34,6 +34,8 @@ ATTEMPTS_TOGETHER: Final = 3
 #: A batch that the tables refuse as a whole lets another one go first after so many attempts:
 #: should the fault not concern all run logs, those behind it go in.
 ATTEMPTS_ALIKE: Final = 6
+#: The verdict on a run log that was not written while an operator waits for some in flight.
+RECALLED: Final = Retry("an operator waits for files in flight", attempted=False)
 
 
 class Writer:
@@ -45,6 +47,7 @@ class Writer:
         delays: between attempts while the database is unavailable.
         holds: the files for which newer ones of their node wait.
         retry_all: called when files that wait may be accepted now.
+        recalled: returns the names in flight that an operator waits for.
 
     Attributes:
         refused_some: whether the tables have refused a run log since this was last set to False.
@@ -57,6 +60,7 @@ class Writer:
         delays: Delays = DELAYS,
         holds: Holds | None = None,
         retry_all: Callable[[], None] = lambda: None,
+        recalled: Callable[[], Collection[str]] = tuple,
     ) -> None:
         self._store = store
         self._health = health
@@ -66,6 +70,7 @@ class Writer:
         self._stopping = False
         self._was_up = False
         self._retry_all = retry_all
+        self._recalled = recalled
         self._held = Held()
         #: Whether whole batches were put back, which are retried with the first success.
         self._owes_retries = False
@@ -101,6 +106,9 @@ class Writer:
         """Write what need not wait for an older run of its node."""
         behind: list[Settled] = []
         free: list[Accepted] = []
+        if self._holds.kept:
+            for file in part:
+                self._holds.reach(file.ticket.name)
         for file in part:
             if self._is_behind(file):
                 behind.append(Behind(file.ticket))
@@ -109,7 +117,20 @@ class Writer:
         if not free:
             return behind
         verdicts = await self.write([file.run_log for file in free])
+        self._keep_order(free, verdicts)
         return behind + [self._settle(*pair) for pair in zip(free, verdicts, strict=True)]
+
+    def _keep_order(self, files: Sequence[Accepted], verdicts: Sequence[Written]) -> None:
+        """Let newer run logs in flight wait for those that are put back for an operator's sake."""
+        if not any(verdict is RECALLED for verdict in verdicts):
+            return
+        recalled = self._recalled()
+        nodes: set[str] = set()
+        for file, verdict in zip(files, verdicts, strict=True):
+            name, node = file.ticket.name, file.run_log.node_id
+            if verdict is RECALLED and name not in recalled and node not in nodes:
+                nodes.add(node)
+                self._holds.keep(name)
 
     def _is_behind(self, file: Accepted) -> bool:
         run = run_of(file.ticket.name)
@@ -253,9 +274,11 @@ class Writer:
         return self._health.holds(FILES) or self._health.holds(CONNECTION)
 
     def _gives_up(self) -> bool:
-        return self._stopping and self._is_down
+        return self._is_down and (self._stopping or bool(self._recalled()))
 
     def _not_attempted(self) -> Retry:
+        if self._recalled() and not self._stopping:
+            return RECALLED
         trouble = self._health.trouble
         return Retry(trouble.detail if trouble else "relayd stops", attempted=False)
 
@@ -288,7 +311,7 @@ class Writer:
     def _settle(self, file: Accepted, verdict: Written) -> Settled:
         if isinstance(verdict, Refused | Retry):
             if isinstance(verdict, Retry):
-                if self._is_behind(file):
+                if verdict is RECALLED or self._is_behind(file):
                     return Behind(file.ticket)
                 self._holds.add(file.ticket.name)
             return unfinished(file.ticket, file.identity, verdict, "database")

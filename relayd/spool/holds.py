@@ -24,10 +24,12 @@ class Holds:
     Attributes:
         freed: nodes of which a run log no longer waits; emptied by the watcher.
         outage: whether the output is away.
+        kept: names that hold up newer ones until they have reached the output again.
     """
 
     def __init__(self) -> None:
         self.freed: set[str] = set()
+        self.kept: set[str] = set()
         self.outage = False
         self._outage_began = 0.0
         self._failed: dict[str, set[str]] = {}
@@ -44,6 +46,18 @@ class Holds:
         until = self._began.setdefault(node, trio.current_time()) + HOLD_S
         if self.outage or until > trio.current_time():
             self._by_node.setdefault(node, {})[name] = date, until
+
+    def keep(self, name: str) -> None:
+        """Let newer ones wait, those in flight too, until `reach` is called for this run log."""
+        self.forget(name)
+        self.add(name)
+        self.kept.add(name)
+
+    def reach(self, name: str) -> None:
+        """Let newer ones follow a run log that has reached the output."""
+        if name in self.kept:
+            self.kept.remove(name)
+            self.lift(name)
 
     @property
     def outage_s(self) -> float:
@@ -92,6 +106,7 @@ class Holds:
 
     def forget(self, name: str) -> None:
         """Forget a run log that is no longer in the spool, or not remembered."""
+        self.kept.discard(name)
         if not self._failed:
             return
         self.lift(name)
@@ -104,6 +119,7 @@ class Holds:
 
     def clear(self) -> None:
         """Forget all of them."""
+        self.kept.clear()
         self.freed.update(self._by_node)
         self._by_node.clear()
         self._failed.clear()

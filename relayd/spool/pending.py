@@ -8,7 +8,7 @@ except that `in` may be used in any thread.
 import heapq
 import random
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import count
 from math import inf
 from typing import Final
@@ -25,6 +25,10 @@ from relayd.system.wake import Wake
 REMEMBERED: Final = 10_000
 
 
+def _do_nothing() -> None:
+    """Stand for a pipeline that waits for no output."""
+
+
 class Pending:
     """The names in flight and the names that wait for another attempt.
 
@@ -37,6 +41,9 @@ class Pending:
         known: names of files that are in the directory as far as is known, each with its time of
             modification or arrival (Unix seconds); those that wait in the watcher are among them.
         returned: names that were put back to be sent again in their order; emptied by the watcher.
+        recalled: names in flight that an operator waits for; the pipeline hands them over instead
+            of putting them back.
+        on_recall: called when some are recalled: a stage that waits for its output lets go.
 
     Args:
         delays: between attempts with the same file.
@@ -67,6 +74,10 @@ class Pending:
         self._away: set[str] = set()
         self.known: dict[str, float] = {}
         self.returned: list[str] = []
+        self.recalled: set[str] = set()
+        self.on_recall: Callable[[], None] = _do_nothing
+        self._handed_over: list[str] = []
+        self._recall_went_on = Wake()
         self._spilled = False
         self._jitter = jitter or random.Random()  # noqa: S311  spreads load, keeps no secret
         self._in_flight: dict[str, bool] = {}
@@ -112,7 +123,7 @@ class Pending:
         self._due.pop(name, None)
         self.note(name)
         self.shares.take(name)
-        if not self._one_by_one:
+        if not self._one_by_one and name not in self.holds.kept:
             self.holds.lift(name)
         return True
 
@@ -125,6 +136,56 @@ class Pending:
         for name in taken:
             self.holds.add(name)
         return taken
+
+    async def recall(self, names: Sequence[str], seconds: float) -> list[str]:
+        """Claim names for an operator, those in flight as soon as the pipeline lets go of them.
+
+        Names that leave the directory meanwhile are claimed as well, so that the operator finds
+        out. One call at a time.
+
+        Args:
+            names: wanted names.
+            seconds: how long to wait for those in flight.
+
+        Returns:
+            The names that are claimed now; none is if this is cancelled.
+        """
+        ours = self.take_over(names)
+        claimed = frozenset(ours)
+        self.recalled = {name for name in names if name not in claimed}
+        if not self.recalled:
+            return ours
+        self.on_recall()
+        try:
+            with trio.move_on_after(seconds):
+                while self.recalled:
+                    await self._recall_went_on.wait()
+        except BaseException:
+            self.give_back((), ours + self._end_recall())
+            raise
+        ours += self._end_recall()
+        claimed = frozenset(ours)
+        return ours + self.take_over([name for name in names if name not in claimed])
+
+    def _end_recall(self) -> list[str]:
+        """Want no further names; return those that were handed over."""
+        handed_over, self._handed_over = self._handed_over, []
+        self.recalled.clear()
+        return handed_over
+
+    def _hands_over(self, name: str) -> bool:
+        """Leave a name claimed for the operator who waits for it; return whether one does."""
+        if name not in self.recalled:
+            return False
+        self._stop_waiting_for(name)
+        self._away.discard(name)
+        self._handed_over.append(name)
+        return True
+
+    def _stop_waiting_for(self, name: str) -> None:
+        self.recalled.discard(name)
+        if not self.recalled:
+            self._recall_went_on.set()
 
     def give_back(self, left: Iterable[str], stay: Iterable[str]) -> None:
         """Give up names that an operator has claimed.
@@ -189,12 +250,16 @@ class Pending:
 
     def put_back(self, name: str) -> None:
         """Put back a file that was taken up too early: it is sent again, in its order."""
+        if self._hands_over(name):
+            return
         self._leave(name)
         self.returned.append(name)
         self.wake.set()
 
     def release(self, name: str) -> None:
         """Release a file that was committed, refused or has vanished; forget its attempts."""
+        if name in self.recalled:
+            self._stop_waiting_for(name)
         changed = self._leave(name)
         self._attempts.pop(name, None)
         self._asked.discard(name)
@@ -224,6 +289,8 @@ class Pending:
             floor: minimum delay in seconds.
             alone: whether the cause is in this file alone, so that no other one waits for it.
         """
+        if self._hands_over(name):
+            return
         back = name in self._away and not self.holds.outage
         if self._leave(name):
             self._attempts.pop(name, None)
@@ -253,6 +320,8 @@ class Pending:
             name: a claimed name; if it changed while it was in flight, it is due at once.
             seconds: delay until it is due again; `claim` ends it early.
         """
+        if self._hands_over(name):
+            return
         delay = 0.0 if self._leave(name) else seconds
         if len(self._due) >= self.remembered:
             self._spill(name)

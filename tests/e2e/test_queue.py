@@ -3,11 +3,15 @@
 import json
 import subprocess
 import sys
+from functools import partial
+from pathlib import Path
 
 import pytest
 
-from tests.support.daemon import Site, eventually, open_daemon
-from tests.support.postgres import Database
+from relayd.commands.demo.postgres.opening import Postgres
+from tests.support.daemon import Site, eventually, make_site, open_daemon
+from tests.support.ledger import fleet
+from tests.support.postgres import Database, rows
 from tests.support.stored import stored_executions
 
 NODES = ["node1", "node2"]
@@ -72,3 +76,28 @@ async def test_operators_hold_release_and_drop_through_the_socket(
         assert code == 3
         assert "works on the spool, but cannot be asked" in text
         assert len(text.splitlines()) == 1
+
+
+async def test_in_an_outage_of_the_database_operators_have_what_is_in_flight(
+    tmp_path: Path, private_postgres: Postgres
+) -> None:
+    """A node is held and another's files are dropped meanwhile; the rest is stored afterwards."""
+    site = make_site(tmp_path, private_postgres.rudder, fleet([*NODES, "node3"]))
+    private_postgres.kill()
+    async with open_daemon(site) as daemon:
+        for number in range(12):
+            for node in (*NODES, "node3"):
+                site.send(node, number)
+        await daemon.saw("ERROR database: output unavailable; files wait")
+        await eventually(lambda: queue(site, "list", "--json")[1].count('"in_flight"') == 36)
+        code, text = queue(site, "hold", "--node", "node1")
+        assert (code, text.partition(";")[0]) == (0, "held 12 files of node1.test")
+        code, text = queue(site, "drop", "--yes", "--node", "node2")
+        assert (code, text) == (0, "dropped 12 files of 1 node\n")
+        await private_postgres.start()
+        await daemon.settled()
+        stored = partial(stored_executions, partial(rows, private_postgres.server))
+        assert stored() == {("node3", number): 1 for number in range(12)}
+        assert queue(site, "release", "--node", "node1")[0] == 0
+        await daemon.settled()
+        assert stored() == {(node, n): 1 for node in ("node1", "node3") for n in range(12)}

@@ -206,7 +206,7 @@ def _confirm(directory: Path, options: dict[str, Any]) -> None:
     chosen = {name: value for name, value in options.items() if name not in _NO_CHOICE}
     _require_choice(_choice(**chosen), everything=options["everything"])
     trial = _report(_Site(directory), "drop", _choice(**chosen), trial=True)
-    if not trial.files:
+    if not trial.files + trial.counts.get("busy", 0):
         return  # what stays is said without a question
     question = f"Remove {show.files_of(trial)} for good?"
     click.confirm(question, abort=True, err=True)

@@ -141,7 +141,14 @@ def report_lines(
     for outcome, text in _OTHER.items():
         if number := report.counts.get(outcome):  # type: ignore[call-overload]
             busy = outcome == "busy" and not any(one.detail for one in report.stayed)
-            yield f"{counted(number, 'file')} {text}{': in flight; try again later' * busy}"
+            if not busy:
+                yield f"{counted(number, 'file')} {text}"
+            elif report.trial:
+                yield f"{counted(number, 'file')} in flight: taken back, unless just being sent"
+            else:
+                what = f"{counted(number, 'file')} left alone, in flight; see what became of them:"
+                listing = f"relayd queue list {options(choice, report.on_hold)}"
+                yield from with_command(what, listing.removesuffix(" --all"), width)
     for one in report.stayed:
         if one.detail:
             yield f"{printable(one.name)}: {printable(one.detail)}"

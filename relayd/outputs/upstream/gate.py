@@ -56,6 +56,7 @@ class Gate:
         delays: how long to wait between attempts while it is closed. Each delay is spread by a
             quarter, so that relays do not return together.
         jitter: source of that spread.
+        yields: returns whether nobody is to wait here now.
     """
 
     def __init__(
@@ -64,7 +65,9 @@ class Gate:
         delays: Delays = DELAYS,
         *,
         jitter: random.Random | None = None,
+        yields: Callable[[], object] = bool,
     ) -> None:
+        self._yields = yields
         self.trouble: Trouble | None = None
         self._report = report
         self._delays = delays
@@ -89,7 +92,7 @@ class Gate:
         return Attempt(self.generation)
 
     async def enter(self, *, retried: bool = False) -> Attempt | None:
-        """Wait until an upload may be tried; return None when relayd stops.
+        """Wait until an upload may be tried; return None when nobody is to wait.
 
         Each attempt must be held by `using`.
 
@@ -101,6 +104,8 @@ class Gate:
             if self.trouble is None:
                 await trio.lowlevel.checkpoint()
                 return Attempt(self.generation)
+            if self._yields():
+                break
             behind = retried and self._waiting["new"] > 0
             if not self._probing and not behind and trio.current_time() >= self._until:
                 self._probing = True
@@ -145,6 +150,10 @@ class Gate:
         """Allow the next attempt at once: something changed that may have fixed the upstream."""
         self._until = -inf
         self._failures = 0
+        self._wake_waiting()
+
+    def wake_waiting(self) -> None:
+        """Let those leave who wait, if nobody is to wait now."""
         self._wake_waiting()
 
     def stop(self) -> None:

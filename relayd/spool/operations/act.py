@@ -60,6 +60,9 @@ class Claims(Protocol):
     def claim(self, directory: Path, names: Sequence[str]) -> Collection[str]:
         """Return those of the names that relayd does not work on, and will not until `settle`."""
 
+    def recall(self, directory: Path, names: Sequence[str]) -> Collection[str]:
+        """Return as `claim`, and also names that relayd lets go of within some time."""
+
     def settle(self, directory: Path, left: Collection[str], stay: Collection[str]) -> None:
         """Give claimed names back: files that have left the directory, and files that have not."""
 
@@ -68,6 +71,10 @@ class NoClaims:
     """For a spool of which this process has the lock: nobody else works on it."""
 
     def claim(self, directory: Path, names: Sequence[str]) -> Collection[str]:
+        """Return all names."""
+        return names
+
+    def recall(self, directory: Path, names: Sequence[str]) -> Collection[str]:
         """Return all names."""
         return names
 
@@ -99,7 +106,7 @@ def _claimed(
 ) -> Iterator[Done]:
     for directory, some in groupby(entries, key=lambda entry: entry.incoming):
         while batch := list(islice(some, BATCH)):
-            ours = frozenset(claims.claim(directory, [entry.name for entry in batch]))
+            ours = frozenset(claims.recall(directory, [entry.name for entry in batch]))
             left: list[str] = []
             done: list[Done] = []
             try:

@@ -240,3 +240,41 @@ async def test_after_an_outage_nodes_take_turns_in_order(
             await relay.empty()
     check_order(away.tried)
     assert len(away.tried) == 100
+
+
+@pytest.mark.parametrize("kind", ["run logs", "inventories"])
+async def test_what_waits_for_an_upstream_that_is_away_is_handed_to_an_operator(
+    tmp_path: Path, kind: str
+) -> None:
+    """A recall during an outage claims what waits for the gate, and the rest is sent after it."""
+    names = [
+        run_log(f"node{n}", 0) if kind == "run logs" else inventory(n, 0) for n in range(10, 60)
+    ]
+    async with open_peer(UPSTREAM) as peer:
+        relay = Relay(tmp_path, peer, UPSTREAM, USUAL)
+        place = relay.reports if kind == "run logs" else relay.inventories
+        peer.behaviour = Closed()
+        for name in names:
+            relay.arrive(place, name, b"waits", age=100)
+        async with relay.running():
+            stages = next(one for one in relay.forwarding._stages if one.line.path == place)
+            await relay.until(lambda: stages.gate.trouble is not None)
+            await relay.until(lambda: all(name in stages.line.pending for name in names))
+            claimed = await stages.line.pending.recall(names, 20.0)
+            assert sorted(claimed) == names
+            for name in names[:25]:
+                (place / name).unlink()
+            peer.behaviour = Behaviour()
+            stages.line.pending.give_back(names[:25], names[25:])
+            relay.forwarding.retry()
+            await relay.empty()
+    sent = [unquote(target).rpartition("/")[2] for target, _ in peer.uploads]
+    assert sorted(sent) == names[25:]
+
+
+class Closed(Behaviour):
+    """Answers nothing but that it is out of order."""
+
+    async def serve(self, peer: Peer, exchange: Exchange) -> None:
+        await exchange.body()
+        await exchange.reply(503)

@@ -13,8 +13,9 @@ from relayd.outputs.health import LOOK_S, Health
 from relayd.outputs.results import Stored, Written
 from relayd.pipelines.examine import Accepted
 from relayd.pipelines.gather import BATCH
-from relayd.pipelines.ticket import Settled, Ticket
+from relayd.pipelines.ticket import Behind, Finished, Settled, Ticket
 from relayd.pipelines.write import ATTEMPTS_ALIKE, ATTEMPTS_TOGETHER, Writer
+from relayd.spool.holds import Holds
 from relayd.system.delays import DELAYS, Steps
 from relayd.telemetry.metrics import Metrics
 from tests.support.pipeline import (
@@ -471,3 +472,43 @@ async def test_a_run_log_that_fails_alone_shows_and_holds_up_nobody(
     outcomes = await writing.writer.write(LOGS)
     assert [isinstance(outcome, Retry) for outcome in outcomes] == [False, True, False]
     assert trio.current_time() == begun
+
+
+async def test_in_an_outage_a_recall_puts_back_all_and_keeps_the_order_of_each_node(
+    autojump_clock: MockClock,
+) -> None:
+    """What follows in flight is not stored before what was put back; a recalled file holds none."""
+    recalled: set[str] = set()
+    stage = WriteStage()
+    holds = Holds()
+    stage.writer = Writer(stage.database, stage.health, holds=holds, recalled=lambda: recalled)
+    stage.never_again(transient)
+    first, second = part_of(2)
+    later = Accepted(
+        Ticket(name_of(9, "node1"), atomic=True, taken=0.0), IDENTITY, make_rows("node1", rows=1)
+    )
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(stage.run)
+        await stage.source.send([first, second])
+        await trio.sleep(100)
+        recalled.add(first.ticket.name)
+        woken = trio.current_time()
+        stage.writer.wake()
+        assert await stage.dispose.receive() == [Behind(first.ticket), Behind(second.ticket)]
+        assert trio.current_time() == woken
+        recalled.clear()
+        stage.database.failures = []
+        await stage.source.send([later])
+        assert await stage.dispose.receive() == [Behind(later.ticket)]
+        for file in (second, later, first):
+            await stage.source.send([file])
+            (done,) = await stage.dispose.receive()
+            assert isinstance(done, Finished)
+        stage.source.close()
+    assert holds.kept == set()
+
+
+async def test_a_recall_puts_nothing_back_that_can_be_written(writing: Writing) -> None:
+    """While the database is well, what is in flight goes in, and the operator finds it gone."""
+    writing.writer = Writer(writing.database, writing.health, recalled=lambda: {"x"})
+    assert await writing.writer.write(LOGS) == STORED

@@ -260,3 +260,48 @@ def _step(pending: Pending, model: Model, action: str, name: str) -> None:
 
 def run_with_clock(scenario: Callable[[], Awaitable[None]]) -> None:
     trio.run(scenario, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+@pytest.mark.parametrize("by", ["put_back", "retry", "wait", "release", "nothing"])
+async def test_a_recalled_name_goes_to_the_operator_however_the_pipeline_lets_go(
+    pending: Pending, autojump_clock: trio.testing.MockClock, by: str
+) -> None:
+    """It stays claimed, is not sent in between, and one that is kept too long is left alone."""
+    calls: list[str] = []
+    pending.on_recall = lambda: calls.append("woken")
+    pending.claim("a.log")
+    claimed: list[str] = []
+
+    async def recall() -> None:
+        claimed.extend(await pending.recall(["a.log", "free.log"], 2.0))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(recall)
+        await trio.testing.wait_all_tasks_blocked()
+        assert calls == ["woken"]
+        if by == "wait":
+            pending.wait("a.log", 5.0)
+        elif by != "nothing":
+            getattr(pending, by)("a.log")
+    assert claimed == (["free.log"] if by == "nothing" else ["free.log", "a.log"])
+    assert trio.current_time() == pytest.approx(2.0 if by == "nothing" else 0.0)
+    assert pending.is_in_flight("a.log")
+    assert pending.returned == []
+    assert not pending.recalled
+    pending.put_back("a.log")
+    assert pending.returned == ["a.log"]
+
+
+async def test_a_recall_that_is_cancelled_leaves_nothing_claimed(pending: Pending) -> None:
+    """What was handed over already is sent in its turn, and the rest as if nobody had asked."""
+    for name in ("a.log", "b.log"):
+        pending.claim(name)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(pending.recall, ["a.log", "b.log", "free.log"], 60.0)
+        await trio.testing.wait_all_tasks_blocked()
+        pending.put_back("a.log")
+        nursery.cancel_scope.cancel()
+    assert sorted(pending.returned) == ["a.log", "free.log"]
+    assert not pending.recalled
+    pending.put_back("b.log")
+    assert pending.in_flight == 0

@@ -60,14 +60,29 @@ REFUSED: Final = Refused(Reason.SIGNATURE, "changed")
 class Busy:
     """The names that relayd works on, and those that operators have claimed."""
 
-    def __init__(self) -> None:
+    def __init__(self, forget: Callable[[str], None]) -> None:
+        self.forget = forget
         self.in_flight: set[str] = set()
+        self.yielding: set[str] = set()
+
+    def let_go(self, name: str) -> None:
+        """Let an operator have what the daemon has taken up and put back."""
+        self.yielding.discard(name)
+        self.forget(name)
+        self.in_flight.discard(name)
 
     def claim(self, directory: Path, names: Sequence[str]) -> Collection[str]:
         """Take free names into flight."""
         ours = [name for name in names if name not in self.in_flight]
         self.in_flight |= set(ours)
         return ours
+
+    def recall(self, directory: Path, names: Sequence[str]) -> Collection[str]:
+        """Take free names into flight; the daemon lets go of some of the others."""
+        for name in names:
+            if name in self.yielding:
+                self.let_go(name)
+        return self.claim(directory, names)
 
     def settle(self, directory: Path, left: Collection[str], stay: Collection[str]) -> None:
         """Let go of names."""
@@ -104,7 +119,7 @@ class Spool(RuleBasedStateMachine):
         self.spool = run_log_spool(Path(self._place.name))
         self.incoming = self.spool.watched[0]
         self.incoming.mkdir()
-        self.busy = Busy()
+        self.busy = Busy(self.forget)
         self.working: dict[str, tuple[str, Identity]] = {}
         self.operations: list[Step] = []
         self.alive: set[str] = set()
@@ -136,6 +151,7 @@ class Spool(RuleBasedStateMachine):
         """The daemon has stored what it took up; that very file must still be where it was."""
         name = data.draw(st.sampled_from(sorted(self.working)))
         content, known = self.working.pop(name)
+        self.busy.yielding.discard(name)
         removal = remove(self.incoming, name, known)
         assert removal == ("removed" if content in self.alive else "changed")
         self.alive.discard(content)
@@ -147,16 +163,27 @@ class Spool(RuleBasedStateMachine):
         """The daemon refuses what it took up, unless a newer file has taken its name."""
         name = data.draw(st.sampled_from(sorted(self.working)))
         content, known = self.working.pop(name)
+        self.busy.yielding.discard(name)
         node = name.partition("@")[2].removesuffix(".log")
         file = RefusedFile(name, known, REFUSED, node, "trust")
         moved = quarantine(self.incoming, self.spool.failed, file)
         assert (moved == "changed") == (content not in self.alive)
         self.busy.settle(self.incoming, [name], ())
 
+    @precondition(lambda self: self.working)
+    @rule(data=st.data())
+    def wait_for_output(self, data: st.DataObject) -> None:
+        """The output is away: an operator who recalls what the daemon took up may have it."""
+        self.busy.yielding.add(data.draw(st.sampled_from(sorted(self.working))))
+
     @rule()
     def requeue(self) -> None:
         """The daemon takes back what it may have refused wrongly."""
         requeue(self.spool.failed, self.incoming, lambda record: record.trust == "trust")
+
+    def forget(self, name: str) -> None:
+        """The daemon no longer works on a file that it has put back."""
+        self.working.pop(name, None)
 
     def waiting(self) -> list[str]:
         """Return the names in the watched directory."""
@@ -223,7 +250,7 @@ class Spool(RuleBasedStateMachine):
         if dice < 9:
             return
         self.operations.clear()
-        self.busy = Busy()
+        self.busy = Busy(self.forget)
         self.working.clear()
 
     @invariant()

@@ -217,6 +217,10 @@ class Working:
         """Take all names but the one that it works on."""
         return [name for name in names if name != self.name]
 
+    def recall(self, directory: Path, names: Collection[str]) -> Collection[str]:
+        """As `claim`: it lets go of nothing."""
+        return self.claim(directory, names)
+
     def settle(self, directory: Path, left: Collection[str], stay: Collection[str]) -> None:
         """Remember what has become of names."""
         self.settled.append((set(left), set(stay)))
