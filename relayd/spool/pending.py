@@ -132,7 +132,12 @@ class Pending:
 
         Newer run logs of their nodes wait until these are given back.
         """
-        taken = [name for name in names if name not in self._in_flight and self.claim(name)]
+        return self._hold_up(
+            [name for name in names if name not in self._in_flight and self.claim(name)]
+        )
+
+    def _hold_up(self, taken: list[str]) -> list[str]:
+        """Let newer run logs wait for those that an operator has."""
         for name in taken:
             self.holds.add(name)
         return taken
@@ -163,7 +168,7 @@ class Pending:
         except BaseException:
             self.give_back((), ours + self._end_recall())
             raise
-        ours += self._end_recall()
+        ours += self._hold_up(self._end_recall())
         claimed = frozenset(ours)
         return ours + self.take_over([name for name in names if name not in claimed])
 

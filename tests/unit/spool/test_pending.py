@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
 
 import pytest
 import trio
@@ -305,3 +306,17 @@ async def test_a_recall_that_is_cancelled_leaves_nothing_claimed(pending: Pendin
     assert not pending.recalled
     pending.put_back("b.log")
     assert pending.in_flight == 0
+
+
+async def test_newer_run_logs_wait_for_one_that_was_handed_over(pending: Pending) -> None:
+    """What an operator has is sent again in its order, if it stays."""
+    old = "2026-01-01T00:00:00+00:00@node-1.log"
+    newer = "node-1", datetime(2026, 1, 1, 0, 5, tzinfo=UTC).timestamp()
+    pending.claim(old)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(pending.recall, [old], 60.0)
+        await trio.testing.wait_all_tasks_blocked()
+        pending.put_back(old)
+    assert pending.holds.until(*newer) > 0
+    pending.give_back((), [old])
+    assert pending.holds.until(*newer) == 0
