@@ -37,6 +37,7 @@ from relayd.commands.daemon import (
 )
 from relayd.config.files import load_files
 from relayd.service.signals import allow_hangup
+from relayd.system.printable import shown
 from relayd.system.utf8 import ensure_utf8
 
 if TYPE_CHECKING:
@@ -66,6 +67,8 @@ _LAZY: Final = {
     "inspect": ("relayd.commands.inspect.command", "Show what relayd would do with run-log files."),
     "queue": ("relayd.commands.queue.command", "List, hold, release, retry or drop waiting files."),
 }
+#: Types of parameters that are names of files.
+_ANY_BYTES: Final = (click.Path, click.types.UnprocessedParamType)
 _SETTINGS: Final = {"help_option_names": ["-h", "--help"]}
 
 
@@ -85,7 +88,18 @@ def unpadded(console: "Console") -> Iterator[None]:
 
 
 class Program(click.Command):
-    """A click command with the exit codes above; each mistake of an operator is one line."""
+    """A click command with the exit codes above; each mistake of an operator is one line.
+
+    Only a `click.Path` and what is `click.UNPROCESSED` may have bytes that are not UTF-8.
+    """
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the command line; raise `UsageError` for one that is not valid."""
+        rest = super().parse_args(ctx, args)
+        for parameter in self.params:
+            if not isinstance(parameter.type, _ANY_BYTES):
+                _require_text(ctx, parameter, ctx.params.get(parameter.name or ""))
+        return rest
 
     def main(
         self,
@@ -104,8 +118,17 @@ class Program(click.Command):
         sys.exit(_exit_code(call, self.name or "relayd"))
 
 
+def _require_text(ctx: click.Context, parameter: click.Parameter, value: object) -> None:
+    """Refuse a value that no document in JSON can have; Python keeps such bytes as surrogates."""
+    for word in value if isinstance(value, tuple) else (value,):
+        if isinstance(word, str) and shown(word) != word:
+            raise click.BadParameter(f"{shown(word)} is not UTF-8.", ctx, parameter)
+
+
 class LazyGroup(Program, click.Group):
     """A group that includes the commands of `_LAZY`."""
+
+    command_class = Program
 
     def invoke(self, ctx: click.Context) -> Any:
         """Call a command; a mistake in its options is reported as one of this command."""

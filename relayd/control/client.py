@@ -4,6 +4,7 @@ import grp
 import http.client
 import json
 import socket
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from math import isinf
@@ -18,6 +19,8 @@ from relayd.system.shortage import words_of
 
 #: Seconds without a byte of an answer. A relayd that works answers within one or two.
 PATIENCE_S: Final = 30.0
+#: Between attempts to connect while too many others do.
+_PAUSE_S: Final = 0.05
 
 
 class NotRunningError(RelaydError):
@@ -49,7 +52,14 @@ class _UnixConnection(http.client.HTTPConnection):
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.settimeout(None if isinf(self._patience) else self._patience)
-        self.sock.connect(str(self._path))
+        deadline = time.monotonic() + self._patience
+        while True:
+            try:
+                return self.sock.connect(str(self._path))
+            except BlockingIOError:  # the queue of callers is full; the kernel does not wait
+                if time.monotonic() >= deadline:
+                    raise TimeoutError from None
+            time.sleep(_PAUSE_S)
 
 
 class Control:
@@ -115,8 +125,9 @@ class Control:
         headers = {} if data is None else {"Content-Type": "application/json"}
         with closing(connection):
             try:
-                # A caller who may not use the socket is answered, and cut off, before it has asked.
-                with suppress(BrokenPipeError):
+                # A caller who may not use the socket, or is one too many, is answered and cut off
+                # before it has asked.
+                with suppress(BrokenPipeError, ConnectionResetError):
                     connection.request(method, target, data, headers)
                 answer = connection.getresponse()
             except (FileNotFoundError, ConnectionRefusedError) as error:

@@ -21,19 +21,30 @@ from relayd.telemetry.logs import get_logger
 
 log = get_logger("control")
 
-#: Operators and their tools, not a fleet.
-LIMITS: Final = Limits(connections=64)
+#: Operators and their tools, not a fleet. A command asks as soon as it has connected, so that a
+#: caller who does not is closed soon.
+LIMITS: Final = Limits(connections=64, head_s=3.0)
 
 #: Key of the caller in the state of its requests.
 CALLER: Final = "caller"
 
-_DENIAL: Final = (
-    b'{"result":"error","action":"connect",'
-    b'"errorDetails":"only root, the user of relayd and the group of this socket may use it"}'
+
+def _refusal(status: bytes, details: bytes) -> bytes:
+    """Return a complete answer to a caller whose request is not read."""
+    body = b'{"result":"error","action":"connect","errorDetails":"%b"}' % details
+    return (
+        b"HTTP/1.1 %b\r\nconnection: close\r\ncontent-type: application/json\r\n"
+        b"content-length: %d\r\n\r\n%b" % (status, len(body), body)
+    )
+
+
+_FORBIDDEN: Final = _refusal(
+    b"403 Forbidden", b"only root, the user of relayd and the group of this socket may use it"
 )
-_FORBIDDEN: Final = (
-    b"HTTP/1.1 403 Forbidden\r\nconnection: close\r\ncontent-type: application/json\r\n"
-    b"content-length: %d\r\n\r\n%b" % (len(_DENIAL), _DENIAL)
+_BUSY: Final = _refusal(
+    b"503 Service Unavailable",
+    b"relayd answers %d commands already, as many as it can; end some, which the command ss -xp "
+    b"shows, or try again" % LIMITS.connections,
 )
 
 
@@ -54,9 +65,8 @@ async def run_control(
             serving, slots = make_serving(_LateApp(make_app), LIMITS), Slots(LIMITS.connections)
             connect = partial(_connect, serving, slots, path)
             log.info("control socket ready", socket=str(path))
-            await serve_clients(
-                Clients(serving, slots, connect), listeners, stop, grace, trio.TASK_STATUS_IGNORED
-            )
+            clients = Clients(serving, slots, connect, _BUSY)
+            await serve_clients(clients, listeners, stop, grace, trio.TASK_STATUS_IGNORED)
     except StartError as error:
         log.warning("no control socket; commands work on the spool alone", detail=str(error))
 

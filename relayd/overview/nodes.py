@@ -32,7 +32,7 @@ class NodeRow(msgspec.Struct, frozen=True, kw_only=True):
         hostname: as in the nodes list.
         relay: host name of the relay below this server through which it reports, "" for none.
         last_arrival: when its last run log arrived here.
-        last_run: start of the newest run that was processed, by the clock of the node.
+        last_run: start of the newest run that was stored or forwarded, by the clock of the node.
         outcome: "stored", "forwarded", "refused" or "postponed": what became of the last one.
         reason: why it was refused.
         outcome_at: when that was.

@@ -43,6 +43,8 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 class FailedGroup(Program, click.Group):
     """A group whose commands share the exit codes of the program."""
 
+    command_class = Program
+
 
 def _since(context: click.Context, parameter: click.Parameter, value: str | None) -> float:
     """Return the Unix time of a duration before now; 0 if none is given."""
@@ -79,7 +81,7 @@ _all_option = click.option("--all", "everything", is_flag=True, help="Do it for 
 _trial_option = click.option(
     "--dry-run", "trial", is_flag=True, help="Only say what would be done."
 )
-_names_argument = click.argument("names", metavar="[FILE]…", nargs=-1)
+_names_argument = click.argument("names", metavar="[FILE]…", nargs=-1, type=click.UNPROCESSED)
 
 
 def _choosing(function: Function) -> Function:
@@ -119,7 +121,7 @@ def list_(directory: Path, *, machine: bool, **chosen: Any) -> int:
 @command.command("show", short_help="Show each file: reason, node, when it was refused.")
 @_choosing
 @_json_option
-@click.argument("names", metavar="[REASON|FILE]…", nargs=-1)
+@click.argument("names", metavar="[REASON|FILE]…", nargs=-1, type=click.UNPROCESSED)
 def show_(directory: Path, names: tuple[str, ...], *, machine: bool, **chosen: Any) -> int:
     """Show each file: its reason in detail, its node, when it was refused."""
     chosen["reasons"] = (*chosen["reasons"], *(name for name in names if name in ADVICE))

@@ -38,6 +38,8 @@ T = TypeVar("T")
 class QueueGroup(Program, click.Group):
     """A group whose commands share the exit codes of the program."""
 
+    command_class = Program
+
 
 _CHOICE: Final = (
     click.option(
@@ -77,7 +79,7 @@ _trial_option = click.option(
 _state_option = click.option(
     "--state", type=click.Choice(["waiting", "held"]), help="Only files in this state."
 )
-_names_argument = click.argument("names", metavar="[FILE]…", nargs=-1)
+_names_argument = click.argument("names", metavar="[FILE]…", nargs=-1, type=click.UNPROCESSED)
 
 
 def _choosing(function: Function) -> Function:

@@ -38,7 +38,7 @@ class NodeRecord(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         node_id: the node; "" for all nodes together that are not in the nodes list.
         arrived: when its last run log arrived here.
-        run: start of its newest run that was processed, as the name of the file says.
+        run: start of its newest run that was stored or forwarded, as the name of the file says.
         outcome: what became of the file of this node that was processed last.
         outcome_at: when that was.
         reason: why it was refused.
@@ -249,19 +249,20 @@ class NodeRecords:
         else:
             self.totals.refused += outcome == "refused"
             columns.failures[row] = min(columns.failures[row] + 1, _MAX_COUNT)
-        # A run that is processed again, or late, says nothing new about its node.
-        if facts.start is not None and not facts.start < columns.run[row] <= now:
-            self._note_run(row, facts, done=outcome in _DONE)
+        # The name of a file that no one has vouched for says nothing about its node; a run that is
+        # processed again, or late, nothing new. One in the future is replaced by any other.
+        start = facts.start if outcome in _DONE else None
+        if start is not None and not start < columns.run[row] <= now:
+            self._note_run(row, facts)
         self.changes += 1
 
-    def _note_run(self, row: int, facts: RunFacts, *, done: bool) -> None:
+    def _note_run(self, row: int, facts: RunFacts) -> None:
         columns = self._columns
         columns.run[row] = _number(facts.start)
-        if done:
-            columns.lag[row] = _number(facts.lag_s)
-            columns.ahead[row] = _number(facts.ahead_s)
-            columns.reports[row] = min(facts.reports or 0, _MAX_COUNT)
-            columns.set_config_id(row, facts.config_id)
+        columns.lag[row] = _number(facts.lag_s)
+        columns.ahead[row] = _number(facts.ahead_s)
+        columns.reports[row] = min(facts.reports or 0, _MAX_COUNT)
+        columns.set_config_id(row, facts.config_id)
 
     def note_inventory(self, node_id: str, outcome: Outcome, now: float) -> None:
         """Note what became of an inventory, at a Unix time in seconds."""

@@ -1,15 +1,17 @@
 """The commands: their output and exit codes."""
 
+import os
 import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
 from io import StringIO
 from pathlib import Path
 
+import click
 import pytest
 
 from relayd import __version__
-from relayd.commands.cli import rudder_relayd
+from relayd.commands.cli import main, rudder_relayd
 from tests.support.project import ROOT
 
 DROP_IN = "from relayd.commands.cli import rudder_relayd; rudder_relayd()"
@@ -31,9 +33,14 @@ def relayd(*arguments: str | Path) -> Done:
 
 def drop_in(*arguments: str | Path) -> Done:
     """Run `rudder-relayd` in this process."""
+    return in_process(rudder_relayd, *arguments)
+
+
+def in_process(program: click.Command, *arguments: str | Path) -> Done:
+    """Run a program in this process."""
     out, err = StringIO(), StringIO()
     with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as ended:
-        rudder_relayd.main([str(argument) for argument in arguments])
+        program.main([str(argument) for argument in arguments])
     code = ended.value.code or 0
     assert isinstance(code, int)
     return Done(arguments, code, out.getvalue(), err.getvalue())
@@ -58,6 +65,41 @@ def one_line(done: Done) -> str:
 
 
 MY_ID = 'general.node_id = "root"\n'
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (("queue", "hold", "--node", "BYTES"), "'--node'"),
+        (("queue", "list", "--match", "BYTES"), "'--match'"),
+        (("failed", "list", "--node", "BYTES"), "'--node'"),
+        (("nodes", "--relay", "BYTES"), "'--relay'"),
+        (("node", "BYTES"), "'NODE'"),
+        (("run", "BYTES"), "'[NODE]…'"),
+        (("run", "-D", "BYTES", "web-1"), "'--condition'"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, tuple) else None,
+)
+def test_a_value_that_is_not_utf8_is_named(
+    directory: Path, words: tuple[str, ...], named: str
+) -> None:
+    """What cannot be sent as JSON is an error that names the option or argument."""
+    values = [os.fsdecode(b"a\xff") if word == "BYTES" else word for word in words]
+    said = one_line(in_process(main, *values, "-c", directory))
+    assert named in said
+    assert r"a\xff is not UTF-8. See: " in said
+
+
+def test_names_of_files_may_be_any_bytes(tmp_path: Path) -> None:
+    """A path, and a file to choose, are taken as they are."""
+    strange = tmp_path / os.fsdecode(b"\xff")
+    strange.mkdir()
+    (strange / "main.conf").write_text(
+        f'general.node_id = "root"\nprocessing.reporting.directory = "{tmp_path}"\n'
+        f'processing.inventory.directory = "{tmp_path}"\n[general]\ncontrol_socket = ""\n'
+    )
+    done = in_process(main, "queue", "list", os.fsdecode(b"a\xff"), "-c", strange)
+    assert "UTF-8" not in done.stderr
 
 
 @pytest.mark.parametrize("flags", [("-t",), ("--test",)])

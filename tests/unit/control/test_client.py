@@ -3,7 +3,7 @@
 import socket
 import threading
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from relayd.control.app import make_control_app
 from relayd.control.audit import caller_name
 from relayd.control.client import Control, ControlError, NotPermittedError, NotRunningError
 from relayd.control.requests import answering, read_body, read_query
-from relayd.control.server import run_control
+from relayd.control.server import LIMITS, run_control
 from relayd.errors import RelaydError
 from tests.support.daemon import eventually
 
@@ -54,10 +54,10 @@ def _blueprint() -> Blueprint:
 
 
 @asynccontextmanager
-async def _listening(path: Path) -> AsyncIterator[Control]:
+async def _listening(path: Path, routes: Blueprint | None = None) -> AsyncIterator[Control]:
     stop = trio.Event()
     async with trio.open_nursery() as nursery:
-        make = partial(make_control_app, [_blueprint()])
+        make = partial(make_control_app, [routes or _blueprint()])
         nursery.start_soon(run_control, path, make, stop, 1.0)
         await eventually(path.exists)
         yield Control(path)
@@ -92,6 +92,53 @@ async def test_parameters_arrive_typed_and_errors_come_back(place: Path) -> None
                 await _in_thread(call, target, body)
         with pytest.raises(ControlError, match=r"query: .*older"):
             await _in_thread(control.get, "/echo", older="long")
+
+
+async def test_callers_beyond_the_limit_learn_why_and_silent_ones_give_way(place: Path) -> None:
+    """Callers who say nothing keep no one out; with all answered, one more gets 503 and a line."""
+    path = place / "control.sock"
+    begun, end = [], trio.Event()
+    routes = _blueprint()
+
+    @routes.get("/slow", endpoint="slow")
+    async def slow() -> str:
+        begun.append(1)
+        await end.wait()
+        return ""
+
+    async with _listening(path, routes) as control:
+        with ExitStack() as stack:
+            for number in range(3 * LIMITS.connections):
+                one = stack.enter_context(socket.socket(socket.AF_UNIX))
+                one.connect(str(path))
+                if number % 2:
+                    one.sendall(b"GET /echo HT")
+            assert await _in_thread(control.get, "/echo") == {
+                "nodes": [],
+                "older": 0.0,
+                "trial": False,
+            }
+            for _ in range(LIMITS.connections):
+                one = stack.enter_context(socket.socket(socket.AF_UNIX))
+                one.connect(str(path))
+                one.sendall(b"GET /slow HTTP/1.1\r\nhost: localhost\r\n\r\n")
+            await eventually(lambda: len(begun) == LIMITS.connections)
+            for ask in (partial(control.get, "/echo"), partial(control.post, "/echo", {})):
+                with pytest.raises(ControlError, match=r"64 commands already.*ss -xp") as caught:
+                    await _in_thread(ask)
+                assert caught.value.status == 503
+            end.set()
+
+
+def test_a_full_queue_of_callers_is_waited_for(place: Path) -> None:
+    """A command that cannot connect because too many others do waits for its turn."""
+    path = place / "control.sock"
+    with socket.socket(socket.AF_UNIX) as listener, ExitStack() as stack:
+        listener.bind(str(path))
+        listener.listen(0)
+        stack.enter_context(socket.socket(socket.AF_UNIX)).connect(str(path))
+        with pytest.raises(ControlError, match=r"has not answered .* for 0\.05 s"):
+            Control(path, patience=0.05).get("/echo")
 
 
 def _all_lines(control: Control) -> list[Any]:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from relayd.errors import Reason
 from relayd.telemetry.nodes.columns import Columns
-from relayd.telemetry.nodes.records import NodeRecord, NodeRecords, RunFacts
+from relayd.telemetry.nodes.records import NodeRecord, NodeRecords, Outcome, RunFacts
 from relayd.telemetry.nodes.saved import NAME, read_saved, write_saved
 
 #: The full hour at which the clock of these tests begins.
@@ -84,6 +84,24 @@ def test_a_late_run_says_nothing_new_about_its_node() -> None:
     record = records.get("a")
     assert record is not None
     assert (record.run, record.reports, record.done_at) == (START - 30, 71, START + 5)
+
+
+@pytest.mark.parametrize("outcome", ["refused", "postponed"])
+def test_a_name_that_nothing_vouches_for_does_not_say_when_a_node_ran(outcome: Outcome) -> None:
+    """What was not stored or forwarded changes no last run; one in the future hides none later."""
+    records, _ = make_records("a")
+    forged = RunFacts(253_402_300_799.0)
+    records.note_outcome("a", outcome, START, forged, Reason.SIGNATURE)
+    assert (found := records.get("a")) is not None
+    assert (found.run, found.outcome, found.failures) == (None, outcome, 1)
+    records.note_outcome("a", "stored", START, FACTS)
+    records.note_outcome("a", outcome, START + 1, forged, Reason.SIGNATURE)
+    assert (found := records.get("a")) is not None
+    assert found.run == FACTS.start
+    records.note_outcome("a", "stored", START + 2, forged)
+    records.note_outcome("a", "stored", START + 3, RunFacts(START))
+    assert (found := records.get("a")) is not None
+    assert found.run == START
 
 
 def test_silent_nodes_include_those_never_heard_of() -> None:
