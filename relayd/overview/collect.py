@@ -14,7 +14,7 @@ from relayd.fleet.current_nodes import CurrentNodes
 from relayd.outputs.health import Health
 from relayd.outputs.results import StoreFacts
 from relayd.overview.failed import FailedIndex
-from relayd.overview.held import count_held
+from relayd.overview.held import OnHold, look_at_held
 from relayd.overview.model import (
     Backlog,
     FailedState,
@@ -130,14 +130,15 @@ class Collector:
             outputs=tuple(self._output(output) for output in self._outputs()),
             nodes=self._nodes(now),
             failed=failed,
-            held=held,
+            held=held.files,
+            nodes_on_hold=held.nodes,
             pause=self._pause(),
             warned=warned(),
         )
 
-    def _look(self) -> tuple[FailedState, int]:
+    def _look(self) -> tuple[FailedState, OnHold]:
         """Return what the spools show of refused and held files; blocks."""
-        return self._failed.look(), count_held(self._spools)
+        return self._failed.look(), look_at_held(self._spools)
 
     def _output(self, output: Output) -> OutputState:
         health, server = output.health, output.facts().server

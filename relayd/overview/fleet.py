@@ -14,6 +14,7 @@ from relayd.config.main_conf import Settings
 from relayd.fleet.finding import find_node
 from relayd.fleet.nodes import Nodes
 from relayd.overview.failed import FailedIndex
+from relayd.overview.held import held_of
 from relayd.overview.nodes import NodesChoice, NodesPage, Sources, list_nodes
 from relayd.overview.one_node import NAMED, Asked, FileFacts, NodeDetail, node_detail
 from relayd.overview.server import role_of, spools_in_use
@@ -163,6 +164,7 @@ class FleetView:
             role_of(self._settings, known.nodes.my_id),
             first,
             tuple(self._refused(node_id)[-named:]) if named else (),
+            held_of(self._spools.values(), node_id),
             asked,
         )
 

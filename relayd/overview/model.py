@@ -205,7 +205,8 @@ class Overview(_Part, frozen=True, kw_only=True):
         outputs: in use.
         nodes: below this server.
         failed: refused files.
-        held: files that an operator has held.
+        held: files that operators have put on hold.
+        nodes_on_hold: nodes of which all that arrives is put on hold.
         pause: None if nothing is paused.
         warned: what the log says.
     """
@@ -228,5 +229,6 @@ class Overview(_Part, frozen=True, kw_only=True):
     nodes: NodesState = NodesState()
     failed: FailedState = FailedState()
     held: int = 0
+    nodes_on_hold: int = 0
     pause: Pause | None = None
     warned: Warned | None = None

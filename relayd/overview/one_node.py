@@ -9,6 +9,7 @@ from relayd.errors import NodesError
 from relayd.fleet.nodes import Nodes
 from relayd.overview.nodes import NodeRow, Sources, name_of, node_row
 from relayd.runlog.signature.keys import describe_key
+from relayd.spool.operations.rules import Rule
 from relayd.telemetry.nodes.records import NodeRecord, Outcome
 
 #: Files that are named.
@@ -115,6 +116,9 @@ class NodeDetail(msgspec.Struct, frozen=True, kw_only=True):
         inventory_at: when that was, Unix time.
         waiting: the first files that wait.
         failed: the last files that were refused.
+        held: its files that operators have put on hold.
+        on_hold_since: Unix time since which all that arrives of it is put on hold.
+        on_hold_by: user who asked for that.
         database: start of its last run in the database, Unix time; only where run logs are stored.
         database_trouble: why the database could not be asked.
         hops: what the relays on the way say of it, see `HopState`; None if they were not asked.
@@ -134,6 +138,9 @@ class NodeDetail(msgspec.Struct, frozen=True, kw_only=True):
     inventory_at: float | None = None
     waiting: tuple[FileFacts, ...] = ()
     failed: tuple[FileFacts, ...] = ()
+    held: int = 0
+    on_hold_since: float | None = None
+    on_hold_by: str | None = None
     database: float | None = None
     database_trouble: str | None = None
     hops: tuple[HopState, ...] | None = None
@@ -145,6 +152,7 @@ def node_detail(
     role: str,
     waiting: tuple[FileFacts, ...],
     failed: tuple[FileFacts, ...],
+    held: tuple[int, Rule | None],
     asked: Asked,
 ) -> NodeDetail:
     """Return all about a node of the nodes list; see `NodeDetail` for the arguments."""
@@ -152,6 +160,7 @@ def node_detail(
     record = sources.record(node_id) or NodeRecord(node_id=node_id)
     node = nodes.get(node_id)
     way, trouble = _way(nodes, node_id)
+    number, rule = held
     return NodeDetail(
         row=node_row(sources, node_id, record),
         server=name_of(nodes, nodes.my_id),
@@ -167,6 +176,9 @@ def node_detail(
         inventory_at=record.inventory_at,
         waiting=waiting,
         failed=failed,
+        held=number,
+        on_hold_since=rule.since if rule is not None else None,
+        on_hold_by=rule.by if rule is not None else None,
         database=asked.database,
         database_trouble=asked.database_trouble,
         hops=asked.hops,

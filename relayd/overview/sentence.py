@@ -140,6 +140,14 @@ def _keeping_up(overview: Overview) -> Verdict:
     return Verdict("keeping_up", sentence)
 
 
+def held_words(overview: Overview) -> str:
+    """Return what operators have put on hold, in words."""
+    files = counted(overview.held, "file")
+    if not overview.nodes_on_hold:
+        return files
+    return f"{files}, and all that arrives of {counted(overview.nodes_on_hold, 'node')}"
+
+
 def _wait(overview: Overview) -> str:
     files = overview.backlog.files
     what = "run log" if overview.kinds == ("reporting",) else "file"

@@ -101,7 +101,7 @@ MEMBER_GETS = {
     "nodes": "node1.test",
     "node node1": "node1.test   node1\n",
     "queue hold --node node1": "held no file of node1.test; take this back with:",
-    "queue list": "New files of node1.test are held since",
+    "queue list": "What node1.test sends is on hold since",
     "queue shape": "No file waits.",
     "queue retry --all": "",
     "queue release --all": "",

@@ -9,6 +9,7 @@ from relayd.api.page.html import Html, join, link, path_of, tag
 from relayd.api.page.sections import node_link
 from relayd.overview.collect import SILENT_AFTER_S
 from relayd.overview.fleet import FilePlace, Refusals
+from relayd.overview.node_words import hold_words, inventory_words, run_words
 from relayd.overview.nodes import NodeRow, NodesChoice, NodesPage
 from relayd.overview.one_node import CertificateFacts, FileFacts, NodeDetail
 from relayd.overview.sentence import moment
@@ -155,9 +156,11 @@ def node_body(detail: NodeDetail, now: float) -> Html:
         facts.append(("lag", f"done {precise(row.lag_s)} after the start of the run"))
     if detail.ahead_s is not None and detail.ahead_s > 0:
         facts.append(("clock", f"at least {precise(detail.ahead_s)} ahead"))
-    if detail.inventory is not None and detail.inventory_at is not None:
-        facts.append(("inventory", f"{detail.inventory} {moment(detail.inventory_at, now)}"))
+    if inventory := inventory_words(detail, now):
+        facts.append(("inventory", inventory))
     facts.append(("waiting", _files(row.waiting, detail.waiting, now)))
+    if hold := hold_words(detail, now):
+        facts.append(("on hold", hold))
     facts.append(("refused", _files(row.failed, detail.failed[::-1], now)))
     listed = (join(tag("dt", label), tag("dd", value)) for label, value in facts)
     return join(
@@ -178,14 +181,7 @@ def _certificate(certificate: CertificateFacts, now: float) -> str:
 
 def _last_run(detail: NodeDetail, now: float) -> str:
     row = detail.row
-    parts = []
-    if row.last_run is not None:
-        parts.append(f"started {moment(row.last_run, now)}")
-    if row.last_arrival is not None:
-        parts.append(f"arrived {moment(row.last_arrival, now)}")
-    if row.outcome is not None and row.outcome_at is not None:
-        reason = f" ({row.reason})" if row.reason else ""
-        parts.append(f"{row.outcome}{reason} {moment(row.outcome_at, now)}")
+    parts = run_words(row, now)
     if detail.reports is not None:
         parts.append(counted(detail.reports, "report"))
     if detail.config_id is not None:

@@ -8,7 +8,7 @@ from relayd.api.page.charts import chart
 from relayd.api.page.html import Html, join, link, path_of, tag
 from relayd.overview.model import OutputState, Overview
 from relayd.overview.nodes import NodeRow
-from relayd.overview.sentence import moment
+from relayd.overview.sentence import held_words, moment
 from relayd.overview.summary import Summary
 from relayd.spool.failed.refusals import ADVICE
 from relayd.system.amounts import UNKNOWN, age, counted, precise, size
@@ -135,9 +135,9 @@ def _table(name: str, *rows: object) -> Html:
 def _outputs(overview: Overview) -> Html:
     rows = [_output(output, overview.at) for output in overview.outputs]
     extra = []
-    if overview.held:
-        held = join(f"{counted(overview.held, 'file')}  ", tag("code", "relayd queue list"))
-        extra.append(join(tag("dt", "held"), tag("dd", held)))
+    if overview.held or overview.nodes_on_hold:
+        held = join(f"{held_words(overview)}  ", tag("code", "relayd queue list --state held"))
+        extra.append(join(tag("dt", "on hold"), tag("dd", held)))
     if overview.pause is not None:
         by = f"by {overview.pause.by} since {moment(overview.pause.since, overview.at)} "
         command = tag("code", "relayd resume")

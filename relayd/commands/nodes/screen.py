@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from relayd.commands.console import NARROWEST
+from relayd.overview.node_words import LATE_S, OUTCOMES, hold_words, inventory_words, run_words
 from relayd.overview.nodes import NodeRow, NodesChoice, NodesPage
 from relayd.overview.one_node import CertificateFacts, FileFacts, HopState, NodeDetail
 from relayd.overview.sentence import moment
@@ -25,12 +26,6 @@ _REFUSED: Final = 3
 _NUMBERS: Final = re.compile(r"[0-9.]+")
 #: Blanks between a trouble and the next command, where a line may end.
 _GAP: Final = re.compile(" {3,}")
-_OUTCOMES: Final = {
-    "stored": "stored",
-    "forwarded": "forwarded",
-    "refused": "refused",
-    "postponed": "waits for another attempt",
-}
 
 
 def show_nodes(console: Console, page: NodesPage, now: float) -> None:
@@ -133,11 +128,12 @@ def _long_lines(detail: NodeDetail, now: float, *, follow: bool) -> Iterator[str
         yield _row("", f"{printable(detail.trouble)}   relayd check")
     yield from _certificates(detail, now)
     yield from _last_run(detail, now)
-    if detail.inventory is not None and detail.inventory_at is not None:
-        at = moment(detail.inventory_at, now)
-        yield _row("inventory", f"{_OUTCOMES[detail.inventory]} {at}")
+    if inventory := inventory_words(detail, now):
+        yield _row("inventory", inventory)
     name = _word(row)
     yield _row("waiting", _waiting(name, row.waiting, detail.waiting, now))
+    if hold := hold_words(detail, now):
+        yield _row("on hold", f"{hold}   relayd queue release --node {name}")
     yield from _failed(name, row.failed, detail.failed, now)
     if "flooding" in row.troubles:
         hold = f"relayd queue hold --node {name}"
@@ -170,19 +166,15 @@ def _hop(hop: HopState, now: float) -> str:
     return ", ".join(parts)
 
 
-#: An arrival is noted when its event is read, which may be after the file has been forwarded.
-_LATE_S: Final = 1.0
-
-
 def _hop_outcome(hop: HopState, now: float) -> str:
     arrived = hop.last_arrival
     if hop.outcome is None or hop.outcome_at is None:
         return "no run log" if arrived is None else f"arrived {moment(arrived, now)}"
     reason = f" ({hop.reason})" if hop.reason is not None else ""
-    text = f"{_OUTCOMES[hop.outcome]}{reason} {moment(hop.outcome_at, now)}"
+    text = f"{OUTCOMES[hop.outcome]}{reason} {moment(hop.outcome_at, now)}"
     if arrived is None:
         return text
-    if arrived > hop.outcome_at + _LATE_S:
+    if arrived > hop.outcome_at + LATE_S:
         return f"{text}, the next arrived {moment(arrived, now)}"
     return f"{text}, {precise(max(0.0, hop.outcome_at - arrived))} after it arrived there"
 
@@ -220,15 +212,7 @@ def _last_run(detail: NodeDetail, now: float) -> Iterator[str]:
     if row.last_arrival is None and row.last_run is None:
         yield _row("last run log", f"none is known here   relayd run {_word(row)}")
     else:
-        parts = []
-        if row.last_run is not None:
-            parts.append(f"started {moment(row.last_run, now)}")
-        if row.last_arrival is not None:
-            parts.append(f"arrived {moment(row.last_arrival, now)}")
-        if row.outcome is not None and row.outcome_at is not None:
-            reason = f" ({row.reason})" if row.reason is not None else ""
-            parts.append(f"{_OUTCOMES[row.outcome]}{reason} {moment(row.outcome_at, now)}")
-        yield _row("last run log", ", ".join(parts))
+        yield _row("last run log", ", ".join(run_words(row, now)))
         if content := _content(detail):
             yield _row("", content)
     if detail.role == "root":

@@ -198,22 +198,29 @@ def retry_(directory: Path, **options: Any) -> int:
 def drop_(directory: Path, *, yes: bool, trial: bool, **options: Any) -> int:
     """Remove files for good, those that wait and those that are on hold."""
     if not yes and not trial:
-        _confirm(directory, options)
+        options |= _confirm(directory, options)
     return _act(directory, "drop", trial=trial, **options)
 
 
-def _confirm(directory: Path, options: dict[str, Any]) -> None:
+def _confirm(directory: Path, options: dict[str, Any]) -> dict[str, Any]:
+    """Ask about the files that are meant; return options that mean no other ones."""
     if not sys.stdin.isatty():
         raise click.UsageError("there is no terminal to ask at; use --yes.")
     chosen = {name: value for name, value in options.items() if name not in _NO_CHOICE}
-    _require_choice(_choice(**chosen), everything=options["everything"])
-    trial = _report(_Site(directory), "drop", _choice(**chosen), trial=True)
-    if not trial.files + trial.counts.get("busy", 0):
-        return  # what stays is said without a question
-    question = f"Remove {show.files_of(trial)} for good?"
-    click.confirm(question, abort=True, err=True)
+    choice = _choice(**chosen)
+    _require_choice(choice, everything=options["everything"])
+    trial = _report(_Site(directory), "drop", choice, trial=True)
+    number = trial.files + trial.counts.get("busy", 0)
+    if not number:
+        return {}  # what stays is said without a question
+    names = [file.name for file in _files(_Site(directory), choice, _ASKED, details=False).files]
+    click.confirm(f"Remove {show.files_of(trial)} for good?", abort=True, err=True)
+    # Others of so many may arrive meanwhile; of fewer, an answer is about these.
+    return {} if number > _ASKED else {"names": tuple(names), "everything": False}
 
 
+#: Files that are named one by one to relayd when they are dropped after a question.
+_ASKED: Final = 10_000
 _NO_CHOICE: Final = frozenset({"everything", "machine", "trial"})
 
 
@@ -234,7 +241,8 @@ def _act(
         _print([msgspec.json.encode(report).decode()])
     else:
         _print(show.report_lines(report, choice, running=site.is_running, width=output_width()))
-    return 0 if report.is_complete else 1
+    missed = choice.names and action != "retry" and not report.counts
+    return 0 if report.is_complete and not missed else 1
 
 
 def _report(site: "_Site", action: Action, choice: Choice, *, trial: bool) -> Report:

@@ -50,7 +50,7 @@ def waiting_lines(waiting: Waiting, width: int = NARROWEST) -> Iterator[str]:
     yield _total(waiting)
     for node in waiting.nodes_on_hold:
         name = printable(node.hostname or node.node)
-        held = f"New files of {name} are held since {node.since}, by {printable(node.by)}: "
+        held = f"What {name} sends is on hold since {node.since}, by {printable(node.by)}: "
         yield from textwrap.wrap(f"{held}{counted(node.files, 'file')} so far.", width)
         yield f"  relayd queue release --node {shlex.quote(name)}"
     if waiting.files and not waiting.running:
@@ -134,7 +134,7 @@ def report_lines(
     if report.on_hold and not report.trial:
         nodes = ", ".join(map(printable, report.on_hold))
         yield (
-            f"Files of {nodes} that arrive from now on are held as well."
+            f"Files of {nodes} that arrive from now on are put on hold as well."
             if report.action == "hold"
             else f"Files of {nodes} are processed again as they arrive."
         )

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Final
 
 from relayd import __version__
+from relayd.commands.check.surroundings.units import find_service
 from relayd.config.main_conf import Settings
 from relayd.errors import NodesError, RelaydError, StartError
 from relayd.fleet.loading import load_list
 from relayd.fleet.nodes import Nodes
 from relayd.overview.failed import FailedIndex
-from relayd.overview.held import count_held
+from relayd.overview.held import look_at_held
 from relayd.overview.model import Backlog, NodesState, Overview, Pause
 from relayd.overview.nodes import reporting_nodes
 from relayd.overview.server import role_of, running_process, spools_in_use
@@ -49,7 +50,8 @@ def offline_overview(settings: Settings, why: str) -> Overview:
         raise StartError(problem, reason=words_of(error)) from error
     now, node_id = time.time(), _node_id(settings)
     oldest_s = max(0.0, now - oldest) if oldest is not None else None
-    process = running_process(settings)
+    process, held = running_process(settings), look_at_held(spools.values())
+    nodes, hostname = _nodes(settings, node_id)
     sentence = (
         "relayd does not run here."
         if process is None
@@ -63,15 +65,17 @@ def offline_overview(settings: Settings, why: str) -> Overview:
         state="not_running" if process is None else "unknown",
         pid=process,
         sentence=sentence,
-        advice="relayd check",
+        advice="relayd check" if process is not None else _start(spools.values()),
         version=__version__,
         role=role_of(settings, node_id),
         node_id=node_id,
+        hostname=hostname,
         kinds=tuple(spools),
         backlog=Backlog(files=files, oldest_s=oldest_s),
-        nodes=_nodes(settings),
+        nodes=nodes,
         failed=FailedIndex(spools.values()).look(),
-        held=count_held(spools.values()),
+        held=held.files,
+        nodes_on_hold=held.nodes,
         pause=_pause(settings, now),
     )
 
@@ -133,12 +137,21 @@ def _node_id(settings: Settings) -> str:
         return "?"
 
 
-def _nodes(settings: Settings) -> NodesState:
+def _start(spools: Iterable[Spool]) -> str:
+    """Return the command that starts relayd, or finds out why nothing does."""
+    unit = find_service(spools).unit
+    return "relayd check" if unit is None else f"systemctl start {unit}"
+
+
+def _nodes(settings: Settings, node_id: str) -> tuple[NodesState, str]:
+    """Return the state of the nodes, and the host name of this one, "" if it is not known."""
     try:
         nodes = load_list(settings.general.nodes_list_file)
     except NodesError as error:
-        return NodesState(trouble=str(error))
-    return NodesState(known=len(reporting_nodes(Nodes(_node_id(settings), nodes))))
+        return NodesState(trouble=str(error)), ""
+    own = nodes.get(node_id)
+    known = len(reporting_nodes(Nodes(node_id, nodes)))
+    return NodesState(known=known), own.hostname if own is not None else ""
 
 
 def _pause(settings: Settings, now: float) -> Pause | None:

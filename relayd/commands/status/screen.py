@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
 from relayd.overview.model import FailedState, Lag, NodesState, OutputState, Overview
-from relayd.overview.sentence import awaited, moment
+from relayd.overview.sentence import awaited, held_words, moment
 from relayd.system.amounts import UNKNOWN, age, counted, precise, size
 from relayd.system.printable import ELLIPSIS, printable
 
@@ -63,9 +63,8 @@ def _rows(overview: Overview, width: int) -> Iterator[tuple[str, _Row]]:
         yield output.name, _output(output, overview.at)
     yield "nodes", _nodes(overview.nodes)
     yield "failed", _failed(overview.failed, width - _LABEL)
-    if overview.held:
-        held = f"{counted(overview.held, 'file')} held by an operator"
-        yield "held", _Row(held, "relayd queue list --state held")
+    if overview.held or overview.nodes_on_hold:
+        yield "on hold", _Row(held_words(overview), "relayd queue list --state held")
     if overview.pause is not None and overview.state != "paused":
         yield "paused", _Row(f"by {overview.pause.by}", "relayd resume")
     yield "since start", _Row(_cut(_warned(overview), max(WIDTH, width) - _LABEL))
@@ -79,9 +78,11 @@ def heading(overview: Overview) -> str:
     """Return which relayd this is, and for how long it runs."""
     name = printable(overview.hostname or overview.node_id)
     up = ""
+    if overview.role == name == "root":
+        name = ""  # the id of every root server says nothing
     if overview.started is not None:
         up = f", up {age(overview.at - overview.started)}"
-    return f"relayd {overview.version}, {_SERVERS[overview.role]} {name}{up}"
+    return f"relayd {overview.version}, {f'{_SERVERS[overview.role]} {name}'.rstrip()}{up}"
 
 
 def _flow(overview: Overview) -> str:

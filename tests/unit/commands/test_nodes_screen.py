@@ -1,7 +1,9 @@
 """What `relayd nodes` and `relayd node` print."""
 
+import re
 import shlex
 
+import msgspec
 import pytest
 
 from relayd.commands.nodes.screen import node_lines, short_names
@@ -51,6 +53,19 @@ def test_all_about_a_node_fits_and_no_command_is_divided(width: int) -> None:
     ):
         assert [line for line in lines if command in line], command
     assert "120 files, the oldest for 10 min" in "\n".join(lines)
+
+
+def test_a_node_on_hold_says_so_and_how_to_release_it() -> None:
+    """An arrival after the last outcome is that of another run log."""
+    row = msgspec.structs.replace(FULL.row, outcome="stored", reason=None, last_arrival=NOW - 9)
+    detail = msgspec.structs.replace(
+        FULL, row=row, held=3, on_hold_since=NOW - 30, on_hold_by="root"
+    )
+    text = "\n".join(node_lines(detail, NOW, width=160))
+    (line,) = [line for line in text.split("\n") if line.startswith("on hold")]
+    assert line.startswith("on hold       3 files, and all that arrives, since ")
+    assert line.endswith(" by root   relayd queue release --node web-12.example.com")
+    assert re.search(r"started \S+, stored \S+, the next arrived \S+\n", text)
 
 
 def test_a_node_of_which_nothing_is_known_can_be_started() -> None:

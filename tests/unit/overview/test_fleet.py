@@ -7,14 +7,18 @@ from typing import Final
 
 import pytest
 
+from relayd import __version__
 from relayd.api.page.html import path_of
 from relayd.commands.status.offline import OLDEST_RUNS, offline_overview
+from relayd.commands.status.screen import status_lines
 from relayd.config.main_conf import GeneralSettings, ProcessingSettings, ReportingSettings, Settings
 from relayd.errors import Reason, Refused
 from relayd.overview.fleet import FleetView, known_node, known_nodes
 from relayd.overview.nodes import NodesChoice
 from relayd.overview.one_node import NAMED
 from relayd.spool.failed.quarantine import RefusedFile, quarantine_all
+from relayd.spool.layout import run_log_spool
+from relayd.spool.operations.rules import change_rules
 from relayd.system.printable import shown
 from relayd.telemetry.nodes.records import NodeRecords
 from tests.support.remote_run import make_nodes
@@ -62,6 +66,29 @@ def test_the_oldest_arrival_is_found_among_the_oldest_runs(tmp_path: Path) -> No
     assert backlog.files == 4 * OLDEST_RUNS + 2
     assert backlog.oldest_s is not None
     assert 7200 <= backlog.oldest_s < 7300
+
+
+def test_what_is_on_hold_is_shown_of_its_node_and_of_all_of_them(tmp_path: Path) -> None:
+    """A node on hold is named even before one of its files is there: nobody forgets it."""
+    _fill(tmp_path, 0)
+    settings, view = _settings(tmp_path), FleetView(_settings(tmp_path))
+    records = NodeRecords()
+    change_rules(run_log_spool(tmp_path / "reports"), add=["n2"], by="ann")
+    detail = view.one(known_node(NODES, records, "n2"), "n2")
+    assert (detail.held, detail.on_hold_by) == (0, "ann")
+    aside = tmp_path / "reports" / "on-hold" / "incoming"
+    aside.mkdir(exist_ok=True)
+    for node in ("n1", "n1", "n2"):
+        (aside / f"2026-11-28T10:0{len(list(aside.iterdir()))}:00+00:00@{node}.log").touch()
+    detail = view.one(known_node(NODES, records, "n1"), "n1")
+    assert (detail.held, detail.on_hold_since) == (2, None)
+    overview = offline_overview(settings, "")
+    assert (overview.held, overview.nodes_on_hold) == (3, 1)
+    lines = "\n".join(status_lines(overview))
+    assert "on hold      3 files, and all that arrives of 1 node" in lines
+    assert "relayd queue list --state held" in lines
+    # The id of every root server is no name, and none is known here.
+    assert lines.startswith(f"relayd {__version__}, root server\n")
 
 
 RUN: Final = "2026-11-28T10:00:00+00:00@n1.log"

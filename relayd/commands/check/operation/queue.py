@@ -57,7 +57,7 @@ def _nodes(site: Site, now: float) -> Iterator[Finding]:
             what = f"{counted(len(rules) - MOST, 'further node')} on hold"
             yield note("queue.on_hold", "nodes", what, site.command("queue list"))
             return
-        what = f"its files are set aside by {rule.by} since {moment(rule.since, now)}"
+        what = f"its files are on hold, by {rule.by} since {moment(rule.since, now)}"
         fix = site.command(f"queue release --node {quoted(node)}")
         yield note("queue.on_hold", f"node {node}", what, fix)
 
@@ -75,4 +75,4 @@ def _files(site: Site) -> Iterator[Finding]:
         if number:
             listed = site.command("queue list --state held")
             fix = f"{site.command('queue release --all')} brings them back; {listed} shows them"
-            yield note("queue.held", spool.on_hold, f"{counted(number, 'file')} set aside", fix)
+            yield note("queue.held", spool.on_hold, f"{counted(number, 'file')} on hold", fix)

@@ -414,9 +414,9 @@ OPERATION: Final = [
         operated,
         "~warning: {root}/paused.json: run logs are paused by ann since .* until .*\\."
         " Fix: relayd resume reporting -c {conf}",
-        "~note: node node1: its files are set aside by bob since .*\\."
+        "~note: node node1: its files are on hold, by bob since .*\\."
         " Fix: relayd queue release --node node1 -c {conf}",
-        "note: {root}/reports/on-hold: 1 file set aside. Fix: relayd queue release --all -c {conf}"
+        "note: {root}/reports/on-hold: 1 file on hold. Fix: relayd queue release --all -c {conf}"
         " brings them back; relayd queue list --state held -c {conf} shows them",
     ),
     case(

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import CliRunner, Result, _NamedTextIOWrapper
 
 from relayd.commands import asking
 from relayd.commands.queue.command import command
@@ -62,13 +62,13 @@ def test_hold_and_release_say_how_to_take_them_back(site: Site) -> None:
         0,
         [
             f"held 3 files of web-12.test; release them with: {BACK}",
-            "Files of web-12.test that arrive from now on are held as well.",
+            "Files of web-12.test that arrive from now on are put on hold as well.",
         ],
     )
     assert site.waiting() == [kept]
     listed = call(site, "list").output
     assert "1 file waits; 3 on hold" in listed
-    assert "New files of web-12.test are held since" in listed
+    assert "What web-12.test sends is on hold since" in listed
     assert "relayd does not run" in listed
     result = call(site, "release", "--node", "web-12.test")
     assert result.output.startswith("released 3 files of web-12.test; hold them again with: ")
@@ -103,6 +103,34 @@ def test_drop_asks_and_removes(site: Site) -> None:
     assert len(site.waiting()) == 2
     assert call(site, "drop", "--node", "web", "--yes").output == "dropped 1 file of 1 node\n"
     assert site.waiting() == [kept]
+
+
+def test_what_arrives_while_drop_asks_is_kept(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The answer is about the files that were counted in the question."""
+    old = [add(site, "web-12", 10), add(site, "db-1", 20)]
+    new: list[str] = []
+
+    def answer(question: str, **_options: object) -> bool:
+        assert question == "Remove 2 files of 2 nodes for good?"
+        new.append(add(site, "web-12", 5))
+        return True
+
+    monkeypatch.setattr("click.confirm", answer)
+    monkeypatch.setattr(_NamedTextIOWrapper, "isatty", lambda _self: True, raising=False)
+    assert call(site, "drop", "--all").output == "dropped 2 files of 2 nodes\n"
+    assert site.waiting() == new
+    assert not set(old) & set(site.waiting())
+
+
+@pytest.mark.parametrize("action", ["hold", "release", "drop"])
+def test_a_name_that_no_file_has_is_no_success(site: Site, action: str) -> None:
+    """A script learns of a name with a slip; a node without files is as it should be."""
+    add(site, "db-1", 10)
+    yes = ("--yes",) if action == "drop" else ()
+    result = call(site, action, "nothing.log", *yes)
+    assert result.exit_code == 1, result.output
+    assert "no file" in result.output
+    assert call(site, action, "--node", "web-12", *yes).exit_code == 0
 
 
 def test_shape_fits_into_eighty_columns_and_names_who_floods(site: Site) -> None:
