@@ -4,8 +4,7 @@ from typing import Final
 
 from relayd.overview.nodes import NodeRow
 from relayd.overview.one_node import NodeDetail
-from relayd.overview.sentence import moment
-from relayd.system.amounts import counted
+from relayd.overview.sentence import hold_words, moment
 from relayd.system.printable import printable
 
 OUTCOMES: Final = {
@@ -46,10 +45,10 @@ def inventory_words(detail: NodeDetail, now: float) -> str:
     return f"{OUTCOMES[detail.inventory]} {moment(detail.inventory_at, now)}"
 
 
-def hold_words(detail: NodeDetail, now: float) -> str:
+def node_hold_words(detail: NodeDetail, now: float) -> str:
     """Return what operators have put on hold of a node; "" if nothing."""
-    files = counted(detail.held, "file")
     if detail.on_hold_since is None:
-        return files if detail.held else ""
+        return hold_words(detail.held, "") if detail.held else ""
     by = f" by {printable(detail.on_hold_by)}" if detail.on_hold_by else ""
-    return f"{files}, and all that arrives, since {moment(detail.on_hold_since, now)}{by}"
+    since = moment(detail.on_hold_since, now)
+    return hold_words(detail.held, f"all that arrives, since {since}{by}")

@@ -94,7 +94,7 @@ def _waiting(overview: Overview) -> Verdict | None:
             server = f" {output.server}" if output.server else ""
             sentence = (
                 f"Waiting for the {output.name}{since} ({output.trouble or server.strip()}): "
-                f"{_wait(overview)}, none is lost."
+                f"{_wait(overview)}{', none is lost' if overview.backlog.files else ''}."
             )
             return Verdict("waiting", sentence, "relayd check")
     return None
@@ -142,16 +142,23 @@ def _keeping_up(overview: Overview) -> Verdict:
 
 def held_words(overview: Overview) -> str:
     """Return what operators have put on hold, in words."""
-    files = counted(overview.held, "file")
-    if not overview.nodes_on_hold:
-        return files
-    return f"{files}, and all that arrives of {counted(overview.nodes_on_hold, 'node')}"
+    nodes = counted(overview.nodes_on_hold, "node") if overview.nodes_on_hold else ""
+    return hold_words(overview.held, nodes and f"all that arrives of {nodes}")
+
+
+def hold_words(files: int, arriving: str) -> str:
+    """Return what is on hold, in words; `arriving` says what is put there as it arrives."""
+    if not arriving:
+        return counted(files, "file")
+    return f"{counted(files, 'file')}, and {arriving}" if files else f"{arriving}; no file yet"
 
 
 def _wait(overview: Overview) -> str:
     files = overview.backlog.files
     what = "run log" if overview.kinds == ("reporting",) else "file"
-    return f"{counted(files, what)} {'waits' if files == 1 else 'wait'}" if files else "none waits"
+    return (
+        f"{counted(files, what)} {'waits' if files == 1 else 'wait'}" if files else "nothing waits"
+    )
 
 
 def moment(at: float, now: float) -> str:

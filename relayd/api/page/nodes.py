@@ -9,7 +9,7 @@ from relayd.api.page.html import Html, join, link, path_of, tag
 from relayd.api.page.sections import node_link
 from relayd.overview.collect import SILENT_AFTER_S
 from relayd.overview.fleet import FilePlace, Refusals
-from relayd.overview.node_words import hold_words, inventory_words, run_words
+from relayd.overview.node_words import inventory_words, node_hold_words, run_words
 from relayd.overview.nodes import NodeRow, NodesChoice, NodesPage
 from relayd.overview.one_node import CertificateFacts, FileFacts, NodeDetail
 from relayd.overview.sentence import moment
@@ -159,7 +159,7 @@ def node_body(detail: NodeDetail, now: float) -> Html:
     if inventory := inventory_words(detail, now):
         facts.append(("inventory", inventory))
     facts.append(("waiting", _files(row.waiting, detail.waiting, now)))
-    if hold := hold_words(detail, now):
+    if hold := node_hold_words(detail, now):
         facts.append(("on hold", hold))
     facts.append(("refused", _files(row.failed, detail.failed[::-1], now)))
     listed = (join(tag("dt", label), tag("dd", value)) for label, value in facts)

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from relayd.commands.console import NARROWEST
-from relayd.overview.node_words import LATE_S, OUTCOMES, hold_words, inventory_words, run_words
+from relayd.overview.node_words import LATE_S, OUTCOMES, inventory_words, node_hold_words, run_words
 from relayd.overview.nodes import NodeRow, NodesChoice, NodesPage
 from relayd.overview.one_node import CertificateFacts, FileFacts, HopState, NodeDetail
 from relayd.overview.sentence import moment
@@ -132,7 +132,7 @@ def _long_lines(detail: NodeDetail, now: float, *, follow: bool) -> Iterator[str
         yield _row("inventory", inventory)
     name = _word(row)
     yield _row("waiting", _waiting(name, row.waiting, detail.waiting, now))
-    if hold := hold_words(detail, now):
+    if hold := node_hold_words(detail, now):
         yield _row("on hold", f"{hold}   relayd queue release --node {name}")
     yield from _failed(name, row.failed, detail.failed, now)
     if "flooding" in row.troubles:

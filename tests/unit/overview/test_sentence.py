@@ -52,7 +52,7 @@ def overview(**parts: Any) -> Overview:
             "keeping_up",
             "Keeping up: no run log has been forwarded yet.",
         ),
-        ({"kinds": ("inventories",)}, "keeping_up", "Keeping up: none waits."),
+        ({"kinds": ("inventories",)}, "keeping_up", "Keeping up: nothing waits."),
         (
             {"backlog": Backlog(files=12_431, oldest_s=360.0, drained_per_s=1720, drained_in_s=7)},
             "behind",
@@ -75,7 +75,7 @@ def overview(**parts: Any) -> Overview:
         (
             {"nodes": NodesState(trouble="nodes list x does not exist"), "outputs": (DOWN,)},
             "waiting",
-            "Waiting for the nodes list (nodes list x does not exist): none waits.",
+            "Waiting for the nodes list (nodes list x does not exist): nothing waits.",
         ),
         (
             {"flow": Flow(usual=171.0, last_arrival=NOW - 660)},
