@@ -158,7 +158,8 @@ _directory = partial(
     "--config",
     "directory",
     metavar="DIR",
-    type=click.Path(path_type=Path),
+    # The control socket is enough for most commands, so what cannot be read is seen later.
+    type=click.Path(path_type=Path, readable=False),
     default=DEFAULT_DIRECTORY,
     show_default=True,
     help="The directory with main.conf and logging.conf.",

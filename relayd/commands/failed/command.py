@@ -286,8 +286,8 @@ def _list(settings: Settings, asked: Asked) -> list[Listed]:
 def _judge(directory: Path, site: Installation) -> Judge | None:
     """Return what examines run logs; None if they are not examined, on this machine or here."""
     if site.settings is None:
-        unread = f"{site.unread} may not be read by this user"
-        click.echo(f"warning: {unread}: relayd examines the files once they are back", err=True)
+        later = "relayd examines the files once they are back"
+        click.echo(f"warning: {site.unreadable}: {later}", err=True)
         return None
     if not site.settings.processing.reporting.examined_here:
         return None
