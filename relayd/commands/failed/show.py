@@ -1,6 +1,5 @@
 """Output of `relayd failed`. Everything that comes from a file is made printable first."""
 
-import json
 import textwrap
 import time
 from collections import Counter
@@ -12,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from relayd.commands.console import NARROWEST
+from relayd.overview.documents import json_line
 from relayd.spool.failed.refusals import ADVICE, Group, Refusal
 from relayd.spool.failed.returning import Done, Outcome
 from relayd.system.amounts import age, counted, size
@@ -151,4 +151,4 @@ def _facts(refusal: Refusal) -> dict[str, Any]:
 
 
 def _line(**values: Any) -> str:
-    return json.dumps(values).replace("\x7f", "\\u007f")
+    return json_line(values)

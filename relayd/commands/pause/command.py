@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import click
-import msgspec
 
 from relayd.commands.asking import ask, optional_duration
 from relayd.commands.cli import Program, directory_option
@@ -14,7 +13,7 @@ from relayd.commands.console import output_width, with_command
 from relayd.commands.installation import find_installation
 from relayd.config.main_conf import Settings
 from relayd.control.callers import myself
-from relayd.overview.documents import as_document
+from relayd.overview.documents import as_document, json_line
 from relayd.overview.model import Kind, named
 from relayd.overview.sentence import moment
 from relayd.overview.server import kinds_of
@@ -73,7 +72,7 @@ def command(directory: Path, kind: Kind | None, seconds: float | None, *, machin
     site = find_installation(directory)
     answer = ask(site, dict[str, Any], lambda control: control.post("/pause", order), offline)
     if machine:
-        click.echo(msgspec.json.encode(answer).decode())
+        click.echo(json_line(answer))
         return 0
     now = time.time()
     until = f" until {moment(now + seconds, now)}" if seconds is not None else ""
@@ -107,7 +106,7 @@ def resume(directory: Path, kind: Kind | None, *, machine: bool) -> int:
     )
     resumed = answer["resumed"]
     if machine:
-        click.echo(msgspec.json.encode(answer).decode())
+        click.echo(json_line(answer))
     elif resumed:
         click.echo(f"Taking {named(resumed)} again.")
     else:
