@@ -78,11 +78,11 @@ def command(directory: Path, kind: Kind | None, seconds: float | None, *, machin
     until = f" until {moment(now + seconds, now)}" if seconds is not None else ""
     back = "relayd resume" if kind is None else f"relayd resume {kind}"
     kinds = asked or answer["kinds"]
-    text = f"Paused {named(kinds)}{until}; uploads go on. End this with:"
+    others = () if kind else [one for one in KINDS if one not in kinds]
+    rest = f", and {named(others)} are not processed here" if others else ""
+    text = f"Paused {named(kinds)}{until}; uploads go on{rest}. End this with:"
     for line in with_command(text, back, output_width()):
         click.echo(line)
-    if kind is None and (others := [one for one in KINDS if one not in kinds]):
-        click.echo(f"The {named(others)} are not processed here.")
     return 0
 
 
