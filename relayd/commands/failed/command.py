@@ -129,6 +129,8 @@ def show_(directory: Path, names: tuple[str, ...], *, machine: bool, **chosen: A
         _print(map(show.refusal_as_json, refusals))
     elif not refusals:
         click.echo(_NOTHING)
+        if names and not chosen["nodes"]:
+            click.echo("Files of a node: relayd failed show --node NODE; all: relayd failed list.")
     else:
         with plain_console() as console:
             show.show_refusals(console, refusals)

@@ -34,10 +34,22 @@ def test_a_whole_name_is_preferred_to_a_part_of_others() -> None:
         (
             "n",
             {f"n{i}": "" for i in range(1200)},
-            "n: 1,200 nodes fit: n0, n1, n10, n100, n1000, …",
+            "n: 1,200 nodes fit: n0, n1, n10, n100, n1000, n1001, n1002, n1003, n1004, n1005, n1006,"
+            " n1007, n1008, n1009, n101, n1010, n1011, n1012, n1013, n1014 and 1,180 more; relayd"
+            " nodes lists all",
         ),
-        ("\x1b[2J", HOSTNAMES, "\\x1b[2J: no node has this in its id or host name"),
-        ("", HOSTNAMES, "(empty): no node has this in its id or host name"),
+        (
+            "web-*",
+            HOSTNAMES,
+            "web-*: patterns are not possible here; write an id, a host name, or a part that no"
+            " other node has",
+        ),
+        (
+            "\x1b[2J",
+            HOSTNAMES,
+            "\\x1b[2J: no node has this in its id or host name; relayd nodes lists all",
+        ),
+        ("", HOSTNAMES, "(empty): no node has this in its id or host name; relayd nodes lists all"),
     ],
 )
 def test_what_is_not_one_node_is_an_error_with_candidates(

@@ -109,6 +109,9 @@ def test_replay_moves_back_what_would_pass_now(site: Site) -> None:
     assert site.waiting() == [good]
     assert {path.name for path in site.failed.iterdir()} == {bad, f"{bad}.reason"}
     assert call(site, "replay", good).output == "No such file was refused.\n"
+    said = call(site, "show", "node-010")
+    assert said.output.startswith("No such file was refused.\nFiles of a node: relayd failed show")
+    assert said.exit_code == 1
 
 
 def test_replay_keeps_a_newer_file_of_the_same_name(site: Site) -> None:
