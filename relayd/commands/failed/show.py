@@ -12,6 +12,7 @@ from rich.text import Text
 
 from relayd.commands.console import NARROWEST
 from relayd.overview.documents import json_line
+from relayd.overview.sentence import moment
 from relayd.spool.failed.refusals import ADVICE, Group, Refusal
 from relayd.spool.failed.returning import Done, Outcome
 from relayd.system.amounts import age, counted, size
@@ -68,7 +69,7 @@ def show_refusals(console: Console, refusals: Sequence[Refusal]) -> None:
         if refusal.node_id:
             names = filter(None, (refusal.hostname, refusal.node_id))
             facts.add_row("node", Text("   ".join(map(printable, names))))
-        facts.add_row("refused", f"{in_utc(refusal.at)}, {age(now - refusal.at)} ago")
+        facts.add_row("refused", f"{moment(refusal.at, now)}, {age(now - refusal.at)} ago")
         facts.add_row("size", size(refusal.size))
         console.print(facts)
 
