@@ -111,8 +111,8 @@ def list_(directory: Path, *, machine: bool, **chosen: Any) -> int:
     else:
         with plain_console() as console:
             show.show_groups(console, groups)
-        hint = "relayd failed show [REASON|FILE], replay, drop"
-        click.echo(f"{show.total_of(groups)}. {hint}.")
+            hint = "relayd failed show [REASON|FILE], replay, drop"
+            console.print(f"{show.total_of(groups)}. {hint}.")
     return 0
 
 
