@@ -9,8 +9,8 @@ UV := 0.13.9
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
-# A demo needs a third of the lock. Without .venv it gets a small environment of its own.
-TRIAL := $(if $(wildcard $(READY)),$(VENV),build/demo)
+# A demo needs a third of the lock. Without a current .venv it gets a small environment of its own.
+TRIAL := $(if $(shell find $(READY) -newer requirements.lock -newer pyproject.toml 2>/dev/null),$(VENV),build/demo)
 PIP := -m pip --disable-pip-version-check
 EPOCH = $(shell git log -1 --format=%ct 2>/dev/null || echo 1767225600)
 

@@ -47,6 +47,8 @@ if TYPE_CHECKING:
 EXIT_CRASH: Final = 1
 #: The exit code that a shell reports for a command ended by SIGINT, for one that cleans up first.
 EXIT_INTERRUPTED: Final = 130
+#: The one for a command ended by SIGPIPE: nobody reads its results any more, as after `| head -1`.
+EXIT_CLOSED: Final = 141
 
 #: Commands in modules of their own, which are imported only when called: name → module, line in
 #: the list of commands. A module with several names that of its command after a colon.
@@ -117,6 +119,22 @@ class Program(click.Command):
             return call()
         sys.exit(_exit_code(call, self.name or "relayd"))
 
+    def make_context(
+        self,
+        info_name: str | None,
+        args: list[str],
+        parent: click.Context | None = None,
+        **extra: Any,
+    ) -> click.Context:
+        """Parse the arguments; `--help` and `--version` print their text here."""
+        with _ending_with_reader():
+            return super().make_context(info_name, args, parent, **extra)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Call the command."""
+        with _ending_with_reader():
+            return super().invoke(ctx)
+
 
 def _require_text(ctx: click.Context, parameter: click.Parameter, value: object) -> None:
     """Refuse a value that no document in JSON can have; Python keeps such bytes as surrogates."""
@@ -181,7 +199,8 @@ _directory = partial(
     "--config",
     "directory",
     metavar="DIR",
-    type=click.Path(path_type=Path),
+    # The control socket is enough for most commands, so what cannot be read is seen later.
+    type=click.Path(path_type=Path, readable=False),
     default=DEFAULT_DIRECTORY,
     show_default=True,
     help="The directory with main.conf and logging.conf.",
@@ -290,10 +309,27 @@ def _exit_code(call: Callable[[], object], program: str) -> int:
     except OSError as error:
         if is_daemon() or not _is_of_output(error):
             raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it again
+        _discard_output()
         return fail(f"cannot write to standard output: {error.strerror}", EXIT_CRASH)
 
 
 def _is_of_output(error: OSError) -> bool:
     """Return whether a tool could not write its results: to a full disk, for example."""
     return error.filename is None and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO)
+
+
+@contextmanager
+def _ending_with_reader() -> Iterator[None]:
+    """End a tool whose output is a closed pipe as SIGPIPE would; click's own code is 1."""
+    try:
+        yield
+    except BrokenPipeError as error:
+        if is_daemon():
+            raise
+        _discard_output()
+        raise click.exceptions.Exit(EXIT_CLOSED) from error
+
+
+def _discard_output() -> None:
+    """Write to nowhere what Python flushes at the end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

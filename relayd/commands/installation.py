@@ -4,11 +4,14 @@ import os
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from relayd.config.main_conf import GeneralSettings, Settings, load_settings
+from relayd.config.main_conf import MAIN_FILE, GeneralSettings, Settings, load_settings
 from relayd.errors import RelaydError, StartError
 
 #: Environment variable that names the control socket for who may not read main.conf.
 SOCKET_VARIABLE: Final = "RELAYD_CONTROL_SOCKET"
+#: Errors of a file that does not exist.
+_MISSING: Final = (FileNotFoundError, NotADirectoryError)
+_REMEDY: Final = f"name its directory with -c DIR, or the control socket with {SOCKET_VARIABLE}"
 
 
 class Installation(NamedTuple):
@@ -16,13 +19,15 @@ class Installation(NamedTuple):
 
     Attributes:
         socket: the control socket; None if the configuration has none.
-        settings: None if this user may not read the configuration.
-        unread: the file that this user may not read; None if there is none.
+        settings: None if this user cannot read the configuration.
+        unread: main.conf, if it cannot be read; else None.
+        missing: whether that is because there is none.
     """
 
     socket: Path | None
     settings: Settings | None
     unread: Path | None = None
+    missing: bool = False
 
     def needed(self, why: RelaydError) -> Settings:
         """Return the settings, to do without a relayd that cannot be asked.
@@ -31,7 +36,7 @@ class Installation(NamedTuple):
             why: it cannot be asked.
 
         Raises:
-            StartError: this user may not read them.
+            StartError: this user cannot read them.
         """
         if self.settings is None:
             raise StartError(self.explained(why))
@@ -41,24 +46,37 @@ class Installation(NamedTuple):
         """Return why relayd cannot be asked and, if that is so, why nothing works without it."""
         if self.settings is not None:
             return str(why)
-        return f"{why}; without it, {self.unread} is needed, which this user may not read"
+        return f"{why}; without it, main.conf is needed: {self.unreadable}"
+
+    @property
+    def unreadable(self) -> str:
+        """Why there are no settings."""
+        why = "does not exist" if self.missing else "may not be read by this user"
+        return f"{self.unread} {why}"
 
 
 def find_installation(directory: Path) -> Installation:
     """Return the installation with this configuration directory.
 
     Members of the control socket's group need not be able to read the passwords in main.conf.
+    Without main.conf, the environment variable is enough.
 
     Raises:
         ConfigError: main.conf is not valid.
-        StartError: it cannot be read, for another reason than a lack of permission.
+        StartError: it cannot be read, for another reason than a lack of permission; or it does not
+            exist, and no variable names a socket.
     """
     try:
         settings, _warnings = load_settings(directory)
     except StartError as error:
-        if not all(isinstance(one.__cause__, PermissionError) for one in error.each()):
+        causes = [one.__cause__ for one in error.each()]
+        if all(isinstance(cause, PermissionError) for cause in causes):
+            return Installation(default_socket(), None, error.file)
+        if error.file != directory / MAIN_FILE or not isinstance(error.__cause__, _MISSING):
             raise
-        return Installation(default_socket(), None, error.file)
+        if not os.environ.get(SOCKET_VARIABLE):
+            raise StartError(f"{error}; {_REMEDY}", file=error.file) from error
+        return Installation(default_socket(), None, error.file, missing=True)
     return Installation(settings.general.control_socket, settings)
 
 

@@ -7,7 +7,11 @@ from relayd.errors import RelaydError, StartError
 from relayd.system.printable import printable
 
 #: Candidates that are named when a part is ambiguous.
-_CANDIDATES: Final = 5
+_CANDIDATES: Final = 20
+#: Characters of a pattern as in a shell, which host names do not have.
+_PATTERN: Final = frozenset("*?")
+_WHAT: Final = "an id, a host name, or a part that no other node has"
+_ALL: Final = "relayd nodes lists all"
 #: Characters of a part that an error repeats.
 _SHOWN: Final = 80
 
@@ -37,7 +41,9 @@ def find_node(part: str, hostnames: Mapping[str, str], option: str = "") -> str:
         return found[0]
     shown = f"{option} {printable(part, _SHOWN) or '(empty)'}".lstrip()
     if not found:
-        raise NoSuchNodeError(f"{shown}: no node has this in its id or host name")
+        if not _PATTERN.isdisjoint(part):
+            raise NoSuchNodeError(f"{shown}: patterns are not possible here; write {_WHAT}")
+        raise NoSuchNodeError(f"{shown}: no node has this in its id or host name; {_ALL}")
     raise NoSuchNodeError(f"{shown}: {len(found):,} nodes fit: {_candidates(found, hostnames)}")
 
 
@@ -75,5 +81,6 @@ def _candidates(found: Sequence[str], hostnames: Mapping[str, str]) -> str:
     names = [hostnames[node_id] or node_id for node_id in first]
     if len(set(names)) < len(names):
         names = list(first)
-    more = ", …" if len(found) > _CANDIDATES else ""
+    rest = len(found) - _CANDIDATES
+    more = f" and {rest:,} more; {_ALL}" if rest > 0 else ""
     return ", ".join(map(printable, names)) + more

@@ -1,5 +1,6 @@
 """Values of this package as JSON documents: points in time become RFC 3339 in UTC."""
 
+import json
 from datetime import UTC, datetime
 from typing import Any, Final, TypeVar
 
@@ -27,11 +28,21 @@ _MOMENTS: Final = frozenset(
 
 T = TypeVar("T")
 
+_encode: Final = json.JSONEncoder(separators=(",", ":")).encode
+
 
 def as_document(value: msgspec.Struct) -> dict[str, Any]:
     """Return a value as a document."""
     document: dict[str, Any] = _shown(msgspec.to_builtins(value))
     return document
+
+
+def json_line(value: object) -> str:
+    """Return a value as one line of compact JSON, as all commands print it.
+
+    It is plain ASCII without control characters, so a terminal obeys nothing in it.
+    """
+    return _encode(msgspec.to_builtins(value)).replace("\x7f", "\\u007f")
 
 
 def from_document(document: object, kind: type[T]) -> T:

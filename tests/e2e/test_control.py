@@ -331,9 +331,10 @@ async def test_pause_holds_files_back_over_a_restart(site: Site, database: Datab
         for kinds in (["inventories"], ["reporting", "inventories"]):
             with pytest.raises(ControlError, match=refused):
                 Control(site.control).post("/pause", {"kinds": kinds})
-        both = _relayd(site, "pause", "--for", "1h")[1].splitlines()
-        assert both[0].startswith("Paused run logs until ")
-        assert both[1:] == ["The inventories are not processed here."]
+        both = _relayd(site, "pause", "--for", "1h")[1]
+        assert both.startswith("Paused run logs until ")
+        assert "; uploads go on, and inventories are not processed here. " in both
+        assert both.endswith(" End this with: relayd resume\n")
         assert stored_executions(database.query) == {}
         assert _relayd(site, "resume")[1] == "Taking run logs again.\n"
         await daemon.settled()

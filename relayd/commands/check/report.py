@@ -1,7 +1,5 @@
 """The report: lines of text, a table on a terminal, or one JSON document."""
 
-import json
-
 import msgspec
 from rich import box
 from rich.console import Console
@@ -10,6 +8,7 @@ from rich.text import Text
 
 from relayd import __version__
 from relayd.commands.check.model import CheckReport, Finding, Level
+from relayd.overview.documents import json_line
 from relayd.system.printable import printable
 
 _STYLES = {
@@ -30,7 +29,7 @@ def as_json(report: CheckReport) -> str:
         "checks": {name: _worst(findings) for name, findings in report.results.items()},
         "findings": msgspec.to_builtins(report.findings),
     }
-    return json.dumps(document, indent=2).replace("\x7f", "\\u007f")
+    return json_line(document)
 
 
 def as_lines(report: CheckReport) -> list[str]:

@@ -113,8 +113,8 @@ def list_(directory: Path, *, machine: bool, **chosen: Any) -> int:
     else:
         with plain_console() as console:
             show.show_groups(console, groups)
-        hint = "relayd failed show [REASON|FILE], replay, drop"
-        click.echo(f"{show.total_of(groups)}. {hint}.")
+            hint = "relayd failed show [REASON|FILE], replay, drop"
+            console.print(f"{show.total_of(groups)}. {hint}.")
     return 0
 
 
@@ -131,6 +131,8 @@ def show_(directory: Path, names: tuple[str, ...], *, machine: bool, **chosen: A
         _print(map(show.refusal_as_json, refusals))
     elif not refusals:
         click.echo(_NOTHING)
+        if names and not chosen["nodes"]:
+            click.echo("Files of a node: relayd failed show --node NODE; all: relayd failed list.")
     else:
         with plain_console() as console:
             show.show_refusals(console, refusals)
@@ -288,8 +290,8 @@ def _list(settings: Settings, asked: Asked) -> list[Listed]:
 def _judge(directory: Path, site: Installation) -> Judge | None:
     """Return what examines run logs; None if they are not examined, on this machine or here."""
     if site.settings is None:
-        unread = f"{site.unread} may not be read by this user"
-        click.echo(f"warning: {unread}: relayd examines the files once they are back", err=True)
+        later = "relayd examines the files once they are back"
+        click.echo(f"warning: {site.unreadable}: {later}", err=True)
         return None
     if not site.settings.processing.reporting.examined_here:
         return None

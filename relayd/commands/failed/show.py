@@ -1,6 +1,5 @@
 """Output of `relayd failed`. Everything that comes from a file is made printable first."""
 
-import json
 import textwrap
 import time
 from collections import Counter
@@ -12,6 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from relayd.commands.console import NARROWEST
+from relayd.overview.documents import json_line
+from relayd.overview.sentence import moment
 from relayd.spool.failed.refusals import ADVICE, Group, Refusal
 from relayd.spool.failed.returning import Done, Outcome
 from relayd.system.amounts import age, counted, size
@@ -30,25 +31,31 @@ _DONE: Final[dict[Outcome, str]] = {
 _WOULD: Final[dict[Outcome, str]] = _DONE | {"back": "would be moved back"}
 #: Files that are listed one by one among those that were not moved.
 _LISTED: Final = 10
+#: Columns of a terminal in which what to do fits beside the numbers.
+_WIDE: Final = 60
 
 
 def show_groups(console: Console, groups: Sequence[Group]) -> None:
-    """Print one line for each reason, and the total."""
+    """Print one line for each reason; in a narrow terminal, what to do is on lines of its own."""
+    wide = console.width >= _WIDE
     table = Table(box=None, pad_edge=False, header_style="")
     table.add_column("REASON", no_wrap=True)
     table.add_column("FILES", justify="right", no_wrap=True)
     table.add_column("NODES", justify="right", no_wrap=True)
     table.add_column("OLDEST", no_wrap=True)
-    table.add_column("WHAT TO DO", overflow="fold")
+    if wide:
+        table.add_column("WHAT TO DO", overflow="fold")
     for group in groups:
         table.add_row(
             group.reason,
             f"{group.files:,}",
             f"{group.nodes:,}" if group.nodes else "",
             age(group.oldest_s),
-            group.advice,
+            *([group.advice] if wide else []),
         )
     console.print(table)
+    for group in () if wide else groups:
+        console.print(f"{group.reason}: {group.advice}")
 
 
 def show_refusals(console: Console, refusals: Sequence[Refusal]) -> None:
@@ -68,7 +75,7 @@ def show_refusals(console: Console, refusals: Sequence[Refusal]) -> None:
         if refusal.node_id:
             names = filter(None, (refusal.hostname, refusal.node_id))
             facts.add_row("node", Text("   ".join(map(printable, names))))
-        facts.add_row("refused", f"{in_utc(refusal.at)}, {age(now - refusal.at)} ago")
+        facts.add_row("refused", f"{moment(refusal.at, now)}, {age(now - refusal.at)} ago")
         facts.add_row("size", size(refusal.size))
         console.print(facts)
 
@@ -151,4 +158,4 @@ def _facts(refusal: Refusal) -> dict[str, Any]:
 
 
 def _line(**values: Any) -> str:
-    return json.dumps(values).replace("\x7f", "\\u007f")
+    return json_line(values)

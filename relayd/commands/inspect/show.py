@@ -1,14 +1,12 @@
 """Output of an inspection. Everything that comes from a file is made printable first."""
 
-import json
-
-import msgspec
 from rich import box
 from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
 from relayd.commands.inspect.content import Inspection
+from relayd.overview.documents import json_line
 from relayd.runlog.model import Report
 from relayd.system.printable import printable
 
@@ -17,8 +15,7 @@ _COLUMNS = ("executed", "event type", "technique / component / key", "message")
 
 def as_json(inspection: Inspection) -> str:
     """Return an inspection as one line of JSON, in plain ASCII and without control characters."""
-    document = msgspec.to_builtins(inspection)
-    return json.dumps(document).replace("\x7f", "\\u007f")
+    return json_line(inspection)
 
 
 def show(console: Console, inspection: Inspection) -> None:

@@ -18,7 +18,7 @@ from relayd.commands.nodes.screen import node_lines, nodes_summary, show_nodes
 from relayd.config.main_conf import Settings
 from relayd.control.client import Control
 from relayd.errors import RelaydError, StartError
-from relayd.overview.documents import as_document, from_document
+from relayd.overview.documents import as_document, from_document, json_line
 from relayd.overview.fleet import FleetView
 from relayd.overview.nodes import NodesChoice, NodesPage, Sort
 from relayd.overview.one_node import Asked, NodeDetail
@@ -81,7 +81,7 @@ def command(
         site, NodesPage, partial(nodes_page, choice=choice), partial(_page_here, choice=choice)
     )
     if machine:
-        click.echo(msgspec.json.encode(as_document(page)).decode())
+        click.echo(json_line(as_document(page)))
         return 0
     if page.rows:
         with plain_console() as console:
@@ -136,7 +136,7 @@ def node(directory: Path, part: str, *, follow: bool, machine: bool) -> int:
         partial(_detail_here, part=part),
     )
     if machine:
-        click.echo(msgspec.json.encode(as_document(detail)).decode())
+        click.echo(json_line(as_document(detail)))
         return 0
     for line in node_lines(detail, follow=follow, width=output_width()):
         click.echo(line)

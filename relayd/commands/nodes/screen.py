@@ -17,6 +17,7 @@ from relayd.overview.nodes import NodeRow, NodesChoice, NodesPage
 from relayd.overview.one_node import CertificateFacts, FileFacts, HopState, NodeDetail
 from relayd.overview.sentence import moment
 from relayd.system.amounts import UNKNOWN, age, counted, precise
+from relayd.system.clock import in_calendar
 from relayd.system.printable import printable
 
 _LABEL: Final = 14
@@ -204,7 +205,7 @@ def _validity(certificate: CertificateFacts, now: float) -> str:
 
 
 def _day(at: float) -> str:
-    return time.strftime("%Y-%m-%d", time.gmtime(at))
+    return time.strftime("%Y-%m-%d", time.localtime(in_calendar(at)))
 
 
 def _last_run(detail: NodeDetail, now: float) -> Iterator[str]:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import click
-import msgspec
 
 from relayd.commands.asking import ask, optional_duration
 from relayd.commands.cli import Program, directory_option
@@ -14,7 +13,7 @@ from relayd.commands.console import output_width, with_command
 from relayd.commands.installation import find_installation
 from relayd.config.main_conf import Settings
 from relayd.control.callers import myself
-from relayd.overview.documents import as_document
+from relayd.overview.documents import as_document, json_line
 from relayd.overview.model import Kind, named
 from relayd.overview.sentence import moment
 from relayd.overview.server import kinds_of
@@ -73,17 +72,17 @@ def command(directory: Path, kind: Kind | None, seconds: float | None, *, machin
     site = find_installation(directory)
     answer = ask(site, dict[str, Any], lambda control: control.post("/pause", order), offline)
     if machine:
-        click.echo(msgspec.json.encode(answer).decode())
+        click.echo(json_line(answer))
         return 0
     now = time.time()
     until = f" until {moment(now + seconds, now)}" if seconds is not None else ""
     back = "relayd resume" if kind is None else f"relayd resume {kind}"
     kinds = asked or answer["kinds"]
-    text = f"Paused {named(kinds)}{until}; uploads go on. End this with:"
+    others = () if kind else [one for one in KINDS if one not in kinds]
+    rest = f", and {named(others)} are not processed here" if others else ""
+    text = f"Paused {named(kinds)}{until}; uploads go on{rest}. End this with:"
     for line in with_command(text, back, output_width()):
         click.echo(line)
-    if kind is None and (others := [one for one in KINDS if one not in kinds]):
-        click.echo(f"The {named(others)} are not processed here.")
     return 0
 
 
@@ -107,7 +106,7 @@ def resume(directory: Path, kind: Kind | None, *, machine: bool) -> int:
     )
     resumed = answer["resumed"]
     if machine:
-        click.echo(msgspec.json.encode(answer).decode())
+        click.echo(json_line(answer))
     elif resumed:
         click.echo(f"Taking {named(resumed)} again.")
     else:

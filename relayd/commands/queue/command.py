@@ -22,6 +22,7 @@ from relayd.errors import NodesError
 from relayd.fleet.finding import find_nodes
 from relayd.fleet.loading import load_list
 from relayd.fleet.nodes import Nodes
+from relayd.overview.documents import json_line
 from relayd.spool.layout import spools_of
 from relayd.spool.operations.choose import Choice
 from relayd.spool.operations.queue import Queue
@@ -111,8 +112,7 @@ def list_(directory: Path, *, limit: int | None, machine: bool, **chosen: Any) -
     most = limit if limit is not None else 0 if machine else LISTED
     waiting = _files(_Site(directory), _choice(**chosen), most, details=False)
     if machine:
-        sys.stdout.buffer.write(b"".join(msgspec.json.encode(one) + b"\n" for one in waiting.files))
-        sys.stdout.buffer.flush()
+        click.echo("".join(f"{json_line(one)}\n" for one in waiting.files), nl=False)
         return 0
     _print(show.waiting_lines(waiting, output_width()))
     return 0
@@ -126,7 +126,7 @@ def show_(directory: Path, *, machine: bool, **chosen: Any) -> int:
     """Show each file: node, run, arrival, size, attempts; the exit code is 1 if there is none."""
     waiting = _files(_Site(directory), _choice(**chosen), 0, details=True)
     if machine:
-        _print(msgspec.json.encode(one).decode() for one in waiting.files)
+        _print(json_line(one) for one in waiting.files)
     else:
         _print(show.detail_lines(waiting))
     return 0 if waiting.files else 1
@@ -152,7 +152,7 @@ def shape_(directory: Path, *, rows: int, machine: bool, **chosen: Any) -> int:
         lambda queue: queue.shape(choice, rows),
         changes=False,
     )
-    _print([msgspec.json.encode(shape).decode()] if machine else show.shape_lines(shape))
+    _print([json_line(shape)] if machine else show.shape_lines(shape))
     return 0
 
 
@@ -238,7 +238,7 @@ def _act(
     site = _Site(directory)
     report = _report(site, action, choice, trial=trial)
     if machine:
-        _print([msgspec.json.encode(report).decode()])
+        _print([json_line(report)])
     else:
         _print(show.report_lines(report, choice, running=site.is_running, width=output_width()))
     missed = choice.names and action != "retry" and not report.counts

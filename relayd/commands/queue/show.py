@@ -2,10 +2,13 @@
 
 import shlex
 import textwrap
+import time
 from collections.abc import Iterator, Sequence
+from datetime import datetime
 from typing import Final
 
 from relayd.commands.console import NARROWEST, with_command
+from relayd.overview.sentence import moment
 from relayd.spool.operations.choose import Choice
 from relayd.spool.operations.shape import LABELS, Row, Shape
 from relayd.spool.operations.views import FileView, Report, Waiting
@@ -50,7 +53,7 @@ def waiting_lines(waiting: Waiting, width: int = NARROWEST) -> Iterator[str]:
     yield _total(waiting)
     for node in waiting.nodes_on_hold:
         name = printable(node.hostname or node.node)
-        held = f"What {name} sends is on hold since {node.since}, by {printable(node.by)}: "
+        held = f"What {name} sends is on hold since {_local(node.since)}, by {printable(node.by)}: "
         yield from textwrap.wrap(f"{held}{counted(node.files, 'file')} so far.", width)
         yield f"  relayd queue release --node {shlex.quote(name)}"
     if waiting.files and not waiting.running:
@@ -82,11 +85,16 @@ def detail_lines(waiting: Waiting) -> Iterator[str]:
         facts = [("state", _state(file))]
         if file.node:
             facts.append(("node", printable(" ".join(filter(None, (file.hostname, file.node))))))
-        facts.append(("dated", f"{file.dated_at}, {age(file.age_seconds)} ago"))
-        facts.append(("arrived", file.arrived_at or UNKNOWN))
+        facts.append(("dated", f"{_local(file.dated_at)}, {age(file.age_seconds)} ago"))
+        facts.append(("arrived", _local(file.arrived_at) if file.arrived_at else UNKNOWN))
         facts.append(("size", UNKNOWN if file.bytes is None else size(file.bytes)))
         facts.append(("failed attempts", unknown if file.attempts is None else str(file.attempts)))
         yield from (f"  {name:16}{text}" for name, text in facts)
+
+
+def _local(at: str) -> str:
+    """Return a time in RFC 3339 as people read it."""
+    return moment(datetime.fromisoformat(at).timestamp(), time.time())
 
 
 def shape_lines(shape: Shape) -> Iterator[str]:

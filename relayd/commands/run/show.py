@@ -1,11 +1,11 @@
 """A run on a terminal: lines as they come, then one verdict for each node."""
 
-import json
 import re
 from collections.abc import Iterator
 from typing import Any, Final
 
 from relayd.commands.run.results import NodeResult, Results
+from relayd.overview.documents import json_line
 from relayd.system.amounts import UNKNOWN
 from relayd.system.printable import printable
 
@@ -94,7 +94,7 @@ def _aligned(rows: list[tuple[str, ...]]) -> Iterator[str]:
 
 def event_as_json(event: dict[str, Any]) -> str:
     """Return an event as one line of JSON in plain ASCII, as it came."""
-    return _line({name: value for name, value in event.items() if name != "at"})
+    return json_line({name: value for name, value in event.items() if name != "at"})
 
 
 def summary_as_json(results: Results, seconds: float, *, complete: bool) -> str:
@@ -106,7 +106,7 @@ def summary_as_json(results: Results, seconds: float, *, complete: bool) -> str:
         complete: False if the answer broke off.
     """
     verdicts = results.verdicts
-    return _line(
+    return json_line(
         {
             "event": "summary",
             "nodes": len(results.nodes),
@@ -116,7 +116,3 @@ def summary_as_json(results: Results, seconds: float, *, complete: bool) -> str:
             "complete": complete,
         }
     )
-
-
-def _line(values: dict[str, Any]) -> str:
-    return json.dumps(values).replace("\x7f", "\\u007f")

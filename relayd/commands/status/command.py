@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Final
 
 import click
-import msgspec
 
 from relayd.commands.cli import Program, directory_option
 from relayd.commands.installation import Installation, find_installation
@@ -15,7 +14,7 @@ from relayd.commands.status.offline import offline_overview
 from relayd.commands.status.screen import WIDTH, status_lines
 from relayd.control.client import Control, ControlError, NotPermittedError, NotRunningError
 from relayd.errors import RelaydError, StartError
-from relayd.overview.documents import as_document, from_document
+from relayd.overview.documents import as_document, from_document, json_line
 from relayd.overview.model import Overview
 from relayd.system.printable import printable
 
@@ -60,7 +59,7 @@ def _show_anyway(site: Installation, *, machine: bool) -> None:
 def _show(site: Installation, *, machine: bool) -> int:
     overview = ask(site)
     if machine:
-        click.echo(msgspec.json.encode(as_document(overview)).decode())
+        click.echo(json_line(as_document(overview)))
     else:
         columns = max(WIDTH, shutil.get_terminal_size((WIDTH, 24)).columns)
         for line in status_lines(overview, columns):

@@ -57,9 +57,8 @@ def load(directory: Path) -> Loaded:
         return Loaded(build_all(path, table, Settings).value, table)
     except OSError as error:
         settings = Settings()
-        if isinstance(error, PermissionError):
-            general = msgspec.structs.replace(settings.general, control_socket=default_socket())
-            settings = msgspec.structs.replace(settings, general=general)
+        general = msgspec.structs.replace(settings.general, control_socket=default_socket())
+        settings = msgspec.structs.replace(settings, general=general)
         return Loaded(settings, {}, f"{path} cannot be read: {error.strerror}")
     except RelaydError as error:
         return Loaded(Settings(), {}, str(error))

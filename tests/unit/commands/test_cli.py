@@ -384,6 +384,33 @@ def test_results_that_cannot_be_written_are_one_line(
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("arguments", [("queue", "list", "--json"), ("version",), ("--help",)])
+def test_a_closed_pipe_is_no_negative_answer(directory: Path, arguments: tuple[str, ...]) -> None:
+    """A tool whose reader has gone, as `head`, ends as SIGPIPE ends one: without a word, 141."""
+    (directory / "main.conf").write_text(
+        f'{MY_ID}[processing.reporting]\noutput = "disabled"\n'
+        f'directory = "{directory / "reports"}"\n'
+    )
+    incoming = directory / "reports" / "incoming"
+    incoming.mkdir(parents=True)
+    (incoming / "2026-11-29T10:00:00+00:00@node.log").write_text("")
+    reading, writing = os.pipe()
+    os.close(reading)
+    place = ("-c", directory) if arguments[0] == "queue" else ()
+    done = subprocess.run(
+        [sys.executable, "-m", "relayd", *arguments, *place],
+        cwd=ROOT,
+        check=False,
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    os.close(writing)
+    assert done.returncode == 141
+    assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr
+
+
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "<&- >&-"])
 @pytest.mark.parametrize("command", ["queue drop --all", "queue list --json"])
 def test_a_standard_stream_that_is_closed_is_as_one_on_nothing(

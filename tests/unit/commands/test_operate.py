@@ -15,6 +15,7 @@ from relayd.commands.failed import show
 from relayd.commands.run.results import Results
 from relayd.commands.run.show import summary_as_json
 from relayd.overview import model, nodes, one_node
+from relayd.overview.documents import json_line
 from relayd.spool.failed.refusals import Group, Refusal
 from relayd.spool.failed.returning import Done
 from relayd.spool.layout import Spool
@@ -26,6 +27,24 @@ _FENCE = re.compile(r"^( *)```(?:console)?\n(.*?)^ *```$", re.MULTILINE | re.DOT
 _ROW = re.compile(r"^\| `(?P<of>[^|]+)` \| (?P<names>`[^|]+`) \|$", re.MULTILINE)
 _REFUSAL = Refusal(Path("/f"), Spool(Path("/"), (), frozenset()), "f", "archive", "", "", 0.0, 0)
 _GROUP = Group("archive", 1, 1, 1, 0.0, "")
+
+
+def test_json_is_compact_ascii_on_one_line() -> None:
+    """All commands print JSON alike; a terminal obeys nothing in it, and nothing is lost."""
+    value = {"name": "café\x1b\x7f\x9b\n", "files": [1, 2.5, None]}
+    line = json_line(value)
+    assert line.startswith('{"name":"caf')
+    assert line.endswith('","files":[1,2.5,null]}')
+    assert line.isascii()
+    assert line.isprintable()
+    assert json.loads(line) == value
+    using = [
+        path.name
+        for path in (ROOT / "relayd" / "commands").rglob("*.py")
+        if "demo" not in path.parts
+        and re.search(r"json\.dumps|(echo|_print)\(.*json\.encode", path.read_text())
+    ]
+    assert sorted(using) == ["access.py", "masking.py"]  # neither prints
 
 
 def _command_lines() -> list[str]:

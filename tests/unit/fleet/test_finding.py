@@ -4,6 +4,9 @@ import pytest
 
 from relayd.fleet.finding import NoSuchNodeError, find_node
 
+ALL = "relayd nodes lists all"
+WORDS = "an id, a host name, or a part that no other node has"
+FIRST = ", ".join(sorted(f"n{i}" for i in range(1200))[:20])
 HOSTNAMES = {"1a-x": "web-1.test", "1b-x": "web-12.test", "2c-y": "db", "3d-z": "", "3e-z": "same"}
 
 
@@ -34,10 +37,19 @@ def test_a_whole_name_is_preferred_to_a_part_of_others() -> None:
         (
             "n",
             {f"n{i}": "" for i in range(1200)},
-            "n: 1,200 nodes fit: n0, n1, n10, n100, n1000, …",
+            f"n: 1,200 nodes fit: {FIRST} and 1,180 more; {ALL}",
         ),
-        ("\x1b[2J", HOSTNAMES, "\\x1b[2J: no node has this in its id or host name"),
-        ("", HOSTNAMES, "(empty): no node has this in its id or host name"),
+        (
+            "web-*",
+            HOSTNAMES,
+            f"web-*: patterns are not possible here; write {WORDS}",
+        ),
+        (
+            "\x1b[2J",
+            HOSTNAMES,
+            f"\\x1b[2J: no node has this in its id or host name; {ALL}",
+        ),
+        ("", HOSTNAMES, f"(empty): no node has this in its id or host name; {ALL}"),
     ],
 )
 def test_what_is_not_one_node_is_an_error_with_candidates(

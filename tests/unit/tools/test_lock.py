@@ -1,5 +1,10 @@
 """Parsing of requirements.lock, and the limit on relayd's dependencies."""
 
+import os
+import re
+import subprocess
+from pathlib import Path
+
 import pytest
 
 from tools.lock import (
@@ -107,3 +112,26 @@ def test_demo_needs_none_of_the_development_tools() -> None:
     assert len(demo) < 50 < len(lock)
     recipe = (REPOSITORY / "Makefile").read_text().partition("build/demo/.installed:")[2]
     assert "tools.lock --extra demo" in recipe.partition("\n\n")[0]
+
+
+@pytest.mark.parametrize(
+    ("age", "used"), [(None, "build/demo"), (10, "build/demo"), (-10, ".venv")]
+)
+def test_demo_does_not_renew_a_stale_environment_of_developers(
+    tmp_path: Path, age: int | None, used: str
+) -> None:
+    """With a .venv older than the lock, `make demo` installs its own third of the lock."""
+    (tmp_path / "tools").mkdir()
+    for name in ("Makefile", "requirements.lock", "pyproject.toml", "tools/lock.py"):
+        (tmp_path / name).write_bytes((REPOSITORY / name).read_bytes())
+    if age is not None:
+        mark = tmp_path / ".venv" / ".installed"
+        mark.parent.mkdir()
+        mark.touch()
+        at = (tmp_path / "requirements.lock").stat().st_mtime - age
+        os.utime(mark, (at, at))
+    done = subprocess.run(
+        ["make", "-n", "demo"], cwd=tmp_path, check=False, capture_output=True, text=True
+    )
+    places = re.findall(r"(\S+)/bin/python -m relayd demo", done.stdout)
+    assert places == [used], done.stdout

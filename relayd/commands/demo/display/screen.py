@@ -213,8 +213,11 @@ class Screen:
                 f"{len(self.relays)} relays: {waiting} waiting, {forwarded} forwarded"
                 + (f", {silent} without answer" if silent else "")
             ]
+        # The address is the relay's host name, by which the commands call it.
         where = [
-            f" → {server.parent.title}" if width > _NARROW and server.parent else ""
+            f" ({server.node.hostname}) → {server.parent.title}"
+            if width > _NARROW and server.parent
+            else ""
             for server in self.relays
         ]
         return [

@@ -5,7 +5,7 @@ import itertools
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
@@ -17,8 +17,6 @@ from relayd.commands.demo.fleet.upload import EXPECTED, Kind, SimulatedUpload
 #: Returns whether an upload is still on its way: with its node, or in a spool.
 IsWaiting = Callable[[SimulatedUpload], bool]
 
-#: The agent uploads its run log a few seconds after the start of the run.
-_DURATION: Final = timedelta(seconds=4)
 #: Number of good uploads kept for sending again.
 _REPLAYABLE: Final = 100
 
@@ -133,7 +131,7 @@ class Fleet:
         body = gzip.compress(message, compresslevel=6)
         if kind is Kind.TRUNCATED:
             body = body[: len(body) // 2]
-        stamp = (start + _DURATION).isoformat()
+        stamp = start.isoformat()
         rows = count_rows(text) if kind is Kind.GOOD else 0
         return SimulatedUpload(
             kind, f"{stamp}@{node.node_id}.log.gz", body, node.node_id, start, rows

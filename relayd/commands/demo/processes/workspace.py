@@ -85,6 +85,7 @@ class Workspace:
             self.root.mkdir(parents=True, exist_ok=True)
             for directory in (
                 *(self.configuration, self.spool, self.incoming, self.failed, self._state),
+                self._shared_folder,
             ):
                 directory.mkdir(mode=0o750)
         except FileExistsError as error:

@@ -1,5 +1,6 @@
 """The command `relayd failed` on real refused files."""
 
+import io
 import json
 import os
 import threading
@@ -8,12 +9,15 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from rich.console import Console
 
 from relayd.commands.demo.postgres.server import ConnectionInfo
+from relayd.commands.failed import show
 from relayd.commands.failed.command import command
 from relayd.errors import Reason, Refused
 from relayd.spool.failed.quarantine import RefusedFile, quarantine
 from relayd.spool.failed.reasons import reason_path
+from relayd.spool.failed.refusals import ADVICE, Group
 from tests.support.daemon import Site, make_site
 from tests.support.signing import make_key_and_cert
 
@@ -77,6 +81,17 @@ def test_list_counts_by_reason_and_says_what_to_do(site: Site) -> None:
     ]
 
 
+@pytest.mark.parametrize("width", [40, 80])
+def test_what_to_do_can_be_read_in_a_narrow_terminal(width: int) -> None:
+    """Lines end between words: a column of two letters helps nobody."""
+    console = Console(width=width, file=io.StringIO(), markup=False)
+    with console.capture() as captured:
+        show.show_groups(console, [Group("bad_name", 1, 0, 14, 31.0, ADVICE["bad_name"])])
+    text = captured.get()
+    assert set(ADVICE["bad_name"].split()) <= set(text.replace("bad_name:", "").split())
+    assert max(map(len, text.splitlines())) <= width
+
+
 def test_nothing_refused_is_one_line(site: Site) -> None:
     """An empty or missing directory is no error."""
     assert call(site, "list").output == "No refused files.\n"
@@ -109,6 +124,9 @@ def test_replay_moves_back_what_would_pass_now(site: Site) -> None:
     assert site.waiting() == [good]
     assert {path.name for path in site.failed.iterdir()} == {bad, f"{bad}.reason"}
     assert call(site, "replay", good).output == "No such file was refused.\n"
+    said = call(site, "show", "node-010")
+    assert said.output.startswith("No such file was refused.\nFiles of a node: relayd failed show")
+    assert said.exit_code == 1
 
 
 def test_replay_keeps_a_newer_file_of_the_same_name(site: Site) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -69,6 +70,9 @@ def test_hold_and_release_say_how_to_take_them_back(site: Site) -> None:
     listed = call(site, "list").output
     assert "1 file waits; 3 on hold" in listed
     assert "What web-12.test sends is on hold since" in listed
+    shown = call(site, "show").output
+    assert "  dated " in shown
+    assert not re.search(r"\dZ", listed + shown)  # people read local times
     assert "relayd does not run" in listed
     result = call(site, "release", "--node", "web-12.test")
     assert result.output.startswith("released 3 files of web-12.test; hold them again with: ")

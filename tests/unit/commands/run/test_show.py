@@ -80,7 +80,7 @@ def test_output_of_agents_cannot_control_the_terminal() -> None:
     line = lines.of({"event": "output", "node": "evil", "relay": "root", "output": text})
     assert line == "e\\x1b[31m\\nvil │ ok      x\\x1b]0;title\\x07\\u202e"
     assert event_as_json({"event": "output", "output": "\x1b\x7f\u202e", "at": 1.0}) == (
-        r'{"event": "output", "output": "\u001b\u007f\u202e"}'
+        r'{"event":"output","output":"\u001b\u007f\u202e"}'
     )
 
 

@@ -123,8 +123,8 @@ def test_relays_are_shown(tmp_path: Path) -> None:
     screen.add(replace(snapshot(1.0, 1, 72), relays=relays), sent=9)
     assert screen.line().endswith("relay 1: 3 waiting, 120 forwarded, 4 failed  relay 2: no answer")
     rows = [" ".join(line.strip("│ ").split()) for line in text(screen).splitlines()]
-    assert "relay 1 → root server: 3 waiting, 120 forwarded, 4 failed" in rows
-    assert "relay 2 → relay 1: no answer" in rows
+    assert "relay 1 (127.0.0.1) → root server: 3 waiting, 120 forwarded, 4 failed" in rows
+    assert "relay 2 (127.0.0.1) → relay 1: no answer" in rows
     assert "relay 2: no answer" in text(screen, width=40)
 
 

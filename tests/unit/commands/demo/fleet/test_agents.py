@@ -39,6 +39,7 @@ def judge(fleet: Fleet, upload: SimulatedUpload) -> RunLog | Reason:
     name = parse_name(upload.name)
     assert not isinstance(name, Refused), name
     assert name.node_id == upload.node_id
+    assert upload.name.startswith(f"{upload.start.isoformat()}@")  # not dated after its upload
     nodes = {node.node_id: node for node in fleet.nodes}
     if name.node_id not in nodes:
         return Reason.UNKNOWN_NODE

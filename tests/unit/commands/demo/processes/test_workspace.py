@@ -24,6 +24,7 @@ def test_relayd_accepts_the_configuration(tmp_path: Path) -> None:
     )
     settings, warnings = load_settings(workspace.configuration)
     assert warnings == []
+    assert settings.shared_folder.path.is_dir()
     assert settings.node_id() == "root"
     assert settings.general.listen.port == 13030
     assert settings.processing.reporting.directory == workspace.spool
