@@ -216,8 +216,7 @@ class Campaign:
         failed = self._refused()
         assert failed.keys() <= self.ledger.bad
         # A relay that is killed before it removes a file that was accepted sends it once more.
-        distinct = set if self.forwards else list
-        copies = {name: len(distinct(found)) for name, found in failed.items()}
+        copies = {name: len(found) for name, found in failed.items()}
         assert set(copies.values()) <= {1}, copies
         stored = stored_executions(database.query)
         assert set(stored.values()) <= {1}
