@@ -28,6 +28,8 @@ node_id = "root"
 nodes_list_file = "{directory}/nodeslist.json"
 nodes_certs_file = "{directory}/allnodescerts.pem"
 listen = "127.0.0.1:{port}"
+state_directory = "{directory}"
+control_socket = ""
 
 [processing.reporting]
 directory = "{directory}/reports"

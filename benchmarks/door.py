@@ -126,6 +126,8 @@ def _relayd(root: Path, name: str, version: Version) -> Iterator[Contender]:
         nodes_list_file = "{own}/nodeslist.json"
         nodes_certs_file = "{own}/nodes.pem"
         listen = "127.0.0.1:{api}"
+        state_directory = "{own}"
+        control_socket = ""
         [processing.reporting]
         directory = "{own}/reports"
         output = "disabled"

@@ -267,7 +267,12 @@ def _forward(root: Path, cert: Path, port: int, count: int, size: int) -> Figure
     (conf / "logging.conf").touch()
     (conf / "main.conf").write_text(
         f"""
-        general = {{ node_id = "relay", https_port = {port}, listen = "127.0.0.1:{api}" }}
+        [general]
+        node_id = "relay"
+        https_port = {port}
+        listen = "127.0.0.1:{api}"
+        state_directory = "{root}"
+        control_socket = ""
         [processing.reporting]
         directory = "{spool}"
         output = "upstream"

@@ -42,6 +42,8 @@ _MAIN_CONF: Final = """\
 node_id = "root"
 nodes_list_file = "{directory}/nodeslist.json"
 listen = "127.0.0.1:{port}"
+state_directory = "{directory}"
+control_socket = ""
 [processing.reporting]
 output = "disabled"
 [shared_files]

@@ -37,6 +37,8 @@ _MAIN_CONF: Final = """\
 [general]
 node_id = "relay"
 listen = "127.0.0.1:{port}"
+state_directory = "{root}"
+control_socket = ""
 [processing.reporting]
 directory = "{root}/reports"
 output = "upstream"

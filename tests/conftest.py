@@ -3,11 +3,13 @@
 import shutil
 import signal
 from collections.abc import Generator, Iterator
+from pathlib import Path
 
 import pytest
 from xdist.remote import Producer
 from xdist.scheduler.protocol import Scheduling
 
+from relayd.config.main_conf import GeneralSettings
 from tests.support import scheduling
 from tests.support.directories import place
 from tests.support.postgres import (
@@ -22,6 +24,9 @@ __all__ = ["created_postgres", "database", "place", "postgres_server", "private_
 #: Programs that tests call. A machine with Python and make need not have them: what cannot run
 #: there is skipped. `.ci/run` installs them, so nothing is skipped in CI.
 TOOLS = frozenset({"groff", "mandoc", "openssl", "setpriv", "strace", "systemd-analyze", "unshare"})
+
+#: What the machine's own relayd would keep there; a test has directories of its own.
+REAL_STATE = GeneralSettings().state_directory
 
 # A shell without job control starts commands in the background with SIGINT ignored, and so would
 # every daemon that a test starts.
@@ -75,3 +80,23 @@ def _leaves(error: BaseException) -> Iterator[BaseException]:
             yield from _leaves(part)
     else:
         yield error
+
+
+@pytest.fixture(autouse=True)
+def no_writing_to_the_real_state() -> Iterator[None]:
+    """Fail a test during which the default `general.state_directory` was made or changed.
+
+    Its settings lack this key, or those of a test that ran in another process at the same time.
+    """
+    before = _changes_of(REAL_STATE)
+    yield
+    assert _changes_of(REAL_STATE) == before, f"{REAL_STATE} was written to"
+
+
+def _changes_of(directory: Path) -> dict[str, int]:
+    """Return the times of modification of a directory and of what it has, by path."""
+    try:
+        paths = [directory, *directory.iterdir()]
+        return {str(path): path.lstat().st_mtime_ns for path in paths}
+    except FileNotFoundError:
+        return {}

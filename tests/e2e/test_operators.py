@@ -1,4 +1,4 @@
-"""Operators at once, kills of relayd and of their commands: nothing lost, doubled or overtaken.
+"""Operators at once, kills of relayd, commands and database: nothing lost, doubled or overtaken.
 
 The same on a root server and on a relay that forwards to one.
 """
@@ -18,6 +18,7 @@ from typing import Final
 import pytest
 import trio
 
+from relayd.commands.demo.postgres.opening import Postgres
 from relayd.spool.failed.reasons import SUFFIX, read_reason
 from tests.support.daemon import Daemon, Site, eventually, make_site, open_daemon
 from tests.support.front import open_front
@@ -53,15 +54,23 @@ class Campaign:
         sites: from the one that gets the uploads to the root server, each forwards to the next.
         proxies: on the ways to the outputs.
         orderly: whether operators leave the order of each node's runs as it is.
+        postgres: the server of the database, to be killed; None if it is not.
     """
 
     def __init__(
-        self, sites: Sequence[Site], proxies: Sequence[Proxy], seed: int, *, orderly: bool
+        self,
+        sites: Sequence[Site],
+        proxies: Sequence[Proxy],
+        seed: int,
+        *,
+        orderly: bool,
+        postgres: Postgres | None = None,
     ) -> None:
         self.sites = sites
         self.site = sites[0]
         self.proxies = proxies
         self.orderly = orderly
+        self.postgres = postgres
         self.ledger = Ledger(self.site, seed, NODES)
         self.good: dict[str, Run] = {}
         self.inventories: set[str] = set()
@@ -116,6 +125,18 @@ class Campaign:
                 proxy.reset()
             await trio.sleep(self.random.uniform(0.0, 1.5))
             proxy.fault = Fault()
+
+    async def lose_database(self, postgres: Postgres) -> None:
+        """Kill the database and start it, again and again, until cancelled."""
+        while True:
+            await trio.sleep(self.random.uniform(1.0, 5.0))
+            postgres.kill()
+            try:
+                await trio.sleep(self.random.uniform(0.0, 3.0))
+            finally:
+                with trio.CancelScope(shield=True):
+                    await postgres.start()
+            self.done["outage"] += 1
 
     async def operate(self) -> None:
         """Give commands, one after the other, until cancelled; some are killed."""
@@ -187,6 +208,8 @@ class Campaign:
                 nursery.start_soon(self.keep_running, site)
             for proxy in self.proxies:
                 nursery.start_soon(self.disturb, proxy)
+            if self.postgres is not None:
+                nursery.start_soon(self.lose_database, self.postgres)
             for _ in range(OPERATORS):
                 nursery.start_soon(self.operate)
             await trio.sleep(seconds)
@@ -216,8 +239,7 @@ class Campaign:
         failed = self._refused()
         assert failed.keys() <= self.ledger.bad
         # A relay that is killed before it removes a file that was accepted sends it once more.
-        distinct = set if self.forwards else list
-        copies = {name: len(distinct(found)) for name, found in failed.items()}
+        copies = {name: len(found) for name, found in failed.items()}
         assert set(copies.values()) <= {1}, copies
         stored = stored_executions(database.query)
         assert set(stored.values()) <= {1}
@@ -303,7 +325,13 @@ def _waiting_places(site: Site) -> list[Path]:
 
 @asynccontextmanager
 async def open_campaign(
-    where: str, root: Path, database: Database, seed: int, *, orderly: bool
+    where: str,
+    root: Path,
+    database: Database,
+    seed: int,
+    *,
+    orderly: bool,
+    postgres: Postgres | None = None,
 ) -> AsyncIterator[Campaign]:
     """Write a server, or a relay and its root server, with proxies before their outputs."""
     async with AsyncExitStack() as stack:
@@ -320,7 +348,8 @@ async def open_campaign(
             tree.relay.https_port = proxies[1].port
             tree.relay.write()
             sites = [tree.relay, tree.root]
-        yield Campaign(sites, proxies if orderly else (), seed, orderly=orderly)
+        disturbed = proxies if orderly else ()
+        yield Campaign(sites, disturbed, seed, orderly=orderly, postgres=postgres)
 
 
 @pytest.mark.fault("L6", "S1", "F18")
@@ -334,20 +363,25 @@ async def open_campaign(
     ],
 )
 async def test_operators_at_once_and_kills_lose_and_double_nothing(
-    tmp_path: Path, database: Database, where: str, rounds: int, orderly: bool
+    tmp_path: Path, private_postgres: Postgres, where: str, rounds: int, orderly: bool
 ) -> None:
     """After each round, every file is stored once, refused once, or was dropped by name or node.
 
     Where operators set whole nodes aside only, the runs of each node are stored in order, although
-    the outputs fail as well.
+    the outputs fail as well. The database of a root server alone is killed all the time.
     """
-    seed = SEED + rounds
-    async with open_campaign(where, tmp_path, database, seed, orderly=orderly) as campaign:
+    seed, own = SEED + rounds, private_postgres
+    database = Database(rudder=own.rudder, superuser=own.superuser, server=own.server)
+    lost = own if where == "root" else None
+    async with open_campaign(
+        where, tmp_path, database, seed, orderly=orderly, postgres=lost
+    ) as campaign:
         for number in range(rounds):
             await campaign.run(ROUND_S)
             campaign.check(database)
             print(number, len(campaign.good), len(campaign.ledger.bad), dict(campaign.done))
         assert campaign.done["killed"] >= rounds
+        assert (campaign.done["outage"] > 0) == (where == "root")
         for command in ("queue hold", "queue release", "queue drop", "failed drop"):
             assert campaign.done[command]
 

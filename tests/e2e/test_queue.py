@@ -20,7 +20,9 @@ NODES = ["node1", "node2"]
 def queue(site: Site, *words: str, group: str = "queue") -> tuple[int, str]:
     """Run a command; return exit code and what it prints."""
     command = [sys.executable, "-m", "relayd", group, *words, "-c", str(site.conf)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+    )
     return done.returncode, done.stdout + done.stderr
 
 
@@ -90,6 +92,20 @@ async def test_in_an_outage_of_the_database_operators_have_what_is_in_flight(
                 site.send(node, number)
         await daemon.saw("ERROR database: output unavailable; files wait")
         await eventually(lambda: queue(site, "list", "--json")[1].count('"in_flight"') == 36)
+        code, text = queue(site, "hold", "--node", "node1", "--dry-run")
+        assert (code, text.splitlines()) == (
+            1,
+            [
+                "would have held no file of node1.test",
+                "12 files in flight: taken back, unless just being sent",
+            ],
+        )
+        code, text = queue(site, "drop", "--node", "node2")
+        assert (code, text.partition(" See")[0]) == (
+            3,
+            "error: there is no terminal to ask at; use --yes.",
+        )
+        assert len(text.splitlines()) == 1
         code, text = queue(site, "hold", "--node", "node1")
         assert (code, text.partition(";")[0]) == (0, "held 12 files of node1.test")
         code, text = queue(site, "drop", "--yes", "--node", "node2")

@@ -356,3 +356,12 @@ def _messages(tree: ast.Module) -> Iterator[Any]:
         is_text = isinstance(node, ast.Constant) and isinstance(node.value, str)
         if is_text and id(node) not in docstrings:
             yield node
+
+
+def test_no_benchmark_uses_the_directories_of_the_machines_own_relayd() -> None:
+    """Each configuration has a state directory of its own, and its own control socket or none."""
+    texts = {path.name: path.read_text() for path in Path("benchmarks").glob("*.py")}
+    found = {name: text for name, text in texts.items() if 'node_id = "' in text}
+    assert found
+    for key in ("state_directory = ", "control_socket = "):
+        assert [name for name, text in found.items() if key not in text] == []

@@ -7,8 +7,9 @@ filesystems, at worst in both places.
 import errno
 import os
 import re
+import stat
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final, Literal
@@ -43,6 +44,9 @@ log = get_logger("disposal")
 
 #: What `_free_path` adds to a name.
 _COPY: Final = re.compile(r"\.~[0-9]+~\Z")
+
+#: Bytes of two files that are compared at once.
+_PIECE: Final = 256 * 1024
 
 #: Makes choosing and taking a free name in `failed` a single step, even if pipelines share it.
 _NAMING: Final = threading.Lock()
@@ -97,8 +101,9 @@ def quarantine_all(
 ) -> list[Moved | OSError]:
     """Move refused files to `failed`, each with its reason next to it as `NAME.reason`.
 
-    The files are moved without being opened or followed, whatever their type. A file that already
-    has such a name in `failed` stays: the new one becomes `NAME.~1~`. `failed` is made if it is
+    The files are moved without being followed, whatever their type. A file that already has such a
+    name in `failed` stays: the new one becomes `NAME.~1~`, or replaces it if both are regular files
+    of the same bytes; only these are opened, to be compared. `failed` is made if it is
     missing. If a reason cannot be written (disk full), the file is moved anyway and the reason is
     logged. All reasons are on disk before the first file is moved, and all moves when this returns.
 
@@ -159,7 +164,7 @@ def _finish(staged: _Staged, failed: Path) -> Moved | OSError:
         return _gone_or(error, source)
     if not os.path.lexists(reason_path(target)):
         _note_unexplained(target, record)
-    return target
+    return _merged(target, failed / record.name)
 
 
 def _move_with_reason(staged: _Staged, failed: Path) -> Path | None:
@@ -254,6 +259,55 @@ def name_of_upload(name: str) -> str:
     long; the reason next to a file has it in any case.
     """
     return _COPY.sub("", name)
+
+
+def _merged(path: Path, first: Path) -> Path:
+    """Replace an earlier one of the same bytes, and its reason; return the path that is left.
+
+    A relay that was killed before it removed a file sends it again.
+    """
+    if path == first:
+        return path
+    with _NAMING, suppress(OSError):  # both stay
+        for earlier in _taken_paths(first, path):
+            if _have_same_bytes(earlier, path):
+                # The file first: until its reason follows, it has the earlier one.
+                path.rename(earlier)
+                with suppress(OSError):
+                    reason_path(path).rename(reason_path(earlier))
+                return earlier
+    return path
+
+
+def _taken_paths(first: Path, last: Path) -> Iterator[Path]:
+    """Yield the paths that `_free_path` found taken before it came to `last`."""
+    path, number = first, 0
+    while path != last and os.path.lexists(path):
+        yield path
+        number += 1
+        path = first.with_name(fit_name(first.name, f".~{number}~"))
+
+
+def _have_same_bytes(one: Path, other: Path) -> bool:
+    """Return whether these are two regular files with the same content; raises OSError."""
+    known = one.lstat(), other.lstat()
+    # Renaming one link of a file to another one would do nothing.
+    if os.path.samestat(*known) or known[0].st_size != known[1].st_size:
+        return False
+    if not all(stat.S_ISREG(status.st_mode) for status in known):
+        return False
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    with (
+        open(os.open(one, flags), "rb", buffering=0) as first,  # noqa: PTH123  the flags matter
+        open(os.open(other, flags), "rb", buffering=0) as second,  # noqa: PTH123
+    ):
+        opened = os.fstat(first.fileno()), os.fstat(second.fileno())
+        if not all(map(os.path.samestat, known, opened)):
+            return False
+        while piece := first.read(_PIECE):
+            if piece != second.read(_PIECE):
+                return False
+        return not second.read(1)
 
 
 def _is_same(target: Path, known: Identity | None) -> bool:

@@ -164,3 +164,16 @@ def test_a_time_that_no_calendar_has_is_shown_as_the_nearest_one(
     document = as_document(Pause(kinds=("reporting",), by="root", since=at, until=at))
     assert document["since"].startswith(f"{year}-")
     assert document["until"].startswith(f"{year}-")
+
+
+def test_both_lags_share_a_line_that_is_wide_enough() -> None:
+    """Otherwise the one from the start of the run is in the next line, which has no label."""
+    lag = Lag(here=0.8, here_p99=1.9, whole=61.0, whole_p99=8_000.0)
+    narrow = list(status_lines(overview(lag=lag)))
+    row = next(number for number, line in enumerate(narrow) if line.startswith("lag "))
+    here, whole = narrow[row : row + 2]
+    assert "from run start" not in here
+    assert whole.startswith(" " * 13 + "from run start")
+    assert len(whole) <= WIDTH
+    wide = [line for line in status_lines(overview(lag=lag), 200) if line.startswith("lag ")]
+    assert wide == [f"{here:<45}{whole.strip()}"]

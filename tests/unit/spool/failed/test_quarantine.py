@@ -5,6 +5,7 @@ import os
 import socket
 import stat
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,68 @@ def test_older_refused_file_of_the_same_name_is_kept(spool: Path, failed: Path) 
     kept = ["a.log", "a.log.~1~", "a.log.~2~"]
     assert [(failed / name).read_text() for name in kept] == ["first", "second", "third"]
     assert names(failed) == sorted(kept + [f"{name}.reason" for name in kept])
+
+
+@pytest.mark.fault("S4")
+def test_file_that_is_refused_again_is_kept_once(
+    spool: Path, failed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the same name and bytes, one file is left, with the newer reason; also if a piece ends."""
+    monkeypatch.setattr(module, "_PIECE", 2)
+    for content in ("first", "other", "other", "first", "others"):
+        put(spool / "a.log", content)
+        newer = Refused(Reason.MIME, content)
+        quarantine(spool, failed, RefusedFile("a.log", None, newer, "node", "token"))
+    kept = ["a.log", "a.log.~1~", "a.log.~2~"]
+    assert [(failed / name).read_text() for name in kept] == ["first", "other", "others"]
+    assert names(failed) == sorted(kept + [f"{name}.reason" for name in kept])
+    put(spool / "a.log", "first")
+    assert refuse(spool, failed, "a.log") == failed / "a.log"
+    record = read_reason(failed / "a.log.reason")
+    assert record is not None
+    assert record.detail == REFUSED.detail
+    assert names(failed) == sorted(kept + [f"{name}.reason" for name in kept])
+
+
+@pytest.mark.fault("S4")
+def test_only_regular_files_are_opened_to_be_compared(spool: Path, failed: Path) -> None:
+    """Links and FIFOs of the same name and size stay, and so do two links of one file."""
+    put(spool / "target", "content")
+    for make in (os.mkfifo, os.mkfifo, lambda path: path.symlink_to(spool / "target")):
+        make(spool / "a.log")
+        refuse(spool, failed, "a.log")
+    for _ in range(2):
+        os.link(spool / "target", spool / "a.log")
+        refuse(spool, failed, "a.log")
+    assert len(names(failed)) == 2 * 5
+    assert names(spool) == ["target"]
+
+
+@pytest.mark.fault("S1", "S4")
+@pytest.mark.parametrize("fails", range(4))
+def test_cut_off_between_any_two_moves_a_file_refused_again_is_not_lost(
+    spool: Path, failed: Path, monkeypatch: pytest.MonkeyPatch, fails: int
+) -> None:
+    """Wherever it ends, the bytes are there, each file has its reason, and the next try is good."""
+    put(spool / "a.log", "content")
+    refuse(spool, failed, "a.log")
+    put(spool / "a.log", "content")
+    moves, rename = iter(range(99)), Path.rename
+
+    def cut_off(path: Path, target: Path) -> Path:
+        if next(moves) == fails:
+            raise KeyboardInterrupt
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", cut_off)
+    with suppress(KeyboardInterrupt):
+        refuse(spool, failed, "a.log")
+    monkeypatch.undo()
+    files = [path for path in failed.iterdir() if not path.name.endswith(".reason")]
+    assert {path.read_text() for path in [*files, *spool.iterdir()]} == {"content"}
+    assert all(reason_path(path).exists() for path in files)
+    put(spool / "a.log", "content")
+    assert refuse(spool, failed, "a.log") == failed / "a.log"
 
 
 @pytest.mark.fault("S3")

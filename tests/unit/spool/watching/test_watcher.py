@@ -3,12 +3,16 @@
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
 import trio.testing
 from trio.testing import MockClock
 
+from relayd.spool.watching import watcher as module
+from relayd.spool.watching.agenda import CATCHUP_AGE_S
+from relayd.spool.watching.listing import Listing, oldest
 from relayd.spool.watching.watcher import Arrival
 from tests.support.spool import open_watcher
 
@@ -132,13 +136,23 @@ async def test_without_any_event_listings_find_the_file(
 
 
 async def test_periodic_listing_leaves_young_files_alone(
-    spool: Path, tmp_path: Path, fast_clock: MockClock
+    spool: Path, tmp_path: Path, fast_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Files younger than 30 s are left to their events."""
-    write(tmp_path / "elsewhere")
+    ages: list[float] = []
+
+    def noted(*args: Any, min_age: float, **more: Any) -> Listing:
+        ages.append(min_age)
+        return oldest(*args, min_age=min_age, **more)
+
+    monkeypatch.setattr(module, "oldest", noted)
     async with open_watcher(spool, frequency=1.0, settled=True) as watcher:
+        while CATCHUP_AGE_S not in ages:  # a listing right after the first one takes all files too
+            await trio.sleep(1.0)
+        write(tmp_path / "elsewhere")
         os.link(tmp_path / "elsewhere", spool / "a.log")
         assert await watcher.is_silent(10)
+        assert ages[-1] == CATCHUP_AGE_S
 
 
 @pytest.mark.history(10, 11)
