@@ -9,7 +9,7 @@ import click
 import msgspec
 
 from relayd.config.main_conf import load_settings
-from relayd.errors import RelaydError
+from relayd.errors import UNDECODABLE, RelaydError
 from relayd.system.files import open_regular
 
 #: Bytes of a nodes list that is read: 50,000 nodes have 10 MB, which takes 0.1 s.
@@ -29,7 +29,7 @@ def complete_node(
     directory = context.params.get("directory")
     if not isinstance(directory, Path):
         return []
-    with suppress(RelaydError, OSError, msgspec.DecodeError):
+    with suppress(RelaydError, OSError, *UNDECODABLE):
         settings, _warnings = load_settings(directory)
         found = list(_names(settings.general.nodes_list_file, incomplete))
         return found if len(found) <= _MOST else []

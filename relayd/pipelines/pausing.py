@@ -16,7 +16,7 @@ from typing import Final, TypeVar
 import msgspec
 import trio
 
-from relayd.errors import StartError
+from relayd.errors import UNDECODABLE, StartError
 from relayd.overview.model import KIND_NAMES, Kind, Pause
 from relayd.spool.watching.valve import Valve
 from relayd.system.files import write_all
@@ -134,7 +134,7 @@ class PauseFile:
         except OSError as error:
             problem = f"{self._path} cannot be read"
             raise PauseError(problem, reason=words_of(error)) from error
-        except msgspec.DecodeError as error:
+        except UNDECODABLE as error:
             problem = f"{self._path} is not a file of pauses"
             raise PauseError(problem, reason=str(error)) from error
 

@@ -91,7 +91,17 @@ def _kinds(pausing: Pausing) -> tuple[str, ...]:
     return () if pausing.pause is None else pausing.pause.kinds
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b'{"paused": {"x": 1}}', b"\xff" * 70_000])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b'{"paused": {"x": 1}}',
+        b"\xff" * 70_000,
+        b'{"paused": {"reporting": {"by": "\xff", "since": 1}}}',
+        b'{"x": ' * 10_000,
+    ],
+)
 async def test_broken_file_pauses_nothing(tmp_path: Path, content: bytes) -> None:
     """A file that is none does not stop relayd, and a new pause is not made on top of it."""
     (tmp_path / FILE).write_bytes(content)
