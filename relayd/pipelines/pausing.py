@@ -281,9 +281,10 @@ class Pausing:
             with trio.move_on_after(min(max(0.0, wait), _LOOK_S if ends else math.inf)):
                 await self._changed.wait()
                 continue
-            self._end_due()
+            async with self._lock:
+                await self._end_due()
 
-    def _end_due(self) -> None:
+    async def _end_due(self) -> None:
         now = self._now()
         left = {
             kind: entry
@@ -294,3 +295,8 @@ class Pausing:
             ended = ",".join(kind for kind in self._paused if kind not in left)
             log.info("pause ended by itself", kinds=ended)
             self._apply(left)
+            # Once the clock is set back, one that is still in the file would not have ended.
+            try:
+                await in_thread(self._file.write, left)
+            except PauseError as error:
+                log.warning("pause ended, but is still in its file", detail=str(error))

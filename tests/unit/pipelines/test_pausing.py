@@ -53,6 +53,10 @@ async def test_pause_survives_a_restart_and_ends_by_itself(
         await pausing.valves["reporting"].wait_open()
         assert trio.current_time() - began == pytest.approx(600.0)
         assert _kinds(pausing) == ()
+        # The clock is set back to before its end: the file does not have it any longer.
+        wall.set_by -= 700.0
+        await pausing.begin(["inventories"], "ann", None)
+        assert _kinds(pausing) == ("inventories",)
         # A pause without an end, and one that is ended by hand.
         await pausing.begin(["reporting", "inventories"], "ann", None)
         assert await pausing.end(["inventories"]) == ["inventories"]
