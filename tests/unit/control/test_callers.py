@@ -36,7 +36,7 @@ def test_root_the_service_and_members_of_the_group_may(
 def test_a_user_without_an_entry_has_no_more_groups_than_the_kernel_says(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """More groups than fit are looked up: a user that is not found there has none, without an error."""
+    """More groups than fit are those of the user: one that is not found has none."""
 
     class Connection:
         def getsockopt(self, _level: int, option: int, size: int) -> bytes:
