@@ -25,6 +25,10 @@ from typing import Final, Literal
 
 import msgspec
 
+#: What msgspec raises for data that it cannot decode: wrong as JSON or as a value of the type, text
+#: that is not UTF-8, and more levels than the interpreter allows.
+UNDECODABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
 
 class RelaydError(Exception):
     """Base of all errors that relayd raises on purpose; its text is one line for an operator.

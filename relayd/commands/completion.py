@@ -10,7 +10,7 @@ import click
 import msgspec
 
 from relayd.commands.installation import find_installation
-from relayd.errors import RelaydError
+from relayd.errors import UNDECODABLE, RelaydError
 from relayd.system.files import open_regular
 
 #: Bytes of a nodes list that is read: 50,000 nodes have 10 MB, which takes 0.1 s.
@@ -44,7 +44,7 @@ def complete_node(
     directory = context.params.get("directory")
     if not isinstance(directory, Path):
         return []
-    with suppress(RelaydError, OSError, msgspec.DecodeError):
+    with suppress(RelaydError, OSError, *UNDECODABLE):
         site = find_installation(directory)
         if site.settings is None:
             nodes = _asked(site.socket)

@@ -78,5 +78,8 @@ def _groups(connection: socket.socket, uid: int, gid: int) -> Iterable[int]:
     except OSError as error:
         if error.errno != errno.ERANGE:
             raise
-        return os.getgrouplist(pwd.getpwuid(uid).pw_name, gid)
+        try:
+            return os.getgrouplist(pwd.getpwuid(uid).pw_name, gid)
+        except KeyError:  # no entry there, so none of its groups can be found
+            return ()
     return [group for (group,) in _GID.iter_unpack(data)]

@@ -14,7 +14,7 @@ from urllib.parse import quote, urlencode
 
 import msgspec
 
-from relayd.errors import RelaydError
+from relayd.errors import UNDECODABLE, RelaydError
 from relayd.system.shortage import words_of
 
 #: Seconds without a byte of an answer. A relayd that works answers within one or two.
@@ -111,7 +111,7 @@ class Control:
             try:
                 for line in answer:
                     yield msgspec.json.decode(line)
-            except (OSError, http.client.HTTPException, msgspec.DecodeError) as error:
+            except (OSError, http.client.HTTPException, *UNDECODABLE) as error:
                 raise ControlError(f"the answer of relayd broke off: {error}") from None
 
     @contextmanager
@@ -178,6 +178,6 @@ def _data(status: int, body: bytes) -> Any:
         if status == http.HTTPStatus.OK:
             return answer.get("data")
         details = str(answer["errorDetails"])
-    except (msgspec.DecodeError, AttributeError, KeyError):
+    except (*UNDECODABLE, AttributeError, KeyError, TypeError):
         details = f"relayd gave an answer that is not understood (status {status})"
     raise ControlError(details, status)

@@ -8,7 +8,7 @@ import msgspec
 from quart import Response, request
 
 from relayd.api import answers
-from relayd.errors import RelaydError
+from relayd.errors import UNDECODABLE, RelaydError
 from relayd.system.libc import trim_memory
 
 T = TypeVar("T")
@@ -30,7 +30,7 @@ async def read_body(kind: type[T]) -> T:
     data = await request.get_data()
     try:
         return msgspec.json.decode(data or b"{}", type=kind)
-    except msgspec.DecodeError as error:
+    except UNDECODABLE as error:
         raise BadRequestError(f"body: {error}") from None
 
 

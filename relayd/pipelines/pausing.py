@@ -16,7 +16,7 @@ from typing import Final, TypeVar
 import msgspec
 import trio
 
-from relayd.errors import StartError
+from relayd.errors import UNDECODABLE, StartError
 from relayd.overview.model import KIND_NAMES, Kind, Pause
 from relayd.spool.watching.valve import Valve
 from relayd.system.files import write_all
@@ -134,7 +134,7 @@ class PauseFile:
         except OSError as error:
             problem = f"{self._path} cannot be read"
             raise PauseError(problem, reason=words_of(error)) from error
-        except msgspec.DecodeError as error:
+        except UNDECODABLE as error:
             problem = f"{self._path} is not a file of pauses"
             raise PauseError(problem, reason=str(error)) from error
 
@@ -281,9 +281,10 @@ class Pausing:
             with trio.move_on_after(min(max(0.0, wait), _LOOK_S if ends else math.inf)):
                 await self._changed.wait()
                 continue
-            self._end_due()
+            async with self._lock:
+                await self._end_due()
 
-    def _end_due(self) -> None:
+    async def _end_due(self) -> None:
         now = self._now()
         left = {
             kind: entry
@@ -294,3 +295,8 @@ class Pausing:
             ended = ",".join(kind for kind in self._paused if kind not in left)
             log.info("pause ended by itself", kinds=ended)
             self._apply(left)
+            # Once the clock is set back, one that is still in the file would not have ended.
+            try:
+                await in_thread(self._file.write, left)
+            except PauseError as error:
+                log.warning("pause ended, but is still in its file", detail=str(error))

@@ -6,7 +6,7 @@ from typing import Final
 
 import msgspec
 
-from relayd.errors import PeerError, PeerStep
+from relayd.errors import UNDECODABLE, PeerError, PeerStep
 from relayd.fleet.nodes import MAX_LEVELS
 from relayd.fleet.peers.client import Answer, Clients
 from relayd.fleet.peers.urls import PUBLIC_API
@@ -170,5 +170,5 @@ class _Receiver:
 def _read(line: bytes) -> RunEvent | None:
     try:
         return _decode(line)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except UNDECODABLE:
         return None

@@ -91,7 +91,12 @@ def _choosing(function: Function) -> Function:
     return directory_option(function)
 
 
-@click.group("failed", cls=FailedGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    "failed",
+    cls=FailedGroup,
+    no_args_is_help=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 def command() -> None:
     """List refused files, move them back, or remove them.
 

@@ -90,7 +90,12 @@ def _choosing(function: Function) -> Function:
     return directory_option(_names_argument(function))
 
 
-@click.group("queue", cls=QueueGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    "queue",
+    cls=QueueGroup,
+    no_args_is_help=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 def command() -> None:
     """List waiting files, hold them back, release, retry or drop them.
 

@@ -5,12 +5,14 @@ protocol.
 """
 
 import signal
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 
 import msgspec
 import trio
 
+from relayd.errors import UNDECODABLE
 from relayd.remote_run.commands.runner import Exit, Order, Output, RunnerError
 from relayd.remote_run.helper.protocol import (
     ENDED,
@@ -124,11 +126,12 @@ class HelperRunner:
                 frame = None
             if frame is not None and frame.kind == OUTPUT:
                 await output(frame.content)
-            elif frame is not None and frame.kind == ENDED:
-                return msgspec.json.decode(frame.content, type=Exit)
-            else:
-                log.error("helper ended early", file=str(self._path))
-                return _LOST
+                continue
+            if frame is not None and frame.kind == ENDED:
+                with suppress(*UNDECODABLE):
+                    return msgspec.json.decode(frame.content, type=Exit)
+            log.error("helper ended early", file=str(self._path))
+            return _LOST
 
     def _failure(self, detail: str) -> RunnerError:
         """Log what is wrong with the helper, and return a shorter error for the client."""

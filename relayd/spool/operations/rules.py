@@ -8,7 +8,7 @@ from typing import Final
 
 import msgspec
 
-from relayd.errors import StartError
+from relayd.errors import UNDECODABLE, StartError
 from relayd.spool.failed.moving import sync_directory, temporary_path
 from relayd.spool.layout import Spool, give_to_owner_of, make_beside
 from relayd.system.files import write_all
@@ -57,7 +57,7 @@ def read_rules(spool: Spool) -> dict[str, Rule]:
         raise StartError(f"{path} cannot be read: {words_of(error)}") from error
     try:
         return msgspec.json.decode(content, type=_Document).nodes
-    except msgspec.DecodeError as error:
+    except UNDECODABLE as error:
         raise StartError(f"{path} is not valid: {error}") from error
 
 

@@ -214,9 +214,9 @@ class NodeRecords:
         if at >= self._hour_ends:
             self._begin_hour()
         if at >= self._hour_ends - _HOUR_S:
-            columns.this_hour[row] += 1
+            columns.this_hour[row] = min(columns.this_hour[row] + 1, _MAX_COUNT)
         elif at >= self._hour_ends - 2 * _HOUR_S:
-            columns.last_hour[row] += 1
+            columns.last_hour[row] = min(columns.last_hour[row] + 1, _MAX_COUNT)
         if at >= self._started:
             self.totals.arrived += 1
         self.changes += 1

@@ -12,6 +12,7 @@ from typing import Final
 
 import msgspec
 
+from relayd.errors import UNDECODABLE
 from relayd.system.files import open_regular, write_all
 
 NAME: Final = "nodes.records"
@@ -87,7 +88,7 @@ def read_saved(directory: Path) -> Saved | None:
         raise ValueError("damaged")
     try:
         saved = msgspec.msgpack.decode(body, type=Saved)
-    except msgspec.DecodeError as error:
+    except UNDECODABLE as error:
         raise ValueError(str(error)) from error
     if not (math.isfinite(saved.since) and math.isfinite(saved.hour_ends)):
         raise ValueError("a time that is no number")

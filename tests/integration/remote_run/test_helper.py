@@ -3,6 +3,7 @@
 import os
 import random
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -209,6 +210,26 @@ async def test_a_connection_closed_without_an_answer_is_tried_again(place: Path)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(serve)
             assert await HelperRunner(path).run(order("a.example"), Output().take) == Exit(0)
+
+
+@pytest.mark.parametrize("said", [b"{", b'{"code":0,"detail":"\xff"}', b'{"x":' * 10_000])
+async def test_an_end_that_is_not_understood_is_none(place: Path, said: bytes) -> None:
+    """What a broken helper says ends its own run, as if the connection had broken, and no other."""
+    path = place / "helper"
+    with trio.socket.socket(socket.AF_UNIX) as listener:
+        await listener.bind(str(path))
+        listener.listen()
+
+        async def serve() -> None:
+            connection, _ = await listener.accept()
+            async with trio.SocketStream(connection) as stream:
+                await stream.receive_some()
+                await stream.send_all(frame(STARTED) + frame(ENDED, said))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(serve)
+            end = await HelperRunner(path).run(order("a.example"), Output().take)
+            assert end.code == -signal.SIGKILL
 
 
 @pytest.mark.fault("F4")

@@ -312,13 +312,23 @@ def test_a_variable_names_the_configuration_but_not_to_the_drop_in(
 @pytest.mark.history(62)
 @pytest.mark.parametrize(
     "arguments",
-    [("nonsense",), (), ("check", "--nonsense"), ("check", "more"), ("a\nb",), ("check", "-c")],
+    [
+        ("nonsense",),
+        (),
+        ("check", "--nonsense"),
+        ("check", "more"),
+        ("a\nb",),
+        ("check", "-c"),
+        ("failed",),
+        ("queue",),
+    ],
 )
 def test_wrong_command_line_ends_with_3(arguments: tuple[str, ...]) -> None:
     """A wrong command line is one line that names the help of its command, never code 2."""
     done = relayd(*arguments)
     assert done.returncode == 3
-    command = arguments[0] if arguments[:1] == ("check",) else ""
+    command = arguments[0] if arguments and arguments[0] in {"check", "failed", "queue"} else ""
+    assert "\\n\\n" not in done.stderr
     assert one_line(done).endswith(f". See: python -m relayd {command} --help".replace("  ", " "))
 
 

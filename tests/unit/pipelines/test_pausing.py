@@ -53,6 +53,10 @@ async def test_pause_survives_a_restart_and_ends_by_itself(
         await pausing.valves["reporting"].wait_open()
         assert trio.current_time() - began == pytest.approx(600.0)
         assert _kinds(pausing) == ()
+        # The clock is set back to before its end: the file does not have it any longer.
+        wall.set_by -= 700.0
+        await pausing.begin(["inventories"], "ann", None)
+        assert _kinds(pausing) == ("inventories",)
         # A pause without an end, and one that is ended by hand.
         await pausing.begin(["reporting", "inventories"], "ann", None)
         assert await pausing.end(["inventories"]) == ["inventories"]
@@ -91,7 +95,17 @@ def _kinds(pausing: Pausing) -> tuple[str, ...]:
     return () if pausing.pause is None else pausing.pause.kinds
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b'{"paused": {"x": 1}}', b"\xff" * 70_000])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b'{"paused": {"x": 1}}',
+        b"\xff" * 70_000,
+        b'{"paused": {"reporting": {"by": "\xff", "since": 1}}}',
+        b'{"x": ' * 10_000,
+    ],
+)
 async def test_broken_file_pauses_nothing(tmp_path: Path, content: bytes) -> None:
     """A file that is none does not stop relayd, and a new pause is not made on top of it."""
     (tmp_path / FILE).write_bytes(content)

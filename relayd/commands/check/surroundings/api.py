@@ -60,6 +60,6 @@ def document(answer: bytes, action: str) -> dict[str, Any] | None:
     body = body_of(answer)
     try:
         found = json.loads(body[body.find(b"{") : body.rfind(b"}") + 1])
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) and found.get("action") == action else None

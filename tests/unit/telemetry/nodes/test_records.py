@@ -257,3 +257,18 @@ def test_a_copy_is_for_another_thread() -> None:
     records.note_arrival("b", START)
     copy.note_outcome("a", "refused", START + 2, FACTS, Reason.SIGNATURE)
     assert (copy.get("b"), records.get("a")) == (None, before)
+
+
+def test_counts_stop_at_the_largest_number_of_their_columns() -> None:
+    """A file may hold counts at the limit: one more run log is no error."""
+    records = NodeRecords(wall=lambda: 7200.0)
+    records.note_arrival("a", 7200.0)
+    saved = records.dump()
+    for column in ("this_hour", "last_hour"):
+        saved.columns[column] = b"\xff" * len(saved.columns[column])
+    records.restore(saved)
+    records.note_arrival("a", 7201.0)
+    records.note_arrival("a", 7199.0)
+    record = records.get("a")
+    assert record is not None
+    assert record.last_hour >= 2**32 - 1
