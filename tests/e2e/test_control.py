@@ -184,8 +184,9 @@ async def test_members_of_the_group_need_no_configuration(
         assert f"without status.json: {path}: only root, the user of relayd" in listed[1]
         _one_line(outside.pop("top"), "needs a terminal")
         _one_line(outside.pop("run node1"), f"members of group {MEMBERS} may use it")
+        needed = f"without it, main.conf is needed: {site.conf}/main.conf may not be read"
         for result in outside.values():
-            _one_line(result, f"members of group {MEMBERS} may use it; without it, {site.conf}")
+            _one_line(result, f"members of group {MEMBERS} may use it; {needed}")
         for result in _commands_as(home, readable, path, MEMBER_GETS).values():
             _one_line(result, f"members of group {MEMBERS} may use it")
         (home / "x.tar.gz").unlink()
@@ -200,7 +201,7 @@ async def test_members_of_the_group_need_no_configuration(
     _one_line(down.pop("top"), "needs a terminal")
     _one_line(down.pop("run node1"), "start relayd first")
     for result in down.values():
-        _one_line(result, f"relayd does not listen on {path}; without it, {site.conf}/main.conf")
+        _one_line(result, f"relayd does not listen on {path}; {needed}")
     for words, result in _commands_as(home, readable, path, MEMBER_GETS).items():
         _one_line(result, *([] if words == "run node1" else ["Permission denied"]))
 
