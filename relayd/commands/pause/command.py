@@ -1,5 +1,6 @@
 """The commands `relayd pause` and `relayd resume`: stop the taking of files, and go on."""
 
+import textwrap
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -81,7 +82,8 @@ def command(directory: Path, kind: Kind | None, seconds: float | None, *, machin
     others = () if kind else [one for one in KINDS if one not in kinds]
     rest = f", and {named(others)} are not processed here" if others else ""
     text = f"Paused {named(kinds)}{until}; uploads go on{rest}. End this with:"
-    for line in with_command(text, back, output_width()):
+    *first, last = textwrap.wrap(text, output_width())
+    for line in (*first, *with_command(last, back, output_width())):
         click.echo(line)
     return 0
 

@@ -1,12 +1,13 @@
 """Moving one directory entry, whatever its type, within a filesystem or to another one."""
 
+import _thread
 import contextlib
 import errno
 import os
 import shutil
 import stat
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
 from typing import Final
@@ -38,28 +39,59 @@ def sync_directory(directory: Path) -> None:
 
 def sync_files(paths: Sequence[Path]) -> dict[Path, OSError]:
     """Make the content of files survive a power loss; return those that could not be synced."""
-    failures: dict[Path, OSError] = {}
-    waiting = iter(paths)
-    helpers = []
+    work = _Syncing(paths)
     for _ in range(min(SYNCS, len(paths)) - 1):
-        helper = threading.Thread(target=_sync_all, args=(waiting, failures), name="sync")
         try:
-            helper.start()
-        except RuntimeError:  # no more threads: fewer do it as well
+            # `Thread.start` waits for a thread that had no memory to begin, for ever.
+            _thread.start_new_thread(work.run, ())
+        except (RuntimeError, MemoryError):  # no more threads: fewer do it as well
             break
-        helpers.append(helper)
-    _sync_all(waiting, failures)
-    for helper in helpers:
-        helper.join()
-    return failures
+    work.run()
+    return work.finish()
 
 
-def _sync_all(waiting: Iterator[Path], failures: dict[Path, OSError]) -> None:
-    for path in waiting:
-        try:
-            _sync_file(path)
-        except OSError as error:
-            failures[path] = error
+class _Syncing:
+    """Files that several threads sync; none is waited for that has not taken one."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self._waiting = list(reversed(paths))
+        self._failures: dict[Path, OSError] = {}
+        self._changed = threading.Condition()
+        self._busy = 0
+
+    def run(self) -> None:
+        """Sync files until none is left."""
+        while (path := self._take()) is not None:
+            error: OSError | None = OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+            try:
+                _sync_file(path)
+                error = None
+            except OSError as fault:
+                error = fault
+            except MemoryError:
+                pass
+            finally:
+                self._settle(path, error)
+
+    def _take(self) -> Path | None:
+        with self._changed:
+            if not self._waiting:
+                return None
+            self._busy += 1
+            return self._waiting.pop()
+
+    def _settle(self, path: Path, error: OSError | None) -> None:
+        with self._changed:
+            self._busy -= 1
+            if error is not None:
+                self._failures[path] = error
+            self._changed.notify()
+
+    def finish(self) -> dict[Path, OSError]:
+        """Wait for the others; return the files that could not be synced."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._busy)
+        return self._failures
 
 
 def _sync_file(path: Path) -> None:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from relayd.errors import Reason, Refused
 from relayd.spool.failed import quarantine as module
+from relayd.spool.failed.moving import sync_files
 from relayd.spool.failed.quarantine import RefusedFile, quarantine, requeue
 from relayd.spool.failed.reasons import (
     NAME_MAX,
@@ -339,3 +340,27 @@ def test_broken_reason_counts_as_none(tmp_path: Path, content: str) -> None:
     """A reason that is truncated or was not written by relayd is ignored."""
     (tmp_path / "a.reason").write_text(content)
     assert read_reason(tmp_path / "a.reason") is None
+
+
+def _never_begins(_run: Callable[[], None], _arguments: tuple[()]) -> int:
+    return 1
+
+
+def _is_refused(_run: Callable[[], None], _arguments: tuple[()]) -> int:
+    raise RuntimeError("can't start new thread")
+
+
+@pytest.mark.fault("L6")
+@pytest.mark.parametrize("start", [_never_begins, _is_refused])
+def test_a_thread_that_gets_no_memory_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: Callable[..., int]
+) -> None:
+    """It may be made and still end before its first line; the files are synced all the same."""
+    monkeypatch.setattr("_thread.start_new_thread", start)
+    paths = [tmp_path / str(number) for number in range(20)]
+    for path in paths[1:]:
+        path.touch()
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", synced.append)
+    assert sync_files(paths).keys() == {paths[0]}
+    assert len(synced) == 19
