@@ -170,7 +170,8 @@ def files_of(report: Report) -> str:
     """Return the files that were done, as `12 files of web-12` or `12 files of 3 nodes`."""
     number = report.files - report.counts.get("gone", 0)
     files = counted(number, "file") if number else "no file"
-    if report.on_hold and len(report.on_hold) <= _NAMED:
+    # Files of other nodes may be among them, set aside one by one.
+    if report.on_hold and report.nodes <= len(report.on_hold) <= _NAMED:
         return f"{files} of {', '.join(map(printable, report.on_hold))}"
     return f"{files} of {counted(report.nodes, 'node')}" if report.nodes and number else files
 
