@@ -70,6 +70,10 @@ class Turns:
             self._queues[node] = queue = []
             self._append(node)
         heapq.heappush(queue, (date, name))
+        if node in self._parked and queue[0][1] == name:
+            # What the others wait for may be newer than this one.
+            del self._parked[node]
+            self._append(node)
 
     def _count(self, node: str, change: int) -> None:
         self.listed += change

@@ -52,6 +52,24 @@ def test_nodes_take_turns_in_the_order_of_their_runs() -> None:
 
 
 @pytest.mark.fault("F18")
+async def test_an_older_run_log_does_not_wait_with_newer_ones_of_its_node(
+    autojump_clock: MockClock,
+) -> None:
+    """What holds up the newer ones is newer than the one that has just arrived."""
+    del autojump_clock
+    kept = Holds()
+    turns = Turns(kept)
+    kept.add(name_of("a", 5))
+    for minute in (6, 4):
+        name = name_of("a", minute)
+        turns.add(name, run_of(name), atomic=True)
+        taken = turns.pop_fresh()
+        assert taken == (None if minute == 6 else (name, True))
+    assert turns.pop_fresh() is None
+    assert len(turns) == 1
+
+
+@pytest.mark.fault("F18")
 async def test_run_log_that_waits_holds_up_newer_ones_for_a_minute(
     autojump_clock: MockClock,
 ) -> None:
