@@ -143,10 +143,14 @@ def _require_text(ctx: click.Context, parameter: click.Parameter, value: object)
             raise click.BadParameter(f"{shown(word)} is not UTF-8.", ctx, parameter)
 
 
-class LazyGroup(Program, click.Group):
-    """A group that includes the commands of `_LAZY`."""
+class ProgramGroup(Program, click.Group):
+    """A group whose commands share the exit codes of the program."""
 
     command_class = Program
+
+
+class LazyGroup(ProgramGroup):
+    """A group that includes the commands of `_LAZY`."""
 
     def invoke(self, ctx: click.Context) -> Any:
         """Call a command; a mistake in its options is reported as one of this command."""

@@ -165,12 +165,13 @@ def node_body(detail: NodeDetail, now: float) -> Html:
     listed = (join(tag("dt", label), tag("dd", value)) for label, value in facts)
     return join(
         tag("dl", *listed),
-        tag(
-            "p",
-            "In a terminal: ",
-            tag("code", f"relayd node {shlex.quote(row.hostname or row.node_id)}"),
-        ),
+        _in_terminal("relayd node", row.hostname or row.node_id),
     )
+
+
+def _in_terminal(command: str, name: str) -> Html:
+    """Return what to type; the name is one that others may have chosen."""
+    return tag("p", "In a terminal: ", tag("code", f"{command} {shlex.quote(name)}"))
 
 
 def _certificate(certificate: CertificateFacts, now: float) -> str:
@@ -212,9 +213,7 @@ def refused_body(reason: str, found: Refusals, now: float) -> Html:
     return join(
         tag("p", f"{counted(found.total, 'file')}{shown}."),
         _advice(reason),
-        tag("p", "In a terminal: ", tag("code", f"relayd failed show {shlex.quote(reason)}"))
-        if items
-        else "",
+        _in_terminal("relayd failed show", reason) if items else "",
         tag("ul", *items) if items else "",
     )
 
@@ -247,9 +246,5 @@ def file_body(file: FilePlace, now: float) -> Html:
         "refused": "relayd failed show",
     }
     command = commands.get(file.state)
-    hint = (
-        tag("p", "In a terminal: ", tag("code", f"{command} {shlex.quote(file.name)}"))
-        if command
-        else ""
-    )
+    hint = _in_terminal(command, file.name) if command else ""
     return join(tag("p", f"{states[file.state]}{since}."), about, node, hint)

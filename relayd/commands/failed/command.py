@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import track
 
 from relayd.commands.asking import ask, file_names, optional_duration
-from relayd.commands.cli import Program, directory_option
+from relayd.commands.cli import ProgramGroup, directory_option
 from relayd.commands.completion import complete_node
 from relayd.commands.console import output_width, plain_console
 from relayd.commands.failed import show
@@ -38,12 +38,6 @@ Refusals = Sequence[Refusal]
 _NOTHING: Final = "No such file was refused."
 
 Function = TypeVar("Function", bound=Callable[..., Any])
-
-
-class FailedGroup(Program, click.Group):
-    """A group whose commands share the exit codes of the program."""
-
-    command_class = Program
 
 
 def _since(context: click.Context, parameter: click.Parameter, value: str | None) -> float:
@@ -93,7 +87,7 @@ def _choosing(function: Function) -> Function:
 
 @click.group(
     "failed",
-    cls=FailedGroup,
+    cls=ProgramGroup,
     no_args_is_help=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )

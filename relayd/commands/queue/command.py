@@ -10,7 +10,7 @@ import click
 import msgspec
 
 from relayd.commands.asking import ask, duration, file_names, lock_all
-from relayd.commands.cli import Program, directory_option
+from relayd.commands.cli import ProgramGroup, directory_option
 from relayd.commands.completion import complete_node
 from relayd.commands.console import output_width
 from relayd.commands.installation import find_installation
@@ -34,12 +34,6 @@ LISTED: Final = 40
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 T = TypeVar("T")
-
-
-class QueueGroup(Program, click.Group):
-    """A group whose commands share the exit codes of the program."""
-
-    command_class = Program
 
 
 _CHOICE: Final = (
@@ -92,7 +86,7 @@ def _choosing(function: Function) -> Function:
 
 @click.group(
     "queue",
-    cls=QueueGroup,
+    cls=ProgramGroup,
     no_args_is_help=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )

@@ -212,9 +212,9 @@ async def test_a_connection_closed_without_an_answer_is_tried_again(place: Path)
             assert await HelperRunner(path).run(order("a.example"), Output().take) == Exit(0)
 
 
-@pytest.mark.parametrize("said", [b"{", b'{"code":0,"detail":"\xff"}', b'{"x":' * 10_000])
-async def test_an_end_that_is_not_understood_is_none(place: Path, said: bytes) -> None:
-    """What a broken helper says ends its own run, as if the connection had broken, and no other."""
+@asynccontextmanager
+async def says(place: Path, answer: bytes) -> AsyncIterator[Path]:
+    """Be a helper that answers one request with these bytes and ends; yield its socket."""
     path = place / "helper"
     with trio.socket.socket(socket.AF_UNIX) as listener:
         await listener.bind(str(path))
@@ -224,12 +224,19 @@ async def test_an_end_that_is_not_understood_is_none(place: Path, said: bytes) -
             connection, _ = await listener.accept()
             async with trio.SocketStream(connection) as stream:
                 await stream.receive_some()
-                await stream.send_all(frame(STARTED) + frame(ENDED, said))
+                await stream.send_all(answer)
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(serve)
-            end = await HelperRunner(path).run(order("a.example"), Output().take)
-            assert end.code == -signal.SIGKILL
+            yield path
+
+
+@pytest.mark.parametrize("said", [b"{", b'{"code":0,"detail":"\xff"}', b'{"x":' * 10_000])
+async def test_an_end_that_is_not_understood_is_none(place: Path, said: bytes) -> None:
+    """What a broken helper says ends its own run, as if the connection had broken, and no other."""
+    async with says(place, frame(STARTED) + frame(ENDED, said)) as path:
+        end = await HelperRunner(path).run(order("a.example"), Output().take)
+    assert end.code == -signal.SIGKILL
 
 
 @pytest.mark.fault("F4")
@@ -444,25 +451,13 @@ async def test_no_helper(place: Path) -> None:
 )
 async def test_helper_that_dies(place: Path, answer: bytes, expected: Exit | None) -> None:
     """A helper that ends early, or is something else, is a failure and never hangs the run."""
-    path = place / "helper"
-    with trio.socket.socket(socket.AF_UNIX) as listener:
-        await listener.bind(str(path))
-        listener.listen()
-
-        async def serve_once() -> None:
-            connection, _ = await listener.accept()
-            async with trio.SocketStream(connection) as stream:
-                await stream.receive_some()
-                await stream.send_all(answer)
-
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(serve_once)
-            run = partial(HelperRunner(path).run, order("a.example"), Output().take)
-            if expected is None:
-                with pytest.raises(RunnerError):
-                    await run()
-            else:
-                assert await run() == expected
+    async with says(place, answer) as path:
+        run = partial(HelperRunner(path).run, order("a.example"), Output().take)
+        if expected is None:
+            with pytest.raises(RunnerError):
+                await run()
+        else:
+            assert await run() == expected
 
 
 def descriptors() -> int:

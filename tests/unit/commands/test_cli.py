@@ -31,6 +31,18 @@ def relayd(*arguments: str | Path) -> Done:
     return python("-m", "relayd", *arguments)
 
 
+def relayd_into(output: int, *arguments: str | Path) -> Done:
+    """Run `relayd` with a file descriptor as its standard output."""
+    return subprocess.run(
+        [sys.executable, "-m", "relayd", *arguments],
+        cwd=ROOT,
+        check=False,
+        stdout=output,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
 def drop_in(*arguments: str | Path) -> Done:
     """Run `rudder-relayd` in this process."""
     return in_process(rudder_relayd, *arguments)
@@ -380,14 +392,7 @@ def test_results_that_cannot_be_written_are_one_line(
     """A tool whose standard output is on a full disk says so, and does not end with success."""
     place = ("-c", directory) if arguments[0] in {"check", "inspect"} else ()
     with Path("/dev/full").open("w") as full:
-        done = subprocess.run(
-            [sys.executable, "-m", "relayd", *arguments, *place],
-            cwd=ROOT,
-            check=False,
-            stdout=full,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        done = relayd_into(full.fileno(), *arguments, *place)
     assert done.returncode == 1
     *_, line = done.stderr.splitlines()
     assert line == "error: cannot write to standard output: No space left on device"
@@ -407,14 +412,7 @@ def test_a_closed_pipe_is_no_negative_answer(directory: Path, arguments: tuple[s
     reading, writing = os.pipe()
     os.close(reading)
     place = ("-c", directory) if arguments[0] == "queue" else ()
-    done = subprocess.run(
-        [sys.executable, "-m", "relayd", *arguments, *place],
-        cwd=ROOT,
-        check=False,
-        stdout=writing,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    done = relayd_into(writing, *arguments, *place)
     os.close(writing)
     assert done.returncode == 141
     assert "Traceback" not in done.stderr
